@@ -1,0 +1,1 @@
+"""Weights in files: one module a format."""

@@ -1,0 +1,333 @@
+"""The parts of a transformer, each a few lines of arithmetic with hook points in between.
+
+Axes, everywhere in this package:
+
+- `batch`: independent sequences.
+- `pos`: positions in a sequence; `query_pos` and `key_pos` where two positions meet.
+- `d_model`: the residual stream. Vectors are rows: `y = x @ W`.
+- `head`, `d_head`: attention heads and their width; `kv_head` where several query heads share keys and values.
+- `d_mlp`: hidden neurons. `d_vocab`: tokens.
+
+Weights have the field's shapes (`W_Q[head, d_model, d_head]`) but lie in memory the way a matrix product wants them
+([output, input]), so that all heads are one product and no copy is made.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import einsum
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from interp.config import NormType, TransformerConfig
+from interp.hooks import HookPoint
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+}
+
+PER_HEAD = "batch pos head d_head, head d_head d_model -> batch pos head d_model"
+READ_PER_HEAD = "batch pos head d_model, head d_model d_head -> batch pos head d_head"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a block needs to know beyond the stream itself.
+
+    Attributes:
+        visible: which key each query may attend to; the first axis is 1 where all sequences agree.
+        rotation: cosines and sines of the rotary angles, or None.
+        position_reads: what queries and keys, but not values, see added to the stream (shortformer), or None.
+    """
+
+    visible: Bool[Tensor, "batch_or_1 1 query_pos key_pos"]
+    rotation: tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]] | None
+    position_reads: Float[Tensor, "batch pos d_model"] | None
+
+
+@dataclass(frozen=True)
+class PrivateReads:
+    """How edits of the heads' own copies of the stream change what they read after the norm; None: no edits."""
+
+    q: Float[Tensor, "batch pos head d_model"] | None
+    k: Float[Tensor, "batch pos kv_head d_model"] | None
+    v: Float[Tensor, "batch pos kv_head d_model"] | None
+
+
+def visible_keys(
+    cfg: TransformerConfig, n_pos: int, mask: Bool[Tensor, "batch pos"] | None, device: torch.device
+) -> Bool[Tensor, "batch_or_1 1 query_pos key_pos"]:
+    """Which keys each query may attend to. A padding position sees itself alone, so that no row is empty."""
+    i = torch.arange(n_pos, device=device)[:, None]
+    j = torch.arange(n_pos, device=device)[None, :]
+    seen = j <= i if cfg.attention_dir == "causal" else torch.ones_like(j <= i)
+    if cfg.window_size is not None:
+        seen = seen & (i - j < cfg.window_size)
+    if mask is None:
+        return seen[None, None]
+    return ((seen & mask[:, None, :] & mask[:, :, None]) | (i == j))[:, None]
+
+
+def rotary_angles(
+    cfg: TransformerConfig, positions: Int[Tensor, "batch_or_1 pos"]
+) -> tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]] | None:
+    """Cosines and sines of `position / base^(2 i / rotary_dim)` (Su et al. 2021, equation 15), computed in float64."""
+    if cfg.rotary_dim is None or cfg.rotary_base is None:
+        return None
+    pair = torch.arange(0, cfg.rotary_dim, 2, dtype=torch.float64, device=positions.device)
+    angles = positions[..., None, None] * cfg.rotary_base ** (-pair / cfg.rotary_dim)
+    return angles.cos().to(cfg.dtype), angles.sin().to(cfg.dtype)
+
+
+def rotate(
+    x: Float[Tensor, "batch pos n d_head"],
+    rotation: tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]],
+) -> Float[Tensor, "batch pos n d_head"]:
+    """Turn dimensions (i, i + pairs) of every head by its position's angles; the rest pass through."""
+    cos, sin = (part.to(x.dtype) for part in rotation)
+    pairs = cos.shape[-1]
+    first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+class Norm(nn.Module):
+    """LayerNorm (mean and variance over the last axis), RMSNorm, or nothing, with a gain `w` and (LN) a bias `b`."""
+
+    def __init__(self, kind: NormType | None, size: int, eps: float, axes: str = "batch pos", last: str = "d_model"):
+        super().__init__()
+        self.kind, self.size, self.eps = kind, size, eps
+        self.w = nn.Parameter(torch.ones(size)) if kind else None
+        self.b = nn.Parameter(torch.zeros(size)) if kind == "LN" else None
+        if kind:
+            self.hook_scale = HookPoint(f"{axes} 1", "what the norm divides by: sqrt(variance + eps)")
+            self.hook_normalized = HookPoint(f"{axes} {last}", "output of the norm, gain and bias included")
+
+    def scale(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes 1"]:
+        """`sqrt(var(x) + eps)`; the mean square in place of the variance for RMS; at least float32."""
+        x = _at_least_float32(x)
+        if self.kind == "LN":
+            return (x.var(-1, correction=0, keepdim=True) + self.eps).sqrt()
+        return (x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+
+    def at_scale(self, x: Float[Tensor, "*axes size"], scale: Float[Tensor, "*#axes 1"]) -> Float[Tensor, "*axes size"]:
+        """The norm without its bias at a given scale: a *linear* map of `x`, which is what makes attribution exact."""
+        if self.w is None:
+            return x
+        centred = x - x.mean(-1, keepdim=True) if self.kind == "LN" else x
+        return (_at_least_float32(centred) / scale).to(x.dtype) * self.w
+
+    def unhooked(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes size"]:
+        """As the module itself, without the hook points."""
+        if self.kind is None:
+            return x
+        normalized = self.at_scale(x, self.scale(x))
+        return normalized if self.b is None else normalized + self.b
+
+    def forward(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes size"]:
+        """`(x - mean) / scale * w + b`."""
+        if self.kind is None:
+            return x
+        normalized = self.at_scale(x, self.hook_scale(self.scale(x)))
+        return self.hook_normalized(normalized if self.b is None else normalized + self.b)
+
+
+class Embed(nn.Module):
+    """A row of `W_E [d_vocab, d_model]` for every token."""
+
+    def __init__(self, cfg: TransformerConfig):
+        super().__init__()
+        self.W_E = nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model))
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """`one_hot(tokens) @ W_E`."""
+        return F.embedding(tokens, self.W_E)
+
+
+class PosEmbed(nn.Module):
+    """A row of `W_pos [n_ctx, d_model]` for every position: learned, or a fixed table."""
+
+    def __init__(self, cfg: TransformerConfig):
+        super().__init__()
+        if cfg.positional_embedding_type in ("standard", "shortformer"):
+            self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
+        else:
+            self.W_pos = nn.Buffer(fixed_positions(cfg))
+
+    def forward(self, positions: Int[Tensor, "batch_or_1 pos"]) -> Float[Tensor, "batch_or_1 pos d_model"]:
+        """`W_pos[positions]`."""
+        return F.embedding(positions, self.W_pos)
+
+
+def fixed_positions(cfg: TransformerConfig) -> Float[Tensor, "n_ctx d_model"]:
+    """One-hot positions in the last n_ctx dimensions, or sines and cosines in turn (Vaswani et al. 2017, 3.5)."""
+    if cfg.positional_embedding_type == "onehot":
+        return F.pad(torch.eye(cfg.n_ctx), (cfg.d_model - cfg.n_ctx, 0))
+    pair = torch.arange(0, cfg.d_model, 2, dtype=torch.float64)
+    angles = torch.arange(cfg.n_ctx)[:, None] / 10_000.0 ** (pair / cfg.d_model)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(torch.get_default_dtype())
+
+
+class Attention(nn.Module):
+    """Multi-head attention with everything in sight.
+
+    Attributes:
+        W_Q: [head, d_model, d_head]; W_K, W_V: [kv_head, d_model, d_head]; W_O: [head, d_head, d_model].
+        b_Q: [head, d_head]; b_K, b_V: [kv_head, d_head]; b_O: [d_model].
+    """
+
+    def __init__(self, cfg: TransformerConfig):
+        super().__init__()
+        self.cfg = cfg
+        heads, kv_heads = cfg.n_heads, cfg.n_key_value_heads
+        self.W_Q, self.b_Q = _read_weight(heads, cfg), nn.Parameter(torch.zeros(heads, cfg.d_head))
+        self.W_K, self.b_K = _read_weight(kv_heads, cfg), nn.Parameter(torch.zeros(kv_heads, cfg.d_head))
+        self.W_V, self.b_V = _read_weight(kv_heads, cfg), nn.Parameter(torch.zeros(kv_heads, cfg.d_head))
+        self.W_O = nn.Parameter(torch.empty(cfg.d_model, heads, cfg.d_head).permute(1, 2, 0))
+        self.b_O = nn.Parameter(torch.zeros(cfg.d_model))
+        qk_kind = "RMS" if cfg.use_qk_norm else None
+        kv = "kv_head" if kv_heads < heads else "head"
+        self.q_norm = Norm(qk_kind, cfg.d_head, cfg.eps, "batch pos head", "d_head")
+        self.hook_q = HookPoint("batch pos head d_head", "queries, before any rotation")
+        self.k_norm = Norm(qk_kind, cfg.d_head, cfg.eps, f"batch pos {kv}", "d_head")
+        self.hook_k = HookPoint(f"batch pos {kv} d_head", "keys, before any rotation")
+        self.hook_v = HookPoint(f"batch pos {kv} d_head", "values")
+        if cfg.positional_embedding_type == "rotary":
+            self.hook_rot_q = HookPoint("batch pos head d_head", "queries, rotated by their position")
+            self.hook_rot_k = HookPoint(f"batch pos {kv} d_head", "keys, rotated by their position")
+        self.hook_attn_scores = HookPoint(
+            "batch head query_pos key_pos", "q . k / scale; -inf where a query may not attend"
+        )
+        self.hook_pattern = HookPoint("batch head query_pos key_pos", "softmax of the scores over keys")
+        self.hook_z = HookPoint("batch pos head d_head", "values mixed by the pattern")
+        self.hook_result = HookPoint("batch pos head d_model", "each head's own write, z W_O", lazy=True)
+
+    def forward(
+        self,
+        x_qk: Float[Tensor, "batch pos d_model"],
+        x_v: Float[Tensor, "batch pos d_model"],
+        around: Surroundings,
+        private: PrivateReads,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What all heads together write. Queries and keys read `x_qk`, values `x_v` (the same but in shortformer)."""
+        q = self.hook_q(self.q_norm(self._project(x_qk, private.q, self.W_Q, self.b_Q)))
+        k = self.hook_k(self.k_norm(self._project(x_qk, private.k, self.W_K, self.b_K)))
+        v = self.hook_v(self._project(x_v, private.v, self.W_V, self.b_V))
+        if around.rotation is not None:
+            q = self.hook_rot_q(rotate(q, around.rotation))
+            k = self.hook_rot_k(rotate(k, around.rotation))
+        if self.cfg.attn_implementation == "sdpa" and not (self.hook_attn_scores.hooks or self.hook_pattern.hooks):
+            mixed = F.scaled_dot_product_attention(
+                *(part.transpose(1, 2) for part in (q, k, v)),
+                attn_mask=around.visible,
+                scale=1 / self.cfg.attn_scale,
+                enable_gqa=self.cfg.n_key_value_heads < self.cfg.n_heads,
+            ).transpose(1, 2)
+        else:
+            scores = self.hook_attn_scores(self._scores(q, k).masked_fill(~around.visible, float("-inf")))
+            pattern = self.hook_pattern(_at_least_float32(scores).softmax(dim=-1).to(q.dtype))
+            mixed = self._mix(pattern, v)
+        return self._write(self.hook_z(mixed))
+
+    def _project(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        private: Float[Tensor, "batch pos n d_model"] | None,
+        W: Float[Tensor, "n d_model d_head"],
+        b: Float[Tensor, "n d_head"],
+    ) -> Float[Tensor, "batch pos n d_head"]:
+        """`x @ W[h] + b[h]` for every head at once, plus what edits of the heads' own copies of `x` change."""
+        out = F.linear(x, W.transpose(1, 2).flatten(0, 1), b.flatten()).unflatten(-1, b.shape)
+        return out if private is None else out + einsum(private, W, READ_PER_HEAD)
+
+    def _scores(
+        self,
+        q: Float[Tensor, "batch query_pos head d_head"],
+        k: Float[Tensor, "batch key_pos kv_head d_head"],
+    ) -> Float[Tensor, "batch head query_pos key_pos"]:
+        """`q . k / scale`; the query heads of a group are stacked on the rows of one product with their keys."""
+        batch, n_queries, heads, _ = q.shape
+        groups = (q / self.cfg.attn_scale).transpose(1, 2).reshape(batch, k.shape[2], -1, q.shape[3])
+        scores = (groups @ k.permute(0, 2, 3, 1)).view(batch, heads, n_queries, -1)
+        cap = self.cfg.attn_scores_soft_cap
+        return scores if cap is None else cap * torch.tanh(scores / cap)
+
+    def _mix(
+        self,
+        pattern: Float[Tensor, "batch head query_pos key_pos"],
+        v: Float[Tensor, "batch key_pos kv_head d_head"],
+    ) -> Float[Tensor, "batch query_pos head d_head"]:
+        """`sum over keys of pattern * v`."""
+        batch, heads, n_queries, n_keys = pattern.shape
+        groups = pattern.reshape(batch, v.shape[2], -1, n_keys) @ v.transpose(1, 2)
+        return groups.view(batch, heads, n_queries, -1).transpose(1, 2)
+
+    def _write(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
+        """`sum over heads of z W_O`, plus `b_O`, plus what edits of single heads' writes change."""
+        out = F.linear(z.flatten(2), self.W_O.permute(2, 0, 1).flatten(1), self.b_O)
+        if self.hook_result.hooks:
+            result = einsum(z, self.W_O, PER_HEAD)
+            edited = self.hook_result(result)
+            if edited is not result:  # the difference, so that an edit of nothing changes no bit
+                out = out + (edited - result).sum(dim=2)
+        return out
+
+
+class MLP(nn.Module):
+    """`act(x W_in + b_in) W_out + b_out`, or gated: `(act(x W_gate + b_gate) * (x W_in + b_in)) W_out + b_out`."""
+
+    def __init__(self, cfg: TransformerConfig):
+        super().__init__()
+        self.act = ACTIVATIONS[cfg.act_fn]
+        self.gated = cfg.gated_mlp
+        if self.gated:
+            self.W_gate = nn.Parameter(torch.empty(cfg.d_mlp, cfg.d_model).T)
+            self.b_gate = nn.Parameter(torch.zeros(cfg.d_mlp))
+        self.W_in = nn.Parameter(torch.empty(cfg.d_mlp, cfg.d_model).T)
+        self.b_in = nn.Parameter(torch.zeros(cfg.d_mlp))
+        self.W_out = nn.Parameter(torch.empty(cfg.d_model, cfg.d_mlp).T)
+        self.b_out = nn.Parameter(torch.zeros(cfg.d_model))
+        self.hook_pre = HookPoint("batch pos d_mlp", "neurons before the activation function")
+        if self.gated:
+            self.hook_pre_linear = HookPoint("batch pos d_mlp", "the factor that the gate multiplies")
+        self.hook_post = HookPoint("batch pos d_mlp", "neurons as W_out reads them")
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """What the neurons together write."""
+        if self.gated:
+            gate = self.act(self.hook_pre(F.linear(x, self.W_gate.T, self.b_gate)))
+            post = gate * self.hook_pre_linear(F.linear(x, self.W_in.T, self.b_in))
+        else:
+            post = self.act(self.hook_pre(F.linear(x, self.W_in.T, self.b_in)))
+        return F.linear(self.hook_post(post), self.W_out.T, self.b_out)
+
+
+class Unembed(nn.Module):
+    """`x W_U + b_U`, soft-capped where the config says so. `W_U` is None where `W_E^T` does its work (tied)."""
+
+    def __init__(self, cfg: TransformerConfig):
+        super().__init__()
+        self.cap = cfg.output_logits_soft_cap
+        tied = cfg.tie_word_embeddings
+        self.W_U = None if tied else nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model).T)
+        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab))
+
+    def forward(
+        self, x: Float[Tensor, "batch pos d_model"], W_U: Float[Tensor, "d_model d_vocab"]
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits."""
+        logits = F.linear(x, W_U.T, self.b_U)
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+
+def _read_weight(n: int, cfg: TransformerConfig) -> nn.Parameter:
+    """[n, d_model, d_head] in shape, [n * d_head, d_model] in memory."""
+    return nn.Parameter(torch.empty(n, cfg.d_head, cfg.d_model).transpose(1, 2))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

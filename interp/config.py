@@ -1,0 +1,266 @@
+"""TransformerConfig: everything that fixes a model's shape and arithmetic, validated once and then frozen."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+import torch
+
+from interp.errors import ConfigError, did_you_mean
+
+ActFn = Literal["relu", "gelu", "gelu_new", "silu"]
+NormType = Literal["LN", "RMS"]
+PositionType = Literal["standard", "onehot", "sinusoidal", "rotary", "shortformer", "none"]
+
+DERIVED: Any = None
+"""Default of a field that is computed from the others when it is not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """The architecture of a `HookedTransformer`.
+
+    Attributes:
+        n_layers: number of blocks; 0 is the model that maps a token straight to its successors.
+        d_model: width of the residual stream.
+        n_ctx: longest sequence.
+        d_vocab: number of tokens.
+        n_heads: heads a layer; by default `d_model // d_head`.
+        d_head: width of a head; by default `d_model // n_heads`.
+        n_key_value_heads: heads with keys and values of their own, each shared by a group of query heads
+            (grouped-query attention, Ainslie et al. 2023); by default `n_heads`.
+        attn_only: blocks without an MLP.
+        d_mlp: hidden neurons; by default `4 * d_model`, and 0 in an attention-only model.
+        act_fn: "gelu" is the exact one, "gelu_new" its tanh approximation.
+        gated_mlp: `act(x W_gate + b_gate) * (x W_in + b_in)` (Shazeer 2020) in place of `act(x W_in + b_in)`.
+        normalization_type: "LN" (Ba et al. 2016, variance over d, not d - 1), "RMS" (Zhang & Sennrich 2019) or None.
+        norm_position: "pre" reads through the norm, `x + f(norm(x))`, with one more norm before the unembedding;
+            "post" normalises the stream itself, `norm(x + f(x))`, and has no final norm (Vaswani et al. 2017).
+        eps: added to the variance inside the square root.
+        positional_embedding_type: "standard" learned vectors added to the stream; "onehot" fixed unit vectors in
+            its last n_ctx dimensions; "sinusoidal" fixed (Vaswani et al. 2017, section 3.5); "rotary" (Su et al.
+            2021); "shortformer" learned vectors that only queries and keys see (Press et al. 2021); "none".
+        rotary_base, rotary_dim: longest wavelength / 2 pi, and how many leading dimensions of a head are rotated.
+        attention_dir: "causal" or "bidirectional".
+        attn_scale: what q . k is *divided* by; by default sqrt(d_head).
+        attn_implementation: "eager" writes attention out, with the same bits observed or not; "sdpa" uses torch's
+            fused kernel in every block whose scores and pattern nobody looks at.
+        window_size: a query sees itself and the `window_size - 1` keys before it.
+        attn_scores_soft_cap, output_logits_soft_cap: `cap * tanh(x / cap)` on scores, on logits (Gemma 2).
+        use_qk_norm: RMS norm with a gain over d_head on every query and key (Qwen 3).
+        parallel_attn_mlp: attention and MLP read the same stream and their outputs are added together.
+        tie_word_embeddings: `W_U = W_E^T`.
+        init_std: standard deviation of initial weights; by default `0.8 / sqrt(d_model)`. Biases start at 0.
+        seed: makes the initial weights repeatable without touching torch's global generator.
+        dtype: of the parameters; a name such as "float32" is understood.
+
+    Raises:
+        ConfigError: a field is unknown, has the wrong type or an impossible value, or two fields contradict.
+    """
+
+    n_layers: int
+    d_model: int
+    n_ctx: int
+    d_vocab: int
+    n_heads: int = DERIVED
+    d_head: int = DERIVED
+    n_key_value_heads: int = DERIVED
+    attn_only: bool = False
+    d_mlp: int = DERIVED
+    act_fn: ActFn = "gelu"
+    gated_mlp: bool = False
+    normalization_type: NormType | None = "LN"
+    norm_position: Literal["pre", "post"] = "pre"
+    eps: float = 1e-5
+    positional_embedding_type: PositionType = "standard"
+    rotary_base: float | None = None
+    rotary_dim: int | None = None
+    attention_dir: Literal["causal", "bidirectional"] = "causal"
+    attn_scale: float = DERIVED
+    attn_implementation: Literal["eager", "sdpa"] = "eager"
+    window_size: int | None = None
+    attn_scores_soft_cap: float | None = None
+    output_logits_soft_cap: float | None = None
+    use_qk_norm: bool = False
+    parallel_attn_mlp: bool = False
+    tie_word_embeddings: bool = False
+    init_std: float = DERIVED
+    seed: int | None = None
+    dtype: torch.dtype = torch.float32
+
+    def __new__(cls, **given: Any) -> Self:
+        """Refuse unknown and missing fields before the generated `__init__` does, and by name."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in given:
+            if name not in names:
+                raise ConfigError(f"unknown config field {name!r}{did_you_mean(name, names)}")
+        missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in given]
+        if given and missing:  # copying creates the object first and fills it afterwards
+            raise ConfigError(f"config fields without a default are missing: {', '.join(missing)}")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.dtype, str):
+            object.__setattr__(self, "dtype", _dtype(self.dtype))
+        for name, value in self._derived().items():
+            if getattr(self, name) is DERIVED:
+                object.__setattr__(self, name, value)
+        self._check_fields()
+        for contradiction, explanation in self._contradictions():
+            if contradiction:
+                raise ConfigError(explanation)
+
+    def _derived(self) -> dict[str, Any]:
+        heads, width = self.n_heads, self.d_head
+        if heads is DERIVED and width is DERIVED:
+            raise ConfigError("give n_heads, d_head or both: neither can be derived from the other fields")
+        for name, value in (("d_model", self.d_model), ("n_heads", heads), ("d_head", width)):
+            if value is not DERIVED and not (_fits(value, int) and value > 0):
+                raise ConfigError(f"{name} = {value!r}; allowed: a positive integer")
+        given, other = ("d_head", "n_heads") if heads is DERIVED else ("n_heads", "d_head")
+        if (heads is DERIVED or width is DERIVED) and self.d_model % (divisor := heads or width):
+            raise ConfigError(
+                f"d_model = {self.d_model} is not a multiple of {given} = {divisor}; give {other} as well"
+            )
+        heads, width = heads or self.d_model // width, width or self.d_model // heads
+        rotary = self.positional_embedding_type == "rotary"
+        return {
+            "n_heads": heads,
+            "d_head": width,
+            "n_key_value_heads": heads,
+            "d_mlp": 0 if self.attn_only else 4 * self.d_model,
+            "attn_scale": math.sqrt(width),
+            "init_std": 0.8 / math.sqrt(self.d_model),
+            "rotary_base": 10_000.0 if rotary else None,
+            "rotary_dim": width if rotary else None,
+        }
+
+    def _check_fields(self) -> None:
+        may_be_zero = {"n_layers", "d_mlp", "init_std", "seed"}
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _fits(value, hint):
+                options = [a for a in _alternatives(hint) if isinstance(a, str)]
+                hint_text = " | ".join(map(_spell, _alternatives(hint)))
+                raise ConfigError(f"{name} = {value!r}; allowed: {hint_text}{did_you_mean(str(value), options)}")
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                lowest_ok = value >= 0 if name in may_be_zero else value > 0
+                if not (lowest_ok and math.isfinite(value)):
+                    raise ConfigError(
+                        f"{name} = {value!r}; allowed: {'zero or more' if name in may_be_zero else 'more than zero'}"
+                    )
+
+    def _contradictions(self) -> list[tuple[bool, str]]:
+        rotary = self.positional_embedding_type == "rotary"
+        position = f"positional_embedding_type = {self.positional_embedding_type!r}"
+        return [
+            (
+                self.n_heads % self.n_key_value_heads != 0,
+                f"n_heads = {self.n_heads} is not a multiple of n_key_value_heads = {self.n_key_value_heads}",
+            ),
+            (
+                self.attn_only and self.d_mlp > 0,
+                f"attn_only = True leaves no MLP for d_mlp = {self.d_mlp}",
+            ),
+            (self.attn_only and self.gated_mlp, "attn_only = True leaves no MLP for gated_mlp = True"),
+            (
+                self.attn_only and self.parallel_attn_mlp,
+                "attn_only = True leaves no MLP for parallel_attn_mlp = True",
+            ),
+            (
+                not self.attn_only and self.d_mlp == 0,
+                "d_mlp = 0 leaves an MLP without neurons; say attn_only = True",
+            ),
+            (
+                self.parallel_attn_mlp and self.norm_position == "post",
+                "parallel_attn_mlp = True needs norm_position = 'pre': a post-norm block normalises the stream "
+                "between attention and MLP",
+            ),
+            (
+                not rotary and self.rotary_dim is not None,
+                f"rotary_dim = {self.rotary_dim} contradicts {position}",
+            ),
+            (
+                not rotary and self.rotary_base is not None,
+                f"rotary_base = {self.rotary_base} contradicts {position}",
+            ),
+            (
+                rotary and (self.rotary_dim or 0) > self.d_head,
+                f"rotary_dim = {self.rotary_dim} exceeds d_head = {self.d_head}",
+            ),
+            (
+                rotary and (self.rotary_dim or 0) % 2 == 1,
+                f"rotary_dim = {self.rotary_dim}: dimensions turn in pairs, so it must be even",
+            ),
+            (
+                self.positional_embedding_type == "onehot" and self.d_model < self.n_ctx,
+                f"one-hot positions need d_model >= n_ctx, but d_model = {self.d_model} and n_ctx = {self.n_ctx}",
+            ),
+            (
+                self.positional_embedding_type == "sinusoidal" and self.d_model % 2 == 1,
+                f"sinusoidal positions come in pairs, so d_model = {self.d_model} must be even",
+            ),
+            (
+                self.window_size is not None and self.attention_dir == "bidirectional",
+                f"window_size = {self.window_size} needs attention_dir = 'causal'",
+            ),
+            (
+                self.attn_implementation == "sdpa" and self.attn_scores_soft_cap is not None,
+                "attn_implementation = 'sdpa' cannot cap scores; drop attn_scores_soft_cap or say 'eager'",
+            ),
+            (not self.dtype.is_floating_point, f"dtype = {self.dtype}; allowed: a floating-point dtype"),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON values."""
+        return dataclasses.asdict(self) | {"dtype": str(self.dtype).removeprefix("torch.")}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The config whose `to_dict` this is. Raises `ConfigError` as the constructor does."""
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The config whose `to_json` this is. Raises `ConfigError` as the constructor does."""
+        return cls.from_dict(json.loads(text))
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtypes = {n: d for n in dir(torch) if isinstance(d := getattr(torch, n), torch.dtype)}
+    if name not in dtypes:
+        raise ConfigError(f"dtype = {name!r} is not a torch dtype{did_you_mean(name, dtypes)}")
+    return dtypes[name]
+
+
+def _alternatives(hint: Any) -> list[Any]:
+    """The types and literal values that a field's annotation allows, in a flat list."""
+    if isinstance(hint, UnionType) or get_origin(hint) is Literal or str(get_origin(hint)) == "typing.Union":
+        return [leaf for part in get_args(hint) for leaf in _alternatives(part)]
+    return [hint]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    for option in _alternatives(hint):
+        if isinstance(option, str):
+            ok = isinstance(value, str) and value == option
+        elif option is float:
+            ok = isinstance(value, int | float) and not isinstance(value, bool)
+        elif option is int:
+            ok = isinstance(value, int) and not isinstance(value, bool)
+        else:
+            ok = isinstance(value, option)
+        if ok:
+            return True
+    return False
+
+
+def _spell(option: Any) -> str:
+    return repr(option) if isinstance(option, str) else "None" if option is NoneType else option.__name__

@@ -1,0 +1,40 @@
+"""What can go wrong, as types. A message says what was given, what is allowed, and the nearest match."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InterpError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(InterpError, ValueError):
+    """A configuration field is unknown, out of range, or contradicts another."""
+
+
+class ShapeError(InterpError, ValueError):
+    """A tensor has another shape, dtype or device than its place allows."""
+
+
+class TokenError(InterpError, ValueError):
+    """Text or token ids that the vocabulary or the model cannot take."""
+
+
+class HookNotFoundError(InterpError, KeyError):
+    """No activation answers to that name."""
+
+    __str__ = Exception.__str__  # KeyError would print the message's repr
+
+
+class HookNotFiredError(InterpError, RuntimeError):
+    """A hook was asked for that this run cannot reach, or did not reach."""
+
+
+class CheckpointError(InterpError, ValueError):
+    """A file of weights, activations or configuration cannot be used; no half-loaded object is returned."""
+
+
+def did_you_mean(given: str, allowed: Iterable[str], cutoff: float = 0.5) -> str:
+    """`"; did you mean 'a' or 'b'?"`, or nothing where no option is close."""
+    near = get_close_matches(given, list(allowed), n=3, cutoff=cutoff)
+    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

@@ -1,0 +1,395 @@
+"""Hook points: the named places in a model where a tensor can be seen and changed.
+
+A `HookPoint` sits in the forward pass as `x = self.hook_resid_pre(x)`. Without hooks that returns `x` and costs a
+call. Rules that hold everywhere:
+
+- A forward hook `fn(activation, hook) -> tensor | None` receives a copy of its own: it may keep it, edit it in place,
+  or return another tensor of the same shape, dtype and device. No other hook and no cache sees that edit afterwards.
+- A backward hook `fn(gradient, hook) -> tensor | (tensor,) | None` does the same to the gradient that flows back
+  through the point.
+- Hooks at one point run in the order in which they were added.
+- *Lazy* points are not computed until something asks for them by name.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from interp.errors import HookNotFiredError, HookNotFoundError, ShapeError, did_you_mean
+
+HookFn = Callable[[Tensor, "HookPoint"], Any]
+"""What a caller supplies: sees an activation (or gradient) and returns its replacement, or None."""
+
+HookName = str | tuple[str, int] | tuple[str, int, str] | Callable[[str], bool]
+"""How points are named: in full, as a glob, short (`("pattern", 3)`, `("scale", 0, "ln2")`), or by a predicate."""
+
+Direction = Literal["fwd", "bwd"]
+
+
+@dataclass(eq=False)
+class Hook:
+    """One caller's function, at every point its name resolved to.
+
+    Attributes:
+        fn: the caller's function.
+        direction: "fwd" or "bwd".
+        asked: the name as the caller wrote it, for messages.
+        observes: a promise never to edit, which saves the copy (caches).
+        fired: whether it ran since it was added.
+        live: whether it still acts on gradients of graphs built while it was attached.
+    """
+
+    fn: HookFn
+    direction: Direction
+    asked: Any
+    observes: bool = False
+    fired: bool = False
+    live: bool = True
+
+
+class HookPoint:
+    """One named place in the forward pass.
+
+    Attributes:
+        name: full name, such as `blocks.0.attn.hook_pattern`; given by the model that contains the point.
+        axes: names of the tensor's axes, such as `("batch", "head", "query_pos", "key_pos")`; "1" is an axis of size 1.
+        meaning: one line for `hook_map()`.
+        lazy: computed only when asked for.
+        hooks: the active hooks, in the order in which they run.
+    """
+
+    _created = itertools.count()
+
+    def __init__(self, axes: str, meaning: str, lazy: bool = False):
+        self.name = ""
+        self.axes = tuple(axes.split())
+        self.meaning = meaning
+        self.lazy = lazy
+        self.hooks: list[Hook] = []
+        self.order = next(HookPoint._created)  # components create their points in order of execution
+
+    def layer(self) -> int:
+        """The block this point is in. Raises `HookNotFoundError` outside the blocks."""
+        found = layer_of(self.name)
+        if found is None:
+            raise HookNotFoundError(f"{self.name!r} is not inside a block, so it has no layer")
+        return found
+
+    @property
+    def pos_axis(self) -> int:
+        """The axis along which `pos_slice` cuts: "pos", or "query_pos" of a pattern."""
+        return self.axes.index("query_pos" if "query_pos" in self.axes else "pos")
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """The value that the model goes on with."""
+        return self._run(value) if self.hooks else value
+
+    def _run(self, value: Tensor) -> Tensor:
+        callers_tensor = False  # a hook may have kept or returned a tensor that it goes on using
+        for hook in tuple(self.hooks):
+            hook.fired = hook.fired or hook.direction == "fwd"
+            if hook.direction == "bwd":
+                value = self._watch_gradient(value, hook)
+            elif hook.observes:
+                hook.fn(value.clone() if callers_tensor else value, self)
+            else:
+                value = self._replace(value.clone(), hook)
+                callers_tensor = True
+        return value
+
+    def _replace(self, own: Tensor, hook: Hook) -> Tensor:
+        """Call `hook` on a tensor it owns; what it returns, else that tensor with its edits."""
+        shape, dtype, device = own.shape, own.dtype, own.device
+        place = f"{self.name} ({hook.direction})"
+        try:
+            result = hook.fn(own, self)
+        except Exception as error:
+            error.add_note(f"raised by the hook at {place}")
+            raise
+        if hook.direction == "bwd" and isinstance(result, tuple) and len(result) == 1:
+            (result,) = result
+        if result is None:
+            result = own
+        if not isinstance(result, Tensor):
+            raise ShapeError(
+                f"the hook at {place} returned {type(result).__name__}; allowed: a tensor of shape "
+                f"{tuple(shape)}, or None"
+            )
+        for what, got, want in (
+            ("shape", tuple(result.shape), tuple(shape)),
+            ("dtype", result.dtype, dtype),
+            ("device", result.device, device),
+        ):
+            if got != want:
+                axes = f" ({' '.join(self.axes)})" if what == "shape" else ""
+                raise ShapeError(f"the hook at {place} gave back {what} {got}; it must be {want}{axes}")
+        return result
+
+    def _watch_gradient(self, value: Tensor, hook: Hook) -> Tensor:
+        if not (value.requires_grad and torch.is_grad_enabled()):
+            raise HookNotFiredError(
+                f"the backward hook at {self.name} can never fire: no gradient flows through it "
+                "(grad mode is off, or no parameter before it requires one)"
+            )
+        value = value.view_as(value)  # a node of its own, so that points sharing a tensor keep their order
+
+        def on_gradient(gradient: Tensor) -> Tensor | None:
+            if not hook.live:
+                return None
+            hook.fired = True
+            return self._replace(gradient.clone(), hook)
+
+        value.register_hook(on_gradient)
+        return value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "HookPoint":
+        """A copied model starts without the original's hooks."""
+        twin = HookPoint(" ".join(self.axes), self.meaning, self.lazy)
+        twin.name, twin.order = self.name, self.order
+        return twin
+
+    def __repr__(self) -> str:
+        return f"HookPoint({self.name!r}, [{' '.join(self.axes)}])"
+
+
+def layer_of(name: str) -> int | None:
+    """The block number in a full name, or None outside the blocks."""
+    found = re.match(r"blocks\.(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
+def resolve(asked: HookName, names: Sequence[str], n_layers: int) -> list[str]:
+    """The full names that `asked` stands for, in the order of `names`.
+
+    Layers may be negative, in full names as well. Raises `HookNotFoundError` where nothing answers, or where a short
+    name fits several points.
+    """
+    if callable(asked):
+        found = [name for name in names if asked(name)]
+        if not found:
+            raise HookNotFoundError(f"the predicate {asked!r} is true of none of the {len(names)} names here")
+        return found
+    if isinstance(asked, tuple):
+        return [_resolve_short(asked, names, n_layers)]
+    if not isinstance(asked, str):
+        raise HookNotFoundError(
+            f"{asked!r} is not a name; allowed: a full name, a glob, (name, layer), (name, layer, part) or a predicate"
+        )
+
+    def from_end(match: re.Match[str]) -> str:
+        return f"blocks.{int(match[1]) + n_layers}."
+
+    full = re.sub(r"^blocks\.(-\d+)\.", from_end, asked)
+    if full in names:
+        return [full]
+    if f"hook_{full}" in names:
+        return [f"hook_{full}"]
+    if any(sign in full for sign in "*?["):
+        if found := [name for name in names if fnmatchcase(name, full)]:
+            return found
+        raise HookNotFoundError(f"the glob {asked!r} matches none of the {len(names)} names here")
+    raise HookNotFoundError(f"{asked!r} names nothing here{_range_hint(full, n_layers)}{did_you_mean(full, names)}")
+
+
+def as_list(asked: HookName | Iterable[HookName] | None) -> list[HookName | None]:
+    """One name, or several, as a list. Raises `HookNotFoundError` for a list without items."""
+    if asked is None or isinstance(asked, str) or callable(asked):
+        return [asked]
+    if isinstance(asked, tuple):  # a short name; several names come in a list
+        return [cast(HookName, asked)]
+    if not (several := list(asked)):
+        raise HookNotFoundError("an empty list names nothing; None stands for every point that is not lazy")
+    return cast(list[HookName | None], several)
+
+
+def _resolve_short(asked: tuple[Any, ...], names: Sequence[str], n_layers: int) -> str:
+    if len(asked) not in (2, 3) or not isinstance(asked[0], str) or not isinstance(asked[1], int):
+        raise HookNotFoundError(
+            f"{asked!r} is not a short name; allowed: (name, layer) such as ('pattern', 3), or "
+            "(name, layer, part) such as ('scale', 3, 'ln1'); several names go in a list"
+        )
+    short, layer = asked[0].removeprefix("hook_"), asked[1]
+    if not -n_layers <= layer < n_layers:
+        raise HookNotFoundError(f"{asked!r}: layer {layer} of {n_layers} (allowed: {-n_layers} to {n_layers - 1})")
+    here = [name for name in names if layer_of(name) == layer % n_layers]
+    found = [name for name in here if name.endswith(f".hook_{short}")]
+    if len(asked) == 3:
+        found = [name for name in found if asked[2] in name.split(".")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        parts = " or ".join(repr(name.split(".")[-2]) for name in found)
+        raise HookNotFoundError(f"{asked!r} fits {len(found)} points; add which part, {parts}, as a third item")
+    shorts = [name.rsplit("hook_", 1)[1] for name in here]
+    raise HookNotFoundError(f"{asked!r} names nothing in layer {layer}{did_you_mean(short, shorts)}")
+
+
+def _range_hint(name: str, n_layers: int) -> str:
+    found = re.match(r"blocks\.(-?\d+)\.", name)
+    outside = found and not 0 <= int(found[1]) < n_layers
+    return f" (this model has {n_layers} layers, counted from 0)" if outside else ""
+
+
+@dataclass(frozen=True)
+class HookInfo:
+    """A row of `hook_map()`: full name, axes with their sizes where the model fixes them, meaning, laziness."""
+
+    name: str
+    shape: str
+    meaning: str
+    lazy: bool
+
+
+class HookMap(Mapping[str, HookInfo]):
+    """Every hook point of a model in order of execution: a mapping, a table in a terminal, HTML in a notebook."""
+
+    def __init__(self, rows: Iterable[HookInfo]):
+        self._rows = {row.name: row for row in rows}
+
+    def __getitem__(self, name: str) -> HookInfo:
+        if name not in self._rows:
+            raise HookNotFoundError(f"{name!r} names nothing here{did_you_mean(name, self._rows)}")
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table("name", "shape", "meaning", title=f"{len(self)} hook points, in order of execution")
+        for row in self.values():
+            table.add_row(*map(Text, (row.name, row.shape, row.meaning + (" (lazy)" if row.lazy else ""))))
+        return table
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=160)
+        with console.capture() as text:
+            console.print(self)
+        return text.get()
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        cells = "".join(
+            f"<tr><td><code>{escape(row.name)}</code></td><td>{escape(row.shape)}</td>"
+            f"<td>{escape(row.meaning)}{' <em>(lazy)</em>' if row.lazy else ''}</td></tr>"
+            for row in self.values()
+        )
+        return (
+            f"<table><thead><tr><th>name</th><th>shape</th><th>meaning</th></tr></thead><tbody>{cells}</tbody></table>"
+        )
+
+
+class HookedModule(nn.Module):
+    """A module whose hook points have names. Subclasses call `name_hook_points` when they are built."""
+
+    hook_points: dict[str, HookPoint]
+
+    def name_hook_points(self, n_layers: int, sizes: Mapping[str, int]) -> None:
+        """Find every `HookPoint` below this module and name it; `sizes` are the axes whose size is fixed."""
+        found = {
+            f"{path}.{attribute}".lstrip("."): point
+            for path, module in self.named_modules()
+            for attribute, point in vars(module).items()
+            if isinstance(point, HookPoint)
+        }
+        self.hook_points = dict(sorted(found.items(), key=lambda item: item[1].order))
+        for name, point in self.hook_points.items():
+            point.name = name
+        self._n_layers = n_layers
+        self._sizes = dict(sizes)
+
+    def hook_map(self) -> HookMap:
+        """The table of all hook points of this model: name, shape, meaning, and whether the point is lazy."""
+
+        def shape(point: HookPoint) -> str:
+            return " ".join(f"{axis}={self._sizes[axis]}" if axis in self._sizes else axis for axis in point.axes)
+
+        return HookMap(HookInfo(p.name, shape(p), p.meaning, p.lazy) for p in self.hook_points.values())
+
+    def resolve_hooks(self, asked: HookName | None) -> list[str]:
+        """Full names for a name in any form; None stands for every point that is not lazy.
+
+        Raises `HookNotFoundError` if it matches nothing.
+        """
+        if asked is None:
+            return [name for name, point in self.hook_points.items() if not point.lazy]
+        return resolve(asked, list(self.hook_points), self._n_layers)
+
+    def add_hook(self, name: HookName, fn: HookFn, dir: Direction = "fwd") -> None:
+        """Add a hook that stays until `reset_hooks`. Raises `HookNotFoundError` before anything is changed."""
+        self._attach([(name, fn)], dir)
+
+    def reset_hooks(self) -> None:
+        """Remove every hook from every point, backward hooks on existing graphs included."""
+        for hook in {hook for point in self.hook_points.values() for hook in point.hooks}:
+            self._detach([hook], graphs=True)
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: Sequence[tuple[HookName, HookFn]] = (),
+        bwd_hooks: Sequence[tuple[HookName, HookFn]] = (),
+    ) -> Iterator[Self]:
+        """Hooks that live for the `with` block, also when an exception ends it.
+
+        Backward hooks act on gradients computed inside the block.
+
+        Raises:
+            HookNotFoundError: a name matches nothing (before the block begins).
+            HookNotFiredError: the block ended and a hook never ran.
+        """
+        active = self._attach(fwd_hooks, "fwd")
+        try:
+            active += self._attach(bwd_hooks, "bwd")
+            yield self
+        finally:
+            self._detach(active, graphs=True)
+        self._check_fired(active)
+
+    def _attach(
+        self, named: Sequence[tuple[HookName, HookFn]], direction: Direction, observes: bool = False
+    ) -> list[Hook]:
+        places = []
+        for item in named:
+            if not (isinstance(item, tuple) and len(item) == 2 and callable(item[1])):
+                raise TypeError(f"{direction}_hooks takes a list of (name, function) pairs, not {item!r}")
+            if direction not in ("fwd", "bwd"):
+                raise ValueError(f"dir = {direction!r}; allowed: 'fwd' or 'bwd'")
+            asked, fn = item
+            places.append((self.resolve_hooks(asked), Hook(fn, direction, asked, observes)))
+        for names, hook in places:
+            for name in names:
+                self.hook_points[name].hooks.append(hook)
+        return [hook for _, hook in places]
+
+    def _detach(self, hooks: Iterable[Hook], graphs: bool) -> None:
+        """Remove hooks from all points; with `graphs`, from the autograd graphs they are already part of too."""
+        gone = set(hooks)
+        for point in self.hook_points.values():
+            point.hooks = [hook for hook in point.hooks if hook not in gone]
+        for hook in gone if graphs else ():
+            hook.live = False
+
+    @staticmethod
+    def _check_fired(hooks: Iterable[Hook]) -> None:
+        for hook in hooks:
+            if not hook.fired:
+                cause = "no gradient was computed" if hook.direction == "bwd" else "no forward pass reached it"
+                raise HookNotFiredError(
+                    f"the {hook.direction} hook on {hook.asked!r} never ran: {cause} inside the block"
+                )

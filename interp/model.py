@@ -1,0 +1,349 @@
+"""The transformer, read from top to bottom.
+
+A sequence of tokens becomes a *residual stream*: one vector of width d_model for every position. Each block reads the
+stream and adds to it, first its attention heads (which move information between positions), then its MLP (which
+works on each position alone). At the end the stream is read out as logits for the next token. Every place where the
+stream is read or written, and every step in between, is a hook point; `model.hook_map()` lists them.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from interp.components import (
+    MLP,
+    Attention,
+    Embed,
+    Norm,
+    PosEmbed,
+    PrivateReads,
+    Surroundings,
+    Unembed,
+    rotary_angles,
+    visible_keys,
+)
+from interp.config import TransformerConfig
+from interp.errors import ConfigError, ShapeError, TokenError
+from interp.hooks import HookPoint
+from interp.running import ReturnType, Runs
+from interp.tokens import Text, Vocabulary, check_mask, check_tokens
+from interp.weights import WeightViews
+
+
+class Block(nn.Module):
+    """One layer: attention, then an MLP, each reading the stream and adding to it.
+
+    With pre-norm `t = x + attn(ln1(x))`, `y = t + mlp(ln2(t))`; with post-norm `t = ln1(x + attn(x))`,
+    `y = ln2(t + mlp(t))`; in parallel `y = x + attn(ln1(x)) + mlp(ln2(x))`.
+    """
+
+    def __init__(self, cfg: TransformerConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.pre_norm = cfg.norm_position == "pre"
+        kv = "kv_head" if cfg.n_key_value_heads < cfg.n_heads else "head"
+        own = "the stream as each head reads it {}, before the norm".format
+        self.hook_resid_pre = HookPoint("batch pos d_model", "the residual stream that enters the block")
+        if self.pre_norm:
+            self.ln1 = self._norm()
+        self.hook_attn_in = HookPoint(f"batch pos {kv} d_model", own("for q, k and v"), lazy=True)
+        self.hook_q_input = HookPoint("batch pos head d_model", own("for its queries"), lazy=True)
+        self.hook_k_input = HookPoint(f"batch pos {kv} d_model", own("for its keys"), lazy=True)
+        self.hook_v_input = HookPoint(f"batch pos {kv} d_model", own("for its values"), lazy=True)
+        self.attn = Attention(cfg)
+        self.hook_attn_out = HookPoint("batch pos d_model", "what attention adds to the stream")
+        if not self.pre_norm:
+            self.ln1 = self._norm()
+        if not cfg.attn_only:
+            if not cfg.parallel_attn_mlp:
+                self.hook_resid_mid = HookPoint("batch pos d_model", "the stream between attention and MLP")
+            self.hook_mlp_in = HookPoint("batch pos d_model", "the stream as the MLP reads it, before the norm", True)
+            if self.pre_norm:
+                self.ln2 = self._norm()
+            self.mlp = MLP(cfg)
+            self.hook_mlp_out = HookPoint("batch pos d_model", "what the MLP adds to the stream")
+            if not self.pre_norm:
+                self.ln2 = self._norm()
+        self.hook_resid_post = HookPoint("batch pos d_model", "the residual stream that leaves the block")
+
+    def _norm(self) -> Norm:
+        return Norm(self.cfg.normalization_type, self.cfg.d_model, self.cfg.eps)
+
+    def forward(
+        self, x: Float[Tensor, "batch pos d_model"], around: Surroundings
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The stream after this block."""
+        x = self.hook_resid_pre(x)
+        attn_out = self.hook_attn_out(self._attend(x, around))
+        if self.cfg.parallel_attn_mlp:
+            return self.hook_resid_post(x + attn_out + self._apply_mlp(x))
+        x = x + attn_out
+        if not self.pre_norm:
+            x = self.ln1(x)
+        if self.cfg.attn_only:
+            return self.hook_resid_post(x)
+        x = self.hook_resid_mid(x)
+        x = x + self._apply_mlp(x)
+        if not self.pre_norm:
+            x = self.ln2(x)
+        return self.hook_resid_post(x)
+
+    def _attend(
+        self, x: Float[Tensor, "batch pos d_model"], around: Surroundings
+    ) -> Float[Tensor, "batch pos d_model"]:
+        x_qk = x if around.position_reads is None else x + around.position_reads
+        read_v = self.ln1(x) if self.pre_norm else x
+        read_qk = read_v if x_qk is x else self._read(x_qk)
+        return self.attn(read_qk, read_v, around, self._private_reads(x_qk, x))
+
+    def _apply_mlp(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        x = self.hook_mlp_in(x)
+        return self.hook_mlp_out(self.mlp(self.ln2(x) if self.pre_norm else x))
+
+    def _read(self, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
+        """The stream as attention reads it, past the hook points of the norm."""
+        return self.ln1.unhooked(x) if self.pre_norm else x
+
+    def _private_reads(
+        self, x_qk: Float[Tensor, "batch pos d_model"], x_v: Float[Tensor, "batch pos d_model"]
+    ) -> PrivateReads:
+        heads, kv_heads = self.cfg.n_heads, self.cfg.n_key_value_heads
+        moved = None  # how edits of `hook_attn_in` move each head's copy of the stream
+        if self.hook_attn_in.hooks:
+            copies = x_v.unsqueeze(2).expand(-1, -1, kv_heads, -1)
+            edited = self.hook_attn_in(copies)
+            moved = None if edited is copies else edited - copies
+
+        def difference(hook: HookPoint, x: Tensor, n: int) -> Tensor | None:
+            if not hook.hooks and moved is None:
+                return None
+            shared = x.unsqueeze(2).expand(-1, -1, n, -1)
+            own = hook(shared if moved is None else shared + moved.repeat_interleave(n // kv_heads, dim=2))
+            # The difference of two reads of one shape: where nothing was edited it is zero to the last bit.
+            return None if own is shared else self._read(own) - self._read(shared.contiguous())
+
+        return PrivateReads(
+            q=difference(self.hook_q_input, x_qk, heads),
+            k=difference(self.hook_k_input, x_qk, kv_heads),
+            v=difference(self.hook_v_input, x_v, kv_heads),
+        )
+
+
+def next_token_loss(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    tokens: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"] | None = None,
+    per_token: bool = False,
+) -> Float[Tensor, ""] | Float[Tensor, "batch predicted"]:
+    """Cross-entropy in nats of every token given those before it; padding neither predicts nor is predicted."""
+    if tokens.shape[1] < 2:
+        raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
+    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
+    if mask is None:
+        return losses if per_token else losses.mean()
+    real = mask[:, 1:] & mask[:, :-1]
+    losses = losses.where(real, 0)
+    return losses if per_token else losses.sum() / real.sum()
+
+
+class HookedTransformer(Runs, WeightViews):
+    """A transformer with a hook point at every step.
+
+    Args:
+        cfg: the architecture.
+        tokenizer: what turns text into token ids, if the model should take text.
+        device: where the parameters live; "meta" allocates nothing.
+        init_weights: False leaves the weights uninitialised, for a caller who fills them.
+
+    Raises:
+        ConfigError: the vocabulary has more words than `cfg.d_vocab`.
+    """
+
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        tokenizer: Vocabulary | None = None,
+        device: str | torch.device | None = None,
+        init_weights: bool = True,
+    ):
+        super().__init__()
+        if tokenizer is not None and tokenizer.d_vocab > cfg.d_vocab:
+            raise ConfigError(f"d_vocab = {cfg.d_vocab} is too small for a vocabulary of {tokenizer.d_vocab} words")
+        self.cfg, self.tokenizer = cfg, tokenizer
+        with torch.device(device or torch.get_default_device()):
+            self.embed = Embed(cfg)
+            self.hook_embed = HookPoint("batch pos d_model", "the token's vector: the first write to the stream")
+            if cfg.positional_embedding_type not in ("rotary", "none"):
+                self.pos_embed = PosEmbed(cfg)
+                shown_to = "queries and keys only" if cfg.positional_embedding_type == "shortformer" else "the stream"
+                self.hook_pos_embed = HookPoint("batch pos d_model", f"the position's vector, added to {shown_to}")
+            self.blocks = cast(Sequence[Block], nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers)))
+            # In a post-norm model the last block has already normalised the stream.
+            self.ln_final = Norm(cfg.normalization_type if cfg.norm_position == "pre" else None, cfg.d_model, cfg.eps)
+            self.unembed = Unembed(cfg)
+        self.to(cfg.dtype)
+        if init_weights:
+            self._init_weights()
+        sizes = {
+            "d_model": cfg.d_model,
+            "head": cfg.n_heads,
+            "kv_head": cfg.n_key_value_heads,
+            "d_head": cfg.d_head,
+            "d_mlp": cfg.d_mlp,
+        }
+        self.name_hook_points(cfg.n_layers, sizes)
+
+    def forward(
+        self,
+        input: Text | Tensor,
+        return_type: ReturnType = "logits",
+        loss_per_token: bool = False,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor] | None:
+        """Run the model, or the blocks from `start_at_layer` up to but not including `stop_at_layer`.
+
+        Args:
+            input: text, token ids [batch, pos] or [pos], or with `start_at_layer` the residual stream
+                [batch, pos, d_model] that enters that block.
+            return_type: "logits" [batch, pos, d_vocab]; "loss", the mean cross-entropy in nats of each next token;
+                "both" as (logits, loss); None.
+            loss_per_token: a loss for every predicted token, [batch, pos - 1]; 0 where it or its predictor is padding.
+            start_at_layer, stop_at_layer: 0 to n_layers, or negative from the end. With `stop_at_layer` the result is
+                the stream that would enter that block (after all blocks: the one the final norm reads).
+            attention_mask: [batch, pos], true for tokens and false for padding. Positions count from the first token.
+
+        Raises:
+            TokenError: text without a tokenizer, unknown words, ids that are not integers or out of range, an empty
+                sequence, or one longer than `n_ctx`.
+            ShapeError: a tensor of another shape or dtype than described.
+            ConfigError: a layer out of range, or a return type that these layers cannot give.
+        """
+        first, last = self._layer_range(start_at_layer, stop_at_layer)
+        if return_type in ("loss", "both") and (start_at_layer is not None or stop_at_layer is not None):
+            raise ConfigError(f"return_type = {return_type!r} needs the whole run: start_at_layer brings no tokens to "
+                              "predict, stop_at_layer no logits")  # fmt: skip
+        if return_type not in ("logits", "loss", "both", None):
+            raise ConfigError(f"return_type = {return_type!r}; allowed: 'logits', 'loss', 'both' or None")
+
+        if start_at_layer is None:
+            tokens = self._token_ids(input)
+            mask = check_mask(attention_mask, *tokens.shape)
+            x = self.hook_embed(self.embed(tokens))  # [batch pos d_model]
+            around, position_writes = self._surroundings(x, mask)
+            if position_writes is not None:
+                x = x + position_writes
+        else:
+            tokens = None
+            x = self._check_stream(input)
+            mask = check_mask(attention_mask, *x.shape[:2])
+            around, _ = self._surroundings(x, mask)
+
+        for block in self.blocks[first:last]:
+            x = block(x, around)
+        if stop_at_layer is not None:
+            return x
+        if return_type is None:
+            return None
+
+        logits = self.unembed(self.ln_final(x), self.W_U)  # [batch pos d_vocab]
+        if tokens is None or return_type == "logits":
+            return logits
+        loss = next_token_loss(logits, tokens, mask, loss_per_token)
+        return (logits, loss) if return_type == "both" else loss
+
+    def _surroundings(
+        self, x: Float[Tensor, "batch pos d_model"], mask: Bool[Tensor, "batch pos"] | None
+    ) -> tuple[Surroundings, Float[Tensor, "batch pos d_model"] | None]:
+        """What blocks need beside the stream, and the positions' own write to it, if they write."""
+        batch, n_pos, _ = x.shape
+        positions = torch.arange(n_pos, device=x.device)[None]
+        if mask is not None:
+            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        kind = self.cfg.positional_embedding_type
+        vectors = None
+        if kind not in ("rotary", "none"):
+            vectors = self.hook_pos_embed(self.pos_embed(positions).expand(batch, -1, -1))
+        around = Surroundings(
+            visible=visible_keys(self.cfg, n_pos, mask, x.device),
+            rotation=rotary_angles(self.cfg, positions),
+            position_reads=vectors if kind == "shortformer" else None,
+        )
+        return around, None if kind == "shortformer" else vectors
+
+    # ------------------------------------------------------------------ checks on what comes in
+
+    def _token_ids(self, input: Text | Tensor) -> Int[Tensor, "batch pos"]:
+        tokens = input if isinstance(input, Tensor) else self.to_tokens(input)
+        return check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.W_E.device)
+
+    def _check_stream(self, x: Text | Tensor) -> Float[Tensor, "batch pos d_model"]:
+        wanted = f"start_at_layer takes the residual stream [batch, pos, {self.cfg.d_model}] in {self.W_E.dtype}"
+        if not isinstance(x, Tensor):
+            raise ShapeError(f"{wanted}, not text")
+        if x.ndim != 3 or x.shape[2] != self.cfg.d_model or x.dtype != self.W_E.dtype or x.numel() == 0:
+            raise ShapeError(f"{wanted}, not {x.dtype} of shape {tuple(x.shape)}")
+        if x.shape[1] > self.cfg.n_ctx:
+            raise ShapeError(f"{wanted} of at most n_ctx = {self.cfg.n_ctx} positions, not {x.shape[1]}")
+        return x
+
+    # ------------------------------------------------------------------ text
+
+    def to_tokens(self, text: Text, prepend_bos: bool = False) -> Int[Tensor, "batch pos"]:
+        """Token ids of one text or several, on the model's device. Raises `TokenError`."""
+        return self._tokenizer().to_tokens(text, prepend_bos=prepend_bos).to(self.W_E.device)
+
+    def to_str_tokens(self, text: str | Tensor) -> list[str]:
+        """The tokens of one text or one sequence of ids, as strings. Raises `TokenError`."""
+        return self._tokenizer().to_str_tokens(text)
+
+    def to_string(self, tokens: Tensor) -> str:
+        """The text of one sequence of ids. Raises `TokenError`."""
+        return self._tokenizer().to_string(tokens)
+
+    def to_single_token(self, word: str) -> int:
+        """The id of a text that is exactly one token. Raises `TokenError` if it is not."""
+        return self._tokenizer().to_single_token(word)
+
+    def _tokenizer(self) -> Vocabulary:
+        if self.tokenizer is None:
+            raise TokenError("this model has no tokenizer; give it one (HookedTransformer(cfg, tokenizer=...)), or ids")
+        return self.tokenizer
+
+    # ------------------------------------------------------------------ weights
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `config.json` and `model.safetensors`, each file whole or not at all."""
+        from interp.checkpoints import native
+
+        native.save(self, folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+    ) -> "HookedTransformer":
+        """The model that `save_pretrained` wrote: the same bits, unless another dtype is asked for.
+
+        Raises `CheckpointError` naming the file, and the tensor that is missing, surplus or of another shape or dtype.
+        """
+        from interp.checkpoints import native
+
+        return native.load(cls, folder, dtype, device)
+
+    def _init_weights(self) -> None:
+        """Normal weights, zero biases, unit gains; sampled in float32 on the CPU, so that a seed means one model."""
+        generator = None if self.cfg.seed is None else torch.Generator("cpu").manual_seed(self.cfg.seed)
+        for name, parameter in self.named_parameters():
+            if name.rsplit(".", 1)[1].startswith("W_") and not parameter.is_meta:
+                sample = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
+                with torch.no_grad():
+                    parameter.copy_(sample * self.cfg.init_std)

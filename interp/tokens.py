@@ -1,0 +1,174 @@
+"""Text to token ids and back, and the checks on ids before a model sees them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.errors import ShapeError, TokenError, did_you_mean
+
+Text = str | list[str] | tuple[str, ...]
+"""One text, or a batch of them."""
+
+
+class Vocabulary:
+    """A predefined list of words; a word's id is its place in the list.
+
+    Attributes:
+        words: the words, all different, none empty.
+        sep: what stands between two words of a text. With "" the words follow each other directly, and the longest
+            word that fits is taken. By default "" where every word is one character, else " ".
+        bos: the word that starts a text, or None.
+
+    A text that can be split at all comes back unchanged: `to_string(to_tokens(text)) == text`.
+
+    Raises:
+        TokenError: a word is empty, repeated, or contains the separator; `bos` is not a word.
+    """
+
+    def __init__(self, words: Iterable[str], *, sep: str | None = None, bos: str | None = None):
+        self.words = tuple(words)
+        self.sep = ("" if all(len(word) == 1 for word in self.words) else " ") if sep is None else sep
+        self.bos = bos
+        self._ids = {word: i for i, word in enumerate(self.words)}
+        if not self.words or "" in self._ids:
+            raise TokenError("a vocabulary needs at least one word, and no word may be empty")
+        for i, word in enumerate(self.words):
+            if self._ids[word] != i:
+                raise TokenError(f"word {word!r} stands at places {i} and {self._ids[word]} of the vocabulary")
+            if self.sep and self.sep in word:
+                raise TokenError(f"word {word!r} contains the separator {self.sep!r}; give another sep=")
+        if bos is not None:
+            self.to_single_token(bos)
+        self._longest = max(map(len, self.words))
+
+    @property
+    def d_vocab(self) -> int:
+        """How many words there are."""
+        return len(self.words)
+
+    def split(self, text: str) -> list[str]:
+        """The words of `text`. Raises `TokenError` naming the first unknown word, its place and its character."""
+        if not text:
+            return []
+        found: list[str] = []
+        at = 0
+        for part in text.split(self.sep) if self.sep else ():
+            if part not in self._ids:
+                raise self._unknown(part, len(found), at, text)
+            found.append(part)
+            at += len(part) + len(self.sep)
+        while not self.sep and at < len(text):
+            lengths = range(min(self._longest, len(text) - at), 0, -1)
+            word = next((text[at : at + n] for n in lengths if text[at : at + n] in self._ids), None)
+            if word is None:
+                raise self._unknown(text[at], len(found), at, text)
+            found.append(word)
+            at += len(word)
+        return found
+
+    def _unknown(self, word: str, place: int, character: int, text: str) -> TokenError:
+        shown = text if len(text) <= 60 else text[:57] + "..."
+        return TokenError(
+            f"unknown word {word!r} at place {place} (character {character}) of {shown!r}; the vocabulary has "
+            f"{self.d_vocab} words{did_you_mean(word, self.words)}"
+        )
+
+    def to_tokens(self, text: str | Sequence[str], prepend_bos: bool = False) -> Int[Tensor, "batch pos"]:
+        """Ids of one text (batch 1) or of several with equally many words.
+
+        Raises `TokenError` for an unknown word, ragged texts, or `prepend_bos` without a bos. A text that starts with
+        the bos gets no second one.
+        """
+        if prepend_bos and self.bos is None:
+            raise TokenError("prepend_bos = True, but this vocabulary was made without bos=")
+        rows = []
+        for one in [text] if isinstance(text, str) else text:
+            words = self.split(one)
+            missing = prepend_bos and words[:1] != [self.bos]
+            rows.append([self._ids[word] for word in ([self.bos] if missing else []) + words if word is not None])
+        if len(lengths := {len(row) for row in rows}) > 1:
+            raise TokenError(f"texts of {sorted(lengths)} words do not fit one batch, and a Vocabulary does not pad")
+        return torch.tensor(rows, dtype=torch.long).view(len(rows), -1)
+
+    def to_str_tokens(self, text: str | Int[Tensor, "pos"] | Int[Tensor, "1 pos"]) -> list[str]:
+        """The words of one text, or of one sequence of ids. Raises `TokenError` for ids out of range."""
+        if isinstance(text, str):
+            return self.split(text)
+        ids = [int(i) for i in text.flatten()]
+        for place, i in enumerate(ids):
+            if not 0 <= i < self.d_vocab:
+                raise TokenError(f"token {i} at place {place}; allowed: 0 to {self.d_vocab - 1}")
+        return [self.words[i] for i in ids]
+
+    def to_string(self, tokens: Int[Tensor, "pos"] | Int[Tensor, "1 pos"]) -> str:
+        """The text of one sequence of ids."""
+        return self.sep.join(self.to_str_tokens(tokens))
+
+    def to_single_token(self, word: str) -> int:
+        """The id of one word. Raises `TokenError` if it is unknown, listing the parts of a text of several words."""
+        if word in self._ids:
+            return self._ids[word]
+        parts = self.split(word)
+        raise TokenError(f"{word!r} is {len(parts)} tokens, {parts}; a single one is needed")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"words": list(self.words), "sep": self.sep, "bos": self.bos}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The vocabulary whose `to_dict` this is."""
+        return cls(values["words"], sep=values["sep"], bos=values["bos"])
+
+    def __len__(self) -> int:
+        return self.d_vocab
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({self.d_vocab} words, sep={self.sep!r}, bos={self.bos!r})"
+
+
+def check_tokens(tokens: Tensor, d_vocab: int, n_ctx: int, device: torch.device) -> Int[Tensor, "batch pos"]:
+    """Token ids [batch pos] or [pos] as [batch pos] of int64, after every check that can fail.
+
+    Raises:
+        TokenError: not integers, empty, longer than the context, or an id out of range (with its place).
+        ShapeError: not one or two axes, or on another device than the model.
+    """
+    if tokens.dtype.is_floating_point or tokens.dtype.is_complex or tokens.dtype == torch.bool:
+        raise TokenError(
+            f"token ids are integers, not {tokens.dtype}; a residual stream goes in with start_at_layer= only"
+        )
+    if tokens.ndim not in (1, 2):
+        raise ShapeError(f"tokens have shape {tuple(tokens.shape)}; allowed: [pos] or [batch, pos]")
+    if tokens.numel() == 0:
+        raise TokenError(f"an empty sequence: tokens have shape {tuple(tokens.shape)}; at least one token is needed")
+    if tokens.device != device:
+        raise ShapeError(f"tokens are on {tokens.device}, the model on {device}")
+    tokens = tokens.long() if tokens.ndim == 2 else tokens.long()[None]
+    if tokens.shape[1] > n_ctx:
+        raise TokenError(f"a sequence of {tokens.shape[1]} tokens is longer than the context, n_ctx = {n_ctx}")
+    outside = (tokens < 0) | (tokens >= d_vocab)
+    if not tokens.is_meta and outside.any():
+        batch, pos = (int(i) for i in outside.nonzero()[0])
+        raise TokenError(f"token {int(tokens[batch, pos])} at batch {batch}, pos {pos}; allowed: 0 to {d_vocab - 1}")
+    return tokens
+
+
+def check_mask(mask: Tensor | None, batch: int, n_pos: int) -> Bool[Tensor, "batch pos"] | None:
+    """An attention mask (true: a real token; false: padding) as booleans, or None.
+
+    Raises `ShapeError` for another shape than [batch, pos], values other than 0 and 1, or a sequence of padding only.
+    """
+    if mask is None:
+        return None
+    if tuple(mask.shape) != (batch, n_pos):
+        raise ShapeError(f"attention_mask has shape {tuple(mask.shape)}; the tokens have {(batch, n_pos)}")
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ShapeError("attention_mask holds 1 (or True) for real tokens and 0 (or False) for padding, nothing else")
+    real = mask.bool()
+    if not real.any(dim=1).all():
+        raise ShapeError(f"attention_mask: sequence {int((~real.any(dim=1)).nonzero()[0])} is padding only")
+    return real
