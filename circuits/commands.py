@@ -1,0 +1,144 @@
+"""What this package adds to the `interp` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from circuits.gallery.induction import ReadingCheck
+
+DEMO_HELP = """Build the lecture's two-layer induction model by hand, check it entry by entry, and draw it.
+
+Example: interp demo --text '!abcabc' --words '!abc' --out induction.html
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this package's commands to `app`."""
+    app.command("demo", help=DEMO_HELP)(demo)
+
+
+def demo(
+    text: str = typer.Option("!abacb", help="What the model reads."),
+    words: str = typer.Option(
+        "!abc", help="The vocabulary: one-character words in a row, or longer words with spaces between them."
+    ),
+    out: Path = typer.Option(Path("induction.html"), help="Where to write the page with both attention patterns."),
+) -> None:
+    """Print the checks of the lecture model and write its page."""
+    from circuits.gallery import induction
+    from interp import Vocabulary
+
+    vocabulary = Vocabulary(words.split()) if " " in words else Vocabulary(words)
+    checks = induction.verify(text, vocabulary)
+    tokens = vocabulary.to_tokens(text)[0]
+    labels = vocabulary.to_str_tokens(text)
+    slide_rule = checks["causal"]
+    scores = _head_scores(slide_rule, tokens)
+
+    console = Console()
+    console.print(_logit_table(slide_rule, labels))
+    console.print(_reading_table(checks))
+    for name, check in checks.items():
+        if check.differing:
+            console.print(f"[bold]{name}[/bold]: {escape(_difference(check))}", soft_wrap=True)
+    console.print()
+    console.print(_prediction_table(slide_rule, labels))
+    console.print(f"previous-token head (layer 1): {scores[0]}; induction head (layer 2): {scores[1]}")
+    _write_page(out, slide_rule, labels, scores)
+    console.print(f"Wrote {escape(str(out))}: both attention patterns; it opens offline.", soft_wrap=True)
+
+
+def _logit_table(check: ReadingCheck, labels: list[str]) -> Table:
+    table = Table(title="Layer-2 logits, 100 x [x_i = x_(j-1)]")
+    table.add_column("query \\ key", justify="right")
+    for j, label in enumerate(labels):
+        table.add_column(Text(f"{label}\n{j}"), justify="right")
+    different = set(check.differing)
+    for i, label in enumerate(labels):
+        cells = [
+            Text(_number(float(value)) + ("*" if (i, j) in different else ""), "bold" if value >= 0.05 else "dim")
+            for j, value in enumerate(check.table[i])
+        ]
+        table.add_row(Text(f"{i}  {label}"), *cells)
+    if different:
+        table.caption = "* differs from the slide's table, see below"
+    return table
+
+
+def _reading_table(checks: dict[str, ReadingCheck]) -> Table:
+    from circuits.gallery.induction import READINGS
+
+    table = Table("reading", "rule", "entries as on the slide", title="The lecture's mask, read in five ways")
+    for name, check in checks.items():
+        table.add_row(name, Text(READINGS[name].rule), f"{check.matched}/{check.slide.numel()}")
+    return table
+
+
+def _difference(check: ReadingCheck) -> str:
+    """Which entries differ, with their values, and why."""
+    from circuits.gallery.induction import READINGS
+
+    shown = [f"({i},{j}) = {_number(float(check.table[i, j]))}" for i, j in check.differing[:6]]
+    more = f" and {len(check.differing) - 6} more" if len(check.differing) > 6 else ""
+    slide = ", ".join(sorted({_number(float(check.slide[place])) for place in check.differing}))
+    return f"{', '.join(shown)}{more} where the slide has {slide}. {READINGS[check.reading].difference}"
+
+
+def _prediction_table(check: ReadingCheck, labels: list[str]) -> Table:
+    table = Table("position", "token", "prediction", "copied from", title="Predictions (causal reading); without a match, the average of what is seen")
+    for p in check.predictions:
+        mixture = ", ".join(f"{word} {share:.2f}" for word, share in p.shares.items())
+        what = p.token if p.matched and p.token is not None else mixture or "nothing"
+        if not p.matched:
+            what = f"no match: {what}"
+        sources = ", ".join(f"{j} ({labels[j]})" for j in p.sources[:6]) + (" ..." if len(p.sources) > 6 else "")
+        table.add_row(str(p.position), Text(labels[p.position]), Text(what), Text(sources), style="bold" * p.matched)
+    return table
+
+
+def _head_scores(check: ReadingCheck, tokens: object) -> tuple[str, str]:
+    """Previous-token score of the first head, induction score of the second, or why there is none."""
+    from interp.errors import ShapeError, TokenError
+    from interp.heads import induction_score, previous_token_score
+
+    try:
+        previous = f"score {float(previous_token_score(check.patterns[0])):.3f}"
+    except ShapeError:
+        previous = "no score (a single position)"
+    try:
+        induction = f"score {float(induction_score(check.patterns[1], tokens)):.3f}"
+    except TokenError:
+        induction = "no score (no token occurs twice)"
+    return previous, induction
+
+
+def _write_page(out: Path, check: ReadingCheck, labels: list[str], scores: tuple[str, str]) -> None:
+    from interp.plot import figures, report
+
+    heads = ("Layer 1: previous-token head", "Layer 2: induction head")
+    captions = (
+        f"Every position attends to the one before it; {scores[0]}.",
+        f"Every position attends to the tokens that followed its own token earlier; {scores[1]}. "
+        "Without a match it spreads over all it sees. Grey: masked.",
+    )
+    report.write_page(
+        out,
+        "The induction model, built by hand",
+        f"Attention patterns of the two heads on {''.join(labels)!r}, causal reading.",
+        [
+            report.Panel(figures.pattern(pattern, labels, title=head), caption)
+            for pattern, head, caption in zip(check.patterns, heads, captions, strict=True)
+        ],
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value - round(value)) < 0.05 else f"{value:.1f}"

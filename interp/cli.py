@@ -1,0 +1,45 @@
+"""The `interp` command.
+
+Commands of other packages join through the entry-point group `interp.commands`: each entry is a function that receives
+the typer application and adds its commands to it.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points, version
+
+import typer
+
+from interp.errors import InterpError
+
+typer_app = typer.Typer(
+    help="Inspect attention, build circuits by hand, cache and patch activations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"interp {version('interp')}")
+        raise typer.Exit
+
+
+@typer_app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print and exit."),
+) -> None:
+    pass
+
+
+def app() -> None:
+    """Run the command line; errors made on purpose end it with one line and exit status 2."""
+    for entry in entry_points(group="interp.commands"):
+        entry.load()(typer_app)
+    try:
+        typer_app()
+    except (InterpError, OSError) as error:
+        typer.echo(f"interp: {error}", err=True)
+        sys.exit(2)
