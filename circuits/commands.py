@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 if TYPE_CHECKING:
     from circuits.gallery.induction import ReadingCheck
@@ -26,11 +27,13 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    text: str = typer.Option("!abacb", help="What the model reads."),
-    words: str = typer.Option(
-        "!abc", help="The vocabulary: one-character words in a row, or longer words with spaces between them."
+    text: Annotated[str, typer.Option(help="What the model reads; let it begin with a word that does not recur.")] = "!abacb",
+    words: Annotated[
+        str, typer.Option(help="The vocabulary: one-character words in a row, or longer words with spaces between.")
+    ] = "!abc",
+    out: Annotated[Path, typer.Option(help="The page to write, with both attention patterns.")] = Path(
+        "induction.html"
     ),
-    out: Path = typer.Option(Path("induction.html"), help="Where to write the page with both attention patterns."),
 ) -> None:
     """Print the checks of the lecture model and write its page."""
     from circuits.gallery import induction
@@ -57,7 +60,7 @@ def demo(
 
 
 def _logit_table(check: ReadingCheck, labels: list[str]) -> Table:
-    table = Table(title="Layer-2 logits, 100 x [x_i = x_(j-1)]")
+    table = Table(title=Text("Layer-2 logits, 100 x [x_i = x_(j-1)]"))
     table.add_column("query \\ key", justify="right")
     for j, label in enumerate(labels):
         table.add_column(Text(f"{label}\n{j}"), justify="right")
@@ -93,7 +96,13 @@ def _difference(check: ReadingCheck) -> str:
 
 
 def _prediction_table(check: ReadingCheck, labels: list[str]) -> Table:
-    table = Table("position", "token", "prediction", "copied from", title="Predictions (causal reading); without a match, the average of what is seen")
+    table = Table(
+        "position",
+        "token",
+        "prediction",
+        "copied from",
+        title="Predictions (causal reading); without a match, the average of what is seen",
+    )
     for p in check.predictions:
         mixture = ", ".join(f"{word} {share:.2f}" for word, share in p.shares.items())
         what = p.token if p.matched and p.token is not None else mixture or "nothing"
@@ -104,7 +113,7 @@ def _prediction_table(check: ReadingCheck, labels: list[str]) -> Table:
     return table
 
 
-def _head_scores(check: ReadingCheck, tokens: object) -> tuple[str, str]:
+def _head_scores(check: ReadingCheck, tokens: Tensor) -> tuple[str, str]:
     """Previous-token score of the first head, induction score of the second, or why there is none."""
     from interp.errors import ShapeError, TokenError
     from interp.heads import induction_score, previous_token_score

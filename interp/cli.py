@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import entry_points, version
+from typing import Annotated
 
 import typer
 
@@ -29,7 +30,9 @@ def _print_version(wanted: bool) -> None:
 
 @typer_app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print and exit."),
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     pass
 

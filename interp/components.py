@@ -108,32 +108,38 @@ class Norm(nn.Module):
             self.hook_normalized = HookPoint(f"{axes} {last}", "output of the norm, gain and bias included")
 
     def scale(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes 1"]:
-        """`sqrt(var(x) + eps)`; the mean square in place of the variance for RMS; at least float32."""
-        x = _at_least_float32(x)
-        if self.kind == "LN":
-            return (x.var(-1, correction=0, keepdim=True) + self.eps).sqrt()
-        return (x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+        """`sqrt(mean((x - mean)^2) + eps)`; RMS takes no mean off. At least float32."""
+        return (self._centred(_at_least_float32(x)).square().mean(-1, keepdim=True) + self.eps).sqrt()
 
     def at_scale(self, x: Float[Tensor, "*axes size"], scale: Float[Tensor, "*#axes 1"]) -> Float[Tensor, "*axes size"]:
         """The norm without its bias at a given scale: a *linear* map of `x`, which is what makes attribution exact."""
         if self.w is None:
             return x
-        centred = x - x.mean(-1, keepdim=True) if self.kind == "LN" else x
-        return (_at_least_float32(centred) / scale).to(x.dtype) * self.w
+        return (self._centred(_at_least_float32(x)) / scale).to(x.dtype) * self.w
+
+    def _centred(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes size"]:
+        return x - x.mean(-1, keepdim=True) if self.kind == "LN" else x
 
     def unhooked(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes size"]:
-        """As the module itself, without the hook points."""
-        if self.kind is None:
+        """`(x - mean) / scale * w + b`, by torch's fused kernels, past the hook points."""
+        if self.w is None:
             return x
-        normalized = self.at_scale(x, self.scale(x))
-        return normalized if self.b is None else normalized + self.b
+        if self.kind == "LN":
+            return F.layer_norm(x, (self.size,), self.w, self.b, self.eps)
+        return F.rms_norm(_at_least_float32(x), (self.size,), eps=self.eps).to(x.dtype) * self.w
 
     def forward(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes size"]:
-        """`(x - mean) / scale * w + b`."""
-        if self.kind is None:
-            return x
-        normalized = self.at_scale(x, self.hook_scale(self.scale(x)))
-        return self.hook_normalized(normalized if self.b is None else normalized + self.b)
+        """As `unhooked`, with the scale and the result open to hooks."""
+        normalized = self.unhooked(x)
+        if self.w is None:
+            return normalized
+        if self.hook_scale.hooks:
+            scale = self.scale(x)
+            edited = self.hook_scale(scale)
+            if edited is not scale:  # as a difference, so that an edit of nothing changes no bit
+                unbiased = normalized if self.b is None else normalized - self.b
+                normalized = normalized + (unbiased * (scale / edited - 1)).to(x.dtype)
+        return self.hook_normalized(normalized)
 
 
 class Embed(nn.Module):

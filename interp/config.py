@@ -5,7 +5,7 @@ import json
 import math
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -91,7 +91,7 @@ class TransformerConfig:
     seed: int | None = None
     dtype: torch.dtype = torch.float32
 
-    def __new__(cls, **given: Any) -> Self:
+    def __new__(cls, **given: Any) -> "TransformerConfig":
         """Refuse unknown and missing fields before the generated `__init__` does, and by name."""
         names = [field.name for field in dataclasses.fields(cls)]
         for name in given:
@@ -219,7 +219,7 @@ class TransformerConfig:
         return dataclasses.asdict(self) | {"dtype": str(self.dtype).removeprefix("torch.")}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":
         """The config whose `to_dict` this is. Raises `ConfigError` as the constructor does."""
         return cls(**values)
 
@@ -228,7 +228,7 @@ class TransformerConfig:
         return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> "TransformerConfig":
         """The config whose `to_json` this is. Raises `ConfigError` as the constructor does."""
         return cls.from_dict(json.loads(text))
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -344,7 +344,7 @@ class HookedModule(nn.Module):
         self,
         fwd_hooks: Sequence[tuple[HookName, HookFn]] = (),
         bwd_hooks: Sequence[tuple[HookName, HookFn]] = (),
-    ) -> Iterator[Self]:
+    ) -> Iterator["HookedModule"]:
         """Hooks that live for the `with` block, also when an exception ends it.
 
         Backward hooks act on gradients computed inside the block.

@@ -1,7 +1,7 @@
 """Text to token ids and back, and the checks on ids before a model sees them."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -119,7 +119,7 @@ class Vocabulary:
         return {"words": list(self.words), "sep": self.sep, "bos": self.bos}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any]) -> "Vocabulary":
         """The vocabulary whose `to_dict` this is."""
         return cls(values["words"], sep=values["sep"], bos=values["bos"])
 

@@ -46,7 +46,7 @@ def induction_model(
         vocabulary: the words, or a string of one-character words.
         n_ctx: longest text.
         previous_sharpness: score of the previous position in layer 1 (all others have 0). From 9.3 on the slide's
-            table of `!abacb` comes out to one decimal; in general `ln((n - 1) (1 - eps) / eps)` leaves eps to the others.
+            table of `!abacb` comes out to one decimal; `ln((n - 1) (1 - eps) / eps)` leaves eps to the others.
         induction_sharpness: score of a match in layer 2; the slide's 100.
 
     Raises `TokenError` for a vocabulary with repeated words, `ConfigError` for an impossible `n_ctx`.
@@ -187,7 +187,7 @@ class Prediction:
         token: the one token that makes up at least 99 % of the write; None where nothing is written, or a mixture.
         shares: each word's share of the write; empty where nothing is written.
         sources: the positions the shares were copied from.
-        matched: whether an earlier position's predecessor is this token, so that there is something to predict.
+        matched: whether a token up to here follows an occurrence of this one, so that there is something to predict.
     """
 
     position: int
@@ -265,7 +265,9 @@ def _check(model: HookedTransformer, tokens: Int[Tensor, "1 pos"], name: str, sl
     patterns = torch.cat([cache["pattern", 0][0], cache["pattern", 1][0]])
     table = raw_scores(cache["q", 1], cache["k", 1])[0, 0]
     words = model.to_str_tokens(tokens)
-    predictions = [_prediction(i, written[i], patterns[1, i], slide[i, : i + 1], words, model) for i in range(len(words))]
+    predictions = [
+        _prediction(i, written[i], patterns[1, i], slide[i, : i + 1], words, model) for i in range(len(words))
+    ]
     return ReadingCheck(name, table, slide, patterns, predictions)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -96,7 +96,9 @@ def heatmap(
     )
     slant = 0 if max(map(len, column_labels)) <= 3 else -45
     figure.update_xaxes(title_text=x, **_ticks(column_labels, slant), side="top", constrain="domain")
-    figure.update_yaxes(title_text=y, **_ticks(row_labels, 0), autorange="reversed", scaleanchor="x", constrain="domain")
+    figure.update_yaxes(
+        title_text=y, **_ticks(row_labels, 0), autorange="reversed", scaleanchor="x", constrain="domain"
+    )
     figure.update_layout(
         title={"text": _label(title, marks={})},
         width=520,
@@ -107,7 +109,7 @@ def heatmap(
     return figure
 
 
-def _ticks(labels: Sequence[str], angle: int) -> dict[str, object]:
+def _ticks(labels: Sequence[str], angle: int) -> dict[str, Any]:
     return {
         "tickmode": "array",
         "tickvals": list(range(len(labels))),
