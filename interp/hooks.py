@@ -273,7 +273,7 @@ class HookMap(Mapping[str, HookInfo]):
             table.add_row(*map(Text, (row.name, row.shape, row.meaning + (" (lazy)" if row.lazy else ""))))
         return table
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         from rich.console import Console
 
         console = Console(width=160)
