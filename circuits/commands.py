@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    text: Annotated[str, typer.Option(help="What the model reads; let it begin with a word that does not recur.")] = "!abacb",
+    text: Annotated[
+        str, typer.Option(help="What the model reads; let it begin with a word that does not recur.")
+    ] = "!abacb",
     words: Annotated[
         str, typer.Option(help="The vocabulary: one-character words in a row, or longer words with spaces between.")
     ] = "!abc",
