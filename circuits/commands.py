@@ -12,9 +12,12 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from interp.tokens import visible
+
 if TYPE_CHECKING:
     from circuits.gallery.induction import ReadingCheck
 
+LONGEST_TABLE = 32
 DEMO_HELP = """Build the lecture's two-layer induction model by hand, check it entry by entry, and draw it.
 
 Example: interp demo --text '!abcabc' --words '!abc' --out induction.html
@@ -41,23 +44,27 @@ def demo(
     from circuits.gallery import induction
     from interp import Vocabulary
 
-    vocabulary = Vocabulary(words.split()) if " " in words else Vocabulary(words)
+    vocabulary = Vocabulary(words.split(), sep=" ") if " " in words else Vocabulary(words)
     checks = induction.verify(text, vocabulary)
-    tokens = vocabulary.to_tokens(text)[0]
-    labels = vocabulary.to_str_tokens(text)
     slide_rule = checks["causal"]
-    scores = _head_scores(slide_rule, tokens)
+    scores = _head_scores(slide_rule, vocabulary.to_tokens(text)[0])
+    _write_page(out, slide_rule, text, vocabulary.to_str_tokens(text), scores)
 
+    labels = [visible(word) for word in vocabulary.to_str_tokens(text)]
     console = Console()
-    console.print(_logit_table(slide_rule, labels))
+    if len(labels) <= LONGEST_TABLE:
+        table = _logit_table(slide_rule, labels)
+        needed = table.__rich_measure__(console, console.options.update(max_width=10_000)).maximum
+        Console(width=max(console.width, needed)).print(table)
+    else:
+        console.print(f"(a table of {len(labels)} x {len(labels)} layer-2 logits is too large to print)")
     console.print(_reading_table(checks))
     for name, check in checks.items():
         if check.differing:
             console.print(f"[bold]{name}[/bold]: {escape(_difference(check))}", soft_wrap=True)
     console.print()
     console.print(_prediction_table(slide_rule, labels))
-    console.print(f"previous-token head (layer 1): {scores[0]}; induction head (layer 2): {scores[1]}")
-    _write_page(out, slide_rule, labels, scores)
+    console.print(_score_table(scores))
     console.print(f"Wrote {escape(str(out))}: both attention patterns; it opens offline.", soft_wrap=True)
 
 
@@ -69,8 +76,8 @@ def _logit_table(check: ReadingCheck, labels: list[str]) -> Table:
     different = set(check.differing)
     for i, label in enumerate(labels):
         cells = [
-            Text(_number(float(value)) + ("*" if (i, j) in different else ""), "bold" if value >= 0.05 else "dim")
-            for j, value in enumerate(check.table[i])
+            Text(_number(value) + ("*" if (i, j) in different else ""), "bold" if value >= 0.05 else "dim")
+            for j, value in enumerate(check.table[i].tolist())
         ]
         table.add_row(Text(f"{i}  {label}"), *cells)
     if different:
@@ -106,8 +113,8 @@ def _prediction_table(check: ReadingCheck, labels: list[str]) -> Table:
         title="Predictions (causal reading); without a match, the average of what is seen",
     )
     for p in check.predictions:
-        mixture = ", ".join(f"{word} {share:.2f}" for word, share in p.shares.items())
-        what = p.token if p.matched and p.token is not None else mixture or "nothing"
+        mixture = ", ".join(f"{visible(word)} {share:.2f}" for word, share in p.shares.items())
+        what = visible(p.token) if p.matched and p.token is not None else mixture or "nothing"
         if not p.matched:
             what = f"no match: {what}"
         sources = ", ".join(f"{j} ({labels[j]})" for j in p.sources[:6]) + (" ..." if len(p.sources) > 6 else "")
@@ -121,31 +128,38 @@ def _head_scores(check: ReadingCheck, tokens: Tensor) -> tuple[str, str]:
     from interp.heads import induction_score, previous_token_score
 
     try:
-        previous = f"score {float(previous_token_score(check.patterns[0])):.3f}"
+        previous = f"{float(previous_token_score(check.patterns[0])):.3f}"
     except ShapeError:
-        previous = "no score (a single position)"
+        previous = "none: a single position"
     try:
-        induction = f"score {float(induction_score(check.patterns[1], tokens)):.3f}"
+        induction = f"{float(induction_score(check.patterns[1], tokens)):.3f}"
     except TokenError:
-        induction = "no score (no token occurs twice)"
+        induction = "none: no token occurs twice"
     return previous, induction
 
 
-def _write_page(out: Path, check: ReadingCheck, labels: list[str], scores: tuple[str, str]) -> None:
+def _score_table(scores: tuple[str, str]) -> Table:
+    table = Table("head", "score", title="Head scores (1 is perfect)")
+    table.add_row("previous token (layer 1)", scores[0])
+    table.add_row("induction (layer 2)", scores[1])
+    return table
+
+
+def _write_page(out: Path, check: ReadingCheck, text: str, tokens: list[str], scores: tuple[str, str]) -> None:
     from interp.plot import figures, report
 
     heads = ("Layer 1: previous-token head", "Layer 2: induction head")
     captions = (
-        f"Every position attends to the one before it; {scores[0]}.",
-        f"Every position attends to the tokens that followed its own token earlier; {scores[1]}. "
+        f"Every position attends to the one before it; score {scores[0]}.",
+        f"Every position attends to the tokens that followed its own token earlier; score {scores[1]}. "
         "Without a match it spreads over all it sees. Grey: masked.",
     )
     report.write_page(
         out,
         "The induction model, built by hand",
-        f"Attention patterns of the two heads on {''.join(labels)!r}, causal reading.",
+        f"Attention patterns of the two heads on {text!r}, causal reading.",
         [
-            report.Panel(figures.pattern(pattern, labels, title=head), caption)
+            report.Panel(figures.pattern(pattern, tokens, title=head), caption)
             for pattern, head, caption in zip(check.patterns, heads, captions, strict=True)
         ],
     )

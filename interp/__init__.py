@@ -7,11 +7,13 @@ text into tokens, `ActivationCache` holds what flowed through the model and take
 from interp.cache import ActivationCache, LogitAttribution, Stack
 from interp.config import TransformerConfig
 from interp.errors import (
+    CacheError,
     CheckpointError,
     ConfigError,
     HookNotFiredError,
     HookNotFoundError,
     InterpError,
+    RangeError,
     ShapeError,
     TokenError,
 )
@@ -21,6 +23,7 @@ from interp.tokens import Vocabulary
 
 __all__ = [
     "ActivationCache",
+    "CacheError",
     "CheckpointError",
     "ConfigError",
     "HookNotFiredError",
@@ -29,6 +32,7 @@ __all__ = [
     "HookedTransformer",
     "InterpError",
     "LogitAttribution",
+    "RangeError",
     "ShapeError",
     "Stack",
     "TokenError",

@@ -10,17 +10,19 @@ edited by hooks, a row "edits" holds what the edits added.
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, cast
+from numbers import Integral
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.components import PER_HEAD, Norm
-from interp.errors import CheckpointError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
+from interp.components import WRITE_PER_HEAD, Norm
+from interp.errors import CacheError, CheckpointError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
 from interp.files import atomic_path
-from interp.hooks import HookName, resolve
+from interp.hooks import HookName, layer_index, resolve
 from interp.tokens import check_tokens
 
 if TYPE_CHECKING:
@@ -49,13 +51,13 @@ class ActivationCache(Mapping[str, Tensor]):
 
     Attributes:
         model: the model that ran; decompositions read its weights, and refuse if these changed since.
-        edited: whether hooks that may edit were active in the run.
+        edited: whether hooks edited anything in the run.
     """
 
     def __init__(self, activations: Mapping[str, Tensor], model: "HookedTransformer", edited: bool = False):
         self._values = dict(activations)
         self.model, self.cfg, self.edited = model, model.cfg, edited
-        self._weights_version = _version(model)
+        self._weights = _weights_now(model)
 
     # ------------------------------------------------------------------ a mapping
 
@@ -79,7 +81,7 @@ class ActivationCache(Mapping[str, Tensor]):
 
     def _with(self, activations: Mapping[str, Tensor]) -> "ActivationCache":
         twin = ActivationCache(activations, self.model, self.edited)
-        twin._weights_version = self._weights_version
+        twin._weights = self._weights
         return twin
 
     def to(self, device: str | torch.device) -> "ActivationCache":
@@ -98,7 +100,7 @@ class ActivationCache(Mapping[str, Tensor]):
 
         def cut(name: str, value: Tensor) -> Tensor:
             axis = self.model.hook_points[name.removesuffix("_grad")].pos_axis
-            return _select(_select(value, 0, batch, "batch"), axis, pos, "pos")
+            return select(select(value, 0, batch, "batch"), axis, pos, "pos")
 
         return self._with({name: cut(name, value) for name, value in self.items()})
 
@@ -109,6 +111,7 @@ class ActivationCache(Mapping[str, Tensor]):
         about = {
             "kind": "interp.ActivationCache",
             "config": self.cfg.to_json(),
+            "weights": json.dumps(self.model.weights_hash()),
             "names": json.dumps(list(self)),
             "edited": json.dumps(self.edited),
         }
@@ -129,13 +132,16 @@ class ActivationCache(Mapping[str, Tensor]):
                 if about.get("kind") != "interp.ActivationCache":
                     raise CheckpointError(f"{path} is a safetensors file, but not a saved ActivationCache")
                 values = {name: file.get_tensor(name) for name in json.loads(about["names"])}
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be read as a saved ActivationCache: {error}") from error
-        theirs, ours = json.loads(about["config"]), model.cfg.to_dict()
+                theirs, weights, edited = (json.loads(about[k]) for k in ("config", "weights", "edited"))
+        except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{path} cannot be read as a saved ActivationCache: {error!r}") from error
+        ours = model.cfg.to_dict()
         if differing := [k for k in ours if theirs.get(k) != ours[k] and k not in ("seed", "init_std")]:
             values_of = ", ".join(f"{k} = {theirs.get(k)!r} (here {ours[k]!r})" for k in differing)
             raise CheckpointError(f"{path} was made by another model: {values_of}")
-        return cls(values, model, json.loads(about["edited"]))
+        if weights != model.weights_hash():
+            raise CheckpointError(f"{path} was made by a model of this configuration with other weights")
+        return cls(values, model, edited)
 
     # ------------------------------------------------------------------ the residual stream as a sum
 
@@ -151,7 +157,7 @@ class ActivationCache(Mapping[str, Tensor]):
             ConfigError: a layer out of range, or `mlp_input` where there is no `resid_mid`.
             HookNotFoundError: a needed activation is not in the cache.
         """
-        return self._decompose(layer, mlp_input, apply_ln, heads=False, neurons=False)
+        return self._decompose(layer, mlp_input, apply_ln, attn="out", mlp="out")
 
     def get_full_resid_decomposition(
         self,
@@ -164,7 +170,7 @@ class ActivationCache(Mapping[str, Tensor]):
 
         Arguments and errors as for `decompose_resid`. Neurons need batch * pos * d_mlp * d_model numbers a layer.
         """
-        return self._decompose(layer, mlp_input, apply_ln, heads=True, neurons=expand_neurons)
+        return self._decompose(layer, mlp_input, apply_ln, attn="heads", mlp="neurons" if expand_neurons else "out")
 
     @torch.no_grad()
     def accumulated_resid(self, layer: int | None = None, incl_mid: bool = False, apply_ln: bool = False) -> Stack:
@@ -187,17 +193,21 @@ class ActivationCache(Mapping[str, Tensor]):
         rows.append(self._stream(stop, mlp_input=False))
         labels.append("final_post" if stop == self.cfg.n_layers else f"{stop}_pre")
         stack = torch.stack(rows)
-        return Stack(self.model.ln_final.unhooked(stack) if apply_ln else stack, labels)
+        if apply_ln:
+            norm = self.model.ln_final
+            stack = norm.at_scale(stack, norm.scale(stack))
+            stack = stack if norm.b is None else stack + norm.b.to(stack.device)
+        return Stack(stack, labels)
 
     def stack_head_results(self, layer: int | None = None, apply_ln: bool = False) -> Stack:
         """What every head below `layer` wrote ("L0H0", "L0H1", ...), carried to `layer`. Errors as there."""
-        return self._only("H", self._decompose(layer, False, apply_ln, heads=True, neurons=False))
+        return self._decompose(layer, False, apply_ln, attn="heads", mlp=None, rest=False)
 
     def stack_neuron_results(self, layer: int | None = None, apply_ln: bool = False) -> Stack:
         """What every neuron below `layer` wrote ("L0N0", ...), carried to `layer`. Errors as there."""
         if self.cfg.attn_only:
             raise ConfigError("attn_only = True: this model has no neurons")
-        return self._only("N", self._decompose(layer, False, apply_ln, heads=False, neurons=True))
+        return self._decompose(layer, False, apply_ln, attn=None, mlp="neurons", rest=False)
 
     @torch.no_grad()
     def apply_ln_to_stack(self, stack: Stack, layer: int | None = None, mlp_input: bool = False) -> Stack:
@@ -207,6 +217,7 @@ class ActivationCache(Mapping[str, Tensor]):
         `mlp_input` ln2, for None or n_layers the final one; where the stream is read as it is (post-norm, no norm)
         nothing changes.
         """
+        self._check_weights()
         stop = self._layer(layer)
         if stop == self.cfg.n_layers and not mlp_input:
             name, norm = "ln_final", self.model.ln_final
@@ -217,10 +228,21 @@ class ActivationCache(Mapping[str, Tensor]):
             norm = cast(Norm, self.model.get_submodule(name))
         if norm.kind is None or (self.cfg.norm_position == "post"):
             return stack
-        values, labels = norm.at_scale(stack.values, self._get(f"{name}.hook_scale")), list(stack.labels)
+        scale = self._get(f"{name}.hook_scale")
+        if stack.values.shape[1:3] != scale.shape[:2]:
+            raise ShapeError(
+                f"rows [batch, pos] = {tuple(stack.values.shape[1:3])} do not fit the cache's "
+                f"{tuple(scale.shape[:2])}; slice the cache first: cache.slice(batch=, pos=)"
+            )
+        if f"{name}_bias" in stack.labels:
+            raise ShapeError(f"these rows went through {name} already (apply_ln=True?): they have a row '{name}_bias'")
+        values, labels = norm.at_scale(stack.values, scale), list(stack.labels)
         if norm.b is not None:
-            values = torch.cat([values, norm.b.expand(values[:1].shape)])
+            values = torch.cat([values, norm.b.to(values.device).expand(values[:1].shape)])
             labels.append(f"{name}_bias")
+        if "edits" in labels:  # the rows are complete, and hooks may have edited the norm's result as well
+            edits = self._get(f"{name}.hook_normalized") - values.sum(dim=0)
+            values, labels = torch.cat([values, edits[None]]), [*labels, f"{name}_edits"]
         return Stack(values, labels)
 
     # ------------------------------------------------------------------ logits
@@ -238,88 +260,112 @@ class ActivationCache(Mapping[str, Tensor]):
             ShapeError: answers of another shape than one, [batch] or [batch, pos].
         """
         read = self.apply_ln_to_stack(stack)
-        shape = read.values.shape[1:3]
-        chosen = self._answers(tokens, shape)
-        directions, offset = self.model.W_U.T[chosen], self.model.b_U[chosen]
+        chosen = self._answers(tokens, read.values)
+        W_U, b_U = (weight.to(read.values.device) for weight in (self.model.W_U, self.model.b_U))
+        directions, offset = W_U.T[chosen], b_U[chosen]
         if incorrect_tokens is not None:
-            others = self._answers(incorrect_tokens, shape)
-            directions, offset = directions - self.model.W_U.T[others], offset - self.model.b_U[others]
+            others = self._answers(incorrect_tokens, read.values)
+            directions, offset = directions - W_U.T[others], offset - b_U[others]
         values = einsum(read.values, directions, "row batch pos d_model, batch pos d_model -> row batch pos")
         return LogitAttribution(torch.cat([values, offset[None]]), [*read.labels, "unembed_bias"])
 
-    def _answers(self, tokens: Answer, shape: torch.Size) -> Int[Tensor, "batch pos"]:
-        device = self.model.W_U.device
-        ids = torch.tensor(self.model.to_single_token(tokens) if isinstance(tokens, str) else tokens, device=device) \
-            if not isinstance(tokens, Tensor) else tokens.to(device)  # fmt: skip
+    def _answers(
+        self, tokens: Answer, rows: Float[Tensor, "row rows_batch rows_pos d_model"]
+    ) -> Int[Tensor, "rows_batch rows_pos"]:
+        shape = rows.shape[1:3]
+        if isinstance(tokens, str):
+            tokens = self.model.to_single_token(tokens)
+        ids = torch.as_tensor(tokens, device=rows.device)
         aligned = ids[:, None] if ids.ndim == 1 else ids
         if ids.ndim > 2 or any(n not in (1, m) for n, m in zip(aligned.shape, shape, strict=False)):
             raise ShapeError(
                 f"answers have shape {tuple(ids.shape)}; allowed: one token, [batch] or [batch, pos] = {tuple(shape)}"
             )
-        return check_tokens(aligned.expand(shape), self.cfg.d_vocab, shape[1], device)
+        return check_tokens(aligned.expand(shape), self.cfg.d_vocab, shape[1], rows.device)
 
     # ------------------------------------------------------------------ the walk along the stream
 
     @torch.no_grad()
-    def _decompose(self, layer: int | None, mlp_input: bool, apply_ln: bool, heads: bool, neurons: bool) -> Stack:
-        """All writes up to a place, in order, with heads and neurons apart or together."""
+    def _decompose(
+        self,
+        layer: int | None,
+        mlp_input: bool,
+        apply_ln: bool,
+        *,
+        attn: Literal["out", "heads"] | None,
+        mlp: Literal["out", "neurons"] | None,
+        rest: bool = True,
+    ) -> Stack:
+        """The writes up to a place, in order: of attention and MLPs whole, in parts or left out, and the rest."""
+        self._check_weights()
         stop = self._layer(layer)
         if mlp_input and (self.cfg.attn_only or self.cfg.parallel_attn_mlp or stop == self.cfg.n_layers):
             raise ConfigError(f"mlp_input = True, but layer = {layer} has no resid_mid (no MLP after its attention)")
-        rows: list[Tensor] = [self._get("hook_embed")[None]]
-        labels = ["embed"]
-        if self.cfg.positional_embedding_type in ("standard", "onehot", "sinusoidal"):
-            rows.append(self._get("hook_pos_embed")[None])
-            labels.append("pos_embed")
-        bias = torch.zeros_like(rows[0])
+        if not rest and stop == 0:
+            raise ConfigError(f"layer = {layer}: there is no block below it")
+        rows: list[Tensor] = []
+        labels: list[str] = []
+        bias: Tensor | float = 0.0
         post_norm = self.cfg.norm_position == "post" and self.cfg.normalization_type is not None
 
-        def add(values: Tensor, names: list[str], constant: Tensor | None = None) -> None:
+        def add(values: Tensor, names: list[str], constant: Tensor | float = 0.0) -> None:
             nonlocal bias
             rows.append(values)
             labels.extend(names)
-            bias = bias if constant is None else bias + constant
+            bias = bias + constant
 
         def carry(norm: Norm, name: str) -> None:
+            """Everything so far through a norm of the stream, whose bias joins the others."""
             nonlocal bias
             scale = self._get(f"{name}.hook_scale")
             rows[:] = [norm.at_scale(row, scale) for row in rows]
-            bias = norm.at_scale(bias, scale) + (0 if norm.b is None else norm.b)
+            if rest:
+                bias = norm.at_scale(bias + torch.zeros_like(rows[0][:1]), scale)
+                bias = bias if norm.b is None else bias + norm.b.to(bias.device)
 
+        if rest:
+            add(self._get("hook_embed")[None], ["embed"])
+            if self.model.positions_write:
+                add(self._get("hook_pos_embed")[None], ["pos_embed"])
         for i, block in enumerate(self.model.blocks[: stop + mlp_input]):
-            add(*self._attn_writes(i, heads))
+            if attn is not None:
+                add(*self._attn_writes(i, heads=attn == "heads"))
             if post_norm:
                 carry(block.ln1, f"blocks.{i}.ln1")
             if self.cfg.attn_only or (mlp_input and i == stop):
                 continue
-            add(*self._mlp_writes(i, neurons))
+            if mlp is not None:
+                add(*self._mlp_writes(i, neurons=mlp == "neurons"))
             if post_norm:
                 carry(block.ln2, f"blocks.{i}.ln2")
 
-        if heads or neurons or post_norm:
-            add(bias, ["bias"])
-        if self.edited:
+        if rest and (attn == "heads" or mlp == "neurons" or post_norm):
+            add(bias + torch.zeros_like(rows[0][:1]), ["bias"])
+        if rest and self.edited:
             add((self._stream(stop, mlp_input) - torch.cat(rows).sum(dim=0))[None], ["edits"])
         stack = Stack(torch.cat(rows), labels)
         return self.apply_ln_to_stack(stack, layer, mlp_input) if apply_ln else stack
 
-    def _attn_writes(self, i: int, heads: bool) -> tuple[Tensor, list[str], Tensor | None]:
+    def _attn_writes(self, i: int, heads: bool) -> tuple[Tensor, list[str], Tensor | float]:
         """Rows, their labels, and the bias that is not in the rows."""
         if not heads:
-            return self._get(f"blocks.{i}.hook_attn_out")[None], [f"{i}_attn_out"], None
+            return self._get(f"blocks.{i}.hook_attn_out")[None], [f"{i}_attn_out"], 0.0
         attn = self.model.blocks[i].attn
         name = f"blocks.{i}.attn.hook_result"
-        cached = self._values.get(name)
-        result = einsum(self._get(f"blocks.{i}.attn.hook_z"), attn.W_O, PER_HEAD) if cached is None else cached
-        return result.permute(2, 0, 1, 3), [f"L{i}H{h}" for h in range(self.cfg.n_heads)], attn.b_O
+        result = self._values.get(name)
+        if result is None:
+            z = self._get(f"blocks.{i}.attn.hook_z")
+            result = einsum(z, attn.W_O.to(z.device), WRITE_PER_HEAD)
+        labels = [f"L{i}H{head}" for head in range(self.cfg.n_heads)]
+        return result.permute(2, 0, 1, 3), labels, attn.b_O.to(result.device)
 
-    def _mlp_writes(self, i: int, neurons: bool) -> tuple[Tensor, list[str], Tensor | None]:
+    def _mlp_writes(self, i: int, neurons: bool) -> tuple[Tensor, list[str], Tensor | float]:
         if not neurons:
-            return self._get(f"blocks.{i}.hook_mlp_out")[None], [f"{i}_mlp_out"], None
+            return self._get(f"blocks.{i}.hook_mlp_out")[None], [f"{i}_mlp_out"], 0.0
         mlp = self.model.blocks[i].mlp
         post = self._get(f"blocks.{i}.mlp.hook_post")
-        written = post.permute(2, 0, 1)[..., None] * mlp.W_out[:, None, None, :]
-        return written, [f"L{i}N{n}" for n in range(self.cfg.d_mlp)], mlp.b_out
+        written = post.permute(2, 0, 1)[..., None] * mlp.W_out.to(post.device)[:, None, None, :]
+        return written, [f"L{i}N{neuron}" for neuron in range(self.cfg.d_mlp)], mlp.b_out.to(post.device)
 
     def _stream(self, stop: int, mlp_input: bool) -> Tensor:
         if mlp_input:
@@ -328,12 +374,11 @@ class ActivationCache(Mapping[str, Tensor]):
             return self._get(f"blocks.{stop}.hook_resid_pre")
         if stop:
             return self._get(f"blocks.{stop - 1}.hook_resid_post")
-        return self.decompose_resid().values.sum(dim=0)  # no blocks: the embeddings are the stream
+        vectors = self._get("hook_pos_embed") if self.model.positions_write else 0.0
+        return self._get("hook_embed") + vectors  # no blocks: the embeddings are the stream
 
     def _get(self, name: str) -> Tensor:
-        """A needed activation; the weights that go with it must still be those of the run."""
-        if _version(self.model) != self._weights_version:
-            raise ShapeError("the model's weights changed after this cache was made, so they no longer belong together")
+        """A needed activation."""
         if name not in self._values:
             raise HookNotFoundError(
                 f"this needs {name!r}, which the cache does not hold; widen names_filter= (or stop_at_layer=)"
@@ -341,37 +386,34 @@ class ActivationCache(Mapping[str, Tensor]):
             )
         return self._values[name]
 
+    def _check_weights(self) -> None:
+        """The weights that a decomposition reads must still be those of the run."""
+        if _weights_now(self.model) != self._weights:
+            raise CacheError("the model's weights changed after this cache was made: run it again")
+
     def _layer(self, layer: int | None) -> int:
-        n = self.cfg.n_layers
-        if layer is None:
-            return n
-        if not -n <= layer <= n:
-            raise ConfigError(f"layer = {layer}; allowed: {-n} to {n} ({n} layers), or None for the final stream")
-        return layer + n * (layer < 0)
-
-    @staticmethod
-    def _only(kind: str, stack: Stack) -> Stack:
-        chosen = [n for n, label in enumerate(stack.labels) if label.startswith("L") and kind in label]
-        return Stack(stack.values[chosen], [stack.labels[n] for n in chosen])
+        return self.cfg.n_layers if layer is None else layer_index(layer, self.cfg.n_layers, "layer", end=True)
 
 
-def _version(model: "HookedTransformer") -> int:
-    """A number that grows whenever a weight is written to."""
-    return sum(p._version for p in model.parameters() if not p.is_inference())
+def _weights_now(model: "HookedTransformer") -> list[tuple[object, ...]]:
+    """Changes whenever a weight is replaced, cast, moved or written to (other than through `.data`)."""
+    return [(p.data_ptr(), p.dtype, None if p.is_inference() else p._version) for p in model.parameters()]
 
 
-def _select(value: Tensor, axis: int, index: int | slice | Sequence[int] | None, what: str) -> Tensor:
-    """Some entries along an axis, which stays."""
+def select(value: Tensor, axis: int, index: int | slice | Sequence[int] | None, what: str) -> Tensor:
+    """Some entries along an axis, which stays. Raises `ShapeError` out of range, or where nothing is selected."""
     if index is None:
         return value
     size = value.shape[axis]
-    wanted = [index] if isinstance(index, int) else index
-    if isinstance(wanted, slice):
-        chosen = list(range(size))[wanted]
+    if isinstance(index, slice):
+        chosen = list(range(size))[index]
     else:
-        if bad := [i for i in wanted if not -size <= i < size]:
-            raise ShapeError(f"{what} {bad[0]} is out of range; allowed: {-size} to {size - 1}")
-        chosen = [i % size for i in wanted]
+        wanted = index.tolist() if isinstance(index, Tensor | np.ndarray) else index
+        wanted = list(wanted) if isinstance(wanted, Sequence) else [wanted]
+        for i in wanted:
+            if isinstance(i, bool) or not isinstance(i, Integral) or not -size <= int(i) < size:
+                raise ShapeError(f"{what} = {i!r}; allowed: integers from {-size} to {size - 1}, or a slice")
+        chosen = [int(i) % size for i in wanted]
     if not chosen:
         raise ShapeError(f"{what} = {index!r} selects nothing of {size}")
     if chosen == list(range(chosen[0], chosen[0] + len(chosen))):

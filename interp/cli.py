@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import entry_points, version
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
 
 from interp.errors import InterpError
 
-typer_app = typer.Typer(
+app = typer.Typer(
     help="Inspect attention, build circuits by hand, cache and patch activations.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,7 +29,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@typer_app.callback()
+@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -37,12 +38,15 @@ def _options(
     pass
 
 
-def app() -> None:
+def main() -> None:
     """Run the command line; errors made on purpose end it with one line and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a token must not end the run
     for entry in entry_points(group="interp.commands"):
-        entry.load()(typer_app)
+        entry.load()(app)
     try:
-        typer_app()
+        app()
     except (InterpError, OSError) as error:
         typer.echo(f"interp: {error}", err=True)
         sys.exit(2)

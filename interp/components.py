@@ -14,6 +14,7 @@ Weights have the field's shapes (`W_Q[head, d_model, d_head]`) but lie in memory
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from interp.config import NormType, TransformerConfig
 from interp.hooks import HookPoint
+from interp.private_reads import PrivateRead, PrivateReads
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -31,12 +33,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
 }
 
-PER_HEAD = "batch pos head d_head, head d_head d_model -> batch pos head d_model"
+WRITE_PER_HEAD = "batch pos head d_head, head d_head d_model -> batch pos head d_model"
+NO_EDITS = PrivateReads()
 READ_PER_HEAD = "batch pos head d_model, head d_model d_head -> batch pos head d_head"
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class SideInputs:
     """What a block needs to know beyond the stream itself.
 
     Attributes:
@@ -48,15 +51,6 @@ class Surroundings:
     visible: Bool[Tensor, "batch_or_1 1 query_pos key_pos"]
     rotation: tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]] | None
     position_reads: Float[Tensor, "batch pos d_model"] | None
-
-
-@dataclass(frozen=True)
-class PrivateReads:
-    """How edits of the heads' own copies of the stream change what they read after the norm; None: no edits."""
-
-    q: Float[Tensor, "batch pos head d_model"] | None
-    k: Float[Tensor, "batch pos kv_head d_model"] | None
-    v: Float[Tensor, "batch pos kv_head d_model"] | None
 
 
 def visible_keys(
@@ -74,14 +68,14 @@ def visible_keys(
 
 
 def rotary_angles(
-    cfg: TransformerConfig, positions: Int[Tensor, "batch_or_1 pos"]
+    cfg: TransformerConfig, positions: Int[Tensor, "batch_or_1 pos"], dtype: torch.dtype
 ) -> tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]] | None:
     """Cosines and sines of `position / base^(2 i / rotary_dim)` (Su et al. 2021, equation 15), computed in float64."""
     if cfg.rotary_dim is None or cfg.rotary_base is None:
         return None
     pair = torch.arange(0, cfg.rotary_dim, 2, dtype=torch.float64, device=positions.device)
     angles = positions[..., None, None] * cfg.rotary_base ** (-pair / cfg.rotary_dim)
-    return angles.cos().to(cfg.dtype), angles.sin().to(cfg.dtype)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(
@@ -89,7 +83,7 @@ def rotate(
     rotation: tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]],
 ) -> Float[Tensor, "batch pos n d_head"]:
     """Turn dimensions (i, i + pairs) of every head by its position's angles; the rest pass through."""
-    cos, sin = (part.to(x.dtype) for part in rotation)
+    cos, sin = rotation
     pairs = cos.shape[-1]
     first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
@@ -104,7 +98,9 @@ class Norm(nn.Module):
         self.w = nn.Parameter(torch.ones(size)) if kind else None
         self.b = nn.Parameter(torch.zeros(size)) if kind == "LN" else None
         if kind:
-            self.hook_scale = HookPoint(f"{axes} 1", "what the norm divides by: sqrt(variance + eps)")
+            self.hook_scale = HookPoint(
+                f"{axes} 1", "what the norm divides by: the root of the variance (RMS: mean square) + eps"
+            )
             self.hook_normalized = HookPoint(f"{axes} {last}", "output of the norm, gain and bias included")
 
     def scale(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes 1"]:
@@ -115,7 +111,7 @@ class Norm(nn.Module):
         """The norm without its bias at a given scale: a *linear* map of `x`, which is what makes attribution exact."""
         if self.w is None:
             return x
-        return (self._centred(_at_least_float32(x)) / scale).to(x.dtype) * self.w
+        return (self._centred(_at_least_float32(x)) / scale).to(x.dtype) * self.w.to(x.device)
 
     def _centred(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes size"]:
         return x - x.mean(-1, keepdim=True) if self.kind == "LN" else x
@@ -130,16 +126,24 @@ class Norm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes size"]:
         """As `unhooked`, with the scale and the result open to hooks."""
+        return self.read(x)[0]
+
+    def read(
+        self, x: Float[Tensor, "*axes size"]
+    ) -> tuple[Float[Tensor, "*axes size"], Float[Tensor, "*axes 1"] | None]:
+        """What `forward` returns, and the scale that hooks imposed (None where no hook may have touched it)."""
         normalized = self.unhooked(x)
         if self.w is None:
-            return normalized
+            return normalized, None
+        imposed = None
         if self.hook_scale.hooks:
             scale = self.scale(x)
             edited = self.hook_scale(scale)
             if edited is not scale:  # as a difference, so that an edit of nothing changes no bit
+                imposed = edited
                 unbiased = normalized if self.b is None else normalized - self.b
-                normalized = normalized + (unbiased * (scale / edited - 1)).to(x.dtype)
-        return self.hook_normalized(normalized)
+                normalized = normalized + (unbiased * (scale / imposed - 1)).to(x.dtype)
+        return self.hook_normalized(normalized), imposed
 
 
 class Embed(nn.Module):
@@ -172,10 +176,10 @@ class PosEmbed(nn.Module):
 def fixed_positions(cfg: TransformerConfig) -> Float[Tensor, "n_ctx d_model"]:
     """One-hot positions in the last n_ctx dimensions, or sines and cosines in turn (Vaswani et al. 2017, 3.5)."""
     if cfg.positional_embedding_type == "onehot":
-        return F.pad(torch.eye(cfg.n_ctx), (cfg.d_model - cfg.n_ctx, 0))
+        return F.pad(torch.eye(cfg.n_ctx, dtype=cfg.dtype), (cfg.d_model - cfg.n_ctx, 0))
     pair = torch.arange(0, cfg.d_model, 2, dtype=torch.float64)
     angles = torch.arange(cfg.n_ctx)[:, None] / 10_000.0 ** (pair / cfg.d_model)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(torch.get_default_dtype())
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(cfg.dtype)
 
 
 class Attention(nn.Module):
@@ -216,39 +220,69 @@ class Attention(nn.Module):
         self,
         x_qk: Float[Tensor, "batch pos d_model"],
         x_v: Float[Tensor, "batch pos d_model"],
-        around: Surroundings,
-        private: PrivateReads,
+        side: SideInputs,
+        private: PrivateReads = NO_EDITS,
     ) -> Float[Tensor, "batch pos d_model"]:
         """What all heads together write. Queries and keys read `x_qk`, values `x_v` (the same but in shortformer)."""
+        q, k, v = self._read(x_qk, x_v, side, private)
+        return self._write(self.hook_z(self._attend(q, k, v, side)))
+
+    def _read(
+        self,
+        x_qk: Float[Tensor, "batch pos d_model"],
+        x_v: Float[Tensor, "batch pos d_model"],
+        side: SideInputs,
+        private: PrivateReads,
+    ) -> tuple[
+        Float[Tensor, "batch pos head d_head"],
+        Float[Tensor, "batch pos kv_head d_head"],
+        Float[Tensor, "batch pos kv_head d_head"],
+    ]:
+        """Queries, keys and values."""
         q = self.hook_q(self.q_norm(self._project(x_qk, private.q, self.W_Q, self.b_Q)))
         k = self.hook_k(self.k_norm(self._project(x_qk, private.k, self.W_K, self.b_K)))
         v = self.hook_v(self._project(x_v, private.v, self.W_V, self.b_V))
-        if around.rotation is not None:
-            q = self.hook_rot_q(rotate(q, around.rotation))
-            k = self.hook_rot_k(rotate(k, around.rotation))
-        if self.cfg.attn_implementation == "sdpa" and not (self.hook_attn_scores.hooks or self.hook_pattern.hooks):
-            mixed = F.scaled_dot_product_attention(
+        if side.rotation is not None:
+            q = self.hook_rot_q(rotate(q, side.rotation))
+            k = self.hook_rot_k(rotate(k, side.rotation))
+        return q, k, v
+
+    def _attend(
+        self,
+        q: Float[Tensor, "batch pos head d_head"],
+        k: Float[Tensor, "batch pos kv_head d_head"],
+        v: Float[Tensor, "batch pos kv_head d_head"],
+        side: SideInputs,
+    ) -> Float[Tensor, "batch pos head d_head"]:
+        """Values mixed by `softmax(q . k / scale)`."""
+        observed = self.hook_attn_scores.hooks or self.hook_pattern.hooks
+        if self.cfg.attn_implementation == "sdpa" and not observed:
+            return F.scaled_dot_product_attention(
                 *(part.transpose(1, 2) for part in (q, k, v)),
-                attn_mask=around.visible,
+                attn_mask=side.visible,
                 scale=1 / self.cfg.attn_scale,
                 enable_gqa=self.cfg.n_key_value_heads < self.cfg.n_heads,
             ).transpose(1, 2)
-        else:
-            scores = self.hook_attn_scores(self._scores(q, k).masked_fill(~around.visible, float("-inf")))
-            pattern = self.hook_pattern(_at_least_float32(scores).softmax(dim=-1).to(q.dtype))
-            mixed = self._mix(pattern, v)
-        return self._write(self.hook_z(mixed))
+        scores = self.hook_attn_scores(self._scores(q, k).masked_fill(~side.visible, float("-inf")))
+        pattern = self.hook_pattern(_at_least_float32(scores).softmax(dim=-1).to(q.dtype))
+        return self._mix(pattern, v)
 
     def _project(
         self,
         x: Float[Tensor, "batch pos d_model"],
-        private: Float[Tensor, "batch pos n d_model"] | None,
+        private: PrivateRead | None,
         W: Float[Tensor, "n d_model d_head"],
         b: Float[Tensor, "n d_head"],
     ) -> Float[Tensor, "batch pos n d_head"]:
-        """`x @ W[h] + b[h]` for every head at once, plus what edits of the heads' own copies of `x` change."""
+        """`x @ W[h] + b[h]` for every head at once; of a head's own copy of `x` where that was edited."""
         out = F.linear(x, W.transpose(1, 2).flatten(0, 1), b.flatten()).unflatten(-1, b.shape)
-        return out if private is None else out + einsum(private, W, READ_PER_HEAD)
+        if private is None:
+            return out
+        return torch.where(
+            private.edited,
+            einsum(private.own, W, READ_PER_HEAD) + b,
+            out + einsum(private.difference, W, READ_PER_HEAD),
+        )
 
     def _scores(
         self,
@@ -273,13 +307,14 @@ class Attention(nn.Module):
         return groups.view(batch, heads, n_queries, -1).transpose(1, 2)
 
     def _write(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
-        """`sum over heads of z W_O`, plus `b_O`, plus what edits of single heads' writes change."""
+        """`sum over heads of z W_O`, plus `b_O`; the sum of the heads' edited writes where one was edited."""
         out = F.linear(z.flatten(2), self.W_O.permute(2, 0, 1).flatten(1), self.b_O)
         if self.hook_result.hooks:
-            result = einsum(z, self.W_O, PER_HEAD)
+            result = einsum(z, self.W_O, WRITE_PER_HEAD)
             edited = self.hook_result(result)
-            if edited is not result:  # the difference, so that an edit of nothing changes no bit
-                out = out + (edited - result).sum(dim=2)
+            if edited is not result:  # adding a difference of 0 changes no bit, and carries gradients
+                touched = (edited != result).any(dim=2).any(dim=-1, keepdim=True)
+                out = torch.where(touched, edited.sum(dim=2) + self.b_O, out + (edited - result).sum(dim=2))
         return out
 
 
@@ -313,20 +348,27 @@ class MLP(nn.Module):
 
 
 class Unembed(nn.Module):
-    """`x W_U + b_U`, soft-capped where the config says so. `W_U` is None where `W_E^T` does its work (tied)."""
+    """`x W_U + b_U`, soft-capped where the config says so. A tied `W_U` is a view of `W_E^T`, not a parameter."""
 
-    def __init__(self, cfg: TransformerConfig):
+    W_U: Float[Tensor, "d_model d_vocab"]
+
+    def __init__(self, cfg: TransformerConfig, embed: Embed):
         super().__init__()
         self.cap = cfg.output_logits_soft_cap
-        tied = cfg.tie_word_embeddings
-        self.W_U = None if tied else nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model).T)
+        self._tied_to = (embed,) if cfg.tie_word_embeddings else ()  # a tuple, so as not to register it twice
+        if not cfg.tie_word_embeddings:
+            self.W_U = nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model).T)
         self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab))
 
-    def forward(
-        self, x: Float[Tensor, "batch pos d_model"], W_U: Float[Tensor, "d_model d_vocab"]
-    ) -> Float[Tensor, "batch pos d_vocab"]:
+    def __getattr__(self, name: str) -> Any:
+        """Parameters, as every module finds them, and the tied `W_U`."""
+        if name == "W_U" and self._tied_to:
+            return self._tied_to[0].W_E.T
+        return super().__getattr__(name)
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits."""
-        logits = F.linear(x, W_U.T, self.b_U)
+        logits = F.linear(x, self.W_U.T, self.b_U)
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 

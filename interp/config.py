@@ -4,8 +4,9 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -98,27 +99,32 @@ class TransformerConfig:
             if name not in names:
                 raise ConfigError(f"unknown config field {name!r}{did_you_mean(name, names)}")
         missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in given]
-        if given and missing:  # copying creates the object first and fills it afterwards
+        if missing:
             raise ConfigError(f"config fields without a default are missing: {', '.join(missing)}")
         return super().__new__(cls)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made as new configs are."""
+        return self.from_dict, (self.to_dict(),)
+
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), Integral) and not isinstance(value, bool):
+                object.__setattr__(self, field.name, int(value))  # numpy's integers
         if isinstance(self.dtype, str):
             object.__setattr__(self, "dtype", _dtype(self.dtype))
         for name, value in self._derived().items():
             if getattr(self, name) is DERIVED:
                 object.__setattr__(self, name, value)
         self._check_fields()
-        for contradiction, explanation in self._contradictions():
-            if contradiction:
-                raise ConfigError(explanation)
+        self._check_combinations()
 
     def _derived(self) -> dict[str, Any]:
         heads, width = self.n_heads, self.d_head
         if heads is DERIVED and width is DERIVED:
             raise ConfigError("give n_heads, d_head or both: neither can be derived from the other fields")
         for name, value in (("d_model", self.d_model), ("n_heads", heads), ("d_head", width)):
-            if value is not DERIVED and not (_fits(value, int) and value > 0):
+            if (value is not DERIVED or name == "d_model") and not (_fits(value, int) and value > 0):
                 raise ConfigError(f"{name} = {value!r}; allowed: a positive integer")
         given, other = ("d_head", "n_heads") if heads is DERIVED else ("n_heads", "d_head")
         if (heads is DERIVED or width is DERIVED) and self.d_model % (divisor := heads or width):
@@ -153,66 +159,48 @@ class TransformerConfig:
                         f"{name} = {value!r}; allowed: {'zero or more' if name in may_be_zero else 'more than zero'}"
                     )
 
-    def _contradictions(self) -> list[tuple[bool, str]]:
-        rotary = self.positional_embedding_type == "rotary"
-        position = f"positional_embedding_type = {self.positional_embedding_type!r}"
-        return [
-            (
-                self.n_heads % self.n_key_value_heads != 0,
-                f"n_heads = {self.n_heads} is not a multiple of n_key_value_heads = {self.n_key_value_heads}",
-            ),
-            (
-                self.attn_only and self.d_mlp > 0,
-                f"attn_only = True leaves no MLP for d_mlp = {self.d_mlp}",
-            ),
-            (self.attn_only and self.gated_mlp, "attn_only = True leaves no MLP for gated_mlp = True"),
-            (
-                self.attn_only and self.parallel_attn_mlp,
-                "attn_only = True leaves no MLP for parallel_attn_mlp = True",
-            ),
-            (
-                not self.attn_only and self.d_mlp == 0,
-                "d_mlp = 0 leaves an MLP without neurons; say attn_only = True",
-            ),
-            (
-                self.parallel_attn_mlp and self.norm_position == "post",
-                "parallel_attn_mlp = True needs norm_position = 'pre': a post-norm block normalises the stream "
-                "between attention and MLP",
-            ),
-            (
-                not rotary and self.rotary_dim is not None,
-                f"rotary_dim = {self.rotary_dim} contradicts {position}",
-            ),
-            (
-                not rotary and self.rotary_base is not None,
-                f"rotary_base = {self.rotary_base} contradicts {position}",
-            ),
-            (
-                rotary and (self.rotary_dim or 0) > self.d_head,
-                f"rotary_dim = {self.rotary_dim} exceeds d_head = {self.d_head}",
-            ),
-            (
-                rotary and (self.rotary_dim or 0) % 2 == 1,
-                f"rotary_dim = {self.rotary_dim}: dimensions turn in pairs, so it must be even",
-            ),
-            (
-                self.positional_embedding_type == "onehot" and self.d_model < self.n_ctx,
-                f"one-hot positions need d_model >= n_ctx, but d_model = {self.d_model} and n_ctx = {self.n_ctx}",
-            ),
-            (
-                self.positional_embedding_type == "sinusoidal" and self.d_model % 2 == 1,
-                f"sinusoidal positions come in pairs, so d_model = {self.d_model} must be even",
-            ),
-            (
-                self.window_size is not None and self.attention_dir == "bidirectional",
-                f"window_size = {self.window_size} needs attention_dir = 'causal'",
-            ),
-            (
-                self.attn_implementation == "sdpa" and self.attn_scores_soft_cap is not None,
-                "attn_implementation = 'sdpa' cannot cap scores; drop attn_scores_soft_cap or say 'eager'",
-            ),
-            (not self.dtype.is_floating_point, f"dtype = {self.dtype}; allowed: a floating-point dtype"),
-        ]
+    def _check_combinations(self) -> None:
+        def refuse(contradiction: bool, explanation: str) -> None:
+            if contradiction:
+                raise ConfigError(explanation)
+
+        heads, kv_heads, positions = self.n_heads, self.n_key_value_heads, self.positional_embedding_type
+        refuse(heads % kv_heads != 0, f"n_heads = {heads} is not a multiple of n_key_value_heads = {kv_heads}")
+        for name in ("d_mlp", "gated_mlp", "parallel_attn_mlp"):
+            value = getattr(self, name)
+            refuse(self.attn_only and bool(value), f"attn_only = True leaves no MLP for {name} = {value}")
+        refuse(not self.attn_only and self.d_mlp == 0, "d_mlp = 0 leaves no neurons; say attn_only = True")
+        refuse(
+            self.parallel_attn_mlp and self.norm_position == "post",
+            "parallel_attn_mlp = True needs norm_position = 'pre': post-norm normalises between attention and MLP",
+        )
+        for name in ("rotary_dim", "rotary_base"):
+            value = getattr(self, name)
+            refuse(
+                positions != "rotary" and value is not None,
+                f"{name} = {value} contradicts positional_embedding_type = {positions!r}",
+            )
+        rotary_dim = self.rotary_dim or 0
+        refuse(rotary_dim > self.d_head, f"rotary_dim = {rotary_dim} exceeds d_head = {self.d_head}")
+        refuse(rotary_dim % 2 == 1, f"rotary_dim = {rotary_dim}: dimensions turn in pairs, so it must be even")
+        refuse(
+            positions == "onehot" and self.d_model < self.n_ctx,
+            f"one-hot positions need d_model >= n_ctx, but d_model = {self.d_model} and n_ctx = {self.n_ctx}",
+        )
+        refuse(
+            positions == "sinusoidal" and self.d_model % 2 == 1,
+            f"sinusoidal positions come in pairs, so d_model = {self.d_model} must be even",
+        )
+        refuse(
+            self.window_size is not None and self.attention_dir == "bidirectional",
+            f"window_size = {self.window_size} needs attention_dir = 'causal'",
+        )
+        refuse(
+            self.attn_implementation == "sdpa" and self.attn_scores_soft_cap is not None,
+            "attn_implementation = 'sdpa' cannot cap scores; drop attn_scores_soft_cap or say 'eager'",
+        )
+        allowed = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+        refuse(self.dtype not in allowed, f"dtype = {self.dtype}; allowed: {', '.join(map(str, allowed))}")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -230,7 +218,13 @@ class TransformerConfig:
     @classmethod
     def from_json(cls, text: str) -> "TransformerConfig":
         """The config whose `to_json` this is. Raises `ConfigError` as the constructor does."""
-        return cls.from_dict(json.loads(text))
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"a config is a JSON object, not {values!r}")
+        return cls.from_dict(values)
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -242,7 +236,7 @@ def _dtype(name: str) -> torch.dtype:
 
 def _alternatives(hint: Any) -> list[Any]:
     """The types and literal values that a field's annotation allows, in a flat list."""
-    if isinstance(hint, UnionType) or get_origin(hint) is Literal or str(get_origin(hint)) == "typing.Union":
+    if get_origin(hint) in (Literal, Union, UnionType):
         return [leaf for part in get_args(hint) for leaf in _alternatives(part)]
     return [hint]
 

@@ -30,6 +30,14 @@ class HookNotFiredError(InterpError, RuntimeError):
     """A hook was asked for that this run cannot reach, or did not reach."""
 
 
+class CacheError(InterpError, RuntimeError):
+    """A cache and the model it is read with do not belong together."""
+
+
+class RangeError(InterpError, ValueError):
+    """Values that cannot be what they are said to be, such as a pattern with entries above 1."""
+
+
 class CheckpointError(InterpError, ValueError):
     """A file of weights, activations or configuration cannot be used; no half-loaded object is returned."""
 

@@ -26,7 +26,8 @@ def induction_score(
     """Prefix matching: mean attention to the tokens that followed earlier occurrences of the query's own token.
 
     Summed over the earlier occurrences of a query, averaged over the queries that have one; 1 for a perfect head
-    however many occurrences share its attention (Olsson et al. 2022, "Program Synthesis" appendix).
+    however many occurrences share its attention. (Prefix matching is defined in Olsson et al. 2022, who average the
+    single entries of the pattern instead.)
 
     Raises:
         ShapeError: the pattern does not fit the tokens.

@@ -3,26 +3,27 @@
 A `HookPoint` sits in the forward pass as `x = self.hook_resid_pre(x)`. Without hooks that returns `x` and costs a
 call. Rules that hold everywhere:
 
-- A forward hook `fn(activation, hook) -> tensor | None` receives a copy of its own: it may keep it, edit it in place,
-  or return another tensor of the same shape, dtype and device. No other hook and no cache sees that edit afterwards.
+- A forward hook `fn(activation, hook) -> tensor | None` receives a copy that no cache and no earlier hook holds. It may
+  edit it in place or return another tensor of the same shape, dtype and device; the model goes on with that tensor, so
+  clone what you keep and mean to change later.
 - A backward hook `fn(gradient, hook) -> tensor | (tensor,) | None` does the same to the gradient that flows back
   through the point.
-- Hooks at one point run in the order in which they were added.
+- Hooks at one point run in the order in which they were added, backward hooks too.
+- Hooks belong to the model: runs in several threads at once would see each other's.
 - *Lazy* points are not computed until something asks for them by name.
 """
 
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from interp.errors import HookNotFiredError, HookNotFoundError, ShapeError, did_you_mean
+from interp.errors import ConfigError, HookNotFoundError, ShapeError, did_you_mean
 
 HookFn = Callable[[Tensor, "HookPoint"], Any]
 """What a caller supplies: sees an activation (or gradient) and returns its replacement, or None."""
@@ -43,7 +44,9 @@ class Hook:
         asked: the name as the caller wrote it, for messages.
         observes: a promise never to edit, which saves the copy (caches).
         fired: whether it ran since it was added.
-        live: whether it still acts on gradients of graphs built while it was attached.
+        edited: whether it returned another tensor, or wrote to the one it was given.
+        on_graph: whether a graph exists whose gradients it will see.
+        live: whether it still acts on the gradients of such graphs.
     """
 
     fn: HookFn
@@ -51,6 +54,8 @@ class Hook:
     asked: Any
     observes: bool = False
     fired: bool = False
+    edited: bool = False
+    on_graph: bool = False
     live: bool = True
 
 
@@ -92,21 +97,23 @@ class HookPoint:
         return self._run(value) if self.hooks else value
 
     def _run(self, value: Tensor) -> Tensor:
-        callers_tensor = False  # a hook may have kept or returned a tensor that it goes on using
-        for hook in tuple(self.hooks):
-            hook.fired = hook.fired or hook.direction == "fwd"
-            if hook.direction == "bwd":
-                value = self._watch_gradient(value, hook)
-            elif hook.observes:
+        callers_tensor = False  # a caller's hook may go on using the tensor that it was given or returned
+        for hook in [hook for hook in self.hooks if hook.direction == "fwd"]:
+            hook.fired = True
+            if hook.observes:
                 hook.fn(value.clone() if callers_tensor else value, self)
             else:
                 value = self._replace(value.clone(), hook)
                 callers_tensor = True
-        return value
+        if callers_tensor:
+            value = value.clone()
+        backward = [hook for hook in self.hooks if hook.direction == "bwd"]
+        return self._watch_gradient(value, backward) if backward else value
 
     def _replace(self, own: Tensor, hook: Hook) -> Tensor:
         """Call `hook` on a tensor it owns; what it returns, else that tensor with its edits."""
         shape, dtype, device = own.shape, own.dtype, own.device
+        version = None if own.is_inference() else own._version
         place = f"{self.name} ({hook.direction})"
         try:
             result = hook.fn(own, self)
@@ -122,6 +129,7 @@ class HookPoint:
                 f"the hook at {place} returned {type(result).__name__}; allowed: a tensor of shape "
                 f"{tuple(shape)}, or None"
             )
+        hook.edited = hook.edited or result is not own or version is None or own._version != version
         for what, got, want in (
             ("shape", tuple(result.shape), tuple(shape)),
             ("dtype", result.dtype, dtype),
@@ -132,21 +140,22 @@ class HookPoint:
                 raise ShapeError(f"the hook at {place} gave back {what} {got}; it must be {want}{axes}")
         return result
 
-    def _watch_gradient(self, value: Tensor, hook: Hook) -> Tensor:
+    def _watch_gradient(self, value: Tensor, hooks: list[Hook]) -> Tensor:
+        """Let backward hooks see the gradient that will flow through here, if one will."""
         if not (value.requires_grad and torch.is_grad_enabled()):
-            raise HookNotFiredError(
-                f"the backward hook at {self.name} can never fire: no gradient flows through it "
-                "(grad mode is off, or no parameter before it requires one)"
-            )
+            return value
         value = value.view_as(value)  # a node of its own, so that points sharing a tensor keep their order
 
-        def on_gradient(gradient: Tensor) -> Tensor | None:
-            if not hook.live:
-                return None
-            hook.fired = True
-            return self._replace(gradient.clone(), hook)
+        def on_gradient(gradient: Tensor) -> Tensor:
+            for hook in hooks:
+                if hook.live:
+                    hook.fired = True
+                    gradient = self._replace(gradient.clone(), hook)
+            return gradient
 
         value.register_hook(on_gradient)
+        for hook in hooks:
+            hook.on_graph = True
         return value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "HookPoint":
@@ -163,6 +172,17 @@ def layer_of(name: str) -> int | None:
     """The block number in a full name, or None outside the blocks."""
     found = re.match(r"blocks\.(\d+)\.", name)
     return int(found[1]) if found else None
+
+
+def layer_index(layer: int, n_layers: int, what: str, *, end: bool = False) -> int:
+    """`layer` counted from 0, where negative ones count from the end; with `end`, n_layers stands for after the last.
+
+    Raises `ConfigError` out of range.
+    """
+    highest = n_layers if end else n_layers - 1
+    if isinstance(layer, bool) or not -n_layers <= layer <= highest:
+        raise ConfigError(f"{what} = {layer}; allowed: {-n_layers} to {highest} (the model has {n_layers} layers)")
+    return layer + n_layers if layer < 0 else layer
 
 
 def resolve(asked: HookName, names: Sequence[str], n_layers: int) -> list[str]:
@@ -198,10 +218,24 @@ def resolve(asked: HookName, names: Sequence[str], n_layers: int) -> list[str]:
     raise HookNotFoundError(f"{asked!r} names nothing here{_range_hint(full, n_layers)}{did_you_mean(full, names)}")
 
 
+def as_pairs(hooks: Iterable[tuple[HookName, HookFn]], what: str) -> list[tuple[HookName, HookFn]]:
+    """Hooks as a list of (name, function). Raises `TypeError` for anything else."""
+    wrong = f"{what} takes a list of (name, function) pairs, not "
+    if not isinstance(hooks, Iterable):
+        raise TypeError(f"{wrong}{hooks!r}")
+    pairs = list(hooks)
+    for item in pairs:
+        if not (isinstance(item, tuple) and len(item) == 2 and callable(item[1])):
+            raise TypeError(f"{wrong}one with the item {item!r}")
+    return pairs
+
+
 def as_list(asked: HookName | Iterable[HookName] | None) -> list[HookName | None]:
     """One name, or several, as a list. Raises `HookNotFoundError` for a list without items."""
     if asked is None or isinstance(asked, str) or callable(asked):
         return [asked]
+    if not isinstance(asked, Iterable):
+        raise HookNotFoundError(f"{asked!r} is not a name, a predicate or a list of them")
     if isinstance(asked, tuple):  # a short name; several names come in a list
         return [cast(HookName, asked)]
     if not (several := list(asked)):
@@ -215,10 +249,12 @@ def _resolve_short(asked: tuple[Any, ...], names: Sequence[str], n_layers: int) 
             f"{asked!r} is not a short name; allowed: (name, layer) such as ('pattern', 3), or "
             "(name, layer, part) such as ('scale', 3, 'ln1'); several names go in a list"
         )
-    short, layer = asked[0].removeprefix("hook_"), asked[1]
-    if not -n_layers <= layer < n_layers:
-        raise HookNotFoundError(f"{asked!r}: layer {layer} of {n_layers} (allowed: {-n_layers} to {n_layers - 1})")
-    here = [name for name in names if layer_of(name) == layer % n_layers]
+    short = asked[0].removeprefix("hook_")
+    try:
+        layer = layer_index(asked[1], n_layers, "layer")
+    except ConfigError as error:
+        raise HookNotFoundError(f"{asked!r}: {error}") from None
+    here = [name for name in names if layer_of(name) == layer]
     found = [name for name in here if name.endswith(f".hook_{short}")]
     if len(asked) == 3:
         found = [name for name in found if asked[2] in name.split(".")]
@@ -292,104 +328,3 @@ class HookMap(Mapping[str, HookInfo]):
         return (
             f"<table><thead><tr><th>name</th><th>shape</th><th>meaning</th></tr></thead><tbody>{cells}</tbody></table>"
         )
-
-
-class HookedModule(nn.Module):
-    """A module whose hook points have names. Subclasses call `name_hook_points` when they are built."""
-
-    hook_points: dict[str, HookPoint]
-
-    def name_hook_points(self, n_layers: int, sizes: Mapping[str, int]) -> None:
-        """Find every `HookPoint` below this module and name it; `sizes` are the axes whose size is fixed."""
-        found = {
-            f"{path}.{attribute}".lstrip("."): point
-            for path, module in self.named_modules()
-            for attribute, point in vars(module).items()
-            if isinstance(point, HookPoint)
-        }
-        self.hook_points = dict(sorted(found.items(), key=lambda item: item[1].order))
-        for name, point in self.hook_points.items():
-            point.name = name
-        self._n_layers = n_layers
-        self._sizes = dict(sizes)
-
-    def hook_map(self) -> HookMap:
-        """The table of all hook points of this model: name, shape, meaning, and whether the point is lazy."""
-
-        def shape(point: HookPoint) -> str:
-            return " ".join(f"{axis}={self._sizes[axis]}" if axis in self._sizes else axis for axis in point.axes)
-
-        return HookMap(HookInfo(p.name, shape(p), p.meaning, p.lazy) for p in self.hook_points.values())
-
-    def resolve_hooks(self, asked: HookName | None) -> list[str]:
-        """Full names for a name in any form; None stands for every point that is not lazy.
-
-        Raises `HookNotFoundError` if it matches nothing.
-        """
-        if asked is None:
-            return [name for name, point in self.hook_points.items() if not point.lazy]
-        return resolve(asked, list(self.hook_points), self._n_layers)
-
-    def add_hook(self, name: HookName, fn: HookFn, dir: Direction = "fwd") -> None:
-        """Add a hook that stays until `reset_hooks`. Raises `HookNotFoundError` before anything is changed."""
-        self._attach([(name, fn)], dir)
-
-    def reset_hooks(self) -> None:
-        """Remove every hook from every point, backward hooks on existing graphs included."""
-        for hook in {hook for point in self.hook_points.values() for hook in point.hooks}:
-            self._detach([hook], graphs=True)
-
-    @contextmanager
-    def hooks(
-        self,
-        fwd_hooks: Sequence[tuple[HookName, HookFn]] = (),
-        bwd_hooks: Sequence[tuple[HookName, HookFn]] = (),
-    ) -> Iterator["HookedModule"]:
-        """Hooks that live for the `with` block, also when an exception ends it.
-
-        Backward hooks act on gradients computed inside the block.
-
-        Raises:
-            HookNotFoundError: a name matches nothing (before the block begins).
-            HookNotFiredError: the block ended and a hook never ran.
-        """
-        active = self._attach(fwd_hooks, "fwd")
-        try:
-            active += self._attach(bwd_hooks, "bwd")
-            yield self
-        finally:
-            self._detach(active, graphs=True)
-        self._check_fired(active)
-
-    def _attach(
-        self, named: Sequence[tuple[HookName, HookFn]], direction: Direction, observes: bool = False
-    ) -> list[Hook]:
-        places = []
-        for item in named:
-            if not (isinstance(item, tuple) and len(item) == 2 and callable(item[1])):
-                raise TypeError(f"{direction}_hooks takes a list of (name, function) pairs, not {item!r}")
-            if direction not in ("fwd", "bwd"):
-                raise ValueError(f"dir = {direction!r}; allowed: 'fwd' or 'bwd'")
-            asked, fn = item
-            places.append((self.resolve_hooks(asked), Hook(fn, direction, asked, observes)))
-        for names, hook in places:
-            for name in names:
-                self.hook_points[name].hooks.append(hook)
-        return [hook for _, hook in places]
-
-    def _detach(self, hooks: Iterable[Hook], graphs: bool) -> None:
-        """Remove hooks from all points; with `graphs`, from the autograd graphs they are already part of too."""
-        gone = set(hooks)
-        for point in self.hook_points.values():
-            point.hooks = [hook for hook in point.hooks if hook not in gone]
-        for hook in gone if graphs else ():
-            hook.live = False
-
-    @staticmethod
-    def _check_fired(hooks: Iterable[Hook]) -> None:
-        for hook in hooks:
-            if not hook.fired:
-                cause = "no gradient was computed" if hook.direction == "bwd" else "no forward pass reached it"
-                raise HookNotFiredError(
-                    f"the {hook.direction} hook on {hook.asked!r} never ran: {cause} inside the block"
-                )

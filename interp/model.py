@@ -1,9 +1,18 @@
 """The transformer, read from top to bottom.
 
 A sequence of tokens becomes a *residual stream*: one vector of width d_model for every position. Each block reads the
-stream and adds to it, first its attention heads (which move information between positions), then its MLP (which
-works on each position alone). At the end the stream is read out as logits for the next token. Every place where the
-stream is read or written, and every step in between, is a hook point; `model.hook_map()` lists them.
+stream and adds to it, first its attention heads (which move information between positions), then its MLP (which works
+on each position alone). At the end the stream is read out as logits for the next token. With norms left aside:
+
+    x = W_E[tokens] + W_pos[positions]
+    for block in blocks:
+        x = x + attention(x)
+        x = x + mlp(x)
+    logits = x @ W_U
+
+This file holds the block and the model around the blocks; attention, MLP and the rest are in `components.py`, which is
+the next to read. Every place where the stream is read or written, and every step in between, is a hook point;
+`model.hook_map()` lists them.
 """
 
 import os
@@ -11,35 +20,26 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from interp.components import (
-    MLP,
-    Attention,
-    Embed,
-    Norm,
-    PosEmbed,
-    PrivateReads,
-    Surroundings,
-    Unembed,
-    rotary_angles,
-    visible_keys,
-)
+from interp.components import MLP, Attention, Embed, Norm, PosEmbed, SideInputs, Unembed, rotary_angles, visible_keys
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, ShapeError, TokenError
 from interp.hooks import HookPoint
-from interp.running import ReturnType, Runs
-from interp.tokens import Text, Vocabulary, check_mask, check_tokens
-from interp.weights import WeightViews
+from interp.metrics import next_token_loss
+from interp.private_reads import private_reads
+from interp.running import Hooked, ReturnType
+from interp.stacked import StackedWeights
+from interp.tokens import Text, Vocabulary, check_mask, check_tokens, count_from_first
 
 
 class Block(nn.Module):
     """One layer: attention, then an MLP, each reading the stream and adding to it.
 
     With pre-norm `t = x + attn(ln1(x))`, `y = t + mlp(ln2(t))`; with post-norm `t = ln1(x + attn(x))`,
-    `y = ln2(t + mlp(t))`; in parallel `y = x + attn(ln1(x)) + mlp(ln2(x))`.
+    `y = ln2(t + mlp(t))`; in parallel `y = x + attn(ln1(x)) + mlp(ln2(x))`. In shortformer models queries and keys read
+    `ln1(x + position)`, past the hook points of ln1, which show what the values read.
     """
 
     def __init__(self, cfg: TransformerConfig):
@@ -47,39 +47,38 @@ class Block(nn.Module):
         self.cfg = cfg
         self.pre_norm = cfg.norm_position == "pre"
         kv = "kv_head" if cfg.n_key_value_heads < cfg.n_heads else "head"
-        own = "the stream as each head reads it {}, before the norm".format
+
+        def norm() -> Norm:
+            return Norm(cfg.normalization_type, cfg.d_model, cfg.eps)
+
+        # In order of execution, which is the order of hook_map().
         self.hook_resid_pre = HookPoint("batch pos d_model", "the residual stream that enters the block")
         if self.pre_norm:
-            self.ln1 = self._norm()
-        self.hook_attn_in = HookPoint(f"batch pos {kv} d_model", own("for q, k and v"), lazy=True)
-        self.hook_q_input = HookPoint("batch pos head d_model", own("for its queries"), lazy=True)
-        self.hook_k_input = HookPoint(f"batch pos {kv} d_model", own("for its keys"), lazy=True)
-        self.hook_v_input = HookPoint(f"batch pos {kv} d_model", own("for its values"), lazy=True)
+            self.ln1 = norm()
+        self.hook_attn_in = HookPoint(f"batch pos {kv} d_model", "the stream as each head alone reads it", lazy=True)
+        self.hook_q_input = HookPoint("batch pos head d_model", "the stream as its queries alone read it", lazy=True)
+        self.hook_k_input = HookPoint(f"batch pos {kv} d_model", "the stream as its keys alone read it", lazy=True)
+        self.hook_v_input = HookPoint(f"batch pos {kv} d_model", "the stream as its values alone read it", lazy=True)
         self.attn = Attention(cfg)
         self.hook_attn_out = HookPoint("batch pos d_model", "what attention adds to the stream")
         if not self.pre_norm:
-            self.ln1 = self._norm()
+            self.ln1 = norm()
         if not cfg.attn_only:
             if not cfg.parallel_attn_mlp:
                 self.hook_resid_mid = HookPoint("batch pos d_model", "the stream between attention and MLP")
-            self.hook_mlp_in = HookPoint("batch pos d_model", "the stream as the MLP reads it, before the norm", True)
+            self.hook_mlp_in = HookPoint("batch pos d_model", "the stream as the MLP alone reads it", lazy=True)
             if self.pre_norm:
-                self.ln2 = self._norm()
+                self.ln2 = norm()
             self.mlp = MLP(cfg)
             self.hook_mlp_out = HookPoint("batch pos d_model", "what the MLP adds to the stream")
             if not self.pre_norm:
-                self.ln2 = self._norm()
+                self.ln2 = norm()
         self.hook_resid_post = HookPoint("batch pos d_model", "the residual stream that leaves the block")
 
-    def _norm(self) -> Norm:
-        return Norm(self.cfg.normalization_type, self.cfg.d_model, self.cfg.eps)
-
-    def forward(
-        self, x: Float[Tensor, "batch pos d_model"], around: Surroundings
-    ) -> Float[Tensor, "batch pos d_model"]:
+    def forward(self, x: Float[Tensor, "batch pos d_model"], side: SideInputs) -> Float[Tensor, "batch pos d_model"]:
         """The stream after this block."""
         x = self.hook_resid_pre(x)
-        attn_out = self.hook_attn_out(self._attend(x, around))
+        attn_out = self.hook_attn_out(self._attend(x, side))
         if self.cfg.parallel_attn_mlp:
             return self.hook_resid_post(x + attn_out + self._apply_mlp(x))
         x = x + attn_out
@@ -93,65 +92,20 @@ class Block(nn.Module):
             x = self.ln2(x)
         return self.hook_resid_post(x)
 
-    def _attend(
-        self, x: Float[Tensor, "batch pos d_model"], around: Surroundings
-    ) -> Float[Tensor, "batch pos d_model"]:
-        x_qk = x if around.position_reads is None else x + around.position_reads
-        read_v = self.ln1(x) if self.pre_norm else x
-        read_qk = read_v if x_qk is x else self._read(x_qk)
-        return self.attn(read_qk, read_v, around, self._private_reads(x_qk, x))
+    def _attend(self, x: Float[Tensor, "batch pos d_model"], side: SideInputs) -> Float[Tensor, "batch pos d_model"]:
+        read, imposed_scale = self.ln1.read(x) if self.pre_norm else (x, None)
+        x_qk, read_qk = x, read
+        if side.position_reads is not None:
+            x_qk = x + side.position_reads
+            read_qk = self.ln1.unhooked(x_qk) if self.pre_norm else x_qk
+        return self.attn(read_qk, read, side, private_reads(self, x_qk, x, imposed_scale))
 
     def _apply_mlp(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         x = self.hook_mlp_in(x)
         return self.hook_mlp_out(self.mlp(self.ln2(x) if self.pre_norm else x))
 
-    def _read(self, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
-        """The stream as attention reads it, past the hook points of the norm."""
-        return self.ln1.unhooked(x) if self.pre_norm else x
 
-    def _private_reads(
-        self, x_qk: Float[Tensor, "batch pos d_model"], x_v: Float[Tensor, "batch pos d_model"]
-    ) -> PrivateReads:
-        heads, kv_heads = self.cfg.n_heads, self.cfg.n_key_value_heads
-        moved = None  # how edits of `hook_attn_in` move each head's copy of the stream
-        if self.hook_attn_in.hooks:
-            copies = x_v.unsqueeze(2).expand(-1, -1, kv_heads, -1)
-            edited = self.hook_attn_in(copies)
-            moved = None if edited is copies else edited - copies
-
-        def difference(hook: HookPoint, x: Tensor, n: int) -> Tensor | None:
-            if not hook.hooks and moved is None:
-                return None
-            shared = x.unsqueeze(2).expand(-1, -1, n, -1)
-            own = hook(shared if moved is None else shared + moved.repeat_interleave(n // kv_heads, dim=2))
-            # The difference of two reads of one shape: where nothing was edited it is zero to the last bit.
-            return None if own is shared else self._read(own) - self._read(shared.contiguous())
-
-        return PrivateReads(
-            q=difference(self.hook_q_input, x_qk, heads),
-            k=difference(self.hook_k_input, x_qk, kv_heads),
-            v=difference(self.hook_v_input, x_v, kv_heads),
-        )
-
-
-def next_token_loss(
-    logits: Float[Tensor, "batch pos d_vocab"],
-    tokens: Int[Tensor, "batch pos"],
-    mask: Bool[Tensor, "batch pos"] | None = None,
-    per_token: bool = False,
-) -> Float[Tensor, ""] | Float[Tensor, "batch predicted"]:
-    """Cross-entropy in nats of every token given those before it; padding neither predicts nor is predicted."""
-    if tokens.shape[1] < 2:
-        raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
-    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
-    if mask is None:
-        return losses if per_token else losses.mean()
-    real = mask[:, 1:] & mask[:, :-1]
-    losses = losses.where(real, 0)
-    return losses if per_token else losses.sum() / real.sum()
-
-
-class HookedTransformer(Runs, WeightViews):
+class HookedTransformer(Hooked, StackedWeights):
     """A transformer with a hook point at every step.
 
     Args:
@@ -175,6 +129,7 @@ class HookedTransformer(Runs, WeightViews):
         if tokenizer is not None and tokenizer.d_vocab > cfg.d_vocab:
             raise ConfigError(f"d_vocab = {cfg.d_vocab} is too small for a vocabulary of {tokenizer.d_vocab} words")
         self.cfg, self.tokenizer = cfg, tokenizer
+        self.positions_write = cfg.positional_embedding_type in ("standard", "onehot", "sinusoidal")
         with torch.device(device or torch.get_default_device()):
             self.embed = Embed(cfg)
             self.hook_embed = HookPoint("batch pos d_model", "the token's vector: the first write to the stream")
@@ -185,7 +140,7 @@ class HookedTransformer(Runs, WeightViews):
             self.blocks = cast(Sequence[Block], nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers)))
             # In a post-norm model the last block has already normalised the stream.
             self.ln_final = Norm(cfg.normalization_type if cfg.norm_position == "pre" else None, cfg.d_model, cfg.eps)
-            self.unembed = Unembed(cfg)
+            self.unembed = Unembed(cfg, self.embed)
         self.to(cfg.dtype)
         if init_weights:
             self._init_weights()
@@ -196,7 +151,7 @@ class HookedTransformer(Runs, WeightViews):
             "d_head": cfg.d_head,
             "d_mlp": cfg.d_mlp,
         }
-        self.name_hook_points(cfg.n_layers, sizes)
+        self.name_hook_points(sizes)
 
     def forward(
         self,
@@ -226,60 +181,59 @@ class HookedTransformer(Runs, WeightViews):
             ConfigError: a layer out of range, or a return type that these layers cannot give.
         """
         first, last = self._layer_range(start_at_layer, stop_at_layer)
-        if return_type in ("loss", "both") and (start_at_layer is not None or stop_at_layer is not None):
-            raise ConfigError(f"return_type = {return_type!r} needs the whole run: start_at_layer brings no tokens to "
-                              "predict, stop_at_layer no logits")  # fmt: skip
         if return_type not in ("logits", "loss", "both", None):
             raise ConfigError(f"return_type = {return_type!r}; allowed: 'logits', 'loss', 'both' or None")
+        if loss_per_token and return_type not in ("loss", "both"):
+            raise ConfigError(f"loss_per_token = True contradicts return_type = {return_type!r}")
+        if return_type in ("loss", "both") and (start_at_layer is not None or stop_at_layer is not None):
+            raise ConfigError(f"return_type = {return_type!r} needs tokens and logits, so it excludes start_at_layer "
+                              "and stop_at_layer")  # fmt: skip
 
+        tokens = None
         if start_at_layer is None:
             tokens = self._token_ids(input)
-            mask = check_mask(attention_mask, *tokens.shape)
+            mask = check_mask(attention_mask, tokens)
             x = self.hook_embed(self.embed(tokens))  # [batch pos d_model]
-            around, position_writes = self._surroundings(x, mask)
-            if position_writes is not None:
-                x = x + position_writes
         else:
-            tokens = None
             x = self._check_stream(input)
-            mask = check_mask(attention_mask, *x.shape[:2])
-            around, _ = self._surroundings(x, mask)
+            mask = check_mask(attention_mask, x)
+        positions = torch.arange(x.shape[1], device=x.device)[None] if mask is None else count_from_first(mask)
+        position_vectors = self._position_vectors(positions, x, embedding=start_at_layer is None)
+        if self.positions_write and position_vectors is not None:
+            x = x + position_vectors
 
+        side = SideInputs(
+            visible=visible_keys(self.cfg, x.shape[1], mask, x.device),
+            rotation=rotary_angles(self.cfg, positions, x.dtype),
+            position_reads=None if self.positions_write else position_vectors,
+        )
         for block in self.blocks[first:last]:
-            x = block(x, around)
+            x = block(x, side)
         if stop_at_layer is not None:
             return x
         if return_type is None:
             return None
 
-        logits = self.unembed(self.ln_final(x), self.W_U)  # [batch pos d_vocab]
+        logits = self.unembed(self.ln_final(x))  # [batch pos d_vocab]
         if tokens is None or return_type == "logits":
             return logits
         loss = next_token_loss(logits, tokens, mask, loss_per_token)
         return (logits, loss) if return_type == "both" else loss
 
-    def _surroundings(
-        self, x: Float[Tensor, "batch pos d_model"], mask: Bool[Tensor, "batch pos"] | None
-    ) -> tuple[Surroundings, Float[Tensor, "batch pos d_model"] | None]:
-        """What blocks need beside the stream, and the positions' own write to it, if they write."""
-        batch, n_pos, _ = x.shape
-        positions = torch.arange(n_pos, device=x.device)[None]
-        if mask is not None:
-            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    def _position_vectors(
+        self, positions: Int[Tensor, "batch_or_1 pos"], x: Float[Tensor, "batch pos d_model"], embedding: bool
+    ) -> Float[Tensor, "batch pos d_model"] | None:
+        """Rows of `W_pos`, where this run uses them: for the stream when it is begun, for queries and keys always."""
         kind = self.cfg.positional_embedding_type
-        vectors = None
-        if kind not in ("rotary", "none"):
-            vectors = self.hook_pos_embed(self.pos_embed(positions).expand(batch, -1, -1))
-        around = Surroundings(
-            visible=visible_keys(self.cfg, n_pos, mask, x.device),
-            rotation=rotary_angles(self.cfg, positions),
-            position_reads=vectors if kind == "shortformer" else None,
-        )
-        return around, None if kind == "shortformer" else vectors
+        if kind in ("rotary", "none") or (self.positions_write and not embedding):
+            return None
+        return self.hook_pos_embed(self.pos_embed(positions).expand(len(x), -1, -1))
 
     # ------------------------------------------------------------------ checks on what comes in
 
     def _token_ids(self, input: Text | Tensor) -> Int[Tensor, "batch pos"]:
+        if not isinstance(input, str | Tensor) and not all(isinstance(text, str) for text in input):
+            raise TokenError(f"input is text, a list of texts or a tensor of token ids, not {input!r}")
         tokens = input if isinstance(input, Tensor) else self.to_tokens(input)
         return check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.W_E.device)
 
@@ -289,6 +243,8 @@ class HookedTransformer(Runs, WeightViews):
             raise ShapeError(f"{wanted}, not text")
         if x.ndim != 3 or x.shape[2] != self.cfg.d_model or x.dtype != self.W_E.dtype or x.numel() == 0:
             raise ShapeError(f"{wanted}, not {x.dtype} of shape {tuple(x.shape)}")
+        if x.device != self.W_E.device:
+            raise ShapeError(f"{wanted} on {self.W_E.device}, not on {x.device}")
         if x.shape[1] > self.cfg.n_ctx:
             raise ShapeError(f"{wanted} of at most n_ctx = {self.cfg.n_ctx} positions, not {x.shape[1]}")
         return x

@@ -1,15 +1,29 @@
 """Runs that watch or change what flows through the hook points."""
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from interp.cache import ActivationCache
+from interp.cache import ActivationCache, select
 from interp.config import TransformerConfig
-from interp.errors import ConfigError, HookNotFiredError
-from interp.hooks import HookedModule, HookFn, HookName, HookPoint, as_list, layer_of
+from interp.errors import CacheError, ConfigError, HookNotFiredError
+from interp.hooks import (
+    Direction,
+    Hook,
+    HookFn,
+    HookInfo,
+    HookMap,
+    HookName,
+    HookPoint,
+    as_list,
+    as_pairs,
+    layer_index,
+    layer_of,
+    resolve,
+)
 from interp.tokens import Text
 
 if TYPE_CHECKING:
@@ -18,35 +32,137 @@ if TYPE_CHECKING:
 ReturnType = Literal["logits", "loss", "both"] | None
 
 
-class Runs(HookedModule):
-    """`run_with_hooks` and `run_with_cache`, for a module whose `forward` can start and stop at a layer."""
+class RunOptions(TypedDict, total=False):
+    """What a run takes besides its input and return type; see `HookedTransformer.forward`."""
+
+    loss_per_token: bool
+    start_at_layer: int | None
+    stop_at_layer: int | None
+    attention_mask: Tensor | None
+
+
+class Hooked(nn.Module):
+    """A module whose hook points have names, and which can be run under their eyes.
+
+    A subclass calls `name_hook_points` when it is built; its `forward` takes what `HookedTransformer.forward` takes.
+    """
 
     cfg: TransformerConfig
+    hook_points: dict[str, HookPoint]
+
+    def name_hook_points(self, sizes: Mapping[str, int]) -> None:
+        """Find every `HookPoint` below this module and name it; `sizes` are the axes whose size is fixed."""
+        found = {
+            f"{path}.{attribute}".lstrip("."): point
+            for path, module in self.named_modules()
+            for attribute, point in vars(module).items()
+            if isinstance(point, HookPoint)
+        }
+        self.hook_points = dict(sorted(found.items(), key=lambda item: item[1].order))
+        for name, point in self.hook_points.items():
+            point.name = name
+        self._sizes = dict(sizes)
+
+    def hook_map(self) -> HookMap:
+        """The table of all hook points of this model: name, shape, meaning, and whether the point is lazy."""
+
+        def shape(point: HookPoint) -> str:
+            return " ".join(f"{axis}={self._sizes[axis]}" if axis in self._sizes else axis for axis in point.axes)
+
+        return HookMap(HookInfo(p.name, shape(p), p.meaning, p.lazy) for p in self.hook_points.values())
+
+    def resolve_hooks(self, asked: HookName | None) -> list[str]:
+        """Full names for a name in any form; None stands for every point that is not lazy.
+
+        A glob or a predicate takes lazy points only where it fits no others (`*hook_result`, but not `blocks.0.*`).
+        Raises `HookNotFoundError` if nothing fits.
+        """
+        names = list(self.hook_points)
+        found = names if asked is None else resolve(asked, names, self.cfg.n_layers)
+        eager = [name for name in found if not self.hook_points[name].lazy]
+        return eager or found
+
+    def add_hook(self, name: HookName, fn: HookFn, dir: Direction = "fwd") -> None:
+        """Add a hook that stays until `reset_hooks`. Raises `HookNotFoundError` before anything is changed."""
+        if dir not in ("fwd", "bwd"):
+            raise ConfigError(f"dir = {dir!r}; allowed: 'fwd' or 'bwd'")
+        self._attach(as_pairs([(name, fn)], "add_hook"), dir)
+
+    def reset_hooks(self) -> None:
+        """Remove every hook from every point; backward hooks still there stop acting on existing graphs, too."""
+        for hook in {hook for point in self.hook_points.values() for hook in point.hooks}:
+            self._detach([hook], graphs=True)
+
+    @contextmanager
+    def hooks(
+        self,
+        fwd_hooks: Iterable[tuple[HookName, HookFn]] = (),
+        bwd_hooks: Iterable[tuple[HookName, HookFn]] = (),
+    ) -> Iterator[Self]:
+        """Hooks that live for the `with` block, also when an exception ends it.
+
+        Backward hooks act on gradients computed inside the block.
+
+        Raises:
+            HookNotFoundError: a name matches nothing (before the block begins).
+            HookNotFiredError: the block ended and a hook never ran.
+        """
+        forward, backward = as_pairs(fwd_hooks, "fwd_hooks"), as_pairs(bwd_hooks, "bwd_hooks")
+        for asked, _ in forward + backward:
+            self.resolve_hooks(asked)
+        active = self._attach(forward, "fwd") + self._attach(backward, "bwd")
+        try:
+            yield self
+        finally:
+            self._detach(active, graphs=True)
+        for hook in active:
+            if not hook.fired:
+                raise HookNotFiredError(_never_ran(hook, "inside the block"))
+
+    def _attach(self, pairs: list[tuple[HookName, HookFn]], direction: Direction, observes: bool = False) -> list[Hook]:
+        places = [(self.resolve_hooks(asked), Hook(fn, direction, asked, observes)) for asked, fn in pairs]
+        for names, hook in places:
+            for name in names:
+                self.hook_points[name].hooks.append(hook)
+        return [hook for _, hook in places]
+
+    def _detach(self, hooks: Iterable[Hook], graphs: bool) -> None:
+        """Remove hooks from all points; with `graphs`, from the autograd graphs they are already part of too."""
+        gone = set(hooks)
+        for point in self.hook_points.values():
+            point.hooks = [hook for hook in point.hooks if hook not in gone]
+        for hook in gone if graphs else ():
+            hook.live = False
 
     def run_with_hooks(
         self,
         input: Text | Tensor,
         return_type: ReturnType = "logits",
-        fwd_hooks: Sequence[tuple[HookName, HookFn]] = (),
-        bwd_hooks: Sequence[tuple[HookName, HookFn]] = (),
-        **forward: Any,
+        fwd_hooks: Iterable[tuple[HookName, HookFn]] = (),
+        bwd_hooks: Iterable[tuple[HookName, HookFn]] = (),
+        **options: Unpack[RunOptions],
     ) -> Any:
-        """One run with hooks that live for this call, also when it raises.
+        """One run with hooks that live for this call, also when it raises; returns what the run returns.
 
         Backward hooks stay on the graph that this call builds: they act when the caller differentiates the result.
 
         Raises what `forward` raises, and before the run:
             HookNotFoundError: a name matches nothing.
-            HookNotFiredError: a name matches only points that these layers do not reach.
+            HookNotFiredError: a name matches only points that a run with these options does not reach; after the run,
+                a hook did not run after all, or no gradient can reach a backward hook.
         """
-        for asked, _ in [*fwd_hooks, *bwd_hooks]:
-            self._reached(asked, return_type, forward)
-        active = self._attach(fwd_hooks, "fwd")
+        forward, backward = as_pairs(fwd_hooks, "fwd_hooks"), as_pairs(bwd_hooks, "bwd_hooks")
+        for asked, _ in forward + backward:
+            self._reached(asked, return_type, options)
+        active = self._attach(forward, "fwd") + self._attach(backward, "bwd")
         try:
-            active += self._attach(bwd_hooks, "bwd")
-            return self(input, return_type, **forward)
+            output = self(input, return_type, **options)
         finally:
             self._detach(active, graphs=False)
+        for hook in active:
+            if not (hook.fired or hook.on_graph):
+                raise HookNotFiredError(_never_ran(hook, "in this run"))
+        return output
 
     def run_with_cache(
         self,
@@ -56,58 +172,64 @@ class Runs(HookedModule):
         device: str | torch.device | None = None,
         pos_slice: int | slice | Sequence[int] | None = None,
         incl_bwd: bool = False,
-        **forward: Any,
+        **options: Unpack[RunOptions],
     ) -> tuple[Any, ActivationCache]:
         """One run, and what flowed through its hook points (detached from the graph).
 
         Args:
-            input, return_type, forward: as for calling the model.
+            input, return_type, options: as for calling the model.
             names_filter: which points; None stands for all that are not lazy.
             device: where the cache is kept.
-            pos_slice: the positions to keep (for scores and patterns: query positions).
-            incl_bwd: also the gradient of the loss at each point, as `name + "_grad"`; needs `return_type="loss"`.
-                No parameter's `.grad` is touched.
+            pos_slice: the positions to keep (for scores and patterns: query positions); the others take no memory.
+            incl_bwd: also the gradient of the loss at each point that it depends on, as `name + "_grad"`; needs
+                `return_type="loss"`. No parameter's `.grad` is touched.
 
         Raises as `run_with_hooks`; `ConfigError` for `incl_bwd` without a scalar loss.
         """
-        if incl_bwd and (return_type != "loss" or forward.get("loss_per_token")):
+        if incl_bwd and (return_type != "loss" or options.get("loss_per_token")):
             raise ConfigError("incl_bwd differentiates the mean loss: pass return_type='loss', loss_per_token=False")
-        reached = {name for asked in as_list(names_filter) for name in self._reached(asked, return_type, forward)}
-        edited = any(not h.observes and h.direction == "fwd" for p in self.hook_points.values() for h in p.hooks)
+        reached = {name for asked in as_list(names_filter) for name in self._reached(asked, return_type, options)}
         kept: dict[str, Tensor] = {}
         in_graph: dict[str, Tensor] = {}
 
+        def part(value: Tensor, hook: HookPoint) -> Tensor:
+            value = value.detach()
+            if pos_slice is not None:  # a copy, so that the whole tensor is not held
+                value = select(value, hook.pos_axis, pos_slice, "pos").clone()
+            return value if device is None else value.to(device)
+
         def keep(value: Tensor, hook: HookPoint) -> Tensor:
-            in_graph[hook.name] = value
-            kept[hook.name] = value.detach()
+            if hook.name in kept:
+                raise CacheError(
+                    f"{hook.name} ran twice in one cached run: by a run inside a hook, or in another thread"
+                )
+            kept[hook.name] = part(value, hook)
+            if incl_bwd:
+                in_graph[hook.name] = value
             return value
 
+        callers = [hook for point in self.hook_points.values() for hook in point.hooks]
+        for hook in callers:
+            hook.edited = False
+        # A hook that only observes lets lazy values pass beside the graph, so gradients need one that takes part in it.
         names = [name for name in self.hook_points if name in reached]
         active = self._attach([(name, keep) for name in names], "fwd", observes=not incl_bwd)
         try:
             with torch.set_grad_enabled(incl_bwd or torch.is_grad_enabled()):
-                output = self(input, return_type, **forward)
+                output = self(input, return_type, **options)
                 if incl_bwd:
-                    for name, gradient in self._gradients(output, in_graph).items():
-                        kept[f"{name}_grad"] = gradient
+                    for name, gradient in _gradients(output, in_graph).items():
+                        kept[f"{name}_grad"] = part(gradient, self.hook_points[name])
         finally:
             self._detach(active, graphs=True)
-        cache = ActivationCache(kept, cast("HookedTransformer", self), edited=edited)
-        if pos_slice is not None:
-            cache = cache.slice(pos=pos_slice)
-        return output, cache if device is None else cache.to(device)
+        if missing := [name for name in names if name not in kept]:
+            raise HookNotFiredError(f"{len(missing)} points never ran in this run, {missing[0]!r} first among them")
+        edited = any(hook.edited for hook in callers if hook.direction == "fwd")
+        return output, ActivationCache(kept, cast("HookedTransformer", self), edited=edited)
 
-    @staticmethod
-    def _gradients(loss: Tensor, in_graph: dict[str, Tensor]) -> dict[str, Tensor]:
-        if not loss.requires_grad:
-            raise HookNotFiredError("incl_bwd: no parameter requires a gradient, so no gradient flows")
-        inputs = {name: value for name, value in in_graph.items() if value.requires_grad}
-        gradients = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True, retain_graph=True)
-        return {n: g.detach() for n, g in zip(inputs, gradients, strict=True) if g is not None}
-
-    def _reached(self, asked: HookName | None, return_type: ReturnType, forward: dict[str, Any]) -> list[str]:
+    def _reached(self, asked: HookName | None, return_type: ReturnType, options: RunOptions) -> list[str]:
         """The points that `asked` names and a run with these options passes; an error if there are none."""
-        start, stop = forward.get("start_at_layer"), forward.get("stop_at_layer")
+        start, stop = options.get("start_at_layer"), options.get("stop_at_layer")
         first, last = self._layer_range(start, stop)
 
         def passed(name: str) -> bool:
@@ -116,7 +238,8 @@ class Runs(HookedModule):
                 return first <= layer < last
             if name.startswith("ln_final"):
                 return stop is None and return_type is not None
-            return start is None or name == "hook_pos_embed"
+            read_by_heads = name == "hook_pos_embed" and self.cfg.positional_embedding_type == "shortformer"
+            return start is None or read_by_heads
 
         found = [name for name in self.resolve_hooks(asked) if passed(name)]
         if not found:
@@ -126,11 +249,24 @@ class Runs(HookedModule):
 
     def _layer_range(self, start: int | None, stop: int | None) -> tuple[int, int]:
         n = self.cfg.n_layers
-        for name, layer in (("start_at_layer", start), ("stop_at_layer", stop)):
-            if layer is not None and not -n <= layer <= n:
-                raise ConfigError(f"{name} = {layer}; allowed: {-n} to {n} ({n} layers)")
-        first = 0 if start is None else start + n * (start < 0)
-        last = n if stop is None else stop + n * (stop < 0)
+        first = 0 if start is None else layer_index(start, n, "start_at_layer", end=True)
+        last = n if stop is None else layer_index(stop, n, "stop_at_layer", end=True)
         if first > last:
             raise ConfigError(f"start_at_layer = {start} comes after stop_at_layer = {stop}")
         return first, last
+
+
+def _never_ran(hook: Hook, where: str) -> str:
+    cause = (
+        "no forward pass reached it" if hook.direction == "fwd" else "no gradient flowed through it (is grad mode on?)"
+    )
+    return f"the {hook.direction} hook on {hook.asked!r} never ran {where}: {cause}"
+
+
+def _gradients(loss: Tensor, in_graph: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The gradient of the loss at each value that it depends on."""
+    if not loss.requires_grad:
+        raise HookNotFiredError("incl_bwd: no gradient flows (inference mode, or no parameter requires one)")
+    inputs = {name: value for name, value in in_graph.items() if value.requires_grad}
+    gradients = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True, retain_graph=True)
+    return {name: gradient for name, gradient in zip(inputs, gradients, strict=True) if gradient is not None}

@@ -13,6 +13,14 @@ Text = str | list[str] | tuple[str, ...]
 """One text, or a batch of them."""
 
 
+MARKS = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"}
+
+
+def visible(token: str) -> str:
+    """A token as it can be shown anywhere: white space as marks, other unprintable characters as escapes."""
+    return "".join(MARKS.get(c) or (c if c.isprintable() else c.encode("unicode_escape").decode()) for c in token)
+
+
 class Vocabulary:
     """A predefined list of words; a word's id is its place in the list.
 
@@ -30,11 +38,12 @@ class Vocabulary:
 
     def __init__(self, words: Iterable[str], *, sep: str | None = None, bos: str | None = None):
         self.words = tuple(words)
-        self.sep = ("" if all(len(word) == 1 for word in self.words) else " ") if sep is None else sep
         self.bos = bos
         self._ids = {word: i for i, word in enumerate(self.words)}
-        if not self.words or "" in self._ids:
-            raise TokenError("a vocabulary needs at least one word, and no word may be empty")
+        if not self.words or not all(isinstance(word, str) and word for word in self.words):
+            raise TokenError("a vocabulary needs at least one word, and every word is a string that is not empty")
+        self._longest = max(map(len, self.words))
+        self.sep = ("" if all(len(word) == 1 for word in self.words) else " ") if sep is None else sep
         for i, word in enumerate(self.words):
             if self._ids[word] != i:
                 raise TokenError(f"word {word!r} stands at places {i} and {self._ids[word]} of the vocabulary")
@@ -42,7 +51,6 @@ class Vocabulary:
                 raise TokenError(f"word {word!r} contains the separator {self.sep!r}; give another sep=")
         if bos is not None:
             self.to_single_token(bos)
-        self._longest = max(map(len, self.words))
 
     @property
     def d_vocab(self) -> int:
@@ -87,8 +95,10 @@ class Vocabulary:
         rows = []
         for one in [text] if isinstance(text, str) else text:
             words = self.split(one)
-            missing = prepend_bos and words[:1] != [self.bos]
-            rows.append([self._ids[word] for word in ([self.bos] if missing else []) + words if word is not None])
+            start = [self.bos] if prepend_bos and self.bos is not None and words[:1] != [self.bos] else []
+            rows.append([self._ids[word] for word in start + words])
+        if not rows:
+            raise TokenError("an empty batch: at least one text is needed")
         if len(lengths := {len(row) for row in rows}) > 1:
             raise TokenError(f"texts of {sorted(lengths)} words do not fit one batch, and a Vocabulary does not pad")
         return torch.tensor(rows, dtype=torch.long).view(len(rows), -1)
@@ -97,7 +107,9 @@ class Vocabulary:
         """The words of one text, or of one sequence of ids. Raises `TokenError` for ids out of range."""
         if isinstance(text, str):
             return self.split(text)
-        ids = [int(i) for i in text.flatten()]
+        if text.dtype.is_floating_point or text.ndim not in (1, 2) or (text.ndim == 2 and len(text) != 1):
+            raise TokenError(f"one sequence of integer ids is needed, not {text.dtype} of shape {tuple(text.shape)}")
+        ids = text.flatten().tolist()
         for place, i in enumerate(ids):
             if not 0 <= i < self.d_vocab:
                 raise TokenError(f"token {i} at place {place}; allowed: 0 to {self.d_vocab - 1}")
@@ -122,9 +134,6 @@ class Vocabulary:
     def from_dict(cls, values: dict[str, Any]) -> "Vocabulary":
         """The vocabulary whose `to_dict` this is."""
         return cls(values["words"], sep=values["sep"], bos=values["bos"])
-
-    def __len__(self) -> int:
-        return self.d_vocab
 
     def __repr__(self) -> str:
         return f"Vocabulary({self.d_vocab} words, sep={self.sep!r}, bos={self.bos!r})"
@@ -157,18 +166,29 @@ def check_tokens(tokens: Tensor, d_vocab: int, n_ctx: int, device: torch.device)
     return tokens
 
 
-def check_mask(mask: Tensor | None, batch: int, n_pos: int) -> Bool[Tensor, "batch pos"] | None:
+def check_mask(mask: Any, beside: Tensor) -> Bool[Tensor, "batch pos"] | None:
     """An attention mask (true: a real token; false: padding) as booleans, or None.
 
-    Raises `ShapeError` for another shape than [batch, pos], values other than 0 and 1, or a sequence of padding only.
+    `beside` are the tokens [batch, pos] or the stream [batch, pos, d_model] that it masks. Raises `ShapeError` for
+    another shape or device, values other than 0 and 1, or a sequence of padding only.
     """
     if mask is None:
         return None
-    if tuple(mask.shape) != (batch, n_pos):
-        raise ShapeError(f"attention_mask has shape {tuple(mask.shape)}; the tokens have {(batch, n_pos)}")
+    if not isinstance(mask, Tensor):
+        raise ShapeError(f"attention_mask is a tensor [batch, pos], not {type(mask).__name__}")
+    if mask.shape != beside.shape[:2] or mask.device != beside.device:
+        raise ShapeError(
+            f"attention_mask has shape {tuple(mask.shape)} on {mask.device}; "
+            f"the input has {tuple(beside.shape[:2])} on {beside.device}"
+        )
     if not ((mask == 0) | (mask == 1)).all():
         raise ShapeError("attention_mask holds 1 (or True) for real tokens and 0 (or False) for padding, nothing else")
     real = mask.bool()
     if not real.any(dim=1).all():
         raise ShapeError(f"attention_mask: sequence {int((~real.any(dim=1)).nonzero()[0])} is padding only")
     return real
+
+
+def count_from_first(mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """Positions counted from each sequence's first real token; padding before it stands at 0."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)

@@ -8,7 +8,7 @@ import pytest
 
 
 def interp(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from interp.cli import app; app()", *arguments]
+    command = [sys.executable, "-c", "from interp.cli import main; main()", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", check=False)
 
 
@@ -58,8 +58,8 @@ def test_the_demo_prints_predictions_with_their_sources(demo: tuple[str, Path]):
 
 def test_the_demo_prints_both_head_scores(demo: tuple[str, Path]):
     line = " ".join(demo[0].split())
-    assert "previous-token head (layer 1): score 1.000" in line
-    assert "induction head (layer 2): score 1.000" in line
+    assert "previous token (layer 1) │ 1.000" in line
+    assert "induction (layer 2) │ 1.000" in line
 
 
 def test_the_demo_writes_a_page_with_both_patterns(demo: tuple[str, Path]):

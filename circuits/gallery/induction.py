@@ -17,14 +17,16 @@ on what layer 1 does at position 0, where there is nothing before to attend to. 
 lecture's mask; `verify` runs the model under each of them.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp import HookedTransformer, HookPoint, TransformerConfig, Vocabulary
+from interp import ConfigError, HookedTransformer, HookPoint, TransformerConfig, Vocabulary
 from interp.hooks import HookFn, HookName
 
 TEXT = "!abacb"
@@ -49,8 +51,11 @@ def induction_model(
             table of `!abacb` comes out to one decimal; `ln((n - 1) (1 - eps) / eps)` leaves eps to the others.
         induction_sharpness: score of a match in layer 2; the slide's 100.
 
-    Raises `TokenError` for a vocabulary with repeated words, `ConfigError` for an impossible `n_ctx`.
+    Raises `TokenError` for a vocabulary with repeated words, `ConfigError` for an impossible `n_ctx` or sharpness.
     """
+    for name, sharpness in (("previous", previous_sharpness), ("induction", induction_sharpness)):
+        if not (math.isfinite(sharpness) and sharpness > 0):
+            raise ConfigError(f"{name}_sharpness = {sharpness}; allowed: a finite number above 0")
     vocabulary = Vocabulary(vocabulary) if isinstance(vocabulary, str) else vocabulary
     V, n = vocabulary.d_vocab, n_ctx
     cfg = TransformerConfig(
@@ -67,24 +72,29 @@ def induction_model(
         tie_word_embeddings=True,
     )
     model = HookedTransformer(cfg, vocabulary, init_weights=False)
-    current, previous, position = slice(0, V), slice(V, 2 * V), slice(2 * V, 2 * V + n)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-        model.embed.W_E[:, current] = torch.eye(V)
-
-        first, second = (block.attn for block in model.blocks)
-        shift = torch.diag(torch.ones(n - 1), diagonal=-1)  # row i holds a one in column i - 1
-        first.W_Q[0, position, :n] = previous_sharpness * shift
-        first.W_K[0, position, :n] = torch.eye(n)
-        first.W_V[0, current, :V] = torch.eye(V)
-        first.W_O[0, :V, previous] = torch.eye(V)
-
-        second.W_Q[0, current, :V] = induction_sharpness * torch.eye(V)
-        second.W_K[0, previous, :V] = torch.eye(V)
-        second.W_V[0, current, :V] = torch.eye(V)
-        second.W_O[0, :V, current] = GAIN * torch.eye(V)
+    _write_weights(model, previous_sharpness, induction_sharpness)
     return model
+
+
+@torch.no_grad()
+def _write_weights(model: HookedTransformer, previous_sharpness: float, induction_sharpness: float) -> None:
+    V, n = model.cfg.d_vocab, model.cfg.n_ctx
+    current, previous, position = slice(0, V), slice(V, 2 * V), slice(2 * V, 2 * V + n)
+    for parameter in model.parameters():
+        parameter.zero_()
+    model.embed.W_E[:, current] = torch.eye(V)
+
+    first, second = (block.attn for block in model.blocks)
+    shift = torch.diag(torch.ones(n - 1), diagonal=-1)  # row i holds a one in column i - 1
+    first.W_Q[0, position, :n] = previous_sharpness * shift
+    first.W_K[0, position, :n] = torch.eye(n)
+    first.W_V[0, current, :V] = torch.eye(V)
+    first.W_O[0, :V, previous] = torch.eye(V)
+
+    second.W_Q[0, current, :V] = induction_sharpness * torch.eye(V)
+    second.W_K[0, previous, :V] = torch.eye(V)
+    second.W_V[0, current, :V] = torch.eye(V)
+    second.W_O[0, :V, current] = GAIN * torch.eye(V)
 
 
 # ---------------------------------------------------------------------- how the lecture's mask can be read
@@ -172,7 +182,7 @@ def reading_hooks(reading: Reading) -> list[tuple[HookName, HookFn]]:
 
 def raw_scores(q: Float[Tensor, "batch pos head d_head"], k: Float[Tensor, "batch pos head d_head"]) -> Scores:
     """All dot products of queries and keys, unmasked and (as in the lecture) unscaled."""
-    return torch.einsum("bqhd,bkhd->bhqk", q, k)
+    return einsum(q, k, "batch query_pos head d_head, batch key_pos head d_head -> batch head query_pos key_pos")
 
 
 # ---------------------------------------------------------------------- the check
@@ -218,7 +228,7 @@ class ReadingCheck:
     @property
     def differing(self) -> list[tuple[int, int]]:
         """Entries (query, key) that do not print as the slide's do, to one decimal."""
-        return [(int(i), int(j)) for i, j in ((self.table - self.slide).abs() >= 0.05).nonzero()]
+        return [(int(i), int(j)) for i, j in (~((self.table - self.slide).abs() < 0.05)).nonzero()]
 
     @property
     def matched(self) -> int:
@@ -258,16 +268,13 @@ def verify(
 
 
 def _check(model: HookedTransformer, tokens: Int[Tensor, "1 pos"], name: str, slide: Tensor) -> ReadingCheck:
-    hooks = [] if name == "causal" else reading_hooks(READINGS[name])
-    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+    with torch.no_grad(), model.hooks(fwd_hooks=reading_hooks(READINGS[name])):
         _, cache = model.run_with_cache(tokens)
         written = (cache["attn_out", 1] @ model.W_U)[0] / GAIN
     patterns = torch.cat([cache["pattern", 0][0], cache["pattern", 1][0]])
     table = raw_scores(cache["q", 1], cache["k", 1])[0, 0]
-    words = model.to_str_tokens(tokens)
-    predictions = [
-        _prediction(i, written[i], patterns[1, i], slide[i, : i + 1], words, model) for i in range(len(words))
-    ]
+    words = model.to_str_tokens(torch.arange(model.cfg.d_vocab))
+    predictions = [_prediction(i, written[i], patterns[1, i], slide[i, : i + 1], words) for i in range(tokens.shape[1])]
     return ReadingCheck(name, table, slide, patterns, predictions)
 
 
@@ -276,16 +283,12 @@ def _prediction(
     written: Float[Tensor, "d_vocab"],
     attention: Float[Tensor, "key_pos"],
     matches: Float[Tensor, "seen"],
-    words: list[str],
-    model: HookedTransformer,
+    words: Sequence[str],
 ) -> Prediction:
     total = float(written.sum())
-    shares = {
-        model.to_string(torch.tensor([token])): float(weight) / total
-        for token, weight in enumerate(written)
-        if total > 1e-3 and weight / total > 1e-3
-    }
-    top = max(shares, key=lambda word: shares[word], default=None)
-    sources = [j for j, weight in enumerate(attention) if total > 1e-3 and weight / total > 1e-3]
-    certain = top is not None and shares[top] >= 0.99
-    return Prediction(position, top if certain else None, shares, sources, bool((matches > 0).any()))
+    if total <= 1e-3:
+        return Prediction(position, None, {}, [], bool((matches > 0).any()))
+    shares = {words[i]: share for i, share in enumerate((written / total).tolist()) if share > 1e-3}
+    sources = [j for j, share in enumerate((attention / total).tolist()) if share > 1e-3]
+    top = max(shares, key=lambda word: shares[word])
+    return Prediction(position, top if shares[top] >= 0.99 else None, shares, sources, bool((matches > 0).any()))

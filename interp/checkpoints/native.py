@@ -1,5 +1,6 @@
 """Our own format: a folder with `config.json` (architecture and vocabulary) and `model.safetensors` (weights)."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.errors import CheckpointError, ConfigError, did_you_mean
+from interp.errors import CheckpointError, InterpError, did_you_mean
 from interp.files import atomic_path
 from interp.tokens import Vocabulary
 
@@ -25,7 +26,7 @@ def save(model: "HookedTransformer", folder: str | os.PathLike[str]) -> None:
 
     about = {
         "model_type": MODEL_TYPE,
-        "config": model.cfg.to_dict(),
+        "config": dataclasses.replace(model.cfg, dtype=model.W_E.dtype).to_dict(),
         "vocabulary": None if model.tokenizer is None else model.tokenizer.to_dict(),
     }
     with atomic_path(Path(folder) / "model.safetensors") as file:
@@ -51,20 +52,27 @@ def load(
             raise CheckpointError(f"{config_file}: model_type is not {MODEL_TYPE!r}, the one format read so far")
         cfg = TransformerConfig.from_dict(about["config"])
         vocabulary = Vocabulary.from_dict(about["vocabulary"]) if about["vocabulary"] else None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ConfigError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, InterpError) as error:
         raise CheckpointError(f"{config_file} cannot be read as a configuration: {error}") from error
     try:
         weights = load_file(weights_file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{weights_file} cannot be read: {error}") from error
-    model = kind(cfg, vocabulary, device=device, init_weights=False)
-    fill(model, weights, str(weights_file))
-    return model if dtype is None else model.to(dtype)
+    check(weights, cfg, str(weights_file))
+    model = kind(
+        cfg if dtype is None else dataclasses.replace(cfg, dtype=dtype), vocabulary, device, init_weights=False
+    )
+    model.load_state_dict(weights)
+    return model
 
 
-def fill(model: "HookedTransformer", weights: dict[str, Tensor], source: str) -> None:
-    """Copy `weights` into the model, after checking that every name, shape and dtype is the expected one."""
-    expected = model.state_dict()
+def check(weights: dict[str, Tensor], cfg: TransformerConfig, source: str) -> None:
+    """Raise `CheckpointError` unless every tensor has the name, shape and dtype that `cfg` calls for."""
+    from interp.model import HookedTransformer
+
+    expected = HookedTransformer(cfg, device="meta").state_dict()
     for name in expected:
         if name not in weights:
             raise CheckpointError(f"{source}: tensor {name!r} is missing{did_you_mean(name, weights, 0.8)}")
@@ -77,4 +85,3 @@ def fill(model: "HookedTransformer", weights: dict[str, Tensor], source: str) ->
         ):
             if got != want:
                 raise CheckpointError(f"{source}: tensor {name!r} has {what} {got}; the configuration says {want}")
-    model.load_state_dict(weights)

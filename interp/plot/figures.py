@@ -13,12 +13,11 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ShapeError
+from interp.errors import ConfigError, RangeError, ShapeError
+from interp.tokens import visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects
-
-MARKS = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"}
 
 
 def pattern(
@@ -37,19 +36,22 @@ def pattern(
         attention_dir: "causal" leaves the keys after a query blank, as masked, not as 0.
 
     Raises:
-        ShapeError: the pattern is not [len(tokens), len(tokens)], leaves [0, 1], or is called causal and is not.
+        ShapeError: the pattern is not [len(tokens), len(tokens)].
+        RangeError: it has entries outside [0, 1], or attends to later keys and is called causal.
     """
     values = _float32(pattern)
     n = len(tokens)
-    if values.shape != (n, n):
+    if values.shape != (n, n) or n == 0:
         raise ShapeError(f"a pattern of shape {values.shape} does not fit {n} tokens; allowed: {(n, n)}")
+    if attention_dir not in ("causal", "bidirectional"):
+        raise ConfigError(f"attention_dir = {attention_dir!r}; allowed: 'causal' or 'bidirectional'")
+    if not ((values >= -1e-6) & (values <= 1 + 1e-4)).all():
+        raise RangeError("a pattern's entries lie between 0 and 1; draw other values with heatmap()")
     future = np.triu(np.ones((n, n), dtype=bool), k=1)
     if attention_dir == "causal":
         if np.any(values[future] != 0):
-            raise ShapeError("this pattern attends to later keys; say attention_dir='bidirectional'")
+            raise RangeError("this pattern attends to later keys; say attention_dir='bidirectional'")
         values = np.where(future, np.nan, values)
-    if np.nanmin(values) < 0 or np.nanmax(values) > 1 + 1e-4:
-        raise ShapeError("a pattern's entries lie between 0 and 1; draw other values with heatmap()")
     return heatmap(values, tokens, tokens, title=title, x="key", y="query", value="attention", limits=(0.0, 1.0))
 
 
@@ -74,12 +76,9 @@ def heatmap(
     import plotly.graph_objects as go
 
     z = _float32(values)
-    if z.shape != (len(rows), len(columns)):
+    if z.shape != (len(rows), len(columns)) or z.size == 0:
         raise ShapeError(f"values of shape {z.shape} with {len(rows)} row and {len(columns)} column labels")
     row_labels, column_labels = [_label(r) for r in rows], [_label(c) for c in columns]
-    scale = {"colorscale": "RdBu", "zmid": 0.0} if signed else {"colorscale": "Blues"}
-    if limits is not None:
-        scale |= {"zmin": limits[0], "zmax": limits[1]}
     names = np.array([[[r, c] for c in column_labels] for r in row_labels], dtype=object)
     figure = go.Figure(
         go.Heatmap(
@@ -90,21 +89,24 @@ def heatmap(
             hoverongaps=False,
             xgap=1,
             ygap=1,
-            colorbar={"title": {"text": value}, "thickness": 12},
-            **scale,
+            coloraxis="coloraxis",
         )
     )
+    colours = {"colorscale": "RdBu", "cmid": 0.0} if signed else {"colorscale": "Blues"}
+    if limits is not None:
+        colours |= {"cmin": limits[0], "cmax": limits[1]}
     slant = 0 if max(map(len, column_labels)) <= 3 else -45
     figure.update_xaxes(title_text=x, **_ticks(column_labels, slant), side="top", constrain="domain")
     figure.update_yaxes(
         title_text=y, **_ticks(row_labels, 0), autorange="reversed", scaleanchor="x", constrain="domain"
     )
     figure.update_layout(
-        title={"text": _label(title, marks={})},
+        title={"text": _literal(title)},
         width=520,
         height=500,
         margin={"l": 70, "r": 40, "t": 110, "b": 30},
         plot_bgcolor="#eeeeee",
+        coloraxis=colours | {"colorbar": {"title": {"text": value}, "thickness": 12}},
     )
     return figure
 
@@ -122,10 +124,13 @@ def _ticks(labels: Sequence[str], angle: int) -> dict[str, Any]:
     }
 
 
-def _label(text: str, marks: dict[str, str] = MARKS) -> str:
-    """`text` as plotly shows it literally: white space visible, nothing read as markup or as TeX."""
-    shown = "".join(marks.get(character, character) for character in text)
-    return escape(shown, quote=False).replace("$", "&#36;")
+def _label(text: str) -> str:
+    """A token as plotly shows it literally: white space visible, nothing read as markup or as TeX."""
+    return _literal(visible(text))
+
+
+def _literal(text: str) -> str:
+    return escape(text, quote=False).replace("$", "&#36;")
 
 
 def _float32(values: Tensor | np.ndarray) -> np.ndarray:

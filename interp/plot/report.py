@@ -41,7 +41,7 @@ def write_page(path: str | os.PathLike[str], title: str, introduction: str, pane
         f'<div class="figures">{figures}</div></body></html>'
     )
     with atomic_path(path) as file:
-        file.write_text(page, encoding="utf-8")
+        file.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _div(figure: plotly.graph_objects.Figure, number: int) -> str:

@@ -1,10 +1,17 @@
+from typing import Any
+
 import numpy as np
+import plotly.graph_objects as go
 import plotly.io
 import pytest
 import torch
 
-from interp import ShapeError
+from interp import ConfigError, RangeError, ShapeError
 from interp.plot import figures
+
+
+def trace(figure: go.Figure) -> Any:
+    return figure.data[0]
 
 
 def causal_pattern(n: int) -> torch.Tensor:
@@ -14,7 +21,7 @@ def causal_pattern(n: int) -> torch.Tensor:
 
 def test_the_figure_holds_the_pattern_and_leaves_the_future_blank():
     pattern = causal_pattern(5)
-    z = figures.pattern(pattern, list("abcde")).data[0].z
+    z = trace(figures.pattern(pattern, list("abcde"))).z
     assert z.dtype == np.float32
     assert np.array_equal(np.tril(z), pattern.numpy())
     assert np.isnan(z[np.triu_indices(5, k=1)]).all()
@@ -44,16 +51,16 @@ def test_tokens_are_text_and_never_markup(token: str, shown: str):
     figure = figures.pattern(torch.eye(1), [token], title=token)
     assert figure.layout.xaxis.ticktext == (shown,)
     assert figure.layout.title.text == shown
-    assert figure.data[0].customdata[0, 0, 0] == shown
+    assert trace(figure).customdata[0, 0, 0] == shown
 
 
 def test_a_bidirectional_pattern_is_drawn_in_full():
     pattern = torch.full((3, 3), 1 / 3)
-    assert not np.isnan(figures.pattern(pattern, list("abc"), attention_dir="bidirectional").data[0].z).any()
+    assert not np.isnan(trace(figures.pattern(pattern, list("abc"), attention_dir="bidirectional")).z).any()
 
 
 def test_a_pattern_that_looks_ahead_is_not_drawn_as_causal():
-    with pytest.raises(ShapeError, match="attends to later keys"):
+    with pytest.raises(RangeError, match="attends to later keys"):
         figures.pattern(torch.full((3, 3), 1 / 3), list("abc"))
 
 
@@ -63,13 +70,23 @@ def test_the_number_of_tokens_must_fit_the_pattern():
 
 
 def test_entries_outside_0_and_1_are_no_pattern():
-    with pytest.raises(ShapeError, match="between 0 and 1"):
+    with pytest.raises(RangeError, match="between 0 and 1"):
         figures.pattern(-torch.eye(3), list("abc"))
 
 
 def test_signed_values_are_centred_on_zero():
-    trace = figures.heatmap(torch.randn(2, 3), ["r", "s"], list("abc"), signed=True).data[0]
-    assert trace.zmid == 0
+    assert figures.heatmap(torch.randn(2, 3), ["r", "s"], list("abc"), signed=True).layout.coloraxis.cmid == 0
+
+
+def test_a_direction_that_does_not_exist_is_refused(as_installed: None):
+    with pytest.raises(ConfigError, match="'casual'; allowed"):
+        figures.pattern(torch.eye(2), ["a", "b"], attention_dir="casual")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_figure_of_nothing_is_refused(n: int):
+    with pytest.raises(ShapeError):
+        figures.heatmap(torch.zeros(n, 0), ["r"] * n, [])
 
 
 def test_a_heatmap_needs_a_label_for_every_row_and_column():

@@ -1,11 +1,12 @@
 """The weights of all layers at once."""
 
+import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.components import Embed, PosEmbed, Unembed
 from interp.config import TransformerConfig
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from interp.model import Block
 
 
-class WeightViews:
+class StackedWeights:
     """A model's weights stacked over layers, keys and values repeated to the query heads.
 
     The stacked ones are copies, made when they are asked for: to change a model, write to a block's own parameter
@@ -27,6 +28,14 @@ class WeightViews:
     embed: Embed
     pos_embed: PosEmbed
     unembed: Unembed
+
+    def weights_hash(self) -> str:
+        """A hash of all parameters, bit for bit; equal for equal weights on any device."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in cast(nn.Module, self).state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -43,7 +52,7 @@ class WeightViews:
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         """The unembedding; a writable view of `W_E^T` where the two are tied."""
-        return self.embed.W_E.T if self.unembed.W_U is None else self.unembed.W_U
+        return self.unembed.W_U
 
     @property
     def b_U(self) -> Float[Tensor, "d_vocab"]:
