@@ -1,0 +1,47 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from interp.files import atomic_path
+
+
+def test_a_file_appears_when_the_block_ends_well(tmp_path: Path):
+    with atomic_path(tmp_path / "new" / "file.txt") as temporary:
+        temporary.write_text("whole")
+        assert not (tmp_path / "new" / "file.txt").exists()
+    assert (tmp_path / "new" / "file.txt").read_text() == "whole"
+
+
+def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    target = tmp_path / "file.txt"
+    target.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_link_is_followed_and_stays_a_link(tmp_path: Path):
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    with atomic_path(tmp_path / "link.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_the_longest_file_name_is_no_longer_while_it_is_written(tmp_path: Path):
+    name = "x" * 255
+    with atomic_path(tmp_path / name) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("path", [".", "file.txt/below.txt"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, path: str):
+    (tmp_path / "file.txt").write_text("old")
+    with pytest.raises(OSError, match="cannot write") as error, atomic_path(tmp_path / path):
+        pass
+    assert os.path.realpath(tmp_path / path) == error.value.filename
