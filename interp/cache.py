@@ -357,7 +357,7 @@ class ActivationCache(Mapping[str, Tensor]):
             z = self._get(f"blocks.{i}.attn.hook_z")
             result = einsum(z, attn.W_O.to(z.device), WRITE_PER_HEAD)
         labels = [f"L{i}H{head}" for head in range(self.cfg.n_heads)]
-        return result.permute(2, 0, 1, 3), labels, attn.b_O.to(result.device)
+        return self._written(f"blocks.{i}.ln1_post", result.permute(2, 0, 1, 3), labels, attn.b_O)
 
     def _mlp_writes(self, i: int, neurons: bool) -> tuple[Tensor, list[str], Tensor | float]:
         if not neurons:
@@ -365,7 +365,17 @@ class ActivationCache(Mapping[str, Tensor]):
         mlp = self.model.blocks[i].mlp
         post = self._get(f"blocks.{i}.mlp.hook_post")
         written = post.permute(2, 0, 1)[..., None] * mlp.W_out.to(post.device)[:, None, None, :]
-        return written, [f"L{i}N{neuron}" for neuron in range(self.cfg.d_mlp)], mlp.b_out.to(post.device)
+        labels = [f"L{i}N{neuron}" for neuron in range(self.cfg.d_mlp)]
+        return self._written(f"blocks.{i}.ln2_post", written, labels, mlp.b_out)
+
+    def _written(self, name: str, rows: Tensor, labels: list[str], bias: Tensor) -> tuple[Tensor, list[str], Tensor]:
+        """Rows and bias as they reach the stream: through the norm on the write path, where the model has one."""
+        norm, bias = cast(Norm, self.model.get_submodule(name)), bias.to(rows.device)
+        if norm.kind is None:
+            return rows, labels, bias
+        scale = self._get(f"{name}.hook_scale")
+        bias = norm.at_scale(bias.expand(rows.shape[1:]), scale)
+        return norm.at_scale(rows, scale), labels, bias if norm.b is None else bias + norm.b.to(rows.device)
 
     def _stream(self, stop: int, mlp_input: bool) -> Tensor:
         if mlp_input:

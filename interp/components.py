@@ -12,6 +12,7 @@ Weights have the field's shapes (`W_Q[head, d_model, d_head]`) but lie in memory
 ([output, input]), so that all heads are one product and no copy is made.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,8 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.config import NormType, TransformerConfig
+from interp.config import NormType, RotaryScaling, TransformerConfig
+from interp.generate import LayerKeysValues
 from interp.hooks import HookPoint
 from interp.private_reads import PrivateRead, PrivateReads
 
@@ -40,41 +42,62 @@ READ_PER_HEAD = "batch pos head d_model, head d_model d_head -> batch pos head d
 
 @dataclass(frozen=True)
 class SideInputs:
-    """What a block needs to know beyond the stream itself.
+    """What one layer needs to know beyond the stream itself.
 
     Attributes:
         visible: which key each query may attend to; the first axis is 1 where all sequences agree.
         rotation: cosines and sines of the rotary angles, or None.
         position_reads: what queries and keys, but not values, see added to the stream (shortformer), or None.
+        past: the layer's keys and values of earlier positions, to which this run's are added, or None.
     """
 
     visible: Bool[Tensor, "batch_or_1 1 query_pos key_pos"]
     rotation: tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]] | None
     position_reads: Float[Tensor, "batch pos d_model"] | None
+    past: LayerKeysValues | None = None
 
 
 def visible_keys(
-    cfg: TransformerConfig, n_pos: int, mask: Bool[Tensor, "batch pos"] | None, device: torch.device
-) -> Bool[Tensor, "batch_or_1 1 query_pos key_pos"]:
-    """Which keys each query may attend to. A padding position sees itself alone, so that no row is empty."""
-    i = torch.arange(n_pos, device=device)[:, None]
-    j = torch.arange(n_pos, device=device)[None, :]
-    seen = j <= i if cfg.attention_dir == "causal" else torch.ones_like(j <= i)
-    if cfg.window_size is not None:
-        seen = seen & (i - j < cfg.window_size)
+    attention_dir: str,
+    window_size: int | None,
+    n_new: int,
+    n_keys: int,
+    mask: Bool[Tensor, "batch n_keys"] | None,
+    device: torch.device,
+) -> Bool[Tensor, "batch_or_1 1 n_new n_keys"]:
+    """Which keys each query may attend to; the queries are the last `n_new` of the `n_keys` positions.
+
+    A padding position (mask false) sees itself alone, so that no row is empty.
+    """
+    i = torch.arange(n_keys - n_new, n_keys, device=device)[:, None]
+    j = torch.arange(n_keys, device=device)[None, :]
+    seen = j <= i if attention_dir == "causal" else torch.ones_like(j <= i)
+    if window_size is not None:
+        seen = seen & (i - j < window_size)
     if mask is None:
         return seen[None, None]
-    return ((seen & mask[:, None, :] & mask[:, :, None]) | (i == j))[:, None]
+    return ((seen & mask[:, None, :] & mask[:, n_keys - n_new :, None]) | (i == j))[:, None]
 
 
 def rotary_angles(
-    cfg: TransformerConfig, positions: Int[Tensor, "batch_or_1 pos"], dtype: torch.dtype
-) -> tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]] | None:
+    base: float,
+    rotary_dim: int,
+    scaling: RotaryScaling | None,
+    positions: Int[Tensor, "batch_or_1 pos"],
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]]:
     """Cosines and sines of `position / base^(2 i / rotary_dim)` (Su et al. 2021, equation 15), computed in float64."""
-    if cfg.rotary_dim is None or cfg.rotary_base is None:
-        return None
-    pair = torch.arange(0, cfg.rotary_dim, 2, dtype=torch.float64, device=positions.device)
-    angles = positions[..., None, None] * cfg.rotary_base ** (-pair / cfg.rotary_dim)
+    pair = torch.arange(0, rotary_dim, 2, dtype=torch.float64, device=positions.device)
+    frequency = base ** (-pair / rotary_dim)
+    if scaling is not None:
+        slowed = frequency / scaling.factor
+        if scaling.kind == "llama3":
+            turns = scaling.original_n_ctx * frequency / (2 * math.pi)  # over the context of the first training
+            span = scaling.high_freq_factor - scaling.low_freq_factor
+            kept = ((turns - scaling.low_freq_factor) / span).clamp(0, 1)
+            slowed = kept * frequency + (1 - kept) * slowed
+        frequency = slowed
+    angles = positions[..., None, None] * frequency
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
@@ -131,7 +154,7 @@ class Norm(nn.Module):
     def read(
         self, x: Float[Tensor, "*axes size"]
     ) -> tuple[Float[Tensor, "*axes size"], Float[Tensor, "*axes 1"] | None]:
-        """What `forward` returns, and the scale that hooks imposed (None where no hook may have touched it)."""
+        """What `forward` returns, and the scale that hooks imposed, or None."""
         normalized = self.unhooked(x)
         if self.w is None:
             return normalized, None
@@ -140,22 +163,24 @@ class Norm(nn.Module):
             scale = self.scale(x)
             edited = self.hook_scale(scale)
             if edited is not scale:  # as a difference, so that an edit of nothing changes no bit
-                imposed = edited
+                imposed = edited if self.hook_scale.edited else None
                 unbiased = normalized if self.b is None else normalized - self.b
-                normalized = normalized + (unbiased * (scale / imposed - 1)).to(x.dtype)
+                normalized = normalized + (unbiased * (scale / edited - 1)).to(x.dtype)
         return self.hook_normalized(normalized), imposed
 
 
 class Embed(nn.Module):
-    """A row of `W_E [d_vocab, d_model]` for every token."""
+    """A row of `W_E [d_vocab, d_model]` for every token, times `embed_scale`."""
 
     def __init__(self, cfg: TransformerConfig):
         super().__init__()
+        self.scale = cfg.embed_scale
         self.W_E = nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model))
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """`one_hot(tokens) @ W_E`."""
-        return F.embedding(tokens, self.W_E)
+        """`one_hot(tokens) @ W_E * embed_scale`."""
+        vectors = F.embedding(tokens, self.W_E)
+        return vectors if self.scale == 1 else vectors * self.scale
 
 
 class PosEmbed(nn.Module):
@@ -225,6 +250,8 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         """What all heads together write. Queries and keys read `x_qk`, values `x_v` (the same but in shortformer)."""
         q, k, v = self._read(x_qk, x_v, side, private)
+        if side.past is not None:
+            k, v = side.past.extend(k, v)
         return self._write(self.hook_z(self._attend(q, k, v, side)))
 
     def _read(
@@ -249,11 +276,11 @@ class Attention(nn.Module):
 
     def _attend(
         self,
-        q: Float[Tensor, "batch pos head d_head"],
-        k: Float[Tensor, "batch pos kv_head d_head"],
-        v: Float[Tensor, "batch pos kv_head d_head"],
+        q: Float[Tensor, "batch query_pos head d_head"],
+        k: Float[Tensor, "batch key_pos kv_head d_head"],
+        v: Float[Tensor, "batch key_pos kv_head d_head"],
         side: SideInputs,
-    ) -> Float[Tensor, "batch pos head d_head"]:
+    ) -> Float[Tensor, "batch query_pos head d_head"]:
         """Values mixed by `softmax(q . k / scale)`."""
         observed = self.hook_attn_scores.hooks or self.hook_pattern.hooks
         if self.cfg.attn_implementation == "sdpa" and not observed:

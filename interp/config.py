@@ -21,6 +21,31 @@ DERIVED: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
+class RotaryScaling:
+    """Slower rotary angles, for contexts longer than a model was first trained on.
+
+    Attributes:
+        kind: "linear" divides every frequency by `factor`; "llama3" does so to wavelengths above
+            `original_n_ctx / low_freq_factor`, leaves those below `original_n_ctx / high_freq_factor` as they are, and
+            interpolates between (Llama 3.1).
+        factor, low_freq_factor, high_freq_factor, original_n_ctx: as above; the last three matter to "llama3" only.
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_n_ctx: int = 8192
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            if not _fits(getattr(self, name), hint):
+                raise ConfigError(f"rotary_scaling: {name} = {getattr(self, name)!r}; allowed: {_spell_all(hint)}")
+        if not 0 < self.low_freq_factor < self.high_freq_factor or self.factor <= 0 or self.original_n_ctx <= 0:
+            raise ConfigError(f"{self}: factors must be positive, and low_freq_factor below high_freq_factor")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
     """The architecture of a `HookedTransformer`.
 
@@ -39,21 +64,26 @@ class TransformerConfig:
         gated_mlp: `act(x W_gate + b_gate) * (x W_in + b_in)` (Shazeer 2020) in place of `act(x W_in + b_in)`.
         normalization_type: "LN" (Ba et al. 2016, variance over d, not d - 1), "RMS" (Zhang & Sennrich 2019) or None.
         norm_position: "pre" reads through the norm, `x + f(norm(x))`, with one more norm before the unembedding;
-            "post" normalises the stream itself, `norm(x + f(x))`, and has no final norm (Vaswani et al. 2017).
+            "post" normalises the stream itself, `norm(x + f(x))`, and has no final norm (Vaswani et al. 2017);
+            "both" is "pre" with one more norm on what is written, `x + norm(f(norm(x)))` (Gemma 2).
         eps: added to the variance inside the square root.
         positional_embedding_type: "standard" learned vectors added to the stream; "onehot" fixed unit vectors in
             its last n_ctx dimensions; "sinusoidal" fixed (Vaswani et al. 2017, section 3.5); "rotary" (Su et al.
             2021); "shortformer" learned vectors that only queries and keys see (Press et al. 2021); "none".
-        rotary_base, rotary_dim: longest wavelength / 2 pi, and how many leading dimensions of a head are rotated.
+        rotary_base: longest wavelength / 2 pi; one, or a tuple with one for each layer.
+        rotary_dim: how many leading dimensions of a head are rotated.
+        rotary_scaling: a `RotaryScaling` or None, or a tuple with one for each layer.
         attention_dir: "causal" or "bidirectional".
         attn_scale: what q . k is *divided* by; by default sqrt(d_head).
         attn_implementation: "eager" writes attention out, with the same bits observed or not; "sdpa" uses torch's
             fused kernel in every block whose scores and pattern nobody looks at.
-        window_size: a query sees itself and the `window_size - 1` keys before it.
+        window_size: a query sees itself and the `window_size - 1` keys before it; one, or a tuple with one (or None)
+            for each layer.
         attn_scores_soft_cap, output_logits_soft_cap: `cap * tanh(x / cap)` on scores, on logits (Gemma 2).
         use_qk_norm: RMS norm with a gain over d_head on every query and key (Qwen 3).
         parallel_attn_mlp: attention and MLP read the same stream and their outputs are added together.
         tie_word_embeddings: `W_U = W_E^T`.
+        embed_scale: token vectors are multiplied by it on their way into the stream (Gemma: sqrt(d_model)).
         init_std: standard deviation of initial weights; by default `0.8 / sqrt(d_model)`. Biases start at 0.
         seed: makes the initial weights repeatable without touching torch's global generator.
         dtype: of the parameters; a name such as "float32" is understood.
@@ -74,20 +104,22 @@ class TransformerConfig:
     act_fn: ActFn = "gelu"
     gated_mlp: bool = False
     normalization_type: NormType | None = "LN"
-    norm_position: Literal["pre", "post"] = "pre"
+    norm_position: Literal["pre", "post", "both"] = "pre"
     eps: float = 1e-5
     positional_embedding_type: PositionType = "standard"
-    rotary_base: float | None = None
+    rotary_base: float | tuple[float, ...] | None = None
     rotary_dim: int | None = None
+    rotary_scaling: RotaryScaling | tuple[RotaryScaling | None, ...] | None = None
     attention_dir: Literal["causal", "bidirectional"] = "causal"
     attn_scale: float = DERIVED
     attn_implementation: Literal["eager", "sdpa"] = "eager"
-    window_size: int | None = None
+    window_size: int | tuple[int | None, ...] | None = None
     attn_scores_soft_cap: float | None = None
     output_logits_soft_cap: float | None = None
     use_qk_norm: bool = False
     parallel_attn_mlp: bool = False
     tie_word_embeddings: bool = False
+    embed_scale: float = 1.0
     init_std: float = DERIVED
     seed: int | None = None
     dtype: torch.dtype = torch.float32
@@ -111,6 +143,8 @@ class TransformerConfig:
         for field in dataclasses.fields(self):
             if isinstance(value := getattr(self, field.name), Integral) and not isinstance(value, bool):
                 object.__setattr__(self, field.name, int(value))  # numpy's integers
+        for name in ("rotary_base", "rotary_scaling", "window_size"):  # as JSON has them
+            object.__setattr__(self, name, _from_json(getattr(self, name)))
         if isinstance(self.dtype, str):
             object.__setattr__(self, "dtype", _dtype(self.dtype))
         for name, value in self._derived().items():
@@ -150,14 +184,15 @@ class TransformerConfig:
             value = getattr(self, name)
             if not _fits(value, hint):
                 options = [a for a in _alternatives(hint) if isinstance(a, str)]
-                hint_text = " | ".join(map(_spell, _alternatives(hint)))
-                raise ConfigError(f"{name} = {value!r}; allowed: {hint_text}{did_you_mean(str(value), options)}")
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                lowest_ok = value >= 0 if name in may_be_zero else value > 0
-                if not (lowest_ok and math.isfinite(value)):
-                    raise ConfigError(
-                        f"{name} = {value!r}; allowed: {'zero or more' if name in may_be_zero else 'more than zero'}"
-                    )
+                raise ConfigError(f"{name} = {value!r}; allowed: {_spell_all(hint)}{did_you_mean(str(value), options)}")
+            if isinstance(value, tuple) and len(value) != self.n_layers:
+                raise ConfigError(f"{name} has {len(value)} values for n_layers = {self.n_layers}")
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and not isinstance(number, bool):
+                    lowest_ok = number >= 0 if name in may_be_zero else number > 0
+                    if not (lowest_ok and math.isfinite(number)):
+                        least = "zero or more" if name in may_be_zero else "more than zero"
+                        raise ConfigError(f"{name} = {value!r}; allowed: {least}")
 
     def _check_combinations(self) -> None:
         def refuse(contradiction: bool, explanation: str) -> None:
@@ -172,9 +207,9 @@ class TransformerConfig:
         refuse(not self.attn_only and self.d_mlp == 0, "d_mlp = 0 leaves no neurons; say attn_only = True")
         refuse(
             self.parallel_attn_mlp and self.norm_position == "post",
-            "parallel_attn_mlp = True needs norm_position = 'pre': post-norm normalises between attention and MLP",
+            "parallel_attn_mlp = True contradicts norm_position = 'post', which normalises between attention and MLP",
         )
-        for name in ("rotary_dim", "rotary_base"):
+        for name in ("rotary_dim", "rotary_base", "rotary_scaling"):
             value = getattr(self, name)
             refuse(
                 positions != "rotary" and value is not None,
@@ -201,6 +236,15 @@ class TransformerConfig:
         )
         allowed = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
         refuse(self.dtype not in allowed, f"dtype = {self.dtype}; allowed: {', '.join(map(str, allowed))}")
+
+    def in_layer(self, value: Any, layer: int) -> Any:
+        """A field that may differ between layers, in one of them."""
+        return value[layer] if isinstance(value, tuple) else value
+
+    @property
+    def norms_reads(self) -> bool:
+        """Whether attention and MLP read through a norm."""
+        return self.norm_position in ("pre", "both")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -249,6 +293,8 @@ def _fits(value: Any, hint: Any) -> bool:
             ok = isinstance(value, int | float) and not isinstance(value, bool)
         elif option is int:
             ok = isinstance(value, int) and not isinstance(value, bool)
+        elif get_origin(option) is tuple:
+            ok = isinstance(value, tuple) and all(_fits(item, get_args(option)[0]) for item in value)
         else:
             ok = isinstance(value, option)
         if ok:
@@ -256,5 +302,22 @@ def _fits(value: Any, hint: Any) -> bool:
     return False
 
 
-def _spell(option: Any) -> str:
-    return repr(option) if isinstance(option, str) else "None" if option is NoneType else option.__name__
+def _spell_all(hint: Any) -> str:
+    def spell(option: Any) -> str:
+        if get_origin(option) is tuple:
+            return f"a tuple of {_spell_all(get_args(option)[0])}, one a layer"
+        return repr(option) if isinstance(option, str) else "None" if option is NoneType else option.__name__
+
+    return " | ".join(map(spell, _alternatives(hint)))
+
+
+def _from_json(value: Any) -> Any:
+    """Tuples and `RotaryScaling`s from the lists and objects that JSON makes of them."""
+    if isinstance(value, list | tuple):
+        return tuple(_from_json(item) for item in value)
+    if isinstance(value, dict):
+        try:
+            return RotaryScaling(**value)
+        except TypeError as error:
+            raise ConfigError(f"rotary_scaling = {value!r}: {error}") from error
+    return value

@@ -68,6 +68,7 @@ class HookPoint:
         meaning: one line for `hook_map()`.
         lazy: computed only when asked for.
         hooks: the active hooks, in the order in which they run.
+        edited: whether a hook edited what passed here last.
     """
 
     _created = itertools.count()
@@ -78,6 +79,7 @@ class HookPoint:
         self.meaning = meaning
         self.lazy = lazy
         self.hooks: list[Hook] = []
+        self.edited = False
         self.order = next(HookPoint._created)  # components create their points in order of execution
 
     def layer(self) -> int:
@@ -97,6 +99,7 @@ class HookPoint:
         return self._run(value) if self.hooks else value
 
     def _run(self, value: Tensor) -> Tensor:
+        self.edited = False
         callers_tensor = False  # a caller's hook may go on using the tensor that it was given or returned
         for hook in [hook for hook in self.hooks if hook.direction == "fwd"]:
             hook.fired = True
@@ -129,7 +132,8 @@ class HookPoint:
                 f"the hook at {place} returned {type(result).__name__}; allowed: a tensor of shape "
                 f"{tuple(shape)}, or None"
             )
-        hook.edited = hook.edited or result is not own or version is None or own._version != version
+        if result is not own or version is None or own._version != version:
+            hook.edited = self.edited = True
         for what, got, want in (
             ("shape", tuple(result.shape), tuple(shape)),
             ("dtype", result.dtype, dtype),

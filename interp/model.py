@@ -17,39 +17,41 @@ the next to read. Every place where the stream is read or written, and every ste
 
 import os
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.components import MLP, Attention, Embed, Norm, PosEmbed, SideInputs, Unembed, rotary_angles, visible_keys
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, ShapeError, TokenError
+from interp.generate import KVCache
 from interp.hooks import HookPoint
 from interp.metrics import next_token_loss
 from interp.private_reads import private_reads
 from interp.running import Hooked, ReturnType
 from interp.stacked import StackedWeights
-from interp.tokens import Text, Vocabulary, check_mask, check_tokens, count_from_first
+from interp.tokens import Text, Vocabulary, check_mask, check_tokens
 
 
 class Block(nn.Module):
     """One layer: attention, then an MLP, each reading the stream and adding to it.
 
     With pre-norm `t = x + attn(ln1(x))`, `y = t + mlp(ln2(t))`; with post-norm `t = ln1(x + attn(x))`,
-    `y = ln2(t + mlp(t))`; in parallel `y = x + attn(ln1(x)) + mlp(ln2(x))`. In shortformer models queries and keys read
+    `y = ln2(t + mlp(t))`; in parallel `y = x + attn(ln1(x)) + mlp(ln2(x))`. With norms on both sides (Gemma), what is
+    added is `ln1_post(attn(ln1(x)))`, and `ln2_post(mlp(ln2(t)))`. In shortformer models queries and keys read
     `ln1(x + position)`, past the hook points of ln1, which show what the values read.
     """
 
     def __init__(self, cfg: TransformerConfig):
         super().__init__()
         self.cfg = cfg
-        self.pre_norm = cfg.norm_position == "pre"
+        self.pre_norm, write_norm = cfg.norms_reads, cfg.norm_position == "both"
         kv = "kv_head" if cfg.n_key_value_heads < cfg.n_heads else "head"
 
-        def norm() -> Norm:
-            return Norm(cfg.normalization_type, cfg.d_model, cfg.eps)
+        def norm(wanted: bool = True) -> Norm:
+            return Norm(cfg.normalization_type if wanted else None, cfg.d_model, cfg.eps)
 
         # In order of execution, which is the order of hook_map().
         self.hook_resid_pre = HookPoint("batch pos d_model", "the residual stream that enters the block")
@@ -60,6 +62,7 @@ class Block(nn.Module):
         self.hook_k_input = HookPoint(f"batch pos {kv} d_model", "the stream as its keys alone read it", lazy=True)
         self.hook_v_input = HookPoint(f"batch pos {kv} d_model", "the stream as its values alone read it", lazy=True)
         self.attn = Attention(cfg)
+        self.ln1_post = norm(write_norm)
         self.hook_attn_out = HookPoint("batch pos d_model", "what attention adds to the stream")
         if not self.pre_norm:
             self.ln1 = norm()
@@ -70,6 +73,7 @@ class Block(nn.Module):
             if self.pre_norm:
                 self.ln2 = norm()
             self.mlp = MLP(cfg)
+            self.ln2_post = norm(write_norm)
             self.hook_mlp_out = HookPoint("batch pos d_model", "what the MLP adds to the stream")
             if not self.pre_norm:
                 self.ln2 = norm()
@@ -98,11 +102,11 @@ class Block(nn.Module):
         if side.position_reads is not None:
             x_qk = x + side.position_reads
             read_qk = self.ln1.unhooked(x_qk) if self.pre_norm else x_qk
-        return self.attn(read_qk, read, side, private_reads(self, x_qk, x, imposed_scale))
+        return self.ln1_post(self.attn(read_qk, read, side, private_reads(self, x_qk, x, imposed_scale)))
 
     def _apply_mlp(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         x = self.hook_mlp_in(x)
-        return self.hook_mlp_out(self.mlp(self.ln2(x) if self.pre_norm else x))
+        return self.hook_mlp_out(self.ln2_post(self.mlp(self.ln2(x) if self.pre_norm else x)))
 
 
 class HookedTransformer(Hooked, StackedWeights):
@@ -139,7 +143,7 @@ class HookedTransformer(Hooked, StackedWeights):
                 self.hook_pos_embed = HookPoint("batch pos d_model", f"the position's vector, added to {shown_to}")
             self.blocks = cast(Sequence[Block], nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers)))
             # In a post-norm model the last block has already normalised the stream.
-            self.ln_final = Norm(cfg.normalization_type if cfg.norm_position == "pre" else None, cfg.d_model, cfg.eps)
+            self.ln_final = Norm(cfg.normalization_type if cfg.norms_reads else None, cfg.d_model, cfg.eps)
             self.unembed = Unembed(cfg, self.embed)
         self.to(cfg.dtype)
         if init_weights:
@@ -161,6 +165,7 @@ class HookedTransformer(Hooked, StackedWeights):
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
         attention_mask: Tensor | None = None,
+        kv_cache: KVCache | None = None,
     ) -> Tensor | tuple[Tensor, Tensor] | None:
         """Run the model, or the blocks from `start_at_layer` up to but not including `stop_at_layer`.
 
@@ -173,6 +178,7 @@ class HookedTransformer(Hooked, StackedWeights):
             start_at_layer, stop_at_layer: 0 to n_layers, or negative from the end. With `stop_at_layer` the result is
                 the stream that would enter that block (after all blocks: the one the final norm reads).
             attention_mask: [batch, pos], true for tokens and false for padding. Positions count from the first token.
+            kv_cache: what attention needs of earlier runs; the input continues these, and is added to it.
 
         Raises:
             TokenError: text without a tokenizer, unknown words, ids that are not integers or out of range, an empty
@@ -185,30 +191,26 @@ class HookedTransformer(Hooked, StackedWeights):
             raise ConfigError(f"return_type = {return_type!r}; allowed: 'logits', 'loss', 'both' or None")
         if loss_per_token and return_type not in ("loss", "both"):
             raise ConfigError(f"loss_per_token = True contradicts return_type = {return_type!r}")
+        if kv_cache is not None and (start_at_layer is not None or stop_at_layer is not None):
+            raise ConfigError("kv_cache needs every layer to run: it excludes start_at_layer and stop_at_layer")
         if return_type in ("loss", "both") and (start_at_layer is not None or stop_at_layer is not None):
             raise ConfigError(f"return_type = {return_type!r} needs tokens and logits, so it excludes start_at_layer "
                               "and stop_at_layer")  # fmt: skip
 
-        tokens = None
-        if start_at_layer is None:
-            tokens = self._token_ids(input)
-            mask = check_mask(attention_mask, tokens)
-            x = self.hook_embed(self.embed(tokens))  # [batch pos d_model]
-        else:
-            x = self._check_stream(input)
-            mask = check_mask(attention_mask, x)
-        positions = torch.arange(x.shape[1], device=x.device)[None] if mask is None else count_from_first(mask)
-        position_vectors = self._position_vectors(positions, x, embedding=start_at_layer is None)
-        if self.positions_write and position_vectors is not None:
-            x = x + position_vectors
+        tokens = self._token_ids(input) if start_at_layer is None else None
+        entering = self._check_stream(input) if tokens is None else tokens
+        mask = check_mask(attention_mask, entering)
+        whole_mask, positions = self._positions(entering, mask, kv_cache)
+        x = entering if tokens is None else self.hook_embed(self.embed(tokens))  # [batch pos d_model]
+        vectors = self._position_vectors(positions, x, embedding=tokens is not None)
+        if self.positions_write and vectors is not None:
+            x, vectors = x + vectors, None
 
-        side = SideInputs(
-            visible=visible_keys(self.cfg, x.shape[1], mask, x.device),
-            rotation=rotary_angles(self.cfg, positions, x.dtype),
-            position_reads=None if self.positions_write else position_vectors,
-        )
-        for block in self.blocks[first:last]:
+        sides = self._side_inputs(x, positions, whole_mask, vectors, kv_cache)
+        for block, side in zip(self.blocks[first:last], sides[first:last], strict=True):
             x = block(x, side)
+        if kv_cache is not None:
+            kv_cache.commit(x.shape[0], x.shape[1], whole_mask)
         if stop_at_layer is not None:
             return x
         if return_type is None:
@@ -228,6 +230,45 @@ class HookedTransformer(Hooked, StackedWeights):
         if kind in ("rotary", "none") or (self.positions_write and not embedding):
             return None
         return self.hook_pos_embed(self.pos_embed(positions).expand(len(x), -1, -1))
+
+    def _positions(
+        self, new: Tensor, mask: Bool[Tensor, "batch pos"] | None, kv_cache: KVCache | None
+    ) -> tuple[Bool[Tensor, "batch n_keys"] | None, Int[Tensor, "batch_or_1 pos"]]:
+        """The mask of all keys, and the positions of the new tokens, counted from each sequence's first real one."""
+        batch, n_new = new.shape[:2]
+        past = 0
+        if kv_cache is not None:
+            past, mask = kv_cache.n_pos, kv_cache.whole_mask(batch, n_new, mask, new.device)
+            if past + n_new > self.cfg.n_ctx:
+                raise TokenError(f"{past} cached and {n_new} new tokens exceed the context, n_ctx = {self.cfg.n_ctx}")
+        if mask is None:
+            return None, torch.arange(past, past + n_new, device=new.device)[None]
+        return mask, (mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
+
+    def _side_inputs(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        positions: Int[Tensor, "batch_or_1 pos"],
+        mask: Bool[Tensor, "batch n_keys"] | None,
+        position_reads: Float[Tensor, "batch pos d_model"] | None,
+        kv_cache: KVCache | None,
+    ) -> list[SideInputs]:
+        """What each layer needs beside the stream; layers that agree on it share the tensors."""
+        cfg, n_new = self.cfg, x.shape[1]
+        n_keys = n_new + (0 if kv_cache is None else kv_cache.n_pos)
+        visible: dict[Any, Tensor] = {}
+        rotation: dict[Any, tuple[Tensor, Tensor] | None] = {(None, None): None}
+        sides = []
+        for layer in range(cfg.n_layers):
+            window = cfg.in_layer(cfg.window_size, layer)
+            if window not in visible:
+                visible[window] = visible_keys(cfg.attention_dir, window, n_new, n_keys, mask, x.device)
+            base, scaling = cfg.in_layer(cfg.rotary_base, layer), cfg.in_layer(cfg.rotary_scaling, layer)
+            if base is not None and cfg.rotary_dim is not None and (base, scaling) not in rotation:
+                rotation[base, scaling] = rotary_angles(base, cfg.rotary_dim, scaling, positions, x.dtype)
+            past = None if kv_cache is None else kv_cache.layers[layer]
+            sides.append(SideInputs(visible[window], rotation[base, scaling], position_reads, past))
+        return sides
 
     # ------------------------------------------------------------------ checks on what comes in
 

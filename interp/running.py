@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from interp.cache import ActivationCache, select
 from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError, HookNotFiredError
+from interp.generate import KVCache
 from interp.hooks import (
     Direction,
     Hook,
@@ -39,6 +40,7 @@ class RunOptions(TypedDict, total=False):
     start_at_layer: int | None
     stop_at_layer: int | None
     attention_mask: Tensor | None
+    kv_cache: KVCache | None
 
 
 class Hooked(nn.Module):

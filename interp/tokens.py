@@ -187,8 +187,3 @@ def check_mask(mask: Any, beside: Tensor) -> Bool[Tensor, "batch pos"] | None:
     if not real.any(dim=1).all():
         raise ShapeError(f"attention_mask: sequence {int((~real.any(dim=1)).nonzero()[0])} is padding only")
     return real
-
-
-def count_from_first(mask: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
-    """Positions counted from each sequence's first real token; padding before it stands at 0."""
-    return (mask.cumsum(dim=1) - 1).clamp(min=0)

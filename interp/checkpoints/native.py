@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ def load(
             raise CheckpointError(f"{config_file}: model_type is not {MODEL_TYPE!r}, the one format read so far")
         cfg = TransformerConfig.from_dict(about["config"])
         vocabulary = Vocabulary.from_dict(about["vocabulary"]) if about["vocabulary"] else None
+        expected = kind(cfg, vocabulary, device="meta").state_dict()
     except CheckpointError:
         raise
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, InterpError) as error:
@@ -60,7 +62,7 @@ def load(
         weights = load_file(weights_file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{weights_file} cannot be read: {error}") from error
-    check(weights, cfg, str(weights_file))
+    check(weights, expected, str(weights_file))
     model = kind(
         cfg if dtype is None else dataclasses.replace(cfg, dtype=dtype), vocabulary, device, init_weights=False
     )
@@ -68,11 +70,8 @@ def load(
     return model
 
 
-def check(weights: dict[str, Tensor], cfg: TransformerConfig, source: str) -> None:
-    """Raise `CheckpointError` unless every tensor has the name, shape and dtype that `cfg` calls for."""
-    from interp.model import HookedTransformer
-
-    expected = HookedTransformer(cfg, device="meta").state_dict()
+def check(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
+    """Raise `CheckpointError` unless every tensor has the name, shape and dtype of the expected one."""
     for name in expected:
         if name not in weights:
             raise CheckpointError(f"{source}: tensor {name!r} is missing{did_you_mean(name, weights, 0.8)}")

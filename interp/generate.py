@@ -1,0 +1,205 @@
+"""Generation: keys and values kept between runs, sampling, and the loop that predicts, samples and appends."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.errors import ConfigError, ShapeError
+
+if TYPE_CHECKING:
+    from interp.cache import ActivationCache
+    from interp.hooks import HookName
+    from interp.model import HookedTransformer
+
+
+class LayerKeysValues:
+    """Keys (rotated, where the model rotates) and values of the positions that one layer has seen."""
+
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self._next: tuple[Tensor, Tensor] | None = None
+
+    def extend(
+        self, k: Float[Tensor, "batch new kv_head d_head"], v: Float[Tensor, "batch new kv_head d_head"]
+    ) -> tuple[Float[Tensor, "batch n_keys kv_head d_head"], Float[Tensor, "batch n_keys kv_head d_head"]]:
+        """All keys and values up to now; they are kept only when the run has ended well (`commit`)."""
+        if self.keys is not None and self.values is not None:
+            k, v = torch.cat([self.keys, k], dim=1), torch.cat([self.values, v], dim=1)
+        self._next = (k, v)
+        return k, v
+
+    def commit(self) -> None:
+        """Keep what the run that just ended added."""
+        if self._next is not None:
+            self.keys, self.values = self._next
+        self._next = None
+
+
+class KVCache:
+    """What attention needs of earlier positions, so that a run carries only the new ones.
+
+    Pass the same object to one run after another: `model(prompt, kv_cache=cache)`, then `model(next, kv_cache=cache)`.
+    A run that fails leaves it as it was.
+
+    Attributes:
+        layers: keys and values of each layer.
+        mask: which of the positions seen are real tokens, or None where all are.
+        n_pos: how many positions were seen.
+        batch: of how many sequences, or None before the first run.
+    """
+
+    def __init__(self, n_layers: int):
+        self.layers = [LayerKeysValues() for _ in range(n_layers)]
+        self.mask: Bool[Tensor, "batch n_pos"] | None = None
+        self.n_pos = 0
+        self.batch: int | None = None
+
+    def whole_mask(
+        self, batch: int, n_new: int, mask: Bool[Tensor, "batch new"] | None, device: torch.device
+    ) -> Bool[Tensor, "batch n_keys"] | None:
+        """The mask of the positions seen and the new ones together. Raises `ShapeError` for another batch."""
+        if self.batch not in (None, batch):
+            raise ShapeError(f"kv_cache holds {self.batch} sequences; this run has {batch}")
+        if self.mask is None and mask is None:
+            return None
+        past = torch.ones(batch, self.n_pos, dtype=torch.bool, device=device) if self.mask is None else self.mask
+        new = torch.ones(batch, n_new, dtype=torch.bool, device=device) if mask is None else mask
+        return torch.cat([past, new], dim=1)
+
+    def commit(self, batch: int, n_new: int, mask: Bool[Tensor, "batch n_keys"] | None) -> None:
+        """Keep what a run that ended well has added."""
+        for layer in self.layers:
+            layer.commit()
+        self.mask, self.batch, self.n_pos = mask, batch, self.n_pos + n_new
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen from the logits.
+
+    Attributes:
+        temperature: divides the logits; 0 takes the largest (greedy).
+        top_k: keep the k largest logits.
+        top_p: then keep the smallest set of tokens whose probabilities reach p (Holtzman et al. 2020, section 3.1).
+        seed: of the random choices; None takes torch's global generator.
+
+    Raises `ConfigError` for values out of range.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for wrong, message in (
+            (not 0 <= self.temperature < float("inf"), f"temperature = {self.temperature}; allowed: 0 or more"),
+            (self.top_k is not None and self.top_k < 1, f"top_k = {self.top_k}; allowed: 1 or more"),
+            (self.top_p is not None and not 0 < self.top_p <= 1, f"top_p = {self.top_p}; allowed: above 0, up to 1"),
+        ):
+            if wrong:
+                raise ConfigError(message)
+
+    def probabilities(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
+        """The distribution the next token is drawn from."""
+        if self.temperature == 0 or self.top_k == 1:
+            return torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
+        logits = logits / self.temperature
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            kept = logits.topk(self.top_k, dim=-1).indices
+            logits = torch.full_like(logits, float("-inf")).scatter(-1, kept, logits.gather(-1, kept))
+        probabilities = logits.softmax(dim=-1)
+        if self.top_p is not None:
+            ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+            before = ordered.cumsum(dim=-1) - ordered  # what the more probable tokens reach without this one
+            probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered.where(before < self.top_p, 0))
+        return probabilities / probabilities.sum(dim=-1, keepdim=True)
+
+    def choose(self, logits: Float[Tensor, "batch d_vocab"], generator: torch.Generator | None) -> Int[Tensor, "batch"]:
+        """A token a sequence."""
+        if self.temperature == 0 or self.top_k == 1:
+            return logits.argmax(dim=-1)
+        return torch.multinomial(self.probabilities(logits), 1, generator=generator)[:, 0]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What `generate` returns.
+
+    Attributes:
+        tokens: prompts and continuations, [batch, pos]; after a stop token a sequence repeats that token.
+        n_prompt: how many of the positions are the prompt's.
+        texts: the continuations as text up to the stop token, or None for a model without a tokenizer.
+        cache: with `names_filter`, the activations of all positions but the last token's, which was never run.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    n_prompt: int
+    texts: list[str] | None
+    cache: "ActivationCache | None"
+
+
+def stream(
+    model: "HookedTransformer",
+    tokens: Int[Tensor, "batch pos"],
+    max_new_tokens: int,
+    sampling: Sampling,
+    stop_tokens: Sequence[int] = (),
+    attention_mask: Tensor | None = None,
+    names_filter: "HookName | Iterable[HookName] | None" = None,
+    caches: "list[ActivationCache] | None" = None,
+) -> Iterator[Int[Tensor, "batch"]]:
+    """The next token of every sequence, step after step; ends early when all have reached a stop token.
+
+    The prompt is run once, every later step carries one position. With `caches`, each step's activations are appended.
+    Raises `ConfigError`, before the first run, if prompt and continuation do not fit the context.
+    """
+    if max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens = {max_new_tokens}; allowed: 1 or more")
+    n_prompt, n_ctx = tokens.shape[1], model.cfg.n_ctx
+    if n_prompt + max_new_tokens > n_ctx + 1:  # the last token is not run
+        raise ConfigError(
+            f"{n_prompt} tokens and max_new_tokens = {max_new_tokens} exceed the context, n_ctx = {n_ctx}"
+        )
+    device = tokens.device
+    generator = None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
+    stops = torch.tensor(list(stop_tokens), dtype=torch.long, device=device)
+    kv_cache = KVCache(model.cfg.n_layers)
+    stopped = torch.zeros(len(tokens), dtype=torch.bool, device=device)
+    last = tokens[:, -1]
+    for step in range(max_new_tokens):
+        run: dict[str, Any] = {"kv_cache": kv_cache, "attention_mask": attention_mask if step == 0 else None}
+        with torch.no_grad():
+            if caches is None:
+                logits = model(tokens, **run)
+            else:
+                logits, cache = model.run_with_cache(tokens, names_filter=names_filter, **run)
+                caches.append(cache)
+        last = torch.where(stopped, last, sampling.choose(logits[:, -1], generator))
+        stopped = stopped | torch.isin(last, stops)
+        yield last
+        if stopped.all():
+            return
+        tokens = last[:, None]
+
+
+def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
+    """The caches of successive runs as one, along positions; keys that a step could not see yet are masked."""
+    from interp.cache import ActivationCache
+
+    model = caches[0].model
+    joined = {}
+    for name in caches[0]:
+        point = model.hook_points[name]
+        parts = [cache[name] for cache in caches]
+        if "key_pos" in point.axes:
+            n_keys = max(part.shape[-1] for part in parts)
+            masked = float("-inf") if name.endswith("scores") else 0.0
+            parts = [torch.nn.functional.pad(part, (0, n_keys - part.shape[-1]), value=masked) for part in parts]
+        joined[name] = torch.cat(parts, dim=point.pos_axis)
+    return ActivationCache(joined, model, edited=any(cache.edited for cache in caches))

@@ -1,0 +1,174 @@
+"""Weights: what a model shows is what its blocks hold, writing changes the model, and the layout in memory."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from grid import SMALL, Run, assert_close, config, run_of, where
+from torch import Tensor
+
+from interp import ConfigError, HookedTransformer
+
+QUERY_SIDE = ["W_Q", "b_Q", "W_O"]
+KEY_SIDE = ["W_K", "W_V", "b_K", "b_V"]
+OF_MLPS = ["W_in", "W_out", "b_in", "b_out"]
+
+
+def read_matrices(model: HookedTransformer) -> list[tuple[str, Tensor]]:
+    """Every weight as the [output, input] matrix that the matrix product reads."""
+    found = []
+    for layer, block in enumerate(model.blocks):
+        for name in ("W_Q", "W_K", "W_V"):
+            found.append((f"{layer} {name}", block.attn.get_parameter(name).transpose(1, 2).flatten(0, 1)))
+        found.append((f"{layer} W_O", block.attn.W_O.permute(2, 0, 1).flatten(1)))
+        for name, weight in [] if model.cfg.attn_only else block.mlp.named_parameters():
+            if name.startswith("W_"):
+                found.append((f"{layer} {name}", weight.T))
+    return [*found, ("W_U", model.W_U.T)]
+
+
+def shared_storage(model: HookedTransformer) -> dict[str, bool]:
+    storages = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    matrices = read_matrices(model)
+    return {name: m.untyped_storage().data_ptr() in storages and m.is_contiguous() for name, m in matrices}
+
+
+# ---------------------------------------------------------------------------------------------- stacked
+
+
+@pytest.mark.parametrize("name", QUERY_SIDE)
+def test_a_heads_weights_in_the_stack_are_those_of_its_block(run: Run, name: str):
+    for layer, block in enumerate(run.model.blocks):
+        assert torch.equal(getattr(run.model, name)[layer], block.attn.get_parameter(name))
+
+
+@pytest.mark.parametrize("name", KEY_SIDE)
+def test_keys_and_values_in_the_stack_are_repeated_to_the_query_heads(run: Run, name: str):
+    group = run.cfg.n_heads // run.cfg.n_key_value_heads
+    for layer, block in enumerate(run.model.blocks):
+        for head in range(run.cfg.n_heads):
+            assert torch.equal(getattr(run.model, name)[layer, head], block.attn.get_parameter(name)[head // group])
+
+
+@where(lambda cfg: not cfg.attn_only)
+@pytest.mark.parametrize("name", OF_MLPS)
+def test_an_mlps_weights_in_the_stack_are_those_of_its_block(run: Run, name: str):
+    for layer, block in enumerate(run.model.blocks):
+        assert torch.equal(getattr(run.model, name)[layer], block.mlp.get_parameter(name))
+
+
+@where(lambda cfg: cfg.gated_mlp)
+@pytest.mark.parametrize("name", ["W_gate", "b_gate"])
+def test_gates_in_the_stack_are_those_of_their_block(run: Run, name: str):
+    for layer, block in enumerate(run.model.blocks):
+        assert torch.equal(getattr(run.model, name)[layer], block.mlp.get_parameter(name))
+
+
+def test_attention_biases_in_the_stack_are_those_of_their_block(run: Run):
+    for layer, block in enumerate(run.model.blocks):
+        assert torch.equal(run.model.b_O[layer], block.attn.b_O)
+
+
+def test_weights_have_the_documented_axes(run: Run):
+    cfg, model = run.cfg, run.model
+    assert model.W_E.shape == (cfg.d_vocab, cfg.d_model)
+    assert model.W_U.shape == (cfg.d_model, cfg.d_vocab)
+    assert model.W_Q.shape == model.W_K.shape == model.W_V.shape == (3, cfg.n_heads, cfg.d_model, cfg.d_head)
+    assert model.W_O.shape == (3, cfg.n_heads, cfg.d_head, cfg.d_model)
+
+
+def test_gradients_flow_through_the_stacked_weights():
+    model = run_of("rotary_rms_gated_grouped").fresh_model()
+    (gradient,) = torch.autograd.grad(model.W_K[1].sum(), model.blocks[1].attn.W_K)
+    assert_close(gradient, torch.full_like(gradient, 2.0))
+
+
+@pytest.mark.parametrize("name", [*OF_MLPS, "W_gate", "b_gate"])
+def test_weights_of_an_mlp_that_is_not_there_are_an_error(name: str):
+    with pytest.raises(ConfigError, match=f"attention-only: there is no {name}"):
+        getattr(run_of("shortformer_attn_only").model, name)
+
+
+def test_gates_that_are_not_there_are_an_error():
+    with pytest.raises(ConfigError, match="without gates: there is no W_gate"):
+        _ = run_of("learned_ln").model.W_gate
+
+
+@pytest.mark.parametrize("name", [*QUERY_SIDE, *KEY_SIDE, *OF_MLPS, "b_O"])
+def test_weights_of_a_model_without_blocks_are_an_error(name: str):
+    with pytest.raises(ConfigError, match=f"there is no {name}"):
+        getattr(HookedTransformer(config(SMALL, n_layers=0)), name)
+
+
+@where(lambda cfg: cfg.positional_embedding_type in ("rotary", "none"))
+def test_positions_without_vectors_have_no_weights(run: Run):
+    with pytest.raises(ConfigError, match="there is no W_pos"):
+        _ = run.model.W_pos
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("layer", [0, -1])
+def test_writing_a_heads_weights_changes_the_model(run: Run, layer: int):
+    model = run.fresh_model()
+    with torch.no_grad():
+        model.blocks[layer].attn.W_V[-1] = 0
+    assert (model(run.tokens) - run.logits).abs().max() > 1e-4
+    assert (model.W_V[layer, -1] == 0).all()
+
+
+def test_writing_the_unembedding_changes_the_logits(run: Run):
+    model = run.fresh_model()
+    with torch.no_grad():
+        model.W_U[:, 2] = 0
+    bias, cap = model.b_U[2], run.cfg.output_logits_soft_cap
+    want = bias if cap is None else cap * torch.tanh(bias / cap)
+    assert_close(model(run.tokens)[..., 2], want.expand(run.tokens.shape))
+
+
+@where(lambda cfg: cfg.positional_embedding_type not in ("rotary", "none"))
+def test_writing_a_positions_vector_changes_the_model(run: Run):
+    model = run.fresh_model()
+    with torch.no_grad():
+        model.W_pos[2] += 1 - model.W_pos[3]
+    assert (model(run.tokens) - run.logits)[:, 2:].abs().max() > 1e-4
+
+
+# ---------------------------------------------------------------------------------------------- layout in memory
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_matrices_that_products_read_are_views_of_the_weights(run: Run, dtype: torch.dtype):
+    model = HookedTransformer(config(run.fields, dtype=dtype))
+    assert [name for name, shared in shared_storage(model).items() if not shared] == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda model: model.to(torch.float32),
+        lambda model: model.half(),
+        lambda model: model.requires_grad_(False),
+        copy.deepcopy,
+    ],
+    ids=["to", "half", "requires_grad_", "deepcopy"],
+)
+def test_conversions_and_copies_keep_the_layout(run: Run, changed: Callable[[HookedTransformer], HookedTransformer]):
+    assert [name for name, shared in shared_storage(changed(run.fresh_model())).items() if not shared] == []
+
+
+def test_loading_a_state_dict_keeps_the_layout(run: Run):
+    model = HookedTransformer(run.cfg)
+    model.load_state_dict({name: tensor.contiguous() for name, tensor in run.model.state_dict().items()})
+    assert [name for name, shared in shared_storage(model).items() if not shared] == []
+
+
+def test_an_optimizer_step_keeps_the_layout():
+    run = run_of("rotary_rms_gated_grouped")
+    model = run.fresh_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(run.tokens, "loss").backward()
+    optimizer.step()
+    assert [name for name, shared in shared_storage(model).items() if not shared] == []
