@@ -1,18 +1,20 @@
 """Generation: keys and values kept between runs, sampling, and the loop that predicts, samples and appends."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError
+from interp.hooks import HookName
+from interp.tokens import Text
 
 if TYPE_CHECKING:
     from interp.cache import ActivationCache
-    from interp.hooks import HookName
     from interp.model import HookedTransformer
 
 
@@ -151,7 +153,7 @@ def stream(
     sampling: Sampling,
     stop_tokens: Sequence[int] = (),
     attention_mask: Tensor | None = None,
-    names_filter: "HookName | Iterable[HookName] | None" = None,
+    names_filter: HookName | Iterable[HookName] | None = None,
     caches: "list[ActivationCache] | None" = None,
 ) -> Iterator[Int[Tensor, "batch"]]:
     """The next token of every sequence, step after step; ends early when all have reached a stop token.
@@ -188,6 +190,16 @@ def stream(
         tokens = last[:, None]
 
 
+def _shown(steps: Iterator[Tensor], total: int, progress: bool) -> Iterator[Tensor]:
+    """The same steps, with a progress bar on standard error where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    shown = progress and console.is_terminal
+    yield from track(steps, "generating", total=total, console=console, transient=True, disable=not shown)
+
+
 def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
     """The caches of successive runs as one, along positions; keys that a step could not see yet are masked."""
     from interp.cache import ActivationCache
@@ -203,3 +215,68 @@ def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
             parts = [torch.nn.functional.pad(part, (0, n_keys - part.shape[-1]), value=masked) for part in parts]
         joined[name] = torch.cat(parts, dim=point.pos_axis)
     return ActivationCache(joined, model, edited=any(cache.edited for cache in caches))
+
+
+def _stop_ids(model: "HookedTransformer", stop_tokens: Sequence[int | str]) -> list[int]:
+    return [model.to_single_token(stop) if isinstance(stop, str) else stop for stop in stop_tokens]
+
+
+class Generates:
+    """`generate` and `stream`, for a model."""
+
+    def generate(
+        self,
+        input: Text | Tensor,
+        max_new_tokens: int = 32,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop_tokens: Sequence[int | str] = (),
+        attention_mask: Tensor | None = None,
+        names_filter: HookName | Iterable[HookName] | None = None,
+        progress: bool = True,
+    ) -> Generation:
+        """Predict, sample, append; the prompt runs once, then one position a step. Hooks act on every step.
+
+        Args:
+            input: prompts, as text or token ids; of unequal length as left-padded ids with `attention_mask`.
+            max_new_tokens: how many tokens to add at most; prompt and continuation must fit the context.
+            temperature, top_k, top_p, seed: see `Sampling`; temperature 0 is greedy.
+            stop_tokens: a sequence that reaches one of them ends there.
+            attention_mask: as for calling the model.
+            names_filter: also return these activations of all positions run, as one cache ("*" for all).
+            progress: show a progress bar on a terminal.
+
+        Raises `ConfigError` for sampling options out of range or a length beyond the context; else as `forward`.
+        """
+        model = cast("HookedTransformer", self)
+        tokens, stops = model.token_ids(input), _stop_ids(model, stop_tokens)
+        caches: list[ActivationCache] | None = None if names_filter is None else []
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        steps = stream(model, tokens, max_new_tokens, sampling, stops, attention_mask, names_filter, caches)
+        new = torch.stack(list(_shown(steps, max_new_tokens, progress)), dim=1)
+        texts = None
+        if model.tokenizer is not None:
+            rows = [list(itertools.takewhile(lambda token: token not in stops, row)) for row in new.tolist()]
+            texts = [model.to_string(torch.tensor(row, dtype=torch.long)) for row in rows]
+        cache = None if caches is None else join_steps(caches)
+        return Generation(torch.cat([tokens, new], dim=1), tokens.shape[1], texts, cache)
+
+    def stream(
+        self,
+        input: Text | Tensor,
+        max_new_tokens: int = 32,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop_tokens: Sequence[int | str] = (),
+        attention_mask: Tensor | None = None,
+    ) -> Iterator[Int[Tensor, "batch"]]:
+        """As `generate`, one step at a time: the next token of every sequence."""
+        model = cast("HookedTransformer", self)
+        tokens, stops = model.token_ids(input), _stop_ids(model, stop_tokens)
+        return stream(model, tokens, max_new_tokens, Sampling(temperature, top_k, top_p, seed), stops, attention_mask)

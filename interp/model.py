@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from interp.components import MLP, Attention, Embed, Norm, PosEmbed, SideInputs, Unembed, rotary_angles, visible_keys
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, ShapeError, TokenError
-from interp.generate import KVCache
+from interp.generate import Generates, KVCache
 from interp.hooks import HookPoint
 from interp.metrics import next_token_loss
 from interp.private_reads import private_reads
@@ -109,7 +109,7 @@ class Block(nn.Module):
         return self.hook_mlp_out(self.ln2_post(self.mlp(self.ln2(x) if self.pre_norm else x)))
 
 
-class HookedTransformer(Hooked, StackedWeights):
+class HookedTransformer(Hooked, Generates, StackedWeights):
     """A transformer with a hook point at every step.
 
     Args:
@@ -197,7 +197,7 @@ class HookedTransformer(Hooked, StackedWeights):
             raise ConfigError(f"return_type = {return_type!r} needs tokens and logits, so it excludes start_at_layer "
                               "and stop_at_layer")  # fmt: skip
 
-        tokens = self._token_ids(input) if start_at_layer is None else None
+        tokens = self.token_ids(input) if start_at_layer is None else None
         entering = self._check_stream(input) if tokens is None else tokens
         mask = check_mask(attention_mask, entering)
         whole_mask, positions = self._positions(entering, mask, kv_cache)
@@ -272,7 +272,8 @@ class HookedTransformer(Hooked, StackedWeights):
 
     # ------------------------------------------------------------------ checks on what comes in
 
-    def _token_ids(self, input: Text | Tensor) -> Int[Tensor, "batch pos"]:
+    def token_ids(self, input: Text | Tensor) -> Int[Tensor, "batch pos"]:
+        """Text or ids as checked token ids; raises what `forward` does."""
         if not isinstance(input, str | Tensor) and not all(isinstance(text, str) for text in input):
             raise TokenError(f"input is text, a list of texts or a tensor of token ids, not {input!r}")
         tokens = input if isinstance(input, Tensor) else self.to_tokens(input)

@@ -185,7 +185,10 @@ def test_the_options_of_a_field_are_listed_when_another_is_given(value: str):
         ({"attn_only": True, "gated_mlp": True}, "leaves no MLP for gated_mlp"),
         ({"attn_only": True, "parallel_attn_mlp": True}, "leaves no MLP for parallel_attn_mlp"),
         ({"d_mlp": 0}, "say attn_only = True"),
-        ({"parallel_attn_mlp": True, "norm_position": "post"}, "parallel_attn_mlp = True contradicts norm_position = 'post'"),
+        (
+            {"parallel_attn_mlp": True, "norm_position": "post"},
+            "parallel_attn_mlp = True contradicts norm_position = 'post'",
+        ),
         ({"rotary_dim": 2}, "rotary_dim = 2 contradicts positional_embedding_type = 'standard'"),
         ({"rotary_base": 10.0}, "rotary_base = 10.0 contradicts positional_embedding_type = 'standard'"),
         ({"positional_embedding_type": "rotary", "rotary_dim": 6}, "rotary_dim = 6 exceeds d_head = 4"),
