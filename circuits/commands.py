@@ -140,24 +140,24 @@ def _head_scores(check: ReadingCheck, tokens: Tensor) -> tuple[str, str]:
 
 def _score_table(scores: tuple[str, str]) -> Table:
     table = Table("head", "score", title="Head scores (1 is perfect)")
-    table.add_row("previous token (layer 1)", scores[0])
-    table.add_row("induction (layer 2)", scores[1])
+    table.add_row("L0H0: previous token", scores[0])
+    table.add_row("L1H0: induction", scores[1])
     return table
 
 
 def _write_page(out: Path, check: ReadingCheck, text: str, tokens: list[str], scores: tuple[str, str]) -> None:
     from interp.plot import figures, report
 
-    heads = ("Layer 1: previous-token head", "Layer 2: induction head")
+    heads = ("L0H0: previous-token head", "L1H0: induction head")
     captions = (
-        f"Every position attends to the one before it; score {scores[0]}.",
-        f"Every position attends to the tokens that followed its own token earlier; score {scores[1]}. "
-        "Without a match it spreads over all it sees. Grey: masked.",
+        f"Every position but the first attends to the one before it; score {scores[0]}. Grey: masked.",
+        f"A position whose token occurred before attends to what followed it then; score {scores[1]}. "
+        "The others spread over all they see. Grey: masked.",
     )
     report.write_page(
         out,
         "The induction model, built by hand",
-        f"Attention patterns of the two heads on {text!r}, causal reading.",
+        f"Attention patterns of the two heads on {text!r}, causal reading (L0H0: the lecture's layer 1).",
         [
             report.Panel(figures.pattern(pattern, tokens, title=head), caption)
             for pattern, head, caption in zip(check.patterns, heads, captions, strict=True)

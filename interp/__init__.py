@@ -1,7 +1,8 @@
 """interp: inspect attention patterns, build circuits by hand, cache and patch activations.
 
-The package at a glance: `TransformerConfig` fixes an architecture, `HookedTransformer` runs it, `Vocabulary` turns
-text into tokens, `ActivationCache` holds what flowed through the model and takes the residual stream apart.
+The package at a glance: `TransformerConfig` fixes an architecture, `HookedTransformer` runs it, `Vocabulary` (words of
+your own) or `Tokenizer` (a trained one) turns text into tokens, `ActivationCache` holds what flowed through the model
+and takes the residual stream apart.
 """
 
 from interp.cache import ActivationCache, LogitAttribution, Stack
@@ -19,7 +20,7 @@ from interp.errors import (
 )
 from interp.hooks import HookPoint
 from interp.model import HookedTransformer
-from interp.tokens import Vocabulary
+from interp.tokens import Tokenizer, Vocabulary
 
 __all__ = [
     "ActivationCache",
@@ -36,6 +37,7 @@ __all__ = [
     "ShapeError",
     "Stack",
     "TokenError",
+    "Tokenizer",
     "TransformerConfig",
     "Vocabulary",
 ]

@@ -10,8 +10,9 @@ edited by hooks, a row "edits" holds what the edits added.
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -32,18 +33,37 @@ Answer = int | str | Int[Tensor, "batch"] | Int[Tensor, "batch pos"]
 """Tokens whose logits are asked for: one for all, one a sequence, or one a position."""
 
 
-class Stack(NamedTuple):
-    """Named vectors in the residual stream: `values[i]` belongs to `labels[i]`."""
+@dataclass(frozen=True, repr=False)
+class Rows:
+    """Tensors with labels: `values[i]` belongs to `labels[i]`. `rows["L0H1"]` and `rows[i]` are single ones."""
 
-    values: Float[Tensor, "component batch pos d_model"]
+    values: Tensor
     labels: list[str]
 
+    def __len__(self) -> int:
+        return len(self.labels)
 
-class LogitAttribution(NamedTuple):
-    """How much each component adds to a logit (or a logit difference): `values[i]` belongs to `labels[i]`."""
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return zip(self.labels, self.values, strict=True)
 
-    values: Float[Tensor, "component batch pos"]
-    labels: list[str]
+    def __getitem__(self, row: int | str) -> Tensor:
+        if isinstance(row, str):
+            if row not in self.labels:
+                raise HookNotFoundError(f"no row is called {row!r}{did_you_mean(row, self.labels)}")
+            row = self.labels.index(row)
+        return self.values[row]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.labels[:6]) + (", ..." if len(self) > 6 else "")
+        return f"{type(self).__name__}({len(self)} rows of shape {tuple(self.values.shape[1:])}: {shown})"
+
+
+class Stack(Rows):
+    """Vectors in the residual stream: `values` is [component, batch, pos, d_model]."""
+
+
+class LogitAttribution(Rows):
+    """How much each component adds to a logit or a logit difference: `values` is [component, batch, pos]."""
 
 
 class ActivationCache(Mapping[str, Tensor]):
@@ -62,7 +82,17 @@ class ActivationCache(Mapping[str, Tensor]):
     # ------------------------------------------------------------------ a mapping
 
     def __getitem__(self, name: HookName) -> Tensor:
-        found = resolve(name, list(self._values), self.cfg.n_layers)
+        try:
+            found = resolve(name, list(self._values), self.cfg.n_layers)
+        except HookNotFoundError as error:
+            try:
+                known = resolve(name, list(self.model.hook_points), self.cfg.n_layers)[0]
+            except HookNotFoundError:
+                raise error from None
+            raise HookNotFoundError(
+                f"{known!r} is a point of this model, but this cache does not hold it; name it in names_filter= "
+                "(a lazy point is cached only where it is named)"
+            ) from None
         if len(found) > 1:
             raise HookNotFoundError(f"{name!r} fits {len(found)} cached activations: {', '.join(found[:4])} ...")
         return self._values[found[0]]
@@ -135,7 +165,7 @@ class ActivationCache(Mapping[str, Tensor]):
                 theirs, weights, edited = (json.loads(about[k]) for k in ("config", "weights", "edited"))
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{path} cannot be read as a saved ActivationCache: {error!r}") from error
-        ours = model.cfg.to_dict()
+        ours = json.loads(model.cfg.to_json())
         if differing := [k for k in ours if theirs.get(k) != ours[k] and k not in ("seed", "init_std")]:
             values_of = ", ".join(f"{k} = {theirs.get(k)!r} (here {ours[k]!r})" for k in differing)
             raise CheckpointError(f"{path} was made by another model: {values_of}")
@@ -217,6 +247,8 @@ class ActivationCache(Mapping[str, Tensor]):
         `mlp_input` ln2, for None or n_layers the final one; where the stream is read as it is (post-norm, no norm)
         nothing changes.
         """
+        if not isinstance(stack, Stack):
+            raise ShapeError(f"rows with labels are needed, Stack(values, labels), not {type(stack).__name__}")
         self._check_weights()
         stop = self._layer(layer)
         if stop == self.cfg.n_layers and not mlp_input:
@@ -341,9 +373,13 @@ class ActivationCache(Mapping[str, Tensor]):
 
         if rest and (attn == "heads" or mlp == "neurons" or post_norm):
             add(bias + torch.zeros_like(rows[0][:1]), ["bias"])
+        values = torch.cat(rows)
         if rest and self.edited:
-            add((self._stream(stop, mlp_input) - torch.cat(rows).sum(dim=0))[None], ["edits"])
-        stack = Stack(torch.cat(rows), labels)
+            values = torch.cat([values, (self._stream(stop, mlp_input) - values.sum(dim=0))[None]])
+            labels.append("edits")
+        elif rest:
+            self._check_sum(values, stop, mlp_input)
+        stack = Stack(values, labels)
         return self.apply_ln_to_stack(stack, layer, mlp_input) if apply_ln else stack
 
     def _attn_writes(self, i: int, heads: bool) -> tuple[Tensor, list[str], Tensor | float]:
@@ -400,6 +436,16 @@ class ActivationCache(Mapping[str, Tensor]):
         """The weights that a decomposition reads must still be those of the run."""
         if _weights_now(self.model) != self._weights:
             raise CacheError("the model's weights changed after this cache was made: run it again")
+
+    def _check_sum(self, values: Tensor, stop: int, mlp_input: bool) -> None:
+        """A complete decomposition sums to the stream, as far as that was cached; weights may have changed unseen."""
+        try:
+            stream = self._stream(stop, mlp_input)
+        except HookNotFoundError:
+            return
+        tolerance = 0.1 if stream.dtype in (torch.float16, torch.bfloat16) else 1e-3
+        if not ((values.sum(dim=0) - stream).abs() <= tolerance * (1 + values.abs().sum(dim=0))).all():
+            raise CacheError("the rows do not sum to the cached stream: weights or activations changed since the run")
 
     def _layer(self, layer: int | None) -> int:
         return self.cfg.n_layers if layer is None else layer_index(layer, self.cfg.n_layers, "layer", end=True)

@@ -38,6 +38,36 @@ def _options(
     pass
 
 
+FETCH_HELP = """Fetch a small real model into the cache; HookedTransformer.from_pretrained then works offline.
+
+Known: smollm2 (SmolLM2-135M-Instruct, 98 MB, Apache-2.0), then loaded by from_pretrained("smollm2-135m-instruct").
+
+The cache is the folder interp in the user's cache, or INTERP_CACHE. A model that is there and sound is left as it is.
+
+Example: interp fetch smollm2
+"""
+
+
+@app.command("fetch", help=FETCH_HELP)
+def fetch(
+    model: Annotated[str, typer.Argument(help="Which model: smollm2.")],
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Fetch a model and say where it is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from interp.checkpoints import fetch as fetching
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bars:
+        bar = bars.add_task(model, total=None)
+        path, new = fetching.fetch(
+            model, lambda doing, done, total: bars.update(bar, description=doing, completed=done, total=total)
+        )
+    typer.echo(f"{'Fetched' if new else 'Already there'}: {path}")
+
+
 def main() -> None:
     """Run the command line; errors made on purpose end it with one line and exit status 2."""
     for stream in (sys.stdout, sys.stderr):

@@ -126,6 +126,10 @@ class Norm(nn.Module):
             )
             self.hook_normalized = HookPoint(f"{axes} {last}", "output of the norm, gain and bias included")
 
+    def extra_repr(self) -> str:
+        """For `print(model)`."""
+        return f"{self.kind}, {self.size}" if self.kind else "none"
+
     def scale(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes 1"]:
         """`sqrt(mean((x - mean)^2) + eps)`; RMS takes no mean off. At least float32."""
         return (self._centred(_at_least_float32(x)).square().mean(-1, keepdim=True) + self.eps).sqrt()

@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
+from interp.counting import ParameterCounts, count_parameters
 from interp.errors import ConfigError, did_you_mean
 
 ActFn = Literal["relu", "gelu", "gelu_new", "silu"]
@@ -195,47 +196,43 @@ class TransformerConfig:
                         raise ConfigError(f"{name} = {value!r}; allowed: {least}")
 
     def _check_combinations(self) -> None:
-        def refuse(contradiction: bool, explanation: str) -> None:
-            if contradiction:
-                raise ConfigError(explanation)
-
         heads, kv_heads, positions = self.n_heads, self.n_key_value_heads, self.positional_embedding_type
-        refuse(heads % kv_heads != 0, f"n_heads = {heads} is not a multiple of n_key_value_heads = {kv_heads}")
+        _refuse(heads % kv_heads != 0, f"n_heads = {heads} is not a multiple of n_key_value_heads = {kv_heads}")
         for name in ("d_mlp", "gated_mlp", "parallel_attn_mlp"):
             value = getattr(self, name)
-            refuse(self.attn_only and bool(value), f"attn_only = True leaves no MLP for {name} = {value}")
-        refuse(not self.attn_only and self.d_mlp == 0, "d_mlp = 0 leaves no neurons; say attn_only = True")
-        refuse(
+            _refuse(self.attn_only and bool(value), f"attn_only = True leaves no MLP for {name} = {value}")
+        _refuse(not self.attn_only and self.d_mlp == 0, "d_mlp = 0 leaves no neurons; say attn_only = True")
+        _refuse(
             self.parallel_attn_mlp and self.norm_position == "post",
             "parallel_attn_mlp = True contradicts norm_position = 'post', which normalises between attention and MLP",
         )
         for name in ("rotary_dim", "rotary_base", "rotary_scaling"):
             value = getattr(self, name)
-            refuse(
+            _refuse(
                 positions != "rotary" and value is not None,
                 f"{name} = {value} contradicts positional_embedding_type = {positions!r}",
             )
         rotary_dim = self.rotary_dim or 0
-        refuse(rotary_dim > self.d_head, f"rotary_dim = {rotary_dim} exceeds d_head = {self.d_head}")
-        refuse(rotary_dim % 2 == 1, f"rotary_dim = {rotary_dim}: dimensions turn in pairs, so it must be even")
-        refuse(
+        _refuse(rotary_dim > self.d_head, f"rotary_dim = {rotary_dim} exceeds d_head = {self.d_head}")
+        _refuse(rotary_dim % 2 == 1, f"rotary_dim = {rotary_dim}: dimensions turn in pairs, so it must be even")
+        _refuse(
             positions == "onehot" and self.d_model < self.n_ctx,
             f"one-hot positions need d_model >= n_ctx, but d_model = {self.d_model} and n_ctx = {self.n_ctx}",
         )
-        refuse(
+        _refuse(
             positions == "sinusoidal" and self.d_model % 2 == 1,
             f"sinusoidal positions come in pairs, so d_model = {self.d_model} must be even",
         )
-        refuse(
+        _refuse(
             self.window_size is not None and self.attention_dir == "bidirectional",
             f"window_size = {self.window_size} needs attention_dir = 'causal'",
         )
-        refuse(
+        _refuse(
             self.attn_implementation == "sdpa" and self.attn_scores_soft_cap is not None,
             "attn_implementation = 'sdpa' cannot cap scores; drop attn_scores_soft_cap or say 'eager'",
         )
         allowed = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-        refuse(self.dtype not in allowed, f"dtype = {self.dtype}; allowed: {', '.join(map(str, allowed))}")
+        _refuse(self.dtype not in allowed, f"dtype = {self.dtype}; allowed: {', '.join(map(str, allowed))}")
 
     def in_layer(self, value: Any, layer: int) -> Any:
         """A field that may differ between layers, in one of them."""
@@ -245,6 +242,11 @@ class TransformerConfig:
     def norms_reads(self) -> bool:
         """Whether attention and MLP read through a norm."""
         return self.norm_position in ("pre", "both")
+
+    @property
+    def n_params(self) -> ParameterCounts:
+        """Numbers of parameters by component, and their `total`, computed without making any."""
+        return count_parameters(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -276,6 +278,11 @@ def _dtype(name: str) -> torch.dtype:
     if name not in dtypes:
         raise ConfigError(f"dtype = {name!r} is not a torch dtype{did_you_mean(name, dtypes)}")
     return dtypes[name]
+
+
+def _refuse(contradiction: bool, explanation: str) -> None:
+    if contradiction:
+        raise ConfigError(explanation)
 
 
 def _alternatives(hint: Any) -> list[Any]:

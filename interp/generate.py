@@ -252,7 +252,8 @@ class Generates:
         Raises `ConfigError` for sampling options out of range or a length beyond the context; else as `forward`.
         """
         model = cast("HookedTransformer", self)
-        tokens, stops = model.token_ids(input), _stop_ids(model, stop_tokens)
+        tokens, attention_mask = model.tokens_and_mask(input, attention_mask)
+        stops = _stop_ids(model, stop_tokens)
         caches: list[ActivationCache] | None = None if names_filter is None else []
         sampling = Sampling(temperature, top_k, top_p, seed)
         steps = stream(model, tokens, max_new_tokens, sampling, stops, attention_mask, names_filter, caches)
@@ -278,5 +279,6 @@ class Generates:
     ) -> Iterator[Int[Tensor, "batch"]]:
         """As `generate`, one step at a time: the next token of every sequence."""
         model = cast("HookedTransformer", self)
-        tokens, stops = model.token_ids(input), _stop_ids(model, stop_tokens)
+        tokens, attention_mask = model.tokens_and_mask(input, attention_mask)
+        stops = _stop_ids(model, stop_tokens)
         return stream(model, tokens, max_new_tokens, Sampling(temperature, top_k, top_p, seed), stops, attention_mask)

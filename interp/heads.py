@@ -1,6 +1,6 @@
 """Scores that say what an attention head does, from its pattern alone.
 
-Both take any leading axes (layers, batch, heads) and return one number for each.
+Both take any leading axes (layers, heads) and return one number for each.
 """
 
 import torch
@@ -27,7 +27,8 @@ def induction_score(
 
     Summed over the earlier occurrences of a query, averaged over the queries that have one; 1 for a perfect head
     however many occurrences share its attention. (Prefix matching is defined in Olsson et al. 2022, who average the
-    single entries of the pattern instead.)
+    single entries of the pattern instead.) Repeats at one fixed distance also reward heads that copy from that distance
+    whatever the token: score on repeats of varied distances. Where a token follows itself, its own position counts.
 
     Raises:
         ShapeError: the pattern does not fit the tokens.

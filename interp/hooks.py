@@ -31,6 +31,9 @@ HookFn = Callable[[Tensor, "HookPoint"], Any]
 HookName = str | tuple[str, int] | tuple[str, int, str] | Callable[[str], bool]
 """How points are named: in full, as a glob, short (`("pattern", 3)`, `("scale", 0, "ln2")`), or by a predicate."""
 
+HookPair = tuple[HookName | list[HookName], HookFn]
+"""Where a hook goes, and what it does."""
+
 Direction = Literal["fwd", "bwd"]
 
 
@@ -207,10 +210,7 @@ def resolve(asked: HookName, names: Sequence[str], n_layers: int) -> list[str]:
             f"{asked!r} is not a name; allowed: a full name, a glob, (name, layer), (name, layer, part) or a predicate"
         )
 
-    def from_end(match: re.Match[str]) -> str:
-        return f"blocks.{int(match[1]) + n_layers}."
-
-    full = re.sub(r"^blocks\.(-\d+)\.", from_end, asked)
+    full = re.sub(r"^blocks\.(-\d+)\.", lambda match: f"blocks.{int(match[1]) + n_layers}.", asked)
     if full in names:
         return [full]
     if f"hook_{full}" in names:
@@ -219,10 +219,15 @@ def resolve(asked: HookName, names: Sequence[str], n_layers: int) -> list[str]:
         if found := [name for name in names if fnmatchcase(name, full)]:
             return found
         raise HookNotFoundError(f"the glob {asked!r} matches none of the {len(names)} names here")
+    short = full.removeprefix("hook_")
+    if any(name.endswith(f".hook_{short}") for name in names):
+        raise HookNotFoundError(
+            f"{asked!r} is in every layer: say ({short!r}, layer), or '*hook_{short}' for all of them"
+        )
     raise HookNotFoundError(f"{asked!r} names nothing here{_range_hint(full, n_layers)}{did_you_mean(full, names)}")
 
 
-def as_pairs(hooks: Iterable[tuple[HookName, HookFn]], what: str) -> list[tuple[HookName, HookFn]]:
+def as_pairs(hooks: Iterable[HookPair], what: str) -> list[HookPair]:
     """Hooks as a list of (name, function). Raises `TypeError` for anything else."""
     wrong = f"{what} takes a list of (name, function) pairs, not "
     if not isinstance(hooks, Iterable):

@@ -17,7 +17,7 @@ the next to read. Every place where the stream is read or written, and every ste
 
 import os
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,7 +32,7 @@ from interp.metrics import next_token_loss
 from interp.private_reads import private_reads
 from interp.running import Hooked, ReturnType
 from interp.stacked import StackedWeights
-from interp.tokens import Text, Vocabulary, check_mask, check_tokens
+from interp.tokens import Text, TextCodec, check_mask, check_tokens
 
 
 class Block(nn.Module):
@@ -125,13 +125,14 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
     def __init__(
         self,
         cfg: TransformerConfig,
-        tokenizer: Vocabulary | None = None,
+        tokenizer: TextCodec | None = None,
         device: str | torch.device | None = None,
         init_weights: bool = True,
     ):
         super().__init__()
-        if tokenizer is not None and tokenizer.d_vocab > cfg.d_vocab:
-            raise ConfigError(f"d_vocab = {cfg.d_vocab} is too small for a vocabulary of {tokenizer.d_vocab} words")
+        if tokenizer is not None and tokenizer.d_vocab_base > cfg.d_vocab:
+            wanted = tokenizer.d_vocab_base
+            raise ConfigError(f"d_vocab = {cfg.d_vocab} is too small for a vocabulary of {wanted} words")
         self.cfg, self.tokenizer = cfg, tokenizer
         self.positions_write = cfg.positional_embedding_type in ("standard", "onehot", "sinusoidal")
         with torch.device(device or torch.get_default_device()):
@@ -170,8 +171,8 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         """Run the model, or the blocks from `start_at_layer` up to but not including `stop_at_layer`.
 
         Args:
-            input: text, token ids [batch, pos] or [pos], or with `start_at_layer` the residual stream
-                [batch, pos, d_model] that enters that block.
+            input: text, or several (padded on the left and masked where their lengths differ); token ids [batch, pos]
+                or [pos]; with `start_at_layer` the residual stream [batch, pos, d_model] that enters that block.
             return_type: "logits" [batch, pos, d_vocab]; "loss", the mean cross-entropy in nats of each next token;
                 "both" as (logits, loss); None.
             loss_per_token: a loss for every predicted token, [batch, pos - 1]; 0 where it or its predictor is padding.
@@ -197,7 +198,9 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
             raise ConfigError(f"return_type = {return_type!r} needs tokens and logits, so it excludes start_at_layer "
                               "and stop_at_layer")  # fmt: skip
 
-        tokens = self.token_ids(input) if start_at_layer is None else None
+        tokens = None
+        if start_at_layer is None:
+            tokens, attention_mask = self.tokens_and_mask(input, attention_mask)
         entering = self._check_stream(input) if tokens is None else tokens
         mask = check_mask(attention_mask, entering)
         whole_mask, positions = self._positions(entering, mask, kv_cache)
@@ -272,12 +275,21 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
     # ------------------------------------------------------------------ checks on what comes in
 
-    def token_ids(self, input: Text | Tensor) -> Int[Tensor, "batch pos"]:
-        """Text or ids as checked token ids; raises what `forward` does."""
+    def tokens_and_mask(
+        self, input: Text | Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Int[Tensor, "batch pos"], Tensor | None]:
+        """Text or ids as checked token ids, and the mask: the given one, or what padded texts of unequal length."""
         if not isinstance(input, str | Tensor) and not all(isinstance(text, str) for text in input):
             raise TokenError(f"input is text, a list of texts or a tensor of token ids, not {input!r}")
-        tokens = input if isinstance(input, Tensor) else self.to_tokens(input)
-        return check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.W_E.device)
+        if isinstance(input, Tensor):
+            tokens = input
+        else:
+            tokens, real = self.to_tokens_and_mask(input)
+            if not real.all():
+                if attention_mask is not None:
+                    raise ShapeError("texts of unequal length bring their own mask; give attention_mask= with ids only")
+                attention_mask = real
+        return check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.W_E.device), attention_mask
 
     def _check_stream(self, x: Text | Tensor) -> Float[Tensor, "batch pos d_model"]:
         wanted = f"start_at_layer takes the residual stream [batch, pos, {self.cfg.d_model}] in {self.W_E.dtype}"
@@ -293,23 +305,45 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
     # ------------------------------------------------------------------ text
 
-    def to_tokens(self, text: Text, prepend_bos: bool = False) -> Int[Tensor, "batch pos"]:
-        """Token ids of one text or several, on the model's device. Raises `TokenError`."""
-        return self._tokenizer().to_tokens(text, prepend_bos=prepend_bos).to(self.W_E.device)
+    def to_tokens(
+        self, text: Text, prepend_bos: bool | None = None, padding_side: str = "left"
+    ) -> Int[Tensor, "batch pos"]:
+        """Token ids of one text or several, on the model's device. Raises `TokenError`.
 
-    def to_str_tokens(self, text: str | Tensor) -> list[str]:
+        `prepend_bos` None is the tokenizer's own habit. For the mask beside padded ids see `to_tokens_and_mask`.
+        """
+        return self.to_tokens_and_mask(text, prepend_bos, padding_side)[0]
+
+    def to_tokens_and_mask(
+        self, text: Text, prepend_bos: bool | None = None, padding_side: str = "left"
+    ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+        """As `to_tokens`, and which of the ids are tokens rather than padding: the `attention_mask` of a run."""
+        tokens, mask = self._tokenizer().to_tokens_and_mask(text, prepend_bos, padding_side)
+        return tokens.to(self.W_E.device), mask.to(self.W_E.device)
+
+    def to_str_tokens(self, text: str | Tensor, prepend_bos: bool | None = None) -> list[str]:
         """The tokens of one text or one sequence of ids, as strings. Raises `TokenError`."""
-        return self._tokenizer().to_str_tokens(text)
+        return self._tokenizer().to_str_tokens(text, prepend_bos)
 
     def to_string(self, tokens: Tensor) -> str:
         """The text of one sequence of ids. Raises `TokenError`."""
         return self._tokenizer().to_string(tokens)
 
-    def to_single_token(self, word: str) -> int:
+    def to_single_token(self, text: str) -> int:
         """The id of a text that is exactly one token. Raises `TokenError` if it is not."""
-        return self._tokenizer().to_single_token(word)
+        return self._tokenizer().to_single_token(text)
 
-    def _tokenizer(self) -> Vocabulary:
+    def get_token_position(
+        self,
+        token: str | int,
+        text: str | Tensor,
+        mode: Literal["first", "last"] = "first",
+        prepend_bos: bool | None = None,
+    ) -> int:
+        """Where a token (its text, or its id) stands in one text or one sequence of ids. Raises `TokenError`."""
+        return self._tokenizer().get_token_position(token, text, mode, prepend_bos)
+
+    def _tokenizer(self) -> TextCodec:
         if self.tokenizer is None:
             raise TokenError("this model has no tokenizer; give it one (HookedTransformer(cfg, tokenizer=...)), or ids")
         return self.tokenizer
@@ -325,17 +359,30 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike[str],
+        name_or_path: str | os.PathLike[str] | None = None,
+        hf_model: Any = None,
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
+        revision: str | None = None,
+        tokenizer: TextCodec | None = None,
     ) -> "HookedTransformer":
-        """The model that `save_pretrained` wrote: the same bits, unless another dtype is asked for.
+        """A saved or published model, with its weights as they are.
 
-        Raises `CheckpointError` naming the file, and the tensor that is missing, surplus or of another shape or dtype.
+        Args:
+            name_or_path: a folder (written by `save_pretrained` or by transformers, one file or shards), a `.gguf` file,
+                a fetched model ("smollm2-135m-instruct"), or the name of a repository on the Hugging Face hub.
+            hf_model: an instance of a transformers model, in place of files.
+            dtype: of the parameters; None for the checkpoint's, in which `save_pretrained` comes back bit for bit.
+            device: where they live.
+            revision: branch, tag or commit of a repository on the hub, such as a step of training.
+            tokenizer: in place of the checkpoint's own; with `hf_model` there is none by default.
+
+        Raises `CheckpointError` naming the option that is not supported, or the file and the tensor that is missing,
+        surplus, or of another shape or dtype. Pickled weights are never loaded.
         """
-        from interp.checkpoints import native
+        from interp.checkpoints import loading
 
-        return native.load(cls, folder, dtype, device)
+        return loading.load(cls, name_or_path, hf_model, dtype, device, revision, tokenizer)
 
     def _init_weights(self) -> None:
         """Normal weights, zero biases, unit gains; sampled in float32 on the CPU, so that a seed means one model."""

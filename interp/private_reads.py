@@ -58,26 +58,31 @@ def private_reads(
         edited = block.hook_attn_in(copies)
         moved = None if edited is copies else edited - copies
 
-    def after_norm(x: Tensor) -> Tensor:
-        if not block.pre_norm:
-            return x
-        if imposed_scale is None:
-            return block.ln1.unhooked(x)
-        at_scale = block.ln1.at_scale(x, imposed_scale.unsqueeze(2))
-        return at_scale if block.ln1.b is None else at_scale + block.ln1.b
-
-    def read(hook: HookPoint, x: Tensor, n: int) -> PrivateRead | None:
-        if not hook.hooks and moved is None:
-            return None
-        shared = x.unsqueeze(2).expand(-1, -1, n, -1)
-        own = hook(shared if moved is None else shared + moved.repeat_interleave(n // kv_heads, dim=2))
-        if own is shared:
-            return None
-        own_read = after_norm(own)
-        return PrivateRead(own_read, own_read - after_norm(shared.contiguous()), (own != shared).any(-1, keepdim=True))
-
     return PrivateReads(
-        q=read(block.hook_q_input, x_qk, heads),
-        k=read(block.hook_k_input, x_qk, kv_heads),
-        v=read(block.hook_v_input, x_v, kv_heads),
+        q=_private_read(block, block.hook_q_input, x_qk, heads, moved, imposed_scale),
+        k=_private_read(block, block.hook_k_input, x_qk, kv_heads, moved, imposed_scale),
+        v=_private_read(block, block.hook_v_input, x_v, kv_heads, moved, imposed_scale),
     )
+
+
+def _private_read(
+    block: "Block", hook: HookPoint, x: Tensor, n: int, moved: Tensor | None, imposed_scale: Tensor | None
+) -> PrivateRead | None:
+    if not hook.hooks and moved is None:
+        return None
+    shared = x.unsqueeze(2).expand(-1, -1, n, -1)
+    own = hook(shared if moved is None else shared + moved.repeat_interleave(n // moved.shape[2], dim=2))
+    if own is shared:
+        return None
+    own_read = _after_norm(block, own, imposed_scale)
+    difference = own_read - _after_norm(block, shared.contiguous(), imposed_scale)
+    return PrivateRead(own_read, difference, (own != shared).any(-1, keepdim=True))
+
+
+def _after_norm(block: "Block", x: Tensor, imposed_scale: Tensor | None) -> Tensor:
+    if not block.pre_norm:
+        return x
+    if imposed_scale is None:
+        return block.ln1.unhooked(x)
+    at_scale = block.ln1.at_scale(x, imposed_scale.unsqueeze(2))
+    return at_scale if block.ln1.b is None else at_scale + block.ln1.b

@@ -18,6 +18,7 @@ from interp.hooks import (
     HookInfo,
     HookMap,
     HookName,
+    HookPair,
     HookPoint,
     as_list,
     as_pairs,
@@ -73,18 +74,21 @@ class Hooked(nn.Module):
 
         return HookMap(HookInfo(p.name, shape(p), p.meaning, p.lazy) for p in self.hook_points.values())
 
-    def resolve_hooks(self, asked: HookName | None) -> list[str]:
-        """Full names for a name in any form; None stands for every point that is not lazy.
+    def resolve_hooks(self, asked: HookName | Iterable[HookName] | None) -> list[str]:
+        """Full names for names in any form; None stands for every point that is not lazy.
 
-        A glob or a predicate takes lazy points only where it fits no others (`*hook_result`, but not `blocks.0.*`).
-        Raises `HookNotFoundError` if nothing fits.
+        A glob whose last part is nothing but wildcards (`*`, `blocks.0.*`) leaves lazy points out, too; every other
+        name takes all that it fits. Raises `HookNotFoundError` for a name that fits nothing.
         """
-        names = list(self.hook_points)
-        found = names if asked is None else resolve(asked, names, self.cfg.n_layers)
-        eager = [name for name in found if not self.hook_points[name].lazy]
-        return eager or found
+        names, found = list(self.hook_points), set()
+        for one in as_list(asked):
+            fits = names if one is None else resolve(one, names, self.cfg.n_layers)
+            if one is None or (isinstance(one, str) and not one.rsplit(".", 1)[-1].strip("*?")):
+                fits = [name for name in fits if not self.hook_points[name].lazy]
+            found.update(fits)
+        return [name for name in names if name in found]
 
-    def add_hook(self, name: HookName, fn: HookFn, dir: Direction = "fwd") -> None:
+    def add_hook(self, name: HookName | list[HookName], fn: HookFn, dir: Direction = "fwd") -> None:
         """Add a hook that stays until `reset_hooks`. Raises `HookNotFoundError` before anything is changed."""
         if dir not in ("fwd", "bwd"):
             raise ConfigError(f"dir = {dir!r}; allowed: 'fwd' or 'bwd'")
@@ -98,8 +102,8 @@ class Hooked(nn.Module):
     @contextmanager
     def hooks(
         self,
-        fwd_hooks: Iterable[tuple[HookName, HookFn]] = (),
-        bwd_hooks: Iterable[tuple[HookName, HookFn]] = (),
+        fwd_hooks: Iterable[HookPair] = (),
+        bwd_hooks: Iterable[HookPair] = (),
     ) -> Iterator[Self]:
         """Hooks that live for the `with` block, also when an exception ends it.
 
@@ -121,7 +125,7 @@ class Hooked(nn.Module):
             if not hook.fired:
                 raise HookNotFiredError(_never_ran(hook, "inside the block"))
 
-    def _attach(self, pairs: list[tuple[HookName, HookFn]], direction: Direction, observes: bool = False) -> list[Hook]:
+    def _attach(self, pairs: list[HookPair], direction: Direction, observes: bool = False) -> list[Hook]:
         places = [(self.resolve_hooks(asked), Hook(fn, direction, asked, observes)) for asked, fn in pairs]
         for names, hook in places:
             for name in names:
@@ -140,8 +144,8 @@ class Hooked(nn.Module):
         self,
         input: Text | Tensor,
         return_type: ReturnType = "logits",
-        fwd_hooks: Iterable[tuple[HookName, HookFn]] = (),
-        bwd_hooks: Iterable[tuple[HookName, HookFn]] = (),
+        fwd_hooks: Iterable[HookPair] = (),
+        bwd_hooks: Iterable[HookPair] = (),
         **options: Unpack[RunOptions],
     ) -> Any:
         """One run with hooks that live for this call, also when it raises; returns what the run returns.
@@ -229,7 +233,9 @@ class Hooked(nn.Module):
         edited = any(hook.edited for hook in callers if hook.direction == "fwd")
         return output, ActivationCache(kept, cast("HookedTransformer", self), edited=edited)
 
-    def _reached(self, asked: HookName | None, return_type: ReturnType, options: RunOptions) -> list[str]:
+    def _reached(
+        self, asked: HookName | list[HookName] | None, return_type: ReturnType, options: RunOptions
+    ) -> list[str]:
         """The points that `asked` names and a run with these options passes; an error if there are none."""
         start, stop = options.get("start_at_layer"), options.get("stop_at_layer")
         first, last = self._layer_range(start, stop)
@@ -260,7 +266,9 @@ class Hooked(nn.Module):
 
 def _never_ran(hook: Hook, where: str) -> str:
     cause = (
-        "no forward pass reached it" if hook.direction == "fwd" else "no gradient flowed through it (is grad mode on?)"
+        "no forward pass reached it"
+        if hook.direction == "fwd"
+        else "no gradient flowed through it (was grad mode on, and backward called there?)"
     )
     return f"the {hook.direction} hook on {hook.asked!r} never ran {where}: {cause}"
 

@@ -7,7 +7,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.codec import TextCodec, one_sequence
 from interp.errors import ShapeError, TokenError, did_you_mean
+from interp.tokenizer import Tokenizer
+
+__all__ = ["Text", "TextCodec", "Tokenizer", "Vocabulary", "check_mask", "check_tokens", "visible"]
 
 Text = str | list[str] | tuple[str, ...]
 """One text, or a batch of them."""
@@ -21,8 +25,8 @@ def visible(token: str) -> str:
     return "".join(MARKS.get(c) or (c if c.isprintable() else c.encode("unicode_escape").decode()) for c in token)
 
 
-class Vocabulary:
-    """A predefined list of words; a word's id is its place in the list.
+class Vocabulary(TextCodec):
+    """A predefined list of words; a word's id is its place in the list. Its habit is no bos.
 
     Attributes:
         words: the words, all different, none empty.
@@ -57,6 +61,11 @@ class Vocabulary:
         """How many words there are."""
         return len(self.words)
 
+    @property
+    def d_vocab_base(self) -> int:
+        """As many: a model must know them all."""
+        return self.d_vocab
+
     def split(self, text: str) -> list[str]:
         """The words of `text`. Raises `TokenError` naming the first unknown word, its place and its character."""
         if not text:
@@ -84,47 +93,49 @@ class Vocabulary:
             f"{self.d_vocab} words{did_you_mean(word, self.words)}"
         )
 
-    def to_tokens(self, text: str | Sequence[str], prepend_bos: bool = False) -> Int[Tensor, "batch pos"]:
-        """Ids of one text (batch 1) or of several with equally many words.
+    def to_tokens_and_mask(
+        self, text: str | Sequence[str], prepend_bos: bool | None = None, padding_side: str = "left"
+    ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+        """Ids of one text (batch 1) or of several with equally many words; nothing is padded, the mask is all true.
 
         Raises `TokenError` for an unknown word, ragged texts, or `prepend_bos` without a bos. A text that starts with
         the bos gets no second one.
         """
-        if prepend_bos and self.bos is None:
-            raise TokenError("prepend_bos = True, but this vocabulary was made without bos=")
-        rows = []
-        for one in [text] if isinstance(text, str) else text:
-            words = self.split(one)
-            start = [self.bos] if prepend_bos and self.bos is not None and words[:1] != [self.bos] else []
-            rows.append([self._ids[word] for word in start + words])
+        rows = [self._with_bos(one, prepend_bos) for one in ([text] if isinstance(text, str) else text)]
         if not rows:
             raise TokenError("an empty batch: at least one text is needed")
         if len(lengths := {len(row) for row in rows}) > 1:
             raise TokenError(f"texts of {sorted(lengths)} words do not fit one batch, and a Vocabulary does not pad")
-        return torch.tensor(rows, dtype=torch.long).view(len(rows), -1)
+        ids = [[self._ids[word] for word in row] for row in rows]
+        tokens = torch.tensor(ids, dtype=torch.long).view(len(rows), -1)
+        return tokens, torch.ones_like(tokens, dtype=torch.bool)
 
-    def to_str_tokens(self, text: str | Int[Tensor, "pos"] | Int[Tensor, "1 pos"]) -> list[str]:
+    def _with_bos(self, text: str, prepend_bos: bool | None) -> list[str]:
+        if prepend_bos and self.bos is None:
+            raise TokenError("prepend_bos = True, but this vocabulary was made without bos=")
+        words = self.split(text)
+        return [self.bos, *words] if prepend_bos and self.bos is not None and words[:1] != [self.bos] else words
+
+    def to_str_tokens(self, text: str | Int[Tensor, "..."], prepend_bos: bool | None = None) -> list[str]:
         """The words of one text, or of one sequence of ids. Raises `TokenError` for ids out of range."""
         if isinstance(text, str):
-            return self.split(text)
-        if text.dtype.is_floating_point or text.ndim not in (1, 2) or (text.ndim == 2 and len(text) != 1):
-            raise TokenError(f"one sequence of integer ids is needed, not {text.dtype} of shape {tuple(text.shape)}")
-        ids = text.flatten().tolist()
+            return self._with_bos(text, prepend_bos)
+        ids = one_sequence(text)
         for place, i in enumerate(ids):
             if not 0 <= i < self.d_vocab:
                 raise TokenError(f"token {i} at place {place}; allowed: 0 to {self.d_vocab - 1}")
         return [self.words[i] for i in ids]
 
-    def to_string(self, tokens: Int[Tensor, "pos"] | Int[Tensor, "1 pos"]) -> str:
+    def to_string(self, tokens: Int[Tensor, "..."]) -> str:
         """The text of one sequence of ids."""
         return self.sep.join(self.to_str_tokens(tokens))
 
-    def to_single_token(self, word: str) -> int:
+    def to_single_token(self, text: str) -> int:
         """The id of one word. Raises `TokenError` if it is unknown, listing the parts of a text of several words."""
-        if word in self._ids:
-            return self._ids[word]
-        parts = self.split(word)
-        raise TokenError(f"{word!r} is {len(parts)} tokens, {parts}; a single one is needed")
+        if text in self._ids:
+            return self._ids[text]
+        parts = self.split(text)
+        raise TokenError(f"{text!r} is {len(parts)} tokens, {parts}; a single one is needed")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

@@ -33,7 +33,7 @@ labels = model.to_str_tokens("!abacb")
 model.hook_map()
 
 # %% [markdown]
-# ## Layer 1: attend to the previous position
+# ## Layer 1 (L0H0): attend to the previous position
 #
 # Queries are positions shifted by one, keys are positions, and the score of a match is 100. Position 0 has nothing
 # before it, so a softmax leaves it only itself.
@@ -41,7 +41,7 @@ model.hook_map()
 # %%
 previous_pattern = cache["pattern", 0][0, 0]
 assert previous_token_score(previous_pattern) == 1
-figures.pattern(previous_pattern, labels, title="Layer 1: previous-token head")
+figures.pattern(previous_pattern, labels, title="L0H0: previous-token head")
 
 # %% [markdown]
 # After layer 1 the stream holds the current token, the previous token, and the position.
@@ -53,7 +53,7 @@ assert torch.equal(stream[:, :4].argmax(-1)[:-1], stream[1:, 4:8].argmax(-1))
 figures.heatmap(stream, labels, dimensions, x="dimension", y="position", title="The stream after layer 1")
 
 # %% [markdown]
-# ## Layer 2: is the token here the one before there?
+# ## Layer 2 (L1H0): is the token here the one before there?
 #
 # The query reads *current*, the key reads *previous*. The slide writes the table of all scores as
 # $100 \cdot [x_i = x_{j-1}]$. Entry (0, 0) depends on what layer 1 does at position 0: under the slide's own rule it is
@@ -74,7 +74,7 @@ figures.heatmap(checks["causal"].table, labels, labels, x="key", y="query", titl
 induction_pattern = cache["pattern", 1][0, 0]
 assert induction_score(induction_pattern, model.to_tokens("!abacb")[0]) == 1
 assert all(check.predictions[3].token == "b" and check.predictions[5].token == "a" for check in checks.values())
-figures.pattern(induction_pattern, labels, title="Layer 2: induction head")
+figures.pattern(induction_pattern, labels, title="L1H0: induction head")
 
 # %% [markdown]
 # ## Who wrote the prediction?
@@ -85,8 +85,8 @@ figures.pattern(induction_pattern, labels, title="Layer 2: induction head")
 # %%
 rows = cache.get_full_resid_decomposition()
 attribution = cache.logit_attrs(rows, "b", incorrect_tokens="a")
-for label, value in zip(attribution.labels, attribution.values[:, 0, 3], strict=True):
-    print(f"{label:12} {float(value):+.2f}")
+for label, value in attribution:
+    print(f"{label:12} {float(value[0, 3]):+.2f}")
 difference = logits[0, 3, model.to_single_token("b")] - logits[0, 3, model.to_single_token("a")]
 assert torch.isclose(attribution.values[:, 0, 3].sum(), difference)
 

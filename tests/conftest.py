@@ -1,6 +1,8 @@
 """What all tests share: the grid as a fixture, hypothesis settings, and when the run-time type checks are off."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import no_type_check
 
 import jaxtyping
@@ -9,7 +11,8 @@ import torch
 from grid import GRID, SEED, Run, run_of
 from hypothesis import HealthCheck, settings
 
-from interp import TransformerConfig
+from interp import CheckpointError, TransformerConfig
+from interp.checkpoints import fetch
 
 settings.register_profile(
     "interp", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -46,6 +49,17 @@ def as_installed() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file, in the user's cache. Without a network the test is skipped, not in CI."""
+    try:
+        return fetch.fetch("smollm2")[0]
+    except CheckpointError as error:
+        if "could not download" not in str(error) or os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

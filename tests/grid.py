@@ -13,9 +13,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from interp import ActivationCache, HookedTransformer, TransformerConfig, Vocabulary
+from interp import ActivationCache, HookedTransformer, TransformerConfig
 from interp.components import Norm
+from interp.config import RotaryScaling
 from interp.hooks import HookFn, HookName
+from interp.tokens import TextCodec
 
 SEED = int(os.environ.get("INTERP_SEED", random.SystemRandom().randrange(2**31)))
 """Of every random model of the grid in this session; printed at its end, and repeated by setting the variable."""
@@ -77,6 +79,22 @@ GRID: dict[str, dict[str, Any]] = {
         },
         "qk_norm_grouped": ROTARY | GATED | {"use_qk_norm": True, "n_key_value_heads": 2, "eps": 1e-2},
         "bidirectional_attn_only_no_norm": ATTN_ONLY | {"normalization_type": None, "attention_dir": "bidirectional"},
+        "norms_on_both_sides": {"norm_position": "both", "embed_scale": 1.5},
+        "gemma_like": ROTARY
+        | GATED
+        | {
+            "norm_position": "both",
+            "embed_scale": 4.9,
+            "use_qk_norm": True,
+            "n_key_value_heads": 2,
+            "window_size": (3, None, 2),
+            "rotary_base": (100.0, 10_000.0, 100.0),
+            "rotary_scaling": (None, RotaryScaling(kind="linear", factor=8.0), None),
+            "tie_word_embeddings": True,
+        },
+        "llama3_scaled": ROTARY
+        | GATED
+        | {"rotary_base": 50.0, "rotary_scaling": RotaryScaling(kind="llama3", factor=8.0, original_n_ctx=16)},
         "sdpa_rotary_grouped_window": ROTARY
         | {"attn_implementation": "sdpa", "n_key_value_heads": 2, "window_size": 4, "attn_scale": 2.0},
     }.items()
@@ -88,7 +106,7 @@ def config(fields: dict[str, Any], **changes: Any) -> TransformerConfig:
     return TransformerConfig(**fields | changes)
 
 
-def build(cfg: TransformerConfig, seed: int, tokenizer: Vocabulary | None = None) -> HookedTransformer:
+def build(cfg: TransformerConfig, seed: int, tokenizer: TextCodec | None = None) -> HookedTransformer:
     """A model with every parameter random: gains around one, no bias zero, weights that keep activations near one."""
     model = HookedTransformer(cfg, tokenizer, init_weights=False)
     generator = torch.Generator().manual_seed(seed)
@@ -96,7 +114,8 @@ def build(cfg: TransformerConfig, seed: int, tokenizer: Vocabulary | None = None
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             gain = name.endswith(".w")
-            parameter.copy_(1 + 0.3 * noise if gain else noise * (0.3 if ".W_" in name else 0.5))
+            spread = 0.3 if cfg.normalization_type else 0.12  # without norms nothing else keeps the stream small
+            parameter.copy_(1 + 0.3 * noise if gain else noise * (spread if ".W_" in name else 0.5))
     return model
 
 
@@ -267,10 +286,27 @@ def reference_rotation(cfg: TransformerConfig, layer: int, x: Tensor, p: int) ->
         return x
     half, turned = cfg.rotary_dim // 2, x.clone()
     for i in range(half):
-        angle = p * base ** (-2 * i / cfg.rotary_dim)
+        angle = p * reference_slowing(in_layer(cfg.rotary_scaling, layer), base ** (-2 * i / cfg.rotary_dim))
         z = complex(float(x[i]), float(x[i + half])) * complex(math.cos(angle), math.sin(angle))
         turned[i], turned[i + half] = z.real, z.imag
     return turned
+
+
+def reference_slowing(scaling: RotaryScaling | None, frequency: float) -> float:
+    """A rotary frequency as the scaling leaves it, by wavelengths as the Llama 3.1 release describes them."""
+    if scaling is None:
+        return frequency
+    if scaling.kind == "linear":
+        return frequency / scaling.factor
+    wavelength = 2 * math.pi / frequency
+    if wavelength < scaling.original_n_ctx / scaling.high_freq_factor:
+        return frequency
+    if wavelength > scaling.original_n_ctx / scaling.low_freq_factor:
+        return frequency / scaling.factor
+    smooth = (scaling.original_n_ctx / wavelength - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    return (1 - smooth) * frequency / scaling.factor + smooth * frequency
 
 
 def reference_activation(name: str, x: Tensor) -> Tensor:
@@ -288,7 +324,7 @@ def reference_activation(name: str, x: Tensor) -> Tensor:
 def reference_logits(model: HookedTransformer, tokens: Tensor, edit: Edit = _keep) -> Tensor:
     """Logits [pos, d_vocab] of one sequence [pos], head by head and query by query."""
     cfg, post = model.cfg, model.cfg.norm_position == "post"
-    x = torch.stack([model.W_E[int(token)] for token in tokens])
+    x = torch.stack([cfg.embed_scale * model.W_E[int(token)] for token in tokens])
     to_queries_and_keys = torch.zeros_like(x)
     if cfg.positional_embedding_type not in ("rotary", "none"):
         vectors = model.W_pos[: len(tokens)]
@@ -297,7 +333,7 @@ def reference_logits(model: HookedTransformer, tokens: Tensor, edit: Edit = _kee
         else:
             x = x + vectors
     for layer, block in enumerate(model.blocks):
-        attn_out = _reference_attention(model, layer, x, to_queries_and_keys, edit)
+        attn_out = reference_norm(block.ln1_post, _reference_attention(model, layer, x, to_queries_and_keys, edit))
         mid = x + attn_out
         if post:
             mid = reference_norm(block.ln1, mid)
@@ -312,7 +348,7 @@ def reference_logits(model: HookedTransformer, tokens: Tensor, edit: Edit = _kee
             neurons = reference_activation(cfg.act_fn, gate) * neurons
         else:
             neurons = reference_activation(cfg.act_fn, neurons)
-        x = mid + neurons @ block.mlp.W_out + block.mlp.b_out
+        x = mid + reference_norm(block.ln2_post, neurons @ block.mlp.W_out + block.mlp.b_out)
         if post:
             x = reference_norm(block.ln2, x)
     if not post:

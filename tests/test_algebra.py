@@ -39,7 +39,7 @@ def places(run: Run) -> Iterator[tuple[int, bool, Tensor]]:
 # ---------------------------------------------------------------------------------------------- writes of a block
 
 
-@where(lambda cfg: has_mid(cfg) and cfg.norm_position == "pre")
+@where(lambda cfg: has_mid(cfg) and cfg.norms_reads)
 def test_attention_and_mlp_add_their_writes_to_the_stream(run: Run):
     for layer in range(3):
         pre, attn, mid, mlp, post = (
@@ -56,7 +56,7 @@ def test_in_parallel_blocks_both_writes_are_added_at_once(run: Run):
         assert_close(pre + attn + mlp, run.cache["resid_post", layer])
 
 
-@where(lambda cfg: cfg.attn_only and cfg.norm_position == "pre")
+@where(lambda cfg: cfg.attn_only and cfg.norms_reads)
 def test_attention_only_blocks_add_the_write_of_attention(run: Run):
     for layer in range(3):
         assert_close(run.cache["resid_pre", layer] + run.cache["attn_out", layer], run.cache["resid_post", layer])
@@ -77,7 +77,8 @@ def test_what_leaves_a_block_enters_the_next(run: Run):
 
 def test_heads_and_their_bias_add_up_to_attn_out(run: Run):
     for layer, block in enumerate(run.model.blocks):
-        assert_close(run.everything["result", layer].sum(2) + block.attn.b_O, run.cache["attn_out", layer])
+        written = run.everything["result", layer].sum(2) + block.attn.b_O
+        assert_close(block.ln1_post.unhooked(written), run.cache["attn_out", layer])
 
 
 def test_hook_result_is_what_each_head_writes(run: Run):
@@ -88,8 +89,8 @@ def test_hook_result_is_what_each_head_writes(run: Run):
 @where(lambda cfg: not cfg.attn_only)
 def test_neurons_and_their_bias_add_up_to_mlp_out(run: Run):
     for layer, block in enumerate(run.model.blocks):
-        neurons = run.cache["post", layer][..., None] * block.mlp.W_out
-        assert_close(neurons.sum(2) + block.mlp.b_out, run.cache["mlp_out", layer])
+        written = (run.cache["post", layer][..., None] * block.mlp.W_out).sum(2) + block.mlp.b_out
+        assert_close(block.ln2_post.unhooked(written), run.cache["mlp_out", layer])
 
 
 # ---------------------------------------------------------------------------------------------- decompositions
@@ -142,7 +143,8 @@ def test_every_row_has_a_label_of_its_own(run: Run):
 
 @where(lambda cfg: cfg.norm_position == "pre")
 def test_a_heads_row_is_what_that_head_wrote(run: Run):
-    values, labels = run.cache.get_full_resid_decomposition()
+    rows = run.cache.get_full_resid_decomposition()
+    values, labels = rows.values, rows.labels
     for layer in range(3):
         for head in range(run.cfg.n_heads):
             written = run.cache["z", layer][:, :, head] @ run.model.W_O[layer, head]
@@ -151,15 +153,17 @@ def test_a_heads_row_is_what_that_head_wrote(run: Run):
 
 @where(lambda cfg: cfg.norm_position == "pre" and not cfg.attn_only)
 def test_a_neurons_row_is_what_that_neuron_wrote(run: Run):
-    values, labels = run.cache.get_full_resid_decomposition()
+    rows = run.cache.get_full_resid_decomposition()
+    values, labels = rows.values, rows.labels
     for layer, neuron in ((0, 3), (2, 9)):
         written = run.cache["post", layer][..., neuron, None] * run.model.W_out[layer, neuron]
         assert_close(values[labels.index(f"L{layer}N{neuron}")], written)
 
 
-@where(lambda cfg: cfg.norm_position == "pre")
+@where(lambda cfg: cfg.norms_reads)
 def test_a_layers_row_is_what_that_layer_wrote(run: Run):
-    values, labels = run.cache.decompose_resid()
+    rows = run.cache.decompose_resid()
+    values, labels = rows.values, rows.labels
     for row, label in zip(values, labels, strict=True):
         layer, _, part = label.partition("_")
         name = (part, int(layer)) if layer.isdigit() else label
@@ -168,7 +172,8 @@ def test_a_layers_row_is_what_that_layer_wrote(run: Run):
 
 @where(lambda cfg: cfg.norm_position == "post")
 def test_in_post_norm_models_a_row_changes_as_its_write_does_at_frozen_scales(run: Run):
-    values, labels = run.cache.decompose_resid(1)
+    rows = run.cache.decompose_resid(1)
+    values, labels = rows.values, rows.labels
     write = run.cache["embed"]
     for name in ("ln1", "ln2")[: 2 - run.cfg.attn_only]:
         norm = getattr(run.model.blocks[0], name)
@@ -179,7 +184,8 @@ def test_in_post_norm_models_a_row_changes_as_its_write_does_at_frozen_scales(ru
 
 
 def test_the_head_stack_holds_the_head_rows_of_the_decomposition(run: Run):
-    values, labels = run.cache.get_full_resid_decomposition(expand_neurons=False)
+    rows = run.cache.get_full_resid_decomposition(expand_neurons=False)
+    values, labels = rows.values, rows.labels
     heads = run.cache.stack_head_results()
     assert heads.labels == [f"L{layer}H{head}" for layer in range(3) for head in range(run.cfg.n_heads)]
     assert torch.equal(heads.values, values[[labels.index(label) for label in heads.labels]])
@@ -187,7 +193,8 @@ def test_the_head_stack_holds_the_head_rows_of_the_decomposition(run: Run):
 
 @where(lambda cfg: not cfg.attn_only)
 def test_the_neuron_stack_holds_the_neuron_rows_of_the_decomposition(run: Run):
-    values, labels = run.cache.get_full_resid_decomposition(2)
+    rows = run.cache.get_full_resid_decomposition(2)
+    values, labels = rows.values, rows.labels
     neurons = run.cache.stack_neuron_results(2)
     assert neurons.labels == [f"L{layer}N{neuron}" for layer in range(2) for neuron in range(10)]
     assert_close(neurons.values, values[[labels.index(label) for label in neurons.labels]])
@@ -200,7 +207,8 @@ def test_layers_count_from_the_end_everywhere(run: Run):
 
 
 def test_accumulated_rows_are_the_stream_before_each_block_and_after_the_last(run: Run):
-    values, labels = run.cache.accumulated_resid()
+    rows = run.cache.accumulated_resid()
+    values, labels = rows.values, rows.labels
     assert labels == ["0_pre", "1_pre", "2_pre", "final_post"]
     want = [*(run.cache["resid_pre", layer] for layer in range(3)), run.cache["resid_post", 2]]
     assert torch.equal(values, torch.stack(want))
@@ -208,7 +216,8 @@ def test_accumulated_rows_are_the_stream_before_each_block_and_after_the_last(ru
 
 @where(has_mid)
 def test_accumulated_rows_may_include_the_stream_between_attention_and_mlp(run: Run):
-    values, labels = run.cache.accumulated_resid(2, incl_mid=True)
+    rows = run.cache.accumulated_resid(2, incl_mid=True)
+    values, labels = rows.values, rows.labels
     assert labels == ["0_pre", "0_mid", "1_pre", "1_mid", "2_pre"]
     assert torch.equal(values[3], run.cache["resid_mid", 1])
 
@@ -223,7 +232,7 @@ def test_a_model_without_blocks_decomposes_into_its_embeddings():
 # ---------------------------------------------------------------------------------------------- through norms
 
 
-@where(lambda cfg: cfg.normalization_type is not None and cfg.norm_position == "pre")
+@where(lambda cfg: cfg.normalization_type is not None and cfg.norms_reads)
 def test_parts_through_the_norm_that_reads_them_sum_to_its_output(run: Run):
     cache = run.cache
     for layer in range(3):
@@ -240,16 +249,14 @@ def test_in_parallel_blocks_parts_pass_the_mlps_norm_as_the_mlp_reads_them(run: 
     assert_close(parts.values.sum(0), run.cache["normalized", 1, "ln2"])
 
 
-@where(
-    lambda cfg: cfg.norm_position == "pre" and not cfg.use_qk_norm and cfg.positional_embedding_type != "shortformer"
-)
+@where(lambda cfg: cfg.norms_reads and not cfg.use_qk_norm and cfg.positional_embedding_type != "shortformer")
 def test_parts_through_ln1_and_W_Q_sum_to_the_queries(run: Run):
     parts = run.cache.decompose_resid(2, apply_ln=True).values
     queries = torch.einsum("rbpm,hmd->rbphd", parts, run.model.W_Q[2]).sum(0) + run.model.b_Q[2]
     assert_close(queries, run.cache["q", 2])
 
 
-@where(lambda cfg: cfg.norm_position == "pre" and has_mid(cfg))
+@where(lambda cfg: cfg.norms_reads and has_mid(cfg))
 def test_parts_through_ln2_and_W_in_sum_to_the_neurons_inputs(run: Run):
     parts = run.cache.decompose_resid(1, mlp_input=True, apply_ln=True).values
     name = "pre_linear" if run.cfg.gated_mlp else "pre"
@@ -263,14 +270,16 @@ def test_where_the_stream_is_read_as_it_is_no_norm_is_applied(run: Run):
 
 
 def test_the_logit_lens_takes_new_statistics_for_every_layer(run: Run):
-    values, _ = run.cache.accumulated_resid(apply_ln=True)
+    rows = run.cache.accumulated_resid(apply_ln=True)
+    values, _ = rows.values, rows.labels
     norm = run.model.ln_final
     for layer in range(3):
         assert_close(values[layer], reference_norm(norm, run.cache["resid_pre", layer]))
 
 
 def test_the_last_accumulated_row_unembedded_is_the_logits(run: Run):
-    values, _ = run.cache.accumulated_resid(apply_ln=True)
+    rows = run.cache.accumulated_resid(apply_ln=True)
+    values, _ = rows.values, rows.labels
     assert_close(run.model.unembed(values[-1]), run.logits)
 
 

@@ -46,7 +46,7 @@ def test_attributions_to_a_difference_of_logits_sum_to_that_difference(run: Run)
 
 
 def test_biases_on_the_way_to_the_logits_have_rows_of_their_own(run: Run):
-    norm = run.cfg.normalization_type == "LN" and run.cfg.norm_position == "pre"
+    norm = run.cfg.normalization_type == "LN" and run.cfg.norms_reads
     stack = run.cache.decompose_resid()
     attribution = run.cache.logit_attrs(stack, 5)
     assert attribution.labels == [*stack.labels, *(["ln_final_bias"] if norm else []), "unembed_bias"]
@@ -115,7 +115,8 @@ def test_the_parts_of_an_edited_run_sum_to_its_stream(run: Run, name: Any):
 
 def test_what_hooks_added_to_the_stream_is_the_row_edits(run: Run):
     _, shift, cache = edited_run(run, ("resid_pre", 1))
-    values, labels = cache.decompose_resid(1)
+    rows = cache.decompose_resid(1)
+    values, labels = rows.values, rows.labels
     assert_close(values[labels.index("edits")], shift.expand(3, 7, -1))
 
 
@@ -126,10 +127,11 @@ def test_attributions_of_an_edited_run_sum_to_its_logit(run: Run):
         assert_close(cache.logit_attrs(cache.decompose_resid(), 2).values.sum(0), logits[..., 2].detach())
 
 
-@where(lambda cfg: cfg.normalization_type is not None and cfg.norm_position == "pre")
+@where(lambda cfg: cfg.normalization_type is not None and cfg.norms_reads)
 def test_edits_of_what_a_norm_returns_have_a_row_of_their_own(run: Run):
     _, shift, cache = edited_run(run, "ln_final.hook_normalized")
-    values, labels = cache.decompose_resid(apply_ln=True)
+    rows = cache.decompose_resid(apply_ln=True)
+    values, labels = rows.values, rows.labels
     assert_close(values[labels.index("ln_final_edits")], shift.expand(3, 7, -1))
 
 

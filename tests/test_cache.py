@@ -54,7 +54,7 @@ def test_an_activation_answers_to_its_name_in_every_form(plain: Run, name: Any, 
         (("scale", 0), "'ln1' or 'ln2'"),
         ("blocks.*.attn.hook_z", "fits 3 cached activations"),
         ("blocks.*.attn.hook_zz", "matches none"),
-        (("result", 0), "names nothing in layer 0"),
+        (("result", 0), "is a point of this model, but this cache does not hold it"),
         (("z_grad", 0), "names nothing in layer 0"),
     ],
     ids=str,
@@ -228,7 +228,8 @@ def test_a_loaded_cache_decomposes_as_the_saved_one(run: Run, tmp_path: Path):
     with run.model.hooks([(("resid_pre", 1), lambda act, hook: act + 1)]):
         _, cache = run.model.run_with_cache(run.tokens)
     cache.save(tmp_path / "cache")
-    values, labels = ActivationCache.load(tmp_path / "cache", run.model).decompose_resid()
+    rows = ActivationCache.load(tmp_path / "cache", run.model).decompose_resid()
+    values, labels = rows.values, rows.labels
     assert labels == cache.decompose_resid().labels
     assert torch.equal(values, cache.decompose_resid().values)
 

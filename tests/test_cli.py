@@ -58,15 +58,15 @@ def test_the_demo_prints_predictions_with_their_sources(demo: tuple[str, Path]):
 
 def test_the_demo_prints_both_head_scores(demo: tuple[str, Path]):
     line = " ".join(demo[0].split())
-    assert "previous token (layer 1) │ 1.000" in line
-    assert "induction (layer 2) │ 1.000" in line
+    assert "L0H0: previous token │ 1.000" in line
+    assert "L1H0: induction │ 1.000" in line
 
 
 def test_the_demo_writes_a_page_with_both_patterns(demo: tuple[str, Path]):
     page = demo[1].read_text(encoding="utf-8")
     assert page.count('class="plotly-graph-div"') == 2
-    assert "Layer 1: previous-token head" in page
-    assert "Layer 2: induction head" in page
+    assert "L0H0: previous-token head" in page
+    assert "L1H0: induction head" in page
 
 
 def test_the_demo_takes_other_words_and_texts(tmp_path: Path):

@@ -99,7 +99,7 @@ def test_hook_scale_is_what_the_norm_divides_by(run: Run):
     assert_close(run.cache["blocks.0.ln1.hook_scale"], scale)
 
 
-@where(lambda cfg: cfg.normalization_type is not None and cfg.norm_position == "pre")
+@where(lambda cfg: cfg.normalization_type is not None and cfg.norms_reads)
 def test_hook_normalized_is_the_norms_output_gain_and_bias_included(run: Run):
     want = reference_norm(run.model.blocks[1].ln1, run.cache["resid_pre", 1])
     assert_close(run.cache["blocks.1.ln1.hook_normalized"], want)
@@ -234,7 +234,8 @@ def test_neurons_are_the_activated_products(run: Run):
 
 
 def test_the_embedding_is_the_row_of_each_token(run: Run):
-    assert torch.equal(run.cache["embed"], F.one_hot(run.tokens, run.cfg.d_vocab).double() @ run.model.W_E)
+    rows = F.one_hot(run.tokens, run.cfg.d_vocab).double() @ run.model.W_E
+    assert torch.equal(run.cache["embed"], run.cfg.embed_scale * rows)
 
 
 def test_tied_models_unembed_with_the_embedding():

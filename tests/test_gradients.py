@@ -12,15 +12,24 @@ from interp import ConfigError, HookNotFiredError, HookPoint, ShapeError
 
 
 def gradients_of_added_zeros(run: Run) -> dict[str, Tensor]:
-    """The gradient at every point, by autograd: that of a zero which is added there."""
+    """The gradient at every point, by autograd: that of a zero which is added there.
+
+    Scales have a run of their own, because a scale that a hook returns also binds what single heads read.
+    """
     zeros: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
 
     def add_zero(act: Tensor, hook: HookPoint) -> Tensor:
         zeros[hook.name] = torch.zeros_like(act, requires_grad=True)
         return act + zeros[hook.name]
 
-    loss = run.model.run_with_hooks(run.tokens, "loss", fwd_hooks=everywhere(run.model, add_zero))
-    return dict(zip(zeros, torch.autograd.grad(loss, list(zeros.values())), strict=True))
+    for of_scales in (True, False):
+        hooks = [hook for hook in everywhere(run.model, add_zero) if str(hook[0]).endswith("hook_scale") == of_scales]
+        zeros.clear()
+        loss = run.model.run_with_hooks(run.tokens, "loss", fwd_hooks=hooks)
+        if zeros:
+            gradients |= dict(zip(zeros, torch.autograd.grad(loss, list(zeros.values())), strict=True))
+    return gradients
 
 
 def fixed_points(run: Run) -> set[str]:

@@ -76,12 +76,12 @@ def test_a_name_in_every_form_reaches_its_points(asked: Any, want: list[str]):
     assert names_of(run_of("learned_ln").model, asked) == want
 
 
-def test_every_point_answers_to_its_full_name(run: Run):
+def test_every_point_answers_to_its_full_name(run: Run, as_installed: None):
     for name in run.model.hook_map():
         assert run.model.resolve_hooks(name) == [name]
 
 
-def test_every_point_in_a_block_answers_to_its_layer_from_the_end(run: Run):
+def test_every_point_in_a_block_answers_to_its_layer_from_the_end(run: Run, as_installed: None):
     for name in run.model.hook_map():
         if name.startswith("blocks."):
             _, layer, rest = name.split(".", 2)
@@ -109,7 +109,7 @@ def test_every_point_in_a_block_answers_to_its_layer_from_the_end(run: Run):
         (("z",), "is not a short name; allowed"),
         (("z", "0"), "several names go in a list"),
         (("blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"), "several names go in a list"),
-        (3, "3 is not a name; allowed: a full name, a glob"),
+        (3, "3 is not a name, a predicate or a list of them"),
     ],
     ids=str,
 )
@@ -158,12 +158,11 @@ def test_every_point_fires_once_and_in_the_order_of_the_table(run: Run):
 def test_the_table_gives_the_shape_of_every_activation(run: Run):
     batch, n_pos = run.tokens.shape
     sizes = {"batch": batch, "pos": n_pos, "query_pos": n_pos, "key_pos": n_pos, "1": 1}
-    shapes: dict[str, tuple[int, ...]] = {}
-    hooks = everywhere(run.model, lambda act, hook: shapes.update({hook.name: act.shape}))
-    run.model.run_with_hooks(run.tokens, fwd_hooks=hooks)
     for name, row in run.model.hook_map().items():
         stated = [axis.split("=") for axis in row.shape.split()]
-        assert shapes[name] == tuple(int(size[0]) if size else sizes[axis] for axis, *size in stated), name
+        assert run.everything[name].shape == tuple(int(size[0]) if size else sizes[axis] for axis, *size in stated), (
+            name
+        )
 
 
 def test_exactly_the_points_that_the_design_calls_lazy_are_lazy(run: Run):
@@ -196,9 +195,9 @@ def test_a_hook_that_returns_a_copy_at_any_one_point_changes_no_bit(run: Run, as
 
 
 @where(lambda cfg: cfg.attn_implementation == "eager")
-@pytest.mark.parametrize("hook_fn", [identity, lambda act, hook: act.clone()], ids=["nothing", "a copy"])
-def test_identity_hooks_at_all_points_together_change_no_bit(run: Run, hook_fn: Any):
-    assert torch.equal(run.model.run_with_hooks(run.tokens, fwd_hooks=everywhere(run.model, hook_fn)), run.logits)
+def test_copies_returned_at_all_points_together_change_no_bit(run: Run):
+    hooks = everywhere(run.model, lambda act, hook: act.clone())
+    assert torch.equal(run.model.run_with_hooks(run.tokens, fwd_hooks=hooks), run.logits)
 
 
 def test_identity_hooks_change_no_bit_of_fused_attention_where_its_pattern_is_not_observed():
@@ -251,6 +250,25 @@ def test_editing_what_one_head_reads_or_writes_changes_that_head_alone(run: Run,
 
     logits = run.model.run_with_hooks(run.tokens, fwd_hooks=[((SITES[part], layer), hook_fn)])
     assert_close(logits[0], reference_logits(run.model, run.tokens[0], edit))
+
+
+def test_what_heads_read_alone_is_the_stream_and_for_queries_and_keys_what_positions_add_to_it(run: Run):
+    stream = run.cache["resid_pre", 1]
+    added = run.cache["pos_embed"] if run.cfg.positional_embedding_type == "shortformer" else torch.zeros_like(stream)
+    for site, want in (
+        ("attn_in", stream),
+        ("v_input", stream),
+        ("q_input", stream + added),
+        ("k_input", stream + added),
+    ):
+        shown = run.everything[site, 1]
+        assert torch.equal(shown, want.unsqueeze(2).expand_as(shown)), site
+
+
+@where(lambda cfg: not cfg.attn_only)
+def test_what_the_mlp_reads_alone_is_the_stream_before_it(run: Run):
+    name = "resid_pre" if run.cfg.parallel_attn_mlp else "resid_mid"
+    assert torch.equal(run.everything["mlp_in", 1], run.cache[name, 1])
 
 
 def test_editing_attn_in_of_one_head_changes_its_queries_keys_and_values(run: Run):
@@ -339,3 +357,28 @@ def test_a_result_that_does_not_fit_leaves_the_model_as_it_was(what: str):
     assert hooks_left(run.model) == []
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
     assert torch.equal(run.model(run.tokens), run.logits)
+
+
+def test_a_bare_short_name_is_refused_with_the_two_ways_to_say_it(run: Run):
+    with pytest.raises(HookNotFoundError, match=r"say \('z', layer\), or '\*hook_z' for all of them"):
+        run.model.resolve_hooks("z")
+
+
+@pytest.mark.parametrize("glob", ["*", "blocks.0.*", "blocks.*"])
+def test_a_glob_that_ends_in_bare_wildcards_leaves_lazy_points_out(glob: str):
+    model = run_of("learned_ln").model
+    assert not any(model.hook_points[name].lazy for name in model.resolve_hooks(glob))
+
+
+@pytest.mark.parametrize("asked", ["*hook_q*", lambda name: "q_input" in name or name.endswith("hook_q")], ids=str)
+def test_every_other_glob_and_every_predicate_takes_all_that_it_fits(asked: Any):
+    found = run_of("learned_ln").model.resolve_hooks(asked)
+    assert [name for name in found if name.startswith("blocks.0.")] == ["blocks.0.hook_q_input", "blocks.0.attn.hook_q"]
+
+
+def test_one_hook_can_take_a_list_of_names():
+    run = run_of("learned_ln")
+    seen: list[str] = []
+    hooks = [([("z", 0), "hook_embed"], lambda act, hook: seen.append(hook.name))]
+    run.model.run_with_hooks(run.tokens, fwd_hooks=hooks)
+    assert seen == ["hook_embed", "blocks.0.attn.hook_z"]

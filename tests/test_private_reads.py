@@ -30,7 +30,7 @@ def test_the_other_heads_keep_every_bit(run: Run, content: Tensor, what: str):
     assert torch.equal(cache[what, 1][:, :, 1:], before[what, 1][:, :, 1:])
 
 
-@where(lambda cfg: cfg.norm_position == "pre" and cfg.normalization_type is not None and not cfg.use_qk_norm)
+@where(lambda cfg: cfg.norms_reads and cfg.normalization_type is not None and not cfg.use_qk_norm)
 @pytest.mark.parametrize("what", ["q", "k", "v"])
 def test_an_edited_copy_is_read_through_the_norm(run: Run, content: Tensor, what: str):
     with run.model.hooks([((f"{what}_input", 1), replace_head(0, content))]):
@@ -40,7 +40,7 @@ def test_an_edited_copy_is_read_through_the_norm(run: Run, content: Tensor, what
     assert_close(cache[what, 1][:, :, 0], run.model.blocks[1].ln1.unhooked(content) @ W + b)
 
 
-@where(lambda cfg: cfg.norm_position == "pre" and cfg.normalization_type == "LN" and not cfg.use_qk_norm)
+@where(lambda cfg: cfg.norms_reads and cfg.normalization_type == "LN" and not cfg.use_qk_norm)
 def test_a_frozen_scale_holds_for_what_one_head_alone_reads(run: Run, content: Tensor):
     frozen = run.cache["scale", 1, "ln1"] * 1.7
     hooks = [(("q_input", 1), replace_head(0, content)), (("scale", 1, "ln1"), lambda scale, hook: frozen)]

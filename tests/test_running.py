@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from grid import SEED, Run, everywhere, random_tensor, run_of, where
+from grid import SEED, Run, assert_close, everywhere, random_tensor, run_of, where
 from torch import Tensor
 
 from interp import CacheError, HookedTransformer, HookNotFiredError, HookNotFoundError, HookPoint
@@ -43,6 +43,12 @@ def hooks_left(model: HookedTransformer) -> list[str]:
 def test_hooks_of_a_run_are_gone_after_it(plain: Run):
     plain.model.run_with_hooks(plain.tokens, fwd_hooks=everywhere(plain.model, watch))
     assert hooks_left(plain.model) == []
+
+
+def test_hooks_may_come_from_any_iterable(plain: Run):
+    hooks = ((name, add_one) for name in ("hook_embed", "hook_pos_embed"))
+    logits = plain.model.run_with_hooks(plain.tokens, fwd_hooks=hooks)
+    assert_close(logits, plain.model(plain.cache["resid_pre", 0] + 2, start_at_layer=0))
 
 
 def test_hooks_of_a_run_are_gone_after_an_exception(plain: Run):
@@ -267,6 +273,11 @@ def test_a_cache_can_be_cut_to_some_positions(plain: Run, pos: int | slice | Seq
         assert torch.equal(value, plain.everything[name].index_select(axis, torch.tensor(wanted) % 7)), name
 
 
+def test_positions_that_are_cut_off_take_no_memory(plain: Run):
+    _, cache = plain.model.run_with_cache(plain.tokens, pos_slice=-1)
+    assert [name for name, v in cache.items() if v.untyped_storage().nbytes() > v.numel() * v.element_size()] == []
+
+
 # ---------------------------------------------------------------------------------------------- caches and edits
 
 
@@ -321,6 +332,12 @@ def test_a_run_inside_a_hook_of_a_cached_run_is_an_error(plain: Run):
 def test_a_cache_knows_that_its_run_was_edited(plain: Run, edit: Any):
     with plain.model.hooks([(("z", 1), edit)]):
         assert plain.model.run_with_cache(plain.tokens)[1].edited
+
+
+def test_a_hook_that_edited_an_earlier_run_has_not_edited_this_one(plain: Run):
+    scales = [2.0]
+    plain.model.add_hook(("z", 1), lambda act, hook: scales.pop() * act if scales else None)
+    assert [plain.model.run_with_cache(plain.tokens)[1].edited for _ in range(2)] == [True, False]
 
 
 def test_a_run_that_hooks_only_watched_was_not_edited(plain: Run):

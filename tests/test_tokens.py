@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp import HookedTransformer, ShapeError, TokenError, TransformerConfig, Vocabulary
+from interp.tokens import visible
 
 WORDS = ["<s>", "cat", "cats", "dog", "sat"]
 
@@ -86,6 +87,17 @@ def test_a_vocabulary_survives_its_dictionary():
 
 def test_d_vocab_is_the_number_of_words():
     assert Vocabulary(WORDS).d_vocab == 5
+
+
+@given(st.text(st.characters(codec="utf-8"), min_size=1))
+def test_a_visible_token_has_no_white_space_and_nothing_unprintable(token: str):
+    shown = visible(token)
+    assert shown.isprintable() and shown.split() == [shown]
+
+
+@given(st.text(string.ascii_letters + "é猫·", min_size=1))
+def test_a_printable_token_is_visible_as_it_is(token: str):
+    assert visible(token) == token
 
 
 # ---------------------------------------------------------------------------------------------- bos

@@ -101,6 +101,19 @@ def test_weights_of_a_model_without_blocks_are_an_error(name: str):
         getattr(HookedTransformer(config(SMALL, n_layers=0)), name)
 
 
+def test_equal_weights_have_equal_hashes(run: Run):
+    assert run.fresh_model().weights_hash() == run.model.weights_hash()
+
+
+@pytest.mark.parametrize("name", ["embed.W_E", "blocks.1.attn.b_K", "unembed.b_U", "ln_final.w"])
+def test_the_least_change_of_a_weight_changes_the_hash(plain: Run, name: str):
+    model = plain.fresh_model()
+    with torch.no_grad():
+        first = model.get_parameter(name).view(-1)[:1]
+        first.copy_(torch.nextafter(first, first + 1))
+    assert model.weights_hash() != plain.model.weights_hash()
+
+
 @where(lambda cfg: cfg.positional_embedding_type in ("rotary", "none"))
 def test_positions_without_vectors_have_no_weights(run: Run):
     with pytest.raises(ConfigError, match="there is no W_pos"):

@@ -5,6 +5,7 @@ All share one builder, `heatmap`. Nothing here changes plotly's templates or ren
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,7 +43,10 @@ def pattern(
     values = _float32(pattern)
     n = len(tokens)
     if values.shape != (n, n) or n == 0:
-        raise ShapeError(f"a pattern of shape {values.shape} does not fit {n} tokens; allowed: {(n, n)}")
+        raise ShapeError(
+            f"a pattern of shape {values.shape} does not fit {n} tokens; allowed: {(n, n)}, one head of one sequence, "
+            "such as cache['pattern', layer][0, head]"
+        )
     if attention_dir not in ("causal", "bidirectional"):
         raise ConfigError(f"attention_dir = {attention_dir!r}; allowed: 'causal' or 'bidirectional'")
     if not ((values >= -1e-6) & (values <= 1 + 1e-4)).all():
@@ -52,7 +56,9 @@ def pattern(
         if np.any(values[future] != 0):
             raise RangeError("this pattern attends to later keys; say attention_dir='bidirectional'")
         values = np.where(future, np.nan, values)
-    return heatmap(values, tokens, tokens, title=title, x="key", y="query", value="attention", limits=(0.0, 1.0))
+    shown = [visible(token) for token in tokens]
+    figure = heatmap(values, shown, shown, title=title, x="key", y="query", value="attention", limits=(0.0, 1.0))
+    return figure.update_yaxes(scaleanchor="x", constrain="domain").update_xaxes(constrain="domain")
 
 
 def heatmap(
@@ -69,7 +75,9 @@ def heatmap(
 ) -> plotly.graph_objects.Figure:
     """The builder of every heat-map: row 0 on top, NaN blank, labels as text, `signed` values centred on 0.
 
-    Axes are integer positions with tick labels, because a categorical axis would merge equal labels into one.
+    Axes are integer positions with tick labels, because a categorical axis would merge equal labels into one. The
+    figure grows with the number of rows and columns; where labels would run into each other, some are left out (all are
+    in the hover text).
 
     Raises `ShapeError` if there are not as many labels as rows and columns.
     """
@@ -78,7 +86,7 @@ def heatmap(
     z = _float32(values)
     if z.shape != (len(rows), len(columns)) or z.size == 0:
         raise ShapeError(f"values of shape {z.shape} with {len(rows)} row and {len(columns)} column labels")
-    row_labels, column_labels = [_label(r) for r in rows], [_label(c) for c in columns]
+    row_labels, column_labels = [_literal(r) for r in rows], [_literal(c) for c in columns]
     names = np.array([[[r, c] for c in column_labels] for r in row_labels], dtype=object)
     figure = go.Figure(
         go.Heatmap(
@@ -95,27 +103,34 @@ def heatmap(
     colours = {"colorscale": "RdBu", "cmid": 0.0} if signed else {"colorscale": "Blues"}
     if limits is not None:
         colours |= {"cmin": limits[0], "cmax": limits[1]}
-    slant = 0 if max(map(len, column_labels)) <= 3 else -45
-    figure.update_xaxes(title_text=x, **_ticks(column_labels, slant), side="top", constrain="domain")
-    figure.update_yaxes(
-        title_text=y, **_ticks(row_labels, 0), autorange="reversed", scaleanchor="x", constrain="domain"
-    )
+    width, height = _extent(len(columns)), _extent(len(rows))
+    dense = max(map(len, columns)) * 8 > width / len(columns)
+    figure.update_xaxes(title_text=x, **_ticks(column_labels, width, -60 if dense else 0), side="top")
+    figure.update_yaxes(title_text=y, **_ticks(row_labels, height, 0), autorange="reversed")
+    above = 110 + (7 * max(map(len, columns)) if dense else 0)
+    beside = 70 + 7 * max(map(len, rows))
     figure.update_layout(
-        title={"text": _literal(title)},
-        width=520,
-        height=500,
-        margin={"l": 70, "r": 40, "t": 110, "b": 30},
+        title={"text": _literal(title), "y": 1, "yanchor": "top", "pad": {"t": 14}},
+        width=width + beside + 90,
+        height=height + above + 30,
+        margin={"l": beside, "r": 90, "t": above, "b": 30},
         plot_bgcolor="#eeeeee",
-        coloraxis=colours | {"colorbar": {"title": {"text": value}, "thickness": 12}},
+        coloraxis=colours | {"colorbar": {"title": {"text": value, "side": "right"}, "thickness": 12}},
     )
     return figure
 
 
-def _ticks(labels: Sequence[str], angle: int) -> dict[str, Any]:
+def _extent(n: int) -> int:
+    """Pixels for n rows or columns: 24 each, within reason."""
+    return min(max(24 * n, 340 if n > 3 else 60 * n), 1400)
+
+
+def _ticks(labels: Sequence[str], extent: int, angle: int) -> dict[str, Any]:
+    every = math.ceil(len(labels) * 14 / extent)
     return {
         "tickmode": "array",
-        "tickvals": list(range(len(labels))),
-        "ticktext": list(labels),
+        "tickvals": list(range(0, len(labels), every)),
+        "ticktext": list(labels[::every]),
         "tickangle": angle,
         "ticks": "outside",
         "ticklen": 4,
@@ -124,12 +139,8 @@ def _ticks(labels: Sequence[str], angle: int) -> dict[str, Any]:
     }
 
 
-def _label(text: str) -> str:
-    """A token as plotly shows it literally: white space visible, nothing read as markup or as TeX."""
-    return _literal(visible(text))
-
-
 def _literal(text: str) -> str:
+    """Text as plotly shows it literally: nothing read as markup or as TeX."""
     return escape(text, quote=False).replace("$", "&#36;")
 
 

@@ -1,0 +1,269 @@
+"""Models from GGUF files, of the architectures that llama.cpp calls llama, qwen2 and qwen3.
+
+Every tensor is de-quantised a few rows at a time straight into its parameter's memory, so that loading needs hardly
+more than the model itself. Nothing is allocated before every name, shape and quantisation has been checked.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.checkpoints.gguf_file import GGUFFile
+from interp.checkpoints.gguf_tokenizer import tokenizer
+from interp.components import MLP, Attention, Norm, rotary_angles
+from interp.config import RotaryScaling, TransformerConfig
+from interp.errors import CheckpointError, InterpError, did_you_mean
+
+if TYPE_CHECKING:
+    from interp.model import HookedTransformer
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ROPE_FACTORS = "rope_freqs.weight"
+REQUIRED: Any = object()
+NOT_COMPUTED = (
+    "expert_count",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "attention.scale",
+    "logit_scale",
+    "residual_scale",
+    "embedding_scale",
+    "attention.clamp_kqv",
+)
+"""Metadata (below the architecture's name) that stand for arithmetic not done here, unless they are absent or 0."""
+
+
+def load(
+    path: str | os.PathLike[str],
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+) -> "HookedTransformer":
+    """The model in a .gguf file, with the file's own tokenizer; in float32 unless another dtype is asked for.
+
+    Raises `CheckpointError` naming the file, and the tensor or the key that is missing, surplus or not as the rest of
+    the file says; and for an architecture, a quantisation or a tokenizer that is not known here.
+    """
+    from interp.model import HookedTransformer
+
+    file = GGUFFile(path)
+    try:
+        cfg = dataclasses.replace(read_config(file), dtype=dtype or torch.float32)
+        codec = tokenizer(file.metadata, file.path)
+        check(file, HookedTransformer(cfg, codec, device="meta", init_weights=False))
+    except CheckpointError:
+        raise
+    except InterpError as error:
+        raise CheckpointError(f"{file.path}: {error}") from error
+    model = HookedTransformer(cfg, codec, device, init_weights=False)
+    with torch.no_grad():
+        for name, place in places(model, _architecture(file)):
+            if name in file.tensors:
+                place.fill(file, name)
+    return model
+
+
+# ---------------------------------------------------------------------------------------------- configuration
+
+
+def read_config(file: GGUFFile) -> TransformerConfig:
+    """The architecture, from the metadata; the size of the vocabulary and whether it is tied, from the tensors.
+
+    Raises `CheckpointError` naming the key.
+    """
+    keys = _Keys(file)
+    for key in NOT_COMPUTED:
+        if value := keys.get(key, object, 0):
+            raise CheckpointError(f"{keys.where(key)} = {value}: such models are not computed here")
+    if "token_embd.weight" not in file.tensors:
+        raise CheckpointError(f"{file.path}: tensor 'token_embd.weight' is missing")
+    n_layers, width = keys.get("block_count", int), keys.get("embedding_length", int)
+    if n_layers > len(file.tensors):
+        raise CheckpointError(f"{keys.where('block_count')} = {n_layers}, in a file of {len(file.tensors)} tensors")
+    heads = keys.get("attention.head_count", int)
+    d_head = keys.get("attention.key_length", int, width // max(heads, 1))
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if (value := keys.get(key, int, d_head)) != d_head:
+            raise CheckpointError(f"{keys.where(key)} = {value}; allowed: the width of a head, {d_head}")
+    base = float(keys.get("rope.freq_base", float, 10_000.0))
+    return TransformerConfig(
+        n_layers=n_layers,
+        d_model=width,
+        n_ctx=keys.get("context_length", int),
+        d_vocab=file.tensors["token_embd.weight"].shape[0],
+        n_heads=heads,
+        d_head=d_head,
+        n_key_value_heads=keys.get("attention.head_count_kv", int, heads),
+        d_mlp=keys.get("feed_forward_length", int),
+        act_fn="silu",
+        gated_mlp=True,
+        normalization_type="RMS",
+        eps=keys.get("attention.layer_norm_rms_epsilon", float),
+        positional_embedding_type="rotary",
+        rotary_base=base,
+        rotary_scaling=_rotary_scaling(keys, base, d_head),
+        window_size=keys.get("attention.sliding_window", int, None),
+        use_qk_norm=_architecture(file) == "qwen3",
+        tie_word_embeddings="output.weight" not in file.tensors,
+    )
+
+
+class _Keys:
+    """The metadata below the name of the file's architecture."""
+
+    def __init__(self, file: GGUFFile):
+        self.file, self.architecture = file, _architecture(file)
+
+    def where(self, key: str) -> str:
+        """How an error begins that is about this key."""
+        return f"{self.file.path}: metadata '{self.architecture}.{key}'"
+
+    def get(self, key: str, kind: type, default: Any = REQUIRED) -> Any:
+        """A value; `CheckpointError` if it is of another kind, or missing and without a default."""
+        value = self.file.metadata.get(f"{self.architecture}.{key}", default)
+        if value is REQUIRED:
+            near = did_you_mean(f"{self.architecture}.{key}", self.file.metadata, 0.8)
+            raise CheckpointError(f"{self.where(key)} is missing{near}")
+        if value is not default and not isinstance(value, (int, float) if kind is float else kind):
+            raise CheckpointError(f"{self.where(key)} = {value!r}; allowed: {kind.__name__}")
+        return value
+
+
+def _architecture(file: GGUFFile) -> str:
+    given = file.metadata.get("general.architecture")
+    if given not in ARCHITECTURES:
+        near = did_you_mean(str(given), ARCHITECTURES)
+        raise CheckpointError(f"{file.path}: architecture {given!r}; supported: {', '.join(ARCHITECTURES)}{near}")
+    return given
+
+
+def _rotary_scaling(keys: _Keys, base: float, d_head: int) -> RotaryScaling | None:
+    """None, linear as the metadata say, or that of Llama 3.1, of which a file holds only the factors that it makes."""
+    kind, file = keys.get("rope.scaling.type", str, "none"), keys.file
+    if kind not in ("none", "linear"):
+        raise CheckpointError(f"{keys.where('rope.scaling.type')} = {kind!r}; allowed: 'none' or 'linear'")
+    if ROPE_FACTORS not in file.tensors:
+        return RotaryScaling(kind="linear", factor=keys.get("rope.scaling.factor", float)) if kind == "linear" else None
+    file.check_readable(ROPE_FACTORS)
+    factors = torch.cat([rows.flatten() for _, rows in file.rows(ROPE_FACTORS)])
+    scaling = RotaryScaling(kind="llama3", factor=round(float(factors.max()), 3))
+    one = torch.ones(1, 1, dtype=torch.int64)
+
+    def angles(scaled: RotaryScaling | None) -> Tensor:
+        cos, sin = rotary_angles(base, d_head, scaled, one, torch.float64)
+        return torch.atan2(sin, cos).flatten()
+
+    made = angles(None) / angles(scaling)
+    if kind != "none" or made.shape != factors.shape or not torch.allclose(made, factors.double(), rtol=1e-3):
+        raise CheckpointError(f"{file.path}: tensor {ROPE_FACTORS!r} does not hold the factors of Llama 3.1's scaling")
+    return scaling
+
+
+# ---------------------------------------------------------------------------------------------- tensors
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor of the file goes.
+
+    Attributes:
+        shape: its shape in the file.
+        memory: a parameter, or a view of one, whose axes run in the file's order; a step along the first takes one row
+            of the file or several.
+    """
+
+    shape: tuple[int, ...]
+    memory: Tensor
+
+    def fill(self, file: GGUFFile, name: str) -> None:
+        """Copy the tensor here, some rows at a time."""
+        rows_a_step = file.tensors[name].n_rows // len(self.memory)
+        for first, rows in file.rows(name, rows_a_step):
+            part = self.memory[first // rows_a_step :][: len(rows) // rows_a_step]
+            if part.is_cpu and part.dtype == rows.dtype:
+                np.copyto(part.numpy(), rows.view(part.shape).numpy())  # torch's threads cost more than they save here
+            else:
+                part.copy_(rows.view(part.shape))
+
+
+def check(file: GGUFFile, model: "HookedTransformer") -> None:
+    """Raise `CheckpointError` unless the file's tensors are those of the model, biases that it may lack aside."""
+    architecture = _architecture(file)
+    known = dict(places(model, architecture))
+    for name in known:
+        if name not in file.tensors and not _may_lack(name, architecture):
+            near = did_you_mean(name, file.tensors, 0.8)
+            raise CheckpointError(f"{file.path}: tensor {name!r} is missing{near}")
+    for name, stored in file.tensors.items():
+        if name == ROPE_FACTORS:
+            continue
+        if name not in known:
+            raise CheckpointError(f"{file.path}: tensor {name!r} is not part of this model{did_you_mean(name, known)}")
+        if stored.shape != known[name].shape:
+            raise CheckpointError(
+                f"{file.path}: tensor {name!r} has shape {stored.shape}; the metadata say {known[name].shape}"
+            )
+        file.check_readable(name)
+
+
+def _may_lack(name: str, architecture: str) -> bool:
+    needed = ("attn_q.bias", "attn_k.bias", "attn_v.bias") if architecture == "qwen2" else ()
+    return name.endswith(".bias") and not name.endswith(needed)
+
+
+def places(model: "HookedTransformer", architecture: str) -> Iterator[tuple[str, Place]]:
+    """Each tensor that a file may have, and its place in the model."""
+    d = model.cfg.d_model
+    yield "token_embd.weight", _matrix(model.embed.W_E, d)
+    for layer, block in enumerate(model.blocks):
+        yield f"blk.{layer}.attn_norm.weight", _gain(block.ln1)
+        yield f"blk.{layer}.ffn_norm.weight", _gain(block.ln2)
+        for name, place in (*_attention(block.attn, architecture == "llama"), *_mlp(block.mlp)):
+            yield f"blk.{layer}.{name}", place
+    yield "output_norm.weight", _gain(model.ln_final)
+    if not model.cfg.tie_word_embeddings:
+        yield "output.weight", _matrix(model.unembed.W_U.T, d)
+
+
+def _attention(attn: Attention, interleaved: bool) -> Iterator[tuple[str, Place]]:
+    """Heads are rows of the file; `interleaved` ones have the two halves that are rotated together in turn."""
+    cfg = attn.cfg
+    for letter, weight, bias in (("q", attn.W_Q, attn.b_Q), ("k", attn.W_K, attn.b_K), ("v", attn.W_V, attn.b_V)):
+        rows = weight.transpose(1, 2)  # [n d_head d_model]
+        if interleaved and letter != "v":
+            rows, bias = (part.unflatten(1, (2, cfg.d_head // 2)).transpose(1, 2) for part in (rows, bias))
+        yield f"attn_{letter}.weight", _matrix(rows, cfg.d_model)
+        yield f"attn_{letter}.bias", _vector(bias)
+    yield "attn_output.weight", _matrix(attn.W_O.permute(2, 0, 1), cfg.n_heads * cfg.d_head)
+    yield "attn_output.bias", _vector(attn.b_O)
+    if cfg.use_qk_norm:
+        yield "attn_q_norm.weight", _gain(attn.q_norm)
+        yield "attn_k_norm.weight", _gain(attn.k_norm)
+
+
+def _mlp(mlp: MLP) -> Iterator[tuple[str, Place]]:
+    for name, weight, bias in (
+        ("ffn_gate", mlp.W_gate, mlp.b_gate),
+        ("ffn_up", mlp.W_in, mlp.b_in),
+        ("ffn_down", mlp.W_out, mlp.b_out),
+    ):
+        yield f"{name}.weight", _matrix(weight.T, len(weight))
+        yield f"{name}.bias", _vector(bias)
+
+
+def _matrix(memory: Tensor, n_columns: int) -> Place:
+    return Place((memory.numel() // n_columns, n_columns), memory)
+
+
+def _vector(memory: Tensor) -> Place:
+    return Place((memory.numel(),), memory[None])
+
+
+def _gain(norm: Norm) -> Place:
+    assert norm.w is not None
+    return _vector(norm.w)

@@ -1,0 +1,93 @@
+"""How a checkpoint's tensors map to ours: as views, so that one description serves both directions.
+
+A `Weight` is one tensor of the checkpoint. Each of its `Piece`s is a view of it with the shape that one of our tensors
+has: reading copies the view into our tensor, writing copies our tensor into the view. Fused tensors have several
+pieces. In memory our weights lie as most checkpoints have them ([output, input]), so that the copies are straight.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+View = Callable[[Tensor], Tensor]
+"""From a tensor of the checkpoint to a view of it with our axes."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One of our tensors, as a part of one of theirs.
+
+    Attributes:
+        ours: name in our state dict.
+        view: where it is in their tensor.
+        plus: ours is theirs plus this (Gemma stores the gains of its norms as differences from 1).
+    """
+
+    ours: str
+    view: View
+    plus: float = 0.0
+
+    def take(self, theirs: Float[Tensor, "*theirs"], dtype: torch.dtype) -> Float[Tensor, "*ours"]:
+        """Our tensor: a view where neither dtype nor value changes. Sums are taken in the finer of the two dtypes."""
+        part = self.view(theirs)
+        if self.plus:
+            part = part.to(torch.promote_types(part.dtype, dtype)) + self.plus
+        return part.to(dtype)
+
+    def put(self, ours: Float[Tensor, "*ours"], theirs: Float[Tensor, "*theirs"]) -> None:
+        """Write our tensor to its place in theirs."""
+        self.view(theirs).copy_(ours - self.plus if self.plus else ours)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of a checkpoint.
+
+    Attributes:
+        theirs: its name there.
+        shape: its shape there.
+        pieces: what it holds of ours; together they fill it.
+    """
+
+    theirs: str
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+
+def same(theirs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The tensor as it is."""
+    return theirs
+
+
+def turned(theirs: Float[Tensor, "output input"]) -> Float[Tensor, "input output"]:
+    """A matrix that is stored for `x @ W.T`."""
+    return theirs.T
+
+
+def reading_heads(n: int) -> View:
+    """[n * d_head, d_model] as [n, d_model, d_head]."""
+    return lambda theirs: theirs.unflatten(0, (n, -1)).transpose(1, 2)
+
+
+def writing_heads(n: int) -> View:
+    """[d_model, n * d_head] as [n, d_head, d_model]."""
+    return lambda theirs: theirs.unflatten(1, (n, -1)).permute(1, 2, 0)
+
+
+def head_biases(n: int) -> View:
+    """[n * d_head] as [n, d_head]."""
+    return lambda theirs: theirs.unflatten(0, (n, -1))
+
+
+def weight(theirs: str, shape: tuple[int, ...], ours: str, view: View = same, plus: float = 0.0) -> Weight:
+    """A tensor of the checkpoint that is one of ours."""
+    return Weight(theirs, shape, (Piece(ours, view, plus),))
+
+
+def layer_norm(theirs: str, size: int, ours: str) -> Iterator[Weight]:
+    """Gain and bias of a LayerNorm."""
+    yield weight(f"{theirs}.weight", (size,), f"{ours}.w")
+    yield weight(f"{theirs}.bias", (size,), f"{ours}.b")

@@ -1,0 +1,151 @@
+"""Reading a transformers `config.json` key by key: nothing is guessed, and every refusal names the key."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from interp.config import ActFn, RotaryScaling, TransformerConfig
+from interp.errors import CheckpointError, did_you_mean
+
+REQUIRED: Any = object()
+"""Default of a key that has none."""
+
+ACTIVATIONS: dict[str, ActFn] = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+    "silu": "silu",
+    "swish": "silu",
+}
+"""Transformers' names of activation functions; three are spellings of the same tanh approximation."""
+
+ROPE_KEYS = {
+    "default": set[str](),
+    "linear": {"factor"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+}
+"""The kinds of rotary scaling that we compute, with the keys they use."""
+
+LAYER_TYPES = ("full_attention", "sliding_attention")
+
+
+class Options:
+    """The values of a `config.json`.
+
+    Every method raises `CheckpointError` naming the key whose value it cannot take.
+    """
+
+    def __init__(self, values: Mapping[str, Any]):
+        self.values = dict(values)
+
+    def get(self, name: str, kind: type, default: Any = REQUIRED) -> Any:
+        """The value of a key; `default` where it is absent, None where it is null."""
+        value = self.values.get(name, default)
+        if value is REQUIRED:
+            raise CheckpointError(
+                f"{name!r} is missing{did_you_mean(name, self.values, 0.8)} (model_type is not 'interp', so this is "
+                f"read as the configuration of a transformers model)"
+            )
+        if value is None:
+            return None
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = numeric and (kind is float or isinstance(value, int)) if kind in (int, float) else None
+        if not (isinstance(value, kind) if fits is None else fits):
+            raise CheckpointError(f"{name} = {value!r} is not of type {kind.__name__}")
+        return float(value) if kind is float else value
+
+    def size(self, name: str, default: Any = REQUIRED) -> int:
+        """A positive integer."""
+        value = self.get(name, int, default)
+        if value is None or value <= 0:
+            raise CheckpointError(f"{name} = {value!r}; allowed: a positive integer")
+        return value
+
+    def refuse_unless(self, name: str, *allowed: Any) -> None:
+        """Raise unless the key is absent, null, or has a value whose arithmetic is ours."""
+        value = self.values.get(name)
+        if value is not None and value not in allowed:
+            spelt = " or ".join(map(repr, allowed)) or "leaving it out"
+            raise CheckpointError(f"{name} = {value!r} is not supported; allowed: {spelt}")
+
+    def activation(self, name: str, default: Any = REQUIRED) -> ActFn:
+        """Our name of an activation function."""
+        value = self.get(name, str, default)
+        if value not in ACTIVATIONS:
+            near = did_you_mean(str(value), ACTIVATIONS)
+            raise CheckpointError(f"{name} = {value!r} is not supported; allowed: {', '.join(ACTIVATIONS)}{near}")
+        return ACTIVATIONS[value]
+
+    def rotary(self, theta_key: str = "rope_theta", theta: float = 10_000.0) -> tuple[float, RotaryScaling | None]:
+        """Base and scaling, from `rope_parameters` (transformers 5) or the flat keys of earlier versions."""
+        given = self.get("rope_parameters", dict, None) or self.get("rope_scaling", dict, None) or {}
+        return self.rotary_of(given, self.get(theta_key, float, None) or theta)
+
+    def rotary_of(self, given: Mapping[str, Any], theta: float) -> tuple[float, RotaryScaling | None]:
+        """Base and scaling from a dictionary of rotary parameters; `theta` is the base where it names none."""
+        kind = given.get("rope_type") or given.get("type") or "default"
+        if kind not in ROPE_KEYS:
+            raise CheckpointError(f"rope_type = {kind!r} is not supported; allowed: {', '.join(ROPE_KEYS)}"
+                                  f"{did_you_mean(str(kind), ROPE_KEYS)}")  # fmt: skip
+        known = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}.union(*ROPE_KEYS.values())
+        for name in given:
+            if name not in known:
+                raise CheckpointError(f"rotary parameter {name!r} is not supported{did_you_mean(name, known)}")
+        rope = Options(given)
+        base = rope.get("rope_theta", float, None) or theta
+        if kind == "default":
+            return base, None
+        if kind == "linear":
+            return base, RotaryScaling(kind="linear", factor=rope.get("factor", float))
+        trained = self.get("original_max_position_embeddings", int, None)
+        trained = trained or rope.get("original_max_position_embeddings", int, None)
+        return base, RotaryScaling(
+            kind="llama3",
+            factor=rope.get("factor", float),
+            low_freq_factor=rope.get("low_freq_factor", float),
+            high_freq_factor=rope.get("high_freq_factor", float),
+            original_n_ctx=trained or self.size("max_position_embeddings"),
+        )
+
+    def layer_types(self, default: Sequence[str]) -> Sequence[str]:
+        """What every layer is, "full_attention" or "sliding_attention"."""
+        given = self.get("layer_types", list, None)
+        for kind in given or ():
+            if kind not in LAYER_TYPES:
+                raise CheckpointError(f"layer_types holds {kind!r}; allowed: {', '.join(LAYER_TYPES)}")
+        return default if given is None else given
+
+    def windows(self, kinds: Sequence[str]) -> int | tuple[int | None, ...] | None:
+        """Window sizes of layers with these `layer_types`. Theirs counts as ours does: the query and those before."""
+        window = self.size("sliding_window") if "sliding_attention" in kinds else None
+        return merged([window if kind == "sliding_attention" else None for kind in kinds])
+
+
+def merged(values: Sequence[Any]) -> Any:
+    """One value where all layers agree, else a tuple of them; None for no layers."""
+    return None if not values else values[0] if all(value == values[0] for value in values) else tuple(values)
+
+
+def rope_scaling(scaling: RotaryScaling | None) -> dict[str, Any] | None:
+    """The `rope_scaling` that `Options.rotary` reads as this."""
+    if scaling is None:
+        return None
+    written = {"rope_type": scaling.kind, "factor": float(scaling.factor)}
+    if scaling.kind == "linear":
+        return written
+    return written | {
+        "low_freq_factor": float(scaling.low_freq_factor),
+        "high_freq_factor": float(scaling.high_freq_factor),
+        "original_max_position_embeddings": scaling.original_n_ctx,
+    }
+
+
+def per_layer(cfg: TransformerConfig, field: str) -> list[Any]:
+    """A field that may differ between layers, in each of them."""
+    return [cfg.in_layer(getattr(cfg, field), layer) for layer in range(cfg.n_layers)]
+
+
+def first_value(values: Sequence[Any], default: Any) -> Any:
+    """The first that is not None."""
+    return next((value for value in values if value is not None), default)

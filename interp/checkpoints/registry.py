@@ -1,0 +1,285 @@
+"""The families of checkpoints by `model_type`, and the conversion that they all share, in both directions.
+
+A family is three pure functions (read a config, write one, describe the tensors) and a few names. `plan` compares a
+checkpoint's tensors with the description before anything is read.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.checkpoints import gemma, gpt2, llama, neox, qwen
+from interp.checkpoints.layout import Weight
+from interp.checkpoints.options import Options, merged, per_layer
+from interp.checkpoints.sources import SINGLE, Dictionary, Source
+from interp.config import TransformerConfig
+from interp.errors import CheckpointError, ConfigError, did_you_mean
+from interp.files import atomic_path
+
+if TYPE_CHECKING:
+    from interp.model import HookedTransformer
+
+ATTENTION_BIAS = {"attention_bias": ("b_Q", "b_K", "b_V", "b_O")}
+FREE_FIELDS = {"seed": None, "init_std": 1.0, "attn_implementation": "eager"}
+"""Fields that a transformers configuration has no word for, and that change no weight."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is particular to one `model_type`.
+
+    Attributes:
+        read_config, write_config, layout: see the family's file.
+        prefix: of all names in a model with a head; a checkpoint of the bare model leaves it out.
+        head: the unembedding, which a tied checkpoint may repeat.
+        embedding: what it then repeats.
+        aliases: other names of tensors.
+        skipped: pattern of names that hold no weights.
+        bias_flags: options that say whether these biases exist.
+    """
+
+    read_config: Callable[[Options, torch.dtype], TransformerConfig]
+    write_config: Callable[[TransformerConfig], dict[str, Any]]
+    layout: Callable[[TransformerConfig, Options], Iterable[Weight]]
+    prefix: str = "model."
+    head: str = "lm_head.weight"
+    embedding: str = "model.embed_tokens.weight"
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    skipped: str = llama.SKIPPED
+    bias_flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+FAMILIES: dict[str, Family] = {
+    "gpt2": Family(
+        gpt2.read_config,
+        gpt2.write_config,
+        gpt2.layout,
+        prefix="transformer.",
+        embedding="transformer.wte.weight",
+        skipped=gpt2.SKIPPED,
+    ),
+    "gpt_neox": Family(
+        neox.read_config,
+        neox.write_config,
+        neox.layout,
+        prefix="gpt_neox.",
+        head="embed_out.weight",
+        aliases={"lm_head.weight": "embed_out.weight"},  # in the memory of transformers 5, not in its files
+        embedding="gpt_neox.embed_in.weight",
+        skipped=neox.SKIPPED,
+        bias_flags=ATTENTION_BIAS,
+    ),
+    "llama": Family(
+        llama.read_config,
+        llama.write_config,
+        llama.layout,
+        bias_flags=ATTENTION_BIAS | {"mlp_bias": ("b_gate", "b_in", "b_out")},
+    ),
+    "mistral": Family(llama.read_mistral_config, llama.write_mistral_config, llama.mistral_layout),
+    "qwen2": Family(qwen.read_qwen2_config, qwen.write_qwen2_config, qwen.qwen2_layout),
+    "qwen3": Family(qwen.read_qwen3_config, qwen.write_qwen3_config, qwen.qwen3_layout, bias_flags=ATTENTION_BIAS),
+    "gemma2": Family(gemma.read_gemma2_config, gemma.write_gemma2_config, gemma.layout, bias_flags=ATTENTION_BIAS),
+    "gemma3_text": Family(gemma.read_gemma3_config, gemma.write_gemma3_config, gemma.layout, bias_flags=ATTENTION_BIAS),
+}
+"""Every supported `model_type`. SmolLM2 and TinyLlama call themselves llama, Pythia gpt_neox, Qwen2.5 qwen2."""
+
+
+def family_of(model_type: Any) -> Family:
+    """The family with this `model_type`. Raises `CheckpointError` listing those there are."""
+    if model_type not in FAMILIES:
+        raise CheckpointError(
+            f"model_type = {model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
+            f"{did_you_mean(str(model_type), FAMILIES)}"
+        )
+    return FAMILIES[model_type]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checkpoint that has been checked and can be read.
+
+    Attributes:
+        cfg: the architecture.
+        weights: every tensor to read, with its name in the source.
+        source: where to read it.
+    """
+
+    cfg: TransformerConfig
+    weights: list[tuple[Weight, str]]
+    source: Source
+
+    def fill(self, targets: Mapping[str, Float[Tensor, "*shape"]]) -> None:
+        """Copy the checkpoint into allocated tensors, one tensor after another."""
+        with torch.no_grad():
+            for weight, name in self.weights:
+                theirs = self.source.read(name)
+                for piece in weight.pieces:
+                    targets[piece.ours].copy_(piece.take(theirs, targets[piece.ours].dtype))
+                del theirs  # before the next is read
+
+
+def plan(config: Mapping[str, Any], source: Source, dtype: torch.dtype | None, config_name: str) -> Plan:
+    """Compare a checkpoint with its configuration.
+
+    Args:
+        config: its `config.json`.
+        source: its tensors.
+        dtype: of the model; None for the checkpoint's (the one that holds all, where tensors differ).
+        config_name: what messages call the configuration.
+
+    Raises:
+        CheckpointError: the configuration cannot be used, or a tensor is missing, surplus, of another shape, or not of
+            floating-point numbers; with the name of the tensor and of the file.
+    """
+    try:
+        options = Options(config)
+        family = family_of(options.get("model_type", str))
+        options.refuse_unless("quantization_config")
+        names = _relevant_names(family, source)
+        dtypes = {name: _floating(source, name) for name in names.values()}
+        cfg = family.read_config(options, dtype or functools.reduce(torch.promote_types, {*dtypes.values()}))
+        weights = list(family.layout(cfg, options))
+    except (CheckpointError, ConfigError) as error:
+        text = str(error)
+        raise CheckpointError(text if source.name in text else f"{config_name}: {text}") from error
+    if cfg.tie_word_embeddings and family.head in names:
+        head = names.pop(family.head)
+        if family.embedding in names:
+            _check_tied(source, head, names[family.embedding])
+    return Plan(cfg, _matched(weights, names, source), source)
+
+
+def _relevant_names(family: Family, source: Source) -> dict[str, str]:
+    """The source's name of each tensor that holds weights, by the name it has in a model with a head."""
+    bare = not any(name.startswith(family.prefix) for name in source.tensors)
+    names = {}
+    for name in source.tensors:
+        full = family.aliases.get(name, name)
+        full = family.prefix + full if bare and full != family.head else full
+        if not re.fullmatch(family.skipped, full):
+            names[full] = name
+    if not names:
+        raise CheckpointError(f"{source.name}: there are no tensors")
+    return names
+
+
+def _floating(source: Source, name: str) -> torch.dtype:
+    dtype = source.tensors[name][1]
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+        raise CheckpointError(
+            f"{source.where(name)} (of {source.name}): tensor {name!r} has dtype {dtype}; "
+            "allowed: float64, float32, float16, bfloat16"
+        )
+    return dtype
+
+
+def _check_tied(source: Source, head: str, embedding: str) -> None:
+    first, second = source.read(head), source.read(embedding)
+    if first.data_ptr() != second.data_ptr() and not torch.equal(first, second):
+        raise CheckpointError(
+            f"{source.where(head)}: tensor {head!r} differs from {embedding!r}, though tie_word_embeddings is true"
+        )
+
+
+def _matched(weights: list[Weight], names: dict[str, str], source: Source) -> list[tuple[Weight, str]]:
+    expected = {weight.theirs: weight for weight in weights}
+    for full, name in names.items():
+        if full not in expected:
+            near = did_you_mean(full, [other for other in expected if other not in names], 0.8)
+            raise CheckpointError(f"{source.where(name)}: tensor {name!r} is not part of this model{near}")
+    for full, weight in expected.items():
+        if full not in names:
+            raise CheckpointError(f"{source.name}: tensor {full!r} is missing")
+        name = names[full]
+        if (shape := source.tensors[name][0]) != weight.shape:
+            raise CheckpointError(
+                f"{source.where(name)}: tensor {name!r} has shape {shape}; the configuration says {weight.shape}"
+            )
+    return [(weight, names[full]) for full, weight in expected.items()]
+
+
+def from_hf(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> tuple[TransformerConfig, dict[str, Tensor]]:
+    """Our config and state dict from a transformers `config.json` and state dict.
+
+    The tensors are views of theirs where neither dtype nor value changes; biases that the family lacks are zeros.
+    Raises `CheckpointError` as `plan` does.
+    """
+    from interp.model import HookedTransformer
+
+    made = plan(config, Dictionary(tensors, "tensors"), dtype, "config")
+    state = {
+        piece.ours: piece.take(made.source.read(name), made.cfg.dtype)
+        for weight, name in made.weights
+        for piece in weight.pieces
+    }
+    expected = HookedTransformer(made.cfg, device="meta").state_dict()
+    return made.cfg, {
+        name: state[name] if name in state else torch.zeros(tensor.shape, dtype=tensor.dtype)
+        for name, tensor in expected.items()
+    }
+
+
+def to_hf(model: "HookedTransformer", model_type: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A transformers `config.json` and state dict that compute what this model computes.
+
+    Raises `CheckpointError` naming the field or the tensor that `model_type` has no place for.
+    """
+    family = family_of(model_type)
+    state = model.state_dict()
+    cfg = dataclasses.replace(model.cfg, dtype=model.W_E.dtype)
+    config = {"model_type": model_type, "dtype": str(cfg.dtype).removeprefix("torch.")} | family.write_config(cfg)
+    for flag, biases in family.bias_flags.items():
+        config[flag] = any(tensor.any() for name, tensor in state.items() if name.rsplit(".", 1)[1] in biases)
+    _check_expressed(cfg, config, family)
+
+    tensors: dict[str, Tensor] = {}
+    for weight in family.layout(cfg, Options(config)):
+        theirs = tensors[weight.theirs] = torch.empty(weight.shape, dtype=cfg.dtype, device=model.W_E.device)
+        for piece in weight.pieces:
+            piece.put(state.pop(piece.ours), theirs)
+    for name, tensor in state.items():
+        if tensor.any():
+            raise CheckpointError(f"{model_type} has no place for tensor {name!r}, which is not zero")
+    return config, tensors
+
+
+def _check_expressed(cfg: TransformerConfig, config: dict[str, Any], family: Family) -> None:
+    """Raise unless the written configuration reads as the model's own."""
+    model_type = config["model_type"]
+    try:
+        read = family.read_config(Options(config), cfg.dtype)
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"this model cannot be a {model_type}: {error}") from error
+    ours, theirs = (dataclasses.replace(c, **FREE_FIELDS) for c in (cfg, read))
+    for name in (f.name for f in dataclasses.fields(TransformerConfig)):
+        own, written = getattr(ours, name), getattr(theirs, name)
+        if name in ("rotary_base", "rotary_scaling", "window_size"):
+            own, written = merged(per_layer(ours, name)), merged(per_layer(theirs, name))
+        if own != written:
+            raise CheckpointError(f"this model cannot be a {model_type}: {name} = {own!r} would become {written!r}")
+
+
+def save_as(model: "HookedTransformer", folder: str | os.PathLike[str], model_type: str) -> None:
+    """Write `config.json` and `model.safetensors` as transformers does, each file whole or not at all.
+
+    Raises `CheckpointError` as `to_hf` does, before anything is written.
+    """
+    from safetensors.torch import save_file
+
+    config, tensors = to_hf(model, model_type)
+    with atomic_path(Path(folder) / SINGLE) as file:
+        save_file(tensors, file, metadata={"format": "pt"})
+    with atomic_path(Path(folder) / "config.json") as file:
+        file.write_text(json.dumps(config, indent=2), encoding="utf-8")

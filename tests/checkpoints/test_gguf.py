@@ -1,0 +1,441 @@
+"""GGUF files: the weights that were written, logits and tokens of the original, refusals that name the tensor."""
+
+import functools
+import itertools
+import re
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf as package
+import numpy as np
+import pytest
+import regex
+import torch
+import transformers
+from gguf import GGMLQuantizationType as Kind
+from gguf_files import float32, metadata_of, random_blocks, tensors_of, write
+from grid import SEED
+from hf_models import GROUPED, VARIANTS, make
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp import CheckpointError, HookedTransformer, TokenError, Tokenizer
+from interp.checkpoints import gguf
+from interp.checkpoints.gguf_file import GGUFFile
+from interp.tokenizer import BYTE_OF
+
+SYNTHETIC = [
+    name
+    for name, (family, fields) in VARIANTS.items()
+    if family in ("Llama", "Qwen2", "Qwen3")
+    and not fields.get("use_sliding_window")
+    and fields.get("rope_scaling", {}).get("rope_type") != "llama3"
+]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path]]:
+    """A transformers model of a variant, and the file it was written to."""
+
+    @functools.cache
+    def of(variant: str) -> tuple[Any, Path]:
+        theirs = make(variant)
+        path = tmp_path_factory.mktemp(variant) / "model.gguf"
+        return theirs, write(path, metadata_of(theirs), tensors_of(theirs))
+
+    return of
+
+
+# ---------------------------------------------------------------------------------------------- weights and logits
+
+
+@pytest.mark.parametrize("variant", SYNTHETIC)
+def test_a_file_gives_the_weights_that_were_written_to_it(written: Any, variant: str):
+    theirs, path = written(variant)
+    loaded, expected = gguf.load(path), HookedTransformer.from_pretrained(hf_model=theirs)
+    ours, wanted = loaded.state_dict(), expected.state_dict()
+    assert ours.keys() == wanted.keys()
+    assert [name for name in wanted if not torch.equal(ours[name], wanted[name])] == []
+
+
+@pytest.mark.parametrize("variant", SYNTHETIC)
+def test_a_file_gives_the_logits_of_the_model_it_was_written_from(written: Any, variant: str):
+    theirs, path = written(variant)
+    tokens = torch.randint(theirs.config.vocab_size, (2, 11))
+    with torch.no_grad():
+        wanted, ours = theirs(tokens).logits, gguf.load(path)(tokens)
+    assert float((ours - wanted).abs().max() / wanted.abs().max()) < 1e-5
+
+
+def test_the_frequencies_of_llama_3_1_are_recognised_by_the_factors_they_make(tmp_path: Path):
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    fields = GROUPED | {"rope_theta": 5e5, "rope_scaling": scaling | {"original_max_position_embeddings": 8192}}
+    theirs = llama(**fields | {"max_position_embeddings": 9000})
+    base = 1 / 5e5 ** (np.arange(0, 10, 2) / 10)
+    factors = (base / theirs.model.rotary_emb.inv_freq.numpy()).astype(np.float32)
+    tensors = tensors_of(theirs) | {"rope_freqs.weight": factors}
+    path = write(tmp_path / "model.gguf", metadata_of(theirs), tensors)
+    tokens = torch.randint(37, (1, 600))
+    with torch.no_grad():
+        wanted, ours = theirs(tokens).logits, gguf.load(path)(tokens)
+    assert float((ours - wanted).abs().max() / wanted.abs().max()) < 1e-4
+    factors[2] *= 1.1
+    write(path, metadata_of(theirs), tensors)
+    with pytest.raises(CheckpointError, match=r"model\.gguf: tensor 'rope_freqs.weight' does not hold the factors"):
+        gguf.load(path)
+
+
+KINDS = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+
+
+def llama(**fields: Any) -> Any:
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**fields)).eval()
+
+
+def wide_llama(vocab_size: int = 37) -> Any:
+    """Rows of 256, which K-quants need."""
+    sizes: dict[str, Any] = {"vocab_size": vocab_size, "hidden_size": 256, "intermediate_size": 512}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return llama(**sizes | heads | {"max_position_embeddings": 16})
+
+
+@pytest.mark.parametrize("kind", [Kind[name] for name in KINDS], ids=KINDS)
+def test_every_quantisation_is_read_as_the_gguf_package_reads_it(kind: Kind, tmp_path: Path):
+    theirs = wide_llama()
+    tensors, kinds = tensors_of(theirs), {}
+    for name, array in tensors.items():
+        if array.ndim == 2:
+            tensors[name], kinds[name] = random_blocks(kind, *array.shape, seed=SEED), kind
+    model = gguf.load(write(tmp_path / "model.gguf", metadata_of(theirs), tensors, kinds))
+    whole = {name: float32(kind, tensors[name]) for name in kinds}
+    attn, mlp = model.blocks[0].attn, model.blocks[0].mlp
+    assert torch.equal(model.W_E, whole["token_embd.weight"])
+    assert torch.equal(model.unembed.W_U, whole["output.weight"].T)
+    assert torch.equal(mlp.W_in, whole["blk.0.ffn_up.weight"].T)
+    assert torch.equal(mlp.W_out, whole["blk.0.ffn_down.weight"].T)
+    assert torch.equal(attn.W_V.transpose(1, 2).flatten(0, 1), whole["blk.0.attn_v.weight"])
+    assert torch.equal(attn.W_O.flatten(0, 1), whole["blk.0.attn_output.weight"].T)
+    assert torch.equal(attn.W_Q[1, :, 32:], whole["blk.0.attn_q.weight"][64:128][1::2].T)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_another_dtype_is_the_float32_model_rounded_once(written: Any, dtype: torch.dtype):
+    path = written("llama")[1]
+    model, cast = gguf.load(path, dtype=dtype), gguf.load(path).to(dtype)
+    assert model.cfg.dtype == dtype
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), cast.state_dict().values(), strict=True))
+
+
+def test_loaded_weights_lie_in_memory_as_products_want_them(written: Any):
+    attn = gguf.load(written("llama")[1]).blocks[0].attn
+    assert attn.W_Q.transpose(1, 2).is_contiguous() and attn.W_O.permute(2, 0, 1).is_contiguous()
+
+
+def test_loading_draws_nothing_from_the_global_generator(written: Any):
+    before = torch.get_rng_state()
+    gguf.load(written("llama")[1])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_header_is_read_as_the_gguf_package_reads_it(written: Any):
+    path = written("qwen3")[1]
+    ours, theirs = GGUFFile(path), package.GGUFReader(path)
+    fields = {key: field.contents() for key, field in theirs.fields.items() if not key.startswith("GGUF.")}
+    assert ours.metadata == fields
+    places = {t.name: (tuple(reversed(t.shape.tolist())), t.tensor_type, t.data_offset) for t in theirs.tensors}
+    assert {name: (t.shape, t.kind, t.start) for name, t in ours.tensors.items()} == places
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+def changed(path: Path, theirs: Any, metadata: dict[str, Any], tensors: dict[str, Any]) -> Path:
+    """The file with some keys and tensors set, or left out where the value is None."""
+    keys = {k: v for k, v in (metadata_of(theirs) | metadata).items() if v is not None}
+    arrays = {k: v for k, v in (tensors_of(theirs) | tensors).items() if v is not None}
+    return write(path, keys, arrays)
+
+
+ONES = np.ones(24, dtype=np.float32)
+BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "missing": ({}, {"blk.1.ffn_up.weight": None}, "tensor 'blk.1.ffn_up.weight' is missing"),
+    "no embedding": ({}, {"token_embd.weight": None}, "tensor 'token_embd.weight' is missing"),
+    "surplus": ({}, {"blk.3.attn_norm.weight": ONES}, "'blk.3.attn_norm.weight' is not part of this model"),
+    "misspelt": ({}, {"blk.0.atn_norm.weight": ONES}, "not part of this model; did you mean 'blk.0.attn_norm.weight'"),
+    "shape": (
+        {},
+        {"output_norm.weight": ONES[:23]},
+        r"'output_norm.weight' has shape \(23,\); the metadata say \(24,\)",
+    ),
+    "no such architecture": (
+        {"general.architecture": "lama"},
+        {},
+        "architecture 'lama'; supported: llama, qwen2, qwen3",
+    ),
+    "missing key": ({"llama.block_count": None}, {}, "metadata 'llama.block_count' is missing"),
+    "impossible": ({"llama.attention.head_count_kv": 4}, {}, "n_heads = 6 is not a multiple of n_key_value_heads = 4"),
+    "layers": ({"llama.block_count": 10**9}, {}, "'llama.block_count' = 1000000000, in a file of"),
+    "a string": ({"llama.embedding_length": "wide"}, {}, "'llama.embedding_length' = 'wide'; allowed: int"),
+    "experts": ({"llama.expert_count": 8}, {}, "'llama.expert_count' = 8: such models are not computed here"),
+    "rope": ({"llama.rope.scaling.type": "yarn"}, {}, "rope.scaling.type' = 'yarn'; allowed: 'none' or 'linear'"),
+    "partly rotated": ({"llama.rope.dimension_count": 4}, {}, "dimension_count' = 4; allowed: the width of a head, 10"),
+    "tokenizer": ({"tokenizer.ggml.model": "llama"}, {}, "tokenizer.ggml.model = 'llama'; allowed: 'gpt2'"),
+    "split": (
+        {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smolm"},
+        {},
+        "tokenizer.ggml.pre = 'smolm'; allowed: smollm, gpt-2, llama-bpe, qwen2; did you mean 'smollm'",
+    ),
+    "no words": ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm"}, {}, "tokenizer.ggml.tokens"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_file_that_contradicts_itself_is_an_error_that_says_where(written: Any, what: str, tmp_path: Path):
+    metadata, tensors, message = BAD[what]
+    path = changed(tmp_path / "model.gguf", written("llama")[0], metadata, tensors)
+    with pytest.raises(CheckpointError, match=rf"model\.gguf: .*({message})"):
+        gguf.load(path)
+
+
+def test_qwen2_must_have_its_biases(written: Any, tmp_path: Path):
+    path = changed(tmp_path / "model.gguf", written("qwen2")[0], {}, {"blk.2.attn_k.bias": None})
+    with pytest.raises(CheckpointError, match=r"tensor 'blk\.2\.attn_k\.bias' is missing"):
+        gguf.load(path)
+
+
+WORDS = [*sorted(BYTE_OF), "ab", "<s>"]
+TOKENS = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "llama-bpe",
+    "tokenizer.ggml.tokens": WORDS,
+    "tokenizer.ggml.merges": ["a b"],
+    "tokenizer.ggml.token_type": [1] * 257 + [3],
+    "tokenizer.ggml.bos_token_id": 257,
+}
+
+
+def test_the_tokenizer_of_llama_3_begins_with_its_bos(tmp_path: Path):
+    path = changed(tmp_path / "model.gguf", wide_llama(vocab_size=258), TOKENS, {})
+    codec = gguf.load(path).tokenizer
+    assert codec is not None
+    assert codec.to_str_tokens("ab 12<s>") == ["<s>", "ab", " ", "1", "2", "<s>"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"merges": ["a c"]}, "merge"),
+        ({"merges": ["ab"]}, "contradict"),
+        ({"tokens": [*WORDS[:-1], "a"]}, "token 'a' is there twice"),
+        ({"bos_token_id": 258}, "bos_token_id = 258, of 258 tokens"),
+        ({"token_type": [1, 1]}, "contradict"),
+    ],
+)
+def test_a_tokenizer_that_contradicts_itself_is_an_error(change: dict[str, Any], message: str, tmp_path: Path):
+    metadata = TOKENS | {f"tokenizer.ggml.{key}": value for key, value in change.items()}
+    path = changed(tmp_path / "model.gguf", wide_llama(vocab_size=258), metadata, {})
+    with pytest.raises(CheckpointError, match=rf"model\.gguf: the metadata of the tokenizer.*{message}"):
+        gguf.load(path)
+
+
+@given(data=st.data())
+def test_a_file_cut_anywhere_is_an_error_that_names_it(written: Any, data: st.DataObject):
+    whole = written("llama")[1]
+    held = whole.read_bytes()
+    last = GGUFFile(whole).tensors["output_norm.weight"]
+    end = max(t.start + t.n_rows * t.row_bytes for t in GGUFFile(whole).tensors.values())
+    assert last.start < end
+    length = data.draw(st.integers(0, end - 1))
+    path = whole.with_name("cut.gguf")
+    path.write_bytes(held[:length])
+    with pytest.raises(CheckpointError, match=r"cut\.gguf"):
+        gguf.load(path)
+
+
+@given(data=st.data())
+def test_a_corrupt_header_is_read_or_refused_and_nothing_else(written: Any, data: st.DataObject):
+    """Whatever stands in its bytes: no other error, no endless loop, no allocation of what the file does not hold."""
+    whole = written("qwen3")[1]
+    held = bytearray(whole.read_bytes())
+    header = min(t.start for t in GGUFFile(whole).tensors.values())
+    for _ in range(data.draw(st.integers(1, 3))):
+        held[data.draw(st.integers(0, header - 1))] = data.draw(st.integers(0, 255))
+    path = whole.with_name("corrupt.gguf")
+    path.write_bytes(held)
+    try:
+        gguf.load(path)
+    except CheckpointError as error:
+        assert "corrupt.gguf" in str(error)
+
+
+def test_an_unknown_quantisation_is_an_error_that_names_the_tensor(written: Any, tmp_path: Path):
+    held = written("llama")[1].read_bytes()
+    entry = held.index(b"output_norm.weight") + len("output_norm.weight") + 4 + 8
+    path = tmp_path / "model.gguf"
+    for kind, message in ((99, "quantisation 99; the gguf package knows"), (26, "quantisation I32")):
+        path.write_bytes(held[:entry] + struct.pack("<I", kind) + held[entry + 4 :])
+        with pytest.raises(CheckpointError, match=rf"model\.gguf: tensor 'output_norm.weight' has {message}"):
+            gguf.load(path)
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (b"", "the header reaches beyond the end"),
+        (b"PK\x03\x04" + bytes(40), "is not a GGUF file: it begins with"),
+        (b"GGUF" + struct.pack("<I", 1) + bytes(40), "has version 1"),
+        (b"GGUF" + struct.pack(">I", 3) + bytes(40), "is big-endian"),
+        (
+            b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1 << 62),
+            "metadata entry 0 reaches beyond the end",
+        ),
+    ],
+)
+def test_what_is_no_gguf_file_is_an_error_that_says_so(start: bytes, message: str, tmp_path: Path):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(start)
+    with pytest.raises(CheckpointError, match=rf"model\.gguf.*{message}"):
+        gguf.load(path)
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path):
+    with pytest.raises(CheckpointError, match=r"nothing\.gguf cannot be read: No such file"):
+        gguf.load(tmp_path / "nothing.gguf")
+
+
+def test_without_the_gguf_package_the_error_says_how_to_install_it(written: Any, monkeypatch: pytest.MonkeyPatch):
+    path = written("llama")[1]
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(CheckpointError, match=r"pip install 'interp\[gguf\]'"):
+        gguf.load(path)
+
+
+# ---------------------------------------------------------------------------------------------- a real model
+
+CORPUS = [
+    "When Mary and John went to the store, John gave a drink to",
+    "def fib(n):\n    return n if n < 2 else fib(n - 1) + fib(n - 2)\n",
+    "for (int i = 0; i < 10; i++) {\n\t\tsum += a[i];\n}\r\n",
+    '{"key": [1, 2.50, -3e10], "none": null}',
+    "0123456789 3.14159 2024-01-31 1,000,000 ½ ² Ⅷ ٣",
+    "call   42 times,  7\n\n  13",
+    "naïve café, Ångström, crème brûlée, Übermut",
+    "Zażółć gęślą jaźń",
+    "Съешь ещё этих мягких французских булок",
+    "速い茶色の狐が怠け者の犬を飛び越える。",
+    "敏捷的棕色狐狸跳过了懒狗，价格是３０元。",  # noqa: RUF001
+    "다람쥐 헌 쳇바퀴에 타고파",
+    "مرحبا بالعالم",
+    "🐈 🤷🏽‍♀️ 👩‍👩‍👧‍👦 🇯🇵 :-)",
+    "e\u0301 and é are not the same bytes",
+    "    four,        eight, and trailing   ",
+    "\n\n\n\ttabs\t\tand\n\n newlines \n \n",
+    "I'm, you're, it's, we'll, they'd, WE'RE, DON'T",
+    "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n",
+    "The quick brown fox jumps over the lazy dog. " * 8,
+]
+GPT2_SPLIT = regex.compile(r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+
+
+@pytest.fixture(scope="module")
+def smollm2(smollm2_path: Path) -> HookedTransformer:
+    return gguf.load(smollm2_path)
+
+
+@pytest.fixture(scope="module")
+def original(smollm2_path: Path) -> Any:
+    """transformers' own reading of the file."""
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        smollm2_path.parent, gguf_file=smollm2_path.name, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def reference(smollm2_path: Path) -> Callable[[str], list[int]]:
+    """How SmolLM2 tokenizes, spelt out: special tokens, single digits, GPT-2's split, then merges by rank."""
+    metadata = GGUFFile(smollm2_path).metadata
+    words = metadata["tokenizer.ggml.tokens"]
+    ids = {word: i for i, word in enumerate(words)}
+    ranks = {tuple(pair.split(" ")): rank for rank, pair in enumerate(metadata["tokenizer.ggml.merges"])}
+    special = [w for w, kind in zip(words, metadata["tokenizer.ggml.token_type"], strict=True) if kind == 3]
+    special_split = regex.compile("(" + "|".join(map(regex.escape, special)) + ")")
+    character = {byte: char for char, byte in BYTE_OF.items()}
+
+    def merged(piece: str) -> list[int]:
+        parts = [character[byte] for byte in piece.encode()]
+        while len(parts) > 1:
+            rank, at = min((ranks.get(pair, len(ranks)), i) for i, pair in enumerate(itertools.pairwise(parts)))
+            if rank == len(ranks):
+                break
+            parts[at : at + 2] = ["".join(parts[at : at + 2])]
+        return [ids[part] for part in parts]
+
+    def tokenize(text: str) -> list[int]:
+        found = []
+        for part in special_split.split(text):
+            if part in special:
+                found.append(ids[part])
+                continue
+            for piece in regex.split(r"(\p{N})", part):
+                found += [i for word in GPT2_SPLIT.findall(piece) for i in merged(word)]
+        return found
+
+    return tokenize
+
+
+@pytest.mark.parametrize("text", CORPUS)
+def test_smollm2_gives_the_logits_of_transformers(smollm2: HookedTransformer, original: Any, text: str):
+    tokens = smollm2.to_tokens(text)
+    with torch.no_grad():
+        ours, theirs = smollm2(tokens), original(tokens).logits
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
+
+
+def test_smollm2_says_mary(smollm2: HookedTransformer):
+    with torch.no_grad():
+        probabilities = smollm2(CORPUS[0])[0, -1].softmax(-1)
+    assert float(probabilities[smollm2.to_single_token(" Mary")]) == pytest.approx(0.92, abs=0.005)
+
+
+@pytest.mark.parametrize("text", CORPUS)
+def test_smollm2_tokenizes_as_it_was_trained(
+    smollm2: HookedTransformer, reference: Callable[[str], list[int]], text: str
+):
+    assert smollm2.to_tokens(text)[0].tolist() == reference(text)
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cn", "Cc"]) | st.sampled_from("\n\t\r 0a"), min_size=1)
+
+
+@given(text=ANY_TEXT)
+def test_smollm2_tokenizes_any_text_as_it_was_trained(
+    smollm2: HookedTransformer, reference: Callable[[str], list[int]], text: str
+):
+    assert smollm2.to_tokens(text)[0].tolist() == reference(text)
+    assert smollm2.to_string(smollm2.to_tokens(text)) == text
+
+
+@pytest.mark.parametrize("char", ["\U00040000", "\x1d"])
+def test_smollm2_has_no_token_for_some_bytes_and_leaves_nothing_out_in_silence(smollm2: HookedTransformer, char: str):
+    with pytest.raises(TokenError, match=re.escape(f"character 2 of the text, {char!r}, has a byte without a token")):
+        smollm2.to_tokens(f"a {char}")
+
+
+def test_smollm2_tokenizes_as_transformers_does_but_for_spaces_before_digits(
+    smollm2: HookedTransformer, smollm2_path: Path
+):
+    """transformers reads the file's split "smollm" as GPT-2's: it keeps the last of several spaces with the digit."""
+    theirs = transformers.AutoTokenizer.from_pretrained(smollm2_path.parent, gguf_file=smollm2_path.name)
+    for text in CORPUS:
+        if not regex.search(r"\s\s\p{N}", text):
+            assert smollm2.to_tokens(text)[0].tolist() == theirs(text)["input_ids"], text
+
+
+def test_smollm2_has_the_tokenizer_of_its_file(smollm2: HookedTransformer):
+    codec = smollm2.tokenizer
+    assert isinstance(codec, Tokenizer)
+    assert (codec.bos, codec.eos, codec.pad, codec.prepends_bos) == ("<|im_start|>", "<|im_end|>", "<|im_end|>", False)
+    assert codec.d_vocab == smollm2.cfg.d_vocab == 49152
