@@ -32,7 +32,9 @@ def main(rounds: int = 15) -> None:
         print(f"largest difference of the logits / largest logit: {float(difference):.1e}")
         forward = ratio(lambda: ours(tokens), lambda: theirs(tokens), rounds)
         everything = ratio(lambda: ours.run_with_cache(tokens), lambda: ours(tokens), rounds)
-        patterns = ratio(lambda: ours.run_with_cache(tokens, names_filter="*hook_pattern"), lambda: ours(tokens), rounds)
+        patterns = ratio(
+            lambda: ours.run_with_cache(tokens, names_filter="*hook_pattern"), lambda: ours(tokens), rounds
+        )
         generate = ratio(
             lambda: ours.generate(prompt, 64, progress=False),
             lambda: theirs.generate(prompt, max_new_tokens=64, min_new_tokens=64, do_sample=False, pad_token_id=2),
