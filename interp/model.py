@@ -369,7 +369,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         """A saved or published model, with its weights as they are.
 
         Args:
-            name_or_path: a folder (written by `save_pretrained` or by transformers, one file or shards), a `.gguf` file,
+            name_or_path: a folder (written by `save_pretrained` or transformers, one file or shards), a `.gguf` file,
                 a fetched model ("smollm2-135m-instruct"), or the name of a repository on the Hugging Face hub.
             hf_model: an instance of a transformers model, in place of files.
             dtype: of the parameters; None for the checkpoint's, in which `save_pretrained` comes back bit for bit.
