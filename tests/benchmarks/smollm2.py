@@ -7,6 +7,8 @@ Both load the same GGUF file; logits are compared before anything is timed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import transformers
 from core import ratio
@@ -22,7 +24,7 @@ def main(rounds: int = 15) -> None:
     if path is None:
         raise SystemExit(f"{NAME} is not known")
     ours = HookedTransformer.from_pretrained(NAME)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+    theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, attn_implementation="eager", dtype=torch.float32
     ).eval()
     tokens = torch.randint(100, ours.cfg.d_vocab, (4, 100), generator=torch.Generator().manual_seed(0))

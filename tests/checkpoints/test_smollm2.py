@@ -142,3 +142,10 @@ def test_smollm2_has_the_tokenizer_of_its_file(smollm2: HookedTransformer):
     assert isinstance(codec, Tokenizer)
     assert (codec.bos, codec.eos, codec.pad, codec.prepends_bos) == ("<|im_start|>", "<|im_end|>", "<|im_end|>", False)
     assert codec.d_vocab == smollm2.cfg.d_vocab == 49152
+
+
+def test_greedy_generation_equals_transformers_token_by_token(smollm2: HookedTransformer, original: Any):
+    for prompt in ("Once upon a time there was a little dragon who", "The capital of France is"):
+        tokens = smollm2.to_tokens(prompt)
+        theirs = original.generate(tokens, max_new_tokens=64, do_sample=False, eos_token_id=2, pad_token_id=2)
+        assert smollm2.generate(tokens, 64, stop_tokens=[2]).tokens.tolist() == theirs.tolist()
