@@ -220,6 +220,8 @@ class Hooked(nn.Module):
         # A hook that only observes lets lazy values pass beside the graph, so gradients need one that takes part in it.
         names = [name for name in self.hook_points if name in reached]
         active = self._attach([(name, keep) for name in names], "fwd", observes=not incl_bwd)
+        if options.get("start_at_layer") is not None and isinstance(input, Tensor):
+            input = input.clone()  # the cache must not hold the caller's own tensor
         try:
             with torch.set_grad_enabled(incl_bwd or torch.is_grad_enabled()):
                 output = self(input, return_type, **options)
@@ -230,6 +232,8 @@ class Hooked(nn.Module):
             self._detach(active, graphs=True)
         if missing := [name for name in names if name not in kept]:
             raise HookNotFiredError(f"{len(missing)} points never ran in this run, {missing[0]!r} first among them")
+        if options.get("stop_at_layer") is not None:
+            output = output.clone()  # nor hand out one of its own
         edited = any(hook.edited for hook in callers if hook.direction == "fwd")
         return output, ActivationCache(kept, cast("HookedTransformer", self), edited=edited)
 

@@ -318,3 +318,14 @@ def test_the_file_says_what_it_is_and_which_config_made_it(plain: Run, tmp_path:
         about = file.metadata()
     assert about["kind"] == "interp.ActivationCache"
     assert TransformerConfig.from_dict(json.loads(about["config"])) == plain.cfg
+
+
+def test_the_stream_that_goes_in_or_comes_out_is_not_the_caches_own():
+    run = run_of("learned_ln")
+    with torch.no_grad():
+        stream, cache = run.model.run_with_cache(run.tokens, stop_at_layer=2)
+        kept = cache["resid_post", 1].clone()
+        _, second = run.model.run_with_cache(stream, start_at_layer=2)
+    stream.zero_()
+    assert torch.equal(cache["resid_post", 1], kept)
+    assert torch.equal(second["resid_pre", 2], kept)
