@@ -5,7 +5,7 @@ your own) or `Tokenizer` (a trained one) turns text into tokens, `ActivationCach
 and takes the residual stream apart.
 """
 
-from interp.cache import ActivationCache, LogitAttribution, Stack
+from interp.cache import ActivationCache
 from interp.config import TransformerConfig
 from interp.errors import (
     CacheError,
@@ -20,6 +20,7 @@ from interp.errors import (
 )
 from interp.hooks import HookPoint
 from interp.model import HookedTransformer
+from interp.residual import LogitAttribution, Stack
 from interp.tokens import Tokenizer, Vocabulary
 
 __all__ = [
