@@ -13,7 +13,8 @@ from torch import Tensor
 from interp.errors import CheckpointError, HookNotFoundError, ShapeError
 from interp.files import atomic_path
 from interp.hooks import HookName, resolve
-from interp.residual import ResidualStream, weights_now
+from interp.residual import ResidualStream
+from interp.stacked import weights_now
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -59,6 +60,10 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
     def __repr__(self) -> str:
         size = sum({v.untyped_storage().data_ptr(): v.untyped_storage().nbytes() for v in self.values()}.values())
         return f"ActivationCache({len(self)} activations, {size / 1e6:.1f} MB)"
+
+    def is_current(self) -> bool:
+        """Whether the model's weights are still those of the run (writes through `.data` are not seen)."""
+        return weights_now(self.model) == self._weights
 
     # ------------------------------------------------------------------ moving, slicing, files
 

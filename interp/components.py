@@ -49,12 +49,15 @@ class SideInputs:
         rotation: cosines and sines of the rotary angles, or None.
         position_reads: what queries and keys, but not values, see added to the stream (shortformer), or None.
         past: the layer's keys and values of earlier positions, to which this run's are added, or None.
+        attend: what mixes the values in place of attention over one rectangle of queries and keys: (queries, keys,
+            values) to z, where positions of several runs are packed into one list, or None.
     """
 
     visible: Bool[Tensor, "batch_or_1 1 query_pos key_pos"]
     rotation: tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]] | None
     position_reads: Float[Tensor, "batch pos d_model"] | None
     past: LayerKeysValues | None = None
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
 
 def visible_keys(
@@ -256,7 +259,8 @@ class Attention(nn.Module):
         q, k, v = self._read(x_qk, x_v, side, private)
         if side.past is not None:
             k, v = side.past.extend(k, v)
-        return self._write(self.hook_z(self._attend(q, k, v, side)))
+        z = self.attend(q, k, v, side) if side.attend is None else side.attend(q, k, v)
+        return self._write(self.hook_z(z))
 
     def _read(
         self,
@@ -278,7 +282,7 @@ class Attention(nn.Module):
             k = self.hook_rot_k(rotate(k, side.rotation))
         return q, k, v
 
-    def _attend(
+    def attend(
         self,
         q: Float[Tensor, "batch query_pos head d_head"],
         k: Float[Tensor, "batch key_pos kv_head d_head"],
@@ -399,7 +403,15 @@ class Unembed(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits."""
-        logits = F.linear(x, self.W_U.T, self.b_U)
+        return self._capped(F.linear(x, self.W_U.T, self.b_U))
+
+    def of_tokens(
+        self, x: Float[Tensor, "row pos d_model"], tokens: Int[Tensor, "row n_tokens"]
+    ) -> Float[Tensor, "row pos n_tokens"]:
+        """Logits of these tokens alone, chosen for each row."""
+        return self._capped(x @ self.W_U.T[tokens].transpose(1, 2) + self.b_U[tokens][:, None])
+
+    def _capped(self, logits: Tensor) -> Tensor:
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 

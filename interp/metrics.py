@@ -1,10 +1,35 @@
-"""What a run is judged by."""
+"""What a run is judged by: functions of the logits that know which logits they need.
 
+A metric names the positions and the tokens that it reads, so that whoever runs the model for it (`patching.sweep`) can
+compute these logits and no others. It can also be called: `LogitDifference(" Mary", " John")(logits, model)` is one
+number a prompt.
+
+Answers are a token id, the text of a single token, or a list or tensor with one of these for each prompt. Positions are
+counted along the (padded) sequence, negative ones from its end; a metric that reads several is their mean. Logarithms
+are natural, so that probabilities, divergences and losses are in nats.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import TokenError
+from interp.errors import ConfigError, ShapeError, TokenError
+from interp.tokens import Text
+
+if TYPE_CHECKING:
+    from interp.model import HookedTransformer
+
+Answer = int | str | Sequence[int | str] | Int[Tensor, "batch"]
+"""Whose logit is asked for: one token for all prompts, or one a prompt."""
+
+Positions = int | Sequence[int] | None
+"""Where: one position, several, or (None) all."""
 
 
 def next_token_loss(
@@ -26,3 +51,372 @@ def next_token_loss(
         return losses if per_token else losses.mean()
     losses = losses.where(real, 0)
     return losses if per_token else losses.sum() / real.sum()
+
+
+# ---------------------------------------------------------------------- what a metric reads
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a metric is applied to.
+
+    Attributes:
+        tokens: ids of the run whose logits it will see.
+        mask: which of them are tokens rather than padding, or None for all.
+        to_id: the id of a single token's text.
+        d_vocab: number of tokens.
+        run: logits of another text or ids.
+        reference: logits of the run that a divergence is taken from, at [batch, read] positions, or None.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"] | None
+    to_id: Callable[[str], int]
+    d_vocab: int
+    run: Callable[[Any], Tensor]
+    reference: Callable[[Int[Tensor, "batch read"]], Float[Tensor, "batch read d_vocab"]] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: "HookedTransformer",
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None = None,
+        reference: Callable[[Int[Tensor, "batch read"]], Float[Tensor, "batch read d_vocab"]] | None = None,
+    ) -> "Prompts":
+        """The prompts of a run of `model`."""
+        return cls(tokens, mask, model.to_single_token, model.cfg.d_vocab, model, reference)
+
+    def positions(self, pos: Positions) -> Int[Tensor, "batch read"]:
+        """`pos`, counted from the start. Raises `ShapeError` out of range, or where a prompt has padding there."""
+        batch, n = self.tokens.shape
+        wanted = list(range(n)) if pos is None else [pos] if isinstance(pos, int) else list(pos)
+        if bad := [p for p in wanted if not -n <= p < n]:
+            raise ShapeError(f"pos = {bad[0]}; allowed: {-n} to {n - 1} (the prompts have {n} positions)")
+        if not wanted:
+            raise ShapeError("pos = (): a metric reads at least one position")
+        found = torch.tensor([p % n for p in wanted], device=self.tokens.device)
+        if self.mask is not None and pos is not None and not self.mask[:, found].all():
+            place = [int(i) for i in (~self.mask[:, found]).nonzero()[0]]
+            raise ShapeError(f"pos = {wanted[place[1]]} is padding in prompt {place[0]}")
+        return found.expand(batch, -1)
+
+    def ids(self, answer: Answer) -> Int[Tensor, "batch"]:
+        """The token id that `answer` means for each prompt. Raises `TokenError`."""
+        batch = len(self.tokens)
+        given = answer.tolist() if isinstance(answer, Tensor) else answer
+        several = [given] * batch if isinstance(given, int | str) else list(given)
+        if len(several) != batch:
+            raise ShapeError(f"{len(several)} answers for {batch} prompts; allowed: one for all, or one a prompt")
+        ids = [self.to_id(one) if isinstance(one, str) else int(one) for one in several]
+        if bad := [i for i in ids if not 0 <= i < self.d_vocab]:
+            raise TokenError(f"answer {bad[0]} is no token; allowed: 0 to {self.d_vocab - 1}")
+        return torch.tensor(ids, device=self.tokens.device)
+
+
+Score = Callable[[Float[Tensor, "row read d_read"], Int[Tensor, "row"]], Float[Tensor, "row"]]
+"""Logits of some rows, and which prompt each row is a run of, to a value for each."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A metric on given prompts.
+
+    Attributes:
+        name: for labels.
+        positions: where logits are needed.
+        tokens: the columns that are needed for each prompt, in this order; None for the whole vocabulary.
+        score: those logits to values.
+        whole_batch: `score` must see one run of every prompt at once, in order.
+    """
+
+    name: str
+    positions: Int[Tensor, "batch read"]
+    tokens: Int[Tensor, "batch d_read"] | None
+    score: Score
+    whole_batch: bool = False
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A function of the logits, one value a prompt. See the subclasses; `Function` wraps any of your own."""
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Which logits of these prompts are needed, and what is made of them."""
+        raise TypeError(f"{type(self).__name__} is not a metric that can be read; take one of its subclasses")
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "batch pos d_vocab"],
+        model: "HookedTransformer | None" = None,
+        tokens: Int[Tensor, "batch pos"] | None = None,
+        mask: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch"]:
+        """One value for each prompt.
+
+        Args:
+            logits: of a run.
+            model: turns answers given as text into ids; not needed for ids.
+            tokens, mask: what the run read; `Loss` needs it.
+
+        Raises:
+            TokenError: an answer that is not one token, or text without a model.
+            ShapeError: positions or answers that do not fit the logits.
+        """
+        if tokens is None and isinstance(self, Loss):
+            raise TokenError("a loss compares with the tokens of the run: give tokens=")
+        tokens = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device) if tokens is None else tokens
+        d_vocab = logits.shape[-1]
+        prompts = Prompts(tokens, mask, model.to_single_token if model else _no_text, d_vocab, model or _no_run)
+        reading = self.read(prompts)
+        rows = torch.arange(len(logits), device=logits.device)
+        read = logits[rows[:, None], reading.positions]
+        if reading.tokens is not None:
+            read = read.gather(-1, reading.tokens[:, None, :].expand(-1, read.shape[1], -1))
+        return reading.score(read, rows)
+
+
+def _no_text(text: str) -> int:
+    raise TokenError(f"the answer {text!r} is text: give model= as well, or token ids")
+
+
+def _no_run(input: Any) -> Tensor:
+    raise TokenError(f"the reference {input!r} has to be run: give model= as well, or logits")
+
+
+def as_metric(metric: Metric | Callable[[Tensor], Any]) -> Metric:
+    """A metric as it is, any other function of the logits as a `Function`. Raises `ConfigError` for anything else."""
+    if isinstance(metric, Metric):
+        return metric
+    if callable(metric):
+        return Function(metric)
+    raise ConfigError(f"{metric!r} is not a metric; allowed: one of interp.metrics, or a function of the logits")
+
+
+# ---------------------------------------------------------------------- the metrics
+
+
+@dataclass(frozen=True)
+class _OfAnswer(Metric):
+    """A metric of one answer's place in the distribution.
+
+    Attributes:
+        answer: whose.
+        pos: where.
+    """
+
+    answer: Answer
+    pos: Positions = -1
+
+    def __post_init__(self) -> None:
+        _freeze(self, "answer", "pos")
+
+    def _whole(self, prompts: Prompts, what: str, value: Callable[[Tensor, Tensor], Tensor]) -> Reading:
+        """`value(logits [row read d_vocab], ids [row 1 1])`, averaged over positions."""
+        ids = prompts.ids(self.answer)
+
+        def score(logits: Tensor, rows: Tensor) -> Tensor:
+            return value(logits, ids[rows][:, None, None]).mean(dim=1)
+
+        return Reading(f"{what} of {_say(self.answer)}{_at(self.pos)}", prompts.positions(self.pos), None, score)
+
+
+class Logit(_OfAnswer):
+    """The logit of the answer."""
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs one column."""
+        name = f"logit of {_say(self.answer)}{_at(self.pos)}"
+        return Reading(name, prompts.positions(self.pos), prompts.ids(self.answer)[:, None], _mean_logit)
+
+
+@dataclass(frozen=True)
+class LogitDifference(Metric):
+    """The logit of the correct answer minus that of the incorrect one: the log of the ratio of their probabilities.
+
+    Attributes:
+        correct, incorrect: the answers.
+        pos: where.
+    """
+
+    correct: Answer
+    incorrect: Answer
+    pos: Positions = -1
+
+    def __post_init__(self) -> None:
+        _freeze(self, "correct", "incorrect", "pos")
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs two columns."""
+        name = f"logit difference {_say(self.correct)} - {_say(self.incorrect)}{_at(self.pos)}"
+        tokens = torch.stack([prompts.ids(self.correct), prompts.ids(self.incorrect)], dim=1)
+        return Reading(name, prompts.positions(self.pos), tokens, _mean_difference)
+
+
+class LogProbability(_OfAnswer):
+    """The log of the answer's probability."""
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs the whole vocabulary."""
+        return self._whole(prompts, "log-probability", _log_probability)
+
+
+class Probability(_OfAnswer):
+    """The answer's probability."""
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs the whole vocabulary."""
+        return self._whole(prompts, "probability", lambda logits, ids: _log_probability(logits, ids).exp())
+
+
+class Rank(_OfAnswer):
+    """How many tokens have a larger logit than the answer: 0 for the top prediction."""
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs the whole vocabulary."""
+        return self._whole(prompts, "rank", _rank)
+
+
+@dataclass(frozen=True, eq=False)
+class KLDivergence(Metric):
+    """KL(reference || run) = sum over tokens of p_reference (log p_reference - log p_run), in nats.
+
+    Attributes:
+        reference: logits [batch, pos, d_vocab], or text or ids of the run to compare with; None, in a sweep, for the
+            run that the effects are measured against: the clean one.
+        pos: where.
+    """
+
+    reference: Float[Tensor, "batch pos d_vocab"] | Int[Tensor, "batch pos"] | Text | None = None
+    pos: Positions = -1
+
+    def __post_init__(self) -> None:
+        _freeze(self, "pos")
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs the whole vocabulary. Raises `ShapeError` for a reference that does not fit the prompts."""
+        positions = prompts.positions(self.pos)
+        log_reference = self._logits(prompts, positions).log_softmax(dim=-1)
+
+        def score(logits: Tensor, rows: Tensor) -> Tensor:
+            wanted = log_reference[rows]
+            return (wanted.exp() * (wanted - logits.log_softmax(dim=-1))).sum(dim=-1).mean(dim=1)
+
+        return Reading(f"KL divergence from the reference{_at(self.pos)}", positions, None, score)
+
+    def _logits(self, prompts: Prompts, positions: Int[Tensor, "batch read"]) -> Float[Tensor, "batch read d_vocab"]:
+        given = self.reference
+        if given is None:
+            if prompts.reference is None:
+                raise ConfigError("KLDivergence() has no reference here: give logits, text or ids of the run to "
+                                  "compare with")  # fmt: skip
+            return prompts.reference(positions)
+        if not (isinstance(given, Tensor) and given.is_floating_point()):
+            with torch.no_grad():
+                given = prompts.run(given)
+        wanted = (*prompts.tokens.shape, prompts.d_vocab)
+        if tuple(given.shape) != wanted:
+            raise ShapeError(f"the reference has logits of shape {tuple(given.shape)}, the run {wanted}")
+        return given[torch.arange(len(given), device=given.device)[:, None], positions]
+
+
+@dataclass(frozen=True)
+class Loss(Metric):
+    """Mean cross-entropy of every next token of the prompt."""
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs all positions but the last, and the whole vocabulary. Raises `TokenError` for a single token."""
+        tokens, mask = prompts.tokens, prompts.mask
+        if tokens.shape[1] < 2:
+            raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
+        n_predicted = tokens.shape[1] - 1
+
+        def score(logits: Tensor, rows: Tensor) -> Tensor:
+            own = None if mask is None else mask[rows]
+            padded = F.pad(logits, (0, 0, 0, 1))
+            losses = cast(Tensor, next_token_loss(padded, tokens[rows], own, per_token=True))
+            if own is None:
+                return losses.mean(dim=1)
+            return losses.sum(dim=1) / (own[:, 1:] & own[:, :-1]).sum(dim=1)
+
+        everywhere = torch.arange(n_predicted, device=tokens.device).expand(len(tokens), -1)
+        return Reading("loss", everywhere, None, score)
+
+
+@dataclass(frozen=True)
+class Function(Metric):
+    """Any function of the logits.
+
+    Attributes:
+        fn: logits [batch, read, d_vocab] of one run of every prompt to one value a prompt, or to a single number for
+            all of them together.
+        pos: the positions that it is given; None for all.
+        name: for labels; by default the function's own.
+    """
+
+    fn: Callable[[Tensor], Any]
+    pos: Positions = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        _freeze(self, "pos")
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs the whole vocabulary."""
+        name = self.name or getattr(self.fn, "__name__", None) or repr(self.fn)
+        score = partial(_apply, self.fn, name)
+        return Reading(name, prompts.positions(self.pos), None, score, whole_batch=True)
+
+
+# ---------------------------------------------------------------------- their arithmetic
+
+
+def _apply(fn: Callable[[Tensor], Any], name: str, logits: Tensor, rows: Tensor) -> Tensor:
+    value = fn(logits)
+    value = torch.as_tensor(value, dtype=logits.dtype, device=logits.device) if not isinstance(value, Tensor) else value
+    if value.ndim == 0:
+        return value.expand(len(logits))
+    if value.shape != (len(logits),):
+        raise ShapeError(
+            f"the metric {name!r} made {tuple(value.shape)} of logits {tuple(logits.shape)}; allowed: one value a "
+            f"prompt, {(len(logits),)}, or a single one"
+        )
+    return value
+
+
+def _mean_logit(logits: Tensor, rows: Tensor) -> Tensor:
+    return logits[..., 0].mean(dim=1)
+
+
+def _mean_difference(logits: Tensor, rows: Tensor) -> Tensor:
+    return (logits[..., 0] - logits[..., 1]).mean(dim=1)
+
+
+def _log_probability(logits: Tensor, ids: Tensor) -> Tensor:
+    return (logits.gather(-1, ids.expand(-1, logits.shape[1], 1)) - logits.logsumexp(dim=-1, keepdim=True))[..., 0]
+
+
+def _rank(logits: Tensor, ids: Tensor) -> Tensor:
+    return (logits > logits.gather(-1, ids.expand(-1, logits.shape[1], 1))).sum(dim=-1).to(logits.dtype)
+
+
+def _freeze(metric: Metric, *names: str) -> None:
+    """Lists as tuples, tensors of ids too, so that metrics compare and hash by what they ask."""
+    for name in names:
+        value = getattr(metric, name)
+        if isinstance(value, Tensor):
+            if value.is_floating_point() or value.ndim > 1:
+                raise TokenError(f"{name} is ids, one a prompt, not {value.dtype} of shape {tuple(value.shape)}")
+            value = value.tolist()
+        object.__setattr__(metric, name, tuple(value) if isinstance(value, list | range) else value)
+
+
+def _say(answer: Answer) -> str:
+    if isinstance(answer, int | str):
+        return repr(answer)
+    several = list(dict.fromkeys(answer))
+    return " / ".join(map(repr, several[:3])) + (" / ..." if len(several) > 3 else "")
+
+
+def _at(pos: Positions) -> str:
+    return " at every position" if pos is None else f" at position {pos}"

@@ -225,6 +225,15 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         loss = next_token_loss(logits, tokens, mask, loss_per_token)
         return (logits, loss) if return_type == "both" else loss
 
+    def side_inputs(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
+    ) -> list[SideInputs]:
+        """What each layer needs beside the stream in a run on `tokens`: masks, rotations, position vectors."""
+        whole_mask, positions = self._positions(tokens, mask, None)
+        x = self.embed(tokens)
+        vectors = None if self.positions_write else self._position_vectors(positions, x, embedding=False)
+        return self._side_inputs(x, positions, whole_mask, vectors, None)
+
     def _position_vectors(
         self, positions: Int[Tensor, "batch_or_1 pos"], x: Float[Tensor, "batch pos d_model"], embedding: bool
     ) -> Float[Tensor, "batch pos d_model"] | None:

@@ -7,7 +7,7 @@ norm had in this run (a norm at a fixed scale is linear), and the norms' biases 
 edited by hooks, a row "edits" holds what the edits added.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -69,7 +69,7 @@ class ResidualStream:
     cfg: TransformerConfig
     edited: bool
     _values: dict[str, Tensor]
-    _weights: list[tuple[object, ...]]
+    is_current: Callable[[], bool]
 
     def decompose_resid(self, layer: int | None = None, mlp_input: bool = False, apply_ln: bool = False) -> Stack:
         """Embeddings and the write of every attention and MLP below `layer`, which sum to `resid_pre` there.
@@ -330,7 +330,7 @@ class ResidualStream:
 
     def _check_weights(self) -> None:
         """The weights that a decomposition reads must still be those of the run."""
-        if weights_now(self.model) != self._weights:
+        if not self.is_current():
             raise CacheError("the model's weights changed after this cache was made: run it again")
 
     def _check_sum(self, values: Tensor, stop: int, mlp_input: bool) -> None:
@@ -345,8 +345,3 @@ class ResidualStream:
 
     def _layer(self, layer: int | None) -> int:
         return self.cfg.n_layers if layer is None else layer_index(layer, self.cfg.n_layers, "layer", end=True)
-
-
-def weights_now(model: "HookedTransformer") -> list[tuple[object, ...]]:
-    """Changes whenever a weight is replaced, cast, moved or written to (other than through `.data`)."""
-    return [(p.data_ptr(), p.dtype, None if p.is_inference() else p._version) for p in model.parameters()]

@@ -29,6 +29,7 @@ from interp.hooks import (
 from interp.tokens import Text
 
 if TYPE_CHECKING:
+    from interp.interventions import Intervention, Interventions
     from interp.model import HookedTransformer
 
 ReturnType = Literal["logits", "loss", "both"] | None
@@ -52,6 +53,7 @@ class Hooked(nn.Module):
 
     cfg: TransformerConfig
     hook_points: dict[str, HookPoint]
+    axis_sizes: dict[str, int]
 
     def name_hook_points(self, sizes: Mapping[str, int]) -> None:
         """Find every `HookPoint` below this module and name it; `sizes` are the axes whose size is fixed."""
@@ -64,13 +66,15 @@ class Hooked(nn.Module):
         self.hook_points = dict(sorted(found.items(), key=lambda item: item[1].order))
         for name, point in self.hook_points.items():
             point.name = name
-        self._sizes = dict(sizes)
+        self.axis_sizes = dict(sizes)
 
     def hook_map(self) -> HookMap:
         """The table of all hook points of this model: name, shape, meaning, and whether the point is lazy."""
 
         def shape(point: HookPoint) -> str:
-            return " ".join(f"{axis}={self._sizes[axis]}" if axis in self._sizes else axis for axis in point.axes)
+            return " ".join(
+                f"{axis}={self.axis_sizes[axis]}" if axis in self.axis_sizes else axis for axis in point.axes
+            )
 
         return HookMap(HookInfo(p.name, shape(p), p.meaning, p.lazy) for p in self.hook_points.values())
 
@@ -124,6 +128,23 @@ class Hooked(nn.Module):
         for hook in active:
             if not hook.fired:
                 raise HookNotFiredError(_never_ran(hook, "inside the block"))
+
+    @contextmanager
+    def intervene(self, *interventions: "Intervention | Interventions") -> Iterator[Self]:
+        """Interventions that act for the `with` block, in this order; see `interp.interventions`.
+
+        Raises, naming the intervention:
+            HookNotFoundError, ConfigError: a site, layer, head or neuron that is not there (before the block begins).
+            ShapeError, ConfigError: values or positions that do not fit the run (before its first block).
+            HookNotFiredError: the block ended and one was never carried out.
+        """
+        from interp.interventions import Interventions
+
+        every = Interventions()
+        for one in interventions:
+            every = every + one
+        with self.hooks(fwd_hooks=every.hooks(cast("HookedTransformer", self))):
+            yield self
 
     def _attach(self, pairs: list[HookPair], direction: Direction, observes: bool = False) -> list[Hook]:
         places = [(self.resolve_hooks(asked), Hook(fn, direction, asked, observes)) for asked, fn in pairs]

@@ -30,12 +30,19 @@ class StackedWeights:
     unembed: Unembed
 
     def weights_hash(self) -> str:
-        """A hash of all parameters, bit for bit; equal for equal weights on any device."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in cast(nn.Module, self).state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        """A hash of all parameters, bit for bit; equal for equal weights on any device.
+
+        It is kept until a weight changes (other than through `.data`).
+        """
+        now = weights_now(cast(nn.Module, self))
+        kept = self.__dict__.get("_weights_hash")
+        if kept is None or kept[0] != now:
+            digest = hashlib.blake2b(digest_size=16)
+            for name, tensor in cast(nn.Module, self).state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            kept = self.__dict__["_weights_hash"] = (now, digest.hexdigest())
+        return kept[1]
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -145,3 +152,8 @@ class StackedWeights:
             )
             raise ConfigError(f"this model is {kind}: there is no {name}")
         return torch.stack([block.mlp.get_parameter(name) for block in self.blocks])
+
+
+def weights_now(model: nn.Module) -> list[tuple[object, ...]]:
+    """Changes whenever a weight is replaced, cast, moved or written to (other than through `.data`)."""
+    return [(p.data_ptr(), p.dtype, None if p.is_inference() else p._version) for p in model.parameters()]

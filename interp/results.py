@@ -1,0 +1,87 @@
+"""Results of patching as labelled arrays, with intervals over prompts and a record of how they came about."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import ConfigError
+
+if TYPE_CHECKING:
+    import xarray
+
+    from interp.model import HookedTransformer
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a result: its name, its indices, and a second coordinate beside these (name and strings), or None."""
+
+    name: str
+    indices: list[int]
+    beside: tuple[str, list[str]] | None = None
+
+
+def token_labels(model: "HookedTransformer", tokens: Int[Tensor, "batch pos"]) -> list[str]:
+    """What stands at each position: the token, or those of several prompts with strokes between (three at most)."""
+    n = tokens.shape[1]
+    if model.tokenizer is None:
+        rows = [[str(i) for i in row] for row in tokens.tolist()]
+    else:
+        rows = [model.to_str_tokens(row) for row in tokens]
+    columns = [list(dict.fromkeys(row[i] for row in rows)) for i in range(n)]
+    return ["/".join(column[:3]) + ("/…" if len(column) > 3 else "") for column in columns]
+
+
+def labelled(
+    values: Float[Tensor, "metric batch *cells"],
+    axes: list[Axis],
+    metrics: list[str] | None,
+    per_prompt: bool,
+    confidence: float,
+    attrs: dict[str, object],
+) -> "xarray.DataArray":
+    """The mean over prompts with an interval, or all prompts.
+
+    Args:
+        values: one for each metric, prompt and cell.
+        axes: of the cells.
+        metrics: names, where the first axis should stay.
+        per_prompt: keep the prompts.
+        confidence: of the interval.
+        attrs: what else the result should say of itself.
+
+    Raises `ConfigError` for a confidence that is none.
+    """
+    import xarray
+
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence = {confidence}; allowed: above 0 and below 1, such as 0.95")
+    n_prompts = values.shape[1]
+    dims = ["metric", "prompt", *(axis.name for axis in axes)]
+    coords: dict[str, object] = {axis.name: axis.indices for axis in axes}
+    coords |= {axis.beside[0]: (axis.name, axis.beside[1]) for axis in axes if axis.beside}
+    coords |= {"prompt": list(range(n_prompts)), "metric": metrics or [""]}
+    every = xarray.DataArray(values.detach().cpu().numpy(), dims=dims, coords=coords, name="effect", attrs=attrs)
+    if per_prompt:
+        result = every
+    else:
+        result = every.mean("prompt", keep_attrs=True)
+        if n_prompts > 1:
+            margin = t_quantile((1 + confidence) / 2, n_prompts - 1) * every.std("prompt", ddof=1) / n_prompts**0.5
+            result = result.assign_coords(ci_low=result - margin, ci_high=result + margin)
+            result.attrs["confidence"] = confidence
+    return result if metrics else result.isel(metric=0, drop=True)
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """The quantile of Student's t distribution, above the median.
+
+    With t = sqrt(degrees) tan(angle) its density is proportional to cos(angle)^(degrees - 1), on a finite interval.
+    """
+    angle = np.linspace(0, np.pi / 2, 200_001)
+    density = np.cos(angle) ** (degrees - 1)
+    mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return float(np.sqrt(degrees) * np.tan(np.interp(probability - 0.5, mass / mass[-1] / 2, angle)))
