@@ -36,6 +36,8 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
     # ------------------------------------------------------------------ a mapping
 
     def __getitem__(self, name: HookName) -> Tensor:
+        if isinstance(name, str) and name in self._values:
+            return self._values[name]
         try:
             found = resolve(name, list(self._values), self.cfg.n_layers)
         except HookNotFoundError as error:

@@ -75,7 +75,7 @@ class BaseRun:
 
     def values(self, layer: int) -> Float[Tensor, "batch pos kv_head d_head"]:
         """Values."""
-        return self.cache["v", layer]
+        return self.cache[f"blocks.{layer}.attn.hook_v"]
 
 
 def _key_point(model: "HookedTransformer") -> str:
@@ -180,14 +180,8 @@ class Walk:
         advance: Callable[[int], object] = lambda n: None,
         slab: int = SLAB,
     ):
-        self.base, self.model, self.site, self.source, self.advance, self.slab = (
-            base,
-            base.model,
-            site,
-            source,
-            advance,
-            slab,
-        )
+        self.base, self.model, self.site, self.source = base, base.model, site, source
+        self.advance, self.slab = advance, slab
 
     @torch.no_grad()
     def run(self, joining: dict[int, list[Rows]]) -> list[Rows]:
@@ -207,7 +201,7 @@ class Walk:
 
     def _entered(self, layer: int, rows: Rows) -> Rows:
         """The rows with the base run's stream before `layer`."""
-        stream = self.base.cache["resid_pre", layer][rows.prompt, rows.start :]
+        stream = self.base.cache[f"blocks.{layer}.hook_resid_pre"][rows.prompt, rows.start :]
         return rows.with_stream(stream.repeat(len(rows.cells), 1, 1))
 
     def _patched_block(self, layer: int, groups: list[Rows]) -> list[Rows]:

@@ -29,7 +29,7 @@ from interp.packed import Rows, Walk
 from interp.pairs import Direction, Pair, Runs, Source, at
 from interp.plan import Granularity, Index, Place, Plan
 from interp.progress import progress_bar
-from interp.results import Axis, labelled, token_labels
+from interp.results import Axis, check_confidence, labelled, token_labels
 
 if TYPE_CHECKING:
     import xarray
@@ -134,7 +134,8 @@ def every(
         sites: names, or granularities by name. By default all of `SITES` that the model has; sites with heads over
             layer and head, the others over layer and position.
 
-    The other arguments, and what is raised, are as for `sweep`. Key-value heads have an axis of their own, `kv_head`.
+    The other arguments, and what is raised, are as for `sweep`. Key-value heads have an axis of their own, `kv_head`;
+    intervals are variables too, such as `z_ci_low`.
     """
     import xarray
 
@@ -145,7 +146,12 @@ def every(
     names = list(dict.fromkeys(name for place in places.values() for name in place.names))
     runs = pair.run(names, target=normalize)
     options = (normalize, per_prompt, confidence, max_bytes, progress, None)
-    return xarray.Dataset({site: _sweep(runs, place, metric, *options) for site, place in places.items()})
+    found: dict[str, xarray.DataArray] = {}
+    for site, place in places.items():
+        effect = _sweep(runs, place, metric, *options)
+        bounds = [str(name) for name in effect.coords if str(name).startswith("ci_")]
+        found |= {site: effect.drop_vars(bounds)} | {f"{site}_{b}": effect[b].drop_vars(bounds) for b in bounds}
+    return xarray.Dataset(found)
 
 
 def _has(model: "HookedTransformer", site: str) -> bool:
@@ -175,6 +181,7 @@ def _sweep(
     progress: bool,
     checkpoint: str | os.PathLike[str] | None,
 ) -> "xarray.DataArray":
+    check_confidence(confidence)
     metrics = dict(metric) if isinstance(metric, Mapping) else {"": metric}
     if not metrics:
         raise ConfigError("metric = {}: at least one is needed")

@@ -65,7 +65,8 @@ class Place:
         """Check what is asked. Raises `ConfigError`, or `HookNotFoundError` for an unknown site."""
         over = _granularity(over)
         chosen = _chosen("layers", layers, model.cfg.n_layers)
-        points = [model.hook_points[model.resolve_hooks(cast(HookName, (site, i)))[0]] for i in chosen]
+        of_first = model.resolve_hooks(cast(HookName, (site, 0)))[0].removeprefix("blocks.0.")
+        points = [model.hook_points[f"blocks.{i}.{of_first}"] for i in chosen]
         axes = points[0].axes
         if not {"pos", "query_pos"} & set(axes):
             raise ConfigError(f"site = {site!r} has no positions (its axes: {' '.join(axes)})")

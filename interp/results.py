@@ -52,13 +52,9 @@ def labelled(
         per_prompt: keep the prompts.
         confidence: of the interval.
         attrs: what else the result should say of itself.
-
-    Raises `ConfigError` for a confidence that is none.
     """
     import xarray
 
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence = {confidence}; allowed: above 0 and below 1, such as 0.95")
     n_prompts = values.shape[1]
     dims = ["metric", "prompt", *(axis.name for axis in axes)]
     coords: dict[str, object] = {axis.name: axis.indices for axis in axes}
@@ -74,6 +70,12 @@ def labelled(
             result = result.assign_coords(ci_low=result - margin, ci_high=result + margin)
             result.attrs["confidence"] = confidence
     return result if metrics else result.isel(metric=0, drop=True)
+
+
+def check_confidence(confidence: float) -> None:
+    """Raises `ConfigError` for one that is none."""
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence = {confidence}; allowed: above 0 and below 1, such as 0.95")
 
 
 def t_quantile(probability: float, degrees: int) -> float:
