@@ -9,7 +9,6 @@ from torch import Tensor
 
 from interp.cache import ActivationCache
 from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
-from interp.hooks import HookPoint
 from interp.interventions import Intervention, Patch
 from interp.metrics import Metric, Prompts, Reading, as_metric
 from interp.packed import BaseRun
@@ -178,10 +177,10 @@ class Runs:
         """What is written in place of another prompt's activations, or None."""
         return self.source if isinstance(self.pair.source, Intervention) else None
 
-    def written(self, point: HookPoint) -> Tensor:
+    def other(self, name: str) -> Tensor:
         """The whole activation that the source has at a point."""
-        activation = self.base.cache[point.name]
-        return self.source.edit(activation, point).to(activation.device)
+        own = self.base.cache[name]
+        return self.source.edit(own, self.base.model.hook_points[name]).to(own.device)
 
     def reading(self, metric: "Metric | Callable[[Tensor], object]") -> Reading:
         """Which logits a metric needs. A divergence without a reference is from the clean run's."""
@@ -199,17 +198,25 @@ class Runs:
         self, reading: Reading, streams: Float[Tensor, "row read d_model"], prompts: Int[Tensor, "row"]
     ) -> Tensor:
         """A metric's values, from the last streams at the positions that it reads."""
+        return self._of_normalized(reading, self.base.model.ln_final.unhooked(streams), prompts)
+
+    def _of_normalized(self, reading: Reading, normalized: Tensor, prompts: Tensor) -> Tensor:
         model = self.base.model
-        normalized = model.ln_final.unhooked(streams)
         if reading.tokens is None:
             logits = model.unembed(normalized)
         else:
             logits = model.unembed.of_tokens(normalized, reading.tokens[prompts])
         return reading.score(logits, prompts)
 
-    def unpatched(self, reading: Reading, final: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch"]:
-        """The metric of a run of all prompts as it is, from its last stream."""
-        return self.measure(reading, at(final, reading.positions), torch.arange(len(final), device=final.device))
+    def whole_run(
+        self,
+        reading: Reading,
+        final: Float[Tensor, "batch pos d_model"],
+        norm: "Callable[[Tensor], Tensor] | None" = None,
+    ) -> Float[Tensor, "batch"]:
+        """The metric of one run of all prompts, from its last stream as `norm` (by default the final one) reads it."""
+        normalized = at((norm or self.base.model.ln_final.unhooked)(final), reading.positions)
+        return self._of_normalized(reading, normalized, torch.arange(len(final), device=final.device))
 
 
 def at(stream: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, "batch read"]) -> Tensor:

@@ -154,6 +154,15 @@ def every(
     return xarray.Dataset(found)
 
 
+def as_named(metric: Metrics) -> tuple[dict[str, Any], list[str] | None]:
+    """Metrics by name, and the names where the caller gave them. Raises `ConfigError` for none at all."""
+    if not isinstance(metric, Mapping):
+        return {"": metric}, None
+    if not metric:
+        raise ConfigError("metric = {}: at least one is needed")
+    return dict(metric), list(metric)
+
+
 def _has(model: "HookedTransformer", site: str) -> bool:
     try:
         model.resolve_hooks((site, 0))
@@ -182,14 +191,12 @@ def _sweep(
     checkpoint: str | os.PathLike[str] | None,
 ) -> "xarray.DataArray":
     check_confidence(confidence)
-    metrics = dict(metric) if isinstance(metric, Mapping) else {"": metric}
-    if not metrics:
-        raise ConfigError("metric = {}: at least one is needed")
+    metrics, names = as_named(metric)
     readings = [runs.reading(m) for m in metrics.values()]
-    baseline = torch.stack([runs.unpatched(reading, runs.base.final) for reading in readings])
+    baseline = torch.stack([runs.whole_run(reading, runs.base.final) for reading in readings])
     target = None
     if runs.final is not None:
-        target = torch.stack([runs.unpatched(reading, runs.final) for reading in readings])
+        target = torch.stack([runs.whole_run(reading, runs.final) for reading in readings])
         gap = (target - baseline).mean(dim=1)
         if normalize and not (gap.abs() > 1e-6 * (1 + target.abs().mean(dim=1))).all():
             raise ConfigError(f"normalize = True, but both prompts give the same metric, {_plain(baseline)}")
@@ -204,7 +211,6 @@ def _sweep(
                 _measure(runs, readings, walk.run(joining), values, max_bytes)
             if saved is not None:
                 saved.keep(values, number + 1)
-    names = list(metrics) if isinstance(metric, Mapping) else None
     if normalize and target is not None:
         values = (values - baseline[:, :, None]) / (target - baseline).mean(dim=1)[:, None, None]
     about = _about(plan, readings, baseline, target) | {"normalized": int(normalize)}
@@ -291,7 +297,7 @@ class _Saved:
         place, base = plan.place, plan.runs.base
         told: list[Any] = [place.site, place.over, place.layers, place.positions, place.parts, str(plan.chunks)]
         told += [plan.runs.pair.direction, base.model.weights_hash(), base.tokens.tolist()]
-        told += [Values({point.name: plan.runs.written(point) for point in place.points}).digest]
+        told += [Values({point.name: plan.runs.other(point.name) for point in place.points}).digest]
         told += [f"{name}: {metric!r}" if isinstance(metric, Metric) else name for name, metric in metrics.items()]
         self.key = hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 

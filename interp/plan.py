@@ -169,7 +169,9 @@ class Plan:
         Raises `ConfigError` if not even one row fits.
         """
         causal = runs.base.model.cfg.attention_dir == "causal"
-        starts = torch.stack([place.starts(p, runs.base.cache[p.name], runs.written(p), causal) for p in place.points])
+        starts = torch.stack(
+            [place.starts(p, runs.base.cache[p.name], runs.other(p.name), causal) for p in place.points]
+        )
         slab, most = _budget(runs, place, max_bytes)
         carried = (place.n_pos - starts).sum(dim=1).flatten()  # positions of a cell's rows, over all prompts
         if many:
@@ -190,7 +192,7 @@ class Plan:
 
     def written(self, layer: int) -> Tensor:
         """The whole activation that the source has at the site of a layer."""
-        return self.runs.written(self.place.points[self.place.layers.index(layer)])
+        return self.runs.other(self.names[layer])
 
     def work(self, done: int) -> int:
         """How many positions pass a block in all chunks but the first `done`."""
