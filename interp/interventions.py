@@ -22,7 +22,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Of the files that `save` writes."""
 
-Index = int | tuple[int, ...] | None
-"""One, several, or (None) all; negative ones count from the end."""
+Index = int | Sequence[int] | None
+"""One, several (kept as a tuple), or (None) all; negative ones count from the end."""
 
 AXES = {"head": ("head", "kv_head"), "pos": ("query_pos", "pos"), "neuron": ("d_mlp",)}
 """Which axes of a hook point a word of an address speaks of."""
@@ -314,11 +314,13 @@ class Steer(Intervention):
         """`activation + scale * direction`."""
         direction = self.direction["direction"].to(activation.device)
         try:
+            if direction.dtype != activation.dtype:
+                raise RuntimeError
             return activation + self.scale * direction.expand(activation.shape)
         except RuntimeError:
             raise ShapeError(
-                f"{self!r}: a direction of shape {tuple(direction.shape)} does not fit {name}, "
-                f"{tuple(activation.shape)} ({' '.join(axes)})"
+                f"{self!r}: a direction of {direction.dtype} {tuple(direction.shape)} does not fit {name}, "
+                f"{activation.dtype} {tuple(activation.shape)} ({' '.join(axes)})"
             ) from None
 
 

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from interp.errors import CheckpointError, ConfigError, HookNotFoundError
 from interp.files import atomic_path
-from interp.interventions import Values
+from interp.interventions import Index, Values
 from interp.metrics import Metric, Reading
 from interp.packed import Rows, Walk
 from interp.pairs import Direction, Pair, Runs, Source, at
-from interp.plan import Granularity, Index, Place, Plan
+from interp.plan import Granularity, Place, Plan
 from interp.progress import progress_bar
 from interp.results import Axis, check_confidence, labelled, token_labels
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, did_you_mean
 from interp.hooks import HookName, HookPoint
+from interp.interventions import Index
 from interp.packed import SLAB, Rows
 from interp.pairs import Runs
 
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from interp.model import HookedTransformer
 
 Granularity = Literal["layer", "pos", "head", "neuron"]
-
-Index = int | Sequence[int] | None
-"""One, several, or (None) all; negative ones count from the end."""
 
 PARTS = {"head": "head", "kv_head": "head", "d_mlp": "neuron"}
 """Axes of hook points that can be taken apart beside positions, and the word for one of their entries."""

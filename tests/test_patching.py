@@ -260,9 +260,10 @@ def test_left_padding_changes_no_number():
     clean, corrupted = prompts(model, seed=20)
     mask = torch.ones(N_PROMPTS, N_POS + 1, dtype=torch.bool)
     mask[:, 0] = False
-    padded = [torch.cat([torch.zeros(N_PROMPTS, 1, dtype=torch.long), ids], dim=1) for ids in (corrupted, clean)]
+    front = torch.zeros(N_PROMPTS, 1, dtype=torch.long)
+    padded = [torch.cat([front, ids], dim=1) for ids in (corrupted, clean)]
     without = sweep(model, corrupted, clean, METRIC, progress=False)
-    with_padding = sweep(model, *padded, METRIC, attention_mask=mask, progress=False)
+    with_padding = sweep(model, padded[0], padded[1], METRIC, attention_mask=mask, progress=False)
     assert np.allclose(with_padding.isel(pos=slice(1, None)).values, without.values, atol=1e-10)
     assert (with_padding.isel(pos=0).values == with_padding.attrs["baseline"]).all()
 
