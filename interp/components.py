@@ -143,6 +143,14 @@ class Norm(nn.Module):
             return x
         return (self._centred(_at_least_float32(x)) / scale).to(x.dtype) * self.w.to(x.device)
 
+    def pull_back(
+        self, directions: Float[Tensor, "*axes size"], scale: Float[Tensor, "*#axes 1"]
+    ) -> Float[Tensor, "*axes size"]:
+        """The transpose of `at_scale`: `at_scale(x, s) . d = x . pull_back(d, s)`, so `d` as seen before the norm."""
+        if self.w is None:
+            return directions
+        return self._centred(directions * self.w.to(directions.device) / scale)
+
     def _centred(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes size"]:
         return x - x.mean(-1, keepdim=True) if self.kind == "LN" else x
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError
 from interp.hooks import HookName
+from interp.progress import shown
 from interp.tokens import Text
 
 if TYPE_CHECKING:
@@ -190,16 +191,6 @@ def stream(
         tokens = last[:, None]
 
 
-def _shown(steps: Iterator[Tensor], total: int, progress: bool) -> Iterator[Tensor]:
-    """The same steps, with a progress bar on standard error where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    shown = progress and console.is_terminal
-    yield from track(steps, "generating", total=total, console=console, transient=True, disable=not shown)
-
-
 def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
     """The caches of successive runs as one, along positions; keys that a step could not see yet are masked."""
     from interp.cache import ActivationCache
@@ -257,7 +248,7 @@ class Generates:
         caches: list[ActivationCache] | None = None if names_filter is None else []
         sampling = Sampling(temperature, top_k, top_p, seed)
         steps = stream(model, tokens, max_new_tokens, sampling, stops, attention_mask, names_filter, caches)
-        new = torch.stack(list(_shown(steps, max_new_tokens, progress)), dim=1)
+        new = torch.stack(list(shown(steps, "generating", max_new_tokens, progress)), dim=1)
         texts = None
         if model.tokenizer is not None:
             rows = [list(itertools.takewhile(lambda token: token not in stops, row)) for row in new.tolist()]

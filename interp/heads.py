@@ -1,13 +1,112 @@
-"""Scores that say what an attention head does, from its pattern alone.
+"""What attention heads do, as numbers: how much they attend where, and whether they copy what they attend to.
 
-Both take any leading axes (layers, heads) and return one number for each.
+`head_scores(model)` scores all heads in one pass, and `score_table` sorts and filters the result. The scores:
+
+| name | how much a head ... |
+|---|---|
+| `previous_token` | attends to the position before |
+| `duplicate_token` | attends to earlier occurrences of the query's own token |
+| `induction` | attends to what followed these earlier occurrences (prefix matching), summed over them |
+| `induction_entry_mean` | the same as the mean of single pattern entries, as Olsson et al. 2022 average |
+| `first_token` | attends to the first position (a sink) |
+| `copying` | raises the logit of the token attended to, by the eigenvalues of its full OV circuit |
+| `copying_top` | the same, by the share of tokens whose own logit it raises most |
+
+Scores of patterns are means over prompts, 0 to 1. A score that is not defined is NaN, and says why in its `attrs`.
 """
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import ShapeError, TokenError
+from interp.copying import copying_scores, copying_top_scores
+from interp.errors import ConfigError, ShapeError, TokenError, did_you_mean
+from interp.hooks import HookFn, layer_index
+from interp.progress import shown
+from interp.repeats import repeated_tokens
+from interp.tokens import Text, check_mask
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from interp.cache import ActivationCache
+    from interp.model import HookedTransformer
+
+PADDING = -1
+"""In place of a token id: not a token, neither attends nor is attended to."""
+MEMORY = 2**26
+"""Bytes that the patterns of one layer may take at a time in `head_scores`."""
+
+Average = Literal["queries", "entries"]
+
+# ---------------------------------------------------------------------- where a head should attend
+
+
+def is_previous(tokens: Int[Tensor, "*batch pos"]) -> Bool[Tensor, "*batch query_pos key_pos"]:
+    """Where `key == query - 1`."""
+    n = tokens.shape[-1]
+    return _among_tokens(torch.eye(n, dtype=torch.bool, device=tokens.device).roll(-1, dims=1).tril(-1), tokens)
+
+
+def is_duplicate(tokens: Int[Tensor, "*batch pos"]) -> Bool[Tensor, "*batch query_pos key_pos"]:
+    """Where `tokens[key] == tokens[query]` with `key < query`."""
+    return _among_tokens((tokens[..., :, None] == tokens[..., None, :]).tril(-1), tokens)
+
+
+def follows_earlier_occurrence(tokens: Int[Tensor, "*batch pos"]) -> Bool[Tensor, "*batch query_pos key_pos"]:
+    """Where `tokens[key - 1] == tokens[query]` with `1 <= key <= query`: the stripes of an induction head."""
+    before = tokens.roll(1, dims=-1)
+    before[..., 0] = PADDING
+    return _among_tokens((tokens[..., :, None] == before[..., None, :]).tril(), tokens)
+
+
+def is_first(tokens: Int[Tensor, "*batch pos"]) -> Bool[Tensor, "*batch query_pos key_pos"]:
+    """Where `key` is the first token, for every later query (the first itself has no choice in a causal model)."""
+    real = tokens >= 0
+    first = real & (real.cumsum(dim=-1) == 1)
+    return _among_tokens(first[..., None, :] & ~first[..., :, None], tokens)
+
+
+def _among_tokens(marks: Tensor, tokens: Tensor) -> Tensor:
+    real = tokens >= 0
+    return marks & real[..., :, None] & real[..., None, :]
+
+
+# ---------------------------------------------------------------------- how much it does
+
+
+def attention_on(
+    pattern: Float[Tensor, "*heads query_pos key_pos"],
+    marks: Bool[Tensor, "*batch query_pos key_pos"],
+    average: Average = "queries",
+) -> Float[Tensor, "*heads"]:
+    """Mean attention to the marked entries of a pattern; NaN where nothing is marked.
+
+    Args:
+        pattern: with any leading axes; where the marks have a batch axis, the first of them is the same batch.
+        marks: [query_pos, key_pos], or [batch, query_pos, key_pos].
+        average: "queries" sums over the marked keys of each query, and averages over the queries that have any: 1 for
+            a head that attends to nothing else there. "entries" averages the marked entries, so that a head whose
+            attention is shared among n marked keys of a query scores 1 / n.
+
+    Raises `ShapeError` where the two do not fit.
+    """
+    batch = marks.shape[:-2]
+    if pattern.shape[-2:] != marks.shape[-2:] or pattern.shape[: len(batch)] != batch or len(batch) > 1:
+        raise ShapeError(f"a pattern of shape {tuple(pattern.shape)} does not fit marks of {tuple(marks.shape)}")
+    if average not in ("queries", "entries"):
+        raise ConfigError(f"average = {average!r}; allowed: 'queries' or 'entries'")
+    pattern = pattern.to(torch.promote_types(pattern.dtype, torch.float32))
+    axes = "b...qk,bqk->b..." if batch else "...qk,qk->..."
+    total = torch.einsum(axes, pattern, marks.to(pattern.dtype))
+    count = (marks.any(dim=-1) if average == "queries" else marks.flatten(-2)).sum(dim=-1)
+    return total / count.reshape((*batch, *[1] * (total.ndim - len(batch))))
 
 
 def previous_token_score(pattern: Float[Tensor, "*heads query_pos key_pos"]) -> Float[Tensor, "*heads"]:
@@ -17,34 +116,316 @@ def previous_token_score(pattern: Float[Tensor, "*heads query_pos key_pos"]) -> 
     """
     if pattern.shape[-1] != pattern.shape[-2] or pattern.shape[-1] < 2:
         raise ShapeError(f"a square pattern of at least two positions is needed, not {tuple(pattern.shape)}")
-    return pattern.diagonal(offset=-1, dim1=-2, dim2=-1).mean(dim=-1)
+    return attention_on(pattern, is_previous(torch.arange(pattern.shape[-1], device=pattern.device)))
 
 
 def induction_score(
-    pattern: Float[Tensor, "*heads query_pos key_pos"], tokens: Int[Tensor, "pos"]
+    pattern: Float[Tensor, "*heads query_pos key_pos"],
+    tokens: Int[Tensor, "*batch pos"],
+    average: Average = "queries",
 ) -> Float[Tensor, "*heads"]:
     """Prefix matching: mean attention to the tokens that followed earlier occurrences of the query's own token.
 
     Summed over the earlier occurrences of a query, averaged over the queries that have one; 1 for a perfect head
-    however many occurrences share its attention. (Prefix matching is defined in Olsson et al. 2022, who average the
-    single entries of the pattern instead.) Repeats at one fixed distance also reward heads that copy from that distance
-    whatever the token: score on repeats of varied distances. Where a token follows itself, its own position counts.
+    however many occurrences share its attention. Olsson et al. 2022, who define prefix matching, average the single
+    entries of the pattern instead: `average="entries"`. Repeats at one fixed distance also reward heads that copy from
+    that distance whatever the token: score on repeats of varied distances (`interp.repeats`). Where a token follows
+    itself, its own position counts.
+
+    Args:
+        pattern: of one sequence, with any leading axes; or [batch, head, query_pos, key_pos].
+        tokens: [pos], or [batch, pos]; a sequence of the batch without a repeated token scores NaN.
+        average: see `attention_on`.
 
     Raises:
         ShapeError: the pattern does not fit the tokens.
         TokenError: no token occurs twice, so that nothing can be scored.
     """
-    if pattern.shape[-2:] != (len(tokens), len(tokens)):
-        raise ShapeError(f"a pattern of shape {tuple(pattern.shape)} does not fit {len(tokens)} tokens")
+    n = tokens.shape[-1]
+    if pattern.shape[-2:] != (n, n) or pattern.shape[: tokens.ndim - 1] != tokens.shape[:-1]:
+        raise ShapeError(f"a pattern of shape {tuple(pattern.shape)} does not fit {n} tokens, {tuple(tokens.shape)}")
     follows = follows_earlier_occurrence(tokens)
-    scored = follows.any(dim=-1)
-    if not scored.any():
+    if not follows.any():
         raise TokenError("no token occurs twice, so no query has an earlier occurrence to attend to")
-    return pattern.where(follows, 0).sum(dim=-1)[..., scored].mean(dim=-1)
+    return attention_on(pattern, follows, average)
 
 
-def follows_earlier_occurrence(tokens: Int[Tensor, "pos"]) -> Bool[Tensor, "query_pos key_pos"]:
-    """Where `tokens[key - 1] == tokens[query]` with `1 <= key <= query`: the stripes of an induction head."""
-    same = tokens[:, None] == tokens[None, :].roll(1, dims=1)
-    same[:, 0] = False
-    return same & torch.ones_like(same).tril()
+def in_context_learning_score(
+    losses: Float[Tensor, "*batch predicted"], early: int = 50, late: int = 500
+) -> Float[Tensor, "*batch"]:
+    """The loss of the token at position `late` minus that at position `early`, in nats (Olsson et al. 2022).
+
+    `losses` are those of a run with `loss_per_token=True`, whose first one belongs to position 1. Raises `ConfigError`
+    for positions that no loss belongs to.
+    """
+    n = losses.shape[-1]
+    if not 1 <= early < late <= n:
+        raise ConfigError(f"early = {early}, late = {late}; allowed: 1 <= early < late <= {n}, the positions predicted")
+    return losses[..., late - 1] - losses[..., early - 1]
+
+
+@dataclass(frozen=True)
+class PatternScore:
+    """A score that is the mean attention to marked entries of the pattern.
+
+    Attributes:
+        marks: from tokens [batch, pos] to marks [batch, query_pos, key_pos].
+        definition: in words.
+        average: see `attention_on`.
+        needs: what a prompt must have to be scored.
+    """
+
+    marks: Callable[[Tensor], Tensor]
+    definition: str
+    average: Average = "queries"
+    needs: str = "two tokens"
+
+
+PATTERN_SCORES: dict[str, PatternScore] = {
+    "previous_token": PatternScore(is_previous, "mean attention to the position before"),
+    "duplicate_token": PatternScore(
+        is_duplicate,
+        "attention to earlier occurrences of the query's token, summed over them, mean over queries that have any",
+        needs="a token that occurs twice",
+    ),
+    "induction": PatternScore(
+        follows_earlier_occurrence,
+        "prefix matching: attention to what followed earlier occurrences of the query's token, summed over them, mean "
+        "over queries that have any",
+        needs="a token that occurs twice",
+    ),
+    "induction_entry_mean": PatternScore(
+        follows_earlier_occurrence,
+        "prefix matching: mean of the single pattern entries that lie on what followed earlier occurrences",
+        average="entries",
+        needs="a token that occurs twice",
+    ),
+    "first_token": PatternScore(is_first, "mean attention of later positions to the first token"),
+}
+
+WEIGHT_SCORES: dict[str, tuple[Callable[..., Tensor], str]] = {
+    "copying": (copying_scores, "sum(Re eigenvalue) / sum(|eigenvalue|) of W_E W_V W_O W_U"),
+    "copying_top": (
+        copying_top_scores,
+        "share of up to 512 random tokens whose own logit, among theirs, W_E W_V W_O W_U raises most",
+    ),
+}
+"""Scores that are read off the weights: the function, and a definition in words."""
+
+# ---------------------------------------------------------------------- all heads at once
+
+
+@torch.no_grad()
+def head_scores(
+    model: "HookedTransformer",
+    tokens: Text | Tensor | None = None,
+    *,
+    scores: str | Sequence[str] | None = None,
+    n_prompts: int | None = None,
+    length: int | None = None,
+    seed: int | None = None,
+    attention_mask: Tensor | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> "xr.Dataset":
+    """Scores of all heads, in one run over the prompts; patterns are reduced as they arise and never kept.
+
+    Args:
+        model: hooks that it has act as in every run.
+        tokens: text, texts or ids to score on, in place of random repeats (`interp.repeats.repeated_tokens`).
+        scores: some of the names in this module's table, in the order wanted; None for all.
+        n_prompts, length, seed: of the random repeats; by default 16, about 64 tokens, and 0.
+        attention_mask: for `tokens` with padding, as for calling the model.
+        batch_size: how many prompts run at a time; by default as many as fit `MEMORY`. The scores do not depend on it.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        A variable [layer, head] for every score, and `<score>_se`, its standard error over prompts (NaN for a single
+        one). A coordinate `label` has the heads' names ("L5H3"), `attrs` the definitions, the number of prompts and
+        the hash of the weights. Grouped-key models have a score for every query head.
+
+    Raises:
+        ConfigError: an unknown score, options that contradict each other, or a model without heads.
+        TokenError: as `random_repeats` and as calling the model.
+    """
+    names = _checked_names(scores, model)
+    if tokens is not None:
+        if (n_prompts, length, seed) != (None, None, None):
+            raise ConfigError("n_prompts, length and seed are those of random repeats; with tokens= they mean nothing")
+        ids, real = _ids_and_mask(model, tokens, attention_mask)
+        attrs: dict[str, Any] = {"prompts": "given"}
+    elif attention_mask is not None:
+        raise ConfigError("attention_mask masks padding in tokens=; random repeats have none")
+    else:
+        seed = 0 if seed is None else seed
+        ids = repeated_tokens(model, 16 if n_prompts is None else n_prompts, length, seed)
+        real = torch.ones_like(ids, dtype=torch.bool)
+        attrs = {"prompts": "random repeats of varied length, offset and gap", "seed": seed}
+    if batch_size is None:
+        batch_size = max(1, MEMORY // (model.cfg.n_heads * ids.shape[1] ** 2 * model.W_E.element_size()))
+    elif batch_size < 1:
+        raise ConfigError(f"batch_size = {batch_size}; allowed: 1 or more")
+
+    found = _Found(names, model, ids.masked_fill(~real, PADDING))
+    starts = range(0, len(ids), batch_size) if found.names else range(0)
+    for start in shown(starts, "scoring heads", len(starts), progress):
+        rows = slice(start, start + batch_size)
+        mask = None if real.all() else real[rows]
+        model.run_with_hooks(ids[rows], None, [("blocks.*.attn.hook_pattern", found.watch(rows))], attention_mask=mask)
+    return _dataset(names, found, attrs)
+
+
+@torch.no_grad()
+def head_scores_of(
+    cache: "ActivationCache",
+    tokens: Text | Tensor,
+    *,
+    scores: str | Sequence[str] | None = None,
+    attention_mask: Tensor | None = None,
+) -> "xr.Dataset":
+    """As `head_scores`, of the patterns that a run on `tokens` left in a cache (edits by hooks included).
+
+    Raises as `head_scores`, and:
+        HookNotFoundError: the cache lacks a pattern.
+        ShapeError: its patterns are not those of whole sequences of these tokens.
+        CacheError: a score of the weights is asked for, and these changed since the run.
+    """
+    model = cache.model
+    names = _checked_names(scores, model)
+    ids, real = _ids_and_mask(model, tokens, attention_mask)
+    found = _Found(names, model, ids.masked_fill(~real, PADDING))
+    if len(found.names) < len(names):
+        cache.check_weights()
+    marks = found.marks(slice(None))
+    for layer in range(model.cfg.n_layers) if found.names else ():
+        pattern = cache["pattern", layer]
+        if (len(pattern), *pattern.shape[2:]) != (*ids.shape, ids.shape[1]):
+            raise ShapeError(
+                f"the cache holds patterns of shape {tuple(pattern.shape)} (batch head query_pos key_pos), which do "
+                f"not fit tokens of shape {tuple(ids.shape)}; whole sequences are needed, not cut or continued ones"
+            )
+        found.add(layer, slice(None), pattern, marks)
+    return _dataset(names, found, {"prompts": "given", "edited": str(cache.edited)})
+
+
+class _Found:
+    """Scores of patterns as they come in: `values` is [score, layer, prompt, head]; `tokens` have padding marked."""
+
+    def __init__(self, names: list[str], model: "HookedTransformer", tokens: Int[Tensor, "prompt pos"]):
+        self.names = [name for name in names if name in PATTERN_SCORES]
+        self.model, self.tokens = model, tokens
+        shape = (len(self.names), model.cfg.n_layers, len(tokens), model.cfg.n_heads)
+        self.values = torch.full(shape, torch.nan, dtype=torch.float64)
+        self.scored = torch.zeros(len(self.names), len(tokens), dtype=torch.bool)  # prompts with anything to score
+
+    def marks(self, rows: slice) -> list[Tensor]:
+        marks = [PATTERN_SCORES[name].marks(self.tokens[rows]) for name in self.names]
+        for i, marked in enumerate(marks):
+            self.scored[i, rows] = marked.flatten(1).any(dim=1).cpu()
+        return marks
+
+    def watch(self, rows: slice) -> HookFn:
+        """A hook that adds the pattern it sees."""
+        marks = self.marks(rows)
+        return lambda pattern, hook: self.add(hook.layer(), rows, pattern, marks)
+
+    def add(self, layer: int, rows: slice, pattern: Tensor, marks: list[Tensor]) -> None:
+        for i, (name, marked) in enumerate(zip(self.names, marks, strict=True)):
+            score = attention_on(pattern, marked.to(pattern.device), PATTERN_SCORES[name].average)
+            self.values[i, layer, rows] = score.double().cpu()
+
+
+def _ids_and_mask(
+    model: "HookedTransformer", tokens: Text | Tensor, attention_mask: Tensor | None
+) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    ids, mask = model.tokens_and_mask(tokens, attention_mask)
+    real = check_mask(mask, ids)
+    return ids, torch.ones_like(ids, dtype=torch.bool) if real is None else real
+
+
+def _checked_names(scores: str | Sequence[str] | None, model: "HookedTransformer") -> list[str]:
+    known = [*PATTERN_SCORES, *WEIGHT_SCORES]
+    names = known if scores is None else [scores] if isinstance(scores, str) else list(scores)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"no score is called {name!r}; allowed: {', '.join(known)}{did_you_mean(name, known)}")
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"scores = {names}; allowed: one or more, each once; None for all")
+    if model.cfg.n_layers == 0:
+        raise ConfigError("n_layers = 0: this model has no heads")
+    return names
+
+
+def _dataset(names: list[str], found: _Found, attrs: dict[str, Any]) -> "xr.Dataset":
+    import xarray as xr
+
+    cfg, dims = found.model.cfg, ("layer", "head")
+    labels = [[f"L{layer}H{head}" for head in range(cfg.n_heads)] for layer in range(cfg.n_layers)]
+    variables: dict[str, Any] = {}
+    for name in names:
+        if name in WEIGHT_SCORES:
+            of, definition = WEIGHT_SCORES[name]
+            values, about = of(found.model), {"definition": definition}
+            if undefined := [labels[layer][head] for layer, head in values.isnan().nonzero().tolist()]:
+                about["undefined"] = f"{', '.join(undefined)}: the circuit W_E W_V W_O W_U has no eigenvalue but 0"
+            variables[name] = (dims, values.numpy(), about)
+            continue
+        i = found.names.index(name)
+        values = found.values[i][:, found.scored[i]]
+        n = values.shape[1]
+        about = {"definition": PATTERN_SCORES[name].definition, "n": n}
+        if n == 0:
+            about["undefined"] = f"everywhere: no prompt has {PATTERN_SCORES[name].needs}"
+        error = values.std(dim=1) / n**0.5 if n > 1 else torch.full_like(found.values[i, :, 0], torch.nan)
+        variables[name] = (dims, values.mean(dim=1).numpy(), about)
+        variables[f"{name}_se"] = (dims, error.numpy(), {"definition": f"standard error of {name} over prompts"})
+    coords = {"layer": range(cfg.n_layers), "head": range(cfg.n_heads), "label": (dims, labels)}
+    n_prompts, length = found.tokens.shape
+    attrs = attrs | {"n_prompts": n_prompts, "length": length, "model": found.model.weights_hash()}
+    return xr.Dataset(variables, coords, attrs)
+
+
+# ---------------------------------------------------------------------- the table
+
+
+def score_table(
+    scores: "xr.Dataset",
+    sort: str | None = None,
+    *,
+    at_least: float | None = None,
+    layer: int | Sequence[int] | None = None,
+    top: int | None = None,
+) -> "pd.DataFrame":
+    """What `head_scores` found as a table with a row for every head, called "L5H3".
+
+    Args:
+        scores: from `head_scores` or `head_scores_of`.
+        sort: the score to sort by, largest first (undefined ones last), beside its standard error; None keeps the
+            order of the model.
+        at_least: keep the heads whose score `sort` reaches this.
+        layer: keep the heads of this layer or these, negative from the end.
+        top: keep the first so many rows.
+
+    Raises `ConfigError` for a score or layer that is not there, `top` below 1, or `at_least` without `sort`.
+    """
+    names = [str(name) for name in scores.data_vars]
+    if sort is not None and sort not in names:
+        raise ConfigError(f"sort = {sort!r}; allowed: {', '.join(names)}{did_you_mean(sort, names)}")
+    if at_least is not None and sort is None:
+        raise ConfigError(f"at_least = {at_least} of which score? Name it with sort=")
+    if top is not None and top < 1:
+        raise ConfigError(f"top = {top}; allowed: 1 or more")
+    first = [] if sort is None else [name for name in (sort, f"{sort}_se") if name in names]
+    columns = ["layer", "head", *first, *(n for n in names if n not in first and not n.endswith("_se"))]
+    table = scores.to_dataframe().reset_index().set_index("label").rename_axis(None).filter(columns)
+    layers = [int(i) for i in table["layer"]]
+    rows = list(range(len(layers)))
+    if layer is not None:
+        asked = [layer] if isinstance(layer, int) else layer
+        kept = {layer_index(i, max(layers) + 1, "layer") for i in asked}
+        rows = [row for row in rows if layers[row] in kept]
+    if sort is not None:
+        values = [float(value) for value in table[sort]]
+        rows.sort(key=lambda row: (math.isnan(values[row]), -values[row]))
+        rows = rows if at_least is None else [row for row in rows if values[row] >= at_least]
+    return table.iloc[rows[:top]]

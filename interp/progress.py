@@ -1,12 +1,15 @@
-"""One way to show that something takes long."""
+"""One way to show that something takes long: a bar on standard error, where that is a terminal and it is wanted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+Step = TypeVar("Step")
 
 
 @contextmanager
 def progress_bar(what: str, total: int, wanted: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, where that is a terminal and the caller wants one; yields what advances it."""
+    """A bar while the block runs; yields what advances it."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -14,3 +17,11 @@ def progress_bar(what: str, total: int, wanted: bool = True) -> Iterator[Callabl
     with Progress(console=console, transient=True, disable=not (wanted and console.is_terminal)) as bars:
         bar = bars.add_task(what, total=total)
         yield lambda n: bars.update(bar, advance=n)
+
+
+def shown(steps: Iterable[Step], what: str, total: int, progress: bool = True) -> Iterator[Step]:
+    """The same steps, with a bar that advances by one after each."""
+    with progress_bar(what, total, progress) as advance:
+        for step in steps:
+            yield step
+            advance(1)

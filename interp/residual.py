@@ -145,7 +145,7 @@ class ResidualStream:
         """
         if not isinstance(stack, Stack):
             raise ShapeError(f"rows with labels are needed, Stack(values, labels), not {type(stack).__name__}")
-        self._check_weights()
+        self.check_weights()
         stop = self._layer(layer)
         if stop == self.cfg.n_layers and not mlp_input:
             name, norm = "ln_final", self.model.ln_final
@@ -225,7 +225,7 @@ class ResidualStream:
         rest: bool = True,
     ) -> Stack:
         """The writes up to a place, in order: of attention and MLPs whole, in parts or left out, and the rest."""
-        self._check_weights()
+        self.check_weights()
         stop = self._layer(layer)
         if mlp_input and (self.cfg.attn_only or self.cfg.parallel_attn_mlp or stop == self.cfg.n_layers):
             raise ConfigError(f"mlp_input = True, but layer = {layer} has no resid_mid (no MLP after its attention)")
@@ -328,7 +328,7 @@ class ResidualStream:
             )
         return self._values[name]
 
-    def _check_weights(self) -> None:
+    def check_weights(self) -> None:
         """The weights that a decomposition reads must still be those of the run."""
         if not self.is_current():
             raise CacheError("the model's weights changed after this cache was made: run it again")
