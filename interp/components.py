@@ -146,10 +146,14 @@ class Norm(nn.Module):
     def pull_back(
         self, directions: Float[Tensor, "*axes size"], scale: Float[Tensor, "*#axes 1"]
     ) -> Float[Tensor, "*axes size"]:
-        """The transpose of `at_scale`: `at_scale(x, s) . d = x . pull_back(d, s)`, so `d` as seen before the norm."""
+        """Directions of its output as directions of its input, by the transpose of `at_scale`.
+
+        For all x, `at_scale(x, scale) . directions = x . pull_back(directions, scale)`.
+        """
         if self.w is None:
             return directions
-        return self._centred(directions * self.w.to(directions.device) / scale)
+        wide = _at_least_float32(directions) * self.w.to(directions.device) / scale
+        return self._centred(wide).to(directions.dtype)
 
     def _centred(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes size"]:
         return x - x.mean(-1, keepdim=True) if self.kind == "LN" else x

@@ -188,28 +188,40 @@ class ResidualStream:
             ShapeError: answers of another shape than one, [batch] or [batch, pos].
         """
         read = self.apply_ln_to_stack(stack)
-        chosen = self._answers(tokens, read.values)
-        W_U, b_U = (weight.to(read.values.device) for weight in (self.model.W_U, self.model.b_U))
-        directions, offset = W_U.T[chosen], b_U[chosen]
-        if incorrect_tokens is not None:
-            others = self._answers(incorrect_tokens, read.values)
-            directions, offset = directions - W_U.T[others], offset - b_U[others]
+        directions, offset = self.logit_directions(read.values[0], tokens, incorrect_tokens)
         values = einsum(read.values, directions, "row batch pos d_model, batch pos d_model -> row batch pos")
         return LogitAttribution(torch.cat([values, offset[None]]), [*read.labels, "unembed_bias"])
 
+    def logit_directions(
+        self,
+        beside: Float[Tensor, "batch pos d_model"],
+        tokens: Answer,
+        incorrect_tokens: Answer | None = None,
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos"]]:
+        """Columns of `W_U` and entries of `b_U` for each position of `beside`, on its device; with two answers the
+        differences. Raises as `logit_attrs`.
+        """
+        W_U, b_U = (weight.to(beside.device) for weight in (self.model.W_U, self.model.b_U))
+        chosen = self._answers(tokens, beside)
+        directions, offset = W_U.T[chosen], b_U[chosen]
+        if incorrect_tokens is not None:
+            others = self._answers(incorrect_tokens, beside)
+            directions, offset = directions - W_U.T[others], offset - b_U[others]
+        return directions, offset
+
     def _answers(
-        self, tokens: Answer, rows: Float[Tensor, "row rows_batch rows_pos d_model"]
-    ) -> Int[Tensor, "rows_batch rows_pos"]:
-        shape = rows.shape[1:3]
+        self, tokens: Answer, beside: Float[Tensor, "its_batch its_pos d_model"]
+    ) -> Int[Tensor, "its_batch its_pos"]:
+        shape = beside.shape[:2]
         if isinstance(tokens, str):
             tokens = self.model.to_single_token(tokens)
-        ids = torch.as_tensor(tokens, device=rows.device)
+        ids = torch.as_tensor(tokens, device=beside.device)
         aligned = ids[:, None] if ids.ndim == 1 else ids
         if ids.ndim > 2 or any(n not in (1, m) for n, m in zip(aligned.shape, shape, strict=False)):
             raise ShapeError(
                 f"answers have shape {tuple(ids.shape)}; allowed: one token, [batch] or [batch, pos] = {tuple(shape)}"
             )
-        return check_tokens(aligned.expand(shape), self.cfg.d_vocab, shape[1], rows.device)
+        return check_tokens(aligned.expand(shape), self.cfg.d_vocab, shape[1], beside.device)
 
     # ------------------------------------------------------------------ the walk along the stream
 

@@ -1,0 +1,127 @@
+"""Results with names on their axes: from tensors over batch and positions to an `xarray.Dataset`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.cache import ActivationCache, select
+from interp.errors import ShapeError
+from interp.model import HookedTransformer
+from interp.tokens import Text, check_mask
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Pos = int | slice | Sequence[int] | None
+"""Positions: one (its axis goes away), some, or None for all; negative ones count from the end."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """The sequences and positions that a result is about.
+
+    Attributes:
+        model: whose run it was.
+        n_batch, n_pos: of the run; `pos` are those of the result.
+        pos: the positions that the result has.
+        ids: what the run read, or None where that is not known.
+        real: which of these are tokens rather than padding; None where all are.
+        single: one text or one sequence of ids, whose result has no batch axis.
+    """
+
+    model: HookedTransformer
+    n_batch: int
+    n_pos: int
+    pos: Pos = None
+    ids: Int[Tensor, "batch pos"] | None = None
+    real: Bool[Tensor, "batch pos"] | None = None
+    single: bool = False
+
+    @classmethod
+    def of_prompt(
+        cls, model: HookedTransformer, prompt: Text | Tensor, pos: Pos, attention_mask: Tensor | None = None
+    ) -> "Places":
+        """Those of a run on `prompt`. Raises as calling the model, and `ShapeError` for positions out of range."""
+        ids, mask = model.tokens_and_mask(prompt, attention_mask)
+        single = isinstance(prompt, str) or (isinstance(prompt, Tensor) and prompt.ndim == 1)
+        places = cls(model, len(ids), ids.shape[1], pos, ids, check_mask(mask, ids), single)
+        places.positions()
+        return places
+
+    @classmethod
+    def of_cache(cls, cache: ActivationCache, prompt: Text | Tensor | None, pos: Pos) -> "Places":
+        """Those of a cache. Raises as `of_prompt`; `ShapeError` for a prompt that is not the one it was made of."""
+        name, value = next(iter(cache.items()))
+        shape = len(value), value.shape[cache.model.hook_points[name.removesuffix("_grad")].pos_axis]
+        if prompt is None:
+            places = cls(cache.model, *shape, pos)
+            places.positions()
+            return places
+        places = cls.of_prompt(cache.model, prompt, pos)
+        if (places.n_batch, places.n_pos) != shape:
+            raise ShapeError(
+                f"the prompt is {places.n_batch} sequences of {places.n_pos} tokens, the cache holds {shape[0]} of "
+                f"{shape[1]}; give the prompt of its run, or none"
+            )
+        return places
+
+    def positions(self) -> list[int]:
+        """The positions of the result, counted from 0."""
+        return select(torch.arange(self.n_pos), 0, self.pos, "pos").tolist()
+
+    def dataset(
+        self, variables: Mapping[str, tuple[Sequence[str], Any]], coords: Mapping[str, Any], attrs: Mapping[str, Any]
+    ) -> "xr.Dataset":
+        """Variables as (axes, values) with their coordinates; `source` is an axis over all positions of the run."""
+        import xarray as xr
+
+        axes = {axis for dims, _ in variables.values() for axis in dims}
+        chosen = self.positions()
+        added: dict[str, Any] = {"batch": range(self.n_batch), "pos": chosen}
+        if "source" in axes:
+            added["source"] = range(self.n_pos)
+        if self.ids is not None:
+            words = array_of(token_strings(self.model, self.ids.flatten().tolist()), self.ids.shape)
+            added["token"] = (("batch", "pos"), words[:, chosen])
+            if "source" in axes:
+                added["source_token"] = (("batch", "source"), words)
+        if self.real is not None:
+            added["real"] = (("batch", "pos"), as_array(self.real[:, chosen]))
+        result = xr.Dataset(
+            {name: (tuple(dims), as_array(values)) for name, (dims, values) in variables.items()},
+            {**coords, **added},
+            {**attrs, "n": self.n_batch, "model": self.model.weights_hash()},
+        )
+        result = result.isel(batch=0, drop=True) if self.single else result
+        return result.isel(pos=0) if isinstance(self.pos, int) else result
+
+
+def token_strings(model: HookedTransformer, ids: Iterable[int]) -> list[str]:
+    """Ids as strings: the tokenizer's, or the number itself without one, and beyond it (rows that only fill up)."""
+    ids, codec = list(ids), model.tokenizer
+    known = 0 if codec is None else codec.d_vocab
+    words: dict[int, str] = {i: str(i) for i in ids if i >= known}
+    within = sorted({i for i in ids if i < known})
+    if codec is not None and within:
+        words.update(zip(within, codec.to_str_tokens(torch.tensor(within)), strict=True))
+    return [words[i] for i in ids]
+
+
+def array_of(strings: Sequence[str], shape: Sequence[int]) -> np.ndarray:
+    """Strings as an array of objects, since numpy's own strings lose what ends in a null character."""
+    flat = np.empty(len(strings), dtype=object)
+    flat[:] = strings
+    return flat.reshape(tuple(shape))
+
+
+def as_array(values: Any) -> np.ndarray:
+    """A tensor as an array, in float32 where numpy knows no such type; anything else as it is."""
+    if not isinstance(values, Tensor):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
