@@ -55,13 +55,12 @@ def copying_top_scores(model: "HookedTransformer", n_tokens: int = 512, seed: in
     wide = torch.promote_types(model.W_E.dtype, torch.float32)
     embedded, unembedded = model.W_E[chosen].to(wide).cpu(), model.W_U[:, chosen].to(wide).cpu()
     scores = torch.empty(model.cfg.n_layers, model.cfg.n_heads)
+    size = embedded.norm(dim=1).max() * unembedded.norm(dim=0).max()
     for layer in range(model.cfg.n_layers):
-        reads, writes = (part.to(wide) for part in _ov(model, layer))
-        for head, (read, write) in enumerate(zip(reads, writes, strict=True)):
-            from_token, to_token = embedded @ read, write @ unembedded
-            logits = from_token @ to_token
-            own, bound = logits.diagonal().clone(), from_token.norm(dim=1).max() * to_token.norm(dim=0).max()
-            writes_something = logits.abs().max() > _rounding(model) * bound
+        for head, (read, write) in enumerate(zip(*(part.to(wide) for part in _ov(model, layer)), strict=True)):
+            logits = (embedded @ read) @ (write @ unembedded)
+            writes_something = logits.abs().max() > _rounding(model) * size * read.norm() * write.norm()
+            own = logits.diagonal().clone()
             raises_own = own > logits.fill_diagonal_(-torch.inf).amax(dim=1)
             scores[layer, head] = raises_own.float().mean() if writes_something else torch.nan
     return scores

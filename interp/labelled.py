@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from interp.cache import ActivationCache, select
 from interp.errors import ShapeError
 from interp.model import HookedTransformer
+from interp.residual import weights_now
 from interp.tokens import Text, check_mask
 
 if TYPE_CHECKING:
@@ -91,14 +93,25 @@ class Places:
             if "source" in axes:
                 added["source_token"] = (("batch", "source"), words)
         if self.real is not None:
-            added["real"] = (("batch", "pos"), as_array(self.real[:, chosen]))
+            added["is_token"] = (("batch", "pos"), as_array(self.real[:, chosen]))
         result = xr.Dataset(
             {name: (tuple(dims), as_array(values)) for name, (dims, values) in variables.items()},
             {**coords, **added},
-            {**attrs, "n": self.n_batch, "model": self.model.weights_hash()},
+            {**attrs, "n": self.n_batch, "model": hash_of(self.model)},
         )
         result = result.isel(batch=0, drop=True) if self.single else result
         return result.isel(pos=0) if isinstance(self.pos, int) else result
+
+
+_hashes: WeakKeyDictionary[HookedTransformer, tuple[object, str]] = WeakKeyDictionary()
+
+
+def hash_of(model: HookedTransformer) -> str:
+    """`model.weights_hash()`, computed again only when the weights have changed since (other than through `.data`)."""
+    now = weights_now(model)
+    if model not in _hashes or _hashes[model][0] != now:
+        _hashes[model] = now, model.weights_hash()
+    return _hashes[model][1]
 
 
 def token_strings(model: HookedTransformer, ids: Iterable[int]) -> list[str]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["attribution_table", "direct_attribution", "logit_lens"]
 
 MEMORY = 2**26
-"""Bytes that the logits of one layer may take at a time in `logit_lens`."""
+"""Bytes that logits may take at a time in `logit_lens`."""
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def logit_lens(
 ) -> "xr.Dataset":
     """The stream at every layer, through the final norm (with statistics of its own) and the unembedding.
 
-    Logits are computed for one layer and a block of positions at a time, and only what is asked for is kept.
+    Logits are computed a block at a time (`MEMORY`), and only what is asked for is kept of them.
 
     Args:
         source: a model, which is run on `prompt` (its hooks act), or the cache of a run.
@@ -67,7 +67,7 @@ def logit_lens(
         - `top_token`, `top_id`, `top_prob`, `top_logit`, over `top`: the most likely tokens, best first.
         - `logit`, `prob`, `rank`, over `answer`: of each of `tokens`; rank 0 is the most likely token.
 
-        Where texts were padded, a coordinate `real` tells tokens from padding.
+        Where texts were padded, a coordinate `is_token` tells tokens from padding.
 
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
 
@@ -93,7 +93,7 @@ def logit_lens(
     _check_final_norm(cache, stack.values[-1])
 
     streams = stack.values.flatten(1, 2)
-    block = max(1, MEMORY // (model.cfg.d_vocab * 4))
+    block = _block(model)
     starts = range(0, streams.shape[1], block)
     parts = [
         _read_out(model, streams[:, start : start + block], top_k, answers)
@@ -147,20 +147,25 @@ def _read_out(
         logits = model.unembed(model.ln_final.unhooked(x.to(model.W_E.device)))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    final = logits_of(streams[-1]).log_softmax(dim=-1)
-    rows = []
-    for stream in streams:
-        logits = logits_of(stream)
+    final = logits_of(streams[-1:]).log_softmax(dim=-1)
+    groups = []
+    for group in streams.split(max(1, _block(model) // streams.shape[1])):
+        logits = logits_of(group)
         log_probs = logits.log_softmax(dim=-1)
-        row = {"kl": torch.nn.functional.kl_div(log_probs, final, reduction="none", log_target=True).sum(-1).clamp(0)}
+        found = {"kl": (final.exp() * (final - log_probs)).sum(dim=-1).clamp(min=0)}
         if top_k:
-            row["top_logit"], row["top_id"] = logits.topk(top_k, dim=-1)
-            row["top_prob"] = log_probs.gather(-1, row["top_id"]).exp()
+            found["top_logit"], found["top_id"] = logits.topk(top_k, dim=-1)
+            found["top_prob"] = log_probs.gather(-1, found["top_id"]).exp()
         if answers:
-            row["logit"], row["prob"] = logits[:, answers], log_probs[:, answers].exp()
-            row["rank"] = torch.stack([(logits > logits[:, [i]]).sum(dim=-1) for i in answers], dim=-1)
-        rows.append({name: value.cpu() for name, value in row.items()})
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+            found["logit"], found["prob"] = logits[..., answers], log_probs[..., answers].exp()
+            found["rank"] = torch.stack([(logits > logits[..., [i]]).sum(dim=-1) for i in answers], dim=-1)
+        groups.append({name: value.cpu() for name, value in found.items()})
+    return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
+
+
+def _block(model: HookedTransformer) -> int:
+    """How many places are read at a time."""
+    return max(1, MEMORY // (model.cfg.d_vocab * max(4, model.W_E.element_size())))
 
 
 def _answer_ids(model: HookedTransformer, tokens: int | str | Iterable[int | str]) -> list[int]:

@@ -194,10 +194,10 @@ class ResidualStream:
 
     def logit_directions(
         self,
-        beside: Float[Tensor, "batch pos d_model"],
+        beside: Float[Tensor, "its_batch its_pos d_model"],
         tokens: Answer,
         incorrect_tokens: Answer | None = None,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch pos"]]:
+    ) -> tuple[Float[Tensor, "its_batch its_pos d_model"], Float[Tensor, "its_batch its_pos"]]:
         """Columns of `W_U` and entries of `b_U` for each position of `beside`, on its device; with two answers the
         differences. Raises as `logit_attrs`.
         """
