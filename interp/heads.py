@@ -250,25 +250,19 @@ def head_scores(
         TokenError: as `random_repeats` and as calling the model.
     """
     names = _checked_names(scores, model)
-    if tokens is not None:
-        if (n_prompts, length, seed) != (None, None, None):
-            raise ConfigError("n_prompts, length and seed are those of random repeats; with tokens= they mean nothing")
-        ids, real = _ids_and_mask(model, tokens, attention_mask)
-        attrs: dict[str, Any] = {"prompts": "given"}
-    elif attention_mask is not None:
-        raise ConfigError("attention_mask masks padding in tokens=; random repeats have none")
-    else:
-        seed = 0 if seed is None else seed
-        ids = repeated_tokens(model, 16 if n_prompts is None else n_prompts, length, seed)
-        real = torch.ones_like(ids, dtype=torch.bool)
-        attrs = {"prompts": "random repeats of varied length, offset and gap", "seed": seed}
+    options = (tokens, n_prompts, length, seed, attention_mask)
+    if not any(name in PATTERN_SCORES for name in names):
+        if any(option is not None for option in options):
+            raise ConfigError(f"{', '.join(names)}: of the weights alone, so prompts mean nothing")
+        return _dataset(names, _Found(names, model, torch.empty(0, 0, dtype=torch.long)), {"prompts": "none"})
+    ids, real, attrs = _prompts(model, *options)
     if batch_size is None:
         batch_size = max(1, MEMORY // (model.cfg.n_heads * ids.shape[1] ** 2 * model.W_E.element_size()))
     elif batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size}; allowed: 1 or more")
 
     found = _Found(names, model, ids.masked_fill(~real, PADDING))
-    starts = range(0, len(ids), batch_size) if found.names else range(0)
+    starts = range(0, len(ids), batch_size)
     for start in shown(starts, "scoring heads", len(starts), progress):
         rows = slice(start, start + batch_size)
         mask = None if real.all() else real[rows]
@@ -334,6 +328,27 @@ class _Found:
         for i, (name, marked) in enumerate(zip(self.names, marks, strict=True)):
             score = attention_on(pattern, marked.to(pattern.device), PATTERN_SCORES[name].average)
             self.values[i, layer, rows] = score.double().cpu()
+
+
+def _prompts(
+    model: "HookedTransformer",
+    tokens: Text | Tensor | None,
+    n_prompts: int | None,
+    length: int | None,
+    seed: int | None,
+    attention_mask: Tensor | None,
+) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"], dict[str, Any]]:
+    """The prompts to score on, which of their ids are tokens, and what to say about them."""
+    if tokens is not None:
+        if (n_prompts, length, seed) != (None, None, None):
+            raise ConfigError("n_prompts, length and seed are those of random repeats; with tokens= they mean nothing")
+        return *_ids_and_mask(model, tokens, attention_mask), {"prompts": "given"}
+    if attention_mask is not None:
+        raise ConfigError("attention_mask masks padding in tokens=; random repeats have none")
+    seed = 0 if seed is None else seed
+    ids = repeated_tokens(model, 16 if n_prompts is None else n_prompts, length, seed)
+    about = {"prompts": "random repeats of varied length, offset and gap", "seed": seed}
+    return ids, torch.ones_like(ids, dtype=torch.bool), about
 
 
 def _ids_and_mask(

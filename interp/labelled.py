@@ -58,6 +58,8 @@ class Places:
     @classmethod
     def of_cache(cls, cache: ActivationCache, prompt: Text | Tensor | None, pos: Pos) -> "Places":
         """Those of a cache. Raises as `of_prompt`; `ShapeError` for a prompt that is not the one it was made of."""
+        if not isinstance(cache, ActivationCache):
+            raise TypeError(f"a cache is needed, model.run_with_cache(prompt)[1], not {type(cache).__name__}")
         name, value = next(iter(cache.items()))
         shape = len(value), value.shape[cache.model.hook_points[name.removesuffix("_grad")].pos_axis]
         if prompt is None:
@@ -108,7 +110,8 @@ _hashes: WeakKeyDictionary[HookedTransformer, tuple[object, str]] = WeakKeyDicti
 
 def hash_of(model: HookedTransformer) -> str:
     """`model.weights_hash()`, computed again only when the weights have changed since (other than through `.data`)."""
-    now = weights_now(model)
+    buffers = ((b.data_ptr(), None if b.is_inference() else b._version) for b in model.buffers())
+    now = [*weights_now(model), *buffers]
     if model not in _hashes or _hashes[model][0] != now:
         _hashes[model] = now, model.weights_hash()
     return _hashes[model][1]

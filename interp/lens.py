@@ -10,6 +10,7 @@ asked of one text or one sequence of ids [pos] has no `batch` axis.
 """
 
 from collections.abc import Iterable
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from interp.attribution import attribution_table, direct_attribution
 from interp.cache import ActivationCache
-from interp.errors import CacheError, ConfigError
+from interp.errors import CacheError, ConfigError, TokenError
 from interp.hooks import HookName
 from interp.labelled import Places, Pos, array_of, token_strings
 from interp.model import HookedTransformer
@@ -170,7 +171,10 @@ def _block(model: HookedTransformer) -> int:
 
 def _answer_ids(model: HookedTransformer, tokens: int | str | Iterable[int | str]) -> list[int]:
     several = [tokens] if isinstance(tokens, int | str) else list(tokens)
-    ids = [model.to_single_token(one) if isinstance(one, str) else int(one) for one in several]
+    try:
+        ids = [model.to_single_token(one) if isinstance(one, str) else index(one) for one in several]
+    except TypeError as error:
+        raise TokenError(f"tokens = {several}; allowed: ids, which are integers, and texts of one token") from error
     return check_tokens(torch.tensor(ids), model.cfg.d_vocab, len(ids), torch.device("cpu"))[0].tolist() if ids else []
 
 
