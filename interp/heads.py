@@ -27,7 +27,6 @@ from torch import Tensor
 from interp.copying import copying_scores, copying_top_scores
 from interp.errors import ConfigError, ShapeError, TokenError, did_you_mean
 from interp.hooks import HookFn, layer_index
-from interp.labelled import hash_of
 from interp.progress import shown
 from interp.repeats import repeated_tokens
 from interp.tokens import Text, check_mask
@@ -397,7 +396,7 @@ def _dataset(names: list[str], found: _Found, attrs: dict[str, Any]) -> "xr.Data
         variables[f"{name}_se"] = (dims, error.numpy(), {"definition": f"standard error of {name} over prompts"})
     coords = {"layer": range(cfg.n_layers), "head": range(cfg.n_heads), "label": (dims, labels)}
     n_prompts, length = found.tokens.shape
-    attrs = attrs | {"n_prompts": n_prompts, "length": length, "model": hash_of(found.model)}
+    attrs = attrs | {"n_prompts": n_prompts, "length": length, "model": found.model.weights_hash()}
     return xr.Dataset(variables, coords, attrs)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 from interp.cache import ActivationCache, select
 from interp.errors import ShapeError
 from interp.model import HookedTransformer
-from interp.residual import weights_now
 from interp.tokens import Text, check_mask
 
 if TYPE_CHECKING:
@@ -99,22 +97,10 @@ class Places:
         result = xr.Dataset(
             {name: (tuple(dims), as_array(values)) for name, (dims, values) in variables.items()},
             {**coords, **added},
-            {**attrs, "n": self.n_batch, "model": hash_of(self.model)},
+            {**attrs, "n": self.n_batch, "model": self.model.weights_hash()},
         )
         result = result.isel(batch=0, drop=True) if self.single else result
         return result.isel(pos=0) if isinstance(self.pos, int) else result
-
-
-_hashes: WeakKeyDictionary[HookedTransformer, tuple[object, str]] = WeakKeyDictionary()
-
-
-def hash_of(model: HookedTransformer) -> str:
-    """`model.weights_hash()`, computed again only when the weights have changed since (other than through `.data`)."""
-    buffers = ((b.data_ptr(), None if b.is_inference() else b._version) for b in model.buffers())
-    now = [*weights_now(model), *buffers]
-    if model not in _hashes or _hashes[model][0] != now:
-        _hashes[model] = now, model.weights_hash()
-    return _hashes[model][1]
 
 
 def token_strings(model: HookedTransformer, ids: Iterable[int]) -> list[str]:

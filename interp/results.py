@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError
+from interp.labelled import array_of, token_strings
 
 if TYPE_CHECKING:
     import xarray
@@ -26,12 +27,8 @@ class Axis:
 
 def token_labels(model: "HookedTransformer", tokens: Int[Tensor, "batch pos"]) -> list[str]:
     """What stands at each position: the token, or those of several prompts with strokes between (three at most)."""
-    n = tokens.shape[1]
-    if model.tokenizer is None:
-        rows = [[str(i) for i in row] for row in tokens.tolist()]
-    else:
-        rows = [model.to_str_tokens(row) for row in tokens]
-    columns = [list(dict.fromkeys(row[i] for row in rows)) for i in range(n)]
+    rows = [token_strings(model, row) for row in tokens.tolist()]
+    columns = [list(dict.fromkeys(column)) for column in zip(*rows, strict=True)]
     return ["/".join(column[:3]) + ("/…" if len(column) > 3 else "") for column in columns]
 
 
@@ -58,7 +55,7 @@ def labelled(
     n_prompts = values.shape[1]
     dims = ["metric", "prompt", *(axis.name for axis in axes)]
     coords: dict[str, object] = {axis.name: axis.indices for axis in axes}
-    coords |= {axis.beside[0]: (axis.name, axis.beside[1]) for axis in axes if axis.beside}
+    coords |= {a.beside[0]: (a.name, array_of(a.beside[1], [len(a.indices)])) for a in axes if a.beside}
     coords |= {"prompt": list(range(n_prompts)), "metric": metrics or [""]}
     every = xarray.DataArray(values.detach().cpu().numpy(), dims=dims, coords=coords, name="effect", attrs=attrs)
     if per_prompt:

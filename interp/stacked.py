@@ -156,4 +156,5 @@ class StackedWeights:
 
 def weights_now(model: nn.Module) -> list[tuple[object, ...]]:
     """Changes whenever a weight is replaced, cast, moved or written to (other than through `.data`)."""
-    return [(p.data_ptr(), p.dtype, None if p.is_inference() else p._version) for p in model.parameters()]
+    tensors = (*model.parameters(), *model.buffers())
+    return [(t.data_ptr(), t.dtype, None if t.is_inference() else t._version) for t in tensors]

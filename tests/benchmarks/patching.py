@@ -100,7 +100,10 @@ class Sides:
 
 
 def work(sides: Sides, clean: Tensor, corrupted: Tensor) -> float:
-    """Multiply-adds that a resid_pre sweep cannot do without: every position from the patch on, in every later layer."""
+    """Multiply-adds that a resid_pre sweep cannot do without: positions from the patch on, in every later layer.
+
+    In the last layer the logit difference at the end needs keys and values everywhere, the rest at one position.
+    """
     cfg, n = sides.ours.cfg, clean.shape[1]
     per_position = cfg.d_model * cfg.d_head * 2 * (cfg.n_heads + cfg.n_key_value_heads) + 3 * cfg.d_model * cfg.d_mlp
     with torch.no_grad():
@@ -109,8 +112,9 @@ def work(sides: Sides, clean: Tensor, corrupted: Tensor) -> float:
     for layer in range(cfg.n_layers):
         changed = (caches[0]["resid_pre", layer] != caches[1]["resid_pre", layer]).any(-1)[0]
         for start in changed.nonzero()[:, 0].tolist():
-            scores = sum(2 * cfg.n_heads * cfg.d_head * (query + 1) for query in range(start, n))
-            total += (cfg.n_layers - layer) * ((n - start) * per_position + scores)
+            scores = [2 * cfg.n_heads * cfg.d_head * (query + 1) for query in range(start, n)]
+            total += (cfg.n_layers - 1 - layer) * ((n - start) * per_position + sum(scores))
+            total += (n - start - 1) * 2 * cfg.d_model * cfg.d_head * cfg.n_key_value_heads + per_position + scores[-1]
     return total
 
 
