@@ -1,0 +1,402 @@
+"""The attention explorer: all heads of a run at once, in a notebook, a page or a picture.
+
+    explorer = attention(cache, model.to_str_tokens(text))
+    explorer                         # at the end of a notebook cell
+    explorer.to_html("page.html")    # opens offline; .to_png and .to_svg need no browser
+    explorer.figure(5, 1)            # one head, plotly
+
+What the page lets one do is in explorer.js; what it is given, and what that costs, in packing.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from interp.cache import ActivationCache
+from interp.errors import ConfigError, ShapeError, did_you_mean
+from interp.files import atomic_path
+from interp.hooks import layer_index
+from interp.plot import packing, still
+from interp.plot.attention_run import AttentionRun, answer_ids, read_run
+from interp.plot.labels import Score, read_scores, token_label, token_labels
+from interp.tokens import visible
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
+
+    from interp.plot.widget import AttentionWidget
+
+Kind = Literal["attention", "weighted", "contribution"]
+"""`A`; `A |v W_O|`; the contribution to the logit difference."""
+
+Run = Literal["clean", "patched", "difference"]
+
+MAX_BYTES = 8_000_000
+"""The byte budget of a page. 12 x 12 heads x 128 tokens take 1.3 MB at most, 30 x 9 heads x 256 tokens about 6.3 MB."""
+
+BADGE = 0.3
+"""From this part of its unit on, a score is shown as a badge (in the page, until the reader moves the threshold)."""
+
+
+def attention(
+    cache: ActivationCache,
+    tokens: str | Sequence[str] | Sequence[int] | Tensor | None = None,
+    scores: Mapping[str, Any] | None = None,
+    *,
+    batch: int = 0,
+    logit_difference: tuple[int | str, int | str] | None = None,
+    patched: ActivationCache | None = None,
+    patched_tokens: str | Sequence[str] | Sequence[int] | Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    sort_by: str | None = None,
+    head: tuple[int, int] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> AttentionExplorer:
+    """Every head's attention in one sequence of a run.
+
+    Args:
+        cache: of a run over whole sequences, with `hook_pattern` of at least one layer. `hook_v` of the same layers
+            adds value-weighted attention, `A |v W_O|`. Weights are read now, and not again.
+        tokens: a string a position; or the text or the ids that the model ran on ([pos] or [batch, pos]); None labels
+            the positions with their numbers.
+        scores: numbers [layer, head] by name, shown as badges: a mapping, or an `xarray.Dataset`.
+        batch: which sequence, negative from the end.
+        logit_difference: (right, wrong), two tokens: adds what each key contributes to `logit(right) - logit(wrong)` of
+            each query by this head's direct path, at the norms' scales in this run. Needs `hook_scale` of the norms.
+        patched: a second run with as many positions: adds patched and patched - clean.
+        patched_tokens: of the second run, where they differ; as `tokens`.
+        attention_mask: of the run, [pos] or [batch, pos]. Only needed where the run had padding and the cache lacks
+            `hook_attn_scores`, which tell what was masked.
+        sort_by: a score that orders the heads at first.
+        head: (layer, head) that is shown at first; by default the best by `sort_by`, or else by the first score.
+        max_bytes: the most that the page may take. Where not all heads fit, those that score lowest are left out of the
+            page (without scores: those that attend least to any single token besides the first), and the page says so.
+
+    Raises:
+        HookNotFoundError: the cache lacks the patterns, or what `logit_difference` needs.
+        ShapeError: positions, scores, the mask or the second run do not fit the patterns; `batch` out of range.
+        RangeError: NaN in patterns or scores, or patterns outside [0, 1].
+        TokenError: tokens do not fit the positions, or the model cannot read them.
+        ConfigError: an unknown score or head, no such pair of answers, or a budget that holds no head.
+        CacheError: the model's weights changed since the run.
+    """
+    for name, given in (("cache", cache), ("patched", patched)):
+        if not isinstance(given, ActivationCache) and (given is not None or name == "cache"):
+            raise ConfigError(
+                f"{name} is an ActivationCache, not {type(given).__name__}; run_with_cache returns (logits, cache)"
+            )
+    runs = [read_run(one, batch, logit_difference, attention_mask) for one in (cache, patched) if one is not None]
+    if len(runs) == 2:
+        runs = _comparable(*runs)
+    n = runs[0].pattern.shape[-1]
+    labels = [token_labels(cache, tokens, n, batch, "tokens")]
+    if patched is not None:
+        labels.append(
+            labels[0] if patched_tokens is None else token_labels(patched, patched_tokens, n, batch, "patched_tokens")
+        )
+    elif patched_tokens is not None:
+        raise ConfigError("patched_tokens= without patched=")
+    badges = read_scores(scores, runs[0].layers, cache.cfg.n_layers, runs[0].pattern.shape[1])
+    names = [score.name for score in badges]
+    if sort_by is not None and sort_by not in names:
+        raise ConfigError(f"sort_by = {sort_by!r}; allowed: {', '.join(map(repr, names)) or 'nothing without scores='}"
+                          f"{did_you_mean(str(sort_by), names)}")  # fmt: skip
+    answer = None
+    if logit_difference is not None:
+        answer = " \u2212 ".join(f"logit “{token_label(cache, i)}”" for i in answer_ids(cache.model, logit_difference))
+    explorer = AttentionExplorer(runs, labels, badges, answer, cache.cfg.n_layers, max_bytes)
+    explorer._begin(sort_by, head)
+    return explorer
+
+
+class AttentionExplorer:
+    """What `attention` returns. At the end of a notebook cell it shows itself.
+
+    A notebook that is not trusted, or a browser without JavaScript, shows a picture of all heads and a summary.
+
+    Attributes:
+        runs: the run, and the patched one if there is one.
+        tokens: a label a position of each run, white space made visible.
+        scores: the badges.
+        left_out: (layer, head) that the page lacks for its budget; figures and values have them.
+    """
+
+    def __init__(
+        self,
+        runs: list[AttentionRun],
+        tokens: list[list[str]],
+        scores: list[Score],
+        answer: str | None,
+        n_layers: int,
+        max_bytes: int,
+    ):
+        self.runs, self.tokens, self.scores, self.left_out = runs, tokens, scores, []
+        self._answer, self._n_layers, self._max_bytes = answer, n_layers, max_bytes
+
+    # ------------------------------------------------------------------ values
+
+    def values(
+        self, layer: int, head: int, kind: Kind = "attention", run: Run = "clean"
+    ) -> Float[np.ndarray, "query_pos key_pos"]:
+        """One head's numbers, exactly, NaN where masked. Raises `ConfigError` for what this explorer does not have."""
+        at, head = self._place(layer, head)
+        allowed = ["clean", "patched", "difference"][: 1 if len(self.runs) == 1 else 3]
+        if run not in allowed:
+            without = " (no second run: give patched=)" if len(allowed) == 1 else ""
+            raise ConfigError(
+                f"run = {run!r}; allowed: {', '.join(map(repr, allowed))}{without}{did_you_mean(str(run), allowed)}"
+            )
+        if run != "difference":
+            return self.runs[allowed.index(run)].values(at, head, kind)
+        clean, patched = (one.values(at, head, kind) for one in self.runs)
+        both = np.isnan(clean) & np.isnan(patched)
+        return np.where(both, np.float32(np.nan), np.nan_to_num(patched) - np.nan_to_num(clean))
+
+    def _place(self, layer: int, head: int) -> tuple[int, int]:
+        layers, heads = self.runs[0].layers, self.runs[0].pattern.shape[1]
+        layer = layer_index(layer, self._n_layers, "layer")
+        if layer not in layers:
+            raise ConfigError(f"layer = {layer} is not in the cache; allowed: {', '.join(map(str, layers))}")
+        if isinstance(head, bool) or not -heads <= head < heads:
+            raise ConfigError(f"head = {head}; allowed: {-heads} to {heads - 1}")
+        return layers.index(layer), head % heads
+
+    def figure(
+        self, layer: int, head: int, kind: Kind = "attention", run: Run = "clean"
+    ) -> plotly.graph_objects.Figure:
+        """One head as a plotly figure. Errors as for `values`."""
+        from interp.plot.figures import heatmap
+
+        figure = heatmap(
+            self.values(layer, head, kind, run),
+            self.tokens[run == "patched"],
+            self.tokens[run == "patched"],
+            title=self._name(layer, head) + ("" if run == "clean" else f", {run}"),
+            x="key",
+            y="query",
+            value=kind,
+            signed=kind == "contribution" or run == "difference",
+            limits=(0.0, 1.0) if kind == "attention" and run != "difference" else None,
+        )
+        return figure.update_yaxes(scaleanchor="x", constrain="domain").update_xaxes(constrain="domain")
+
+    def layer_figure(self, layer: int, kind: Kind = "attention", run: Run = "clean") -> plotly.graph_objects.Figure:
+        """All heads of a layer as one plotly figure with one colour scale. Errors as for `values`."""
+        from plotly.subplots import make_subplots
+
+        heads = self.runs[0].pattern.shape[1]
+        columns = min(heads, 4)
+        rows = -(-heads // columns)
+        figure = make_subplots(
+            rows,
+            columns,
+            subplot_titles=[self._name(layer, head) for head in range(heads)],
+            horizontal_spacing=0.03,
+            vertical_spacing=0.16 / rows,
+        )
+        for head in range(heads):
+            alone = self.figure(layer, head, kind, run)
+            figure.add_trace(alone.data[0], row=head // columns + 1, col=head % columns + 1)
+            if head == 0:
+                figure.update_layout(coloraxis=alone.to_plotly_json()["layout"]["coloraxis"], plot_bgcolor="#eeeeee")
+        figure.update_xaxes(showticklabels=False, showgrid=False, zeroline=False)
+        figure.update_yaxes(showticklabels=False, showgrid=False, zeroline=False, autorange="reversed")
+        return figure.update_layout(width=250 * columns + 100, height=250 * rows + 60)
+
+    def _name(self, layer: int, head: int) -> str:
+        at, head = self._place(layer, head)
+        return f"L{self.runs[0].layers[at]}H{head}"
+
+    # ------------------------------------------------------------------ the page
+
+    def _begin(self, sort_by: str | None, head: tuple[int, int] | None) -> None:
+        """Settle what is shown at first, and pack everything: errors come from here, not from the display."""
+        names = [score.name for score in self.scores]
+        sort = -1 if sort_by is None else names.index(sort_by)
+        leading = self.scores[max(sort, 0)].values if self.scores else None
+        if head is not None:
+            at, inner = self._place(*head)
+            shown = at * self.runs[0].pattern.shape[1] + inner
+        else:
+            shown = 0 if leading is None else int(leading.argmax())
+        ranking = [shown, *(i for i in self._ranking() if i != shown)]
+        self._meta = self._describe(sort, shown)
+        self._still = still.png(self._map(32), still.colour_table())
+        spent = len(packing.page(self._html()).encode()) + RESERVE
+        data, kept = packing.fit(self.runs, self._meta["causal"], ranking, self._max_bytes - spent)
+        heads = self.runs[0].pattern.shape[1]
+        gone = [i for i in range(len(ranking)) if i not in set(kept)]
+        self.left_out = [(self.runs[0].layers[i // heads], i % heads) for i in gone]
+        if gone:
+            self._meta["notes"].insert(0, self._loss())
+        self._meta |= {"kept": kept if gone else None, "data": data}
+        self._meta["id"] = packing.identity(self._meta)
+
+    def _ranking(self) -> list[int]:
+        """Heads, the most telling first: by scores, or by what they attend to besides the first token."""
+        if self.scores:
+            worth = np.max([score.values / score.unit for score in self.scores], axis=0)
+        else:
+            others = np.nan_to_num(self.runs[0].pattern)
+            others[..., self.runs[0].first] = 0
+            worth = others.max(axis=-1).mean(axis=-1)
+        return np.argsort(-worth.ravel(), kind="stable").tolist()
+
+    def _loss(self) -> str:
+        by = "score lowest" if self.scores else "attend least to any single token besides the first"
+        every = self.runs[0].pattern.shape[0] * self.runs[0].pattern.shape[1]
+        return (
+            f"Left out to stay within {self._max_bytes / 1e6:g} MB: {len(self.left_out)} of {every} heads, those that "
+            f"{by}. max_bytes= sets the budget."
+        )
+
+    def _describe(self, sort: int, shown: int) -> dict[str, Any]:
+        run = self.runs[0]
+        same = len(self.runs) == 1 or self.tokens[0] == self.tokens[1]
+        notes = list(dict.fromkeys(note for one in self.runs for note in one.notes))
+        return {
+            "id": "",
+            "n": run.pattern.shape[-1],
+            "heads": run.pattern.shape[1],
+            "layers": run.layers,
+            "runs": ["clean", "patched"][: len(self.runs)],
+            "causal": run.attention_dir == "causal",
+            "tokens": self.tokens[0],
+            "patchedTokens": None if same else self.tokens[1],
+            "first": run.first,
+            "padding": run.padding,
+            "scores": [
+                {
+                    "name": score.name,
+                    "short": score.short,
+                    "unit": round(score.unit, 6),
+                    "colour": score.colour,
+                    "values": [round(value, 4) for value in score.values.ravel().tolist()],
+                }
+                for score in self.scores
+            ],
+            "sort": sort,
+            "head": shown,
+            "norms": run.value_norms is not None,
+            "answer": self._answer,
+            "why": [
+                "",
+                "" if run.value_norms is not None else "the cache lacks hook_v",
+                "" if self._answer else "give logit_difference= in Python",
+            ],
+            "notes": notes,
+            "summary": self._headline(),
+            "palette": still.PALETTE,
+            "style": packing.source("explorer.css"),
+            "kept": None,
+            "data": "",
+        }
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write one self-contained page, at most `max_bytes`, that opens offline."""
+        _write(path, packing.page(self._html()).encode())
+
+    def _html(self) -> str:
+        return packing.fragment(self._meta, self._still, self._lines())
+
+    def _repr_mimebundle_(
+        self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
+    ) -> dict[str, str]:
+        bundle = {
+            "text/plain": self._text(),
+            "image/png": base64.b64encode(self._still).decode(),
+            "text/html": self._html(),
+        }
+        return {k: v for k, v in bundle.items() if (not include or k in include) and k not in (exclude or ())}
+
+    def widget(self) -> AttentionWidget:
+        """The same explorer as a Jupyter widget whose `selection` follows the reader's. Needs the extra `widget`."""
+        try:
+            from interp.plot.widget import AttentionWidget
+        except ImportError as error:
+            raise ConfigError(f"the widget needs anywidget: pip install 'interp[widget]' ({error})") from error
+        return AttentionWidget(self._meta)
+
+    # ------------------------------------------------------------------ pictures and words
+
+    def to_png(self, path: str | os.PathLike[str], layer: int | None = None, head: int | None = None) -> None:
+        """Write the map of all heads as a PNG, or one head (whose tokens are then only in `to_svg`)."""
+        pixels = self._pixels(layer, head)
+        scale = 2 if layer is None else max(1, 640 // len(pixels))
+        _write(path, still.png(pixels, still.colour_table(), scale))
+
+    def to_svg(self, path: str | os.PathLike[str], layer: int | None = None, head: int | None = None) -> None:
+        """Write the map of all heads with its summary as an SVG, or one head with its tokens."""
+        pixels = self._pixels(layer, head)
+        if layer is None or head is None:
+            text = still.map_svg(pixels, self._lines())
+        else:
+            text = still.head_svg(pixels, self.tokens[0], self._name(layer, head))
+        _write(path, text.encode("utf-8", "backslashreplace"))
+
+    def _pixels(self, layer: int | None, head: int | None) -> UInt8[np.ndarray, "rows columns"]:
+        if (layer is None) != (head is None):
+            raise ConfigError(f"layer = {layer}, head = {head}: give both for one head, or neither for the map of all")
+        if layer is None or head is None:
+            return self._map(48)
+        return still.levels(still.pool(self.values(layer, head), 640), 1.0)
+
+    def _map(self, thumb: int) -> np.ndarray:
+        count = self.runs[0].pattern.shape[0] * self.runs[0].pattern.shape[1]
+        shown = [
+            [i % len(still.SCORE_COLOURS) for i, s in enumerate(self.scores) if s.values.flat[head] / s.unit >= BADGE]
+            for head in range(count)
+        ]
+        return still.map_pixels(self.runs[0].pattern, self.runs[0].layers, shown, thumb)
+
+    def _headline(self) -> str:
+        layers, heads, n = self.runs[0].pattern.shape[:3]
+        text = f"Attention of {layers} layers x {heads} heads over {n} tokens"
+        return text + (", clean and patched" if len(self.runs) == 2 else "")
+
+    def _lines(self) -> list[tuple[str, str]]:
+        """The summary: sizes, the best heads by every score with the colour of its badge, and the notes."""
+        lines = [(self._headline(), "")]
+        layers, heads = self.runs[0].layers, self.runs[0].pattern.shape[1]
+        for score in self.scores:
+            best = np.argsort(-score.values.ravel(), kind="stable")[:5]
+            named = ", ".join(f"L{layers[i // heads]}H{i % heads} {score.values.flat[i]:.2f}" for i in best.tolist())
+            lines.append((f"{visible(score.name)}: {named}", score.colour))
+        return lines + [(note, "") for note in self._meta["notes"]]
+
+    def _text(self) -> str:
+        return "\n".join(line for line, _ in self._lines())
+
+    def __repr__(self) -> str:
+        return self._text()
+
+
+RESERVE = 800  # bytes for what is not known before the data are packed: the sentence on what was left out, and the id
+
+
+def _write(path: str | os.PathLike[str], content: bytes) -> None:
+    with atomic_path(path) as file:
+        file.write_bytes(content)
+
+
+def _comparable(clean: AttentionRun, patched: AttentionRun) -> list[AttentionRun]:
+    """Both runs with what both have. Raises `ShapeError` if their heads or positions differ."""
+    if clean.layers != patched.layers or clean.pattern.shape != patched.pattern.shape:
+        raise ShapeError(
+            f"the patched run has layers {patched.layers} and patterns {patched.pattern.shape[1:]}; "
+            f"the clean one layers {clean.layers} and patterns {clean.pattern.shape[1:]}: both must agree"
+        )
+    runs = [clean, patched]
+    if any(run.value_norms is None for run in runs):
+        runs = [replace(run, value_norms=None) for run in runs]
+    if any(run.attention_dir == "bidirectional" for run in runs):
+        runs = [replace(run, attention_dir="bidirectional") for run in runs]
+    return runs

@@ -1,0 +1,99 @@
+"""What stands beside the pictures: a label for every position, and scores of heads as badges."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.cache import ActivationCache
+from interp.errors import ConfigError, RangeError, ShapeError, TokenError
+from interp.plot import still
+from interp.tokens import visible
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number a head.
+
+    Attributes:
+        name: as the caller calls it.
+        short: the shortest beginning of the name that tells it apart, for badges.
+        colour: of its badges.
+        unit: 1 where all values lie in [-1, 1], else the largest size: badges and thresholds are parts of it.
+        values: one a head.
+    """
+
+    name: str
+    short: str
+    colour: str
+    unit: float
+    values: Float[np.ndarray, "layer head"]
+
+
+def token_labels(cache: ActivationCache, tokens: Any, n: int, batch: int, what: str) -> list[str]:
+    """A label a position, from text, strings or ids; white space made visible. Raises `TokenError`."""
+    if tokens is None:
+        return [str(i) for i in range(n)]
+    if isinstance(tokens, str):
+        tokens = cache.model.to_str_tokens(tokens)
+    ids = None
+    if isinstance(tokens, Tensor | np.ndarray):
+        ids = torch.as_tensor(tokens)
+        ids = ids[batch] if ids.ndim == 2 else ids
+    elif all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
+        ids = torch.tensor(list(tokens), dtype=torch.long)
+    if ids is not None:
+        tokens = cache.model.to_str_tokens(ids) if cache.model.tokenizer is not None else list(map(str, ids.tolist()))
+    labels = list(tokens)
+    if not all(isinstance(token, str) for token in labels):
+        raise TokenError(f"{what} is text, a string a position, or ids, not {tokens!r}")
+    if len(labels) != n:
+        raise TokenError(f"{what}: {len(labels)} tokens for {n} positions; is a bos missing or surplus?")
+    return [visible(str(token)) for token in labels]
+
+
+def token_label(cache: ActivationCache, token: int) -> str:
+    """One token as a label; its id where the model has no tokenizer."""
+    if cache.model.tokenizer is None:
+        return str(token)
+    return visible(cache.model.to_str_tokens(torch.tensor([token]))[0])
+
+
+def read_scores(scores: Mapping[str, Any] | None, layers: list[int], n_layers: int, heads: int) -> list[Score]:
+    """Scores of the shown layers, checked. Raises `ConfigError`, `ShapeError` or `RangeError`, see `attention`."""
+    if scores is None:
+        return []
+    if not hasattr(scores, "items"):
+        raise ConfigError(f"scores is a mapping from names to numbers [layer, head], not {type(scores).__name__}")
+    found: dict[str, np.ndarray] = {}
+    for name, given in scores.items():
+        if hasattr(given, "dims") and set(given.dims) == {"layer", "head"}:
+            given = given.transpose("layer", "head")
+        given = given.detach().float().cpu().numpy() if isinstance(given, Tensor) else given
+        values = np.asarray(given, dtype=np.float32)
+        if values.shape == (n_layers, heads):
+            values = values[layers]
+        if values.shape != (len(layers), heads):
+            raise ShapeError(f"score {name!r} has shape {values.shape}; allowed: [layer, head] = {(n_layers, heads)}")
+        if not np.isfinite(values).all():
+            raise RangeError(f"score {name!r} has entries that are NaN or infinite")
+        found[str(name)] = values
+    colours = itertools.cycle(still.SCORE_COLOURS)
+    return [
+        Score(name, _short(name, list(found)), next(colours), max(1.0, float(np.abs(values).max())), values)
+        for name, values in found.items()
+    ]
+
+
+def _short(name: str, names: Sequence[str]) -> str:
+    for length in range(1, len(name)):
+        if sum(other.casefold().startswith(name[:length].casefold()) for other in names) == 1:
+            return name[:length].capitalize()
+    return name.capitalize()

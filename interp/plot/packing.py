@@ -1,0 +1,138 @@
+"""The explorer's data as a page carries them: bytes of the patterns, their budget, and the HTML around them.
+
+A pattern's entry p is the code `round(254 sqrt(p))`, one byte, and 255 where masked: off by at most .004, and by little
+more when the first token is dropped and what is left is divided again, because small entries keep finer steps. Of a
+causal pattern only the lower triangle is stored, key by key. Norms and effects of the values take two bytes each,
+against the largest of their head. All is compressed by zlib as one piece and written in base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from functools import cache
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from interp.errors import ConfigError
+from interp.plot.attention_run import AttentionRun
+
+MASKED = 255
+
+
+def encode(pattern: Float[np.ndarray, "*axes"]) -> UInt8[np.ndarray, "*axes"]:
+    """A byte an entry, see above."""
+    code = np.rint(254 * np.sqrt(np.clip(np.nan_to_num(pattern), 0, 1))).astype(np.uint8)
+    return np.where(np.isnan(pattern), np.uint8(MASKED), code)
+
+
+def head_bytes(run: AttentionRun, triangle: bool) -> list[bytes]:
+    """The codes of every head, key by key; with `triangle` those of the queries from the key on."""
+    n = run.pattern.shape[-1]
+    keys, queries = np.triu_indices(n) if triangle else np.indices((n, n)).reshape(2, -1)
+    return [encode(head[queries, keys]).tobytes() for layer in run.pattern for head in layer]
+
+
+def compress(data: bytes) -> bytes:
+    """By zlib, tuned for small numbers that vary: 5 % smaller than by default."""
+    packer = zlib.compressobj(7, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_FILTERED)
+    return packer.compress(data) + packer.flush()
+
+
+def value_bytes(runs: Sequence[AttentionRun]) -> bytes:
+    """What the value modes need, for all runs, the widest numbers first so that each lies at a multiple of its size."""
+    tops, sixteen = [], []
+    for name, most, kind in (("value_norms", 65535, "<u2"), ("key_effects", 32767, "<i2")):
+        parts = [part for run in runs if (part := getattr(run, name)) is not None]
+        for part in parts:
+            top = np.abs(part).max(axis=-1, keepdims=True)
+            tops.append(top.astype("<f4").tobytes())
+            sixteen.append(np.rint(part / np.where(top > 0, top, 1) * most).astype(kind).tobytes())
+    factors = [run.query_factors.astype("<f4").tobytes() for run in runs if run.query_factors is not None]
+    return b"".join([*tops, *factors, *sixteen])
+
+
+@cache
+def source(name: str) -> str:
+    """A file of this package: `explorer.js` or `explorer.css`."""
+    return files("interp.plot").joinpath(name).read_text(encoding="utf-8")
+
+
+def as_json(meta: Any) -> str:
+    """JSON that can stand inside a script element: no token can end it."""
+    return json.dumps(meta, ensure_ascii=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def fragment(meta: dict[str, Any], still: bytes, lines: Sequence[tuple[str, str]]) -> str:
+    """The explorer as HTML to put into a page or a notebook's output: picture and text, which the script replaces.
+
+    `lines` are the summary's, each with the colour of its badge, or "".
+    """
+    swatch = '<span style="background:{0};color:{0}">&#9632;</span> '
+    caption = "<br>".join((swatch.format(colour) if colour else "") + escape(line) for line, colour in lines)
+    words = escape(" ".join(line for line, _ in lines))
+    picture = (
+        f'<img alt="{words}" style="max-width:100%" src="data:image/png;base64,{base64.b64encode(still).decode()}">'
+    )
+    return (
+        f'<div data-attention="{meta["id"]}"><figure style="margin:0">{picture}'
+        f"<figcaption>{caption}</figcaption></figure>"
+        f'<script type="application/json">{as_json(meta)}</script></div>\n'
+        f"<script>(() => {{\n{source('explorer.js')}{START % meta['id']}}})()</script>\n"
+    )
+
+
+START = """for (const host of document.querySelectorAll('[data-attention="%s"]:not([data-started])')) {
+	host.dataset.started = "";
+	attentionExplorer(host, JSON.parse(host.querySelector("script").textContent));
+}
+"""
+# By name, because a notebook may run the script apart from its place; all, because it may show one output twice.
+
+
+def page(inside: str) -> str:
+    """A document around a fragment."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+        '<meta name="viewport" content="width=device-width"><title>Attention</title></head>'
+        f"<body>\n{inside}</body></html>\n"
+    )
+
+
+def fit(runs: Sequence[AttentionRun], triangle: bool, ranking: Sequence[int], room: int) -> tuple[str, list[int]]:
+    """The data in base64, at most `room` characters with the list of heads beside it, and the heads that are in it.
+
+    Where not all fit, heads are left out from the end of `ranking`, which lists all of them. Raises `ConfigError` if
+    not a single one fits.
+    """
+    extra, of_runs = value_bytes(runs), [head_bytes(run, triangle) for run in runs]
+
+    def packed(heads: Sequence[int]) -> str:
+        codes = b"".join(of_run[head] for of_run in of_runs for head in heads)
+        return base64.b64encode(compress(extra + codes)).decode()
+
+    every = sorted(ranking)
+    data = packed(every)
+    if len(data) <= room:
+        return data, every
+    alone = [4 / 3 * len(compress(b"".join(of_run[head] for of_run in of_runs))) for head in ranking]
+    many = int(np.searchsorted(np.cumsum(alone), room, side="right"))  # at most a few of these will not fit together
+    while many:
+        kept = sorted(ranking[:many])
+        data = packed(kept)
+        if len(data) + len(as_json(kept)) <= room:
+            return data, kept
+        many -= 1
+    raise ConfigError("max_bytes leaves no room for a single head")
+
+
+def identity(meta: dict[str, Any]) -> str:
+    """A name for these data, the same in every run."""
+    return "a" + hashlib.blake2b(as_json(meta).encode(), digest_size=6).hexdigest()

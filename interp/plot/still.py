@@ -1,0 +1,212 @@
+"""Still pictures of attention, without a browser: PNG and SVG files of a map of heads or of one head.
+
+Nothing that is installed with this package draws pixels, and a map of heads is little more than an array of pixels: so
+a PNG is written here with zlib, indexed colours and digits of 3 x 5 pixels for the labels under the thumbnails. Words
+(tokens, names of scores) need a font; they are in the SVG files, which embed the same pixels under real text, and in
+the text that stands beside every PNG.
+
+Colours (checked for the common kinds of colour blindness by their lightness, which alone orders them): one hue from
+light to dark for amounts, orange against blue for signed values. The explorer's script gets them from here.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+PALETTE: dict[str, dict[str, Any]] = {
+    "light": {
+        "positive": ["#f7fafd", "#c9dcef", "#7db1da", "#2f75b5", "#08306b"],
+        "signed": ["#7a3300", "#dd7a1f", "#f6ecdf", "#f8f8f8", "#dfeaf5", "#4c92c8", "#08306b"],
+        "paper": "#ffffff",
+        "ink": "#1b1f24",
+        "masked": "#e2e2e2",
+        "hatch": "#bdbdbd",
+        "mark": "#d55e00",
+        "soft": "#57606a",
+        "line": "#d5dae0",
+        "on": "#1f5fa8",
+    },
+    "dark": {
+        "positive": ["#16283a", "#1f4e7a", "#3a86c0", "#8cc6f0", "#f2faff"],
+        "signed": ["#ffd2a3", "#e0822b", "#5e3a17", "#22262b", "#1d4468", "#4b9ad6", "#c4e6ff"],
+        "paper": "#15191e",
+        "ink": "#e8ebee",
+        "masked": "#343434",
+        "hatch": "#5a5a5a",
+        "mark": "#ff9d3c",
+        "soft": "#a4adb7",
+        "line": "#3d454e",
+        "on": "#8cc4f4",
+    },
+}
+SCORE_COLOURS = ["#0b6e4f", "#a33b00", "#6a2f9c", "#8f1d4f", "#4a5300", "#00617a"]
+"""Of badges, with white text on them (contrast at least 4.5 for each)."""
+
+LEVELS = 32  # of a thumbnail: more cannot be told apart, and fewer make a smaller file
+MASKED, HATCH, PAPER, INK, BADGE = range(LEVELS, LEVELS + 5)
+
+DIGITS = {  # 3 x 5 pixels, a row an octal digit
+    character: np.array([[int(row) >> bit & 1 for bit in (2, 1, 0)] for row in rows], dtype=bool)
+    for character, rows in {
+        "0": "75557", "1": "26227", "2": "71747", "3": "71717", "4": "55711", "5": "74717", "6": "74757",
+        "7": "71122", "8": "75757", "9": "75717", "L": "44447", "H": "55755",
+    }.items()
+}  # fmt: skip
+
+
+def png(pixels: UInt8[np.ndarray, "row column"], colours: Sequence[str], scale: int = 1) -> bytes:
+    """An indexed PNG (ISO/IEC 15948) of these colours, each pixel `scale` x `scale`; equal input gives equal bytes.
+
+    Masked pixels are hatched.
+    """
+    pixels = _hatched(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
+    height, width = pixels.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels], axis=1)  # each row begins with its filter: none
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    palette = b"".join(bytes.fromhex(colour.removeprefix("#")) for colour in colours)
+    packed = zlib.compress(rows.tobytes(), 9)
+    parts = ((b"IHDR", header), (b"PLTE", palette), (b"IDAT", packed), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)
+
+
+def _hatched(pixels: UInt8[np.ndarray, "row column"]) -> UInt8[np.ndarray, "row column"]:
+    """Diagonal lines where pixels are masked."""
+    rows, columns = np.indices(pixels.shape)
+    return np.where((pixels == MASKED) & ((rows + columns) % 5 == 0), np.uint8(HATCH), pixels)
+
+
+def between(stops: Sequence[str], n: int) -> list[str]:
+    """`n` colours, evenly spaced along the line through `stops`."""
+    corners = np.array([[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in stops])
+    at = np.linspace(0, len(stops) - 1, n)
+    channels = [np.rint(np.interp(at, np.arange(len(stops)), corner)).astype(int) for corner in corners.T]
+    return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in zip(*channels, strict=True)]
+
+
+def colour_table() -> list[str]:
+    """The colours that pixels index: levels, then masked, hatch, paper, ink and those of the badges."""
+    light = PALETTE["light"]
+    return [
+        *between(light["positive"], LEVELS),
+        *(light[n] for n in ("masked", "hatch", "paper", "ink")),
+        *SCORE_COLOURS,
+    ]
+
+
+def levels(values: Float[np.ndarray, "rows columns"], top: float) -> UInt8[np.ndarray, "rows columns"]:
+    """Colour indices: the root of each value against `top`, as the explorer has it; masked where NaN."""
+    index = np.rint(np.sqrt(np.clip(np.nan_to_num(values) / top, 0, 1)) * (LEVELS - 1)).astype(np.uint8)
+    return np.where(np.isnan(values), np.uint8(MASKED), index)
+
+
+def pool(values: Float[np.ndarray, "query_pos key_pos"], side: int) -> Float[np.ndarray, "row column"]:
+    """At most `side` x `side`: of each block the entry of largest size, so that thin stripes survive."""
+    n = len(values)
+    if n <= side:
+        return values
+    starts = np.ceil(np.arange(side) * n / side).astype(int)
+
+    def reduce(array: np.ndarray, what: np.ufunc) -> np.ndarray:
+        return what.reduceat(what.reduceat(array, starts, axis=0), starts, axis=1)
+
+    high, low = reduce(values, np.fmax), reduce(values, np.fmin)  # both pass over NaN
+    return np.where(-low > high, low, high)
+
+
+# ---------------------------------------------------------------------- pictures
+
+
+def map_pixels(
+    patterns: Float[np.ndarray, "layer head query_pos key_pos"],
+    layers: Sequence[int],
+    badges: Sequence[Sequence[int]],
+    thumb: int = 32,
+) -> UInt8[np.ndarray, "row column"]:
+    """Layers down (in several columns where they are many), heads across, labels below.
+
+    `badges[i]` are the colours of head i's badges, in its upper right corner.
+    """
+    n_layers, heads, n = patterns.shape[:3]
+    side = min(n, thumb)
+    grown = thumb // side  # a short text has few cells, so they are larger
+    size = side * grown
+    wide, high = max(size, 4 * len(_label(max(layers), heads - 1))) + 5, size + 11
+    columns = max(1, round((n_layers * high / (heads * wide)) ** 0.5))  # of blocks: many layers would make a ribbon
+    rows = -(-n_layers // columns)
+    picture = np.full((high * rows + 4, (wide * heads + 8) * columns), PAPER, np.uint8)
+    for i, layer in enumerate(layers):
+        for head in range(heads):
+            y, x = 4 + i % rows * high, 4 + i // rows * (wide * heads + 8) + head * wide
+            pixels = levels(pool(patterns[i, head], side), 1.0)
+            area = pixels.repeat(grown, axis=0).repeat(grown, axis=1)
+            for j, colour in enumerate(badges[i * heads + head][: size // 6]):
+                area[1 + 6 * j : 6 + 6 * j, -6:-1] = BADGE + colour
+            picture[y : y + size, x : x + size] = area
+            _write(picture, y + size + 2, x, _label(layer, head))
+    return picture
+
+
+def _label(layer: int, head: int) -> str:
+    return f"L{layer}H{head}"
+
+
+def _write(picture: UInt8[np.ndarray, "row column"], y: int, x: int, text: str) -> None:
+    for i, character in enumerate(text):
+        picture[y : y + 5, x + 4 * i : x + 4 * i + 3][DIGITS[character]] = INK
+
+
+def map_svg(pixels: UInt8[np.ndarray, "row column"], lines: Sequence[tuple[str, str]]) -> str:
+    """The map's pixels, and below them the lines of the summary, each with the colour of its badge, or ""."""
+    height, width = (2 * size for size in pixels.shape)
+    image = _image(png(pixels, colour_table()), 0, 0, width, height)
+    text = ""
+    for i, (line, colour) in enumerate(lines):
+        y = height + 18 + 16 * i
+        text += f'<rect x="8" y="{y - 9}" width="10" height="10" fill="{colour}"/>' if colour else ""
+        text += f'<text x="{22 if colour else 8}" y="{y}">{escape(line)}</text>'
+    title = " ".join(line for line, _ in lines)
+    return _svg(max(width, 7 * max(len(line) for line, _ in lines)), height + 16 + 16 * len(lines), title, image + text)
+
+
+def head_svg(pixels: UInt8[np.ndarray, "rows columns"], tokens: Sequence[str], title: str) -> str:
+    """One head: queries down, keys across, every token as text."""
+    n = len(tokens)
+    cell = max(12.0, min(40.0, 640 / n))
+    side, edge = cell * n, 30 + min(120, 7 * max(map(len, tokens)))
+    words = ""
+    for i, token in enumerate(tokens):
+        shown, at = escape(token if len(token) <= 16 else token[:15] + "…"), edge + (i + 0.5) * cell + 4
+        words += f'<text x="{edge - 5}" y="{at:g}" text-anchor="end">{shown}</text>'
+        words += f'<text transform="translate({at:g} {edge - 5}) rotate(-90)">{shown}</text>'
+    image = _image(png(pixels, colour_table(), max(1, round(cell))), edge, edge, side, side)
+    heading = f'<text x="6" y="16" font-weight="bold">{escape(title)}</text>'
+    return _svg(edge + side + 8, edge + side + 8, title, image + heading + words)
+
+
+def _svg(width: float, height: float, title: str, inside: str) -> str:
+    light = PALETTE["light"]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
+        f'viewBox="0 0 {width:g} {height:g}" font-family="sans-serif" font-size="11" fill="{light["ink"]}" role="img">'
+        f"<title>{escape(title)}</title>"
+        f'<rect width="100%" height="100%" fill="{light["paper"]}"/>{inside}</svg>\n'
+    )
+
+
+def _image(picture: bytes, x: float, y: float, width: float, height: float) -> str:
+    return (
+        f'<image x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" preserveAspectRatio="none" '
+        f'style="image-rendering:pixelated" href="data:image/png;base64,{base64.b64encode(picture).decode()}"/>'
+    )

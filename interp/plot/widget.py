@@ -1,0 +1,35 @@
+"""The attention explorer as a Jupyter widget (extra `widget`): the same script, with the selection sent to Python."""
+
+from typing import Any
+
+import anywidget
+import traitlets
+
+from interp.plot import packing
+
+
+class AttentionWidget(anywidget.AnyWidget):
+    """What `AttentionExplorer.widget()` returns.
+
+    Attributes:
+        selection: what the reader locked, {"layer", "head", "query", "key"}, each a number or None. Follow it with
+            `widget.observe(fn, names="selection")`.
+    """
+
+    _esm = f"""{packing.source("explorer.js")}
+export default {{
+  render({{ model, el }}) {{
+    const host = document.createElement("div");
+    el.append(host);
+    attentionExplorer(host, model.get("_meta"), (selection) => {{
+      model.set("selection", selection);
+      model.save_changes();
+    }});
+  }},
+}};
+"""
+    _meta = traitlets.Dict().tag(sync=True)
+    selection = traitlets.Dict({"layer": None, "head": None, "query": None, "key": None}).tag(sync=True)
+
+    def __init__(self, meta: dict[str, Any]):
+        super().__init__(_meta=meta)
