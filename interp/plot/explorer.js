@@ -4,13 +4,14 @@
 // explorer.py makes. Nothing asks the network; tokens and names only become text. When all is drawn, `host` has
 // data-ready (milliseconds since the page began) and `explorer`, to read and set what is shown.
 function attentionExplorer(host, meta, onSelect) {
+	const { abs, ceil, floor, max, min, round } = Math;
 	const { n, heads, layers, tokens, scores, first, causal, runs, answer, norms } = meta;
 	const range = (length) => Array.from({ length }, (_, i) => i), all = range(layers.length * heads);
 	const KINDS = ["attention", "attention × |v W_O|", `contribution to ${answer}`], SIDES = ["query", "key"];
 	const SHARE = range(256).map((code) => (code < 255 ? (code / 254) ** 2 : NaN)); // NaN: masked
 	const place = new Map((meta.kept || all).map((head, i) => [head, i]));
 	const NONE = [null, null]; // a pair of positions, [query, key]
-	const layerOf = (head) => Math.floor(head / heads), name = (head) => `L${layers[layerOf(head)]}H${head % heads}`;
+	const layerOf = (head) => floor(head / heads), name = (head) => `L${layers[layerOf(head)]}H${head % heads}`;
 	const state = { kind: 0, run: 0, role: 0, drop: false, own: false, by: meta.sort, sort: meta.sort >= 0, only: false,
 		least: 0.3, head: meta.head, headLocked: false, pair: NONE, lock: NONE };
 
@@ -69,16 +70,16 @@ function attentionExplorer(host, meta, onSelect) {
 
 	function pool(values, side) { // the entry of largest size in each block, so that a thin stripe survives
 		if (side >= n) return { values, side: n };
-		const out = new Float32Array(side * side).fill(NaN), to = range(n).map((i) => Math.floor((i * side) / n));
+		const out = new Float32Array(side * side).fill(NaN), to = range(n).map((i) => floor((i * side) / n));
 		for (let q = 0, i = 0; q < n; q++)
 			for (let k = 0; k < n; k++, i++) {
 				const at = to[q] * side + to[k], v = values[i];
-				if (v === v && !(Math.abs(v) <= Math.abs(out[at]))) out[at] = v;
+				if (v === v && !(abs(v) <= abs(out[at]))) out[at] = v;
 			}
 		return { values: out, side };
 	}
 
-	const largest = (values) => values.reduce((top, v) => Math.max(top, Math.abs(v) || 0), 0);
+	const largest = (values) => values.reduce((top, v) => max(top, abs(v) || 0), 0);
 	const signed = () => state.kind > 1 || state.run > 1;
 
 	// ---- colours
@@ -95,14 +96,14 @@ function attentionExplorer(host, meta, onSelect) {
 	function mix() { // 256 colours between the palette's stops
 		const corners = stops().map((hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
 		colours = range(256).map((i) => {
-			const x = (i / 255) * (corners.length - 1), at = Math.min(Math.floor(x), corners.length - 2);
-			return corners[at].map((c, j) => Math.round(c + (x - at) * (corners[at + 1][j] - c)));
+			const x = (i / 255) * (corners.length - 1), at = min(floor(x), corners.length - 2);
+			return corners[at].map((c, j) => round(c + (x - at) * (corners[at + 1][j] - c)));
 		});
 		packed = Uint32Array.from(colours, ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r);
 	}
 	function shadeOf(v, top) { // by the root of the size, so that weak attention shows
-		const t = Math.min(1, Math.sqrt(Math.abs(v) / top)) * Math.sign(v);
-		return Math.round((signed() ? (t + 1) / 2 : t) * 255);
+		const t = min(1, Math.sqrt(abs(v) / top)) * Math.sign(v);
+		return round((signed() ? (t + 1) / 2 : t) * 255);
 	}
 	const colour = (v) => colours[shadeOf(v, topOf(state.head))];
 	const light = (rgb) => rgb.reduce((sum, c, i) => sum + [0.2126, 0.7152, 0.0722][i] * (c / 255) ** 2.2, 0);
@@ -151,31 +152,31 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 	else find(".scores").remove();
 	root.append(...meta.notes.map((note) => el("p", { className: "note" }, note)));
 
-	const fixed = (v) => (isNaN(v) ? "masked" : v && Math.abs(v) < 1e-3 ? v.toExponential(2) : v.toFixed(4)).replace("-", "−");
+	const fixed = (v) => (isNaN(v) ? "masked" : v && abs(v) < 1e-3 ? v.toExponential(2) : v.toFixed(4)).replace("-", "−");
 	const plus = (v) => (v > 0 ? "+" : "") + fixed(v), spell = (v) => (signed() ? plus : fixed)(v);
 
 	// ---- the map of heads
 
-	const ratio = Math.min(2, devicePixelRatio || 1), FONT = "px system-ui, sans-serif";
+	const ratio = min(2, devicePixelRatio || 1), FONT = "px system-ui, sans-serif";
 	let thumb, order, pools, top;
 	const chosen = () => scores.filter((_, i) => state.by < 0 || state.by === i), part = (s, head) => s.values[head] / s.unit;
 	const badges = (head) => chosen().filter((s) => part(s, head) >= state.least);
-	const rank = (head) => Math.max(...chosen().map((s) => part(s, head)));
+	const rank = (head) => max(...chosen().map((s) => part(s, head)));
 	const topOf = (head) => (state.own && pools[head].top) || top;
 
 	function arrange() {
 		const width = host.clientWidth || 980, room = width > 760 ? width * 0.54 : width - 26;
-		thumb = Math.max(30, Math.min(96, Math.floor(room / heads) - 6));
+		thumb = max(30, min(96, floor(room / heads) - 6));
 		order = all.filter((head) => !(state.sort && state.only) || badges(head).length);
 		if (state.sort) order.sort((a, b) => rank(b) - rank(a) || a - b);
 	}
 	function measure() { // what depends on the values of all heads
 		mix();
-		pools = all.map((head) => place.has(head) && pool(matrix(head).values, Math.ceil(thumb * ratio)));
+		pools = all.map((head) => place.has(head) && pool(matrix(head).values, ceil(thumb * ratio)));
 		pools.forEach((p) => p && (p.top = largest(p.values)));
 		top = signed() || state.kind ? largest(pools.map((p) => p.top)) || 1 : 1;
 	}
-	const spot = (i) => [(i % heads) * (thumb + 6), Math.floor(i / heads) * (thumb + 18)];
+	const spot = (i) => [(i % heads) * (thumb + 6), floor(i / heads) * (thumb + 18)];
 
 	function sheet(canvas, width, height) {
 		Object.assign(canvas, { width: width * ratio, height: height * ratio, style: `width:${width}px;height:${height}px` });
@@ -186,7 +187,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 	}
 
 	function drawMap() {
-		const pen = sheet(map, heads * (thumb + 6), Math.ceil(order.length / heads || 1) * (thumb + 18));
+		const pen = sheet(map, heads * (thumb + 6), ceil(order.length / heads || 1) * (thumb + 18));
 		pen.textAlign = "center";
 		order.forEach((head, i) => {
 			const [x, y] = spot(i).map((v) => v + 3), mine = badges(head);
@@ -196,9 +197,9 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 			if (!pools[head]) pen.fillText("left out", x + thumb / 2, y + thumb / 2, thumb);
 			pen.fillText(name(head), x + thumb / 2, y + thumb + 11, thumb);
 			pen.font = `bold 9${FONT}`;
-			mine.slice(0, Math.floor(thumb / 12)).forEach((score, j) => {
+			mine.slice(0, floor(thumb / 12)).forEach((score, j) => {
 				const text = score.short + (thumb < 40 ? "" : part(score, head).toFixed(2).replace("0.", " ."));
-				const wide = Math.min(thumb, pen.measureText(text).width + 6);
+				const wide = min(thumb, pen.measureText(text).width + 6);
 				pen.fillStyle = score.colour;
 				pen.fillRect(x + thumb - wide, y + j * 12, wide, 11);
 				pen.fillStyle = "#fff";
@@ -213,7 +214,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 		const at = order.indexOf(state.head), [x, y] = spot(at);
 		ring.className = state.headLocked ? "locked" : "";
 		ring.style = `left:${x + 1}px;top:${y + 1}px;width:${thumb + 4}px;height:${thumb + 4}px;display:${at < 0 ? "none" : ""}`;
-		if (follow) box.scrollTop = Math.min(y, Math.max(box.scrollTop, y + thumb + 18 - box.clientHeight));
+		if (follow) box.scrollTop = min(y, max(box.scrollTop, y + thumb + 18 - box.clientHeight));
 	}
 
 	// ---- one head
@@ -222,9 +223,9 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 	const short = (i) => (tokens[i].length > 12 ? [...tokens[i]].slice(0, 11).join("") + "…" : tokens[i]);
 
 	function drawHead() {
-		const wide = Math.max(300, Math.min(640, big.parentNode.clientWidth)), rest = state.drop ? 50 : 4;
-		const left = Math.min(84, 10 + 6.5 * Math.max(...range(n).map((i) => short(i).length))), above = left + 16;
-		const side = Math.min(wide - left - rest, Math.max(240, 64 * n)), cell = side / n, every = Math.ceil(12 / cell);
+		const wide = max(300, min(640, big.parentNode.clientWidth)), rest = state.drop ? 50 : 4;
+		const left = min(84, 10 + 6.5 * max(...range(n).map((i) => short(i).length))), above = left + 16;
+		const side = min(wide - left - rest, max(240, 64 * n)), cell = side / n, every = ceil(12 / cell);
 		const pen = sheet(big, wide, above + side + 4), write = (text, x, y, align = "left") => {
 			pen.textAlign = align;
 			pen.fillText(text, x, y);
@@ -234,7 +235,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 		pen.font = `bold 13${FONT}`;
 		write(name(state.head), 0, 12);
 		state.pair.forEach((mine, along) => range(n).forEach((i) => { // tokens beside and above, as many as there is room for
-			if (i !== mine && (i % every || (mine !== null && Math.abs(i - mine) < every))) return;
+			if (i !== mine && (i % every || (mine !== null && abs(i - mine) < every))) return;
 			pen.save();
 			pen.font = (i === mine ? "bold 11" : "11") + FONT;
 			pen.translate(...(along ? [left + (i + 0.5) * cell + 4, above - 5] : [left - 5, above + (i + 0.5) * cell + 4]));
@@ -246,13 +247,13 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 		if (cell >= 40) values.forEach((v, i) => {
 			if (isNaN(v)) return;
 			pen.fillStyle = inkOn(colour(v));
-			write(v.toFixed(2), left + ((i % n) + 0.5) * cell, above + (Math.floor(i / n) + 0.5) * cell + 4, "center");
+			write(v.toFixed(2), left + ((i % n) + 0.5) * cell, above + (floor(i / n) + 0.5) * cell + 4, "center");
 		});
 		if (state.drop) { // beside each query, what it gave to the first token
 			const unit = (state.kind ? largest(lost) || 1 : 1) / 40;
 			pen.fillStyle = palette.ink;
 			write("dropped", left + side + 4, above - 5);
-			lost.forEach((v, q) => pen.fillRect(left + side + 5, above + (q + 0.1) * cell, Math.abs(v) / unit || 0, cell * 0.8));
+			lost.forEach((v, q) => pen.fillRect(left + side + 5, above + (q + 0.1) * cell, abs(v) / unit || 0, cell * 0.8));
 		}
 		pen.strokeStyle = palette.mark;
 		pen.lineWidth = 1.5;
@@ -302,7 +303,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 			lines.push(el("table", {}, both ? row("", [...runs, "difference"]) : "", ...rows.map(([label, v]) =>
 				row(label, [...v.map(label === KINDS[2] ? plus : fixed), ...(both ? [plus(v[1] - v[0])] : [])]))));
 		} else if (one !== null) {
-			const by = (i) => Math.abs(across(one, i)) || 0, best = range(n).filter(by).sort((a, b) => by(b) - by(a) || a - b);
+			const by = (i) => abs(across(one, i)) || 0, best = range(n).filter(by).sort((a, b) => by(b) - by(a) || a - b);
 			say(`${side(role, one)}${held}: ${best.slice(0, 6).map((i) => `${quote(i)} ${spell(across(one, i))}`).join(" · ") || "nothing"}`);
 			if (drop && !role) say(`dropped with the first token: ${spell(lost[one])}`);
 		} else if (drop) {
@@ -322,7 +323,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 			if (control.type === "radio") control.checked = +control.value === value;
 			else control[control.type === "checkbox" ? "checked" : "value"] = value;
 		}
-		const level = Math.max(...Object.keys(what).map((key) => DEPTH[key] || 0)); // how much to draw anew
+		const level = max(...Object.keys(what).map((key) => DEPTH[key] || 0)); // how much to draw anew
 		if (level > 1) arrange();
 		if (level > 2) measure();
 		if (level > 1) drawMap();
@@ -350,11 +351,11 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 	const mine = (i, other = null) => (state.role ? [other, i] : [i, other]);
 
 	const headAt = ({ offsetX, offsetY }) => {
-		const column = Math.floor(offsetX / (thumb + 6));
-		return column < heads ? order[Math.floor(offsetY / (thumb + 18)) * heads + column] : undefined;
+		const column = floor(offsetX / (thumb + 6));
+		return column < heads ? order[floor(offsetY / (thumb + 18)) * heads + column] : undefined;
 	};
 	const cellAt = ({ offsetX, offsetY }) => {
-		const pair = [(offsetY - frame.above) / frame.cell, (offsetX - frame.left) / frame.cell].map(Math.floor);
+		const pair = [(offsetY - frame.above) / frame.cell, (offsetX - frame.left) / frame.cell].map(floor);
 		return pair.every((i) => i >= 0 && i < n) && pair;
 	};
 	const tokenAt = (e) => [...strip.children].indexOf(e.target);
@@ -369,7 +370,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 	};
 	strip.onclick = (e) => tokenAt(e) < 0 || lockPair(mine(tokenAt(e)));
 
-	const clamp = (i) => Math.max(0, Math.min(n - 1, i));
+	const clamp = (i) => max(0, min(n - 1, i));
 	root.onkeydown = (e) => {
 		const { head, headLocked, pair, lock, role } = state, on = e.target, held = both(pair);
 		const [down, right] = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[e.key] || [];
@@ -396,7 +397,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 	const escaped = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 	const SAVE = {
 		PNG() {
-			const out = el("canvas", { width: map.width + big.width + 24, height: Math.max(map.height, big.height) + 16 }), pen = out.getContext("2d");
+			const out = el("canvas", { width: map.width + big.width + 24, height: max(map.height, big.height) + 16 }), pen = out.getContext("2d");
 			pen.fillStyle = palette.paper;
 			pen.fillRect(0, 0, out.width, out.height);
 			pen.drawImage(map, 8, 8);
@@ -404,7 +405,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 			return new Promise((done) => out.toBlob(done));
 		},
 		SVG() { // the head that is shown
-			const cell = Math.max(12, Math.min(48, 600 / n)), side = cell * n, at = (i) => 94 + (i + 0.5) * cell;
+			const cell = max(12, min(48, 600 / n)), side = cell * n, at = (i) => 94 + (i + 0.5) * cell;
 			const area = `x="90" y="90" width="${side}" height="${side}"`, { ink, paper, hatch } = palette, size = side + 98;
 			return `<svg xmlns="http://www.w3.org/2000/svg" width="${size}" height="${size}" font-family="sans-serif" font-size="11" ` +
 				`fill="${ink}"><title>${name(state.head)}</title><path fill="${paper}" d="M0 0h${size}v${size}H0"/><rect ${area} fill="${hatch}"/>` +
@@ -451,6 +452,6 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 		let width = host.clientWidth;
 		new ResizeObserver(() => host.clientWidth === width || ((width = host.clientWidth), change({ all: true }))).observe(host);
 		host.explorer = { state, change, selection, matrix: (layer, head) => matrix(layers.indexOf(layer) * heads + head) };
-		host.dataset.ready = Math.round(performance.now());
-	}).catch((error) => host.append(el("p", {}, `This browser cannot draw the explorer: ${error}`)));
+		host.dataset.ready = round(performance.now());
+	}).catch((error) => host.append(el("p", {}, `The explorer cannot be drawn here: ${error}`)));
 }

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,7 +26,7 @@ from interp.files import atomic_path
 from interp.hooks import layer_index
 from interp.plot import packing, still
 from interp.plot.attention_run import AttentionRun, answer_ids, read_run
-from interp.plot.labels import Score, read_scores, token_label, token_labels
+from interp.plot.labels import Score, Tokens, read_scores, token_label, token_labels
 from interp.tokens import visible
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ BADGE = 0.3
 
 def attention(
     cache: ActivationCache,
-    tokens: str | Sequence[str] | Sequence[int] | Tensor | None = None,
+    tokens: Tokens | None = None,
     scores: Mapping[str, Any] | None = None,
     *,
     batch: int = 0,
     logit_difference: tuple[int | str, int | str] | None = None,
     patched: ActivationCache | None = None,
-    patched_tokens: str | Sequence[str] | Sequence[int] | Tensor | None = None,
+    patched_tokens: Tokens | None = None,
     attention_mask: Tensor | None = None,
     sort_by: str | None = None,
     head: tuple[int, int] | None = None,

@@ -17,6 +17,9 @@ from interp.errors import ConfigError, RangeError, ShapeError, TokenError
 from interp.plot import still
 from interp.tokens import visible
 
+Tokens = str | Sequence[str] | Sequence[int] | Tensor | np.ndarray
+"""The tokens of a run: its text, a string a position, or ids [pos] or [batch, pos]."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -46,6 +49,8 @@ def token_labels(cache: ActivationCache, tokens: Any, n: int, batch: int, what: 
     ids = None
     if isinstance(tokens, Tensor | np.ndarray):
         ids = torch.as_tensor(tokens)
+        if ids.ndim == 2 and not -len(ids) <= batch < len(ids):
+            raise TokenError(f"{what} has {len(ids)} sequences, so there is none for batch = {batch}")
         ids = ids[batch] if ids.ndim == 2 else ids
     elif all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
         ids = torch.tensor(list(tokens), dtype=torch.long)

@@ -195,7 +195,7 @@ def head_svg(pixels: UInt8[np.ndarray, "rows columns"], tokens: Sequence[str], t
     return _svg(edge + side + 8, edge + side + 8, title, image + heading + words)
 
 
-def _svg(width: float, height: float, title: str, inside: str) -> str:
+def _svg(width: int | float, height: int | float, title: str, inside: str) -> str:
     light = PALETTE["light"]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
@@ -205,7 +205,7 @@ def _svg(width: float, height: float, title: str, inside: str) -> str:
     )
 
 
-def _image(picture: bytes, x: float, y: float, width: float, height: float) -> str:
+def _image(picture: bytes, x: int | float, y: int | float, width: int | float, height: int | float) -> str:
     return (
         f'<image x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" preserveAspectRatio="none" '
         f'style="image-rendering:pixelated" href="data:image/png;base64,{base64.b64encode(picture).decode()}"/>'

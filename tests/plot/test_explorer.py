@@ -1,0 +1,545 @@
+import base64
+import json
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from einops import einsum
+from grid import GRID, Run, where
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from circuits.gallery.induction import induction_model
+from interp import (
+    ActivationCache,
+    CacheError,
+    ConfigError,
+    HookedTransformer,
+    HookNotFoundError,
+    InterpError,
+    RangeError,
+    ShapeError,
+    TokenError,
+    TransformerConfig,
+    Vocabulary,
+)
+from interp.plot import attention, packing, still
+
+HOSTILE = ["</script><script>alert(1)</script>", "<!--", "<img src=x onerror=alert(2)>", '"&amp;', "\u2028", "\ud800"]
+
+
+def payload(html: str) -> dict[str, Any]:
+    """The data that a page carries."""
+    found = re.search(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def page_of(explorer: Any) -> str:
+    return explorer._repr_mimebundle_()["text/html"]
+
+
+def small(n_layers: int = 2, n_heads: int = 3, **fields: Any) -> HookedTransformer:
+    cfg = TransformerConfig(n_layers=n_layers, n_heads=n_heads, d_model=12, d_head=4, n_ctx=40, d_vocab=20, **fields)
+    return HookedTransformer(cfg)
+
+
+def cache_of(model: HookedTransformer, n: int = 7, **options: Any) -> ActivationCache:
+    tokens = torch.randint(model.cfg.d_vocab, (2, n))
+    with torch.no_grad():
+        return model.run_with_cache(tokens, **options)[1]
+
+
+# ---------------------------------------------------------------------------------------------- values
+
+
+def test_values_are_the_patterns_with_nan_exactly_where_masked(run: Run):
+    explorer = attention(run.cache, batch=1)
+    for layer in range(run.cfg.n_layers):
+        pattern, scores = run.cache["pattern", layer][1], run.cache["attn_scores", layer][1]
+        for head in range(run.cfg.n_heads):
+            values = explorer.values(layer, head)
+            assert np.array_equal(np.isnan(values), scores[head].isneginf().numpy())
+            assert np.array_equal(np.nan_to_num(values), pattern[head].float().numpy())
+
+
+def test_value_weighted_attention_is_attention_times_the_norm_of_what_the_value_writes(run: Run):
+    explorer = attention(run.cache)
+    for layer, block in enumerate(run.model.blocks):
+        v = run.cache["v", layer][0].repeat_interleave(run.cfg.n_heads // run.cfg.n_key_value_heads, dim=1)
+        norms = einsum(v, block.attn.W_O, "pos head d_head, head d_head d_model -> head pos d_model").norm(dim=-1)
+        for head in range(run.cfg.n_heads):
+            wanted = run.cache["pattern", layer][0, head] * norms[head]
+            got = np.nan_to_num(explorer.values(layer, head, "weighted"))
+            np.testing.assert_allclose(got, wanted.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_contributions_summed_over_the_keys_are_the_heads_row_of_logit_attrs(run: Run):
+    right, wrong = 3, 5
+    explorer = attention(run.cache, batch=2, logit_difference=(right, wrong))
+    rows = run.cache.logit_attrs(run.cache.stack_head_results(), right, wrong)
+    for layer in range(run.cfg.n_layers):
+        for head in range(run.cfg.n_heads):
+            summed = np.nansum(explorer.values(layer, head, "contribution"), axis=1)
+            wanted = rows[f"L{layer}H{head}"][2].detach().numpy()
+            np.testing.assert_allclose(summed, wanted, rtol=1e-4, atol=1e-5 * max(1, np.abs(wanted).max()))
+
+
+def test_the_difference_is_patched_minus_clean(plain: Run):
+    with torch.no_grad():
+        _, patched = plain.model.run_with_cache(plain.tokens.flip(1))
+    explorer = attention(plain.cache, patched=patched, logit_difference=(1, 2))
+    for kind in ("attention", "weighted", "contribution"):
+        clean, changed, difference = (explorer.values(2, 1, kind, run) for run in ("clean", "patched", "difference"))
+        np.testing.assert_allclose(difference, changed - clean, atol=1e-6)
+
+
+def test_runs_that_do_not_fit_each_other_are_not_compared(plain: Run):
+    with torch.no_grad():
+        _, shorter = plain.model.run_with_cache(plain.tokens[:, :5])
+    with pytest.raises(ShapeError, match="both must agree"):
+        attention(plain.cache, patched=shorter)
+
+
+@where(lambda cfg: cfg.attention_dir == "causal")
+def test_padding_is_masked_whether_scores_or_a_mask_say_so(run: Run):
+    mask = torch.ones_like(run.tokens, dtype=torch.bool)
+    mask[0, :2] = False
+    names = ["blocks.*.attn.hook_pattern"]
+    with torch.no_grad():
+        _, whole = run.model.run_with_cache(run.tokens, attention_mask=mask)
+        _, bare = run.model.run_with_cache(run.tokens, attention_mask=mask, names_filter=names)
+    by_scores, by_mask = attention(whole), attention(bare, attention_mask=mask)
+    for layer in range(run.cfg.n_layers):
+        np.testing.assert_array_equal(by_scores.values(layer, 0), by_mask.values(layer, 0))
+        assert np.isnan(by_mask.values(layer, 0)[2:, :2]).all()
+    assert by_mask.runs[0].padding == [0, 1]
+    assert by_mask.runs[0].first == 2
+    assert payload(page_of(by_mask))["padding"] == [0, 1]
+
+
+def test_unknown_padding_is_at_least_suspected(plain: Run):
+    mask = torch.ones_like(plain.tokens, dtype=torch.bool)
+    mask[:, 0] = False
+    with torch.no_grad():
+        _, bare = plain.model.run_with_cache(
+            plain.tokens, attention_mask=mask, names_filter="blocks.*.attn.hook_pattern"
+        )
+    assert "attention_mask=" in repr(attention(bare))
+    assert "attention_mask=" not in repr(attention(bare, attention_mask=mask))
+
+
+def test_attention_to_later_keys_by_a_hook_is_shown_and_said():
+    model = small()
+
+    def ahead(pattern: torch.Tensor, hook: Any) -> torch.Tensor:
+        return torch.full_like(pattern, 1 / pattern.shape[-1])
+
+    with model.hooks(fwd_hooks=[(("pattern", 1), ahead)]):
+        cache = cache_of(model, 5)
+    explorer = attention(cache)
+    assert "later keys" in repr(explorer)
+    assert not payload(page_of(explorer))["causal"]
+    np.testing.assert_allclose(explorer.values(1, 0), np.full((5, 5), 0.2), rtol=1e-6)
+    assert np.isnan(explorer.values(0, 0)[0, 1:]).all()
+
+
+def test_a_cache_of_some_layers_shows_these_and_says_so():
+    cache = cache_of(small(4), names_filter=[("pattern", 1), ("pattern", 3)])
+    explorer = attention(cache, scores={"s": torch.rand(4, 3)})
+    assert payload(page_of(explorer))["layers"] == [1, 3]
+    assert "not shown: 0, 2." in repr(explorer)
+    assert "Value-weighted attention is not offered" in repr(explorer)
+    explorer.values(-1, 2)
+    with pytest.raises(ConfigError, match="layer = 2 is not in the cache; allowed: 1, 3"):
+        explorer.values(2, 0)
+    with pytest.raises(HookNotFoundError, match="hook_v"):
+        explorer.values(3, 0, "weighted")
+
+
+# ---------------------------------------------------------------------------------------------- bytes
+
+
+@given(arrays(np.float32, (3, 4), elements=st.floats(0, 1, width=32)))
+def test_a_byte_an_entry_is_within_004(pattern: np.ndarray):
+    codes = packing.encode(pattern)
+    assert codes.max() < packing.MASKED
+    assert np.abs((codes / 254) ** 2 - pattern).max() < 0.004
+
+
+def test_masked_is_a_code_of_its_own_and_zero_is_not_it():
+    assert packing.encode(np.array([np.nan, 0, 1], np.float32)).tolist() == [packing.MASKED, 0, 254]
+
+
+@pytest.mark.parametrize("dir", ["causal", "bidirectional"])
+def test_what_the_page_carries_decodes_to_the_patterns(dir: str):
+    cache = cache_of(small(attention_dir=dir), 9)
+    explorer = attention(cache)
+    raw = zlib.decompress(base64.b64decode(payload(page_of(explorer))["data"]))
+    cells = 45 if dir == "causal" else 81
+    codes = np.frombuffer(raw[len(raw) - 6 * cells :], np.uint8).reshape(2, 3, cells)
+    keys, queries = np.triu_indices(9) if dir == "causal" else np.indices((9, 9)).reshape(2, -1)
+    for layer in range(2):
+        wanted = explorer.runs[0].pattern[layer][:, queries, keys]
+        assert np.abs((codes[layer] / 254) ** 2 - wanted).max() < 0.004
+
+
+def random_patterns(n_layers: int, n_heads: int, n: int, sharpness: float) -> ActivationCache:
+    """A cache of patterns that compress badly: normal scores."""
+    cfg = TransformerConfig(
+        n_layers=n_layers, n_heads=n_heads, d_model=64, d_head=8, n_ctx=n, d_vocab=5, attn_only=True
+    )
+    model = HookedTransformer(cfg)
+    future = torch.ones(n, n).triu(1).bool()
+    values = {}
+    for layer in range(n_layers):
+        scores = sharpness * torch.randn(1, n_heads, n, n)
+        values[f"blocks.{layer}.attn.hook_pattern"] = scores.masked_fill(future, float("-inf")).softmax(-1)
+        values[f"blocks.{layer}.attn.hook_v"] = torch.randn(1, n, n_heads, 8)
+    return ActivationCache(values, model)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
+def test_144_heads_of_128_tokens_take_at_most_1_3_megabytes(sharpness: float, tmp_path: Path):
+    cache = random_patterns(12, 12, 128, sharpness)
+    scores = {name: torch.rand(12, 12) for name in ("previous", "induction", "duplicate", "first")}
+    explorer = attention(cache, [" token"] * 128, scores)
+    explorer.to_html(tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size <= 1_300_000
+    assert explorer.left_out == []
+
+
+def test_the_script_is_at_most_25_kilobytes_and_names_no_address():
+    assert len(packing.source("explorer.js").encode()) <= 25_000
+    assert addresses(packing.source("explorer.js") + packing.source("explorer.css")) == []
+
+
+def addresses(text: str) -> list[str]:
+    """Network addresses in a text, but for the name of SVG, which nothing ever fetches."""
+    return re.findall(r"(?:https?:)?//[\w-]+\.[\w./-]+", text.replace("http://www.w3.org/2000/svg", ""))
+
+
+def test_a_page_names_no_address_and_refers_to_nothing_outside(tmp_path: Path):
+    explorer = attention(cache_of(small()), scores={"induction": torch.rand(2, 3)})
+    explorer.to_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert addresses(page) == []
+    assert re.findall(r'(?:src|href)="(?!data:)', page.split("<script")[0]) == []
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|sendBeacon|WebSocket", page)
+
+
+def test_two_runs_give_the_same_bytes(tmp_path: Path):
+    cache = cache_of(small())
+    for name in ("a", "b"):
+        explorer = attention(cache, scores={"x": np.eye(2, 3)})
+        explorer.to_html(tmp_path / f"{name}.html")
+        explorer.to_png(tmp_path / f"{name}.png")
+        explorer.to_svg(tmp_path / f"{name}.svg")
+    for ending in ("html", "png", "svg"):
+        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+
+
+def test_other_data_have_another_id():
+    cache = cache_of(small())
+    first, second = (payload(page_of(attention(cache, batch=i)))["id"] for i in (0, 1))
+    assert first != second
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_a_page_stays_within_its_budget_and_says_what_it_left_out(scored: bool, tmp_path: Path):
+    cache = random_patterns(4, 6, 64, 1.0)
+    scores = {"induction": torch.rand(4, 6), "previous": torch.rand(4, 6)} if scored else None
+    budget = 90_000
+    explorer = attention(cache, scores=scores, max_bytes=budget, head=(2, 3))
+    explorer.to_html(tmp_path / "page.html")
+    assert budget - 6_000 < (tmp_path / "page.html").stat().st_size <= budget
+    assert 0 < len(explorer.left_out) < 24
+    assert (2, 3) not in explorer.left_out
+    assert f"{len(explorer.left_out)} of 24 heads" in repr(explorer)
+    assert "0.09 MB" in payload(page_of(explorer))["notes"][0]
+    if scores is not None:
+        worth = torch.stack(list(scores.values())).amax(0)
+        gone = torch.tensor([worth[at].item() for at in explorer.left_out])
+        assert gone.max() <= min(
+            w for at, w in np.ndenumerate(worth.numpy()) if at not in explorer.left_out and at != (2, 3)
+        )
+    explorer.values(*explorer.left_out[0])  # Python still has it
+
+
+def test_a_budget_that_holds_no_head_is_refused():
+    with pytest.raises(ConfigError, match="max_bytes"):
+        attention(cache_of(small()), max_bytes=1_000)
+
+
+# ---------------------------------------------------------------------------------------------- tokens
+
+
+def test_hostile_tokens_and_names_cannot_become_markup(tmp_path: Path):
+    explorer = attention(cache_of(small(), len(HOSTILE)), HOSTILE, {HOSTILE[0]: np.ones((2, 3))})
+    explorer.to_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "alert(1)</script>" not in page
+    assert "<img src=x" not in page
+    assert page.count("</script>") == 2
+    assert payload(page)["tokens"][0] == HOSTILE[0]
+    for head in (None, 0):
+        explorer.to_svg(tmp_path / "x.svg", head, head)
+        ElementTree.fromstring((tmp_path / "x.svg").read_bytes())
+
+
+def test_labels_come_from_strings_text_or_ids():
+    words = Vocabulary(["the", "cat", "sat"])
+    cfg = TransformerConfig(n_layers=1, n_heads=1, d_model=8, n_ctx=8, d_vocab=3)
+    model = HookedTransformer(cfg, words)
+    _, cache = model.run_with_cache("the cat the cat")
+    ids = model.to_tokens("the cat the cat")
+    for tokens in (["the", "cat", "the", "cat"], "the cat the cat", ids, ids[0], ids[0].tolist(), ids.numpy()):
+        assert attention(cache, tokens).tokens == [["the", "cat", "the", "cat"]]
+    assert attention(cache).tokens == [["0", "1", "2", "3"]]
+    assert attention(cache_of(small(), 3), torch.tensor([7, 8, 9])).tokens == [["7", "8", "9"]]  # no tokenizer
+
+
+def test_tokens_that_differ_in_white_space_only_keep_labels_of_their_own():
+    labels = attention(cache_of(small(), 5), ["a", " a", "a ", "a\n", "a"]).tokens[0]
+    assert labels == ["a", "·a", "a·", "a⏎", "a"]
+
+
+# ---------------------------------------------------------------------------------------------- scores
+
+
+def test_an_xarray_dataset_is_a_mapping_of_scores_in_any_order_of_its_axes():
+    values = np.random.default_rng(0).random((2, 3)).astype(np.float32)
+    dataset = xr.Dataset({"induction": (("head", "layer"), values.T)})
+    explorer = attention(cache_of(small()), scores=dataset)  # pyright: ignore[reportArgumentType]
+    assert np.array_equal(explorer.scores[0].values, values)
+    best = np.unravel_index(values.argmax(), values.shape)
+    assert f"induction: L{best[0]}H{best[1]}" in repr(explorer)
+    assert payload(page_of(explorer))["head"] == values.argmax()
+
+
+def test_badges_have_the_shortest_names_that_tell_them_apart():
+    names = ["previous", "prefix", "Induction", "first"]
+    explorer = attention(cache_of(small()), scores={name: np.zeros((2, 3)) for name in names})
+    assert [score.short for score in explorer.scores] == ["Prev", "Pref", "I", "F"]
+
+
+@pytest.mark.parametrize("colour", still.SCORE_COLOURS)
+def test_white_text_on_a_badge_has_contrast(colour: str):
+    assert contrast("#ffffff", colour) >= 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.1's contrast ratio."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_palettes_order_amounts_by_lightness_alone(theme: str):
+    steps = [contrast(c, "#000000") for c in still.PALETTE[theme]["positive"]]
+    assert steps == sorted(steps, reverse=theme == "light")
+    signed = [contrast(c, "#000000") for c in still.PALETTE[theme]["signed"]]
+    middle = len(signed) // 2
+    outwards = [signed[middle::-1], signed[middle:]]
+    assert all(side == sorted(side, reverse=theme == "light") for side in outwards)
+    assert contrast(still.PALETTE[theme]["ink"], still.PALETTE[theme]["masked"]) >= 4.5
+
+
+# ---------------------------------------------------------------------------------------------- outputs
+
+
+def decode_png(data: bytes) -> tuple[np.ndarray, list[str]]:
+    """Pixels and palette of an indexed PNG whose rows are not filtered; every checksum is checked."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    at, chunks = 8, {}
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
+        chunks[kind] = body
+        at += 12 + length
+    width, height, depth, colour_type = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    assert (depth, colour_type) == (8, 3)
+    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, width + 1)
+    assert not rows[:, 0].any()
+    palette = chunks[b"PLTE"]
+    return rows[:, 1:], [f"#{palette[i : i + 3].hex()}" for i in range(0, len(palette), 3)]
+
+
+def test_the_png_of_a_head_shows_its_values_and_hatches_what_is_masked(tmp_path: Path):
+    model = induction_model()
+    _, cache = model.run_with_cache("!abacb")
+    attention(cache, "!abacb").to_png(tmp_path / "head.png", 1, 0)
+    pixels, palette = decode_png((tmp_path / "head.png").read_bytes())
+    assert palette == still.colour_table()
+    cells = pixels.reshape(6, len(pixels) // 6, 6, -1).transpose(0, 2, 1, 3).reshape(6, 6, -1)
+    pattern = cache["pattern", 1][0, 0].numpy()
+    for q, k in np.ndindex(6, 6):
+        if k > q:
+            assert set(cells[q, k].tolist()) == {still.MASKED, still.HATCH}
+        else:
+            assert set(cells[q, k].tolist()) == {round(float(pattern[q, k]) ** 0.5 * (still.LEVELS - 1))}
+
+
+def test_the_map_is_not_a_ribbon_however_many_layers(tmp_path: Path):
+    for layers, heads in ((30, 9), (2, 1), (1, 16)):
+        model = small(layers, heads)
+        attention(cache_of(model, 12)).to_png(tmp_path / "map.png")
+        height, width = decode_png((tmp_path / "map.png").read_bytes())[0].shape
+        assert height <= 2.2 * width
+
+
+def test_a_thin_stripe_survives_in_a_thumbnail():
+    values = np.zeros((200, 200), np.float32)
+    values[np.arange(1, 200), np.arange(199)] = 0.7
+    values[:, 150:] = np.nan
+    pooled = still.pool(values, 40)
+    assert (pooled[np.arange(29), np.arange(29)] == np.float32(0.7)).all()
+    assert np.isnan(pooled[:, 30:]).all()
+
+
+def test_svg_files_hold_every_token_and_the_summary(tmp_path: Path):
+    explorer = attention(cache_of(small(), 3), ["<a>", " b", "c&d"], {"induction": np.eye(2, 3)})
+    explorer.to_svg(tmp_path / "head.svg", 1, 2)
+    texts = [node.text for node in ElementTree.parse(tmp_path / "head.svg").iter() if node.tag.endswith("text")]
+    assert texts == ["L1H2", "<a>", "<a>", "·b", "·b", "c&d", "c&d"]
+    explorer.to_svg(tmp_path / "map.svg")
+    assert "induction: L0H0 1.00" in (tmp_path / "map.svg").read_text(encoding="utf-8")
+
+
+def test_a_notebook_gets_html_with_a_still_picture_a_png_and_text():
+    explorer = attention(cache_of(small()), scores={"induction": np.eye(2, 3)})
+    bundle = explorer._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "image/png", "text/plain"}
+    assert bundle["text/plain"].splitlines()[0] == "Attention of 2 layers x 3 heads over 7 tokens"
+    before_script = bundle["text/html"].split("<script")[0]
+    assert f"data:image/png;base64,{bundle['image/png']}" in before_script
+    assert re.search(r'alt="[^"]*induction: L0H0 1.00', before_script)
+    assert set(explorer._repr_mimebundle_(include={"image/png"})) == {"image/png"}
+    assert set(explorer._repr_mimebundle_(exclude={"text/html"})) == {"image/png", "text/plain"}
+    decode_png(base64.b64decode(bundle["image/png"]))
+
+
+def test_plotly_figures_hold_the_same_values():
+    cache = cache_of(small(n_heads=5))
+    explorer = attention(cache, logit_difference=(0, 1), patched=cache_of(small(n_heads=5)))
+    figure: Any = explorer.figure(1, 4, "contribution", "difference")
+    np.testing.assert_array_equal(figure.data[0].z, explorer.values(1, 4, "contribution", "difference"))
+    assert figure.layout.coloraxis.cmid == 0
+    layer: Any = explorer.layer_figure(-1)
+    assert len(layer.data) == 5
+    for head in range(5):
+        np.testing.assert_array_equal(layer.data[head].z, explorer.values(1, head))
+    assert {trace.coloraxis for trace in layer.data} == {"coloraxis"}
+    assert layer.layout.coloraxis.cmax == 1
+
+
+def test_the_widget_carries_the_same_script_and_data():
+    pytest.importorskip("anywidget")
+    explorer = attention(cache_of(small()))
+    widget = explorer.widget()
+    assert packing.source("explorer.js") in str(widget._esm)
+    assert widget._meta == payload(page_of(explorer))
+    assert widget.selection == {"layer": None, "head": None, "query": None, "key": None}
+
+
+# ---------------------------------------------------------------------------------------------- errors
+
+
+def nan_pattern(cache: ActivationCache) -> ActivationCache:
+    values = dict(cache)
+    values["blocks.0.attn.hook_pattern"] = values["blocks.0.attn.hook_pattern"] * torch.nan
+    return ActivationCache(values, cache.model)
+
+
+REFUSED: dict[str, tuple[Callable[[ActivationCache], Any], type[InterpError], str]] = {
+    "tuple": (lambda c: attention((None, c)), ConfigError, "run_with_cache returns"),  # pyright: ignore
+    "no patterns": (lambda c: attention(c._with({"hook_embed": c["hook_embed"]})), HookNotFoundError, "names_filter="),
+    "positions cut": (lambda c: attention(c.slice(pos=slice(2, 5))), ShapeError, "whole runs"),
+    "batch": (lambda c: attention(c, batch=2), ShapeError, "batch = 2; allowed: -2 to 1"),
+    "nan": (lambda c: attention(nan_pattern(c)), RangeError, "layer 0 has entries that are NaN"),
+    "tokens": (lambda c: attention(c, ["a"] * 6), TokenError, "6 tokens for 7 positions"),
+    "batch of ids": (lambda c: attention(c, torch.zeros(1, 7).long(), batch=1), TokenError, "1 sequences"),
+    "mixed tokens": (lambda c: attention(c, ["a", 1, "b"]), TokenError, "ids, not"),  # pyright: ignore
+    "text": (lambda c: attention(c, "a b"), TokenError, "no tokenizer"),
+    "scores": (lambda c: attention(c, scores={"s": torch.rand(3, 2)}), ShapeError, r"shape \(3, 2\); allowed"),
+    "no names": (lambda c: attention(c, scores=torch.rand(2, 3)), ConfigError, "mapping"),  # pyright: ignore
+    "nan score": (lambda c: attention(c, scores={"s": np.full((2, 3), np.nan)}), RangeError, "'s' has entries"),
+    "sort": (
+        lambda c: attention(c, scores={"induction": np.eye(2, 3)}, sort_by="inducton"),
+        ConfigError,
+        "did you mean 'induction'",
+    ),
+    "sort without": (lambda c: attention(c, sort_by="x"), ConfigError, "nothing without scores="),
+    "head": (lambda c: attention(c, head=(0, 3)), ConfigError, "head = 3; allowed: -3 to 2"),
+    "layer": (lambda c: attention(c, head=(2, 0)), ConfigError, "layer = 2; allowed"),
+    "one answer": (lambda c: attention(c, logit_difference=(1,)), ConfigError, "two tokens"),  # pyright: ignore
+    "same answer": (lambda c: attention(c, logit_difference=(1, 1)), ConfigError, "one token twice"),
+    "answer": (lambda c: attention(c, logit_difference=(1, 20)), TokenError, "allowed: 0 to 19"),
+    "mask": (lambda c: attention(c, attention_mask=torch.ones(2, 6).bool()), ShapeError, "attention_mask"),
+    "patched tokens": (lambda c: attention(c, patched_tokens=["a"]), ConfigError, "without patched="),
+    "no values": (
+        lambda c: attention(c._with({k: v for k, v in c.items() if "hook_v" not in k}), logit_difference=(0, 1)),
+        HookNotFoundError,
+        "hook_v",
+    ),
+    "kind": (lambda c: attention(c).values(0, 0, "wieghted"), ConfigError, "did you mean 'weighted'"),  # pyright: ignore
+    "no answer": (lambda c: attention(c).values(0, 0, "contribution"), ConfigError, "logit_difference="),
+    "run": (lambda c: attention(c).values(0, 0, run="patched"), ConfigError, "give patched="),
+    "half a head": (lambda c: attention(c).to_png("x.png", 0), ConfigError, "give both"),
+}
+
+
+@pytest.mark.parametrize("case", list(REFUSED))
+def test_what_cannot_be_drawn_is_refused_with_the_reason(case: str, as_installed: None):
+    call, error, message = REFUSED[case]
+    with pytest.raises(error, match=message):
+        call(cache_of(small()))
+
+
+def test_a_cache_whose_model_changed_is_refused():
+    model = small()
+    cache = cache_of(model)
+    with torch.no_grad():
+        model.blocks[0].attn.W_O += 1
+    with pytest.raises(CacheError, match="weights changed"):
+        attention(cache)
+
+
+def test_nothing_is_changed_by_drawing(plain: Run):
+    before = {name: value.clone() for name, value in plain.cache.items()}
+    weights = plain.model.weights_hash()
+    page_of(attention(plain.cache, logit_difference=(0, 1)))
+    assert all(torch.equal(before[name], plain.cache[name]) for name in before)
+    assert plain.model.weights_hash() == weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_patterns_of_half_precision_are_drawn(dtype: torch.dtype):
+    fields = GRID["rotary_rms_gated_grouped"] | {"dtype": dtype}
+    model = HookedTransformer(TransformerConfig(**fields))
+    with torch.no_grad():
+        _, cache = model.run_with_cache(torch.arange(6)[None])
+    explorer = attention(cache, logit_difference=(0, 1))
+    assert np.isfinite(explorer.values(2, 3, "contribution")[5]).all()
+
+
+def test_one_token_is_a_text():
+    explorer = attention(cache_of(small(), 1), ["x"])
+    assert explorer.values(0, 0).tolist() == [[1.0]]
+    assert explorer.runs[0].first == 0
