@@ -5,10 +5,10 @@
 // data-ready (milliseconds since the page began) and `explorer`, to read and set what is shown.
 function attentionExplorer(host, meta, onSelect) {
 	const { abs, ceil, floor, max, min, round } = Math;
-	const { n, heads, layers, tokens, scores, first, causal, runs, answer, norms } = meta;
+	const { n, heads, layers, tokens, scores, first, causal, runs, answer, norms, levels } = meta;
 	const range = (length) => Array.from({ length }, (_, i) => i), all = range(layers.length * heads);
 	const KINDS = ["attention", "attention × |v W_O|", `contribution to ${answer}`], SIDES = ["query", "key"];
-	const SHARE = range(256).map((code) => (code < 255 ? (code / 254) ** 2 : NaN)); // NaN: masked
+	const SHARE = range(levels + 2).map((code) => (code > levels ? NaN : (code / levels) ** 2)); // NaN: masked
 	const place = new Map((meta.kept || all).map((head, i) => [head, i]));
 	const NONE = [null, null]; // a pair of positions, [query, key]
 	const layerOf = (head) => floor(head / heads), name = (head) => `L${layers[layerOf(head)]}H${head % heads}`;
@@ -21,7 +21,7 @@ function attentionExplorer(host, meta, onSelect) {
 
 	async function unpack() {
 		const text = atob(meta.data), bytes = new Uint8Array(text.length);
-		for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
+		for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
 		const inflated = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
 		const buffer = await new Response(inflated).arrayBuffer();
 		let at = 0;
@@ -33,7 +33,7 @@ function attentionExplorer(host, meta, onSelect) {
 		const normTops = take(Float32Array, norms, all.length), effectTops = take(Float32Array, answer, all.length);
 		const queries = take(Float32Array, answer, layers.length * n);
 		const sizes = take(Uint16Array, norms, all.length * n), effects = take(Int16Array, answer, all.length * n);
-		const codes = take(Uint8Array, true, place.size * (causal ? (n * (n + 1)) / 2 : n * n));
+		const codes = take(levels > 254 ? Uint16Array : Uint8Array, 1, place.size * (causal ? (n * (n + 1)) / 2 : n * n));
 		parts = codes.map((code, r) => ({ code, factors: [
 			() => 1,
 			(head, k) => (sizes[r][head * n + k] / 65535) * normTops[r][head],
@@ -397,7 +397,8 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 	const escaped = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 	const SAVE = {
 		PNG() {
-			const out = el("canvas", { width: map.width + big.width + 24, height: max(map.height, big.height) + 16 }), pen = out.getContext("2d");
+			const out = el("canvas", { width: map.width + big.width + 24, height: max(map.height, big.height) + 16 });
+			const pen = out.getContext("2d");
 			pen.fillStyle = palette.paper;
 			pen.fillRect(0, 0, out.width, out.height);
 			pen.drawImage(map, 8, 8);
@@ -451,7 +452,8 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 		system.onchange = again;
 		let width = host.clientWidth;
 		new ResizeObserver(() => host.clientWidth === width || ((width = host.clientWidth), change({ all: true }))).observe(host);
-		host.explorer = { state, change, selection, matrix: (layer, head) => matrix(layers.indexOf(layer) * heads + head) };
+		host.explorer = { state, change, selection, heads, spot, frame: () => frame,
+			matrix: (layer, head) => matrix(layers.indexOf(layer) * heads + head) };
 		host.dataset.ready = round(performance.now());
-	}).catch((error) => host.append(el("p", {}, `The explorer cannot be drawn here: ${error}`)));
+	}).catch((error) => host.append(el("p", {}, `The explorer failed: ${error}`)));
 }

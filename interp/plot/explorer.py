@@ -231,7 +231,9 @@ class AttentionExplorer:
         self._meta = self._describe(sort, shown)
         self._still = still.png(self._map(32), still.colour_table())
         spent = len(packing.page(self._html()).encode()) + RESERVE
-        data, kept = packing.fit(self.runs, self._meta["causal"], ranking, self._max_bytes - spent)
+        data, kept = packing.fit(
+            self.runs, self._meta["causal"], self._meta["levels"], ranking, self._max_bytes - spent
+        )
         heads = self.runs[0].pattern.shape[1]
         gone = [i for i in range(len(ranking)) if i not in set(kept)]
         self.left_out = [(self.runs[0].layers[i // heads], i % heads) for i in gone]
@@ -268,6 +270,7 @@ class AttentionExplorer:
             "heads": run.pattern.shape[1],
             "layers": run.layers,
             "runs": ["clean", "patched"][: len(self.runs)],
+            "levels": packing.levels_for(self.runs),
             "causal": run.attention_dir == "causal",
             "tokens": self.tokens[0],
             "patchedTokens": None if same else self.tokens[1],

@@ -1,9 +1,10 @@
 """The explorer's data as a page carries them: bytes of the patterns, their budget, and the HTML around them.
 
 A pattern's entry p is the code `round(254 sqrt(p))`, one byte, and 255 where masked: off by at most .004, and by little
-more when the first token is dropped and what is left is divided again, because small entries keep finer steps. Of a
-causal pattern only the lower triangle is stored, key by key. Norms and effects of the values take two bytes each,
-against the largest of their head. All is compressed by zlib as one piece and written in base64.
+more when the first token is dropped and what is left is divided again, because small entries keep finer steps. Where
+there are few entries, two bytes are spent on each. Of a causal pattern only the lower triangle is stored, key by key.
+Norms and effects of the values take two bytes each, against the largest of their head. All is compressed by zlib as one
+piece and written in base64.
 """
 
 from __future__ import annotations
@@ -19,25 +20,29 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt
 
 from interp.errors import ConfigError
 from interp.plot.attention_run import AttentionRun
 
-MASKED = 255
+ONE_BYTE, TWO_BYTES = 254, 65534
+"""Codes of a share of 1; the next one stands for masked."""
+
+FEW = 100_000
+"""Up to so many entries take two bytes each."""
 
 
-def encode(pattern: Float[np.ndarray, "*axes"]) -> UInt8[np.ndarray, "*axes"]:
-    """A byte an entry, see above."""
-    code = np.rint(254 * np.sqrt(np.clip(np.nan_to_num(pattern), 0, 1))).astype(np.uint8)
-    return np.where(np.isnan(pattern), np.uint8(MASKED), code)
+def encode(pattern: Float[np.ndarray, "*axes"], levels: int = ONE_BYTE) -> UInt[np.ndarray, "*axes"]:
+    """A code an entry, see above."""
+    code = np.rint(levels * np.sqrt(np.clip(np.nan_to_num(pattern), 0, 1)))
+    return np.where(np.isnan(pattern), levels + 1, code).astype("u1" if levels == ONE_BYTE else "<u2")
 
 
-def head_bytes(run: AttentionRun, triangle: bool) -> list[bytes]:
+def head_bytes(run: AttentionRun, triangle: bool, levels: int) -> list[bytes]:
     """The codes of every head, key by key; with `triangle` those of the queries from the key on."""
     n = run.pattern.shape[-1]
     keys, queries = np.triu_indices(n) if triangle else np.indices((n, n)).reshape(2, -1)
-    return [encode(head[queries, keys]).tobytes() for layer in run.pattern for head in layer]
+    return [encode(head[queries, keys], levels).tobytes() for layer in run.pattern for head in layer]
 
 
 def compress(data: bytes) -> bytes:
@@ -106,13 +111,20 @@ def page(inside: str) -> str:
     )
 
 
-def fit(runs: Sequence[AttentionRun], triangle: bool, ranking: Sequence[int], room: int) -> tuple[str, list[int]]:
+def levels_for(runs: Sequence[AttentionRun]) -> int:
+    """The code of a share of 1 in these runs."""
+    return TWO_BYTES if sum(run.pattern.size for run in runs) <= FEW else ONE_BYTE
+
+
+def fit(
+    runs: Sequence[AttentionRun], triangle: bool, levels: int, ranking: Sequence[int], room: int
+) -> tuple[str, list[int]]:
     """The data in base64, at most `room` characters with the list of heads beside it, and the heads that are in it.
 
     Where not all fit, heads are left out from the end of `ranking`, which lists all of them. Raises `ConfigError` if
     not a single one fits.
     """
-    extra, of_runs = value_bytes(runs), [head_bytes(run, triangle) for run in runs]
+    extra, of_runs = value_bytes(runs), [head_bytes(run, triangle, levels) for run in runs]
 
     def packed(heads: Sequence[int]) -> str:
         codes = b"".join(of_run[head] for of_run in of_runs for head in heads)

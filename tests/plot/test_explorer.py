@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 from einops import einsum
-from grid import GRID, Run, where
+from grid import GRID, Run, config, where
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -49,7 +49,7 @@ def page_of(explorer: Any) -> str:
 
 
 def small(n_layers: int = 2, n_heads: int = 3, **fields: Any) -> HookedTransformer:
-    cfg = TransformerConfig(n_layers=n_layers, n_heads=n_heads, d_model=12, d_head=4, n_ctx=40, d_vocab=20, **fields)
+    cfg = TransformerConfig(n_layers=n_layers, n_heads=n_heads, d_model=12, d_head=4, n_ctx=140, d_vocab=20, **fields)
     return HookedTransformer(cfg)
 
 
@@ -170,27 +170,34 @@ def test_a_cache_of_some_layers_shows_these_and_says_so():
 
 
 @given(arrays(np.float32, (3, 4), elements=st.floats(0, 1, width=32)))
-def test_a_byte_an_entry_is_within_004(pattern: np.ndarray):
-    codes = packing.encode(pattern)
-    assert codes.max() < packing.MASKED
-    assert np.abs((codes / 254) ** 2 - pattern).max() < 0.004
+def test_a_byte_an_entry_is_within_004_and_two_bytes_are_within_00002(pattern: np.ndarray):
+    for levels, atol in ((packing.ONE_BYTE, 0.004), (packing.TWO_BYTES, 0.00002)):
+        codes = packing.encode(pattern, levels)
+        assert codes.max() <= levels
+        assert np.abs((codes / levels) ** 2 - pattern).max() < atol
 
 
 def test_masked_is_a_code_of_its_own_and_zero_is_not_it():
-    assert packing.encode(np.array([np.nan, 0, 1], np.float32)).tolist() == [packing.MASKED, 0, 254]
+    pattern = np.array([np.nan, 0, 1], np.float32)
+    assert packing.encode(pattern).tolist() == [255, 0, 254]
+    assert packing.encode(pattern, packing.TWO_BYTES).tolist() == [65535, 0, 65534]
 
 
 @pytest.mark.parametrize("dir", ["causal", "bidirectional"])
-def test_what_the_page_carries_decodes_to_the_patterns(dir: str):
-    cache = cache_of(small(attention_dir=dir), 9)
+@pytest.mark.parametrize(("n", "levels"), [(9, 65534), (140, 254)])
+def test_what_the_page_carries_decodes_to_the_patterns(dir: str, n: int, levels: int):
+    cache = cache_of(small(attention_dir=dir), n)
     explorer = attention(cache)
-    raw = zlib.decompress(base64.b64decode(payload(page_of(explorer))["data"]))
-    cells = 45 if dir == "causal" else 81
-    codes = np.frombuffer(raw[len(raw) - 6 * cells :], np.uint8).reshape(2, 3, cells)
-    keys, queries = np.triu_indices(9) if dir == "causal" else np.indices((9, 9)).reshape(2, -1)
+    meta = payload(page_of(explorer))
+    assert meta["levels"] == levels
+    raw = zlib.decompress(base64.b64decode(meta["data"]))
+    cells = n * (n + 1) // 2 if dir == "causal" else n * n
+    kind = np.dtype("<u2" if levels == 65534 else "u1")
+    codes = np.frombuffer(raw[len(raw) - 6 * cells * kind.itemsize :], kind).reshape(2, 3, cells)
+    keys, queries = np.triu_indices(n) if dir == "causal" else np.indices((n, n)).reshape(2, -1)
     for layer in range(2):
         wanted = explorer.runs[0].pattern[layer][:, queries, keys]
-        assert np.abs((codes[layer] / 254) ** 2 - wanted).max() < 0.004
+        assert np.abs((codes[layer] / levels) ** 2 - wanted).max() < 1 / levels
 
 
 def random_patterns(n_layers: int, n_heads: int, n: int, sharpness: float) -> ActivationCache:
@@ -516,7 +523,7 @@ def test_a_cache_whose_model_changed_is_refused():
     model = small()
     cache = cache_of(model)
     with torch.no_grad():
-        model.blocks[0].attn.W_O += 1
+        model.blocks[0].attn.W_O.add_(1)
     with pytest.raises(CacheError, match="weights changed"):
         attention(cache)
 
@@ -531,8 +538,7 @@ def test_nothing_is_changed_by_drawing(plain: Run):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_patterns_of_half_precision_are_drawn(dtype: torch.dtype):
-    fields = GRID["rotary_rms_gated_grouped"] | {"dtype": dtype}
-    model = HookedTransformer(TransformerConfig(**fields))
+    model = HookedTransformer(config(GRID["rotary_rms_gated_grouped"], dtype=dtype))
     with torch.no_grad():
         _, cache = model.run_with_cache(torch.arange(6)[None])
     explorer = attention(cache, logit_difference=(0, 1))

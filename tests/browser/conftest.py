@@ -1,0 +1,62 @@
+"""A real browser: Debian's chromium, driven by playwright. Without it these tests are skipped, and say why."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import PATIENCE
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The browser, started once. In CI it has to be there."""
+    program = shutil.which("chromium")
+    if program is None and not os.environ.get("CI"):
+        pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    assert program is not None, "CI needs chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """`visit(path or address, **options of the browser's context)` opens a page.
+
+    At the test's end no script may have failed, and no page may have asked for anything but itself and what lies within
+    (`data:` and `blob:`), nor a page of the server that the test named as `within=` for anything outside.
+    """
+    contexts, requests, failures = [], [], []
+
+    def open_page(address: Path | str, within: str = "", **options: Any) -> Any:
+        context = chromium.new_context(**{"viewport": {"width": 1100, "height": 900}} | options)
+        context.set_default_timeout(PATIENCE)
+        contexts.append(context)
+        page = context.new_page()
+        url = address.as_uri() if isinstance(address, Path) else address
+        allowed = (url, "data:", "blob:") + ((within,) if within else ())
+        page.on("request", lambda request: None if request.url.startswith(allowed) else requests.append(request.url))
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert requests == []
+    assert failures == []
