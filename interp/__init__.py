@@ -15,6 +15,7 @@ from interp.errors import (
     HookNotFoundError,
     InterpError,
     RangeError,
+    RankError,
     ShapeError,
     TokenError,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "InterpError",
     "LogitAttribution",
     "RangeError",
+    "RankError",
     "ShapeError",
     "Stack",
     "TokenError",

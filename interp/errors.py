@@ -38,6 +38,10 @@ class RangeError(InterpError, ValueError):
     """Values that cannot be what they are said to be, such as a pattern with entries above 1."""
 
 
+class RankError(InterpError, ValueError):
+    """A matrix does not fit the width it is to be factored through, or a circuit's spaces the stream."""
+
+
 class CheckpointError(InterpError, ValueError):
     """A file of weights, activations or configuration cannot be used; no half-loaded object is returned."""
 

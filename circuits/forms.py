@@ -1,0 +1,170 @@
+"""Forms: what a head matches, and what it copies, as sums of blocks between spaces.
+
+A form is a matrix between two parts of the stream that is written down by what it relates. Read as query x key, it is a
+QK circuit: `match(pos, pos, shift(1))` scores 1 where the key's position is the query's minus 1. Read as
+source -> destination, it is an OV circuit: `copy(tok, prev)` writes the token it attends to into the space `prev`.
+Forms add and scale: `match(tok, back1) + 0.6 * match(back1, back2)`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.space import Label, Space, listed
+from interp.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The relation "n places later": position i is related to position i - n."""
+
+    n: int
+
+    def __repr__(self) -> str:
+        return f"shift({self.n})"
+
+
+def shift(n: int) -> Shift:
+    """Relates the i-th label to the (i - n)-th: as a match of positions, "attend n back" (negative n: ahead)."""
+    return Shift(n)
+
+
+Relation = (
+    Shift
+    | Mapping[Label, Label | Iterable[Label]]
+    | Callable[[Label, Label], bool | float]
+    | Sequence[Sequence[float]]
+    | Tensor
+)
+"""Which labels of the first space go with which of the second: a shift, a mapping from a label to one or several (a
+permutation is one), a function of two labels (true, or a weight), or the whole matrix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One block of a form.
+
+    Attributes:
+        name: as messages show it, such as "match(tok, prev)".
+        rows, columns: the spaces it relates: query and key, or source and destination.
+        matrix: what it relates, before the weight.
+        weight: the factor in front.
+        shift: n, where the relation is `shift(n)` (0 for equality): a position code may have its own way to write it.
+        drops_bos: whether a head with a sink leaves out what it would copy from the start of the text.
+    """
+
+    name: str
+    rows: Space
+    columns: Space
+    matrix: Float[Tensor, "rows columns"]
+    weight: float = 1.0
+    shift: int | None = None
+    drops_bos: bool = False
+
+    @property
+    def weighted(self) -> Float[Tensor, "rows columns"]:
+        """The block with its weight."""
+        return self.weight * self.matrix
+
+    def without(self, label: Label) -> "Term":
+        """The same, reading nothing from one label of its rows."""
+        matrix = self.matrix.clone()
+        matrix[self.rows.index(label)] = 0
+        return replace(self, matrix=matrix)
+
+    def __repr__(self) -> str:
+        return self.name if self.weight == 1 else f"{self.weight:g} * {self.name}"
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """A sum of terms. `a + b`, `a - b`, `2 * a`, `-a`; the empty form relates nothing."""
+
+    terms: tuple[Term, ...] = ()
+
+    def __add__(self, other: "Form") -> "Form":
+        return Form(self.terms + other.terms)
+
+    def __mul__(self, factor: float) -> "Form":
+        return Form(tuple(replace(term, weight=factor * term.weight) for term in self.terms))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Form":
+        return -1.0 * self
+
+    def __sub__(self, other: "Form") -> "Form":
+        return self + -other
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.terms)).replace("+ -", "- ") or "nothing"
+
+
+NOTHING = Form()
+"""The empty form."""
+
+
+def match(query: Space, key: Space, relation: Relation | None = None) -> Form:
+    """Score 1 where the key's label in `key` is related to the query's label in `query`; by default, is the same.
+
+    Raises `ConfigError` naming this match: spaces whose labels differ without a relation, a relation with labels that
+    are not there, of another shape, or that relates nothing.
+    """
+    return _form(f"match({query.name}, {key.name})", query, key, relation)
+
+
+def copy(
+    source: Space, destination: Space, relation: Relation | None = None, drop: Label | Iterable[Label] | None = None
+) -> Form:
+    """Write, for each label of `source`, the related label of `destination`; by default, the same.
+
+    Labels in `drop` are not copied. With None a head that has a sink drops what it would read at the start of the text:
+    the word `bos`, or position 0; with () nothing is dropped. Raises `ConfigError` as `match` does.
+    """
+    name = f"copy({source.name}, {destination.name})"
+    form = _form(name, source, destination, relation)
+    (term,) = form.terms
+    for label in [drop] if isinstance(drop, str | int) else drop or ():
+        source.index(label, f"{name}, drop={label!r}")
+        term = term.without(label)
+    return Form((replace(term, drops_bos=drop is None),))
+
+
+def _form(name: str, rows: Space, columns: Space, relation: Relation | None) -> Form:
+    matrix = _matrix(name, rows, columns, relation)
+    if not isinstance(relation, Shift) and not matrix.any():
+        raise ConfigError(f"{name}: the relation relates no label of {rows.name!r} to one of {columns.name!r}")
+    by = 0 if relation is None else relation.n if isinstance(relation, Shift) else None
+    return Form((Term(name, rows, columns, matrix, shift=by),))
+
+
+def _matrix(name: str, rows: Space, columns: Space, relation: Relation | None) -> Float[Tensor, "rows columns"]:
+    matrix = torch.zeros(len(rows), len(columns), dtype=torch.float64)
+    if relation is None or isinstance(relation, Shift):
+        if set(rows.labels) != set(columns.labels):
+            raise ConfigError(
+                f"{name}: the labels of {rows.name!r} ({listed(rows.labels)}) and of {columns.name!r} "
+                f"({listed(columns.labels)}) differ; say by relation= which go together"
+            )
+        by = 0 if relation is None else relation.n
+        for i, label in enumerate(rows.labels):
+            if 0 <= i - by < len(rows):
+                matrix[i, columns.index(rows.labels[i - by] if by else label)] = 1
+    elif isinstance(relation, Mapping):
+        for label, related in relation.items():
+            for other in [related] if isinstance(related, str | int) else related:
+                matrix[rows.index(label, name), columns.index(other, name)] = 1
+    elif callable(relation):
+        for i, label in enumerate(rows.labels):
+            for j, other in enumerate(columns.labels):
+                matrix[i, j] = float(relation(label, other))
+    else:
+        given = torch.as_tensor(relation, dtype=torch.float64).detach()
+        if given.shape != matrix.shape:
+            raise ConfigError(f"{name}: the relation has shape {tuple(given.shape)}, not {tuple(matrix.shape)}, the "
+                              f"labels of {rows.name!r} and of {columns.name!r}")  # fmt: skip
+        matrix = given.clone()
+    return matrix

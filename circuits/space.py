@@ -1,0 +1,75 @@
+"""Space: a named part of the residual stream, with one direction for each thing it can say."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from interp.errors import ConfigError, did_you_mean
+
+Label = str | int
+"""What one direction of a space stands for: a word, a number, a position."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """A named subspace of the residual stream.
+
+    Attributes:
+        name: what messages and `edges()` call it.
+        labels: one for each of its orthonormal directions, all different.
+        states: what the space can hold when it holds something, one vector over the labels each; by default each label
+            alone. They matter where the directions are features that are mixed, such as dense word vectors.
+
+    Raises `ConfigError` for a space without labels, with repeated ones, or with states of another length.
+    """
+
+    name: str
+    labels: tuple[Label, ...]
+    states: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise ConfigError(f"space {self.name!r} has no labels")
+        for place, label in enumerate(self.labels):
+            if (first := self.labels.index(label)) != place:
+                raise ConfigError(f"space {self.name!r}: label {label!r} stands at places {first} and {place}")
+        for state in self.states:
+            if len(state) != len(self.labels):
+                raise ConfigError(f"space {self.name!r} has {len(self.labels)} labels, but a state of {len(state)}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def index(self, label: Label, where: str = "") -> int:
+        """The place of a label. Raises `ConfigError` with the nearest one, beginning with `where` it was asked for."""
+        if label not in self.labels:
+            near = did_you_mean(str(label), map(str, self.labels))
+            message = f"space {self.name!r} has no label {label!r}; it has {listed(self.labels)}{near}"
+            raise ConfigError(f"{where}: {message}" if where else message)
+        return self.labels.index(label)
+
+    def __getitem__(self, label: Label) -> "Coordinate":
+        self.index(label)
+        return Coordinate(self, label)
+
+    def __iter__(self) -> None:  # `__getitem__` alone would make a space iterable, by labels that do not exist
+        raise TypeError(f"space {self.name!r} is not a sequence; iterate over its labels")
+
+    def __repr__(self) -> str:
+        return f"Space({self.name!r}, {listed(self.labels)})"
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """One direction of a space, read as a number."""
+
+    space: Space
+    label: Label
+
+    def __repr__(self) -> str:
+        return f"{self.space.name}[{self.label!r}]"
+
+
+def listed(labels: Iterable[Label]) -> str:
+    """Labels for a message, the first few of them where they are many."""
+    names = [str(label) for label in labels]
+    return " ".join(names) if len(names) <= 8 else f"{' '.join(names[:6])} ... {names[-1]} ({len(names)} labels)"
