@@ -1,0 +1,119 @@
+"""The symbolic interpreter: what a circuit means, with attention that chooses instead of weighing.
+
+Every head attends to the best-scoring keys and to nothing else: to all of them alike (ties "mean"), or to the latest or
+the first of them. Every ramp is a step. There is no softmax, no sharpness, no factor of a matrix, no position code and
+no norm in it, so that it can say whether a compiled model does what was declared.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuits.layout import Layout
+from circuits.parts import Head, Neurons, Ties
+
+TIED = 1e-6
+"""Scores that differ by less are the same score."""
+
+
+@dataclass(frozen=True, eq=False)
+class Interpretation:
+    """What a circuit does with a batch of sequences.
+
+    Attributes:
+        tokens: the sequences.
+        stream: the final stream, one coordinate a label; see `space`.
+        patterns: where each head attends, by name.
+        logits: what the output space holds.
+        predictions: a word, or None for nothing to predict, for each position of each sequence.
+        layout: where the spaces lie in the stream.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    stream: Float[Tensor, "batch pos size"]
+    patterns: dict[str, Float[Tensor, "batch query_pos key_pos"]]
+    logits: Float[Tensor, "batch pos d_vocab"]
+    predictions: list[list[str | None]]
+    layout: Layout
+
+    def space(self, name: str) -> Float[Tensor, "batch pos labels"]:
+        """What one space holds at the end."""
+        return self.stream[..., self.layout.slices[name]]
+
+
+class Interpreter:
+    """Runs a circuit on token ids. Raises `ConfigError` for a circuit that reads what is not written."""
+
+    def __init__(self, layout: Layout):
+        layout.check()
+        self.layout = layout
+        self.circuit = layout.circuit
+        self.nothing_below = layout.nothing_below()
+        self._heads = {
+            part.name: (layout.matrix(part.qk), layout.matrix(part.ov))
+            for part in self.circuit.parts
+            if isinstance(part, Head)
+        }
+        self._neurons = {part.name: _steps(part, layout) for part in self.circuit.parts if isinstance(part, Neurons)}
+
+    def run(self, tokens: Int[Tensor, "batch pos"]) -> Interpretation:
+        """What the circuit does with these sequences."""
+        x = self.layout.embedding[tokens] + self.layout.positions[: tokens.shape[1]]
+        visible = visible_keys(self.circuit.attention_dir, tokens.shape[1])
+        patterns = {}
+        for layer in range(1 + max((part.layer for part in self.circuit.parts), default=-1)):
+            parts = [part for part in self.circuit.parts if part.layer == layer]
+            written = torch.zeros_like(x)
+            for part in parts:
+                if isinstance(part, Head):
+                    qk, ov = self._heads[part.name]
+                    patterns[part.name] = attend(x @ qk @ x.transpose(1, 2), visible, part.ties)
+                    written = written + patterns[part.name] @ (x @ ov)
+            x = x + written
+            fired = [self._neurons[part.name] for part in parts if isinstance(part, Neurons)]
+            x = x + sum((((x @ reads) > middle).double() @ writes for reads, middle, writes in fired), x.new_zeros(()))
+        logits = x @ self.layout.unembedding
+        ids = decode(logits, self.nothing_below)
+        return Interpretation(tokens, x, patterns, logits, in_words(ids, self.circuit.vocabulary.words), self.layout)
+
+
+def _steps(
+    part: Neurons, layout: Layout
+) -> tuple[Float[Tensor, "size ramps"], Float[Tensor, "ramps"], Float[Tensor, "ramps size"]]:
+    """What its ramps read, the middle of each, and what they write."""
+    middle = torch.tensor([(ramp.low + ramp.high) / 2 for ramp in part.ramps], dtype=torch.float64)
+    reads = layout.vectors(ramp.reads for ramp in part.ramps).T
+    return reads, middle, layout.vectors(ramp.writes for ramp in part.ramps)
+
+
+def visible_keys(attention_dir: str, n_pos: int) -> Bool[Tensor, "query_pos key_pos"]:
+    """Which keys a query may attend to."""
+    everything = torch.ones(n_pos, n_pos, dtype=torch.bool)
+    return everything.tril() if attention_dir == "causal" else everything
+
+
+def attend(
+    scores: Float[Tensor, "*batch query_pos key_pos"], visible: Bool[Tensor, "query_pos key_pos"], ties: Ties
+) -> Float[Tensor, "*batch query_pos key_pos"]:
+    """Hard attention: all weight on the best visible keys, shared or not as `ties` says."""
+    scores = scores.masked_fill(~visible, -torch.inf)
+    best = (scores >= scores.amax(-1, keepdim=True) - TIED).double()
+    if ties == "mean":
+        return best / best.sum(-1, keepdim=True)
+    place = torch.arange(1, scores.shape[-1] + 1, dtype=torch.float64)
+    chosen = (best * (place if ties == "latest" else 1 / place)).argmax(-1)
+    return torch.nn.functional.one_hot(chosen, scores.shape[-1]).double()
+
+
+def decode(logits: Float[Tensor, "batch pos d_vocab"], nothing_below: float) -> Int[Tensor, "batch pos"]:
+    """The word with the largest logit, the first of those that agree to a tenth of `nothing_below`; -1 for nothing."""
+    top = logits.amax(-1, keepdim=True)
+    ids = (logits >= top - nothing_below / 10).int().argmax(-1)
+    return ids.where(top[..., 0] >= nothing_below, -1)
+
+
+def in_words(ids: Int[Tensor, "batch pos"], words: tuple[str, ...]) -> list[list[str | None]]:
+    """Decoded ids as words, and None for nothing."""
+    return [[None if i < 0 else words[i] for i in row] for row in ids.tolist()]

@@ -1,0 +1,163 @@
+"""What a circuit is made of: attention heads, and MLP neurons that look things up.
+
+Neurons come as *ramps*: `clamp((u - low) / (high - low), 0, 1)`, which is two ReLUs, of a number u read from the
+stream. A ramp snaps: whatever lies below `low` counts as 0 and whatever lies above `high` as 1, so that the small errors
+which a softmax leaves are erased, not passed on.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import Literal
+
+from circuits.forms import NOTHING, Form, Term
+from circuits.space import Coordinate, Label, Space
+from interp.errors import ConfigError
+
+Ties = Literal["mean", "latest", "first"]
+"""Which of several equally good keys a head attends to."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """An attention head.
+
+    Attributes:
+        name, layer: of the declaration.
+        qk: what is matched, the sink included.
+        ov: what is copied.
+        ties: what happens when several keys score the same.
+        recency: for ties "latest" and "first", a term that prefers later (earlier) keys by less than any two scores
+            differ; for "mean" empty.
+        gap: how much the best key's score exceeds the next one's, at least, before sharpening; None if unknown.
+        sharp: the factor on all scores, or None: the compiler's choice.
+        sink: weight of the sink, 0 for none.
+    """
+
+    name: str
+    layer: int
+    qk: Form
+    ov: Form
+    ties: Ties = "mean"
+    recency: Form = NOTHING
+    gap: float | None = None
+    sharp: float | None = None
+    sink: float = 0.0
+
+    @property
+    def scores(self) -> Form:
+        """Everything its scores are made of."""
+        return self.qk + self.recency
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """`clamp((u - low) / (high - low), 0, 1)`, with u a sum over what it reads.
+
+    Attributes:
+        reads: coordinates with their factors.
+        low, high: where it begins to rise, and where it is 1.
+        writes: what it adds to the stream where it is 1.
+    """
+
+    reads: tuple[tuple[Coordinate, float], ...]
+    low: float
+    high: float
+    writes: tuple[tuple[Coordinate, float], ...]
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """A group of an MLP's neurons, declared by `Circuit.mlp` or `Circuit.bucket`."""
+
+    name: str
+    layer: int
+    ramps: tuple[Ramp, ...]
+
+
+Part = Head | Neurons
+"""Anything that reads the stream and writes to it."""
+
+Key = Label | EllipsisType | tuple[Label | EllipsisType, ...]
+"""One label for each space that a table reads; `...` for any."""
+
+Table = Mapping[Key, Label | tuple[Label, ...]] | Callable[..., Label | tuple[Label, ...] | None]
+"""What to write for which labels: a mapping, or a function of one label a space that returns None for nothing."""
+
+
+def lookup(name: str, layer: int, reads: Sequence[Space], writes: Sequence[Space], table: Table) -> Neurons:
+    """One ramp an entry: 2 [relu(u - 1/4) - relu(u - 3/4)] on u = (sum of the k selected coordinates) - (k - 1)."""
+    ramps, where = [], f"mlp {name!r}"
+    for key, value in _entries(where, reads, table):
+        read = [space[label] for space, label in zip(reads, key, strict=True) if label is not ...]
+        labels = value if isinstance(value, tuple) else (value,)
+        if not read or len(labels) != len(writes):
+            raise ConfigError(f"{where}: entry {key} -> {labels} needs a label to read, and one for each of the "
+                              f"{len(writes)} spaces it writes")  # fmt: skip
+        for space, label in zip(writes, labels, strict=True):
+            space.index(label, f"{where}, entry {key}")
+        written = tuple((space[label], 1.0) for space, label in zip(writes, labels, strict=True))
+        ramps.append(Ramp(tuple((one, 1.0) for one in read), len(read) - 0.75, len(read) - 0.25, written))
+    if not ramps:
+        raise ConfigError(f"{where}: the table has no entries")
+    return Neurons(name, layer, tuple(ramps))
+
+
+def _entries(
+    where: str, reads: Sequence[Space], table: Table
+) -> Iterator[tuple[tuple[Label | EllipsisType, ...], Label | tuple[Label, ...]]]:
+    if isinstance(table, Mapping):
+        for given, value in table.items():
+            key = given if isinstance(given, tuple) else (given,)
+            if len(key) != len(reads):
+                raise ConfigError(f"{where}: entry {key} does not have one label for each of {len(reads)} spaces")
+            for space, label in zip(reads, key, strict=True):
+                if not isinstance(label, EllipsisType):
+                    space.index(label, f"{where}, entry {key}")
+            yield key, value
+    else:
+        for key in itertools.product(*(space.labels for space in reads)):
+            if (value := table(*key)) is not None:
+                yield key, value
+
+
+def steps(
+    name: str,
+    layer: int,
+    number: Coordinate,
+    writes: Space,
+    values: Mapping[Label, float],
+    gate: Sequence[Coordinate],
+) -> Neurons:
+    """A number as a one-hot label: the one whose value is nearest, and only where a coordinate of `gate` is 1.
+
+    Between two neighbouring values there is one ramp, a quarter of their distance to either side of the middle; it adds
+    the upper label and takes the lower one off. Where the gate is 0 every ramp is pushed below its beginning.
+    """
+    order, where = sorted(values, key=lambda label: values[label]), f"bucket {name!r}"
+    for label in order:
+        writes.index(label, where)
+    if not order:
+        raise ConfigError(f"{where}: no values")
+    for one, other in itertools.pairwise(order):
+        if values[one] == values[other]:
+            raise ConfigError(f"{where}: {one!r} and {other!r} have the same value, {values[one]}")
+    push = 2 * (values[order[-1]] - values[order[0]])
+    ramps = [Ramp(tuple((one, 1.0) for one in gate), 0.25, 0.75, ((writes[order[0]], 1.0),))]
+    for one, other in itertools.pairwise(order):
+        middle, quarter = (values[one] + values[other]) / 2 + push, (values[other] - values[one]) / 4
+        reads = ((number, 1.0), *((coordinate, push) for coordinate in gate))
+        written = ((writes[other], 1.0), (writes[one], -1.0))
+        ramps.append(Ramp(reads, middle - quarter, middle + quarter, written))
+    return Neurons(name, layer, tuple(ramps))
+
+
+def dropping(form: Form, bos_places: Mapping[str, Label]) -> Form:
+    """What a head with a sink copies: nothing from the start of the text, where the form does not say otherwise."""
+
+    def kept(term: Term) -> Term:
+        place = bos_places.get(term.rows.name)
+        return term if place is None or not term.drops_bos else term.without(place)
+
+    return Form(tuple(map(kept, form.terms)))
