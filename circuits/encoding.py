@@ -1,0 +1,89 @@
+"""Encoding: a circuit's matrices between labels, as matrices between the coordinates that lie in the stream.
+
+They are the same but for positions, which a low-rank code writes with fewer coordinates than there are labels.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.forms import Form, Term
+from circuits.layout import Layout
+from circuits.positions import OneHot, PositionCode
+from interp.errors import ConfigError
+
+POS, ONE = "pos", "one"
+
+
+class Encoding:
+    """Coordinates of the stream before a basis is chosen.
+
+    Attributes:
+        slices: where each space lies.
+        size: how many coordinates there are.
+    """
+
+    def __init__(self, layout: Layout, code: PositionCode):
+        self.layout, self.code, self.n_ctx = layout, code, layout.circuit.n_ctx
+        self.vectors = code.vectors(self.n_ctx)
+        self.slices: dict[str, slice] = {}
+        self.size = 0
+        for space in layout.spaces:
+            width = self.vectors.shape[1] if space.name == POS else len(space)
+            self.slices[space.name] = slice(self.size, self.size + width)
+            self.size += width
+
+    def written(self, rows: Float[Tensor, "rows labels"]) -> Float[Tensor, "rows size"]:
+        """Vectors that are written, label by label, in coordinates."""
+        parts = []
+        for space in self.layout.spaces:
+            block = rows[:, self.layout.slices[space.name]]
+            parts.append(block @ self.vectors if space.name == POS else block)
+        return torch.cat(parts, dim=1)
+
+    def read(self, columns: Float[Tensor, "labels columns"], what: str) -> Float[Tensor, "size columns"]:
+        """Vectors that are read. Raises `ConfigError` about `what` where the position code cannot give them."""
+        parts = []
+        for space in self.layout.spaces:
+            block = columns[self.layout.slices[space.name]]
+            parts.append(self._solved(block, what) if space.name == POS else block)
+        return torch.cat(parts, dim=0)
+
+    def _solved(self, block: Float[Tensor, "labels columns"], what: str) -> Float[Tensor, "width columns"]:
+        """The x with vectors @ x = block."""
+        if isinstance(self.code, OneHot):
+            return block
+        width = self.vectors.shape[1]
+        if width and block.any():
+            solved = torch.linalg.lstsq(self.vectors, block, driver="gelsd").solution
+        else:
+            solved = torch.zeros(width, block.shape[1], dtype=torch.float64)
+        if not torch.allclose(self.vectors @ solved, block, atol=1e-9):
+            raise ConfigError(f"{what} cannot be written in the position code {self.code.name!r}; use 'onehot'")
+        return solved
+
+    def copied(self, form: Form, head: str) -> Float[Tensor, "size size"]:
+        """An OV circuit: read by label, written by label."""
+        return sum((self.written(self.read(self.layout.matrix(Form((term,))), f"head {head!r}: {term.name}"))
+                    for term in form.terms), torch.zeros(self.size, self.size, dtype=torch.float64))  # fmt: skip
+
+    def matched(self, term: Term, head: str) -> Float[Tensor, "size size"]:
+        """A term of a QK circuit: read on both sides. A shift is written in the code's own way."""
+        if self.own_shift(term):
+            return self._shifted(term)
+        what = f"head {head!r}: {term.name}"
+        return self.read(self.read(self.layout.matrix(Form((term,))), what).T, what).T
+
+    def own_shift(self, term: Term) -> bool:
+        """Whether a term is an attraction of positions at a distance, for which a low-rank code has its own form."""
+        relates_positions = term.rows.name == term.columns.name == POS
+        return relates_positions and term.shift is not None and term.weight > 0 and not isinstance(self.code, OneHot)
+
+    def _shifted(self, term: Term) -> Float[Tensor, "size size"]:
+        whole = torch.zeros(self.size, self.size, dtype=torch.float64)
+        if not self.code.in_stream:
+            return whole  # the model turns queries and keys itself
+        where = torch.arange(self.size)
+        at = torch.cat([where[self.slices[POS]], where[self.slices[ONE]]])
+        whole[at[:, None], at] = term.weight * self.code.shift(term.shift or 0, self.n_ctx)
+        return whole

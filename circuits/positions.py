@@ -1,0 +1,175 @@
+"""Position codes: how `pos` lies in the residual stream, and how "attend n back" is written in it.
+
+One-hot positions can say anything and cost a rank of n_ctx. A low-rank code writes one thing cheaply, a shift: its
+score is largest where the key's position is the query's minus n, and falls off to both sides.
+
+| code | vectors | score at distance d from the target | rank |
+|---|---|---|---|
+| one-hot | unit vectors | 1 at d = 0, else 0 | n_ctx - 1 |
+| quadratic | (i, i^2) and the constant | -d^2 | 2 |
+| circle | (cos, sin) of one angle, once around in n_ctx + 1 steps | cos(2 pi d / (n_ctx + 1)) | 2 |
+| sinusoidal | the same at many frequencies | sum of cos(w d) | 2 each |
+| rotary | none: queries and keys are turned by the model | sum of cos(w d) | rotary_dim |
+
+Sources: Vaswani et al. 2017, section 3.5 (sinusoidal); Su et al. 2021 (rotary).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class PositionCode:
+    """One-hot positions, and what every code can be asked.
+
+    Attributes:
+        in_stream: whether the code is written into the stream; a rotary one is not.
+    """
+
+    in_stream = True
+
+    @property
+    def name(self) -> str:
+        """As `compile(positions=...)` takes it."""
+        return next(name for name, code in CODES.items() if code is type(self))
+
+    def vectors(self, n_ctx: int) -> Float[Tensor, "n_ctx width"]:
+        """What each position writes."""
+        return torch.eye(n_ctx, dtype=torch.float64)
+
+    def shift(self, n: int, n_ctx: int) -> Float[Tensor, "width_and_one width_and_one"]:
+        """Query x key, over the code's dimensions and the constant: the match of positions under `shift(n)`."""
+        whole = torch.zeros(n_ctx + 1, n_ctx + 1, dtype=torch.float64)
+        ones = torch.ones(max(n_ctx - abs(n), 0), dtype=torch.float64)
+        if len(ones):
+            whole[:n_ctx, :n_ctx] = torch.diag(ones, -n)
+        return whole
+
+    def scores(self, n: int, n_ctx: int) -> Float[Tensor, "query_pos key_pos"]:
+        """The scores that `shift(n)` gives."""
+        with_one = torch.cat([self.vectors(n_ctx), torch.ones(n_ctx, 1, dtype=torch.float64)], dim=1)
+        return with_one @ self.shift(n, n_ctx) @ with_one.T
+
+
+class OneHot(PositionCode):
+    """A unit vector a position."""
+
+
+@dataclass(frozen=True)
+class Quadratic(PositionCode):
+    """(i, i^2) and the constant: 2 (i - n) j - j^2 is -(i - n - j)^2 up to what is the same for all keys."""
+
+    def vectors(self, n_ctx: int) -> Float[Tensor, "n_ctx width"]:
+        """What each position writes."""
+        i = torch.arange(n_ctx, dtype=torch.float64)
+        return torch.stack([i, i.square()], dim=1)
+
+    def shift(self, n: int, n_ctx: int) -> Float[Tensor, "width_and_one width_and_one"]:
+        """2 i j - 2 n j - j^2."""
+        return torch.tensor([[2, 0, 0], [0, 0, 0], [-2 * n, -1, 0]], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Sinusoidal(PositionCode):
+    """Cosines and sines of the position at frequencies `base^(-2 k / width)`.
+
+    Attributes:
+        width: two dimensions a frequency.
+        base: as in the paper.
+        top: only so many of the highest frequencies.
+    """
+
+    width: int = 64
+    base: float = 10_000.0
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.width < 2 or self.width % 2 or self.base <= 1 or not 1 <= (self.top or 1) <= self.width // 2:
+            raise ConfigError(f"{self}: an even width, a base above 1, and 1 to width / 2 of the frequencies")
+
+    def frequencies(self, n_ctx: int) -> Float[Tensor, "frequencies"]:
+        """Radians a position."""
+        return _frequencies(self.width, self.base)[: self.top]
+
+    def vectors(self, n_ctx: int) -> Float[Tensor, "n_ctx width"]:
+        """Cosine and sine in turn."""
+        angles = torch.arange(n_ctx, dtype=torch.float64)[:, None] * self.frequencies(n_ctx)
+        return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(1)
+
+    def shift(self, n: int, n_ctx: int) -> Float[Tensor, "width_and_one width_and_one"]:
+        """One rotation a frequency: cos(w i - w n) cos(w j) + sin(w i - w n) sin(w j) = cos(w (i - n - j))."""
+        angles = n * self.frequencies(n_ctx)
+        cos, sin = angles.cos(), angles.sin()
+        turns = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+        return torch.block_diag(*turns, torch.zeros(1, 1, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Circle(Sinusoidal):
+    """One frequency: once around in n_ctx + 1 positions, so that the last is not a neighbour of the first."""
+
+    width: int = 2
+
+    def frequencies(self, n_ctx: int) -> Float[Tensor, "frequencies"]:
+        """Radians a position."""
+        return torch.tensor([2 * math.pi / (n_ctx + 1)], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Rotary(PositionCode):
+    """Nothing in the stream: the model turns queries and keys by their positions.
+
+    Query and key read the same constant direction, the query turned back by n positions.
+
+    Attributes:
+        base: longest wavelength / 2 pi.
+        rotary_dim: how many dimensions of a head turn; by default those that the circuit's other matches leave.
+    """
+
+    base: float = 10_000.0
+    rotary_dim: int | None = None
+    in_stream = False
+
+    def vectors(self, n_ctx: int) -> Float[Tensor, "n_ctx width"]:
+        """None."""
+        return torch.zeros(n_ctx, 0, dtype=torch.float64)
+
+    def query_and_key(self, n: int, rotary_dim: int) -> tuple[Float[Tensor, "rotary_dim"], Float[Tensor, "rotary_dim"]]:
+        """What the constant becomes: cosines and sines of -n steps for the query, ones and zeros for the key."""
+        angles = n * _frequencies(rotary_dim, self.base)
+        return torch.cat([angles.cos(), -angles.sin()]), torch.cat([torch.ones_like(angles), torch.zeros_like(angles)])
+
+    def turned_scores(self, n: int, n_ctx: int, rotary_dim: int) -> Float[Tensor, "query_pos key_pos"]:
+        """The scores that `shift(n)` gives, after the model has turned queries and keys."""
+        i = torch.arange(n_ctx, dtype=torch.float64)
+        distance = i[:, None] - n - i
+        return (distance[..., None] * _frequencies(rotary_dim, self.base)).cos().sum(-1)
+
+
+CODES: dict[str, type[PositionCode]] = {
+    "onehot": OneHot,
+    "quadratic": Quadratic,
+    "circle": Circle,
+    "sinusoidal": Sinusoidal,
+    "rotary": Rotary,
+}
+"""Every code by name."""
+
+
+def position_code(given: str | PositionCode) -> PositionCode:
+    """A code from its name. Raises `ConfigError` listing the names."""
+    if isinstance(given, PositionCode):
+        return given
+    if given not in CODES:
+        raise ConfigError(f"positions = {given!r}; allowed: {', '.join(CODES)}{did_you_mean(given, CODES)}")
+    return CODES[given]()
+
+
+def _frequencies(width: int, base: float) -> Float[Tensor, "pairs"]:
+    return base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
