@@ -76,7 +76,8 @@ class Circuit:
         given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
         if bos is not None:
             given.to_single_token(bos)
-        self.vocabulary, self.n_ctx, self.attention_dir = given, n_ctx, attention_dir
+        self.vocabulary, self.n_ctx = given, n_ctx
+        self.attention_dir: Literal["causal", "bidirectional"] = attention_dir
         self.bos = given.bos if bos is None else bos
         self.spaces: dict[str, Space] = {}
         self.parts: list[Part] = []

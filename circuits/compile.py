@@ -349,9 +349,11 @@ def _position_scores(head: Head, encoding: Encoding, rotary_dim: int | None) -> 
     scores = torch.zeros(n, n, dtype=torch.float64)
     for term in head.scores.terms:
         if encoding.own_shift(term):
-            turned = isinstance(code, Rotary) and rotary_dim
-            own = code.turned_scores(term.shift or 0, n, rotary_dim) if turned else code.scores(term.shift or 0, n)
-            scores += term.weight * own
+            by = term.shift or 0
+            if isinstance(code, Rotary) and rotary_dim:
+                scores += term.weight * code.turned_scores(by, n, rotary_dim)
+            else:
+                scores += term.weight * code.scores(by, n)
         elif term.name == "sink":
             scores[:, 0] += term.weight
         else:

@@ -1,7 +1,7 @@
 """What a circuit is made of: attention heads, and MLP neurons that look things up.
 
 Neurons come as *ramps*: `clamp((u - low) / (high - low), 0, 1)`, which is two ReLUs, of a number u read from the
-stream. A ramp snaps: whatever lies below `low` counts as 0 and whatever lies above `high` as 1, so that the small errors
+stream. A ramp snaps: whatever lies below `low` counts as 0, whatever lies above `high` as 1, so that the small errors
 which a softmax leaves are erased, not passed on.
 """
 

@@ -1,1 +1,76 @@
-"""One short file a circuit."""
+"""One short file a circuit, and the registry that finds them.
+
+A file declares its circuit in `build()`, says in plain Python what it should predict in `reference(text)` (a word, None
+for nothing to predict, or logits by word, for each position), and lists its check in `inputs()`. A file with several
+circuits has `VARIANTS`, from their names to the arguments that all three functions then take. Names in `SLOW` take
+minutes, and are checked on request.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from circuits.circuit import Circuit
+from circuits.verify import Expected, Report, verify
+from interp.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A circuit of the gallery.
+
+    Attributes:
+        name: as `interp circuits verify` takes it.
+        module: its file.
+        arguments: of this variant, for the file's functions.
+        slow: whether its check takes minutes.
+    """
+
+    name: str
+    module: ModuleType
+    arguments: Mapping[str, Any]
+    slow: bool
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the file's docstring."""
+        return (inspect.getdoc(self.module) or "").split("\n\n")[0].replace("\n", " ")
+
+    def build(self) -> Circuit:
+        """The circuit."""
+        return self.module.build(**self.arguments)
+
+    def reference(self, text: str) -> list[Expected]:
+        """What it should predict at each position of `text`."""
+        return self.module.reference(text, **self.arguments)
+
+    def inputs(self) -> Iterable[str]:
+        """The texts it is checked on."""
+        return self.module.inputs(**self.arguments)
+
+    def verify(self, **options: Any) -> Report:
+        """The check over all its inputs; options as `circuits.verify.verify` takes them."""
+        return verify(self.build(), self.inputs(), self.reference, **options)
+
+
+def entries() -> dict[str, Entry]:
+    """Every circuit of the gallery by name."""
+    found: dict[str, Entry] = {}
+    for info in pkgutil.iter_modules(__path__, f"{__name__}."):
+        module = importlib.import_module(info.name)
+        variants = getattr(module, "VARIANTS", {info.name.rsplit(".", 1)[1]: {}})
+        slow = getattr(module, "SLOW", ())
+        found |= {name: Entry(name, module, arguments, name in slow) for name, arguments in variants.items()}
+    return found
+
+
+def entry(name: str) -> Entry:
+    """One of them. Raises `ConfigError` with the nearest name."""
+    found = entries()
+    if name not in found:
+        raise ConfigError(f"the gallery has no circuit {name!r}; it has {', '.join(found)}{did_you_mean(name, found)}")
+    return found[name]

@@ -1,0 +1,300 @@
+"""Verification: the compiled model, the symbolic interpreter and a reference function, on every input.
+
+The reference is plain Python: from a text to what should be predicted at each position, a word, None for nothing to
+predict, or a mapping from words to logits (a distribution, for instance). Without one, the interpreter is the
+reference.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuits.interpret import Interpretation, Interpreter, decode, in_words
+from circuits.layout import Layout
+from circuits.parts import Head
+from interp.errors import ConfigError, TokenError
+
+if TYPE_CHECKING:
+    from circuits.circuit import Circuit
+    from circuits.compile import CompiledTransformer
+
+Expected = str | Mapping[str, float] | None
+"""What should be predicted at one position: a word, nothing, or the logits of all words (0 where not given)."""
+
+Reference = Callable[[str], Sequence[Expected]]
+"""From a text to what should be predicted at each of its positions."""
+
+
+class VerifyOptions(TypedDict, total=False):
+    """What `Circuit.verify` takes besides inputs and reference; see `verify`."""
+
+    model: "CompiledTransformer | None"
+    length: int | None
+    samples: int | None
+    seed: int
+    tolerance: float
+    batch_size: int
+    progress: bool
+    total: int | None
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The input with the smallest margin.
+
+    Attributes:
+        text: the input.
+        position: where in it.
+        margin: see `Report.margin`; negative where the prediction is wrong.
+        predicted, expected: by the model and by the reference.
+    """
+
+    text: str
+    position: int
+    margin: float
+    predicted: str | None
+    expected: Any
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came out.
+
+    Attributes:
+        n_inputs, n_positions: how much was run.
+        n_right: positions at which the model predicts what the reference says.
+        n_symbolic: positions at which the interpreter does.
+        margin: over all positions, the smallest distance to another prediction, in logits: of the right word to the
+            next one and to nothing; of nothing to the first word; of a distribution to the tolerance.
+        worst: where that is.
+        logit_error: the largest difference between the model's logits and the interpreter's.
+        pattern_errors: for each head, the largest difference between the model's pattern and the interpreter's.
+    """
+
+    n_inputs: int
+    n_positions: int
+    n_right: int
+    n_symbolic: int
+    margin: float
+    worst: Worst | None
+    logit_error: float
+    pattern_errors: dict[str, float]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of positions at which the model is right."""
+        return self.n_right / self.n_positions
+
+    @property
+    def symbolic_accuracy(self) -> float:
+        """Share of positions at which the interpreter is right."""
+        return self.n_symbolic / self.n_positions
+
+    @property
+    def pattern_error(self) -> float:
+        """The largest of `pattern_errors`."""
+        return max(self.pattern_errors.values(), default=0.0)
+
+    @property
+    def ok(self) -> bool:
+        """Whether model and interpreter are right everywhere."""
+        return self.n_right == self.n_symbolic == self.n_positions
+
+
+def verify(
+    circuit: "Circuit",
+    inputs: Iterable[str] | None = None,
+    reference: Reference | None = None,
+    *,
+    model: "CompiledTransformer | None" = None,
+    length: int | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    tolerance: float = 1e-4,
+    batch_size: int = 4096,
+    progress: bool = True,
+    total: int | None = None,
+) -> Report:
+    """Run every input through the model and the interpreter, and compare both with the reference.
+
+    Args:
+        inputs: texts; without them, all texts of `length` words after the start (never the start itself).
+        reference: see the module; by default the interpreter.
+        model: a model compiled from `circuit`; by default `circuit.compile()`.
+        length: words a text; by default as many as fit.
+        samples: in place of all texts, so many random ones.
+        seed: of the samples.
+        tolerance: how far logits may be from a distribution that the reference gives.
+        batch_size: texts a run.
+        progress: show a progress bar, on standard error where that is a terminal.
+        total: how many `inputs` there are, for the progress bar.
+
+    Raises `ConfigError` for options that contradict each other, no inputs at all, or a reference that answers for
+    another number of positions; `TokenError` for texts that the circuit does not take.
+    """
+    if inputs is not None and (length is not None or samples is not None):
+        raise ConfigError("verify takes inputs, or length and samples, not both")
+    if batch_size < 1 or (samples is not None and samples < 1):
+        raise ConfigError(f"batch_size = {batch_size}, samples = {samples}; allowed: 1 or more")
+    if inputs is None:
+        inputs, total = _every_text(circuit, length, samples, seed)
+    elif total is None and isinstance(inputs, Sequence):
+        total = len(inputs)
+    check = _Check(circuit, circuit.compile() if model is None else model, reference, tolerance)
+    for batch in _shown(_batches(circuit, inputs, batch_size), total, progress):
+        check.add(*batch)
+    return check.report()
+
+
+class _Check:
+    """What is known after the batches so far."""
+
+    def __init__(self, circuit: "Circuit", model: "CompiledTransformer", reference: Reference | None, tolerance: float):
+        self.circuit, self.model, self.reference, self.tolerance = circuit, model, reference, tolerance
+        self.interpreter = Interpreter(Layout(circuit))
+        self.heads = [part.name for part in circuit.parts if isinstance(part, Head)]
+        self.nothing_below = self.interpreter.nothing_below
+        self.n_inputs = self.n_positions = self.n_right = self.n_symbolic = 0
+        self.logit_error, self.worst = 0.0, None
+        self.pattern_errors = dict.fromkeys(self.heads, 0.0)
+        self.ids = {word: i for i, word in enumerate(circuit.vocabulary.words)}
+
+    def add(self, texts: list[str], split: list[list[str]]) -> None:
+        """Run texts of one length, given as they are and in words."""
+        tokens = self.circuit.tokens(torch.tensor([[self.ids[word] for word in words] for words in split]))
+        symbolic = self.interpreter.run(tokens)
+        logits = self._run(tokens, symbolic)
+        expected = self._expected(texts, tokens, symbolic)
+        margins = self._margins(logits, *expected)
+        self.n_inputs += len(texts)
+        self.n_positions += tokens.numel()
+        self.n_right += int((margins > 0).sum())
+        self.n_symbolic += int((self._margins(symbolic.logits, *expected) > 0).sum())
+        self.logit_error = max(self.logit_error, float((logits - symbolic.logits).abs().max()))
+        row, position = divmod(int(margins.argmin()), tokens.shape[1])
+        if self.worst is None or float(margins[row, position]) < self.worst.margin:
+            said = in_words(decode(logits[row : row + 1], self.nothing_below), self.circuit.vocabulary.words)
+            wanted = symbolic.predictions[row] if self.reference is None else self.reference(texts[row])
+            self.worst = Worst(texts[row], position, float(margins[row, position]), said[0][position], wanted[position])
+
+    @torch.no_grad()
+    def _run(self, tokens: Int[Tensor, "batch pos"], symbolic: Interpretation) -> Float[Tensor, "batch pos d_vocab"]:
+        """The model's logits; its patterns are compared on the way."""
+        layers = {self.model.report.heads[name].layer for name in self.heads}
+        patterns = [("pattern", layer) for layer in layers]
+        logits, cache = self.model.run_with_cache(tokens.to(self.model.W_E.device), names_filter=patterns)
+        for name in self.heads:
+            head = self.model.report.heads[name]
+            pattern = cache["pattern", head.layer][:, head.index].double().cpu()
+            error = float((pattern - symbolic.patterns[name]).abs().max())
+            self.pattern_errors[name] = max(self.pattern_errors[name], error)
+        return logits.double().cpu()
+
+    def _expected(
+        self, texts: list[str], tokens: Int[Tensor, "batch pos"], symbolic: Interpretation
+    ) -> tuple[Int[Tensor, "batch pos"], Float[Tensor, "batch pos d_vocab"], Bool[Tensor, "batch pos"]]:
+        """Ids (-1 for nothing), logits, and where it is the logits that count."""
+        whole = torch.zeros(tokens.shape, dtype=torch.bool)
+        logits = torch.zeros_like(symbolic.logits)
+        if self.reference is None:
+            return decode(symbolic.logits, self.nothing_below), logits, whole
+        ids = []
+        for row, text in enumerate(texts):
+            answers = self.reference(text)
+            if len(answers) != tokens.shape[1]:
+                raise ConfigError(
+                    f"the reference answers for {len(answers)} positions of {text!r}, which has {tokens.shape[1]}"
+                )
+            ids.append([self.ids[answer] if isinstance(answer, str) else -1 for answer in answers])
+            for position, answer in enumerate(answers):
+                if isinstance(answer, Mapping):
+                    whole[row, position] = True
+                    for word, logit in answer.items():
+                        logits[row, position, self.ids[word]] = logit
+        return torch.tensor(ids), logits, whole
+
+    def _margins(
+        self,
+        logits: Float[Tensor, "batch pos d_vocab"],
+        ids: Int[Tensor, "batch pos"],
+        expected: Float[Tensor, "batch pos d_vocab"],
+        whole: Bool[Tensor, "batch pos"],
+    ) -> Float[Tensor, "batch pos"]:
+        """How far each prediction is from being another one; not above 0 where it is not the expected one."""
+        nothing, right = ids < 0, ids.clamp(min=0)[..., None]
+        others = logits.scatter(-1, right, -math.inf).amax(-1)
+        own = logits.gather(-1, right)[..., 0]
+        of_word = torch.minimum(own - others, own - self.nothing_below)
+        of_nothing = self.nothing_below - logits.amax(-1)
+        as_whole = self.tolerance - (logits - expected).abs().amax(-1)
+        return torch.where(whole, as_whole, torch.where(nothing, of_nothing, of_word))
+
+    def report(self) -> Report:
+        """The sum of it. Raises `ConfigError` if nothing was run."""
+        if self.worst is None:
+            raise ConfigError("verify: there are no inputs")
+        return Report(
+            self.n_inputs,
+            self.n_positions,
+            self.n_right,
+            self.n_symbolic,
+            self.worst.margin,
+            self.worst,
+            self.logit_error,
+            self.pattern_errors,
+        )
+
+
+def _every_text(
+    circuit: "Circuit", length: int | None, samples: int | None, seed: int
+) -> tuple[Iterator[str], int | None]:
+    """All texts of a length, or some, and how many."""
+    start = [] if circuit.bos is None else [circuit.bos]
+    length = circuit.n_ctx - len(start) if length is None else length
+    if not 1 <= length + len(start) <= circuit.n_ctx:
+        raise ConfigError(f"length = {length} does not fit n_ctx = {circuit.n_ctx}")
+    words = [word for word in circuit.vocabulary.words if word != circuit.bos]
+    rows, total = itertools.product(words, repeat=length), len(words) ** length
+    if samples is not None:
+        drawn = torch.randint(len(words), (samples, length), generator=torch.Generator("cpu").manual_seed(seed))
+        rows, total = (tuple(words[i] for i in row) for row in drawn.tolist()), samples
+    return (circuit.vocabulary.sep.join([*start, *row]) for row in rows), total
+
+
+def every_text(letters: str, length: int, start: str = "!") -> list[str]:
+    """All texts of so many letters after the start, in order."""
+    return [start + "".join(row) for row in itertools.product(letters, repeat=length)]
+
+
+Batch = tuple[list[str], list[list[str]]]
+"""Texts with equally many words, and their words."""
+
+
+def _batches(circuit: "Circuit", texts: Iterable[str], size: int) -> Iterator[Batch]:
+    """Texts in batches of equal length, in their order. Raises `TokenError` for an unknown word or an empty text."""
+    split = ((text, circuit.vocabulary.split(text)) for text in texts)
+    for length, alike in itertools.groupby(split, key=lambda pair: len(pair[1])):
+        if not length:
+            raise TokenError("an empty text: at least one word is needed")
+        while batch := list(itertools.islice(alike, size)):
+            yield [text for text, _ in batch], [words for _, words in batch]
+
+
+def _shown(batches: Iterator[Batch], total: int | None, progress: bool) -> Iterator[Batch]:
+    """The same batches, with a progress bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not (progress and console.is_terminal)) as bars:
+        bar = bars.add_task("verifying", total=total)
+        for batch in batches:
+            yield batch
+            bars.update(bar, advance=len(batch[0]))
