@@ -1,0 +1,32 @@
+"""Induction by K-composition: what followed the latest earlier occurrence of the current word.
+
+A previous-token head writes into each key which word came before it; the induction head's query, the current word,
+looks for it there (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
+"""
+
+from circuits.circuit import Circuit
+from circuits.forms import copy, match, shift
+from circuits.verify import every_text
+
+
+def build() -> Circuit:
+    """Two layers."""
+    c = Circuit(vocab="!abcde", n_ctx=7, bos="!")
+    prev = c.space("prev", c.tok)
+    c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, prev))
+    c.head(1, "induction", qk=match(c.tok, prev), ov=copy(c.tok, c.out), ties="latest")
+    return c
+
+
+def reference(text: str) -> list[str | None]:
+    """What followed the latest earlier occurrence."""
+    answers: list[str | None] = []
+    for i, word in enumerate(text):
+        earlier = [j for j in range(1, i) if text[j] == word]
+        answers.append(text[earlier[-1] + 1] if earlier else None)
+    return answers
+
+
+def inputs() -> list[str]:
+    """All 5^6 texts of six letters."""
+    return every_text("abcde", 6)
