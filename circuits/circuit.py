@@ -25,7 +25,7 @@ from circuits.interpret import Interpretation, Interpreter
 from circuits.layout import EMBED, POS_EMBED, UNEMBED, Layout
 from circuits.parts import Head, Part, Table, Ties
 from circuits.sharpness import smallest_gap
-from circuits.space import Coordinate, Label, Space
+from circuits.space import Coordinate, Label, Number, Space
 from interp.errors import ConfigError, TokenError, did_you_mean
 from interp.tokens import Text, Vocabulary, check_tokens
 
@@ -103,7 +103,7 @@ class Circuit:
         self.spaces[name] = space
         return space
 
-    def embed(self, name: str, table: Mapping[str, Label | Sequence[float]]) -> Space:
+    def embed(self, name: str, table: Mapping[str, Label | Sequence[Number]]) -> Space:
         """A new space that the embedding writes: a label for each word of `table`, or a vector of features.
 
         Words that are not in the table write nothing there. Raises `TokenError` for an unknown word, `ConfigError` for
@@ -132,11 +132,11 @@ class Circuit:
         qk: Form | None = None,
         ov: Form | None = None,
         *,
-        sink: float | None = None,
+        sink: Number | None = None,
         ties: Ties = "mean",
-        recency: float | None = None,
-        sharp: float | None = None,
-        gap: float | None = None,
+        recency: Number | None = None,
+        sharp: Number | None = None,
+        gap: Number | None = None,
     ) -> Head:
         """An attention head.
 
@@ -167,6 +167,7 @@ class Circuit:
         for what, value in (("sharp", sharp), ("gap", gap)):
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"{where}: {what} = {value}; allowed: a finite number above 0")
+        gap = None if gap is None else float(gap)
         gap_without_sink = gap or smallest_gap(qk)
         preference = self._recency(where, ties, recency, gap_without_sink)
         if sink is None:
@@ -176,13 +177,13 @@ class Circuit:
         if sink:
             if self.bos is None:
                 raise ConfigError(f"{where}: sink = {sink} needs the start of the text; give the circuit bos=")
-            qk, ov = qk + self._sink(sink), parts.dropping(ov, {"tok": self.bos, "pos": 0})
+            qk, ov = qk + self._sink(float(sink)), parts.dropping(ov, {"tok": self.bos, "pos": 0})
         sign = -1.0 if ties == "first" else 1.0
         prefers = self._prefers_later(sign * preference) if ties != "mean" else Form()
         smallest = gap or smallest_gap(qk)
         if ties != "mean" and self.n_ctx > 1:
             smallest = min(preference / self.n_ctx, smallest or float("inf"))
-        head = Head(name, layer, qk, ov, ties, prefers, smallest, sharp, sink)
+        head = Head(name, layer, qk, ov, ties, prefers, smallest, None if sharp is None else float(sharp), float(sink))
         self.parts.append(head)
         return head
 
@@ -208,7 +209,7 @@ class Circuit:
         name: str,
         number: Space | Coordinate,
         writes: Space,
-        values: Mapping[Label, float],
+        values: Mapping[Any, Number],
         gate: Space | Coordinate | None = None,
     ) -> None:
         """A number as a one-hot label, in the MLP of a layer: the label of `writes` whose value is nearest.
@@ -325,14 +326,14 @@ class Circuit:
                 near = did_you_mean(space.name, self.spaces)
                 raise ConfigError(f"{where}: space {space.name!r} is not one of this circuit's{near}")
 
-    def _recency(self, where: str, ties: Ties, given: float | None, gap: float | None) -> float:
+    def _recency(self, where: str, ties: Ties, given: Number | None, gap: float | None) -> float:
         if ties == "mean":
             if given is not None:
                 raise ConfigError(f"{where}: recency = {given} contradicts ties = 'mean'")
             return 0.0
         if given is None and gap is None:
             return 1.0  # nothing is matched, so that the latest key is all there is to prefer
-        recency = RECENCY * (gap or 0) if given is None else given
+        recency = RECENCY * (gap or 0) if given is None else float(given)
         if recency <= 0 or (gap is not None and recency >= gap / 2):
             raise ConfigError(f"{where}: recency = {recency}; allowed: above 0, and below half the gap between scores, "
                               f"{(gap or 0) / 2:g}")  # fmt: skip

@@ -24,6 +24,7 @@ from circuits.interpret import attend, decode, in_words, visible_keys
 from circuits.parts import Head, Neurons, Ramp
 from circuits.positions import OneHot, PositionCode, Rotary, position_code
 from circuits.sharpness import sharpness_for_gap, sharpness_for_scores
+from circuits.space import Number
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, RankError
 from interp.model import HookedTransformer
@@ -43,9 +44,9 @@ class CompileOptions(TypedDict, total=False):
     compress: bool
     positions: str | PositionCode
     norm: Literal["LN", "RMS"] | None
-    ballast: float
-    error: float
-    attn_scale: float | None
+    ballast: Number
+    error: Number
+    attn_scale: Number | None
     attn_only: bool | None
     dtype: torch.dtype
 
@@ -117,9 +118,9 @@ def compile_circuit(
     compress: bool = False,
     positions: str | PositionCode = "onehot",
     norm: Literal["LN", "RMS"] | None = None,
-    ballast: float = 1e3,
-    error: float = 1e-6,
-    attn_scale: float | None = None,
+    ballast: Number = 1e3,
+    error: Number = 1e-6,
+    attn_scale: Number | None = None,
     attn_only: bool | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> CompiledTransformer:
@@ -153,10 +154,10 @@ def compile_circuit(
     factored = {part.name: _factor(part, encoding) for part in circuit.parts if isinstance(part, Head)}
     d_head, rotary_dim = _widths(factored.values(), encoding, d_head)
     in_layers = [[head for head in factored.values() if head.head.layer == layer] for layer in range(_depth(circuit))]
-    basis = make_basis(encoding.size, d_model, rotate, compress, norm, ballast)
+    basis = make_basis(encoding.size, d_model, rotate, compress, norm, float(ballast))
     cfg = _config(circuit, in_layers, basis, d_head, n_heads, rotary_dim, norm, attn_scale, attn_only, dtype, encoding)
     heads = {
-        one.head.name: _report(one, encoding, rotary_dim, index, error, dtype)
+        one.head.name: _report(one, encoding, rotary_dim, index, float(error), dtype)
         for layer in in_layers
         for index, one in enumerate(layer)
     }
@@ -282,7 +283,7 @@ def _config(
     n_heads: int | None,
     rotary_dim: int | None,
     norm: Literal["LN", "RMS"] | None,
-    attn_scale: float | None,
+    attn_scale: Number | None,
     attn_only: bool | None,
     dtype: torch.dtype,
     encoding: Encoding,
@@ -312,7 +313,7 @@ def _config(
         rotary_dim=rotary_dim,
         rotary_base=code.base if isinstance(code, Rotary) else None,
         attention_dir=circuit.attention_dir,
-        attn_scale=math.sqrt(d_head) if attn_scale is None else attn_scale,
+        attn_scale=math.sqrt(d_head) if attn_scale is None else float(attn_scale),
         tie_word_embeddings=tied,
         dtype=dtype,
     )

@@ -8,12 +8,13 @@ Forms add and scale: `match(tok, back1) + 0.6 * match(back1, back2)`.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.space import Label, Space, listed
+from circuits.space import Label, Number, Space, listed
 from interp.errors import ConfigError
 
 
@@ -34,8 +35,8 @@ def shift(n: int) -> Shift:
 
 Relation = (
     Shift
-    | Mapping[Label, Label | Iterable[Label]]
-    | Callable[[Label, Label], bool | float]
+    | Mapping[Any, Label | Iterable[Label]]
+    | Callable[[Any, Any], bool | float]
     | Sequence[Sequence[float]]
     | Tensor
 )
@@ -88,8 +89,8 @@ class Form:
     def __add__(self, other: "Form") -> "Form":
         return Form(self.terms + other.terms)
 
-    def __mul__(self, factor: float) -> "Form":
-        return Form(tuple(replace(term, weight=factor * term.weight) for term in self.terms))
+    def __mul__(self, factor: Number) -> "Form":
+        return Form(tuple(replace(term, weight=float(factor) * term.weight) for term in self.terms))
 
     __rmul__ = __mul__
 

@@ -124,8 +124,8 @@ class Layout:
 
     def writes(self) -> Iterator[Write]:
         """Everything that writes to the stream, in order of declaration."""
-        yield Write(EMBED, -1, self.embedding)
-        yield Write(POS_EMBED, -1, self.positions)
+        yield Write(EMBED, -1.0, self.embedding)
+        yield Write(POS_EMBED, -1.0, self.positions)
         for part in self.circuit.parts:
             if isinstance(part, Head):
                 share = 1 / self.circuit.n_ctx if part.ties == "mean" else 1.0

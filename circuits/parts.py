@@ -9,10 +9,10 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Literal
+from typing import Any, Literal
 
 from circuits.forms import NOTHING, Form, Term
-from circuits.space import Coordinate, Label, Space
+from circuits.space import Coordinate, Label, Number, Space
 from interp.errors import ConfigError
 
 Ties = Literal["mean", "latest", "first"]
@@ -79,11 +79,9 @@ class Neurons:
 Part = Head | Neurons
 """Anything that reads the stream and writes to it."""
 
-Key = Label | EllipsisType | tuple[Label | EllipsisType, ...]
-"""One label for each space that a table reads; `...` for any."""
-
-Table = Mapping[Key, Label | tuple[Label, ...]] | Callable[..., Label | tuple[Label, ...] | None]
-"""What to write for which labels: a mapping, or a function of one label a space that returns None for nothing."""
+Table = Mapping[Any, Label | tuple[Label, ...]] | Callable[..., Label | tuple[Label, ...] | None]
+"""What to write for which labels: a mapping (from tuples where there are several spaces; `...` for any label), or a
+function of one label a space that returns None for nothing."""
 
 
 def lookup(name: str, layer: int, reads: Sequence[Space], writes: Sequence[Space], table: Table) -> Neurons:
@@ -127,7 +125,7 @@ def steps(
     layer: int,
     number: Coordinate,
     writes: Space,
-    values: Mapping[Label, float],
+    values: Mapping[Any, Number],
     gate: Sequence[Coordinate],
 ) -> Neurons:
     """A number as a one-hot label: the one whose value is nearest, and only where a coordinate of `gate` is 1.

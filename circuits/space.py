@@ -8,6 +8,9 @@ from interp.errors import ConfigError, did_you_mean
 Label = str | int
 """What one direction of a space stands for: a word, a number, a position."""
 
+Number = int | float
+"""A real number, however it is written."""
+
 
 @dataclass(frozen=True)
 class Space:

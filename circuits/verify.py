@@ -18,6 +18,7 @@ from torch import Tensor
 from circuits.interpret import Interpretation, Interpreter, decode, in_words
 from circuits.layout import Layout
 from circuits.parts import Head
+from circuits.space import Number
 from interp.errors import ConfigError, TokenError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class VerifyOptions(TypedDict, total=False):
     length: int | None
     samples: int | None
     seed: int
-    tolerance: float
+    tolerance: Number
     batch_size: int
     progress: bool
     total: int | None
@@ -116,7 +117,7 @@ def verify(
     length: int | None = None,
     samples: int | None = None,
     seed: int = 0,
-    tolerance: float = 1e-4,
+    tolerance: Number = 1e-4,
     batch_size: int = 4096,
     progress: bool = True,
     total: int | None = None,
@@ -146,7 +147,7 @@ def verify(
         inputs, total = _every_text(circuit, length, samples, seed)
     elif total is None and isinstance(inputs, Sequence):
         total = len(inputs)
-    check = _Check(circuit, circuit.compile() if model is None else model, reference, tolerance)
+    check = _Check(circuit, circuit.compile() if model is None else model, reference, float(tolerance))
     for batch in _shown(_batches(circuit, inputs, batch_size), total, progress):
         check.add(*batch)
     return check.report()

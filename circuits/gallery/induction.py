@@ -26,7 +26,10 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp import ConfigError, HookedTransformer, HookPoint, TransformerConfig, Vocabulary
+from circuits.circuit import Circuit
+from circuits.forms import copy, match, shift
+from circuits.verify import every_text
+from interp import ConfigError, HookedTransformer, HookPoint, Vocabulary
 from interp.hooks import HookFn, HookName
 
 TEXT = "!abacb"
@@ -42,7 +45,7 @@ def induction_model(
     previous_sharpness: float = 100.0,
     induction_sharpness: float = 100.0,
 ) -> HookedTransformer:
-    """The two-layer model, for any vocabulary and context length; float32, so that its tables are exact.
+    """The two-layer model, for any vocabulary and context length; float32, in which its tables are exact.
 
     Args:
         vocabulary: the words, or a string of one-character words.
@@ -57,44 +60,42 @@ def induction_model(
         if not (math.isfinite(sharpness) and sharpness > 0):
             raise ConfigError(f"{name}_sharpness = {sharpness}; allowed: a finite number above 0")
     vocabulary = Vocabulary(vocabulary) if isinstance(vocabulary, str) else vocabulary
-    V, n = vocabulary.d_vocab, n_ctx
-    cfg = TransformerConfig(
-        n_layers=2,
-        d_model=2 * V + n,
-        n_ctx=n,
-        d_vocab=V,
-        n_heads=1,
-        d_head=max(V, n),
-        attn_only=True,
-        normalization_type=None,
-        positional_embedding_type="onehot",
-        attn_scale=1.0,
-        tie_word_embeddings=True,
-    )
-    model = HookedTransformer(cfg, vocabulary, init_weights=False)
-    _write_weights(model, previous_sharpness, induction_sharpness)
-    return model
+    circuit = lecture_circuit(vocabulary, n_ctx, previous_sharpness, induction_sharpness)
+    return circuit.compile(d_head=max(vocabulary.d_vocab, n_ctx), attn_scale=1.0)
 
 
-@torch.no_grad()
-def _write_weights(model: HookedTransformer, previous_sharpness: float, induction_sharpness: float) -> None:
-    V, n = model.cfg.d_vocab, model.cfg.n_ctx
-    current, previous, position = slice(0, V), slice(V, 2 * V), slice(2 * V, 2 * V + n)
-    for parameter in model.parameters():
-        parameter.zero_()
-    model.embed.W_E[:, current] = torch.eye(V)
+def lecture_circuit(
+    vocabulary: str | Vocabulary, n_ctx: int, previous_sharpness: float = 100.0, induction_sharpness: float = 100.0
+) -> Circuit:
+    """The lecture's two heads, without a sink; see `induction_model`."""
+    c = Circuit(vocabulary, n_ctx, tied=True)
+    previous = c.space("previous", c.tok)
+    c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, previous), sharp=previous_sharpness)
+    c.head(1, "induction", qk=match(c.tok, previous), ov=GAIN * copy(c.tok, c.out), sharp=induction_sharpness)
+    return c
 
-    first, second = (block.attn for block in model.blocks)
-    shift = torch.diag(torch.ones(n - 1), diagonal=-1)  # row i holds a one in column i - 1
-    first.W_Q[0, position, :n] = previous_sharpness * shift
-    first.W_K[0, position, :n] = torch.eye(n)
-    first.W_V[0, current, :V] = torch.eye(V)
-    first.W_O[0, :V, previous] = torch.eye(V)
 
-    second.W_Q[0, current, :V] = induction_sharpness * torch.eye(V)
-    second.W_K[0, previous, :V] = torch.eye(V)
-    second.W_V[0, current, :V] = torch.eye(V)
-    second.W_O[0, :V, current] = GAIN * torch.eye(V)
+def build() -> Circuit:
+    """The lecture's own sizes."""
+    return lecture_circuit(WORDS, len(TEXT))
+
+
+def reference(text: str) -> list[dict[str, float]]:
+    """Logits in the causal reading: 1 for the word itself, 2 spread over what followed it, or over all that is seen."""
+    answers = []
+    for i, word in enumerate(text):
+        logits = dict.fromkeys(text, 0.0)
+        logits[word] += 1
+        matches = [j for j in range(i + 1) if text[max(j - 1, 0)] == word]  # position 0 attends to itself
+        for j in matches or range(i + 1):
+            logits[text[j]] += GAIN / len(matches or range(i + 1))
+        answers.append(logits)
+    return answers
+
+
+def inputs() -> list[str]:
+    """All 3^5 texts of five letters after the start."""
+    return every_text("abc", len(TEXT) - 1)
 
 
 # ---------------------------------------------------------------------- how the lecture's mask can be read
