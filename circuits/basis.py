@@ -87,7 +87,7 @@ def _orthogonal(size: int, seed: int) -> Float[Tensor, "size size"]:
     return q * r.diagonal().sign()
 
 
-def _spread_out(size: int, width: int, seed: int, n_steps: int = 1500) -> Float[Tensor, "size width"]:
+def _spread_out(size: int, width: int, seed: int, n_steps: int = 500) -> Float[Tensor, "size width"]:
     """Unit vectors that overlap little: gradient descent on the sum of the fourth powers of their products."""
     generator = torch.Generator("cpu").manual_seed(seed)
     vectors = torch.randn(size, width, dtype=torch.float64, generator=generator).requires_grad_()

@@ -3,12 +3,15 @@
 They are the same but for positions, which a low-rank code writes with fewer coordinates than there are labels.
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.forms import Form, Term
 from circuits.layout import Layout
+from circuits.parts import Head
 from circuits.positions import OneHot, PositionCode
 from interp.errors import ConfigError
 
@@ -74,6 +77,24 @@ class Encoding:
         what = f"head {head!r}: {term.name}"
         return self.read(self.read(self.layout.matrix(Form((term,))), what).T, what).T
 
+    def terms(self, head: Head) -> tuple[Term, ...]:
+        """What a head's scores are made of, in units of the code's own shift where there is one.
+
+        A low-rank code scores the neighbours of its target, too, and only `gap` less than the target. So that the sink
+        still lies between a match and none, everything else counts `gap` times.
+        """
+        terms = head.scores.terms
+        own = [term for term in terms if self.own_shift(term)]
+        if not own:
+            return terms
+        if not by_position(head):
+            raise ConfigError(
+                f"head {head.name!r}: in the position code {self.code.name!r} {own[0].name} scores every distance "
+                "differently, so it cannot share a head with other matches; use 'onehot' or a head of its own"
+            )
+        gap = self.code.gap(self.n_ctx) * min(term.weight for term in own)
+        return tuple(term if self.own_shift(term) else replace(term, weight=gap * term.weight) for term in terms)
+
     def own_shift(self, term: Term) -> bool:
         """Whether a term is an attraction of positions at a distance, for which a low-rank code has its own form."""
         relates_positions = term.rows.name == term.columns.name == POS
@@ -87,3 +108,10 @@ class Encoding:
         at = torch.cat([where[self.slices[POS]], where[self.slices[ONE]]])
         whole[at[:, None], at] = term.weight * self.code.shift(term.shift or 0, self.n_ctx)
         return whole
+
+
+def by_position(head: Head) -> bool:
+    """Whether the scores depend on positions alone (the sink is one: the start of the text is position 0)."""
+    return all(
+        (term.rows.name in (ONE, POS) and term.columns.name == POS) or term.name == "sink" for term in head.scores.terms
+    )

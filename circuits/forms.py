@@ -37,7 +37,7 @@ Relation = (
     Shift
     | Mapping[Any, Label | Iterable[Label]]
     | Callable[[Any, Any], bool | float]
-    | Sequence[Sequence[float]]
+    | Sequence[Sequence[Number]]
     | Tensor
 )
 """Which labels of the first space go with which of the second: a shift, a mapping from a label to one or several (a

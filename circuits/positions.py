@@ -23,6 +23,8 @@ from torch import Tensor
 
 from interp.errors import ConfigError, did_you_mean
 
+ROTARY_DIM = 64
+
 
 @dataclass(frozen=True)
 class PositionCode:
@@ -50,6 +52,11 @@ class PositionCode:
         if len(ones):
             whole[:n_ctx, :n_ctx] = torch.diag(ones, -n)
         return whole
+
+    def gap(self, n_ctx: int) -> float:
+        """How much less than the target its neighbours score."""
+        scores = self.scores(0, n_ctx)
+        return float(scores[0, 0] - scores[0, 1:].max()) if n_ctx > 1 else 1.0
 
     def scores(self, n: int, n_ctx: int) -> Float[Tensor, "query_pos key_pos"]:
         """The scores that `shift(n)` gives."""
@@ -129,7 +136,7 @@ class Rotary(PositionCode):
 
     Attributes:
         base: longest wavelength / 2 pi.
-        rotary_dim: how many dimensions of a head turn; by default those that the circuit's other matches leave.
+        rotary_dim: how many dimensions of a head turn; by default those that the circuit's other matches leave, or 64.
     """
 
     base: float = 10_000.0
@@ -140,16 +147,20 @@ class Rotary(PositionCode):
         """None."""
         return torch.zeros(n_ctx, 0, dtype=torch.float64)
 
-    def query_and_key(self, n: int, rotary_dim: int) -> tuple[Float[Tensor, "rotary_dim"], Float[Tensor, "rotary_dim"]]:
+    def query_and_key(self, n: int) -> tuple[Float[Tensor, "rotary_dim"], Float[Tensor, "rotary_dim"]]:
         """What the constant becomes: cosines and sines of -n steps for the query, ones and zeros for the key."""
-        angles = n * _frequencies(rotary_dim, self.base)
+        angles = n * self._frequencies()
         return torch.cat([angles.cos(), -angles.sin()]), torch.cat([torch.ones_like(angles), torch.zeros_like(angles)])
 
-    def turned_scores(self, n: int, n_ctx: int, rotary_dim: int) -> Float[Tensor, "query_pos key_pos"]:
+    def scores(self, n: int, n_ctx: int) -> Float[Tensor, "query_pos key_pos"]:
         """The scores that `shift(n)` gives, after the model has turned queries and keys."""
-        i = torch.arange(n_ctx, dtype=torch.float64)
-        distance = i[:, None] - n - i
-        return (distance[..., None] * _frequencies(rotary_dim, self.base)).cos().sum(-1)
+        distance = torch.arange(1 - n_ctx, n_ctx, dtype=torch.float64) - n  # of every query from every key
+        by_distance = (distance[:, None] * self._frequencies()).cos().sum(-1)
+        i = torch.arange(n_ctx)
+        return by_distance[i[:, None] - i + n_ctx - 1]
+
+    def _frequencies(self) -> Float[Tensor, "pairs"]:
+        return _frequencies(self.rotary_dim or ROTARY_DIM, self.base)
 
 
 CODES: dict[str, type[PositionCode]] = {

@@ -1,14 +1,79 @@
 """How sharp a softmax must be, so that it does what hard attention does up to a given error."""
 
 import math
+import warnings
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.forms import Form
+from circuits.encoding import Encoding, by_position
+from circuits.forms import Form, Term
+from circuits.interpret import attend, visible_keys
+from circuits.parts import Head
+from interp.errors import ConfigError
 
 MANY = 20_000
+"""Different scores of a head; beyond this many, the smallest gap between two of them is not looked for."""
+
+LARGE_SCORES = 1e4
+"""Scores above this, in float32, are worth a warning: rounding begins to show in the pattern (1e-3)."""
+
+
+def choose(head: Head, encoding: Encoding, error: float) -> tuple[float, float]:
+    """The factor on a head's scores (the declared one, or what `error` needs), and how large they become.
+
+    Scores of positions alone are known exactly; for others the smallest gap counts. Raises `ConfigError` naming the
+    head where its gap is unknown, or its position code prefers another key than the declared one.
+    """
+    terms = encoding.terms(head)
+    if not terms:
+        return 1.0, 0.0
+    if not by_position(head):
+        if head.sharp is None and head.gap is None:
+            raise ConfigError(f"head {head.name!r}: the gap between its scores is not known; declare gap= or sharp=")
+        sharp = head.sharp or sharpness_for_gap(head.gap or 1.0, encoding.n_ctx, error)
+        return sharp, sharp * sum(float(term.weighted.abs().max()) for term in terms)
+    visible = visible_keys(encoding.layout.circuit.attention_dir, encoding.n_ctx)
+    target = attend(_by_position(head.qk.terms, encoding, declared=True), visible, head.ties) > 0
+    scores = _by_position(terms, encoding, declared=False)
+    sharp = sharpness_for_scores(scores, target, visible, error)
+    if sharp is None:
+        raise ConfigError(
+            f"head {head.name!r}: in the position code {encoding.code.name!r} its best key is not the declared one "
+            "for every query"
+        )
+    sharp = head.sharp or sharp
+    return sharp, sharp * float(scores.abs().max())
+
+
+def _by_position(terms: Iterable[Term], encoding: Encoding, declared: bool) -> Float[Tensor, "query_pos key_pos"]:
+    """The scores of positions: as they are declared, or as their code has them."""
+    scores = torch.zeros(encoding.n_ctx, encoding.n_ctx, dtype=torch.float64)
+    for term in terms:
+        if term.name == "sink":
+            scores[:, 0] += term.weight
+        elif encoding.own_shift(term) and not declared:
+            scores += term.weight * encoding.code.scores(term.shift or 0, encoding.n_ctx)
+        else:
+            scores += term.weighted
+    return scores
+
+
+def check_resolution(name: str, largest: float, dtype: torch.dtype) -> None:
+    """Raise `ConfigError` where `dtype` cannot tell scores of this size apart, and warn where it hardly can."""
+    step = largest * torch.finfo(dtype).eps
+    if not step <= 1:
+        raise ConfigError(
+            f"head {name!r}: scores reach {largest:.3g}, where {dtype} resolves steps of {step:.2g} only; use "
+            "dtype=torch.float64, a position code with smaller scores, or a lower sharp="
+        )
+    if step > LARGE_SCORES * torch.finfo(torch.float32).eps:
+        warnings.warn(
+            f"head {name!r}: scores reach {largest:.3g} in {dtype}; weights of its pattern are exact to {step:.1g}",
+            stacklevel=4,
+        )
 
 
 def smallest_gap(form: Form) -> float | None:
@@ -55,11 +120,22 @@ def sharpness_for_scores(
     if bool((others >= -1e-9).any()) or bool((best - worst).abs().max() > 1e-6 * scores.abs().max().clamp(min=1)):
         return None
     wanted = math.log(error / (1 - error)) + target.sum(-1).double().log()
+    sharp = 1e-3
+    while True:  # solve for the query that lacks most, until none lacks anything
+        excess = torch.logsumexp(others * sharp, -1) - wanted
+        if not bool((excess > 1e-9).any()):
+            return sharp
+        row = int(excess.argmax())
+        sharp = _solve(others[row], float(wanted[row]))
+
+
+def _solve(others: Float[Tensor, "key_pos"], wanted: float) -> float:
+    """The x with `logsumexp(x * others) = wanted`, for negative `others`."""
     lowest, highest = 0.0, 1.0
-    while bool((torch.logsumexp(others * highest, -1) > wanted).any()):
+    while float(torch.logsumexp(others * highest, -1)) > wanted:
         highest *= 2
     for _ in range(60):
         middle = (lowest + highest) / 2
-        enough = bool((torch.logsumexp(others * middle, -1) <= wanted).all())
+        enough = float(torch.logsumexp(others * middle, -1)) <= wanted
         lowest, highest = (lowest, middle) if enough else (middle, highest)
     return highest

@@ -153,6 +153,21 @@ def verify(
     return check.report()
 
 
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """What should be predicted.
+
+    Attributes:
+        words: the word, or several of which one will do; none for nothing to predict.
+        logits: of all words, where they count as a whole.
+        whole: where they do.
+    """
+
+    words: Bool[Tensor, "batch pos d_vocab"]
+    logits: Float[Tensor, "batch pos d_vocab"]
+    whole: Bool[Tensor, "batch pos"]
+
+
 class _Check:
     """What is known after the batches so far."""
 
@@ -171,12 +186,12 @@ class _Check:
         tokens = self.circuit.tokens(torch.tensor([[self.ids[word] for word in words] for words in split]))
         symbolic = self.interpreter.run(tokens)
         logits = self._run(tokens, symbolic)
-        expected = self._expected(texts, tokens, symbolic)
-        margins = self._margins(logits, *expected)
+        expected = self._symbolic(symbolic.logits) if self.reference is None else self._expected(texts, tokens)
+        margins = self._margins(logits, expected)
         self.n_inputs += len(texts)
         self.n_positions += tokens.numel()
         self.n_right += int((margins > 0).sum())
-        self.n_symbolic += int((self._margins(symbolic.logits, *expected) > 0).sum())
+        self.n_symbolic += int((self._margins(symbolic.logits, expected) > 0).sum())
         self.logit_error = max(self.logit_error, float((logits - symbolic.logits).abs().max()))
         row, position = divmod(int(margins.argmin()), tokens.shape[1])
         if self.worst is None or float(margins[row, position]) < self.worst.margin:
@@ -197,44 +212,41 @@ class _Check:
             self.pattern_errors[name] = max(self.pattern_errors[name], error)
         return logits.double().cpu()
 
-    def _expected(
-        self, texts: list[str], tokens: Int[Tensor, "batch pos"], symbolic: Interpretation
-    ) -> tuple[Int[Tensor, "batch pos"], Float[Tensor, "batch pos d_vocab"], Bool[Tensor, "batch pos"]]:
-        """Ids (-1 for nothing), logits, and where it is the logits that count."""
+    def _symbolic(self, logits: Float[Tensor, "batch pos d_vocab"]) -> "_Wanted":
+        """What the interpreter predicts; where words tie, any of them."""
+        top = logits.amax(-1, keepdim=True)
+        words = (logits >= top - self.nothing_below / 10) & (top >= self.nothing_below)
+        return _Wanted(words, logits, torch.zeros(logits.shape[:2], dtype=torch.bool))
+
+    def _expected(self, texts: list[str], tokens: Int[Tensor, "batch pos"]) -> "_Wanted":
+        """What the reference predicts."""
+        assert self.reference is not None
+        ids, d_vocab = [], len(self.ids)
         whole = torch.zeros(tokens.shape, dtype=torch.bool)
-        logits = torch.zeros_like(symbolic.logits)
-        if self.reference is None:
-            return decode(symbolic.logits, self.nothing_below), logits, whole
-        ids = []
+        logits = torch.zeros(*tokens.shape, d_vocab, dtype=torch.float64)
         for row, text in enumerate(texts):
             answers = self.reference(text)
             if len(answers) != tokens.shape[1]:
                 raise ConfigError(
                     f"the reference answers for {len(answers)} positions of {text!r}, which has {tokens.shape[1]}"
                 )
-            ids.append([self.ids[answer] if isinstance(answer, str) else -1 for answer in answers])
+            ids.append([self.ids[answer] if isinstance(answer, str) else d_vocab for answer in answers])
             for position, answer in enumerate(answers):
                 if isinstance(answer, Mapping):
                     whole[row, position] = True
                     for word, logit in answer.items():
                         logits[row, position, self.ids[word]] = logit
-        return torch.tensor(ids), logits, whole
+        words = torch.nn.functional.one_hot(torch.tensor(ids), d_vocab + 1)[..., :d_vocab].bool()
+        return _Wanted(words, logits, whole)
 
-    def _margins(
-        self,
-        logits: Float[Tensor, "batch pos d_vocab"],
-        ids: Int[Tensor, "batch pos"],
-        expected: Float[Tensor, "batch pos d_vocab"],
-        whole: Bool[Tensor, "batch pos"],
-    ) -> Float[Tensor, "batch pos"]:
-        """How far each prediction is from being another one; not above 0 where it is not the expected one."""
-        nothing, right = ids < 0, ids.clamp(min=0)[..., None]
-        others = logits.scatter(-1, right, -math.inf).amax(-1)
-        own = logits.gather(-1, right)[..., 0]
-        of_word = torch.minimum(own - others, own - self.nothing_below)
+    def _margins(self, logits: Float[Tensor, "batch pos d_vocab"], wanted: "_Wanted") -> Float[Tensor, "batch pos"]:
+        """How far each prediction is from being another one; not above 0 where it is not the wanted one."""
+        own = logits.masked_fill(~wanted.words, -math.inf).amax(-1)
+        others = logits.masked_fill(wanted.words, -math.inf).amax(-1).clamp(min=self.nothing_below)
         of_nothing = self.nothing_below - logits.amax(-1)
-        as_whole = self.tolerance - (logits - expected).abs().amax(-1)
-        return torch.where(whole, as_whole, torch.where(nothing, of_nothing, of_word))
+        as_whole = self.tolerance - (logits - wanted.logits).abs().amax(-1)
+        of_word = torch.where(wanted.words.any(-1), own - others, of_nothing)
+        return torch.where(wanted.whole, as_whole, of_word)
 
     def report(self) -> Report:
         """The sum of it. Raises `ConfigError` if nothing was run."""

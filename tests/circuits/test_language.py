@@ -1,0 +1,317 @@
+"""Spaces, forms and declarations: what they say, what they refuse, and what edges and the interpreter read off them."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from circuits import Circuit, Space, copy, match, shift
+from circuits.forms import Form
+from circuits.interpret import attend
+from circuits.parts import Ties
+from interp import ConfigError, TokenError
+
+
+def induction(vocab: str = "!abc", n_ctx: int = 6, ties: Ties = "mean") -> Circuit:
+    """The two heads of circuits.py's docstring."""
+    c = Circuit(vocab=vocab, n_ctx=n_ctx, bos="!")
+    prev = c.space("prev", c.tok)
+    sharp = 100 if ties == "mean" else None
+    c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, prev), sink=0)
+    c.head(1, "induction", qk=match(c.tok, prev), ov=copy(c.tok, c.out, drop="!"), ties=ties, sharp=sharp)
+    return c
+
+
+# ---------------------------------------------------------------------------------------------- the target
+
+
+def test_the_induction_circuit_is_ten_lines_and_predicts_nothing_where_nothing_matches():
+    c = Circuit(vocab="!abc", n_ctx=6, bos="!")
+    prev = c.space("prev", c.tok)
+    c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, prev), sink=0)
+    c.head(1, "induction", qk=match(c.tok, prev), ov=copy(c.tok, c.out, drop="!"), sharp=100)
+    model = c.compile(d_head=6, d_model=24, rotate=0)
+    assert model.predict("!abacb") == [None, None, None, "b", None, "a"]
+    assert c.interpret("!abacb").predictions == [[None, None, None, "b", None, "a"]]
+
+
+# ---------------------------------------------------------------------------------------------- spaces and forms
+
+
+def test_a_space_with_repeated_labels_is_refused():
+    with pytest.raises(ConfigError, match="space 'kind': label 'a' stands at places 0 and 2"):
+        Space("kind", ("a", "b", "a"))
+
+
+def test_a_space_without_labels_is_refused():
+    with pytest.raises(ConfigError, match="space 'kind' has no labels"):
+        Circuit("!ab", 3).space("kind", [])
+
+
+def test_a_space_declared_twice_is_refused():
+    c = Circuit("!ab", 3)
+    with pytest.raises(ConfigError, match="space 'tok' is declared twice"):
+        c.space("tok", ["x"])
+
+
+def test_a_label_that_is_not_there_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"space 'kind' has no label 'verbs'.*did you mean 'verb'"):
+        Space("kind", ("noun", "verb"))["verbs"]
+
+
+def test_spaces_whose_labels_differ_need_a_relation():
+    c = Circuit("!ab", 3)
+    with pytest.raises(ConfigError, match=r"match\(tok, pos\): the labels of 'tok' \(! a b\) and of 'pos' \(0 1 2\)"):
+        match(c.tok, c.pos)
+
+
+def test_a_relation_of_another_shape_is_refused():
+    c = Circuit("!ab", 2)
+    with pytest.raises(ConfigError, match=r"copy\(tok, pos\): the relation has shape \(2, 2\), not \(3, 2\)"):
+        copy(c.tok, c.pos, torch.eye(2))
+
+
+def test_a_relation_that_relates_nothing_is_refused():
+    c = Circuit("!ab", 2)
+    with pytest.raises(ConfigError, match="relates no label of 'tok'"):
+        match(c.tok, c.tok, lambda a, b: False)
+
+
+@pytest.mark.parametrize("relation", [{"x": "a"}, {"a": "x"}, {"a": ["b", "x"]}])
+def test_a_word_in_a_relation_that_does_not_exist_is_refused(relation: dict[str, str]):
+    c = Circuit("!ab", 2)
+    with pytest.raises(ConfigError, match=r"match\(tok, tok\): space 'tok' has no label 'x'"):
+        match(c.tok, c.tok, relation)
+
+
+def test_a_word_to_drop_that_does_not_exist_is_refused():
+    c = Circuit("!ab", 2)
+    with pytest.raises(ConfigError, match=r"copy\(tok, out\), drop='\?': space 'tok' has no label '\?'"):
+        copy(c.tok, c.out, drop="?")
+
+
+@given(n=st.integers(-5, 5), size=st.integers(1, 6))
+def test_shift_relates_each_position_to_the_one_n_before(n: int, size: int):
+    c = Circuit("ab", size)
+    (term,) = match(c.pos, c.pos, shift(n)).terms
+    for i in range(size):
+        for j in range(size):
+            assert term.matrix[i, j] == (j == i - n)
+
+
+def test_relations_say_the_same_as_a_mapping_a_function_and_a_matrix():
+    c = Circuit("abc", 2)
+    ways = [{"a": "b", "b": {"a", "c"}}, lambda x, y: x + y in ("ab", "ba", "bc"), [[0, 1, 0], [1, 0, 1], [0, 0, 0]]]
+    matrices = [copy(c.tok, c.out, relation).terms[0].matrix for relation in ways]
+    assert all(torch.equal(matrix, matrices[0]) for matrix in matrices)
+
+
+def test_a_given_matrix_is_not_shared():
+    c = Circuit("ab", 2)
+    given = torch.eye(2, dtype=torch.float64)
+    form = copy(c.tok, c.out, given, drop="a")
+    given[1, 1] = 7
+    assert form.terms[0].matrix.tolist() == [[0, 0], [0, 1]]
+
+
+def test_forms_add_and_scale_and_show_it():
+    c = Circuit("ab", 2)
+    form = match(c.tok, c.tok) - 2 * match(c.pos, c.pos) + 0.5 * Form()
+    assert repr(form) == "match(tok, tok) - 2 * match(pos, pos)"
+    assert [term.weighted.trace() for term in form.terms] == [2, -4]
+    assert repr(-form) == "-1 * match(tok, tok) + 2 * match(pos, pos)"
+    assert repr(Form()) == "nothing"
+
+
+# ---------------------------------------------------------------------------------------------- declarations
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (lambda c, s: c.head(-1, "h"), "head 'h': layer = -1; allowed: 0 or more"),
+        (lambda c, s: (c.head(0, "h"), c.head(1, "h")), "head 'h': the name is taken"),
+        (lambda c, s: c.head(0, "embed"), "head 'embed': the name is taken"),
+        (lambda c, s: c.head(0, "h", match(s, s)), "head 'h': space 'foreign' is not one of this circuit's"),
+        (lambda c, s: c.head(0, "h", ties="last"), "ties = 'last'"),
+        (lambda c, s: c.head(0, "h", match(c.tok, c.tok), recency=0.1), "recency = 0.1 contradicts ties = 'mean'"),
+        (
+            lambda c, s: c.head(0, "h", match(c.tok, c.tok), ties="latest", recency=0.5),
+            "head 'h': recency = 0.5; allowed: above 0, and below half the gap between scores, 0.5",
+        ),
+        (lambda c, s: c.head(0, "h", match(c.tok, c.tok), sharp=0), "head 'h': sharp = 0"),
+        (lambda c, s: c.head(0, "h", match(c.tok, c.tok), sharp=float("inf")), "head 'h': sharp = inf"),
+        (lambda c, s: c.head(0, "h", match(c.tok, c.tok), gap=-1), "head 'h': gap = -1"),
+        (lambda c, s: c.mlp(0, "m", c.tok, s, {}), "mlp 'm': space 'foreign'"),
+        (lambda c, s: c.mlp(0, "m", c.tok, c.out, {}), "mlp 'm': the table has no entries"),
+        (
+            lambda c, s: c.mlp(0, "m", c.tok, c.out, {"x": "a"}),
+            r"mlp 'm', entry \('x',\): space 'tok' has no label 'x'",
+        ),
+        (lambda c, s: c.mlp(0, "m", c.tok, c.out, {"a": "x"}), r"mlp 'm', entry \('a',\): space 'out' has no label"),
+        (lambda c, s: c.mlp(0, "m", (c.tok, c.pos), c.out, {"a": "a"}), "one label for each of 2 spaces"),
+        (lambda c, s: c.mlp(0, "m", c.tok, (c.out, c.out), {"a": "a"}), "one for each of the 2 spaces it writes"),
+        (lambda c, s: c.bucket(0, "b", c.tok, c.out, {"a": 1}), r"'tok' has 3 numbers; say which, as in tok\['!'\]"),
+        (lambda c, s: c.bucket(0, "b", c.one, c.out, {"a": 1, "b": 1}), "'a' and 'b' have the same value, 1"),
+        (lambda c, s: c.bucket(0, "b", c.one, c.out, {"x": 1}), "bucket 'b': space 'out' has no label 'x'"),
+        (lambda c, s: c.embed("e", {"a": "x", "b": [1.0]}), "space 'e': either a label for each word, or vectors"),
+        (lambda c, s: c.embed("e", {"a": [1.0], "b": [1.0, 2.0]}), "space 'e': .* vectors of one length"),
+    ],
+)
+def test_a_declaration_that_cannot_be_is_refused_by_name(declare, message: str, as_installed: None):
+    c = Circuit("!ab", 4, bos="!")
+    with pytest.raises(ConfigError, match=message):
+        declare(c, Space("foreign", ("a", "b")))
+
+
+def test_a_refused_head_leaves_no_trace():
+    c = induction()
+    with pytest.raises(ConfigError):
+        c.head(1, "more", qk=match(c.tok, c.tok), recency=0.1)
+    assert [part.name for part in c.parts] == ["previous", "induction"]
+
+
+def test_a_sink_needs_a_start_of_the_text():
+    c = Circuit("ab", 4)
+    with pytest.raises(ConfigError, match=r"head 'h': sink = 0.5 needs the start of the text; give the circuit bos="):
+        c.head(0, "h", match(c.tok, c.tok), sink=0.5)
+    assert c.head(0, "h", match(c.tok, c.tok)).sink == 0
+
+
+def test_a_space_that_nothing_writes_cannot_be_read():
+    c = Circuit("!ab", 4, bos="!")
+    c.head(1, "reader", qk=match(c.tok, c.space("prev", c.tok)), ov=copy(c.tok, c.out))
+    for use in (c.compile, c.edges, lambda: c.interpret("!a")):
+        with pytest.raises(ConfigError, match="'reader' in layer 1 reads space 'prev', which nothing writes"):
+            use()
+
+
+def test_a_layer_order_that_cannot_be_is_refused():
+    c = Circuit("!ab", 4, bos="!")
+    prev = c.space("prev", c.tok)
+    c.head(1, "reader", qk=match(c.tok, prev), ov=copy(c.tok, c.out))
+    c.head(1, "writer", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, prev))
+    message = "'reader' in layer 1 reads space 'prev', which is first written by 'writer' in layer 1"
+    with pytest.raises(ConfigError, match=message):
+        c.compile()
+
+
+def test_an_mlp_can_read_what_a_head_of_its_layer_writes_and_a_head_cannot_read_what_an_mlp_of_its_layer_writes():
+    c = Circuit("!ab", 4, bos="!")
+    kind = c.space("kind", ["x", "y"])
+    c.head(0, "here", qk=match(c.pos, c.pos), ov=copy(c.tok, c.space("seen", c.tok)))
+    c.mlp(0, "kinds", c.spaces["seen"], kind, {"a": "x", "b": "y"})
+    c.head(1, "back", qk=match(c.pos, c.pos), ov=copy(kind, c.out, {"x": "b", "y": "a"}))
+    assert c.compile().predict("!ab") == [None, "b", "a"]
+    c.head(0, "too early", qk=match(c.pos, c.pos), ov=copy(kind, c.out, {"x": "b"}))
+    with pytest.raises(ConfigError, match=r"'too early' in layer 0 reads space 'kind'.*MLPs from layer 1 on"):
+        c.compile()
+
+
+def test_a_circuit_that_predicts_nothing_at_all_is_refused():
+    c = Circuit("!ab", 4, bos="!")
+    with pytest.raises(ConfigError, match="the unembedding reads space 'out', which nothing writes"):
+        c.compile()
+
+
+def test_words_are_checked():
+    with pytest.raises(TokenError, match="'a' stands at places 1 and 3"):
+        Circuit("!aba", 4)
+    with pytest.raises(TokenError, match="unknown word"):
+        Circuit("!ab", 4, bos="?")
+    c = Circuit(["<s>", "noun", "verb"], 4, bos="<s>")
+    with pytest.raises(TokenError, match="space 'kind': 'nouns' is not a word; did you mean 'noun'"):
+        c.embed("kind", {"nouns": "n"})
+
+
+def test_texts_are_checked():
+    c = induction()
+    for use in (c.interpret, c.compile().predict):
+        with pytest.raises(TokenError, match="unknown word 'd' at place 2"):
+            use("!ad")
+        with pytest.raises(TokenError, match="7 tokens is longer than the context, n_ctx = 6"):
+            use("!abcabc")
+        with pytest.raises(TokenError, match="text 'abc' does not start with '!'"):
+            use("abc")
+        with pytest.raises(TokenError, match="empty sequence"):
+            use("")
+
+
+# ---------------------------------------------------------------------------------------------- edges
+
+
+def test_the_edges_of_induction_are_its_k_composition_and_what_the_embeddings_feed():
+    graph = induction().edges()
+    assert {(a, b, kind) for a, b, kind in graph.edges(keys=True)} == {
+        ("pos_embed", "previous", "Q"),
+        ("pos_embed", "previous", "K"),
+        ("embed", "previous", "V"),
+        ("embed", "induction", "Q"),
+        ("previous", "induction", "K"),
+        ("embed", "induction", "K"),  # the sink: the word that starts the text
+        ("embed", "induction", "V"),
+        ("induction", "unembed", "out"),
+    }
+    assert graph.edges["previous", "induction", "K"]["spaces"] == ("prev",)
+    assert graph.edges["embed", "induction", "Q"]["spaces"] == ("tok", "one")
+    assert graph.nodes["induction"] == {"layer": 1, "kind": "head"}
+
+
+def test_there_is_no_edge_between_parts_that_share_a_space_but_no_label_of_it():
+    c = Circuit("!ab", 4, bos="!")
+    kind = c.space("kind", ["x", "y"])
+    c.head(0, "writes x", qk=match(c.pos, c.pos), ov=copy(c.tok, kind, {"a": "x"}))
+    c.head(0, "writes y", qk=match(c.pos, c.pos), ov=copy(c.tok, kind, {"b": "y"}))
+    c.head(1, "reads x", qk=match(c.pos, c.pos), ov=copy(kind, c.out, {"x": "b"}))
+    graph = c.edges()
+    assert graph.has_edge("writes x", "reads x", "V")
+    assert not graph.has_edge("writes y", "reads x")
+
+
+def test_neurons_have_edges_in_and_out():
+    c = Circuit("!ab", 4, bos="!")
+    c.mlp(0, "swap", c.tok, c.out, {"a": "b", "b": "a"})
+    assert set(c.edges().edges(keys=True)) == {("embed", "swap", "mlp"), ("swap", "unembed", "out")}
+
+
+# ---------------------------------------------------------------------------------------------- the interpreter
+
+
+@pytest.mark.parametrize(
+    ("ties", "weights"),
+    [("mean", [0, 0.5, 0.5, 0]), ("latest", [0, 0, 1, 0]), ("first", [0, 1, 0, 0])],
+)
+def test_ties_are_shared_or_go_to_the_latest_or_to_the_first(ties, weights: list[float]):
+    scores = torch.tensor([[0.5, 1, 1 - 1e-9, 3]], dtype=torch.float64)
+    visible = torch.tensor([[True, True, True, False]])
+    assert attend(scores, visible, ties)[0].tolist() == pytest.approx(weights)
+
+
+def test_without_a_sink_a_head_that_finds_nothing_averages_over_what_it_sees():
+    c = Circuit("!ab", 4, bos="!")
+    prev = c.space("prev", c.tok)
+    c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, prev), sink=0)
+    c.head(1, "induction", qk=match(c.tok, prev), ov=copy(c.tok, c.out), sink=0)
+    seen = c.interpret("!ab")
+    assert seen.patterns["induction"][0].tolist() == [[1, 0, 0], [0.5, 0.5, 0], pytest.approx([1 / 3] * 3)]
+
+
+def test_with_a_sink_it_rests_at_the_start_and_copies_nothing_from_there():
+    c = induction()
+    seen = c.interpret("!abc")
+    assert seen.patterns["induction"][0, 1:, 0].tolist() == [1, 1, 1]
+    assert not seen.logits.any()
+    assert seen.space("prev")[0, 2].tolist() == [0, 1, 0, 0]
+
+
+def test_a_head_without_a_match_form_attends_to_everything_alike():
+    c = Circuit("!ab", 4, bos="!")
+    c.head(0, "all", ov=copy(c.tok, c.out))
+    assert c.interpret("!ab").patterns["all"][0, 2].tolist() == pytest.approx([1 / 3] * 3)
+    assert c.compile().predict("!aaa") == ["!", "!", "a", "a"]
+
+
+def test_a_circuit_shows_what_it_is():
+    assert repr(induction()) == "Circuit(4 words, n_ctx=6, 2 layers: previous, induction)"
+    assert repr(induction().tok) == "Space('tok', ! a b c)"
+    assert repr(induction().pos[3]) == "pos[3]"
