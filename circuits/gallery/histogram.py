@@ -1,0 +1,33 @@
+"""Histogram: how often the current word occurs, so far (causal) or in the whole text (bidirectional).
+
+The head spreads over the w occurrences of the word and, its sink weighing as much as a match, over the start of the
+text, which so gets the share 1 / (w + 1). Copying that share makes it a number; a bucket turns it into w.
+"""
+
+from circuits.circuit import Circuit
+from circuits.forms import copy, match
+from circuits.verify import every_text
+
+LETTERS = "abcde"
+VARIANTS = {"histogram": {}, "histogram_bidirectional": {"bidirectional": True}}
+
+
+def build(bidirectional: bool = False) -> Circuit:
+    """One layer, with an MLP."""
+    c = Circuit("!abcde123456", n_ctx=7, bos="!", attention_dir="bidirectional" if bidirectional else "causal")
+    share, letter = c.space("share", ["of the start"]), c.embed("letter", dict.fromkeys(LETTERS, "letter"))
+    shares = copy(c.tok, share, {"!": "of the start"}, drop=())
+    c.head(0, "same", qk=match(c.tok, c.tok), ov=shares, sink=1)
+    c.bucket(0, "count", share, c.out, {str(w): 1 / (w + 1) for w in range(1, 7)}, gate=letter)
+    return c
+
+
+def reference(text: str, bidirectional: bool = False) -> list[str | None]:
+    """The number of occurrences; nothing at the start."""
+    counts = [text[: None if bidirectional else i + 1].count(word) for i, word in enumerate(text)]
+    return [None, *map(str, counts[1:])]
+
+
+def inputs(bidirectional: bool = False) -> list[str]:
+    """All 5^6 texts of six letters."""
+    return every_text(LETTERS, 6)
