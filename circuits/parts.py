@@ -131,7 +131,8 @@ def steps(
     """A number as a one-hot label: the one whose value is nearest, and only where a coordinate of `gate` is 1.
 
     Between two neighbouring values there is one ramp, a quarter of their distance to either side of the middle; it adds
-    the upper label and takes the lower one off. Where the gate is 0 every ramp is pushed below its beginning.
+    the upper label and takes the lower one off. Where the gate is 0 every ramp is pushed below its beginning, for any
+    number up to the largest value, or to 1: what attention averages is no larger than what it copies.
     """
     order, where = sorted(values, key=lambda label: values[label]), f"bucket {name!r}"
     for label in order:
@@ -141,7 +142,7 @@ def steps(
     for one, other in itertools.pairwise(order):
         if values[one] == values[other]:
             raise ConfigError(f"{where}: {one!r} and {other!r} have the same value, {values[one]}")
-    push = 2 * (values[order[-1]] - values[order[0]])
+    push = 2.0 * max(1.0, *(abs(value) for value in values.values()))
     ramps = [Ramp(tuple((one, 1.0) for one in gate), 0.25, 0.75, ((writes[order[0]], 1.0),))]
     for one, other in itertools.pairwise(order):
         middle, quarter = (values[one] + values[other]) / 2 + push, (values[other] - values[one]) / 4

@@ -280,7 +280,7 @@ def _every_text(
     return (circuit.vocabulary.sep.join([*start, *row]) for row in rows), total
 
 
-def every_text(letters: str, length: int, start: str = "!") -> list[str]:
+def every_text(letters: Iterable[str], length: int, start: str = "!") -> list[str]:
     """All texts of so many letters after the start, in order."""
     return [start + "".join(row) for row in itertools.product(letters, repeat=length)]
 
