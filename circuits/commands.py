@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from circuits import gallery_commands
 from interp.tokens import visible
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ Example: interp demo --text '!abcabc' --words '!abc' --out induction.html
 def register(app: typer.Typer) -> None:
     """Add this package's commands to `app`."""
     app.command("demo", help=DEMO_HELP)(demo)
+    app.add_typer(gallery_commands.app, name="circuits")
 
 
 def demo(

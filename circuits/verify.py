@@ -42,6 +42,7 @@ class VerifyOptions(TypedDict, total=False):
     tolerance: Number
     batch_size: int
     progress: bool
+    title: str
     total: int | None
 
 
@@ -120,6 +121,7 @@ def verify(
     tolerance: Number = 1e-4,
     batch_size: int = 4096,
     progress: bool = True,
+    title: str = "verifying",
     total: int | None = None,
 ) -> Report:
     """Run every input through the model and the interpreter, and compare both with the reference.
@@ -134,6 +136,7 @@ def verify(
         tolerance: how far logits may be from a distribution that the reference gives.
         batch_size: texts a run.
         progress: show a progress bar, on standard error where that is a terminal.
+        title: what the progress bar is called.
         total: how many `inputs` there are, for the progress bar.
 
     Raises `ConfigError` for options that contradict each other, no inputs at all, or a reference that answers for
@@ -148,7 +151,7 @@ def verify(
     elif total is None and isinstance(inputs, Sequence):
         total = len(inputs)
     check = _Check(circuit, circuit.compile() if model is None else model, reference, float(tolerance))
-    for batch in _shown(_batches(circuit, inputs, batch_size), total, progress):
+    for batch in _shown(_batches(circuit, inputs, batch_size), total, progress, title):
         check.add(*batch)
     return check.report()
 
@@ -299,15 +302,16 @@ def _batches(circuit: "Circuit", texts: Iterable[str], size: int) -> Iterator[Ba
             yield [text for text, _ in batch], [words for _, words in batch]
 
 
-def _shown(batches: Iterator[Batch], total: int | None, progress: bool) -> Iterator[Batch]:
+def _shown(batches: Iterator[Batch], total: int | None, progress: bool, title: str) -> Iterator[Batch]:
     """The same batches, with a progress bar."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = TextColumn("verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not (progress and console.is_terminal)) as bars:
-        bar = bars.add_task("verifying", total=total)
+        bar = bars.add_task(escape(title), total=total)
         for batch in batches:
             yield batch
             bars.update(bar, advance=len(batch[0]))

@@ -1,0 +1,104 @@
+"""`interp circuits`: list the gallery, and verify its circuits over all their inputs."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from interp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from circuits.gallery import Entry
+    from circuits.verify import Report
+
+app = typer.Typer(
+    help="Circuits built by hand: list them, and verify them over all their inputs.", no_args_is_help=True
+)
+
+LIST_HELP = """List the circuits of the gallery.
+
+Example: interp circuits list
+"""
+VERIFY_HELP = """Verify circuits: compiled model, symbolic interpreter and reference function, on every input.
+
+Ends with status 1 if a circuit is wrong anywhere.
+
+Example: interp circuits verify induction_latest reverse
+
+Example: interp circuits verify --all
+"""
+
+
+@app.command("list", help=LIST_HELP)
+def list_circuits() -> None:
+    """Print the gallery as a table."""
+    from circuits.gallery import entries
+
+    table = Table("circuit", "layers", "parts", "what it does", show_lines=True)
+    for entry in entries().values():
+        circuit = entry.build()
+        name = f"{entry.name} (slow)" if entry.slow else entry.name
+        layers = str(1 + max(part.layer for part in circuit.parts))
+        table.add_row(Text(name), layers, str(len(circuit.parts)), Text(entry.summary))
+    Console().print(table)
+
+
+@app.command("verify", help=VERIFY_HELP)
+def verify_circuits(
+    names: Annotated[list[str] | None, typer.Argument(help="Circuits of the gallery, as listed.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every circuit, without those that take minutes.")] = False,
+    slow: Annotated[bool, typer.Option("--slow", help="With --all: also those that take minutes.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Print what `circuits.verify` reports, as a table."""
+    chosen = _chosen(names or [], everything, slow)
+    table = Table("circuit", title="Compiled model against reference, over all inputs")
+    for column in ("inputs", "positions", "model", "interpreter", "margin", "patterns", "seconds"):
+        table.add_column(column, justify="right")
+    table.caption = (
+        "margin: in logits, to the nearest other prediction; patterns: largest error, against hard attention"
+    )
+    wrong: list[tuple[str, Report]] = []
+    for entry in chosen:
+        start = time.perf_counter()
+        report = entry.verify(progress=not quiet, title=entry.name)
+        if not report.ok:
+            wrong.append((entry.name, report))
+        table.add_row(
+            entry.name, *_cells(report), f"{time.perf_counter() - start:.1f}", style="" if report.ok else "red"
+        )
+    Console().print(table)
+    for name, report in wrong:
+        worst = report.worst
+        if worst is not None:
+            said = f"predicts {worst.predicted!r} where the reference says {worst.expected!r}"
+            typer.echo(f"{name}: position {worst.position} of {worst.text!r} {said}")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _chosen(names: list[str], everything: bool, slow: bool) -> list[Entry]:
+    """The circuits to verify. Raises `ConfigError` for unknown names, and for options that contradict each other."""
+    from circuits.gallery import entries, entry
+
+    if bool(names) == everything or (slow and not everything):
+        raise ConfigError("interp circuits verify takes names of circuits, or --all (with or without --slow)")
+    if everything:
+        return [one for one in entries().values() if slow or not one.slow]
+    return [entry(name) for name in dict.fromkeys(names)]
+
+
+def _cells(report: Report) -> list[str]:
+    shares = [(report.n_right, report.accuracy), (report.n_symbolic, report.symbolic_accuracy)]
+    return [
+        f"{report.n_inputs:,}",
+        f"{report.n_positions:,}",
+        *("100 %" if n == report.n_positions else f"{min(share, 0.9999):.2%}" for n, share in shares),
+        f"{report.margin:.2g}",
+        f"{report.pattern_error:.1g}",
+    ]
