@@ -55,9 +55,7 @@ def demo(
     labels = [visible(word) for word in vocabulary.to_str_tokens(text)]
     console = Console()
     if len(labels) <= LONGEST_TABLE:
-        table = _logit_table(slide_rule, labels)
-        needed = table.__rich_measure__(console, console.options.update(max_width=10_000)).maximum
-        Console(width=max(console.width, needed)).print(table)
+        gallery_commands.print_whole(_logit_table(slide_rule, labels))
     else:
         console.print(f"(a table of {len(labels)} x {len(labels)} layer-2 logits is too large to print)")
     console.print(_reading_table(checks))

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from circuits.gallery import Entry
     from circuits.verify import Report
 
-app = typer.Typer(
-    help="Circuits built by hand: list them, and verify them over all their inputs.", no_args_is_help=True
-)
+app = typer.Typer(help="Circuits built by hand: list them, verify them over all their inputs.", no_args_is_help=True)
 
 LIST_HELP = """List the circuits of the gallery.
 
@@ -58,21 +56,18 @@ def verify_circuits(
     """Print what `circuits.verify` reports, as a table."""
     chosen = _chosen(names or [], everything, slow)
     table = Table("circuit", title="Compiled model against reference, over all inputs")
-    for column in ("inputs", "positions", "model", "interpreter", "margin", "patterns", "seconds"):
+    for column in ("inputs", "positions", "model", "symbolic", "margin", "patterns", "seconds"):
         table.add_column(column, justify="right")
-    table.caption = (
-        "margin: in logits, to the nearest other prediction; patterns: largest error, against hard attention"
-    )
+    table.caption = "margin: logits to another prediction; patterns: largest error against hard attention"
     wrong: list[tuple[str, Report]] = []
     for entry in chosen:
         start = time.perf_counter()
         report = entry.verify(progress=not quiet, title=entry.name)
         if not report.ok:
             wrong.append((entry.name, report))
-        table.add_row(
-            entry.name, *_cells(report), f"{time.perf_counter() - start:.1f}", style="" if report.ok else "red"
-        )
-    Console().print(table)
+        seconds = f"{time.perf_counter() - start:.1f}"
+        table.add_row(entry.name, *_cells(report), seconds, style="" if report.ok else "red")
+    print_whole(table)
     for name, report in wrong:
         worst = report.worst
         if worst is not None:
@@ -80,6 +75,13 @@ def verify_circuits(
             typer.echo(f"{name}: position {worst.position} of {worst.text!r} {said}")
     if wrong:
         raise typer.Exit(1)
+
+
+def print_whole(table: Table) -> None:
+    """Print a table as wide as it needs to be, also where the terminal is narrower."""
+    console = Console()
+    needed = table.__rich_measure__(console, console.options.update(max_width=10_000)).maximum
+    Console(width=max(console.width, needed)).print(table)
 
 
 def _chosen(names: list[str], everything: bool, slow: bool) -> list[Entry]:

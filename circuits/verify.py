@@ -19,7 +19,7 @@ from circuits.interpret import Interpretation, Interpreter, decode, in_words
 from circuits.layout import Layout
 from circuits.parts import Head
 from circuits.space import Number
-from interp.errors import ConfigError, TokenError
+from interp.errors import ConfigError, TokenError, did_you_mean
 
 if TYPE_CHECKING:
     from circuits.circuit import Circuit
@@ -233,12 +233,19 @@ class _Check:
                 raise ConfigError(
                     f"the reference answers for {len(answers)} positions of {text!r}, which has {tokens.shape[1]}"
                 )
-            ids.append([self.ids[answer] if isinstance(answer, str) else d_vocab for answer in answers])
+            ids.append([d_vocab] * len(answers))
             for position, answer in enumerate(answers):
+                words = answer if isinstance(answer, Mapping) else () if answer is None else (answer,)
+                for word in words:
+                    if word not in self.ids:
+                        said = f"the reference predicts {word!r} at position {position} of {text!r}"
+                        raise ConfigError(f"{said}, which is not a word{did_you_mean(word, self.ids)}")
                 if isinstance(answer, Mapping):
                     whole[row, position] = True
                     for word, logit in answer.items():
                         logits[row, position, self.ids[word]] = logit
+                elif answer is not None:
+                    ids[row][position] = self.ids[answer]
         words = torch.nn.functional.one_hot(torch.tensor(ids), d_vocab + 1)[..., :d_vocab].bool()
         return _Wanted(words, logits, whole)
 

@@ -1,0 +1,77 @@
+"""`interp circuits`, as a user runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from circuits import gallery_commands
+from circuits.gallery import Entry, entries, entry
+
+
+def interp(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from interp.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", check=False)
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """The rows of a printed table by their first cell."""
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_verify_prints_a_row_for_each_circuit(tmp_path: Path):
+    done = interp("circuits", "verify", "dyck1", "ioi", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    rows = cells(done.stdout)
+    assert rows["dyck1"][:4] == ["256", "2,304", "100 %", "100 %"]
+    assert rows["ioi"][:4] == ["180", "2,520", "100 %", "100 %"]
+
+
+def test_an_unknown_circuit_ends_with_the_nearest_and_status_2(tmp_path: Path):
+    done = interp("circuits", "verify", "dyck", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "the gallery has no circuit 'dyck'" in done.stderr
+    assert "did you mean 'dyck2' or 'dyck1'" in done.stderr or "did you mean 'dyck1' or 'dyck2'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--slow"], ["ioi", "--all"], ["ioi", "--slow"]])
+def test_verify_takes_names_or_all(arguments: list[str], tmp_path: Path):
+    done = interp("circuits", "verify", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "takes names of circuits, or --all" in done.stderr
+
+
+def test_every_command_has_help_with_an_example(tmp_path: Path):
+    assert "circuits" in interp("--help", cwd=tmp_path).stdout
+    for command in ("list", "verify"):
+        assert f"Example: interp circuits {command}" in interp("circuits", command, "--help", cwd=tmp_path).stdout
+
+
+def test_list_shows_every_circuit():
+    done = CliRunner().invoke(gallery_commands.app, ["list"], catch_exceptions=False)
+    listed = {name.removesuffix(" (slow)") for name in cells(done.output)}
+    assert set(entries()) <= listed
+
+
+def test_all_leaves_out_what_is_slow_unless_told(monkeypatch: pytest.MonkeyPatch):
+    few = {name: entry(name) for name in ("dyck1", "addition_3")}
+    monkeypatch.setattr("circuits.gallery.entries", lambda: few)
+    seen: list[str] = []
+    report = entry("dyck1").verify(progress=False)
+    monkeypatch.setattr(Entry, "verify", lambda self, **options: seen.append(self.name) or report)
+    for arguments in (["--all"], ["--all", "--slow"]):
+        assert CliRunner().invoke(gallery_commands.app, ["verify", *arguments]).exit_code == 0
+    assert seen == ["dyck1", "dyck1", "addition_3"]
+
+
+def test_a_circuit_that_is_wrong_ends_with_status_1_and_the_worst_input(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("circuits.gallery.dyck1.reference", lambda text: ["T"] * len(text))
+    done = CliRunner().invoke(gallery_commands.app, ["verify", "dyck1"])
+    assert done.exit_code == 1
+    assert "dyck1: position " in done.output
+    assert "where the reference says 'T'" in done.output

@@ -1,0 +1,72 @@
+"""Compiled circuits as files: plain checkpoints, and transformers' GPT-2."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from test_language import induction
+
+from circuits import Circuit, copy, match
+from circuits.export import compile_as_gpt2, save_as_gpt2
+from circuits.gallery import entry
+from interp import ConfigError, HookedTransformer
+from interp.checkpoints.registry import to_hf
+
+
+def test_a_saved_circuit_loads_as_a_plain_checkpoint_with_its_words(tmp_path: Path):
+    model = induction().compile(rotate=1, d_model=30)
+    model.save_pretrained(tmp_path)
+    loaded = HookedTransformer.from_pretrained(tmp_path)
+    assert type(loaded) is HookedTransformer
+    assert loaded.cfg == model.cfg
+    assert loaded.to_str_tokens("!abacb") == list("!abacb")
+    assert torch.equal(loaded("!abacb"), model("!abacb"))
+
+
+@pytest.mark.parametrize("rotate", [None, 3])
+@torch.no_grad()
+def test_a_circuit_with_layer_norm_becomes_a_transformers_gpt2_with_the_same_logits(tmp_path: Path, rotate: int | None):
+    c = induction()
+    save_as_gpt2(c, tmp_path, rotate=rotate)
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    tokens = c.vocabulary.to_tokens(["!abacb", "!ccccc", "!cabca"])
+    ours = c.compile()(tokens)
+    assert float((theirs(tokens).logits - ours).abs().max()) < 2e-5  # 8e-6 in the notes
+    assert float((theirs(tokens).logits - compile_as_gpt2(c, rotate=rotate)(tokens)).abs().max()) < 2e-5
+
+
+@torch.no_grad()
+def test_a_circuit_with_neurons_survives_as_gpt2(tmp_path: Path):
+    c = entry("dyck1").build()
+    save_as_gpt2(c, tmp_path)
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    text = "!()((())"
+    top = theirs(c.vocabulary.to_tokens(text)).logits[0].argmax(-1)
+    assert c.vocabulary.to_str_tokens(top) == entry("dyck1").reference(text)
+
+
+def test_an_exported_circuit_comes_back_as_ours(tmp_path: Path):
+    model = compile_as_gpt2(induction(), rotate=0)
+    save_as_gpt2(induction(), tmp_path, rotate=0)
+    loaded = HookedTransformer.from_pretrained(tmp_path)
+    tokens = model.to_tokens("!abacb")
+    assert torch.equal(loaded(tokens), model(tokens))
+
+
+def test_the_heads_of_an_exported_circuit_fill_its_stream():
+    cfg = compile_as_gpt2(induction()).cfg
+    assert cfg.n_heads * cfg.d_head == cfg.d_model
+    config, _ = to_hf(compile_as_gpt2(induction()), "gpt2")
+    assert config["architectures"] == ["GPT2LMHeadModel"]
+
+
+def test_what_gpt2_cannot_be_is_refused():
+    with pytest.raises(ConfigError, match=r"norm = 'RMS': GPT-2 fixes norm, attn_only, n_heads, d_model"):
+        compile_as_gpt2(induction(), norm="RMS")
+    with pytest.raises(ConfigError, match="GPT-2 has learned positions"):
+        compile_as_gpt2(induction(), positions="rotary")
+    both = Circuit("!ab", 4, bos="!", attention_dir="bidirectional")
+    both.head(0, "here", qk=match(both.pos, both.pos), ov=copy(both.tok, both.out))
+    with pytest.raises(ConfigError, match="the circuit's attention is bidirectional"):
+        compile_as_gpt2(both)

@@ -1,0 +1,135 @@
+"""The gallery: every circuit against its reference, and the numbers that its rows promise."""
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from circuits.compile import CompiledTransformer
+from circuits.gallery import Entry, entries, entry, histogram, induction_latest, induction_uniform, sort
+from circuits.verify import Report
+from interp import ConfigError
+
+INPUTS = {
+    "previous_token": 5**6, "induction_latest": 5**6, "induction_pointer": 5**6, "induction_uniform": 5**6,
+    "virtual_head": 5**6, "duplicate_token": 5**6, "backoff": 3**6, "fuzzy_induction": 5**6, "fuzzy_geometric": 5**6,
+    "skip_0": 5**6, "skip_1": 5**6, "skip_2": 5**6, "rhyme": 10_000, "histogram": 5**6, "histogram_bidirectional": 5**6,
+    "count": 5**6, "reverse": 19_530, "sort": 5**5, "dyck1": 2**8, "dyck2": 4_480, "addition_2": 10**4,
+    "addition_3": 10**6, "ioi": 180, "successor": 9**4, "adjectives": 40_320, "induction": 3**5,
+}  # fmt: skip
+LAYERS = {
+    "previous_token": 1, "induction_latest": 2, "induction_pointer": 2, "induction_uniform": 2, "virtual_head": 2,
+    "duplicate_token": 1, "backoff": 2, "fuzzy_induction": 2, "fuzzy_geometric": 2, "skip_0": 2, "skip_1": 2,
+    "skip_2": 2, "rhyme": 1, "histogram": 1, "histogram_bidirectional": 1, "count": 1, "reverse": 3, "sort": 3,
+    "dyck1": 2, "dyck2": 2, "addition_2": 2, "addition_3": 2, "ioi": 3, "successor": 1, "adjectives": 1, "induction": 2,
+}  # fmt: skip
+
+
+def check(one: Entry, model: CompiledTransformer) -> Report:
+    """The check of another compilation, on some of the inputs, evenly spread."""
+    inputs = list(one.inputs())
+    return model.circuit.verify(inputs[:: 1 + len(inputs) // 1000], one.reference, model=model, progress=False)
+
+
+def test_every_row_is_there():
+    assert set(entries()) == set(INPUTS) == set(LAYERS)
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if one.slow else name
+                                  for name, one in entries().items()])  # fmt: skip
+def test_model_and_interpreter_are_right_on_every_input(name: str):
+    one = entry(name)
+    model = one.build().compile()
+    report = one.verify(model=model, progress=False)
+    assert report.ok, report.worst
+    assert report.n_inputs == INPUTS[name]
+    assert report.pattern_error < 1e-5 and report.logit_error < 1e-5
+    assert model.cfg.n_layers == LAYERS[name]
+
+
+@pytest.mark.parametrize("name", entries())
+def test_a_row_says_what_it_does_in_a_sentence(name: str):
+    assert entry(name).summary.endswith((".", "?"))
+
+
+@pytest.mark.parametrize("name", ["induction_latest", "reverse", "sort", "addition_2", "ioi", "dyck2"])
+def test_a_circuit_survives_rotation_and_a_layer_norm(name: str):
+    one = entry(name)
+    size = one.build().compile().report.n_coordinates
+    model = one.build().compile(rotate=11, d_model=2 * (size + 5) + 2, norm="LN")
+    assert check(one, model).ok
+
+
+def test_induction_works_in_a_rotated_stream_of_64():
+    one = entry("induction_latest")
+    assert check(one, one.build().compile(rotate=0, d_model=64)).ok
+
+
+def test_uniform_induction_is_the_in_context_bigram_to_4e_14():
+    c = induction_uniform.build()
+    model = c.compile(dtype=torch.float64, error=1e-16)
+    texts = induction_uniform.inputs()[::17]
+    report = c.verify(texts, induction_uniform.reference, model=model, tolerance=4e-14, progress=False)
+    assert report.ok
+
+
+def test_k_composition_and_the_pointer_give_the_same_predictions():
+    for text in itertools.islice(induction_latest.inputs(), 0, None, 997):
+        assert entry("induction_pointer").reference(text) == entry("induction_latest").reference(text)
+
+
+def test_the_three_mechanisms_of_composition_have_edges_of_three_kinds():
+    kinds = {
+        "induction_latest": ("previous", "induction", "K"),
+        "induction_pointer": ("duplicate", "induction", "Q"),
+        "virtual_head": ("previous", "again", "V"),
+    }
+    for name, edge in kinds.items():
+        heads = [one for one in entry(name).build().edges().edges(keys=True) if one[0] == edge[0]]
+        assert heads == [edge]
+
+
+def test_without_a_gate_the_start_claims_rank_1_and_sorting_is_right_at_80_percent_of_the_letters():
+    c = sort.build(gated=False)
+    letters = sort.inputs()[::7]
+    report = c.verify(letters, sort.reference, progress=False)
+    assert report.n_right == report.n_symbolic
+    wrong = report.n_positions - report.n_right
+    assert 1 - wrong / (5 * report.n_inputs) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_the_start_gets_the_share_1_over_w_plus_1():
+    c = histogram.build()
+    model = c.compile(dtype=torch.float64)
+    pattern = model.run_with_cache("!aabaca")[1]["pattern", 0][0, 0]
+    assert pattern[[1, 2, 4, 6], 0].tolist() == pytest.approx([1 / 2, 1 / 3, 1 / 4, 1 / 5], abs=1e-5)
+
+
+def test_a_noun_takes_its_meaning_from_the_adjectives_before_it():
+    seen = entry("adjectives").build().interpret("<s> a fluffy blue creature roamed the verdant forest")
+    pattern = seen.patterns["description"][0]
+    assert pattern[4].tolist() == [0, 0, 0.5, 0.5, 0, 0, 0, 0, 0]
+    assert pattern[8, 7] == 1
+
+
+def test_addition_carries_through_nines():
+    model = entry("addition_3").build().compile()
+    assert model.predict("!999+001") == [None] * 4 + list("1000")
+    assert model.predict("!485+517")[4:] == list("1002")
+
+
+def test_ioi_names_the_other_name_at_the_last_word_only():
+    words = "<s> When Mary and John went to the store John gave a drink to"
+    assert entry("ioi").build().compile().predict(words) == [None] * 13 + ["Mary"]
+
+
+def test_some_slow_inputs_are_right_too():
+    one = entry("addition_3")
+    texts: Sequence[str] = [f"!{a:03}+{b:03}" for a in range(0, 1000, 37) for b in range(0, 1000, 41)]
+    assert one.build().verify(texts, one.reference, progress=False).ok
+
+
+def test_a_name_that_is_not_in_the_gallery_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"no circuit 'sorting'.*did you mean 'sort'"):
+        entry("sorting")

@@ -1,0 +1,131 @@
+"""Verification: what it counts, what it finds, and what it refuses."""
+
+import pytest
+import torch
+from test_language import induction
+
+from circuits import Circuit, copy, match
+from circuits.verify import every_text
+from interp import ConfigError, TokenError
+
+
+def next_to_latest(text: str) -> list[str | None]:
+    """What followed the latest earlier occurrence."""
+    places = [text.rfind(word, 1, i) for i, word in enumerate(text)]
+    return [text[place + 1] if place > 0 else None for place in places]
+
+
+def test_all_texts_are_run_by_default():
+    report = induction(ties="latest").verify(progress=False)
+    assert (report.n_inputs, report.n_positions) == (3**5, 6 * 3**5)
+    assert report.ok and report.accuracy == report.symbolic_accuracy == 1
+
+
+def test_a_reference_is_compared_with_model_and_interpreter():
+    report = induction(ties="latest").verify(every_text("abc", 4), next_to_latest, progress=False)
+    assert report.ok and report.n_inputs == 3**4
+    assert report.margin == pytest.approx(0.5, abs=1e-5)
+    assert report.pattern_error == max(report.pattern_errors.values()) < 1e-5
+    assert report.logit_error < 1e-5
+
+
+def test_a_wrong_reference_is_found_with_its_worst_input():
+    def wrong(text: str) -> list[str | None]:
+        answers = next_to_latest(text)
+        return [*answers[:-1], "c"] if text == "!abab" else answers
+
+    report = induction(ties="latest").verify(every_text("abc", 4), wrong, progress=False)
+    assert not report.ok
+    assert report.n_right == report.n_symbolic == report.n_positions - 1
+    assert report.worst is not None
+    assert (report.worst.text, report.worst.position) == ("!abab", 4)
+    assert (report.worst.predicted, report.worst.expected) == ("a", "c")
+    assert report.margin == report.worst.margin < 0
+
+
+def test_a_model_that_is_not_sharp_enough_is_found():
+    c = Circuit("!abc", 6, bos="!")
+    prev = c.space("prev", c.tok)
+    c.head(0, "previous", qk=match(c.pos, c.pos, lambda i, j: j == i - 1), ov=copy(c.tok, prev), sharp=1)
+    c.head(1, "induction", qk=match(c.tok, prev), ov=copy(c.tok, c.out), sharp=2)
+    report = c.verify(progress=False)
+    assert report.symbolic_accuracy == 1 > report.accuracy
+    assert report.pattern_errors["previous"] > 0.3
+
+
+def test_a_model_that_was_damaged_is_found():
+    c = induction(ties="latest")
+    model = c.compile()
+    with torch.no_grad():
+        model.blocks[1].attn.W_O[0] *= 0
+    report = c.verify(model=model, progress=False)
+    assert report.symbolic_accuracy == 1 > report.accuracy
+
+
+def test_a_distribution_is_compared_as_a_whole():
+    def shares(text: str) -> list[dict[str, float]]:
+        followers = [[text[j + 1] for j in range(1, i) if text[j] == word] for i, word in enumerate(text)]
+        return [{word: found.count(word) / len(found) for word in found} for found in followers]
+
+    c = induction()
+    assert c.verify(every_text("abc", 5), shares, progress=False).ok
+    assert not c.verify(
+        every_text("abc", 5), lambda text: [{**one, "a": 0.5} for one in shares(text)], progress=False
+    ).ok
+
+
+def test_where_words_tie_any_of_them_will_do():
+    report = induction().verify(["!abacac"[:6], "!abaca"], progress=False)
+    assert report.ok
+
+
+def test_samples_are_repeatable_and_other_seeds_are_others():
+    c = Circuit("!abc", 9, bos="!")
+    c.head(0, "here", qk=match(c.pos, c.pos), ov=copy(c.tok, c.out))
+    seen: list[str] = []
+
+    def note(text: str) -> list[str | None]:
+        seen.append(text)
+        return [None, *text[1:]]
+
+    runs = []
+    for seed in (1, 1, 2):
+        seen.clear()
+        assert c.verify(reference=note, samples=20, seed=seed, progress=False).ok
+        runs.append(seen[:20])
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_texts_of_several_lengths_are_verified_in_their_order():
+    texts = ["!a", "!ab", "!b", "!abc", "!cba"]
+    report = induction(ties="latest").verify(texts, next_to_latest, batch_size=1, progress=False)
+    assert report.ok and report.n_positions == 2 + 3 + 2 + 4 + 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inputs": ["!a"], "length": 2}, "takes inputs, or length and samples, not both"),
+        ({"length": 6}, "length = 6 does not fit n_ctx = 6"),
+        ({"samples": 0}, "samples = 0"),
+        ({"inputs": []}, "there are no inputs"),
+        ({"inputs": ["!ab"], "reference": lambda text: [None]}, "answers for 1 positions of '!ab', which has 3"),
+    ],
+)
+def test_what_cannot_be_verified_is_refused(options, message: str):
+    with pytest.raises(ConfigError, match=message):
+        induction().verify(**options, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "an empty text"), ("!ad", "unknown word 'd'"), ("ab", "does not start with"), ("!abcabc", "longer than")],
+)
+def test_texts_that_the_circuit_does_not_take_are_refused(text: str, message: str):
+    with pytest.raises(TokenError, match=message):
+        induction().verify([text], progress=False)
+
+
+def test_a_reference_that_names_an_unknown_word_is_refused():
+    with pytest.raises(ConfigError, match="the reference predicts 'x' at position 1 of '!a', which is not a word"):
+        induction().verify(["!a"], lambda text: [None, "x"], progress=False)
