@@ -19,6 +19,7 @@ from interp.errors import (
     ShapeError,
     TokenError,
 )
+from interp.factored import FactoredMatrix
 from interp.hooks import HookPoint
 from interp.model import HookedTransformer
 from interp.residual import LogitAttribution, Stack
@@ -29,6 +30,7 @@ __all__ = [
     "CacheError",
     "CheckpointError",
     "ConfigError",
+    "FactoredMatrix",
     "HookNotFiredError",
     "HookNotFoundError",
     "HookPoint",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from interp.components import Embed, PosEmbed, Unembed
 from interp.config import TransformerConfig
 from interp.errors import ConfigError
+from interp.factored import FactoredMatrix
 
 if TYPE_CHECKING:
     from interp.model import Block
@@ -85,6 +86,21 @@ class StackedWeights:
     def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
         """What each head writes."""
         return self._of_heads("W_O")
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """What queries seek in keys, `W_Q W_K^T / attn_scale` [layer, head, d_model, d_model] (Elhage et al. 2021).
+
+        A score is `query_read @ QK @ key_read`, where each side is the stream as the head reads it, with the biases and
+        (where there are any) the norms of queries and keys, the soft cap and the rotation left aside: in a rotary model
+        it is the circuit at distance 0.
+        """
+        return FactoredMatrix(self.W_Q / self.cfg.attn_scale, self.W_K.mT)
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """What a head writes for what it attends to, `W_V W_O` [layer, head, d_model, d_model], biases left aside."""
+        return FactoredMatrix(self.W_V, self.W_O)
 
     @property
     def b_Q(self) -> Float[Tensor, "layer head d_head"]:
