@@ -1,5 +1,6 @@
 """Matrices over pairs of tokens are too large to hold: here they pass by, a block of rows at a time."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -80,14 +81,16 @@ def top_entries(
     starts = range(0, n_rows, block)
     for start in shown(starts, len(starts), "largest entries", progress):
         values = torch.mm(A[start : start + block], B, out=held[: n_rows - start])
-        keys = values.abs() if by == "magnitude" else values
         if per_row:
-            columns = keys.topk(k, dim=1).indices
+            columns = _key(values, by).topk(k, dim=1).indices
             of_rows.append((values.gather(1, columns), columns))
             continue
-        enough = len(kept[0]) == k
-        rows = (keys.amax(dim=1) > kept[0][-1]).nonzero()[:, 0] if enough else torch.arange(len(keys), device=A.device)
-        top, columns = keys[rows].topk(min(k, n_columns), dim=1)
+        extreme = values.amax(dim=1)
+        if by == "magnitude":
+            extreme = extreme.maximum(-values.amin(dim=1))
+        least = kept[0][-1] if len(kept[0]) == k else -math.inf
+        rows = (extreme > least).nonzero()[:, 0]  # after the first blocks only a few
+        top, columns = _key(values[rows], by).topk(min(k, n_columns), dim=1)
         new = (top, values[rows].gather(1, columns), (rows + start)[:, None].expand_as(columns), columns)
         kept = [torch.cat([old, one.flatten()]) for old, one in zip(kept, new, strict=True)]
         order = kept[0].topk(min(k, len(kept[0]))).indices
@@ -97,6 +100,11 @@ def top_entries(
         values, columns = (torch.cat(parts) for parts in zip(*of_rows, strict=True))
         return TopEntries(sign * values, torch.arange(n_rows, device=A.device)[:, None].expand_as(columns), columns)
     return TopEntries(sign * kept[1], kept[2], kept[3])
+
+
+def _key(values: Tensor, by: str) -> Tensor:
+    """What is largest in the entries that are kept."""
+    return values.abs() if by == "magnitude" else values
 
 
 def token_names(model: HookedTransformer, ids: Int[Tensor, "n"]) -> list[str]:
