@@ -6,7 +6,7 @@ embeddings on both sides [d_vocab, d_vocab] (Elhage et al. 2021). Everything her
 
 import operator
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -108,7 +108,11 @@ class FactoredMatrix:
 
     # ------------------------------------------------------------------ arithmetic
 
-    def __matmul__(self, other: "Tensor | FactoredMatrix") -> "Tensor | FactoredMatrix":
+    @overload
+    def __matmul__(self, other: "FactoredMatrix") -> "FactoredMatrix": ...
+    @overload
+    def __matmul__(self, other: Tensor) -> Any: ...
+    def __matmul__(self, other: "Tensor | FactoredMatrix") -> Any:
         """With a matrix or a FactoredMatrix a FactoredMatrix, with a vector [columns] a tensor [*batch, rows]."""
         if not isinstance(other, Tensor | FactoredMatrix):
             return NotImplemented
@@ -122,7 +126,7 @@ class FactoredMatrix:
             return self._like(A, inner @ wide(other.B))
         return self._like(A @ inner, other.B)
 
-    def __rmatmul__(self, other: Tensor) -> "Tensor | FactoredMatrix":
+    def __rmatmul__(self, other: Tensor) -> Any:
         if not isinstance(other, Tensor):
             return NotImplemented
         _check_product(other, self)
@@ -209,7 +213,7 @@ class FactoredMatrix:
 
     # ------------------------------------------------------------------ indexing
 
-    def __getitem__(self, index: Any) -> "FactoredMatrix | Tensor":
+    def __getitem__(self, index: Any) -> Any:
         batch, row, column = self._split(index)
         A, B = self.A[batch], self.B[batch]
         part = FactoredMatrix(A[..., _kept(row), :], B[..., _kept(column)])

@@ -135,15 +135,16 @@ def singular_directions(
     head: int,
     circuit: Literal["OV", "QK"] = "OV",
     *,
-    n_directions: int = 10,
-    n_tokens: int = 10,
+    n_directions: int | None = None,
+    n_tokens: int | None = None,
     fold_norms: bool = False,
 ) -> "xarray.Dataset":
     """The leading singular directions of a head, and the tokens that they read and write (Millidge & Black 2022).
 
     `W_OV = U S Vh`: a stream that points along column i of U makes the head write along row i of Vh, S[i] times as
     strongly. Tokens are ranked by how their embeddings (times `embed_scale`) lie along the first, and by how the second
-    raises their logits. Of "QK" both sides are read: a query along U attends to a key along Vh.
+    raises their logits. Of "QK" both sides are read: a query along U attends to a key along Vh. Without a number, 10
+    directions and tokens are shown, or all where there are fewer.
 
     Returns:
         A dataset with `singular_value [direction]`, and for each side (`read` and `write`, or `query` and `key`)
@@ -157,13 +158,9 @@ def singular_directions(
     import xarray
 
     check_choice("circuit", circuit, ("OV", "QK"))
-    for name, given, most in (
-        ("n_directions", n_directions, min(model.cfg.d_head, model.cfg.d_model)),
-        ("n_tokens", n_tokens, model.cfg.d_vocab),
-    ):
-        if isinstance(given, bool) or not 1 <= given <= most:
-            raise ConfigError(f"{name} = {given}; allowed: 1 to {most}")
     weights = _of_head(model, layer, head, fold_norms)
+    n_directions = _at_most("n_directions", n_directions, min(model.cfg.d_head, model.cfg.d_model))
+    n_tokens = _at_most("n_tokens", n_tokens, model.cfg.d_vocab)
     if circuit == "QK":
         U, S, Vh = FactoredMatrix(weights.W_Q, weights.W_K.mT).svd()
     else:
@@ -177,12 +174,12 @@ def singular_directions(
     dims = ("direction", "end", "rank")
     columns: dict[str, object] = {"singular_value": ("direction", S[:n_directions].cpu().numpy())}
     for side, along in zip(("query", "key") if circuit == "QK" else ("read", "write"), (first, second), strict=True):
-        ends = torch.stack([sign * along, -sign * along], dim=1).topk(n_tokens)
-        names = [[token_names(model, ids) for ids in both] for both in ends.indices]
+        turned = sign * along
+        ends = torch.stack([turned, -turned], dim=1).topk(n_tokens)
         columns |= {
-            f"{side}_token": (dims, names),
+            f"{side}_token": (dims, [[token_names(model, ids) for ids in both] for both in ends.indices]),
             f"{side}_id": (dims, ends.indices.cpu().numpy()),
-            f"{side}_value": (dims, along.gather(1, ends.indices.flatten(1)).view_as(ends.values).cpu().numpy()),
+            f"{side}_value": (dims, (ends.values * ends.values.new_tensor([[1], [-1]])).cpu().numpy()),
         }
     about = {
         "circuit": f"{circuit} of L{layer_index(layer, model.cfg.n_layers, 'layer')}H{_head_index(model, head)}",
@@ -231,8 +228,10 @@ def composition_scores(
     for kind in kinds:
         check_choice("kinds", kind, get_args(Kind))
     check_choice("score", score, ("raw", "aligned"))
-    if not kinds or (chunk is not None and chunk < 1):
-        raise ConfigError(f"kinds = {kinds}, chunk = {chunk}; allowed: at least one kind, and a chunk of 1 or more")
+    if not kinds or len(set(kinds)) < len(kinds) or (chunk is not None and chunk < 1):
+        raise ConfigError(
+            f"kinds = {kinds}, chunk = {chunk}; allowed: at least one kind, each once, and a chunk of 1 or more"
+        )
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     n, weights = layers * heads, HeadWeights(*(weight.flatten(0, 1) for weight in _all_heads(model, fold_norms)))
     writer = FactoredMatrix(weights.W_V, weights.W_O)
@@ -320,6 +319,14 @@ def _head_index(model: HookedTransformer, head: int) -> int:
     if isinstance(head, bool) or not -n <= head < n:
         raise ConfigError(f"head = {head}; allowed: {-n} to {n - 1} (a layer has {n} heads)")
     return head % n
+
+
+def _at_most(name: str, given: int | None, most: int) -> int:
+    if given is None:
+        return min(10, most)
+    if isinstance(given, bool) or not 1 <= given <= most:
+        raise ConfigError(f"{name} = {given}; allowed: 1 to {most}")
+    return given
 
 
 def _through(norm: Norm, written: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
