@@ -67,7 +67,7 @@ def expand_stream(
     stop = cache.cfg.n_layers if layer is None else layer_index(layer, cache.cfg.n_layers, "layer", end=True)
     _check_count(cache.cfg, stop, max_length, max_terms, sides=1)
     paths = _Paths(cache, stop, max_length)
-    for block in shown(range(stop), stop, "paths", progress):
+    for block in shown(range(stop), "paths", stop, progress):
         paths.go_through(block)
     return paths.stack()
 

@@ -79,7 +79,7 @@ def top_entries(
     kept = [A.new_empty(0), A.new_empty(0), *torch.empty(2, 0, dtype=torch.long, device=A.device)]
     of_rows: list[tuple[Tensor, Tensor]] = []
     starts = range(0, n_rows, block)
-    for start in shown(starts, len(starts), "largest entries", progress):
+    for start in shown(starts, "largest entries", len(starts), progress):
         values = torch.mm(A[start : start + block], B, out=held[: n_rows - start])
         if per_row:
             columns = _key(values, by).topk(k, dim=1).indices

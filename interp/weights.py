@@ -241,7 +241,7 @@ def composition_scores(
     steps = [(i, block) for i in range(len(kinds)) for block in blocks]
 
     scores = torch.full((len(kinds), n, n), math.nan, dtype=written.dtype)
-    for i, readers in shown(steps, len(steps), "composition", progress):
+    for i, readers in shown(steps, "composition", len(steps), progress):
         reader = _reader(weights, kinds[i], readers)
         read, most = reader.T.reduced().mT, _most(sizes, reader.singular_values(), score)
         for writers in blocks:
