@@ -3,20 +3,25 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError
+from interp.errors import ConfigError, ShapeError, TokenError
 from interp.hooks import HookName
 from interp.progress import shown
-from interp.tokens import Text
+from interp.tokens import Text, check_mask
 
 if TYPE_CHECKING:
     from interp.cache import ActivationCache
     from interp.model import HookedTransformer
+
+
+Stops = int | str | Sequence[int | str]
+"""Tokens at which a sequence ends, by their ids or their texts."""
 
 
 class LayerKeysValues:
@@ -81,17 +86,21 @@ class KVCache:
         self.mask, self.batch, self.n_pos = mask, batch, self.n_pos + n_new
 
 
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen from the logits.
 
     Attributes:
-        temperature: divides the logits; 0 takes the largest (greedy).
+        temperature: divides the logits; 0 takes the largest (greedy), so that only `top_k=1` goes with it.
         top_k: keep the k largest logits.
         top_p: then keep the smallest set of tokens whose probabilities reach p (Holtzman et al. 2020, section 3.1).
         seed: of the random choices; None takes torch's global generator.
 
-    Raises `ConfigError` for values out of range.
+    Raises `ConfigError` for values out of range, or `top_k` or `top_p` beside a temperature of 0.
     """
 
     temperature: float = 0.0
@@ -100,13 +109,24 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for wrong, message in (
-            (not 0 <= self.temperature < float("inf"), f"temperature = {self.temperature}; allowed: 0 or more"),
-            (self.top_k is not None and self.top_k < 1, f"top_k = {self.top_k}; allowed: 1 or more"),
-            (self.top_p is not None and not 0 < self.top_p <= 1, f"top_p = {self.top_p}; allowed: above 0, up to 1"),
+        given, k, p, seed = self.temperature, self.top_k, self.top_p, self.seed
+        for right, message in (
+            (_is_number(given, Real) and 0 <= given < float("inf"), f"temperature = {given!r}; allowed: 0 or more"),
+            (k is None or (_is_number(k, Integral) and k >= 1), f"top_k = {k!r}; allowed: 1 or more"),
+            (p is None or (_is_number(p, Real) and 0 < p <= 1), f"top_p = {p!r}; allowed: above 0, up to 1"),
+            (
+                seed is None or (_is_number(seed, Integral) and -(2**63) <= seed < 2**64),
+                f"seed = {seed!r}; allowed: an integer of 64 bits",
+            ),
         ):
-            if wrong:
+            if not right:
                 raise ConfigError(message)
+        for name, without_effect in (("top_k", k not in (None, 1)), ("top_p", p not in (None, 1))):
+            if without_effect and given == 0:
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)} chooses among tokens to sample from, and temperature = 0 samples "
+                    "none; give a temperature above 0"
+                )
 
     def probabilities(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
         """The distribution the next token is drawn from."""
@@ -160,15 +180,37 @@ def stream(
     """The next token of every sequence, step after step; ends early when all have reached a stop token.
 
     The prompt is run once, every later step carries one position. With `caches`, each step's activations are appended.
-    Raises `ConfigError`, before the first run, if prompt and continuation do not fit the context.
+
+    Raises, at once and not with the first step:
+        ConfigError: prompt and continuation do not fit the context, or the model is not causal.
+        ShapeError: a prompt ends with padding, which would be what the first new token continues.
     """
-    if max_new_tokens < 1:
-        raise ConfigError(f"max_new_tokens = {max_new_tokens}; allowed: 1 or more")
+    if not _is_number(max_new_tokens, Integral) or max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens = {max_new_tokens!r}; allowed: 1 or more")
+    if model.cfg.attention_dir != "causal":
+        raise ConfigError(f"attention_dir = {model.cfg.attention_dir!r}: only a causal model predicts the next token")
+    mask = check_mask(attention_mask, tokens)
+    if mask is not None and not mask[:, -1].all():
+        row = int((~mask[:, -1]).nonzero()[0])
+        raise ShapeError(f"attention_mask: sequence {row} ends with padding; prompts are padded on the left")
     n_prompt, n_ctx = tokens.shape[1], model.cfg.n_ctx
     if n_prompt + max_new_tokens > n_ctx + 1:  # the last token is not run
         raise ConfigError(
             f"{n_prompt} tokens and max_new_tokens = {max_new_tokens} exceed the context, n_ctx = {n_ctx}"
         )
+    return _steps(model, tokens, max_new_tokens, sampling, stop_tokens, mask, names_filter, caches)
+
+
+def _steps(
+    model: "HookedTransformer",
+    tokens: Int[Tensor, "batch pos"],
+    max_new_tokens: int,
+    sampling: Sampling,
+    stop_tokens: Sequence[int],
+    attention_mask: Bool[Tensor, "batch pos"] | None,
+    names_filter: HookName | Iterable[HookName] | None,
+    caches: "list[ActivationCache] | None",
+) -> Iterator[Int[Tensor, "batch"]]:
     device = tokens.device
     generator = None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
     stops = torch.tensor(list(stop_tokens), dtype=torch.long, device=device)
@@ -208,8 +250,14 @@ def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
     return ActivationCache(joined, model, edited=any(cache.edited for cache in caches))
 
 
-def _stop_ids(model: "HookedTransformer", stop_tokens: Sequence[int | str]) -> list[int]:
-    return [model.to_single_token(stop) if isinstance(stop, str) else stop for stop in stop_tokens]
+def _stop_ids(model: "HookedTransformer", stop_tokens: Stops) -> list[int]:
+    """Their ids. Raises `TokenError` for a text that is not one token, or what is no token's id."""
+    several = [stop_tokens] if isinstance(stop_tokens, int | str) else list(stop_tokens)
+    ids = [model.to_single_token(stop) if isinstance(stop, str) else stop for stop in several]
+    for i in ids:
+        if not _is_number(i, Integral) or not 0 <= i < model.cfg.d_vocab:
+            raise TokenError(f"stop token {i!r}; allowed: 0 to {model.cfg.d_vocab - 1}, or the text of one token")
+    return [int(i) for i in ids]
 
 
 class Generates:
@@ -224,7 +272,7 @@ class Generates:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
-        stop_tokens: Sequence[int | str] = (),
+        stop_tokens: Stops = (),
         attention_mask: Tensor | None = None,
         names_filter: HookName | Iterable[HookName] | None = None,
         progress: bool = True,
@@ -235,12 +283,13 @@ class Generates:
             input: prompts, as text or token ids; of unequal length as left-padded ids with `attention_mask`.
             max_new_tokens: how many tokens to add at most; prompt and continuation must fit the context.
             temperature, top_k, top_p, seed: see `Sampling`; temperature 0 is greedy.
-            stop_tokens: a sequence that reaches one of them ends there.
+            stop_tokens: a sequence that reaches one of them (an id, or the text of one token) ends there.
             attention_mask: as for calling the model.
             names_filter: also return these activations of all positions run, as one cache ("*" for all).
             progress: show a progress bar on a terminal.
 
-        Raises `ConfigError` for sampling options out of range or a length beyond the context; else as `forward`.
+        Raises `ConfigError` for sampling options out of range, a length beyond the context or a model that is not
+        causal, `TokenError` for a stop token that is none; else as `forward`.
         """
         model = cast("HookedTransformer", self)
         tokens, attention_mask = model.tokens_and_mask(input, attention_mask)
@@ -265,7 +314,7 @@ class Generates:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
-        stop_tokens: Sequence[int | str] = (),
+        stop_tokens: Stops = (),
         attention_mask: Tensor | None = None,
     ) -> Iterator[Int[Tensor, "batch"]]:
         """As `generate`, one step at a time: the next token of every sequence."""

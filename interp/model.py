@@ -185,13 +185,18 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
             TokenError: text without a tokenizer, unknown words, ids that are not integers or out of range, an empty
                 sequence, or one longer than `n_ctx`.
             ShapeError: a tensor of another shape or dtype than described.
-            ConfigError: a layer out of range, or a return type that these layers cannot give.
+            ConfigError: a layer out of range, a return type that these layers cannot give, or a `kv_cache` where the
+                model is not causal or has another number of layers.
         """
         first, last = self._layer_range(start_at_layer, stop_at_layer)
         if return_type not in ("logits", "loss", "both", None):
             raise ConfigError(f"return_type = {return_type!r}; allowed: 'logits', 'loss', 'both' or None")
         if loss_per_token and return_type not in ("loss", "both"):
             raise ConfigError(f"loss_per_token = True contradicts return_type = {return_type!r}")
+        if kv_cache is not None and self.cfg.attention_dir != "causal":
+            raise ConfigError("kv_cache needs attention_dir = 'causal': here earlier positions attend to later ones")
+        if kv_cache is not None and len(kv_cache.layers) != self.cfg.n_layers:
+            raise ConfigError(f"kv_cache was made for {len(kv_cache.layers)} layers; here are {self.cfg.n_layers}")
         if kv_cache is not None and (start_at_layer is not None or stop_at_layer is not None):
             raise ConfigError("kv_cache needs every layer to run: it excludes start_at_layer and stop_at_layer")
         if return_type in ("loss", "both") and (start_at_layer is not None or stop_at_layer is not None):
@@ -288,7 +293,8 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         self, input: Text | Tensor, attention_mask: Tensor | None = None
     ) -> tuple[Int[Tensor, "batch pos"], Tensor | None]:
         """Text or ids as checked token ids, and the mask: the given one, or what padded texts of unequal length."""
-        if not isinstance(input, str | Tensor) and not all(isinstance(text, str) for text in input):
+        texts = isinstance(input, list | tuple) and all(isinstance(text, str) for text in input)
+        if not (texts or isinstance(input, str | Tensor)):
             raise TokenError(f"input is text, a list of texts or a tensor of token ids, not {input!r}")
         if isinstance(input, Tensor):
             tokens = input
@@ -370,7 +376,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         cls,
         name_or_path: str | os.PathLike[str] | None = None,
         hf_model: Any = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
         revision: str | None = None,
         tokenizer: TextCodec | None = None,

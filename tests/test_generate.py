@@ -1,5 +1,6 @@
 """Generation and the KV cache."""
 
+import re
 from typing import Any
 
 import pytest
@@ -197,12 +198,66 @@ def test_prompt_and_continuation_must_fit_the_context():
         ({"top_p": 0.0}, "top_p = 0.0; allowed: above 0"),
         ({"top_p": 1.5}, "top_p = 1.5"),
         ({"max_new_tokens": 0}, "max_new_tokens = 0; allowed: 1 or more"),
+        ({"max_new_tokens": True}, "max_new_tokens = True"),
+        ({"temperature": "1"}, "temperature = '1'"),
+        ({"temperature": 1.0, "top_k": 2.5}, "top_k = 2.5; allowed: 1 or more"),
+        ({"temperature": 1.0, "seed": 2**64}, "seed = 18446744073709551616; allowed: an integer of 64 bits"),
+        ({"top_p": 0.9}, "top_p = 0.9 chooses among tokens to sample from.* temperature above 0"),
+        ({"top_k": 5}, "top_k = 5 chooses among tokens to sample from"),
     ],
 )
+@pytest.mark.usefixtures("as_installed")
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str):
     run = run_of("learned_ln")
-    with pytest.raises(ConfigError, match=message):
-        run.model.generate(run.tokens[:, :2], **options)
+    for method in (run.model.generate, run.model.stream):  # at once: no step of the stream is taken
+        with pytest.raises(ConfigError, match=message):
+            method(run.tokens[:, :2], **options)
+
+
+@pytest.mark.parametrize("stop", [11, -1, 1.5, True])
+@pytest.mark.usefixtures("as_installed")
+def test_a_stop_token_that_is_none_is_refused(stop: Any):
+    run = run_of("learned_ln")
+    with pytest.raises(TokenError, match=re.escape(f"stop token {stop!r}; allowed: 0 to 10")):
+        run.model.generate(run.tokens[:, :2], 2, stop_tokens=[stop])
+
+
+def test_one_stop_token_needs_no_list():
+    words = Vocabulary("abcdefghijk")
+    model = build(run_of("learned_ln").cfg, 0, words)
+    tokens = model.generate("ab", 5, stop_tokens=["c", "d"]).tokens
+    assert torch.equal(model.generate("ab", 5, stop_tokens=[2, 3]).tokens, tokens)
+    assert torch.equal(model.generate("ab", 5, stop_tokens="c").tokens, model.generate("ab", 5, stop_tokens=2).tokens)
+
+
+def test_a_stop_token_in_the_prompt_stops_nothing():
+    model, prompt = run_of("learned_ln").model, run_of("learned_ln").tokens[:1, :3]
+    free = model.generate(prompt, 4).tokens
+    unused = [i for i in prompt[0].tolist() if i not in free[0, 3:].tolist()]
+    assert torch.equal(model.generate(prompt, 4, stop_tokens=unused).tokens, free)
+
+
+def test_a_prompt_that_ends_with_padding_is_refused():
+    run = run_of("learned_ln")
+    mask = torch.ones_like(run.tokens[:, :4])
+    mask[1, 3] = 0
+    with pytest.raises(ShapeError, match="sequence 1 ends with padding; prompts are padded on the left"):
+        run.model.generate(run.tokens[:, :4], 2, attention_mask=mask)
+
+
+def test_a_model_that_is_not_causal_neither_generates_nor_caches_keys():
+    name = next(name for name in GRID if name not in CAUSAL)
+    run = run_of(name)
+    with pytest.raises(ConfigError, match="'bidirectional': only a causal model predicts the next token"):
+        run.model.generate(run.tokens[:, :2], 2)
+    with pytest.raises(ConfigError, match="kv_cache needs attention_dir = 'causal'"):
+        run.model(run.tokens[:, :2], kv_cache=KVCache(run.cfg.n_layers))
+
+
+def test_a_kv_cache_of_another_depth_is_refused():
+    run = run_of("learned_ln")
+    with pytest.raises(ConfigError, match="kv_cache was made for 2 layers; here are 3"):
+        run.model(run.tokens, kv_cache=KVCache(2))
 
 
 @given(st.integers(0, 2**31), st.floats(0.05, 1.0), st.floats(0.2, 3.0))

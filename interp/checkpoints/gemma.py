@@ -51,7 +51,7 @@ GEMMA3: dict[str, Any] = DEFAULTS | {"vocab_size": 262_208, "max_position_embedd
 
 def read_gemma2_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
     """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
-    options = Options(GEMMA2 | options.values)
+    options = options.over(GEMMA2)
     base, scaling = options.rotary()
     kinds = options.layer_types([FULL if i % 2 else SLIDING for i in range(options.get("num_hidden_layers", int))])
     return TransformerConfig(**_fields(options, kinds, dtype), rotary_base=base, rotary_scaling=scaling)
@@ -59,7 +59,7 @@ def read_gemma2_config(options: Options, dtype: torch.dtype) -> TransformerConfi
 
 def read_gemma3_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
     """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
-    options = Options(GEMMA3 | options.values)
+    options = options.over(GEMMA3)
     every = options.get("sliding_window_pattern", int, None) or 6
     layers = range(options.get("num_hidden_layers", int))
     kinds = options.layer_types([SLIDING if (i + 1) % every else FULL for i in layers])

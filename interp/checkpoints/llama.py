@@ -38,8 +38,7 @@ def read_mistral_config(options: Options, dtype: torch.dtype) -> TransformerConf
 def decoder_fields(options: Options, kv_heads: int | None = None, d_head: int | None = None) -> dict[str, Any]:
     """The fields of a config that Llama, Qwen and Gemma spell alike; the arguments are used where a key is absent."""
     options.refuse_unless("partial_rotary_factor", 1)
-    rope = options.get("rope_parameters", dict, None) or options.get("rope_scaling", dict, None) or {}
-    Options(rope).refuse_unless("partial_rotary_factor", 1)
+    Options(options.rope()).refuse_unless("partial_rotary_factor", 1)
     width, heads = options.size("hidden_size"), options.size("num_attention_heads")
     return {
         "n_layers": options.get("num_hidden_layers", int),

@@ -11,30 +11,37 @@ from interp.checkpoints import native
 from interp.checkpoints.registry import plan
 from interp.checkpoints.sources import INDEX, SINGLE, Dictionary, SafetensorsFolder, no_weights, read_json
 from interp.checkpoints.sources import shard_of_each_tensor as shards_of
-from interp.errors import CheckpointError, InterpError
+from interp.errors import CheckpointError, InterpError, did_you_mean
 from interp.tokens import TextCodec
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
 
 Device = str | torch.device | None
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+"""What parameters can be of."""
 
 
 def load(
     kind: "type[HookedTransformer]",
     name_or_path: str | os.PathLike[str] | None,
     hf_model: Any,
-    dtype: torch.dtype | None,
+    dtype: torch.dtype | str | None,
     device: Device,
     revision: str | None,
     tokenizer: TextCodec | None,
 ) -> "HookedTransformer":
     """See `HookedTransformer.from_pretrained`."""
+    dtype = _checked(dtype, device)
     if hf_model is not None:
+        if name_or_path is not None:
+            raise CheckpointError(f"{name_or_path!r} and hf_model= are two models; give one of them")
         return _from_instance(kind, hf_model, dtype, device, tokenizer)
     if name_or_path is None:
         raise CheckpointError("from_pretrained needs a name, a path or hf_model=")
     path = _local(name_or_path)
+    if revision is not None and path.exists():
+        raise CheckpointError(f"revision = {revision!r} is for names on the hub, and {path} is here")
     if path.suffix == ".gguf":
         return _from_gguf(path, dtype, device, tokenizer)
     if path.is_file():
@@ -43,11 +50,25 @@ def load(
                         dtype, device, tokenizer)  # fmt: skip
 
 
+def _checked(dtype: torch.dtype | str | None, device: Device) -> torch.dtype | None:
+    """The dtype, also by its name. Raises `CheckpointError` for one that parameters cannot have, or a bad device."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name not in DTYPES:
+        raise CheckpointError(f"dtype = {dtype!r}; allowed: {', '.join(DTYPES)}{did_you_mean(name, DTYPES)}")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise CheckpointError(f"device = {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return None if dtype is None else getattr(torch, name)
+
+
 def _local(name_or_path: str | os.PathLike[str]) -> Path:
     """What a name stands for on this machine: a path, or a fetched file; or the name of a repository, as a path.
 
     Raises `CheckpointError` for a path that does not exist and cannot be a repository.
     """
+    if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path):
+        raise CheckpointError(f"{name_or_path!r} is neither a name nor a path")
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path
@@ -78,6 +99,8 @@ def _from_instance(
     tokenizer: TextCodec | None,
 ) -> "HookedTransformer":
     name = type(hf_model).__name__
+    if not (hasattr(hf_model, "state_dict") and hasattr(getattr(hf_model, "config", None), "to_dict")):
+        raise CheckpointError(f"hf_model is an instance of a transformers model, not of {name}")
     made = plan(hf_model.config.to_dict(), Dictionary(hf_model.state_dict(), name), dtype, f"{name}.config")
     model = kind(made.cfg, tokenizer, device, init_weights=False)
     made.fill(model.state_dict())
@@ -91,6 +114,8 @@ def _from_folder(
     device: Device,
     tokenizer: TextCodec | None,
 ) -> "HookedTransformer":
+    if not (folder / "config.json").exists() and (files := sorted(folder.glob("*.gguf"))):
+        raise CheckpointError(f"{folder} has no config.json; for a .gguf file give its own path, such as {files[0]}")
     config = read_json(folder / "config.json")
     if config.get("model_type") == native.MODEL_TYPE:
         return native.load(kind, folder, dtype, device, tokenizer)

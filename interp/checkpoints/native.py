@@ -69,12 +69,14 @@ def load(
             raise CheckpointError(f"{config_file}: model_type is not {MODEL_TYPE!r}, the one format read so far")
         cfg = TransformerConfig.from_dict(about["config"])
         tokenizer = _tokenizer(about, Path(folder)) if tokenizer is None else tokenizer
+        weights = SafetensorsFolder(Path(folder))
+        if cfg.n_layers > len(weights.tensors):  # before what would take for ever
+            raise CheckpointError(f"{config_file}: n_layers = {cfg.n_layers}, with {len(weights.tensors)} tensors")
         expected = kind(cfg, tokenizer, device="meta").state_dict()
     except CheckpointError:
         raise
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, InterpError) as error:
         raise CheckpointError(f"{config_file} cannot be read as a configuration: {error}") from error
-    weights = SafetensorsFolder(Path(folder))
     check(weights.tensors, expected, weights.name)
     model = kind(cfg if dtype is None else dataclasses.replace(cfg, dtype=dtype), tokenizer, device, init_weights=False)
     with torch.no_grad():

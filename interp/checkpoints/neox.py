@@ -20,8 +20,7 @@ def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
     """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
     width, heads = options.size("hidden_size"), options.size("num_attention_heads")
     base, scaling = options.rotary("rotary_emb_base")
-    rope = Options(options.get("rope_parameters", dict, None) or options.get("rope_scaling", dict, None) or {})
-    share = rope.get("partial_rotary_factor", float, None)
+    share = Options(options.rope()).get("partial_rotary_factor", float, None)
     share = options.get("rotary_pct", float, 0.25) if share is None else share
     return TransformerConfig(
         n_layers=options.get("num_hidden_layers", int),

@@ -34,13 +34,34 @@ class Options:
     """The values of a `config.json`.
 
     Every method raises `CheckpointError` naming the key whose value it cannot take.
+
+    Attributes:
+        values: by key.
+        asked: the keys that were asked for so far.
     """
 
     def __init__(self, values: Mapping[str, Any]):
         self.values = dict(values)
+        self.asked: set[str] = set()
+
+    def over(self, defaults: Mapping[str, Any]) -> "Options":
+        """These values, and defaults for the keys that are absent; what is asked of them counts as asked of these."""
+        whole = Options({**defaults, **self.values})
+        whole.asked = self.asked
+        return whole
+
+    def refuse_misspelt(self) -> None:
+        """Raise if a key that nobody asked for is nearly the name of one that was asked for.
+
+        Other keys that are not known are left alone, as transformers does: published configurations are full of notes.
+        """
+        for name in self.values:
+            if name not in self.asked and not name.startswith("_") and (near := did_you_mean(name, self.asked, 0.9)):
+                raise CheckpointError(f"{name!r} is no key of this configuration{near}")
 
     def get(self, name: str, kind: type, default: Any = REQUIRED) -> Any:
         """The value of a key; `default` where it is absent, None where it is null."""
+        self.asked.add(name)
         value = self.values.get(name, default)
         if value is REQUIRED:
             raise CheckpointError(
@@ -64,6 +85,7 @@ class Options:
 
     def refuse_unless(self, name: str, *allowed: Any) -> None:
         """Raise unless the key is absent, null, or has a value whose arithmetic is ours."""
+        self.asked.add(name)
         value = self.values.get(name)
         if value is not None and value not in allowed:
             spelt = " or ".join(map(repr, allowed)) or "leaving it out"
@@ -77,10 +99,16 @@ class Options:
             raise CheckpointError(f"{name} = {value!r} is not supported; allowed: {', '.join(ACTIVATIONS)}{near}")
         return ACTIVATIONS[value]
 
+    def rope(self) -> dict[str, Any]:
+        """`rope_parameters` (transformers 5), or `rope_scaling` as earlier versions had it."""
+        new, old = self.get("rope_parameters", dict, None), self.get("rope_scaling", dict, None)
+        if new and old and new != old:
+            raise CheckpointError(f"rope_parameters = {new} contradicts rope_scaling = {old}; one of them is needed")
+        return new or old or {}
+
     def rotary(self, theta_key: str = "rope_theta", theta: float = 10_000.0) -> tuple[float, RotaryScaling | None]:
         """Base and scaling, from `rope_parameters` (transformers 5) or the flat keys of earlier versions."""
-        given = self.get("rope_parameters", dict, None) or self.get("rope_scaling", dict, None) or {}
-        return self.rotary_of(given, self.get(theta_key, float, None) or theta)
+        return self.rotary_of(self.rope(), self.get(theta_key, float, None) or theta)
 
     def rotary_of(self, given: Mapping[str, Any], theta: float) -> tuple[float, RotaryScaling | None]:
         """Base and scaling from a dictionary of rotary parameters; `theta` is the base where it names none."""

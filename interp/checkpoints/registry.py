@@ -145,10 +145,13 @@ def plan(config: Mapping[str, Any], source: Source, dtype: torch.dtype | None, c
         options = Options(config)
         family = family_of(options.get("model_type", str))
         options.refuse_unless("quantization_config")
+        options.refuse_unless("is_causal", True)
+        _check_depth(options, source)
         names = _relevant_names(family, source)
         dtypes = {name: _floating(source, name) for name in names.values()}
         cfg = family.read_config(options, dtype or functools.reduce(torch.promote_types, {*dtypes.values()}))
         weights = list(family.layout(cfg, options))
+        options.refuse_misspelt()
     except (CheckpointError, ConfigError) as error:
         text = str(error)
         raise CheckpointError(text if source.name in text else f"{config_name}: {text}") from error
@@ -157,6 +160,14 @@ def plan(config: Mapping[str, Any], source: Source, dtype: torch.dtype | None, c
         if family.embedding in names:
             _check_tied(source, head, names[family.embedding])
     return Plan(cfg, _matched(weights, names, source), source)
+
+
+def _check_depth(options: Options, source: Source) -> None:
+    """Refuse what would take for ever to describe: every layer has tensors."""
+    for key in ("num_hidden_layers", "n_layer"):
+        n_layers = options.values.get(key)
+        if isinstance(n_layers, int) and n_layers > len(source.tensors) > 0:
+            raise CheckpointError(f"{key} = {n_layers}: more layers than the checkpoint has weights")
 
 
 def _relevant_names(family: Family, source: Source) -> dict[str, str]:

@@ -136,6 +136,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a word for a number": ("llama", {"hidden_size": "24"}, "hidden_size = '24' is not of type int"),
     "a flag for a number": ("llama", {"rms_norm_eps": True}, "rms_norm_eps = True is not of type float"),
     "zero": ("llama", {"num_attention_heads": 0}, "num_attention_heads = 0; allowed: a positive integer"),
+    "not causal": ("llama", {"is_causal": False}, "is_causal = False is not supported"),
+    "two descriptions of the angles": (
+        "llama",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "rope_scaling": LINEAR},
+        "rope_parameters = .* contradicts rope_scaling = ",
+    ),
     "an odd share": ("gpt_neox", {"rotary_pct": 0.75}, "rotary_dim = 3"),
 }
 
@@ -145,14 +151,44 @@ def test_an_option_that_we_do_not_compute_is_refused_by_name(what: str):
     family, values, message = REFUSED[what]
     config = (GPT2 if family == "gpt2" else SMALL) | {"model_type": family} | values
     with pytest.raises(CheckpointError, match=f"^config: .*{message}"):
-        from_hf(config, {f"{FAMILIES[family].prefix}x": torch.zeros(1)})
+        from_hf(config, {f"{FAMILIES[family].prefix}{i}": torch.zeros(1) for i in range(4)})
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("attention_biass", "attention_bias"),
+        ("rope_thetas", "rope_theta"),
+        ("tie_word_embedding", "tie_word_embeddings"),
+        ("num_key_value_head", "num_key_value_heads"),
+    ],
+)
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_misspelt_key_is_refused_with_the_one_that_was_meant(misspelt: str, meant: str, beside: bool):
+    config: dict[str, Any] = make("llama").config.to_dict() | {misspelt: True}
+    if not beside and meant != "num_key_value_heads":
+        config.pop(meant, None)
+    with pytest.raises(CheckpointError, match=f"'{misspelt}' is no key of this configuration; did you mean '{meant}'"):
+        from_hf(config, make("llama").state_dict())
+
+
+def test_notes_in_a_configuration_are_left_alone():
+    notes = {"transformers.js_config": {}, "is_llama_config": True, "rope_interleaved": False, "unsloth_version": "1"}
+    cfg, _ = from_hf(make("llama").config.to_dict() | notes, make("llama").state_dict())
+    assert cfg == read("llama", make("llama").config.to_dict())
+
+
+@pytest.mark.parametrize(("variant", "key"), [("gpt2", "n_layer"), ("gemma3", "num_hidden_layers")])
+def test_more_layers_than_tensors_are_refused_at_once(variant: str, key: str):
+    with pytest.raises(CheckpointError, match=f"config: {key} = 1000000000: more layers than"):
+        from_hf(make(variant).config.to_dict() | {key: 10**9}, make(variant).state_dict())
 
 
 def test_a_missing_key_is_refused_by_name():
     config = SMALL | {"model_type": "llama"}
     del config["vocab_size"]
     with pytest.raises(CheckpointError, match="'vocab_size' is missing"):
-        from_hf(config, {"model.x": torch.zeros(1)})
+        from_hf(config, {f"model.{i}": torch.zeros(1) for i in range(4)})
 
 
 @pytest.mark.parametrize("model_type", ["gemma3", "mixtral", "qwen2_moe", 3, None])

@@ -143,6 +143,41 @@ def test_a_path_that_is_not_there_is_an_error_and_no_repository(name: str):
         HookedTransformer.from_pretrained(name)
 
 
+@pytest.mark.usefixtures("as_installed")
+def test_what_from_pretrained_cannot_take_is_an_error_that_says_so(saved: Path):
+    for arguments, message in (
+        ({"name_or_path": 3}, "3 is neither a name nor a path"),
+        ({"name_or_path": ""}, "'' is neither a name nor a path"),
+        ({"name_or_path": saved, "hf_model": make("llama")}, "are two models; give one"),
+        ({"name_or_path": saved, "revision": "step1"}, "revision = 'step1' is for names on the hub"),
+        ({"hf_model": "gpt2"}, "an instance of a transformers model, not of str"),
+        ({"name_or_path": saved, "dtype": "flot32"}, "dtype = 'flot32'; allowed: .*did you mean 'float32'"),
+        ({"name_or_path": saved, "dtype": torch.int8}, "dtype = torch.int8; allowed: float64"),
+        ({"name_or_path": saved, "device": "cpuu"}, "device = 'cpuu' cannot be used"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            HookedTransformer.from_pretrained(**arguments)
+
+
+def test_a_dtype_can_be_given_by_its_name(saved: Path):
+    assert HookedTransformer.from_pretrained(saved, dtype="float64").W_E.dtype == torch.float64
+
+
+def test_a_folder_with_nothing_but_a_gguf_file_is_an_error_that_names_the_file(tmp_path: Path):
+    (tmp_path / "some.gguf").touch()
+    with pytest.raises(CheckpointError, match=r"has no config\.json; .* its own path, such as .*some\.gguf"):
+        HookedTransformer.from_pretrained(tmp_path)
+
+
+def test_more_layers_than_tensors_in_our_own_format_are_refused_at_once(tmp_path: Path):
+    HookedTransformer(TransformerConfig(n_layers=1, d_model=8, n_heads=2, n_ctx=8, d_vocab=5)).save_pretrained(tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    about["config"]["n_layers"] = 10**8
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match=r"config\.json: n_layers = 100000000, with \d+ tensors"):
+        HookedTransformer.from_pretrained(tmp_path)
+
+
 def test_nothing_to_load_is_an_error():
     with pytest.raises(CheckpointError, match="a name, a path or hf_model="):
         HookedTransformer.from_pretrained()
