@@ -159,7 +159,12 @@ class Tokenizer(TextCodec):
         return parts
 
     def _added(self) -> dict[int, str]:
-        return {i: token.content for i, token in self.backend.get_added_tokens_decoder().items()}
+        """What added tokens are in a text; those that are not special may be spelt like all others (runs of spaces)."""
+        spelt = self._spelling
+        return {
+            i: token.content if token.special or spelt.byte_level else spelt.replaced(token.content)
+            for i, token in self.backend.get_added_tokens_decoder().items()
+        }
 
     def to_string(self, tokens: Int[Tensor, "..."]) -> str:
         """The text of one sequence of ids, special tokens included; bytes that are no UTF-8 show as escapes.
@@ -247,9 +252,13 @@ class Spelling:
             return bytes(BYTE_OF[char] for char in token)
         if self.byte_fallback and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             return bytes([int(token[3:5], 16)])
+        return self.replaced(token).encode()
+
+    def replaced(self, token: str) -> str:
+        """A token with all that stands for something else replaced by it."""
         for shown, meant in self.replacements.items():
             token = token.replace(shown, meant)
-        return token.encode()
+        return token
 
 
 def _byte_alphabet() -> dict[str, int]:

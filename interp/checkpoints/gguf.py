@@ -1,10 +1,10 @@
-"""Models from GGUF files, of the architectures that llama.cpp calls llama, qwen2 and qwen3.
+"""Models from GGUF files, of the architectures that llama.cpp calls llama, qwen2, qwen3, gemma2 and gemma3.
 
 Every tensor is de-quantised a few rows at a time straight into its parameter's memory, so that loading needs hardly
 more than the model itself. Nothing is allocated before every name, shape and quantisation has been checked.
 """
 
-import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.checkpoints.gemma import embed_scale
 from interp.checkpoints.gguf_file import GGUFFile
 from interp.checkpoints.gguf_tokenizer import tokenizer
+from interp.checkpoints.options import merged
 from interp.components import MLP, Attention, Norm, rotary_angles
 from interp.config import RotaryScaling, TransformerConfig
 from interp.errors import CheckpointError, InterpError, did_you_mean
@@ -23,13 +25,16 @@ from interp.errors import CheckpointError, InterpError, did_you_mean
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
+NORMS = {"attn_norm": "ln1", "ffn_norm": "ln2"}
+GEMMA_NORMS = NORMS | {"post_attention_norm": "ln1_post", "post_ffw_norm": "ln2_post"}
+"""Their name of each norm in a layer, and ours."""
+GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
+"""How llama.cpp knows the largest, which alone do not divide their scores by the root of the head's width."""
 ROPE_FACTORS = "rope_freqs.weight"
 REQUIRED: Any = object()
 NOT_COMPUTED = (
     "expert_count",
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
     "attention.scale",
     "logit_scale",
     "residual_scale",
@@ -37,6 +42,8 @@ NOT_COMPUTED = (
     "attention.clamp_kqv",
 )
 """Metadata (below the architecture's name) that stand for arithmetic not done here, unless they are absent or 0."""
+SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
+"""As much, but for Gemma."""
 
 
 def load(
@@ -53,7 +60,7 @@ def load(
 
     file = GGUFFile(path)
     try:
-        cfg = dataclasses.replace(read_config(file), dtype=dtype or torch.float32)
+        cfg = read_config(file, dtype or torch.float32)
         codec = tokenizer(file.metadata, file.path)
         check(file, HookedTransformer(cfg, codec, device="meta", init_weights=False))
     except CheckpointError:
@@ -71,13 +78,13 @@ def load(
 # ---------------------------------------------------------------------------------------------- configuration
 
 
-def read_config(file: GGUFFile) -> TransformerConfig:
+def read_config(file: GGUFFile, dtype: torch.dtype = torch.float32) -> TransformerConfig:
     """The architecture, from the metadata; the size of the vocabulary and whether it is tied, from the tensors.
 
     Raises `CheckpointError` naming the key.
     """
-    keys = _Keys(file)
-    for key in NOT_COMPUTED:
+    keys, gemma = _Keys(file), _is_gemma(_architecture(file))
+    for key in NOT_COMPUTED + (() if gemma else SOFT_CAPS):
         if value := keys.get(key, object, 0):
             raise CheckpointError(f"{keys.where(key)} = {value}: such models are not computed here")
     if "token_embd.weight" not in file.tensors:
@@ -91,26 +98,59 @@ def read_config(file: GGUFFile) -> TransformerConfig:
         if (value := keys.get(key, int, d_head)) != d_head:
             raise CheckpointError(f"{keys.where(key)} = {value}; allowed: the width of a head, {d_head}")
     base = float(keys.get("rope.freq_base", float, 10_000.0))
-    return TransformerConfig(
-        n_layers=n_layers,
-        d_model=width,
-        n_ctx=keys.get("context_length", int),
-        d_vocab=file.tensors["token_embd.weight"].shape[0],
-        n_heads=heads,
-        d_head=d_head,
-        n_key_value_heads=keys.get("attention.head_count_kv", int, heads),
-        d_mlp=keys.get("feed_forward_length", int),
-        act_fn="silu",
-        gated_mlp=True,
-        normalization_type="RMS",
-        eps=keys.get("attention.layer_norm_rms_epsilon", float),
-        positional_embedding_type="rotary",
-        rotary_base=base,
-        rotary_scaling=_rotary_scaling(keys, base, d_head),
-        window_size=keys.get("attention.sliding_window", int, None),
-        use_qk_norm=_architecture(file) == "qwen3",
-        tie_word_embeddings="output.weight" not in file.tensors,
-    )
+    fields: dict[str, Any] = {
+        "n_layers": n_layers,
+        "d_model": width,
+        "n_ctx": keys.get("context_length", int),
+        "d_vocab": file.tensors["token_embd.weight"].shape[0],
+        "n_heads": heads,
+        "d_head": d_head,
+        "n_key_value_heads": keys.get("attention.head_count_kv", int, heads),
+        "d_mlp": keys.get("feed_forward_length", int),
+        "act_fn": "silu",
+        "gated_mlp": True,
+        "normalization_type": "RMS",
+        "eps": keys.get("attention.layer_norm_rms_epsilon", float),
+        "positional_embedding_type": "rotary",
+        "rotary_base": base,
+        "rotary_scaling": _rotary_scaling(keys, base, d_head),
+        "window_size": keys.get("attention.sliding_window", int, None),
+        "use_qk_norm": _architecture(file) == "qwen3",
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "dtype": dtype,
+    }
+    return TransformerConfig(**fields | (_gemma_fields(keys, fields) if gemma else {}))
+
+
+def _is_gemma(architecture: str) -> bool:
+    return architecture.startswith("gemma")
+
+
+def _gemma_fields(keys: "_Keys", fields: dict[str, Any]) -> dict[str, Any]:
+    """What Gemma has otherwise. Much of it stands in llama.cpp's code and not in the file; gains are stored whole."""
+    architecture, n_layers, width = keys.architecture, fields["n_layers"], fields["d_model"]
+    every = keys.get("attention.sliding_window_pattern", int, 2 if architecture == "gemma2" else 6)
+    if every < 1:
+        raise CheckpointError(f"{keys.where('attention.sliding_window_pattern')} = {every}; allowed: 1 or more")
+    windowed = [(layer + 1) % every != 0 and fields["window_size"] is not None for layer in range(n_layers)]
+    largest = n_layers == GEMMA_27B_LAYERS[architecture]
+    changes: dict[str, Any] = {
+        "act_fn": "gelu_new",
+        "norm_position": "both",
+        "attn_scale": math.sqrt(width / fields["n_heads"] if largest else fields["d_head"]),
+        "attn_scores_soft_cap": keys.get("attn_logit_softcapping", float, None) or None,
+        "output_logits_soft_cap": keys.get("final_logit_softcapping", float, None) or None,
+        "embed_scale": embed_scale(width, fields["dtype"]),
+        "window_size": merged([fields["window_size"] if own else None for own in windowed]),
+    }
+    if architecture == "gemma2":
+        return changes
+    local = float(keys.get("rope.freq_base_swa", float, 10_000.0))
+    return changes | {
+        "use_qk_norm": True,
+        "rotary_base": merged([local if own else fields["rotary_base"] for own in windowed]),
+        "rotary_scaling": merged([None if own else fields["rotary_scaling"] for own in windowed]),
+    }
 
 
 class _Keys:
@@ -221,8 +261,8 @@ def places(model: "HookedTransformer", architecture: str) -> Iterator[tuple[str,
     d = model.cfg.d_model
     yield "token_embd.weight", _matrix(model.embed.W_E, d)
     for layer, block in enumerate(model.blocks):
-        yield f"blk.{layer}.attn_norm.weight", _gain(block.ln1)
-        yield f"blk.{layer}.ffn_norm.weight", _gain(block.ln2)
+        for name, ours in (GEMMA_NORMS if _is_gemma(architecture) else NORMS).items():
+            yield f"blk.{layer}.{name}.weight", _gain(getattr(block, ours))
         for name, place in (*_attention(block.attn, architecture == "llama"), *_mlp(block.mlp)):
             yield f"blk.{layer}.{name}", place
     yield "output_norm.weight", _gain(model.ln_final)

@@ -1,4 +1,9 @@
-"""The tokenizer that a GGUF file describes: byte-level BPE, in the ways of splitting text that are known here."""
+"""The tokenizer that a GGUF file describes: byte-level BPE, in the ways of splitting text that are known here, and
+SentencePiece's BPE (Kudo & Richardson 2018) with its fallback to bytes.
+
+SentencePiece knows no list of merges: of all neighbours that together are a token, it joins those whose token has the
+highest score. The list that does the same has every way to split a token in two, by the token's score.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +23,10 @@ LETTERS_AND_DIGITS = (
 PATTERNS = {"llama-bpe": LETTERS_AND_DIGITS % "{1,3}", "qwen2": LETTERS_AND_DIGITS % ""}
 SPLITS = ("smollm", "gpt-2", *PATTERNS)
 """Values of `tokenizer.ggml.pre` that are known here."""
-CONTROL, USER_DEFINED = 3, 4
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
+"""Kinds of tokens."""
+SPACE = "▁"
+"""What SentencePiece writes for a space."""
 
 
 def tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer | None:
@@ -30,13 +38,17 @@ def tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer | None:
     kind, split = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     if kind in (None, "none", "no_vocab"):
         return None
-    if kind != "gpt2":
-        raise CheckpointError(f"{path}: tokenizer.ggml.model = {kind!r}; allowed: 'gpt2' (byte-level BPE)")
-    if split not in SPLITS:
+    if kind not in ("gpt2", "llama"):
+        allowed = "'gpt2' (byte-level BPE) or 'llama' (SentencePiece)"
+        raise CheckpointError(f"{path}: tokenizer.ggml.model = {kind!r}; allowed: {allowed}")
+    if kind == "gpt2" and split not in SPLITS:
         nearest = did_you_mean(str(split), SPLITS)
         raise CheckpointError(f"{path}: tokenizer.ggml.pre = {split!r}; allowed: {', '.join(SPLITS)}{nearest}")
+    for key in ("remove_extra_whitespaces", "precompiled_charsmap"):
+        if kind == "llama" and (value := metadata.get(f"tokenizer.ggml.{key}")):
+            raise CheckpointError(f"{path}: tokenizer.ggml.{key} = {str(value)[:40]}: such texts are not made here")
     try:
-        return _byte_level(metadata, split)
+        return _byte_level(metadata, split) if kind == "gpt2" else _sentencepiece(metadata)
     except (TokenError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: the metadata of the tokenizer contradict each other: {error}") from error
 
@@ -45,11 +57,7 @@ def _byte_level(metadata: Mapping[str, Any], split: str) -> Tokenizer:
     from tokenizers import AddedToken, decoders, models, normalizers
     from tokenizers import Tokenizer as Backend
 
-    words: list[str] = metadata["tokenizer.ggml.tokens"]
-    ids = {word: i for i, word in enumerate(words)}
-    if len(ids) < len(words):
-        twice = next(word for i, word in enumerate(words) if ids[word] != i)
-        raise ValueError(f"token {twice!r} is there twice")
+    words, ids = _words(metadata)
     merges = [(first, second) for first, second in (pair.split(" ") for pair in metadata["tokenizer.ggml.merges"])]
     for pair in merges:
         if "".join(pair) not in ids or not ids.keys() >= set(pair):
@@ -63,7 +71,47 @@ def _byte_level(metadata: Mapping[str, Any], split: str) -> Tokenizer:
     for word, kind in zip(words, kinds, strict=bool(kinds)) if kinds else ():
         if kind in (CONTROL, USER_DEFINED):
             backend.add_tokens([AddedToken(word, normalized=False, special=kind == CONTROL)])
-    return Tokenizer(backend, **_special(metadata, words, split))
+    # llama.cpp, too, takes Llama 3 to begin with its bos unless the file says otherwise.
+    return Tokenizer(backend, **_special(metadata, words, begins=split == "llama-bpe"))
+
+
+def _words(metadata: Mapping[str, Any]) -> tuple[list[str], dict[str, int]]:
+    words: list[str] = metadata["tokenizer.ggml.tokens"]
+    ids = {word: i for i, word in enumerate(words)}
+    if len(ids) < len(words):
+        twice = next(word for i, word in enumerate(words) if ids[word] != i)
+        raise ValueError(f"token {twice!r} is there twice")
+    return words, ids
+
+
+def _sentencepiece(metadata: Mapping[str, Any]) -> Tokenizer:
+    from tokenizers import AddedToken, decoders, models, normalizers
+    from tokenizers import Tokenizer as Backend
+
+    words, ids = _words(metadata)
+    scores, kinds = metadata["tokenizer.ggml.scores"], metadata["tokenizer.ggml.token_type"]
+    pieces = {word for word, kind in zip(words, kinds, strict=True) if kind in (NORMAL, USER_DEFINED)}
+    prefixed = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
+    unknown = next((word for word, kind in zip(words, kinds, strict=True) if kind == UNKNOWN), None)
+    merges = _merges(dict(zip(words, scores, strict=True)), pieces)
+    backend = Backend(models.BPE(vocab=ids, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+    escape = normalizers.Replace(" ", SPACE)
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), escape]) if prefixed else escape
+    decoding: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence(decoding + ([decoders.Strip(" ", 1, 0)] if prefixed else []))
+    for word, kind in zip(words, kinds, strict=True):
+        if kind in (UNKNOWN, CONTROL):
+            backend.add_tokens([AddedToken(word, normalized=False, special=True)])
+        elif kind == USER_DEFINED:  # of escaped text, such as runs of spaces, where nothing is put before it
+            backend.add_tokens([AddedToken(word, normalized=not prefixed, special=False)])
+    return Tokenizer(backend, **_special(metadata, words, begins=True))
+
+
+def _merges(scores: Mapping[str, float], pieces: set[str]) -> list[tuple[str, str]]:
+    """Every way to split a piece into two pieces, those of the highest score first."""
+    ordered = sorted(sorted(pieces), key=lambda piece: -scores[piece])  # ties: as good as any, but the same each time
+    halves = ((piece[:i], piece[i:]) for piece in ordered for i in range(1, len(piece)))
+    return [(left, right) for left, right in halves if left in pieces and right in pieces]
 
 
 def _pre_tokenizer(split: str) -> "PreTokenizer":
@@ -78,14 +126,13 @@ def _pre_tokenizer(split: str) -> "PreTokenizer":
     return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-def _special(metadata: Mapping[str, Any], words: list[str], split: str) -> dict[str, Any]:
-    """The tokens with a part to play, by name, and whether a text starts with the bos."""
+def _special(metadata: Mapping[str, Any], words: list[str], begins: bool) -> dict[str, Any]:
+    """The tokens with a part to play, by name, and whether a text starts with the bos (`begins`: if nothing says)."""
     named: dict[str, Any] = {}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
         i = metadata.get(f"tokenizer.ggml.{key}_token_id")
         if i is not None and not 0 <= i < len(words):
             raise IndexError(f"{key}_token_id = {i}, of {len(words)} tokens")
         named[name] = None if i is None else words[i]
-    # llama.cpp, too, takes Llama 3 to begin with its bos unless the file says otherwise.
-    habit = metadata.get("tokenizer.ggml.add_bos_token", split == "llama-bpe")
+    habit = metadata.get("tokenizer.ggml.add_bos_token", begins)
     return named | {"prepend_bos": bool(habit) and named["bos"] is not None}

@@ -28,14 +28,24 @@ NAMES = {
 }
 
 
+GEMMA_NAMES = {
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_attention_layernorm": "post_attention_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
 def tensors_of(hf_model: Any) -> dict[str, np.ndarray]:
     """Its tensors by their names in a GGUF file; the queries and keys of Llama with the rotated halves in turn."""
     cfg = hf_model.config
+    gemma = cfg.model_type.startswith("gemma")
     found = {}
     for name, tensor in hf_model.state_dict().items():
         if name == "lm_head.weight" and cfg.tie_word_embeddings:
             continue
-        for theirs, short in NAMES.items():
+        if gemma and name.endswith("norm.weight"):
+            tensor = tensor + 1
+        for theirs, short in (NAMES | GEMMA_NAMES if gemma else NAMES).items():
             name = name.replace(theirs, short)
         heads = cfg.num_attention_heads if "attn_q." in name else cfg.num_key_value_heads
         if cfg.model_type == "llama" and ("attn_q." in name or "attn_k." in name):
@@ -60,11 +70,19 @@ def metadata_of(hf_model: Any) -> dict[str, Any]:
         "attention.value_length": head_dim,
         "attention.layer_norm_rms_epsilon": float(cfg.rms_norm_eps),
         "rope.dimension_count": head_dim,
-        "rope.freq_base": float(cfg.rope_parameters["rope_theta"]),
     }
-    if cfg.rope_parameters["rope_type"] == "linear":
-        below |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(cfg.rope_parameters["factor"])}
-    return {"general.architecture": cfg.model_type} | {f"{cfg.model_type}.{k}": v for k, v in below.items()}
+    rope = cfg.rope_parameters.get("full_attention", cfg.rope_parameters)
+    below["rope.freq_base"] = float(rope["rope_theta"])
+    if rope["rope_type"] == "linear":
+        below |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+    if cfg.model_type.startswith("gemma"):
+        caps = {
+            "attn_logit_softcapping": cfg.attn_logit_softcapping,
+            "final_logit_softcapping": cfg.final_logit_softcapping,
+        }
+        below |= {"attention.sliding_window": cfg.sliding_window} | {key: cap for key, cap in caps.items() if cap}
+    architecture = cfg.model_type.removesuffix("_text")
+    return {"general.architecture": architecture} | {f"{architecture}.{k}": v for k, v in below.items()}
 
 
 def write(

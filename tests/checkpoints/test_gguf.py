@@ -85,6 +85,43 @@ def test_the_frequencies_of_llama_3_1_are_recognised_by_the_factors_they_make(tm
         gguf.load(path)
 
 
+LIKE_27B = {"num_hidden_layers": 46, "hidden_size": 48, "num_attention_heads": 3, "query_pre_attn_scalar": 16}
+GEMMAS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "gemma2": ("Gemma2", {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 2.0}, {}),
+    "gemma2 as large as 27B": ("Gemma2", LIKE_27B | {"num_key_value_heads": 1}, {}),
+    "gemma3": (
+        "Gemma3",
+        {"num_hidden_layers": 7, "rope_theta": 1e5, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        {},
+    ),
+    "gemma3 with its pattern and its local base": (
+        "Gemma3",
+        {"num_hidden_layers": 3, "sliding_window_pattern": 2, "rope_local_base_freq": 100.0},
+        {"gemma3.attention.sliding_window_pattern": 2, "gemma3.rope.freq_base_swa": 100.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", GEMMAS)
+def test_a_file_of_gemma_gives_the_logits_of_the_model_it_was_written_from(what: str, tmp_path: Path):
+    family, fields, metadata = GEMMAS[what]
+    text = "Text" if family == "Gemma3" else ""
+    fields = GROUPED | {"query_pre_attn_scalar": 10, "sliding_window": 4, "num_hidden_layers": 4} | fields
+    fields["rms_norm_eps"] = 2.0**-13  # a number of float32, as files have it
+    config = getattr(transformers, f"{family}{text}Config")(**fields, attn_implementation="eager")
+    theirs = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    generator = torch.Generator().manual_seed(SEED)
+    for parameter in theirs.parameters():
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+    path = write(tmp_path / "model.gguf", metadata_of(theirs) | metadata, tensors_of(theirs))
+    ours, expected = gguf.load(path), HookedTransformer.from_pretrained(hf_model=theirs)
+    assert ours.cfg == expected.cfg
+    tokens = torch.randint(37, (2, 11), generator=generator)
+    with torch.no_grad():
+        wanted, got = theirs(tokens).logits, ours(tokens)
+    assert float((got - wanted).abs().max() / wanted.abs().max()) < 1e-4
+
+
 KINDS = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 
 
@@ -170,7 +207,7 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no such architecture": (
         {"general.architecture": "lama"},
         {},
-        "architecture 'lama'; supported: llama, qwen2, qwen3",
+        "architecture 'lama'; supported: llama, qwen2, qwen3, gemma2, gemma3",
     ),
     "missing key": ({"llama.block_count": None}, {}, "metadata 'llama.block_count' is missing"),
     "impossible": ({"llama.attention.head_count_kv": 4}, {}, "n_heads = 6 is not a multiple of n_key_value_heads = 4"),
@@ -179,7 +216,14 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "experts": ({"llama.expert_count": 8}, {}, "'llama.expert_count' = 8: such models are not computed here"),
     "rope": ({"llama.rope.scaling.type": "yarn"}, {}, "rope.scaling.type' = 'yarn'; allowed: 'none' or 'linear'"),
     "partly rotated": ({"llama.rope.dimension_count": 4}, {}, "dimension_count' = 4; allowed: the width of a head, 10"),
-    "tokenizer": ({"tokenizer.ggml.model": "llama"}, {}, "tokenizer.ggml.model = 'llama'; allowed: 'gpt2'"),
+    "tokenizer": ({"tokenizer.ggml.model": "t5"}, {}, "tokenizer.ggml.model = 't5'; allowed: 'gpt2'.* or 'llama'"),
+    "soft cap": ({"llama.attn_logit_softcapping": 5.0}, {}, "attn_logit_softcapping' = 5.0: such models are not"),
+    "no scores": ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a"]}, {}, "tokenizer.ggml.scores"),
+    "spaces": (
+        {"tokenizer.ggml.model": "llama", "tokenizer.ggml.remove_extra_whitespaces": True},
+        {},
+        "tokenizer.ggml.remove_extra_whitespaces = True: such texts are not made here",
+    ),
     "split": (
         {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smolm"},
         {},
