@@ -159,12 +159,10 @@ class Norm(nn.Module):
         return x - x.mean(-1, keepdim=True) if self.kind == "LN" else x
 
     def unhooked(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes size"]:
-        """`(x - mean) / scale * w + b`, by torch's fused kernels, past the hook points."""
-        if self.w is None:
-            return x
+        """`(x - mean) / scale * w + b`, past the hook points: LayerNorm by torch's fused kernel; RMSNorm has none."""
         if self.kind == "LN":
             return F.layer_norm(x, (self.size,), self.w, self.b, self.eps)
-        return F.rms_norm(_at_least_float32(x), (self.size,), eps=self.eps).to(x.dtype) * self.w
+        return x if self.w is None else self.at_scale(x, self.scale(x))
 
     def forward(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes size"]:
         """As `unhooked`, with the scale and the result open to hooks."""
@@ -174,10 +172,13 @@ class Norm(nn.Module):
         self, x: Float[Tensor, "*axes size"]
     ) -> tuple[Float[Tensor, "*axes size"], Float[Tensor, "*axes 1"] | None]:
         """What `forward` returns, and the scale that hooks imposed, or None."""
-        normalized = self.unhooked(x)
         if self.w is None:
-            return normalized, None
-        imposed = None
+            return x, None
+        if self.kind == "RMS":
+            scale = self.hook_scale(self.scale(x))
+            imposed = scale if self.hook_scale.hooks and self.hook_scale.edited else None
+            return self.hook_normalized(self.at_scale(x, scale)), imposed
+        normalized, imposed = self.unhooked(x), None
         if self.hook_scale.hooks:
             scale = self.scale(x)
             edited = self.hook_scale(scale)

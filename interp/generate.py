@@ -217,11 +217,15 @@ def _steps(
     kv_cache = KVCache(model.cfg.n_layers)
     stopped = torch.zeros(len(tokens), dtype=torch.bool, device=device)
     last = tokens[:, -1]
+    final_points = [point for name, point in model.hook_points.items() if name.startswith("ln_final.")]
     for step in range(max_new_tokens):
         run: dict[str, Any] = {"kv_cache": kv_cache, "attention_mask": attention_mask if step == 0 else None}
         with torch.no_grad():
             if caches is None:
-                logits = model(tokens, **run)
+                x = model(tokens, stop_at_layer=model.cfg.n_layers, **run)
+                if not any(point.hooks for point in final_points):  # hooks see every position
+                    x = x[:, -1:]
+                logits = model.unembed(model.ln_final(x))
             else:
                 logits, cache = model.run_with_cache(tokens, names_filter=names_filter, **run)
                 caches.append(cache)

@@ -197,8 +197,10 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
             raise ConfigError("kv_cache needs attention_dir = 'causal': here earlier positions attend to later ones")
         if kv_cache is not None and len(kv_cache.layers) != self.cfg.n_layers:
             raise ConfigError(f"kv_cache was made for {len(kv_cache.layers)} layers; here are {self.cfg.n_layers}")
-        if kv_cache is not None and (start_at_layer is not None or stop_at_layer is not None):
-            raise ConfigError("kv_cache needs every layer to run: it excludes start_at_layer and stop_at_layer")
+        if kv_cache is not None and (start_at_layer is not None or last < self.cfg.n_layers):
+            raise ConfigError(
+                "kv_cache needs every layer to run: it excludes start_at_layer and an earlier stop_at_layer"
+            )
         if return_type in ("loss", "both") and (start_at_layer is not None or stop_at_layer is not None):
             raise ConfigError(f"return_type = {return_type!r} needs tokens and logits, so it excludes start_at_layer "
                               "and stop_at_layer")  # fmt: skip

@@ -26,6 +26,7 @@ from interp.hooks import (
     layer_of,
     resolve,
 )
+from interp.memory import keep_freed_memory
 from interp.tokens import Text
 
 if TYPE_CHECKING:
@@ -211,11 +212,14 @@ class Hooked(nn.Module):
             incl_bwd: also the gradient of the loss at each point that it depends on, as `name + "_grad"`; needs
                 `return_type="loss"`. No parameter's `.grad` is touched.
 
+        On Linux the first call lets freed memory stay with the process (`interp.memory`), for the caches to come.
+
         Raises as `run_with_hooks`; `ConfigError` for `incl_bwd` without a scalar loss.
         """
         if incl_bwd and (return_type != "loss" or options.get("loss_per_token")):
             raise ConfigError("incl_bwd differentiates the mean loss: pass return_type='loss', loss_per_token=False")
         reached = {name for asked in as_list(names_filter) for name in self._reached(asked, return_type, options)}
+        keep_freed_memory()
         kept: dict[str, Tensor] = {}
         in_graph: dict[str, Tensor] = {}
 

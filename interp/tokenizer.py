@@ -47,6 +47,7 @@ class Tokenizer(TextCodec):
             backend.no_padding()
             backend.no_truncation()
         self.backend, self.bos, self.eos, self.pad = backend, bos, eos, pad
+        self._spelling = Spelling.of(backend)
         for name, token in (("bos", bos), ("eos", eos), ("pad", pad)):
             if token is not None and backend.token_to_id(token) is None:
                 raise TokenError(f"{name} = {token!r} is not a token{did_you_mean(token, self._added().values())}")
@@ -54,7 +55,6 @@ class Tokenizer(TextCodec):
             raise TokenError("prepend_bos = True, but this tokenizer was made without bos=")
         habit = bos is not None and backend.encode("").ids[:1] == [backend.token_to_id(bos)]
         self.prepends_bos = habit if prepend_bos is None else prepend_bos
-        self._spelling = Spelling.of(backend)
         self._lost: set[int] = set()  # bytes without a token, which the backend would leave out in silence
         if self._spelling.byte_level and getattr(backend.model, "unk_token", None) is None:
             self._lost = {byte for char, byte in BYTE_OF.items() if backend.token_to_id(char) is None}

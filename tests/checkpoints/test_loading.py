@@ -145,7 +145,7 @@ def test_a_path_that_is_not_there_is_an_error_and_no_repository(name: str):
 
 @pytest.mark.usefixtures("as_installed")
 def test_what_from_pretrained_cannot_take_is_an_error_that_says_so(saved: Path):
-    for arguments, message in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"name_or_path": 3}, "3 is neither a name nor a path"),
         ({"name_or_path": ""}, "'' is neither a name nor a path"),
         ({"name_or_path": saved, "hf_model": make("llama")}, "are two models; give one"),
@@ -154,7 +154,8 @@ def test_what_from_pretrained_cannot_take_is_an_error_that_says_so(saved: Path):
         ({"name_or_path": saved, "dtype": "flot32"}, "dtype = 'flot32'; allowed: .*did you mean 'float32'"),
         ({"name_or_path": saved, "dtype": torch.int8}, "dtype = torch.int8; allowed: float64"),
         ({"name_or_path": saved, "device": "cpuu"}, "device = 'cpuu' cannot be used"),
-    ):
+    ]
+    for arguments, message in wrong:
         with pytest.raises(CheckpointError, match=message):
             HookedTransformer.from_pretrained(**arguments)
 
