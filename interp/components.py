@@ -111,8 +111,9 @@ def rotate(
     """Turn dimensions (i, i + pairs) of every head by its position's angles; the rest pass through."""
     cos, sin = rotation
     pairs = cos.shape[-1]
-    first, second, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+    first, second = x[..., :pairs], x[..., pairs : 2 * pairs]
+    turned = [torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)]
+    return torch.cat(turned if 2 * pairs == x.shape[-1] else [*turned, x[..., 2 * pairs :]], dim=-1)
 
 
 class Norm(nn.Module):
@@ -287,8 +288,10 @@ class Attention(nn.Module):
         Float[Tensor, "batch pos kv_head d_head"],
     ]:
         """Queries, keys and values."""
-        q = self.hook_q(self.q_norm(self._project(x_qk, private.q, self.W_Q, self.b_Q)))
-        k = self.hook_k(self.k_norm(self._project(x_qk, private.k, self.W_K, self.b_K)))
+        q = self._project(x_qk, private.q, self.W_Q, self.b_Q)
+        k = self._project(x_qk, private.k, self.W_K, self.b_K)
+        q = self.hook_q(self.q_norm(q) if self.cfg.use_qk_norm else q)
+        k = self.hook_k(self.k_norm(k) if self.cfg.use_qk_norm else k)
         v = self.hook_v(self._project(x_v, private.v, self.W_V, self.b_V))
         if side.rotation is not None:
             q = self.hook_rot_q(rotate(q, side.rotation))
@@ -323,7 +326,7 @@ class Attention(nn.Module):
         b: Float[Tensor, "n d_head"],
     ) -> Float[Tensor, "batch pos n d_head"]:
         """`x @ W[h] + b[h]` for every head at once; of a head's own copy of `x` where that was edited."""
-        out = F.linear(x, W.transpose(1, 2).flatten(0, 1), b.flatten()).unflatten(-1, b.shape)
+        out = F.linear(x, W.transpose(1, 2).flatten(0, 1), b.flatten()).view(*x.shape[:-1], *b.shape)
         if private is None:
             return out
         return torch.where(

@@ -47,7 +47,7 @@ class Block(nn.Module):
     def __init__(self, cfg: TransformerConfig):
         super().__init__()
         self.cfg = cfg
-        self.pre_norm, write_norm = cfg.norms_reads, cfg.norm_position == "both"
+        self.pre_norm, self.norms_writes = cfg.norms_reads, cfg.norm_position == "both"
         kv = "kv_head" if cfg.n_key_value_heads < cfg.n_heads else "head"
 
         def norm(wanted: bool = True) -> Norm:
@@ -62,7 +62,7 @@ class Block(nn.Module):
         self.hook_k_input = HookPoint(f"batch pos {kv} d_model", "the stream as its keys alone read it", lazy=True)
         self.hook_v_input = HookPoint(f"batch pos {kv} d_model", "the stream as its values alone read it", lazy=True)
         self.attn = Attention(cfg)
-        self.ln1_post = norm(write_norm)
+        self.ln1_post = norm(self.norms_writes)
         self.hook_attn_out = HookPoint("batch pos d_model", "what attention adds to the stream")
         if not self.pre_norm:
             self.ln1 = norm()
@@ -73,7 +73,7 @@ class Block(nn.Module):
             if self.pre_norm:
                 self.ln2 = norm()
             self.mlp = MLP(cfg)
-            self.ln2_post = norm(write_norm)
+            self.ln2_post = norm(self.norms_writes)
             self.hook_mlp_out = HookPoint("batch pos d_model", "what the MLP adds to the stream")
             if not self.pre_norm:
                 self.ln2 = norm()
@@ -102,11 +102,13 @@ class Block(nn.Module):
         if side.position_reads is not None:
             x_qk = x + side.position_reads
             read_qk = self.ln1.unhooked(x_qk) if self.pre_norm else x_qk
-        return self.ln1_post(self.attn(read_qk, read, side, private_reads(self, x_qk, x, imposed_scale)))
+        out = self.attn(read_qk, read, side, private_reads(self, x_qk, x, imposed_scale))
+        return self.ln1_post(out) if self.norms_writes else out
 
     def _apply_mlp(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         x = self.hook_mlp_in(x)
-        return self.hook_mlp_out(self.ln2_post(self.mlp(self.ln2(x) if self.pre_norm else x)))
+        out = self.mlp(self.ln2(x) if self.pre_norm else x)
+        return self.hook_mlp_out(self.ln2_post(out) if self.norms_writes else out)
 
 
 class HookedTransformer(Hooked, Generates, StackedWeights):
