@@ -269,7 +269,7 @@ def test_an_option_out_of_range_is_refused_before_any_batch_is_made(options: dic
         raise AssertionError("a batch was made")
 
     with pytest.raises(ConfigError, match=message):
-        train(toy(), never, **({"steps": 3} | options))
+        train(toy(), never, **{"steps": 3, **options})
 
 
 def with_hook() -> HookedTransformer:

@@ -1,12 +1,12 @@
 """Single-panel plotly figures: a function from a result to a `plotly.graph_objects.Figure`.
 
-All share one builder, `heatmap`. Nothing here changes plotly's templates or renderers.
+Two builders serve all: `heatmap` and `curves`. Nothing here changes plotly's templates or renderers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,9 @@ from interp.tokens import visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Of lines; told apart by every kind of colour vision (Okabe & Ito 2008)."""
 
 
 def pattern(
@@ -120,6 +123,89 @@ def heatmap(
     return figure
 
 
+def curves(
+    lines: Mapping[str, tuple[Any, Any]],
+    *,
+    title: str = "",
+    x: str = "",
+    y: str = "",
+    marks: Mapping[str, float] | None = None,
+    levels: Mapping[str, float] | None = None,
+    limits: tuple[float, float] | None = None,
+) -> plotly.graph_objects.Figure:
+    """The builder of every line figure.
+
+    Args:
+        lines: what to draw by name: x values and as many y values; NaN leaves a hole.
+        title, x, y: above the figure, below and beside it.
+        marks: vertical lines at these x values, by name, such as a phase change.
+        levels: horizontal lines at these y values, by name, such as the loss of a guess.
+        limits: lowest and highest y shown; None for all that there are.
+
+    Raises `ShapeError` for no lines at all, an empty one, or one whose x and y differ in length or have two axes.
+    """
+    import plotly.graph_objects as go
+
+    points = {name: (_float32(a), _float32(b)) for name, (a, b) in lines.items()}
+    for name, (a, b) in points.items():
+        if a.ndim != 1 or a.shape != b.shape or a.size == 0:
+            raise ShapeError(f"line {name!r} has x values of shape {a.shape} and y values of shape {b.shape}")
+    if not points:
+        raise ShapeError("no lines to draw; at least one is needed")
+    figure = go.Figure()
+    for number, (name, (a, b)) in enumerate(points.items()):
+        dash = ("solid", "dash", "dot")[number // len(COLOURS) % 3]
+        style = {"color": COLOURS[number % len(COLOURS)], "dash": dash, "width": 2}
+        label = _literal(name)
+        hover = f"{label}<br>{_literal(x)} %{{x}}<br>{_literal(y)} %{{y:.4f}}<extra></extra>"
+        figure.add_trace(go.Scatter(x=a, y=b, mode="lines", name=label, line=style, hovertemplate=hover))
+    line = {"color": "#555555", "dash": "dash", "width": 1}
+    for name, value in (marks or {}).items():
+        figure.add_vline(value, line=line, annotation={"text": _literal(name), "textangle": -90, "yanchor": "top"})
+    for name, value in (levels or {}).items():
+        label = {"text": _literal(name), "xanchor": "right", "yanchor": "bottom"}
+        figure.add_hline(value, line=line, annotation=label)
+    axis = {"gridcolor": "#e5e5e5", "zeroline": False, "showline": True, "linecolor": "#999999", "ticks": "outside"}
+    figure.update_xaxes(title_text=_literal(x), **axis)
+    figure.update_yaxes(title_text=_literal(y), range=limits, **axis)
+    return figure.update_layout(
+        title={"text": _literal(title), "y": 1, "yanchor": "top", "pad": {"t": 14}},
+        width=760,
+        height=380,
+        margin={"l": 60, "r": 30, "t": 50, "b": 50},
+        plot_bgcolor="#ffffff",
+        showlegend=True,
+    )
+
+
+def loss_curves(
+    losses: Mapping[str, Float[Tensor, " step"]],
+    *,
+    window: int = 10,
+    phase_changes: Mapping[str, int | None] | None = None,
+    levels: Mapping[str, float] | None = None,
+    title: str = "",
+) -> plotly.graph_objects.Figure:
+    """Losses over the steps of training, each point the mean of `window` steps.
+
+    Args:
+        losses: a value a step, in nats, by name.
+        window: how many steps to average; a rest of fewer at the end is left out.
+        phase_changes: the steps to mark, by name; None (`training.phase_change` found none) marks nothing.
+        levels: losses to compare with, such as that of a guess, ln d_vocab.
+        title: above the figure.
+
+    Raises `ShapeError` for fewer losses than a window holds.
+    """
+    for name, values in losses.items():
+        if not 1 <= window <= len(values):
+            raise ShapeError(f"{len(values)} losses {name!r} do not fill a window of {window}")
+    means = {name: values.detach().unfold(0, window, window).mean(dim=-1) for name, values in losses.items()}
+    lines = {name: ((np.arange(len(values)) + 0.5) * window, values) for name, values in means.items()}
+    marks = {name: step for name, step in (phase_changes or {}).items() if step is not None}
+    return curves(lines, title=title, x="step", y="loss (nats)", marks=marks, levels=levels)
+
+
 def _extent(n: int) -> int:
     """Pixels for n rows or columns: 24 each, within reason."""
     return min(max(24 * n, 340 if n > 3 else 60 * n), 1400)
@@ -144,7 +230,7 @@ def _literal(text: str) -> str:
     return escape(text, quote=False).replace("$", "&#36;")
 
 
-def _float32(values: Tensor | np.ndarray) -> np.ndarray:
+def _float32(values: Any) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().float().cpu().numpy()
     return np.asarray(values, dtype=np.float32)

@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from interp import ConfigError, RangeError, ShapeError
 from interp.plot import figures
 
 
-def trace(figure: go.Figure) -> Any:
-    return figure.data[0]
+def trace(figure: go.Figure, number: int = 0) -> Any:
+    return figure.data[number]
 
 
 def causal_pattern(n: int) -> torch.Tensor:
@@ -94,7 +95,44 @@ def test_a_heatmap_needs_a_label_for_every_row_and_column():
         figures.heatmap(torch.randn(2, 3), ["r", "s"], ["a", "b"])
 
 
+def test_every_line_keeps_its_points_and_its_name():
+    figure = figures.curves({"<b>": ([0, 2, 5], torch.tensor([1.0, math.nan, 3.0])), "b": ([1], [1])}, title="$x$")
+    first, second = trace(figure, 0), trace(figure, 1)
+    assert first.x.tolist() == [0, 2, 5] and np.array_equal(first.y, [1, math.nan, 3], equal_nan=True)
+    assert (first.name, second.name, figure.layout.title.text) == ("&lt;b&gt;", "b", "&#36;x&#36;")
+    assert first.line.color != second.line.color
+
+
+def test_twenty_lines_all_look_different():
+    figure = figures.curves({str(i): ([0, 1], [i, i]) for i in range(20)})
+    assert len({(trace(figure, i).line.color, trace(figure, i).line.dash) for i in range(20)}) == 20
+
+
+def test_marks_and_levels_are_named_lines_across_the_figure():
+    figure = figures.curves({"a": ([0, 9], [0, 1])}, marks={"phase change": 4}, levels={"<i>": 0.5})
+    vertical, horizontal = figure.layout.shapes
+    assert (vertical.x0, vertical.x1, horizontal.y0, horizontal.y1) == (4, 4, 0.5, 0.5)
+    assert [note.text for note in figure.layout.annotations] == ["phase change", "&lt;i&gt;"]
+
+
+@pytest.mark.parametrize("lines", [{}, {"a": ([], [])}, {"a": ([1, 2], [1])}, {"a": ([[1]], [[1]])}])
+def test_lines_without_points_are_refused(lines: Any):
+    with pytest.raises(ShapeError, match=r"no lines|line 'a'"):
+        figures.curves(lines)
+
+
+def test_loss_curves_are_means_over_windows_with_the_phase_change_marked():
+    losses = {"two layers": torch.arange(25.0), "one layer": torch.ones(10)}
+    changes = {"two layers": 12, "one layer": None}
+    figure = figures.loss_curves(losses, window=10, phase_changes=changes, levels={"ln V": 3.87})
+    assert trace(figure).x.tolist() == [5, 15] and trace(figure).y.tolist() == [4.5, 14.5]
+    assert [shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1] == [12]
+    with pytest.raises(ShapeError, match="10 losses 'one layer' do not fill a window of 11"):
+        figures.loss_curves(losses, window=11)
+
+
 def test_drawing_changes_no_plotly_default():
     before = plotly.io.templates.default, plotly.io.renderers.default
     figures.pattern(torch.eye(2), ["a", "b"])
+    figures.curves({"a": ([0, 1], [0, 1])})
     assert (plotly.io.templates.default, plotly.io.renderers.default) == before
