@@ -129,8 +129,8 @@ def curves(
     title: str = "",
     x: str = "",
     y: str = "",
-    marks: Mapping[str, float] | None = None,
-    levels: Mapping[str, float] | None = None,
+    marks: Mapping[str, int | float] | None = None,
+    levels: Mapping[str, int | float] | None = None,
     limits: tuple[float, float] | None = None,
 ) -> plotly.graph_objects.Figure:
     """The builder of every line figure.
@@ -183,7 +183,7 @@ def loss_curves(
     *,
     window: int = 10,
     phase_changes: Mapping[str, int | None] | None = None,
-    levels: Mapping[str, float] | None = None,
+    levels: Mapping[str, int | float] | None = None,
     title: str = "",
 ) -> plotly.graph_objects.Figure:
     """Losses over the steps of training, each point the mean of `window` steps.
