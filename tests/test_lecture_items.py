@@ -5,13 +5,14 @@ Notes write vectors as columns; here they are rows. Elsewhere: LayerNorm's 1/d (
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
 from grid import assert_close, build, random_tensor
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -21,6 +22,11 @@ from interp.plot import figures
 SEEDS = st.integers(0, 2**31)
 SIZES: dict[str, Any] = {"n_layers": 1, "d_model": 12, "n_heads": 3, "n_ctx": 9, "d_vocab": 7, "dtype": torch.float64}
 BARE: dict[str, Any] = {"attn_only": True, "normalization_type": None}  # attention and nothing else
+
+
+def few(*strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """As hypothesis' `given`, for a handful of models: they are what takes the time."""
+    return lambda test: settings(max_examples=6)(given(*strategies)(test))
 
 
 def model_of(seed: int, **fields: Any) -> HookedTransformer:
@@ -43,7 +49,7 @@ def without_biases(model: HookedTransformer) -> HookedTransformer:
 # ---------------------------------------------------------------------------------------------- from one-hots to text
 
 
-@given(SEEDS)
+@few(SEEDS)
 def test_a_transformer_is_products_of_one_hots_and_weights(seed: int):
     """The walk-through in the notes' orientation: a column a position, scores with queries as rows."""
     model = without_biases(model_of(seed, normalization_type=None, d_mlp=10, act_fn="relu"))
@@ -75,7 +81,7 @@ def test_a_tied_model_unembeds_with_the_embedding():
 # ---------------------------------------------------------------------------------------------- attention in versions
 
 
-@given(SEEDS)
+@few(SEEDS)
 def test_with_identity_weights_queries_and_keys_are_the_stream_itself(seed: int):
     """Version 1, scores x_i . x_j, is version 2, scores q_i . k_j, with W_Q = W_K = I."""
     model = without_biases(model_of(seed, n_heads=1, d_head=12, attn_scale=1.0, **BARE))
@@ -87,7 +93,7 @@ def test_with_identity_weights_queries_and_keys_are_the_stream_itself(seed: int)
     assert_close(scores, (x @ x.T).masked_fill(torch.ones(9, 9).triu(1).bool(), -math.inf))
 
 
-@given(SEEDS)
+@few(SEEDS)
 def test_version_3_divides_by_the_root_of_d_k(seed: int):
     scaled, plain = model_of(seed, **BARE), model_of(seed, attn_scale=1.0, **BARE)
     tokens = tokens_of(scaled, seed)
@@ -108,7 +114,7 @@ def test_the_scale_keeps_scores_of_random_queries_and_keys_near_a_spread_of_one(
     assert float((scores * 8).std()) == pytest.approx(7.99, abs=0.08)
 
 
-@given(SEEDS)
+@few(SEEDS)
 def test_a_query_collects_the_values_up_to_it_by_their_weights(seed: int):
     model = model_of(seed, **BARE)
     _, cache = model.run_with_cache(tokens_of(model, seed))
@@ -118,7 +124,7 @@ def test_a_query_collects_the_values_up_to_it_by_their_weights(seed: int):
         assert_close(cache["z", 0][0, i], a_i)
 
 
-@given(SEEDS)
+@few(SEEDS)
 def test_heads_side_by_side_times_W_O_are_the_sum_of_their_own_products(seed: int):
     model = model_of(seed, **BARE)
     _, cache = model.run_with_cache(tokens_of(model, seed))
@@ -159,7 +165,7 @@ def torch_layer(model: HookedTransformer) -> nn.TransformerEncoderLayer:
     return layer
 
 
-@given(SEEDS, st.sampled_from(["pre", "post"]), st.sampled_from(["relu", "gelu"]))
+@few(SEEDS, st.sampled_from(["pre", "post"]), st.sampled_from(["relu", "gelu"]))
 def test_a_block_equals_torchs_layer_in_both_norm_positions(
     seed: int, norm_position: Literal["pre", "post"], act_fn: Literal["relu", "gelu"]
 ):
@@ -169,7 +175,7 @@ def test_a_block_equals_torchs_layer_in_both_norm_positions(
     assert_close(model(x, start_at_layer=0, stop_at_layer=1), want)
 
 
-@given(SEEDS)
+@few(SEEDS)
 def test_pre_norm_adds_to_the_stream_and_post_norm_normalises_the_sum(seed: int):
     """x + MHA(LN(x)), then t + FFN(LN(t)); LN(x + MHA(x)), then LN(t + FFN(t)). Both are in the notes, and differ."""
     x = random_tensor(1, 9, 12, seed=seed)
@@ -229,7 +235,7 @@ def test_the_grid_of_the_fluffy_blue_creature_has_keys_as_rows():
 # ---------------------------------------------------------------------------------------------- a head as a matrix
 
 
-@given(SEEDS)
+@few(SEEDS)
 def test_attention_is_the_sum_of_its_heads_and_a_head_is_a_pattern_times_the_stream_times_a_matrix(seed: int):
     """H(x) = sum of h(x), h(x) = A x S^T, A the softmax over each row of x Y x^T, Y = W_Q^T W_K / sqrt(d_k)."""
     model = without_biases(model_of(seed, **BARE))
@@ -247,7 +253,7 @@ def test_attention_is_the_sum_of_its_heads_and_a_head_is_a_pattern_times_the_str
     assert_close(cache["attn_out", 0][0], total)
 
 
-@given(SEEDS)
+@few(SEEDS)
 def test_two_heads_with_the_same_fixed_pattern_are_one_head(seed: int):
     """A x S_1^T + A x S_2^T = A x (S_1 + S_2)^T: one head, of up to twice the width."""
     two = without_biases(model_of(seed, n_heads=2, d_head=3, **BARE))
