@@ -1,13 +1,18 @@
 """Execute the notebooks: every `notebooks/*.py` (jupytext, percent format) becomes the `.ipynb` beside it.
 
 Run: python tests/render_notebooks.py [--check] [NAME ...]. With --check nothing is written: each notebook must run
-without error output, and the cells on disk must be those of the source. (Outputs may differ in what depends on the
-machine, such as the last digits of a float.)
+without error output, and the cells on disk must be those of the source, with a still image beside every figure.
+(Outputs may differ in what depends on the machine, such as the last digits of a float.)
+
+A notebook keeps its plotly figures as data, which JupyterLab and VS Code draw; plotly's own script, of 4.8 MB, stays
+outside. The still (PNG, drawn by plotly in an installed chromium) is for whatever does not draw them: an export by
+nbconvert, a web site's preview, a notebook that is not trusted. None of these needs a network.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,8 @@ import nbformat
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
+PLOTLY = "application/vnd.plotly.v1+json"
+DRAW = "([figure, size]) => Plotly.toImage(figure, {format: 'png', ...size})"
 
 
 def render(source: Path) -> Any:
@@ -33,8 +40,41 @@ def render(source: Path) -> Any:
     return notebook
 
 
+def figures(notebook: Any) -> list[Any]:
+    """The data of every output that is a plotly figure, by MIME type."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    return [output.data for output in outputs if PLOTLY in output.get("data", {})]
+
+
+def add_stills(notebook: Any) -> None:
+    """A PNG beside every figure. Raises `RuntimeError` where there are figures but no chromium."""
+    from playwright.sync_api import sync_playwright
+    from plotly.offline import get_plotlyjs
+
+    chromium = shutil.which("chromium")
+    if figures(notebook) and chromium is None:
+        raise RuntimeError("the stills of figures need chromium (Debian: apt install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.add_script_tag(content=get_plotlyjs())
+        for data in figures(notebook):
+            layout = data[PLOTLY].get("layout", {})
+            size = {"width": layout.get("width", 700), "height": layout.get("height", 450)}
+            data["image/png"] = page.evaluate(DRAW, [data[PLOTLY], size]).removeprefix("data:image/png;base64,")
+        browser.close()
+
+
 def cells(notebook: Any) -> list[tuple[str, str]]:
+    """Kind and text of every cell."""
     return [(cell.cell_type, cell.source) for cell in notebook.cells]
+
+
+def current(found: Any, rendered: Any) -> bool:
+    """Whether the notebook on disk has the cells and figures of the rendered one, and all its stills."""
+    drawn = figures(found)
+    complete = len(drawn) == len(figures(rendered)) and all("image/png" in data for data in drawn)
+    return complete and cells(found) == cells(rendered)
 
 
 def main() -> int:
@@ -48,8 +88,9 @@ def main() -> int:
         target = source.with_suffix(".ipynb")
         rendered = render(source)
         if not options.check:
+            add_stills(rendered)
             target.write_text(nbformat.writes(rendered) + "\n", encoding="utf-8")
-        elif not target.exists() or cells(nbformat.read(target, as_version=4)) != cells(rendered):
+        elif not target.exists() or not current(nbformat.read(target, as_version=4), rendered):
             stale.append(target.name)
     if stale:
         print(f"not what their sources give: {', '.join(stale)}; run python tests/render_notebooks.py")
