@@ -161,7 +161,8 @@ def curves(
         figure.add_trace(go.Scatter(x=a, y=b, mode="lines", name=label, line=style, hovertemplate=hover))
     line = {"color": "#555555", "dash": "dash", "width": 1}
     for name, value in (marks or {}).items():
-        figure.add_vline(value, line=line, annotation={"text": _literal(name), "textangle": -90, "yanchor": "top"})
+        label = {"text": _literal(name), "xanchor": "center", "yanchor": "bottom"}
+        figure.add_vline(value, line=line, annotation=label)
     for name, value in (levels or {}).items():
         label = {"text": _literal(name), "xanchor": "right", "yanchor": "bottom"}
         figure.add_hline(value, line=line, annotation=label)
@@ -172,9 +173,9 @@ def curves(
         title={"text": _literal(title), "y": 1, "yanchor": "top", "pad": {"t": 14}},
         width=760,
         height=380,
-        margin={"l": 60, "r": 30, "t": 50, "b": 50},
+        margin={"l": 60, "r": 30, "t": 70, "b": 50},
         plot_bgcolor="#ffffff",
-        showlegend=True,
+        showlegend=len(points) > 1,
     )
 
 
