@@ -65,7 +65,8 @@ def measure(browser: Any, explorer: AttentionExplorer, path: Path) -> None:
     size = path.stat().st_size / 1e6
     print(
         f"{size:.2f} MB, ready after {statistics.median(times):.0f} ms ({min(times)} to {max(times)}), "
-        f"{len(requests) - ROUNDS} requests, largest error {errors[0]:.4f}, with the first token dropped {errors[1]:.4f}, "
+        f"{len(requests) - ROUNDS} requests, largest error {errors[0]:.4f}, "
+        f"with the first token dropped {errors[1]:.4f}, "
         f"{len(explorer.left_out)} heads left out"
     )
 

@@ -51,7 +51,8 @@ def composition(model: HookedTransformer) -> None:
     times = [seconds(lambda: composition_scores(model, progress=False)) for _ in range(ROUNDS)]
     memory = peak() - before
     print(
-        f"composition of all pairs: {statistics.median(times):.1f} s (of {ROUNDS}: {min(times):.1f} to {max(times):.1f})"
+        f"composition of all pairs: {statistics.median(times):.1f} s "
+        f"(of {ROUNDS}: {min(times):.1f} to {max(times):.1f})"
     )
     print(f"composition: peak memory above the model {memory:.2f} GB")
     scores, OV, QK = composition_scores(model, progress=False), model.OV, model.QK
@@ -91,9 +92,8 @@ def largest(model: HookedTransformer) -> None:
     print(
         f"largest entries: peak memory above the model {memory:.2f} GB; the matrix would take {49_152**2 * 4e-9:.1f} GB"
     )
-    print(
-        f"largest entries: {', '.join(f'{read!r} -> {write!r} {value:.2f}' for read, write, value in top.named(model)[:3])}"
-    )
+    named = [f"{read!r} -> {write!r} {value:.2f}" for read, write, value in top.named(model)[:3]]
+    print(f"largest entries: {', '.join(named)}")
 
 
 if __name__ == "__main__":
