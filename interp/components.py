@@ -136,7 +136,8 @@ class Norm(nn.Module):
 
     def scale(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes 1"]:
         """`sqrt(mean((x - mean)^2) + eps)`; RMS takes no mean off. At least float32."""
-        return (self._centred(_at_least_float32(x)).square().mean(-1, keepdim=True) + self.eps).sqrt()
+        norm = torch.linalg.vector_norm(self._centred(_at_least_float32(x)), dim=-1, keepdim=True)  # one pass over x
+        return (norm.square() / self.size + self.eps).sqrt()
 
     def at_scale(self, x: Float[Tensor, "*axes size"], scale: Float[Tensor, "*#axes 1"]) -> Float[Tensor, "*axes size"]:
         """The norm without its bias at a given scale: a *linear* map of `x`, which is what makes attribution exact."""

@@ -20,16 +20,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.copying import copying_scores, copying_top_scores
 from interp.errors import ConfigError, ShapeError, TokenError, did_you_mean
 from interp.hooks import HookFn, layer_index
 from interp.progress import shown
 from interp.repeats import repeated_tokens
 from interp.tokens import Text, check_mask
+from interp.weights import copying_scores, copying_top_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,11 +204,11 @@ PATTERN_SCORES: dict[str, PatternScore] = {
     "first_token": PatternScore(is_first, "mean attention of later positions to the first token"),
 }
 
-WEIGHT_SCORES: dict[str, tuple[Callable[..., Tensor], str]] = {
-    "copying": (copying_scores, "sum(Re eigenvalue) / sum(|eigenvalue|) of W_E W_V W_O W_U"),
+WEIGHT_SCORES: dict[str, tuple[Callable[..., Any], str]] = {
+    "copying": (copying_scores, "sum(Re eigenvalue) / sum(|eigenvalue|) of W_E W_OV W_U, gains of norms included"),
     "copying_top": (
         copying_top_scores,
-        "share of up to 512 random tokens whose own logit, among theirs, W_E W_V W_O W_U raises most",
+        "share of up to 512 random tokens whose own logit, among theirs, W_E W_OV W_U raises most",
     ),
 }
 """Scores that are read off the weights: the function, and a definition in words."""
@@ -380,9 +381,11 @@ def _dataset(names: list[str], found: _Found, attrs: dict[str, Any]) -> "xr.Data
     for name in names:
         if name in WEIGHT_SCORES:
             of, definition = WEIGHT_SCORES[name]
-            values, about = of(found.model), {"definition": definition}
+            # Where the stream itself is normalised, gains belong to no head.
+            values = torch.as_tensor(np.asarray(of(found.model, fold_norms=cfg.norms_reads)))
+            about = {"definition": definition}
             if undefined := [labels[layer][head] for layer, head in values.isnan().nonzero().tolist()]:
-                about["undefined"] = f"{', '.join(undefined)}: the circuit W_E W_V W_O W_U has no eigenvalue but 0"
+                about["undefined"] = f"{', '.join(undefined)}: the circuit W_E W_OV W_U has no eigenvalue but 0"
             variables[name] = (dims, values.numpy(), about)
             continue
         i = found.names.index(name)

@@ -14,6 +14,7 @@ normalised (`norm_position="post"`) the matrices between two layers belong to ne
 `fold_norms=True` is an error; `paths.py` follows the norms of a run in every architecture.
 """
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
@@ -28,6 +29,7 @@ from interp.factored import FactoredMatrix, wide
 from interp.hooks import layer_index
 from interp.model import HookedTransformer
 from interp.progress import shown
+from interp.repeats import ordinary_tokens
 from interp.streaming import BLOCK_NUMBERS, TopEntries, check_choice, token_names, top_entries
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ __all__ = [
     "TopEntries",
     "composition_scores",
     "copying_scores",
+    "copying_top_scores",
     "ov_circuit",
     "qk_circuit",
     "singular_directions",
@@ -126,6 +129,35 @@ def copying_scores(model: HookedTransformer, *, fold_norms: bool = False) -> "xa
     definition = "sum(Re lambda) / sum(|lambda|) over the eigenvalues of W_E W_OV W_U"
     result = _table(model, scores, ("layer", "head"), "copying", definition, fold_norms)
     return result.assign_coords(reason=(("layer", "head"), reasons))
+
+
+@torch.no_grad()
+def copying_top_scores(
+    model: HookedTransformer, n_tokens: int = 512, seed: int = 0, *, fold_norms: bool = False
+) -> Float[Tensor, "layer head"]:
+    """The share of tokens whose own logit a head raises most when it attends to them, on the CPU.
+
+    Of `W_E W_OV W_U` restricted to `n_tokens` ordinary tokens (a random choice where there are more), the share of rows
+    whose largest entry is on the diagonal; chance is 1 / n_tokens. NaN where the circuit is 0. For `fold_norms` see the
+    module. Raises `ConfigError` for fewer than two tokens, and as `copying_scores`.
+    """
+    words, _ = ordinary_tokens(model)
+    if min(n_tokens, len(words)) < 2:
+        raise ConfigError(f"n_tokens = {n_tokens}, of {len(words)} ordinary tokens; allowed: 2 or more")
+    chosen = words[torch.randperm(len(words), generator=torch.Generator().manual_seed(seed))[:n_tokens]]
+    chosen = chosen.to(model.W_E.device)
+    embedded, unembedded = _embedding(model)[chosen], wide(model.W_U)[:, chosen]
+    rounding = torch.finfo(embedded.dtype).eps * embedded.norm(dim=1).max() * unembedded.norm(dim=0).max()
+    scores = torch.empty(model.cfg.n_layers, model.cfg.n_heads)
+    for layer, head in itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads)):
+        weights = _of_head(model, layer, head, fold_norms)
+        W_V, W_O = weights.W_V, _through(model.ln_final, weights.W_O) if fold_norms else weights.W_O
+        logits = (embedded @ W_V) @ (W_O @ unembedded)
+        writes_something = logits.abs().max() > rounding * W_V.norm() * W_O.norm()
+        own = logits.diagonal().clone()
+        raises_own = own > logits.fill_diagonal_(-torch.inf).amax(dim=1)
+        scores[layer, head] = raises_own.float().mean() if writes_something else torch.nan
+    return scores
 
 
 @torch.no_grad()
