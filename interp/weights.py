@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,7 +31,7 @@ from interp.hooks import layer_index
 from interp.model import HookedTransformer
 from interp.progress import shown
 from interp.repeats import ordinary_tokens
-from interp.streaming import BLOCK_NUMBERS, TopEntries, check_choice, token_names, top_entries
+from interp.streaming import TopEntries, check_choice, token_names, top_entries
 
 if TYPE_CHECKING:
     import xarray
@@ -50,6 +51,10 @@ __all__ = [
 
 Kind = Literal["Q", "K", "V"]
 """Through which input of a later head an earlier one is read."""
+
+
+VANISHES = "W_E W_OV W_U is 0: nothing that the head reads from tokens reaches the logits"
+NILPOTENT = "every eigenvalue is 0: no mixture of tokens raises or lowers itself"
 
 
 class HeadWeights(NamedTuple):
@@ -105,27 +110,17 @@ def copying_scores(model: HookedTransformer, *, fold_norms: bool = False) -> "xa
     Raises `ConfigError` for a model without blocks, or `fold_norms` with post-norm.
     """
     W_V, W_O = (weight.double() for weight in _all_heads(model, fold_norms)[2:])
-    written = _through(model.ln_final, W_O).double() if fold_norms else W_O
-    from_logits_to_stream = (wide(model.W_U) @ _embedding(model)).double()  # [d_model, d_model]
-    circuits = FactoredMatrix(W_V, written @ from_logits_to_stream)
+    written = _through(model.ln_final, W_O) if fold_norms else W_O
+    W_U, W_E = wide(model.W_U), _embedding(model)
+    circuits = FactoredMatrix(W_V, written @ (W_U @ W_E).double())  # [d_model, d_model], the same eigenvalues
     eigenvalues, size = circuits.eigenvalues(), circuits.norm()
     total = eigenvalues.abs().sum(-1)
-    rounding = torch.finfo(wide(model.W_U).dtype).eps
-    factors = torch.linalg.matrix_norm(W_V) * torch.linalg.matrix_norm(written) * model.W_U.norm() * model.W_E.norm()
-    vanishes = size <= rounding * factors * model.cfg.embed_scale
-    undefined = total <= 4 * math.sqrt(rounding) * size  # as sharp as a repeated eigenvalue can be told from 0
-    scores = (eigenvalues.real.sum(-1) / total).where(~(vanishes | undefined), math.nan)
-    reasons = [
-        [
-            "W_E W_OV W_U is 0: nothing that the head reads from tokens reaches the logits"
-            if zero
-            else "every eigenvalue is 0: no mixture of tokens raises or lowers itself"
-            if nilpotent
-            else ""
-            for zero, nilpotent in zip(*row, strict=True)
-        ]
-        for row in zip(vanishes.tolist(), undefined.tolist(), strict=True)
-    ]
+    rounding = torch.finfo(W_U.dtype).eps
+    factors = torch.linalg.matrix_norm(W_V) * torch.linalg.matrix_norm(written) * W_U.norm() * W_E.norm()
+    vanishes = size <= rounding * factors
+    nilpotent = total <= 4 * math.sqrt(rounding) * size  # as sharp as a repeated eigenvalue can be told from 0
+    scores = (eigenvalues.real.sum(-1) / total).where(~(vanishes | nilpotent), math.nan)
+    reasons = np.where(vanishes.cpu(), VANISHES, np.where(nilpotent.cpu(), NILPOTENT, ""))
     definition = "sum(Re lambda) / sum(|lambda|) over the eigenvalues of W_E W_OV W_U"
     result = _table(model, scores, ("layer", "head"), "copying", definition, fold_norms)
     return result.assign_coords(reason=(("layer", "head"), reasons))
@@ -201,7 +196,8 @@ def singular_directions(
     W_E = _embedding(model)
     first = (W_E @ U[:, :n_directions]).T
     second = Vh[:n_directions] @ (W_E.T if circuit == "QK" else wide(model.W_U))  # [direction, d_vocab]
-    sign = first.gather(1, first.abs().argmax(dim=1, keepdim=True)).sign()
+    farthest = first.gather(1, first.abs().argmax(dim=1, keepdim=True))
+    sign = torch.where(farthest < 0, -1.0, 1.0).to(first)
 
     dims = ("direction", "end", "rank")
     columns: dict[str, object] = {"singular_value": ("direction", S[:n_directions].cpu().numpy())}
@@ -268,7 +264,7 @@ def composition_scores(
     n, weights = layers * heads, HeadWeights(*(weight.flatten(0, 1) for weight in _all_heads(model, fold_norms)))
     writer = FactoredMatrix(weights.W_V, weights.W_O)
     written, sizes = writer.reduced(), writer.singular_values()
-    chunk = max(1, math.isqrt(BLOCK_NUMBERS) // model.cfg.d_head) if chunk is None else chunk
+    chunk = max(1, 2048 // model.cfg.d_head) if chunk is None else chunk  # products of at most 2048 x 2048
     blocks = [slice(start, min(start + chunk, n)) for start in range(0, n, chunk)]
     steps = [(i, block) for i in range(len(kinds)) for block in blocks]
 
@@ -310,8 +306,10 @@ def _norms_of_products(
     written: Float[Tensor, "writer rank d_model"], read: Float[Tensor, "reader d_model rank"]
 ) -> Float[Tensor, "writer reader"]:
     """Frobenius norms of all products at once."""
+    (writers, rank, _), (readers, _, width) = written.shape, read.shape
     products = written.flatten(0, 1) @ read.transpose(0, 1).flatten(1)
-    return products.square_().view(*written.shape[:2], *read.shape[::2]).sum(dim=(1, 3)).sqrt()
+    squares = products.square_().view(-1, readers, width).sum(dim=-1)  # of each row, in two steps: memory in order
+    return squares.view(writers, rank, readers).sum(dim=1).sqrt()
 
 
 # ---------------------------------------------------------------------------------------------- weights of heads

@@ -250,6 +250,15 @@ def test_all_singular_directions_of_all_tokens_make_the_circuit(run: Run):
         assert_close(along[0].T @ torch.tensor(found.singular_value.values).diag() @ along[1], dense)
 
 
+def test_a_direction_that_no_token_lies_along_still_shows_what_it_writes():
+    model = build(config(SMALL, dtype=torch.float64), SEED)
+    with torch.no_grad():
+        model.embed.W_E.zero_()
+    found = singular_directions(model, 0, 0)
+    assert (found.read_value == 0).all()
+    assert (np.abs(found.write_value.values[:, 0, 0]) > 0).all()
+
+
 def test_tokens_are_named_where_they_have_a_name():
     words = Vocabulary(["a b", "<script>", "\n\u202e", "z"], sep="|")
     model = build(config(SMALL), SEED, words)

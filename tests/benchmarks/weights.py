@@ -49,11 +49,8 @@ def composition(model: HookedTransformer) -> None:
     """All pairs, Q, K and V, raw."""
     before = held()
     times = [seconds(lambda: composition_scores(model, progress=False)) for _ in range(ROUNDS)]
-    memory = peak() - before
-    print(
-        f"composition of all pairs: {statistics.median(times):.1f} s "
-        f"(of {ROUNDS}: {min(times):.1f} to {max(times):.1f})"
-    )
+    memory, median = peak() - before, statistics.median(times)
+    print(f"composition of all pairs: {median:.1f} s (of {ROUNDS} runs {min(times):.1f} to {max(times):.1f})")
     print(f"composition: peak memory above the model {memory:.2f} GB")
     scores, OV, QK = composition_scores(model, progress=False), model.OV, model.QK
     worst = 0.0
@@ -92,14 +89,15 @@ def largest(model: HookedTransformer) -> None:
     print(
         f"largest entries: peak memory above the model {memory:.2f} GB; the matrix would take {49_152**2 * 4e-9:.1f} GB"
     )
-    named = [f"{read!r} -> {write!r} {value:.2f}" for read, write, value in top.named(model)[:3]]
-    print(f"largest entries: {', '.join(named)}")
+    found = ", ".join(f"{read!r} -> {write!r} {value:.2f}" for read, write, value in top.named(model)[:3])
+    print(f"largest entries: {found}")
 
 
 if __name__ == "__main__":
     parts = {"composition": composition, "largest": largest}
     if len(sys.argv) > 1:
-        parts[sys.argv[1]](HookedTransformer.from_pretrained(NAME))
+        with torch.no_grad():
+            parts[sys.argv[1]](HookedTransformer.from_pretrained(NAME))
     else:
         for part in parts:
             subprocess.run([sys.executable, __file__, part], check=True)
