@@ -164,6 +164,23 @@ def test_hooks_act_on_every_step():
     assert seen == [3, 1, 1, 1]
 
 
+def test_only_the_logits_that_are_sampled_from_are_computed():
+    model, prompt = build(run_of("learned_ln").cfg, 0), run_of("learned_ln").tokens[:, :4]
+    shapes: list[tuple[int, ...]] = []
+    model.unembed.register_forward_hook(lambda module, inputs, logits: shapes.append(tuple(logits.shape)))
+    model.generate(prompt, 3)
+    assert shapes == [(3, 1, model.cfg.d_vocab)] * 3
+
+
+def test_hooks_on_the_final_norm_see_every_position_of_the_prompt():
+    run = run_of("learned_ln")
+    seen: list[int] = []
+    with run.model.hooks([("ln_final.hook_normalized", lambda x, hook: seen.append(x.shape[1]))]):
+        watched = run.model.generate(run.tokens[:, :4], 3).tokens
+    assert seen == [4, 1, 1]
+    assert torch.equal(watched, run.model.generate(run.tokens[:, :4], 3).tokens)
+
+
 def test_a_hook_changes_what_is_generated():
     run = run_of("learned_ln")
     with run.model.hooks([("ln_final.hook_normalized", lambda x, hook: -x)]):

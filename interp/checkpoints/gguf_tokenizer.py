@@ -48,7 +48,7 @@ def tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer | None:
         if kind == "llama" and (value := metadata.get(f"tokenizer.ggml.{key}")):
             raise CheckpointError(f"{path}: tokenizer.ggml.{key} = {str(value)[:40]}: such texts are not made here")
     try:
-        return _byte_level(metadata, split) if kind == "gpt2" else _sentencepiece(metadata)
+        return _sentencepiece(metadata) if kind == "llama" else _byte_level(metadata, str(split))
     except (TokenError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: the metadata of the tokenizer contradict each other: {error}") from error
 
