@@ -161,7 +161,7 @@ class Norm(nn.Module):
         return x - x.mean(-1, keepdim=True) if self.kind == "LN" else x
 
     def unhooked(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes size"]:
-        """`(x - mean) / scale * w + b`, past the hook points: LayerNorm by torch's fused kernel, RMSNorm written out."""
+        """`(x - mean) / scale * w + b`, past the hook points: LayerNorm by torch's fused kernel."""
         if self.kind == "LN":
             return F.layer_norm(x, (self.size,), self.w, self.b, self.eps)
         return x if self.w is None else self.at_scale(x, self.scale(x))

@@ -36,9 +36,9 @@ function attentionExplorer(host, meta, onSelect) {
 		const codes = take(levels > 254 ? Uint16Array : Uint8Array, 1, place.size * (causal ? (n * (n + 1)) / 2 : n * n));
 		parts = codes.map((code, r) => ({ code, factors: [
 			() => 1,
-			(head, k) => (sizes[r][head * n + k] / 65535) * normTops[r][head],
+			(head, k) => (sizes[r][head * n + k] / 4095) * normTops[r][head],
 			(head, k, q) =>
-				(effects[r][head * n + k] / 32767) * effectTops[r][head] * queries[r][layerOf(head) * n + q],
+				(effects[r][head * n + k] / 2047) * effectTops[r][head] * queries[r][layerOf(head) * n + q],
 		] }));
 	}
 

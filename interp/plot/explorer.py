@@ -229,7 +229,7 @@ class AttentionExplorer:
             shown = 0 if leading is None else int(leading.argmax())
         ranking = [shown, *(i for i in self._ranking() if i != shown)]
         self._meta = self._describe(sort, shown)
-        self._still = still.png(self._map(32), still.colour_table())
+        self._still = still.png(self._map(24), still.colour_table())
         spent = len(packing.page(self._html()).encode()) + RESERVE
         data, kept = packing.fit(
             self.runs, self._meta["causal"], self._meta["levels"], ranking, self._max_bytes - spent
@@ -282,7 +282,7 @@ class AttentionExplorer:
                     "short": score.short,
                     "unit": round(score.unit, 6),
                     "colour": score.colour,
-                    "values": [round(value, 4) for value in score.values.ravel().tolist()],
+                    "values": [round(value, 3) for value in score.values.ravel().tolist()],
                 }
                 for score in self.scores
             ],

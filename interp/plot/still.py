@@ -50,7 +50,7 @@ PALETTE: dict[str, dict[str, Any]] = {
 SCORE_COLOURS = ["#0b6e4f", "#a33b00", "#6a2f9c", "#8f1d4f", "#4a5300", "#00617a"]
 """Of badges, with white text on them (contrast at least 4.5 for each)."""
 
-LEVELS = 32  # of a thumbnail: more cannot be told apart, and fewer make a smaller file
+LEVELS = 16  # more can hardly be told apart in a thumbnail, and fewer make a smaller file
 MASKED, HATCH, PAPER, INK, BADGE = range(LEVELS, LEVELS + 5)
 
 DIGITS = {  # 3 x 5 pixels, a row an octal digit

@@ -52,22 +52,20 @@ def measure(browser: Any, explorer: AttentionExplorer, path: Path) -> None:
     """Print a line of numbers."""
     explorer.to_html(path)
     times, requests = [], []
+    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    page.on("request", lambda request: requests.append(request.url))
     for _ in range(ROUNDS):
-        page = browser.new_page(viewport={"width": 1100, "height": 900})
-        page.on("request", lambda request: requests.append(request.url))
+        page.goto("about:blank")
         page.goto(path.as_uri())
-        page.wait_for_selector("[data-ready]")
+        page.wait_for_selector("[data-ready]", timeout=60_000)
         times.append(int(page.get_attribute("[data-ready]", "data-ready")))
-        if len(times) < ROUNDS:
-            page.close()
     errors = [largest_error(page, explorer, drop) for drop in (False, True)]
     page.close()
-    size = path.stat().st_size / 1e6
+    outside = [url for url in requests if url not in ("about:blank", path.as_uri())]
     print(
-        f"{size:.2f} MB, ready after {statistics.median(times):.0f} ms ({min(times)} to {max(times)}), "
-        f"{len(requests) - ROUNDS} requests, largest error {errors[0]:.4f}, "
-        f"with the first token dropped {errors[1]:.4f}, "
-        f"{len(explorer.left_out)} heads left out"
+        f"{path.stat().st_size / 1e6:.2f} MB, ready after {statistics.median(times):.0f} ms "
+        f"({min(times)} to {max(times)}), {len(outside)} requests, largest error {errors[0]:.4f}, "
+        f"with the first token dropped {errors[1]:.4f}, {len(explorer.left_out)} heads left out"
     )
 
 

@@ -212,6 +212,7 @@ def random_patterns(n_layers: int, n_heads: int, n: int, sharpness: float) -> Ac
         scores = sharpness * torch.randn(1, n_heads, n, n)
         values[f"blocks.{layer}.attn.hook_pattern"] = scores.masked_fill(future, float("-inf")).softmax(-1)
         values[f"blocks.{layer}.attn.hook_v"] = torch.randn(1, n, n_heads, 8)
+    values["ln_final.hook_scale"] = torch.rand(1, n, 1) + 1
     return ActivationCache(values, model)
 
 
@@ -219,7 +220,7 @@ def random_patterns(n_layers: int, n_heads: int, n: int, sharpness: float) -> Ac
 def test_144_heads_of_128_tokens_take_at_most_1_3_megabytes(sharpness: float, tmp_path: Path):
     cache = random_patterns(12, 12, 128, sharpness)
     scores = {name: torch.rand(12, 12) for name in ("previous", "induction", "duplicate", "first")}
-    explorer = attention(cache, [" token"] * 128, scores)
+    explorer = attention(cache, [" token"] * 128, scores, logit_difference=(1, 2))
     explorer.to_html(tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size <= 1_300_000
     assert explorer.left_out == []
