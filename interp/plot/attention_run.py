@@ -111,7 +111,7 @@ def read_run(
             raise HookNotFoundError(f"logit_difference= needs hook_v of every layer shown: {NO_VALUES}")
         notes.append(f"Value-weighted attention is not offered: it needs hook_v of every layer; {NO_VALUES}.")
     else:
-        cache._check_weights()
+        cache.check_weights()
         norms = np.stack([_value_norms(cache, layer, batch) for layer in held])
     effects = factors = None
     if logit_difference is not None:
