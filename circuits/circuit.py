@@ -174,6 +174,8 @@ class Circuit:
             rests = self.bos is not None and gap_without_sink is not None
             best, worst = (gap_without_sink or 0) - (preference if ties == "first" else 0), abs(preference)
             sink = (best + (worst if ties == "latest" else 0)) / 2 if rests else 0.0
+        if not 0 <= sink < float("inf"):
+            raise ConfigError(f"{where}: sink = {sink}; allowed: a finite number from 0 on")
         if sink:
             if self.bos is None:
                 raise ConfigError(f"{where}: sink = {sink} needs the start of the text; give the circuit bos=")

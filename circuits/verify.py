@@ -20,10 +20,13 @@ from circuits.layout import Layout
 from circuits.parts import Head
 from circuits.space import Number
 from interp.errors import ConfigError, TokenError, did_you_mean
+from interp.model import HookedTransformer
 
 if TYPE_CHECKING:
     from circuits.circuit import Circuit
-    from circuits.compile import CompiledTransformer
+
+MANY = 10**8
+"""Inputs; beyond this many, not all texts of a length are run."""
 
 Expected = str | Mapping[str, float] | None
 """What should be predicted at one position: a word, nothing, or the logits of all words (0 where not given)."""
@@ -35,7 +38,7 @@ Reference = Callable[[str], Sequence[Expected]]
 class VerifyOptions(TypedDict, total=False):
     """What `Circuit.verify` takes besides inputs and reference; see `verify`."""
 
-    model: "CompiledTransformer | None"
+    model: HookedTransformer | None
     length: int | None
     samples: int | None
     seed: int
@@ -114,7 +117,7 @@ def verify(
     inputs: Iterable[str] | None = None,
     reference: Reference | None = None,
     *,
-    model: "CompiledTransformer | None" = None,
+    model: HookedTransformer | None = None,
     length: int | None = None,
     samples: int | None = None,
     seed: int = 0,
@@ -129,7 +132,8 @@ def verify(
     Args:
         inputs: texts; without them, all texts of `length` words after the start (never the start itself).
         reference: see the module; by default the interpreter.
-        model: a model compiled from `circuit`; by default `circuit.compile()`.
+        model: a model compiled from `circuit`, also one that was changed or saved and loaded since; by default
+            `circuit.compile()`.
         length: words a text; by default as many as fit.
         samples: in place of all texts, so many random ones.
         seed: of the samples.
@@ -174,10 +178,12 @@ class _Wanted:
 class _Check:
     """What is known after the batches so far."""
 
-    def __init__(self, circuit: "Circuit", model: "CompiledTransformer", reference: Reference | None, tolerance: float):
+    def __init__(self, circuit: "Circuit", model: HookedTransformer, reference: Reference | None, tolerance: float):
         self.circuit, self.model, self.reference, self.tolerance = circuit, model, reference, tolerance
         self.interpreter = Interpreter(Layout(circuit))
-        self.heads = [part.name for part in circuit.parts if isinstance(part, Head)]
+        heads = [part for part in circuit.parts if isinstance(part, Head)]
+        layers = {part.layer: [one.name for one in heads if one.layer == part.layer] for part in heads}
+        self.heads = {name: (layer, index) for layer, names in layers.items() for index, name in enumerate(names)}
         self.nothing_below = self.interpreter.nothing_below
         self.n_inputs = self.n_positions = self.n_right = self.n_symbolic = 0
         self.logit_error, self.worst = 0.0, None
@@ -205,12 +211,10 @@ class _Check:
     @torch.no_grad()
     def _run(self, tokens: Int[Tensor, "batch pos"], symbolic: Interpretation) -> Float[Tensor, "batch pos d_vocab"]:
         """The model's logits; its patterns are compared on the way."""
-        layers = {self.model.report.heads[name].layer for name in self.heads}
-        patterns = [("pattern", layer) for layer in layers]
+        patterns = [("pattern", layer) for layer in {layer for layer, _ in self.heads.values()}]
         logits, cache = self.model.run_with_cache(tokens.to(self.model.W_E.device), names_filter=patterns)
-        for name in self.heads:
-            head = self.model.report.heads[name]
-            pattern = cache["pattern", head.layer][:, head.index].double().cpu()
+        for name, (layer, index) in self.heads.items():
+            pattern = cache["pattern", layer][:, index].double().cpu()
             error = float((pattern - symbolic.patterns[name]).abs().max())
             self.pattern_errors[name] = max(self.pattern_errors[name], error)
         return logits.double().cpu()
@@ -256,7 +260,7 @@ class _Check:
         of_nothing = self.nothing_below - logits.amax(-1)
         as_whole = self.tolerance - (logits - wanted.logits).abs().amax(-1)
         of_word = torch.where(wanted.words.any(-1), own - others, of_nothing)
-        return torch.where(wanted.whole, as_whole, of_word)
+        return torch.where(wanted.whole, as_whole, of_word).nan_to_num(nan=-math.inf, neginf=-math.inf, posinf=math.inf)
 
     def report(self) -> Report:
         """The sum of it. Raises `ConfigError` if nothing was run."""
@@ -284,7 +288,11 @@ def _every_text(
         raise ConfigError(f"length = {length} does not fit n_ctx = {circuit.n_ctx}")
     words = [word for word in circuit.vocabulary.words if word != circuit.bos]
     rows, total = itertools.product(words, repeat=length), len(words) ** length
-    if samples is not None:
+    if samples is None and total > MANY:
+        raise ConfigError(
+            f"there are {len(words)}^{length} texts of {length} words; give samples= or a smaller length="
+        )
+    if samples is not None and words:
         drawn = torch.randint(len(words), (samples, length), generator=torch.Generator("cpu").manual_seed(seed))
         rows, total = (tuple(words[i] for i in row) for row in drawn.tolist()), samples
     return (circuit.vocabulary.sep.join([*start, *row]) for row in rows), total

@@ -70,8 +70,8 @@ def lecture_circuit(
     """The lecture's two heads, without a sink; see `induction_model`."""
     c = Circuit(vocabulary, n_ctx, tied=True)
     previous = c.space("previous", c.tok)
-    c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, previous), sharp=previous_sharpness, sink=0)
-    c.head(1, "induction", qk=match(c.tok, previous), ov=GAIN * copy(c.tok, c.out), sharp=induction_sharpness, sink=0)
+    c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, previous), sink=0, sharp=previous_sharpness)
+    c.head(1, "induction", qk=match(c.tok, previous), ov=GAIN * copy(c.tok, c.out), sink=0, sharp=induction_sharpness)
     return c
 
 

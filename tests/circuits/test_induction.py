@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.gallery.induction import READINGS, induction_model, slide_table, verify
+from circuits.gallery.induction import READINGS, induction_model, lecture_circuit, slide_table, verify
 from interp import ConfigError, HookedTransformer, TokenError, Vocabulary
 from interp.heads import induction_score, previous_token_score
 
@@ -175,3 +175,15 @@ def test_an_impossible_context_length_is_refused():
 def test_repeated_words_in_a_vocabulary_are_refused():
     with pytest.raises(TokenError, match="'a' stands at places 1 and 3"):
         induction_model("!aba")
+
+
+def test_the_lecture_model_has_no_sink_whatever_the_vocabulary_says():
+    with_bos = Vocabulary("!abc", bos="!")
+    assert [check.matched for check in verify(vocabulary=with_bos).values()] == [35, 36, 36, 36, 30]
+    assert torch.equal(induction_model(with_bos)("!abacb"), induction_model()("!abacb"))
+
+
+def test_the_lecture_model_is_declared_in_the_language():
+    edges = set(lecture_circuit("!abc", 6).edges().edges(keys=True))
+    assert ("previous", "induction", "K") in edges
+    assert ("embed", "unembed", "out") in edges  # a tied unembedding reads what the embedding wrote

@@ -142,6 +142,7 @@ def test_forms_add_and_scale_and_show_it():
         (lambda c, s: c.head(0, "h", match(c.tok, c.tok), sharp=0), "head 'h': sharp = 0"),
         (lambda c, s: c.head(0, "h", match(c.tok, c.tok), sharp=float("inf")), "head 'h': sharp = inf"),
         (lambda c, s: c.head(0, "h", match(c.tok, c.tok), gap=-1), "head 'h': gap = -1"),
+        (lambda c, s: c.head(0, "h", match(c.tok, c.tok), sink=-1), "head 'h': sink = -1; allowed: a finite number"),
         (lambda c, s: c.mlp(0, "m", c.tok, s, {}), "mlp 'm': space 'foreign'"),
         (lambda c, s: c.mlp(0, "m", c.tok, c.out, {}), "mlp 'm': the table has no entries"),
         (

@@ -1,12 +1,14 @@
 """Verification: what it counts, what it finds, and what it refuses."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from test_language import induction
 
 from circuits import Circuit, copy, match
 from circuits.verify import every_text
-from interp import ConfigError, TokenError
+from interp import ConfigError, HookedTransformer, TokenError
 
 
 def next_to_latest(text: str) -> list[str | None]:
@@ -62,6 +64,21 @@ def test_a_model_that_was_damaged_is_found():
     assert report.symbolic_accuracy == 1 > report.accuracy
 
 
+def test_a_model_without_numbers_is_wrong_everywhere():
+    c = induction(ties="latest")
+    model = c.compile()
+    with torch.no_grad():
+        model.unembed.W_U.fill_(torch.nan)
+    report = c.verify(model=model, length=3, progress=False)
+    assert report.accuracy == 0 and report.margin == -torch.inf
+
+
+def test_a_model_that_was_saved_and_loaded_can_be_verified(tmp_path: Path):
+    c = induction(ties="latest")
+    c.compile(rotate=4).save_pretrained(tmp_path)
+    assert c.verify(model=HookedTransformer.from_pretrained(tmp_path), progress=False).ok
+
+
 def test_a_distribution_is_compared_as_a_whole():
     def shares(text: str) -> list[dict[str, float]]:
         followers = [[text[j + 1] for j in range(1, i) if text[j] == word] for i, word in enumerate(text)]
@@ -115,6 +132,14 @@ def test_texts_of_several_lengths_are_verified_in_their_order():
 def test_what_cannot_be_verified_is_refused(options, message: str):
     with pytest.raises(ConfigError, match=message):
         induction().verify(**options, progress=False)
+
+
+def test_more_texts_than_can_be_run_are_refused_unless_sampled():
+    c = Circuit("!ab", 40, bos="!")
+    c.head(0, "here", qk=match(c.pos, c.pos), ov=copy(c.tok, c.out))
+    with pytest.raises(ConfigError, match=r"there are 2\^39 texts of 39 words; give samples="):
+        c.verify(progress=False)
+    assert c.verify(samples=3, progress=False).ok
 
 
 @pytest.mark.parametrize(
