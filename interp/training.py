@@ -335,13 +335,13 @@ def _check_trainable(model: HookedTransformer) -> None:
 def _check_batch(batch: Any, model: HookedTransformer) -> Batch:
     if not isinstance(batch, Batch):
         raise ShapeError(f"batches(generator) returned {type(batch).__name__}; a Batch(tokens, copied) is needed")
-    check_tokens(batch.tokens, model.cfg.d_vocab, model.cfg.n_ctx, batch.tokens.device)
-    if batch.copied.shape != batch.tokens.shape or batch.tokens.ndim != 2 or batch.tokens.shape[1] < 2:
+    tokens = check_tokens(batch.tokens, model.cfg.d_vocab, model.cfg.n_ctx, batch.tokens.device)
+    if batch.copied.shape != tokens.shape or batch.copied.dtype != torch.bool or tokens.shape[1] < 2:
         raise ShapeError(
-            f"a batch of tokens {tuple(batch.tokens.shape)} and copied {tuple(batch.copied.shape)}; both must be "
-            "[batch, pos] with at least two positions"
+            f"a batch of tokens {tuple(batch.tokens.shape)} and copied {tuple(batch.copied.shape)} in "
+            f"{batch.copied.dtype}; both must be [batch, pos] with at least two positions, copied in torch.bool"
         )
-    return batch
+    return Batch(tokens, batch.copied)
 
 
 def _new_folder(folder: str | os.PathLike[str] | None) -> Path | None:

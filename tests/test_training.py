@@ -314,6 +314,20 @@ def test_bare_tokens_in_place_of_a_batch_are_refused(as_installed: None):
         train(toy(), lambda _: torch.ones(2, 5).long(), 3)  # pyright: ignore[reportArgumentType]
 
 
+def test_tokens_of_any_integer_type_are_taken():
+    def small(generator: torch.Generator) -> Batch:
+        data = few_tokens(generator)
+        return Batch(data.tokens.int(), data.copied)
+
+    losses = train(toy(), small, 2, progress=False).losses
+    assert torch.equal(losses, train(toy(), few_tokens, 2, progress=False).losses)
+
+
+def test_marks_that_are_not_true_or_false_are_refused(as_installed: None):
+    with pytest.raises(ShapeError, match=r"copied \(2, 5\) in torch.int64; .* copied in torch.bool"):
+        train(toy(), lambda _: Batch(torch.ones(2, 5).long(), torch.ones(2, 5).long()), 3)
+
+
 @pytest.mark.parametrize("occupied", ["folder", "file"])
 def test_a_folder_in_use_is_refused(tmp_path: Path, occupied: str):
     (tmp_path / "file").write_text("mine")
