@@ -239,19 +239,22 @@ class _Check:
                 )
             ids.append([d_vocab] * len(answers))
             for position, answer in enumerate(answers):
-                words = answer if isinstance(answer, Mapping) else () if answer is None else (answer,)
-                for word in words:
-                    if word not in self.ids:
-                        said = f"the reference predicts {word!r} at position {position} of {text!r}"
-                        raise ConfigError(f"{said}, which is not a word{did_you_mean(word, self.ids)}")
-                if isinstance(answer, Mapping):
-                    whole[row, position] = True
-                    for word, logit in answer.items():
-                        logits[row, position, self.ids[word]] = logit
-                elif answer is not None:
-                    ids[row][position] = self.ids[answer]
+                if answer is None:
+                    continue
+                if isinstance(answer, str):
+                    ids[row][position] = self._id(answer, text, position)
+                    continue
+                whole[row, position] = True
+                for word, logit in answer.items():
+                    logits[row, position, self._id(word, text, position)] = logit
         words = torch.nn.functional.one_hot(torch.tensor(ids), d_vocab + 1)[..., :d_vocab].bool()
         return _Wanted(words, logits, whole)
+
+    def _id(self, word: str, text: str, position: int) -> int:
+        if word not in self.ids:
+            said = f"the reference predicts {word!r} at position {position} of {text!r}"
+            raise ConfigError(f"{said}, which is not a word{did_you_mean(word, self.ids)}")
+        return self.ids[word]
 
     def _margins(self, logits: Float[Tensor, "batch pos d_vocab"], wanted: "_Wanted") -> Float[Tensor, "batch pos"]:
         """How far each prediction is from being another one; not above 0 where it is not the wanted one."""
