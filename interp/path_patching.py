@@ -258,9 +258,11 @@ class _Paths:
         arrived = self._arriving(senders)
         if self.receivers[0].kind == "logits":
             return arrived[self.last, "stream"].unflatten(0, (n, batch))
-        first = min(node.layer for node in self.receivers)
+        parallel = self.model.cfg.parallel_attn_mlp
+        heard_by = [node for node in self.receivers if senders[0].reaches(node, parallel)]  # the others read as before
+        first = min(node.layer for node in heard_by)
         hooks = self._frozen_norms(n, range(first, self.model.cfg.n_layers))
-        for node in self.receivers:
+        for node in heard_by:
             point = f"blocks.{node.layer}." + ("hook_mlp_in" if node.kind == "mlp" else f"hook_{node.reads}_input")
             stream = arrived[node.layer, "mid"] if node.kind == "mlp" else arrived[node.layer, "stream"]
             if node.reads in ("q", "k"):

@@ -71,7 +71,7 @@ def test_sender_to_receivers_equals_three_whole_runs_with_hooks(name: str, mlps:
     if model.cfg.attn_only and mlps == "frozen":
         pytest.skip("no MLPs to freeze")
     corrupted, clean = pair(model, seed=2)
-    receivers = ["L2H1.q", "L1H0.v", "L2H0.k"] + ([] if model.cfg.attn_only else ["L1.mlp"])
+    receivers = ["L2H1.q", "L1H0.v", "L2H0.k", "L0H0.v"] + ([] if model.cfg.attn_only else ["L1.mlp"])
     result = path_sweep(
         model, corrupted, clean, METRIC, receivers, mlps=mlps, per_prompt=True, progress=False, max_bytes=120_000
     )
