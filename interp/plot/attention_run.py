@@ -14,7 +14,7 @@ Mathematical Framework for Transformer Circuits", on direct paths.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -119,6 +119,21 @@ def read_run(
     padding = _padding(pattern)
     direction = "causal" if causal else "bidirectional"
     return AttentionRun(held, pattern, norms, effects, factors, padding, direction, notes)
+
+
+def comparable(clean: AttentionRun, patched: AttentionRun) -> list[AttentionRun]:
+    """Both runs with what both have. Raises `ShapeError` if their heads or positions differ."""
+    if clean.layers != patched.layers or clean.pattern.shape != patched.pattern.shape:
+        raise ShapeError(
+            f"the patched run has layers {patched.layers} and patterns {patched.pattern.shape[1:]}; "
+            f"the clean one layers {clean.layers} and patterns {clean.pattern.shape[1:]}: both must agree"
+        )
+    runs = [clean, patched]
+    if any(run.value_norms is None for run in runs):
+        runs = [replace(run, value_norms=None) for run in runs]
+    if any(run.attention_dir == "bidirectional" for run in runs):
+        runs = [replace(run, attention_dir="bidirectional") for run in runs]
+    return runs
 
 
 # ---------------------------------------------------------------------- patterns

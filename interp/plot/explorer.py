@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,11 +20,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from interp.cache import ActivationCache
-from interp.errors import ConfigError, ShapeError, did_you_mean
+from interp.errors import ConfigError, did_you_mean
 from interp.files import atomic_path
 from interp.hooks import layer_index
 from interp.plot import packing, still
-from interp.plot.attention_run import AttentionRun, answer_ids, read_run
+from interp.plot.attention_run import AttentionRun, answer_ids, comparable, read_run
 from interp.plot.labels import Score, Tokens, read_scores, token_label, token_labels
 from interp.tokens import visible
 
@@ -40,7 +39,10 @@ Kind = Literal["attention", "weighted", "contribution"]
 Run = Literal["clean", "patched", "difference"]
 
 MAX_BYTES = 8_000_000
-"""The byte budget of a page. 12 x 12 heads x 128 tokens take 1.3 MB at most, 30 x 9 heads x 256 tokens about 6.3 MB."""
+"""The byte budget of a page. 12 x 12 heads x 128 tokens take 1.3 MB at most, 30 x 9 heads x 256 tokens about 6.6 MB."""
+
+STILL = 85_000
+"""Pixels of all thumbnails together in the still picture, so that it stays small."""
 
 BADGE = 0.3
 """From this part of its unit on, a score is shown as a badge (in the page, until the reader moves the threshold)."""
@@ -95,7 +97,7 @@ def attention(
             )
     runs = [read_run(one, batch, logit_difference, attention_mask) for one in (cache, patched) if one is not None]
     if len(runs) == 2:
-        runs = _comparable(*runs)
+        runs = comparable(*runs)
     n = runs[0].pattern.shape[-1]
     labels = [token_labels(cache, tokens, n, batch, "tokens")]
     if patched is not None:
@@ -112,9 +114,10 @@ def attention(
     answer = None
     if logit_difference is not None:
         answer = " \u2212 ".join(f"logit “{token_label(cache, i)}”" for i in answer_ids(cache.model, logit_difference))
-    explorer = AttentionExplorer(runs, labels, badges, answer, cache.cfg.n_layers, max_bytes)
-    explorer._begin(sort_by, head)
-    return explorer
+    if head is not None and not (isinstance(head, tuple | list) and len(head) == 2):
+        raise ConfigError(f"head = {head!r}; allowed: (layer, head)")
+    sort = -1 if sort_by is None else names.index(sort_by)
+    return AttentionExplorer(runs, labels, badges, answer, cache.cfg.n_layers, max_bytes, sort, head)
 
 
 class AttentionExplorer:
@@ -137,9 +140,13 @@ class AttentionExplorer:
         answer: str | None,
         n_layers: int,
         max_bytes: int,
+        sort: int,
+        head: tuple[int, int] | None,
     ):
         self.runs, self.tokens, self.scores, self.left_out = runs, tokens, scores, []
         self._answer, self._n_layers, self._max_bytes = answer, n_layers, max_bytes
+        self._n_heads = runs[0].pattern.shape[1]
+        self._pack(sort, head)  # now, so that errors come from here and not from the display
 
     # ------------------------------------------------------------------ values
 
@@ -161,7 +168,7 @@ class AttentionExplorer:
         return np.where(both, np.float32(np.nan), np.nan_to_num(patched) - np.nan_to_num(clean))
 
     def _place(self, layer: int, head: int) -> tuple[int, int]:
-        layers, heads = self.runs[0].layers, self.runs[0].pattern.shape[1]
+        layers, heads = self.runs[0].layers, self._n_heads
         layer = layer_index(layer, self._n_layers, "layer")
         if layer not in layers:
             raise ConfigError(f"layer = {layer} is not in the cache; allowed: {', '.join(map(str, layers))}")
@@ -192,7 +199,7 @@ class AttentionExplorer:
         """All heads of a layer as one plotly figure with one colour scale. Errors as for `values`."""
         from plotly.subplots import make_subplots
 
-        heads = self.runs[0].pattern.shape[1]
+        heads = self._n_heads
         columns = min(heads, 4)
         rows = -(-heads // columns)
         figure = make_subplots(
@@ -217,30 +224,29 @@ class AttentionExplorer:
 
     # ------------------------------------------------------------------ the page
 
-    def _begin(self, sort_by: str | None, head: tuple[int, int] | None) -> None:
-        """Settle what is shown at first, and pack everything: errors come from here, not from the display."""
-        names = [score.name for score in self.scores]
-        sort = -1 if sort_by is None else names.index(sort_by)
-        leading = self.scores[max(sort, 0)].values if self.scores else None
+    def _pack(self, sort: int, head: tuple[int, int] | None) -> None:
+        """Everything that the page carries: what is shown at first, the still picture, and the data that fit."""
         if head is not None:
             at, inner = self._place(*head)
-            shown = at * self.runs[0].pattern.shape[1] + inner
+            shown = at * self._n_heads + inner
         else:
-            shown = 0 if leading is None else int(leading.argmax())
-        ranking = [shown, *(i for i in self._ranking() if i != shown)]
+            shown = int(self.scores[max(sort, 0)].values.argmax()) if self.scores else 0
         self._meta = self._describe(sort, shown)
-        self._still = still.png(self._map(24), still.colour_table())
-        spent = len(packing.page(self._html()).encode()) + RESERVE
-        data, kept = packing.fit(
-            self.runs, self._meta["causal"], self._meta["levels"], ranking, self._max_bytes - spent
-        )
-        heads = self.runs[0].pattern.shape[1]
-        gone = [i for i in range(len(ranking)) if i not in set(kept)]
-        self.left_out = [(self.runs[0].layers[i // heads], i % heads) for i in gone]
+        ranking = [shown, *(i for i in self._ranking() if i != shown)]
+        pixels = self._map(int(np.clip((STILL / len(ranking)) ** 0.5, 20, 96)))
+        self._still, self._still_width = still.png(pixels, still.colour_table()), pixels.shape[1]
+        room = self._max_bytes - len(packing.page(self._html()).encode()) - RESERVE
+        data, kept = packing.fit(self.runs, self._meta["causal"], self._meta["levels"], ranking, room)
+        gone = sorted(set(ranking) - set(kept))
+        self.left_out = [self._at(i) for i in gone]
         if gone:
             self._meta["notes"].insert(0, self._loss())
         self._meta |= {"kept": kept if gone else None, "data": data}
         self._meta["id"] = packing.identity(self._meta)
+
+    def _at(self, i: int) -> tuple[int, int]:
+        """(layer, head) of the i-th head of all."""
+        return self.runs[0].layers[i // self._n_heads], i % self._n_heads
 
     def _ranking(self) -> list[int]:
         """Heads, the most telling first: by scores, or by what they attend to besides the first token."""
@@ -254,7 +260,7 @@ class AttentionExplorer:
 
     def _loss(self) -> str:
         by = "score lowest" if self.scores else "attend least to any single token besides the first"
-        every = self.runs[0].pattern.shape[0] * self.runs[0].pattern.shape[1]
+        every = len(self.runs[0].layers) * self._n_heads
         return (
             f"Left out to stay within {self._max_bytes / 1e6:g} MB: {len(self.left_out)} of {every} heads, those that "
             f"{by}. max_bytes= sets the budget."
@@ -308,7 +314,8 @@ class AttentionExplorer:
         _write(path, packing.page(self._html()).encode())
 
     def _html(self) -> str:
-        return packing.fragment(self._meta, self._still, self._lines())
+        width = self._still_width * (1 if self._still_width > 480 else 2)
+        return packing.fragment(self._meta, self._still, width, self._lines())
 
     def _repr_mimebundle_(
         self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
@@ -353,10 +360,9 @@ class AttentionExplorer:
         return still.levels(still.pool(self.values(layer, head), 640), 1.0)
 
     def _map(self, thumb: int) -> np.ndarray:
-        count = self.runs[0].pattern.shape[0] * self.runs[0].pattern.shape[1]
         shown = [
             [i % len(still.SCORE_COLOURS) for i, s in enumerate(self.scores) if s.values.flat[head] / s.unit >= BADGE]
-            for head in range(count)
+            for head in range(len(self.runs[0].layers) * self._n_heads)
         ]
         return still.map_pixels(self.runs[0].pattern, self.runs[0].layers, shown, thumb)
 
@@ -368,10 +374,9 @@ class AttentionExplorer:
     def _lines(self) -> list[tuple[str, str]]:
         """The summary: sizes, the best heads by every score with the colour of its badge, and the notes."""
         lines = [(self._headline(), "")]
-        layers, heads = self.runs[0].layers, self.runs[0].pattern.shape[1]
         for score in self.scores:
-            best = np.argsort(-score.values.ravel(), kind="stable")[:5]
-            named = ", ".join(f"L{layers[i // heads]}H{i % heads} {score.values.flat[i]:.2f}" for i in best.tolist())
+            best = np.argsort(-score.values.ravel(), kind="stable")[:5].tolist()
+            named = ", ".join("L{}H{} {:.2f}".format(*self._at(i), score.values.flat[i]) for i in best)
             lines.append((f"{visible(score.name)}: {named}", score.colour))
         return lines + [(note, "") for note in self._meta["notes"]]
 
@@ -388,18 +393,3 @@ RESERVE = 800  # bytes for what is not known before the data are packed: the sen
 def _write(path: str | os.PathLike[str], content: bytes) -> None:
     with atomic_path(path) as file:
         file.write_bytes(content)
-
-
-def _comparable(clean: AttentionRun, patched: AttentionRun) -> list[AttentionRun]:
-    """Both runs with what both have. Raises `ShapeError` if their heads or positions differ."""
-    if clean.layers != patched.layers or clean.pattern.shape != patched.pattern.shape:
-        raise ShapeError(
-            f"the patched run has layers {patched.layers} and patterns {patched.pattern.shape[1:]}; "
-            f"the clean one layers {clean.layers} and patterns {clean.pattern.shape[1:]}: both must agree"
-        )
-    runs = [clean, patched]
-    if any(run.value_norms is None for run in runs):
-        runs = [replace(run, value_norms=None) for run in runs]
-    if any(run.attention_dir == "bidirectional" for run in runs):
-        runs = [replace(run, attention_dir="bidirectional") for run in runs]
-    return runs

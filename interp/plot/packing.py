@@ -1,7 +1,8 @@
 """The explorer's data as a page carries them: bytes of the patterns, their budget, and the HTML around them.
 
-A pattern's entry p is the code `round(254 sqrt(p))`, one byte, and 255 where masked: off by at most .004, and by little
-more when the first token is dropped and what is left is divided again, because small entries keep finer steps. Where
+A pattern's entry p is the code `round(254 sqrt(p))`, one byte, and 255 where masked: off by at most .004. Small entries
+keep finer steps, so that after the first token is dropped and what is left is divided again, entries are still within
+.01 where a tenth or more was left (with evenly spaced codes, within .5), and about .005 off where it was less. Where
 there are few entries, two bytes are spent on each. Of a causal pattern only the lower triangle is stored, key by key.
 Norms and effects of the values take twelve bits each, against the largest of their head. All is compressed by zlib as
 one piece and written in base64.
@@ -75,16 +76,18 @@ def as_json(meta: Any) -> str:
     return json.dumps(meta, ensure_ascii=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def fragment(meta: dict[str, Any], still: bytes, lines: Sequence[tuple[str, str]]) -> str:
+def fragment(meta: dict[str, Any], still: bytes, width: int, lines: Sequence[tuple[str, str]]) -> str:
     """The explorer as HTML to put into a page or a notebook's output: picture and text, which the script replaces.
 
-    `lines` are the summary's, each with the colour of its badge, or "".
+    `still` is a PNG, `width` pixels wide where there is room; `lines` are the summary's, each with the colour of its
+    badge, or "".
     """
     swatch = '<span style="background:{0};color:{0}">&#9632;</span> '
     caption = "<br>".join((swatch.format(colour) if colour else "") + escape(line) for line, colour in lines)
     words = escape(" ".join(line for line, _ in lines))
     picture = (
-        f'<img alt="{words}" style="max-width:100%" src="data:image/png;base64,{base64.b64encode(still).decode()}">'
+        f'<img alt="{words}" style="width:{width}px;max-width:100%;image-rendering:pixelated" '
+        f'src="data:image/png;base64,{base64.b64encode(still).decode()}">'
     )
     return (
         f'<div data-attention="{meta["id"]}"><figure style="margin:0">{picture}'

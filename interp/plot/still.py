@@ -143,7 +143,9 @@ def map_pixels(
     grown = thumb // side  # a short text has few cells, so they are larger
     size = side * grown
     wide, high = max(size, 4 * len(_label(max(layers), heads - 1))) + 5, size + 11
-    columns = max(1, round((n_layers * high / (heads * wide)) ** 0.5))  # of blocks: many layers would make a ribbon
+    columns = max(
+        1, round((n_layers * high / (heads * wide)) ** 0.5 - 0.25)
+    )  # of blocks: many layers would make a ribbon
     rows = -(-n_layers // columns)
     picture = np.full((high * rows + 4, (wide * heads + 8) * columns), PAPER, np.uint8)
     for i, layer in enumerate(layers):

@@ -99,8 +99,10 @@ def test_dropping_the_first_token_divides_the_rest_again_and_says_how_much_went(
         close(page.lost(layer, head), want[:, 0], 0.004)
         want[:, 0] = np.nan
         rest = np.nansum(want, axis=1, keepdims=True)
-        if (rest > 0.05).sum() == len(rest):
-            close(page.matrix(layer, head), want / rest, 0.01 / float(rest.min()) ** 0.5)
+        drawn = np.array(page.matrix(layer, head), dtype=float).reshape(N, N)
+        rows = rest[:, 0] > 0.02
+        close(drawn[rows].ravel().tolist(), (want / rest)[rows], 0.001)
+        assert rows.sum() >= 2
     held = explorer.values(0, 0)[1:, 0].mean()
     page.change(head=0)
     assert "dropped with token 0 “the”" in page.readout.inner_text()

@@ -495,6 +495,7 @@ REFUSED: dict[str, tuple[Callable[[ActivationCache], Any], type[InterpError], st
     ),
     "sort without": (lambda c: attention(c, sort_by="x"), ConfigError, "nothing without scores="),
     "head": (lambda c: attention(c, head=(0, 3)), ConfigError, "head = 3; allowed: -3 to 2"),
+    "no pair": (lambda c: attention(c, head=(2,)), ConfigError, r"allowed: \(layer, head\)"),  # pyright: ignore
     "layer": (lambda c: attention(c, head=(2, 0)), ConfigError, "layer = 2; allowed"),
     "one answer": (lambda c: attention(c, logit_difference=(1,)), ConfigError, "two tokens"),  # pyright: ignore
     "same answer": (lambda c: attention(c, logit_difference=(1, 1)), ConfigError, "one token twice"),
