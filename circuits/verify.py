@@ -155,8 +155,10 @@ def verify(
     elif total is None and isinstance(inputs, Sequence):
         total = len(inputs)
     check = _Check(circuit, circuit.compile() if model is None else model, reference, float(tolerance))
-    for batch in _shown(_batches(circuit, inputs, batch_size), total, progress, title):
-        check.add(*batch)
+    with progress_bar(title, total, progress) as advance:
+        for texts, words in _batches(circuit, inputs, batch_size):
+            check.add(texts, words)
+            advance(len(texts))
     return check.report()
 
 
@@ -318,18 +320,3 @@ def _batches(circuit: "Circuit", texts: Iterable[str], size: int) -> Iterator[Ba
             raise TokenError("an empty text: at least one word is needed")
         while batch := list(itertools.islice(alike, size)):
             yield [text for text, _ in batch], [words for _, words in batch]
-
-
-def _shown(batches: Iterator[Batch], total: int | None, progress: bool, title: str) -> Iterator[Batch]:
-    """The same batches, with a progress bar."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not (progress and console.is_terminal)) as bars:
-        bar = bars.add_task(escape(title), total=total)
-        for batch in batches:
-            yield batch
-            bars.update(bar, advance=len(batch[0]))

@@ -8,14 +8,15 @@ Step = TypeVar("Step")
 
 
 @contextmanager
-def progress_bar(what: str, total: int, wanted: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar while the block runs; yields what advances it."""
+def progress_bar(what: str, total: int | None, wanted: bool = True) -> Iterator[Callable[[int], None]]:
+    """A bar while the block runs; yields what advances it. A total of None is not known."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not (wanted and console.is_terminal)) as bars:
-        bar = bars.add_task(what, total=total)
+        bar = bars.add_task(escape(what), total=total)
         yield lambda n: bars.update(bar, advance=n)
 
 
