@@ -19,9 +19,9 @@ ARGUMENTS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # and no longer: playwright keeps an event loop running, which others may not expect
 def chromium() -> Iterator[Any]:
-    """The browser, started once. In CI it has to be there."""
+    """The browser. In CI it has to be there."""
     program = shutil.which("chromium")
     if program is None and not os.environ.get("CI"):
         pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
