@@ -21,6 +21,7 @@ from circuits.parts import Head
 from circuits.space import Number
 from interp.errors import ConfigError, TokenError, did_you_mean
 from interp.model import HookedTransformer
+from interp.progress import progress_bar
 
 if TYPE_CHECKING:
     from circuits.circuit import Circuit
