@@ -197,26 +197,21 @@ class AttentionExplorer:
 
     def layer_figure(self, layer: int, kind: Kind = "attention", run: Run = "clean") -> plotly.graph_objects.Figure:
         """All heads of a layer as one plotly figure with one colour scale. Errors as for `values`."""
-        from plotly.subplots import make_subplots
+        from interp.plot.figures import heatmaps
 
-        heads = self._n_heads
-        columns = min(heads, 4)
-        rows = -(-heads // columns)
-        figure = make_subplots(
-            rows,
-            columns,
-            subplot_titles=[self._name(layer, head) for head in range(heads)],
-            horizontal_spacing=0.03,
-            vertical_spacing=0.16 / rows,
+        heads = range(self._n_heads)
+        tokens = self.tokens[run == "patched"]
+        return heatmaps(
+            np.stack([self.values(layer, head, kind, run) for head in heads]),
+            [self._name(layer, head) for head in heads],
+            tokens,
+            tokens,
+            x="key",
+            y="query",
+            value=kind,
+            signed=kind == "contribution" or run == "difference",
+            limits=(0.0, 1.0) if kind == "attention" and run != "difference" else None,
         )
-        for head in range(heads):
-            alone = self.figure(layer, head, kind, run)
-            figure.add_trace(alone.data[0], row=head // columns + 1, col=head % columns + 1)
-            if head == 0:
-                figure.update_layout(coloraxis=alone.to_plotly_json()["layout"]["coloraxis"], plot_bgcolor="#eeeeee")
-        figure.update_xaxes(showticklabels=False, showgrid=False, zeroline=False)
-        figure.update_yaxes(showticklabels=False, showgrid=False, zeroline=False, autorange="reversed")
-        return figure.update_layout(width=250 * columns + 100, height=250 * rows + 60)
 
     def _name(self, layer: int, head: int) -> str:
         at, head = self._place(layer, head)

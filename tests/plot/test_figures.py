@@ -52,7 +52,7 @@ def test_tokens_are_text_and_never_markup(token: str, shown: str):
     figure = figures.pattern(torch.eye(1), [token], title=token)
     assert figure.layout.xaxis.ticktext == (shown,)
     assert figure.layout.title.text == shown
-    assert trace(figure).customdata[0, 0, 0] == shown
+    assert trace(figure).customdata[0, 0].tolist() == [f"query 0: “{shown}”", f"key 0: “{shown}”"]
 
 
 def test_a_bidirectional_pattern_is_drawn_in_full():

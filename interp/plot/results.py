@@ -1,0 +1,445 @@
+"""Figures of what analyses of a run return: sweeps, lenses, attributions, paths, scores of heads, losses.
+
+A result brings its own axes, labels and words: what a figure says comes from `dims`, `coords` and `attrs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import ConfigError, ShapeError, did_you_mean
+from interp.plot.builder import bars, curves, heatmap
+from interp.residual import LogitAttribution, Rows
+from interp.tokens import visible
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
+    import xarray
+
+WORDS = {"pos": "position", "source": "attended position", "kv_head": "key-value head"}
+"""What axes are called in a figure, where not by their own names."""
+
+MOST_BARS = 30
+"""How many parts of an attribution are shown unless a caller says so."""
+
+
+# ---------------------------------------------------------------------- labelled arrays
+
+
+def array(
+    result: xarray.DataArray,
+    *,
+    title: str = "",
+    value: str | None = None,
+    signed: bool | None = None,
+    limits: tuple[float, float] | None = None,
+    also: Mapping[str, xarray.DataArray] | None = None,
+) -> plotly.graph_objects.Figure:
+    """Any labelled array: over two axes a heat-map, the first axis down and the second across; over one axis bars.
+
+    Args:
+        result: axes of size 1 beyond the second are left out. Beside an axis of positions, its tokens are the labels.
+        title: above the figure.
+        value: what the values are; by default the array's name.
+        signed: centre the colours on 0; by default where there are values below 0.
+        limits: ends of the colours.
+        also: further numbers of the same axes for the hover text, by name.
+
+    Raises:
+        ConfigError: no labelled array, such as a Dataset, whose variables are arrays.
+        ShapeError: more than two axes longer than 1, or nothing to draw.
+    """
+    result = _of_two_axes(result)
+    value = str(result.name or "value") if value is None else value
+    numbers = result.to_numpy()
+    signed = bool((numbers < 0).any()) if signed is None else signed
+    labels = [_axis_labels(result, str(dim)) for dim in result.dims]
+    words = [_word(str(dim)) for dim in result.dims]
+    notes = _notes(result, dict(also or {}))
+    if result.ndim == 1:
+        return bars(
+            numbers, labels[0][0], title=title, x=value, y=words[0], notes=notes.tolist() if notes is not None else None
+        )
+    (rows, row_names), (columns, column_names) = labels
+    return heatmap(
+        numbers,
+        rows,
+        columns,
+        title=title,
+        x=words[1],
+        y=words[0],
+        value=value,
+        signed=signed,
+        limits=limits,
+        row_names=row_names,
+        column_names=column_names,
+        notes=None if notes is None else notes.tolist(),
+    )
+
+
+def sweep(
+    result: xarray.DataArray, metric: str | None = None, *, title: str | None = None
+) -> plotly.graph_objects.Figure:
+    """How much patching each place changes the metric: 0, in the middle of the colours, is the run as it is.
+
+    Of a normalized sweep these are its own numbers; else the run's metric (`baseline`) is taken off, and the hover text
+    has both. A sweep over two axes is a heat-map, the first axis down (`over=("layer", "pos")` puts tokens across;
+    `result.transpose()` turns it round), over one axis bars. Intervals over prompts are in the hover text.
+
+    Args:
+        result: from `patching.sweep` or `path_sweep`, or a variable of what `patching.every` returns.
+        metric: which one, where several were measured by name.
+        title: by default what the result says of itself.
+
+    Raises as `array`, and `ConfigError` for a metric that is not there.
+    """
+    check_array(result, "patching.sweep and the like return")
+    at = None
+    if "metric" in result.dims:
+        names = [str(name) for name in result["metric"].to_numpy()]
+        if metric not in names and len(names) > 1:
+            raise ConfigError(f"metric = {metric!r}; allowed: {', '.join(names)}{did_you_mean(str(metric), names)}")
+        at = 0 if metric is None else names.index(metric)
+        result = result.isel(metric=at)
+    elif metric is not None:
+        raise ConfigError(f"metric = {metric!r}, but the result has no axis of metrics to choose from")
+    about = result.attrs
+    ends = [about.get(end) if at is None else _one_of(about.get(end), at) for end in ("baseline", "target")]
+    base, target = (float(end) if isinstance(end, int | float) else None for end in ends)
+    measured = str(about.get("metric", "")) if at is None or metric is None else metric
+    lines = [f"Patching {about['site']}, {about['direction']}" if "site" in about else str(result.name or "")]
+    lines += [f"{measured}" + (f", mean of {about['n']} prompts" if about.get("n", 1) > 1 else "")]
+    if about.get("normalized"):
+        value, also = "share of the gap", {}
+    elif base is not None:
+        value, also = "change", {measured or "value": result}
+        result = (result - base).assign_attrs(about)
+        lines[1] += f": {base:.3g} as it is" + ("" if target is None else f", {target:.3g} in the other run")
+    else:
+        value, also = str(result.name or "effect"), {}
+    written = "\n".join(line for line in lines if line) if title is None else title
+    return array(result, title=written, value=value, signed=True, also=also)
+
+
+def head_scores(
+    scores: xarray.Dataset | xarray.DataArray, name: str | None = None, *, title: str | None = None
+) -> plotly.graph_objects.Figure:
+    """One score of all heads, layers down and heads across; from 0 to 1, or from -1 to 1 where it can be negative.
+
+    Args:
+        scores: from `heads.head_scores`, or one of its variables, or of `weights.copying_scores`.
+        name: which score, such as "induction"; with its standard error in the hover text where there is one.
+        title: by default the score's name and definition.
+
+    Raises `ConfigError` for a score that is not there, `ShapeError` for numbers that are not [layer, head].
+    """
+    also: dict[str, Any] = {}
+    one: Any = scores
+    if hasattr(scores, "data_vars"):
+        names = [str(variable) for variable in scores if not str(variable).endswith("_se")]
+        if name not in names:
+            raise ConfigError(f"name = {name!r}; allowed: {', '.join(names)}{did_you_mean(str(name), names)}")
+        one = scores[name]
+        also = {"standard error": scores[f"{name}_se"]} if f"{name}_se" in scores else {}
+    elif name is not None:
+        raise ConfigError(f"name = {name!r}, but one score was given, not a Dataset of them")
+    check_array(one, "heads.head_scores returns, with a name, or one of its variables")
+    if set(one.dims) != {"layer", "head"}:
+        raise ShapeError(f"a score has the axes (layer, head), not {one.dims}")
+    low, high = float(one.min()), float(one.max())
+    negative = low < 0
+    limits = (-1.0 if negative else 0.0, 1.0) if max(-low, high) <= 1 else None
+    said = str(one.attrs.get("definition", ""))
+    title = f"{_word(str(one.name or 'score')).capitalize()} score\n{said}" if title is None else title
+    also = {key: numbers.transpose("layer", "head") for key, numbers in also.items()}
+    return array(one.transpose("layer", "head"), title=title, value=_word(str(one.name or "score")), signed=negative,
+                 limits=limits, also=also)  # fmt: skip
+
+
+def check_array(result: Any, what: str) -> None:
+    """Raises `ConfigError` for anything but a labelled array, with what should be drawn in words."""
+    if hasattr(result, "data_vars"):
+        names = ", ".join(map(str, result.data_vars))
+        raise ConfigError(f"a Dataset holds several arrays; draw one of them, result[name] of {names}")
+    if not hasattr(result, "dims") or not hasattr(result, "coords"):
+        raise ConfigError(f"this draws what {what}, a labelled array, not {type(result).__name__}")
+
+
+def _of_two_axes(result: xarray.DataArray) -> xarray.DataArray:
+    """Without the axes of size 1 that are too many; those come first that say least."""
+    check_array(result, "analyses return")
+    for dim in ("metric", "prompt", "batch", "pos", *result.dims):
+        if result.ndim > 2 and result.sizes.get(dim) == 1:
+            result = result.isel({dim: 0})
+    if result.ndim > 2 or result.ndim == 0 or result.size == 0:
+        example = next((f"; take one, such as result.isel({dim}=0)" for dim in result.dims), "")
+        raise ShapeError(f"a figure has one or two axes, not {dict(result.sizes)}{example if result.ndim > 2 else ''}")
+    return result
+
+
+def _axis_labels(result: xarray.DataArray, dim: str) -> tuple[list[str], list[str]]:
+    """Labels of an axis, and what its places are called under the pointer."""
+    values = result[dim].to_numpy().tolist() if dim in result.coords else list(range(result.sizes[dim]))
+    beside = next(
+        (c for c in ("token", f"{dim}_token", "label") if c in result.coords and result[c].dims == (dim,)), None
+    )
+    if beside is None:
+        shown = [visible(str(value)) for value in values]
+        return shown, [f"{_word(dim)} {one}" for one in shown]
+    tokens = [visible(str(token)) for token in result[beside].to_numpy().tolist()]
+    return tokens, [f"{_word(dim)} {at}: “{token}”" for at, token in zip(values, tokens, strict=True)]
+
+
+def _notes(result: xarray.DataArray, also: dict[str, Any]) -> np.ndarray | None:
+    """For each place: its name, further numbers, and an interval, in lines."""
+    lines: list[np.ndarray] = []
+    if "label" in result.coords and result["label"].dims == result.dims:
+        lines.append(result["label"].to_numpy().astype(object))
+    for name, numbers in also.items():
+        lines.append(_in_words(f"{name} {{:.4f}}", numbers.broadcast_like(result).transpose(*result.dims).to_numpy()))
+    if "reason" in result.coords and result["reason"].dims == result.dims:
+        lines.append(result["reason"].to_numpy().astype(object))
+    ends = [result[end] for end in ("ci_low", "ci_high") if end in result.coords]
+    if len(ends) == 2 and ends[0].dims == result.dims:
+        share = f"{100 * result.attrs.get('confidence', 0.95):g} % interval"
+        lines.append(_in_words(f"{share} {{:.4f}} to {{:.4f}}", *(end.to_numpy() for end in ends)))
+    if not lines:
+        return None
+    notes = np.empty(result.shape, dtype=object)
+    for place in np.ndindex(*result.shape):
+        notes[place] = "\n".join(str(line[place]) for line in lines if line[place])
+    return notes
+
+
+def _in_words(form: str, *numbers: np.ndarray) -> np.ndarray:
+    words = np.empty(numbers[0].shape, dtype=object)
+    for place in np.ndindex(*words.shape):
+        words[place] = form.format(*(float(one[place]) for one in numbers))
+    return words
+
+
+def _word(name: str) -> str:
+    return WORDS.get(name, name.replace("_", " "))
+
+
+def _one_of(values: Any, at: int) -> Any:
+    return values[at] if isinstance(values, list | tuple) and at < len(values) else values
+
+
+# ---------------------------------------------------------------------- lens and attribution
+
+
+def lens(
+    result: xarray.Dataset, colour: Literal["prob", "kl"] = "prob", *, title: str = ""
+) -> plotly.graph_objects.Figure:
+    """The most likely token at every layer and position; the rest of the top k, and the divergence, under the pointer.
+
+    Args:
+        result: of one sequence, from `logit_lens`; of several, `result.isel(batch=0)`.
+        colour: "prob", the most likely token's probability, or "kl", KL(model || layer) in nats.
+        title: above the figure.
+
+    Raises:
+        ConfigError: no result of `logit_lens` with `top_k` of at least 1, or another colour.
+        ShapeError: several sequences.
+    """
+    needed = ("top_token", "top_prob", "kl")
+    if not hasattr(result, "data_vars") or any(name not in result for name in needed):
+        raise ConfigError(
+            "this draws what logit_lens returns, with top_k= of 1 or more: a Dataset with " + ", ".join(needed)
+        )
+    if colour not in ("prob", "kl"):
+        raise ConfigError(f"colour = {colour!r}; allowed: 'prob' or 'kl'")
+    if result.sizes.get("batch", 1) > 1:
+        raise ShapeError(f"{result.sizes['batch']} sequences; take one: result.isel(batch=0)")
+    result = result.isel(batch=0) if "batch" in result.dims else result
+    result = result if "pos" in result.dims else result.expand_dims("pos")
+    tokens = result["top_token"].transpose("layer", "pos", "top").to_numpy()
+    probs = result["top_prob"].transpose("layer", "pos", "top").to_numpy()
+    divergence = result["kl"].transpose("layer", "pos")
+    notes = [
+        [
+            _ranking(tokens[i, j], probs[i, j]) + f"\nKL {float(divergence[i, j]):.3f} nats"
+            for j in range(tokens.shape[1])
+        ]
+        for i in range(tokens.shape[0])
+    ]
+    best = [[_short(visible(str(token))) for token in row] for row in tokens[..., 0]]
+    values = probs[..., 0] if colour == "prob" else divergence.to_numpy()
+    rows, row_names = _axis_labels(divergence, "layer")
+    columns, column_names = _axis_labels(divergence, "pos")
+    return heatmap(
+        values,
+        rows,
+        columns,
+        title=title or "Logit lens: the most likely next token, read off the stream at each layer",
+        x="position",
+        y="layer",
+        value="probability" if colour == "prob" else "KL (nats)",
+        limits=(0.0, 1.0) if colour == "prob" else None,
+        row_names=row_names,
+        column_names=column_names,
+        notes=notes,
+        text=best,
+    )
+
+
+def _ranking(tokens: np.ndarray, probs: np.ndarray) -> str:
+    return "\n".join(
+        f"{i + 1}. “{visible(str(t))}” {p:.4f}" for i, (t, p) in enumerate(zip(tokens, probs, strict=True))
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 9 else text[:8] + "…"
+
+
+def contributions(
+    result: xarray.Dataset | LogitAttribution,
+    top: int | None = None,
+    *,
+    batch: int | None = None,
+    pos: int | None = None,
+    title: str | None = None,
+) -> plotly.graph_objects.Figure:
+    """What each part of the model adds to a logit or a logit difference, as signed bars that sum to it.
+
+    Args:
+        result: from `direct_attribution` (any `by`), or from `cache.logit_attrs`.
+        top: show so many parts, the largest first, and the others together in a last bar. None for the components in
+            the order of the model, or for the largest 30 of a finer split.
+        batch, pos: the place, where the result has several.
+        title: by default the sum, and how many parts there are.
+
+    Raises:
+        ConfigError: not such a result, or `top` below 1.
+        ShapeError: several places and none chosen, or one out of range.
+    """
+    labels, values, components = _parts(result, batch, pos)
+    if top is None and not components and len(labels) > MOST_BARS + 1:
+        top = MOST_BARS
+    if top is not None and top < 1:
+        raise ConfigError(f"top = {top}; allowed: 1 or more, or None")
+    total = float(values.sum())
+    if title is None:
+        title = f"Direct contributions to {_logit(result)}: {total:.3f}\n{len(labels)} parts, which sum to it"
+    if top is not None:
+        labels, values = _largest(labels, values, top)
+    return bars(values, labels, title=title, x="contribution (logits)")
+
+
+def paths(
+    result: LogitAttribution,
+    top: int = MOST_BARS,
+    *,
+    batch: int | None = None,
+    pos: int | None = None,
+    title: str | None = None,
+) -> plotly.graph_objects.Figure:
+    """What the most important paths add to a logit or a logit difference, those of the largest size first.
+
+    Args and errors as for `contributions`; `result` is what `paths.expand_logits` returns.
+    """
+    if not isinstance(result, Rows):
+        raise ConfigError(f"this draws what paths.expand_logits returns, not {type(result).__name__}")
+    if title is None:
+        _, values, _ = _parts(result, batch, pos)
+        title = f"Paths to a logit (difference) of {float(values.sum()):.3f}\n{len(result)} terms, which sum to it"
+    return contributions(result, top, batch=batch, pos=pos, title=title)
+
+
+def at_one_place(result: Rows, batch: int | None, pos: int | None) -> Float[Tensor, " row"]:
+    """The rows at one place. Raises `ShapeError` where there are several and none is chosen, or that is not there."""
+    values = result.values
+    if values.ndim != 3:
+        raise ShapeError(
+            f"rows of shape {tuple(values.shape[1:])}; allowed: [batch, pos], as cache.logit_attrs has them"
+        )
+    for axis, (name, chosen) in enumerate((("batch", batch), ("pos", pos)), start=1):
+        size = values.shape[axis]
+        if chosen is None and size > 1:
+            raise ShapeError(f"{size} places along {name}; choose one, such as {name}={0 if name == 'batch' else -1}")
+        if chosen is not None and (isinstance(chosen, bool) or not -size <= chosen < size):
+            raise ShapeError(f"{name} = {chosen}; allowed: {-size} to {size - 1}")
+    return values[:, batch or 0, pos or 0].detach().float().cpu()
+
+
+def _parts(result: Any, batch: int | None, pos: int | None) -> tuple[list[str], np.ndarray, bool]:
+    """Names of all parts, what each adds at one place, and whether they are whole components in the model's order."""
+    if isinstance(result, Rows):
+        return list(result.labels), at_one_place(result, batch, pos).numpy(), True
+    if not hasattr(result, "data_vars") or "attribution" not in result or "logit" not in result:
+        raise ConfigError(
+            f"this draws what direct_attribution or cache.logit_attrs returns, not {type(result).__name__}"
+        )
+    from interp.attribution import attribution_table
+
+    for name, chosen in (("batch", batch), ("pos", pos)):
+        size = result["logit"].sizes.get(name, 1)
+        if chosen is None and size > 1:
+            raise ShapeError(f"{size} places along {name}; choose one, such as {name}={0 if name == 'batch' else -1}")
+        if chosen is not None and not (-size <= chosen < size and name in result.dims):
+            raise ShapeError(f"{name} = {chosen}; allowed: {-size} to {size - 1}, where the result has such an axis")
+        result = result.isel({name: chosen or 0}) if name in result.dims else result
+    parts = attribution_table(
+        result, max(1, result["attribution"].size + (result["rest"].size if "rest" in result else 0))
+    )
+    whole = "rest" not in result
+    if whole:
+        parts = parts.loc[[str(name) for name in result["component"].to_numpy()]]
+    return [str(name) for name in parts.index], parts["attribution"].to_numpy(), whole
+
+
+def _logit(result: Any) -> str:
+    """Which logit an attribution is of, where it says so."""
+    attrs = getattr(result, "attrs", {})
+    right, wrong = str(attrs.get("tokens", "")), str(attrs.get("incorrect_tokens", ""))
+    if not right or len(right + wrong) > 60:
+        return "a logit (difference)"
+    return f"logit {right}" + ("" if wrong in ("", "none") else f" \u2212 logit {wrong}")
+
+
+def _largest(labels: list[str], values: np.ndarray, top: int) -> tuple[list[str], np.ndarray]:
+    """The largest by size, and the sum of the others."""
+    order = np.argsort(-np.abs(values), kind="stable")
+    shown, others = order[:top], order[top:]
+    labels, sizes = [labels[i] for i in shown], values[shown]
+    if len(others):
+        labels, sizes = [*labels, f"the other {len(others):,}"], np.append(sizes, values[others].sum())
+    return labels, sizes
+
+
+# ---------------------------------------------------------------------- training
+
+
+def loss_curves(
+    losses: Mapping[str, Float[Tensor, " step"]],
+    *,
+    window: int = 10,
+    phase_changes: Mapping[str, int | None] | None = None,
+    levels: Mapping[str, int | float] | None = None,
+    title: str = "",
+) -> plotly.graph_objects.Figure:
+    """Losses over the steps of training, each point the mean of `window` steps.
+
+    Args:
+        losses: a value a step, in nats, by name.
+        window: how many steps to average; a rest of fewer at the end is left out.
+        phase_changes: the steps to mark, by name; None (`training.phase_change` found none) marks nothing.
+        levels: losses to compare with, such as that of a guess, ln d_vocab.
+        title: above the figure.
+
+    Raises `ShapeError` for fewer losses than a window holds.
+    """
+    for name, values in losses.items():
+        if not 1 <= window <= len(values):
+            raise ShapeError(f"{len(values)} losses {name!r} do not fill a window of {window}")
+    means = {name: values.detach().unfold(0, window, window).mean(dim=-1) for name, values in losses.items()}
+    lines = {name: ((np.arange(len(values)) + 0.5) * window, values) for name, values in means.items()}
+    marks = {name: step for name, step in (phase_changes or {}).items() if step is not None}
+    return curves(lines, title=title, x="step", y="loss (nats)", marks=marks, levels=levels)
