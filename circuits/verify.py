@@ -204,7 +204,7 @@ class _Check:
         self.n_positions += tokens.numel()
         self.n_right += int((margins > 0).sum())
         self.n_symbolic += int((self._margins(symbolic.logits, expected) > 0).sum())
-        self.logit_error = max(self.logit_error, float((logits - symbolic.logits).abs().max()))
+        self.logit_error = max(self.logit_error, _largest(logits - symbolic.logits))
         row, position = divmod(int(margins.argmin()), tokens.shape[1])
         if self.worst is None or float(margins[row, position]) < self.worst.margin:
             said = in_words(decode(logits[row : row + 1], self.nothing_below), self.circuit.vocabulary.words)
@@ -218,7 +218,7 @@ class _Check:
         logits, cache = self.model.run_with_cache(tokens.to(self.model.W_E.device), names_filter=patterns)
         for name, (layer, index) in self.heads.items():
             pattern = cache["pattern", layer][:, index].double().cpu()
-            error = float((pattern - symbolic.patterns[name]).abs().max())
+            error = _largest(pattern - symbolic.patterns[name])
             self.pattern_errors[name] = max(self.pattern_errors[name], error)
         return logits.double().cpu()
 
@@ -321,3 +321,8 @@ def _batches(circuit: "Circuit", texts: Iterable[str], size: int) -> Iterator[Ba
             raise TokenError("an empty text: at least one word is needed")
         while batch := list(itertools.islice(alike, size)):
             yield [text for text, _ in batch], [words for _, words in batch]
+
+
+def _largest(differences: Tensor) -> float:
+    """The largest in size; infinite where one is not a number."""
+    return float(differences.abs().nan_to_num(math.inf).max())

@@ -14,6 +14,7 @@ call. Rules that hold everywhere:
 """
 
 import itertools
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -179,6 +180,18 @@ def layer_of(name: str) -> int | None:
     """The block number in a full name, or None outside the blocks."""
     found = re.match(r"blocks\.(\d+)\.", name)
     return int(found[1]) if found else None
+
+
+def as_indices(index: Any) -> list[int]:
+    """One index or several, of whatever integer type, as plain integers. Raises `TypeError` for anything else."""
+    if isinstance(index, bool | str):
+        raise TypeError(f"{index!r} is no index")
+    return [operator.index(i) for i in ([index] if hasattr(index, "__index__") and not has_axes(index) else index)]
+
+
+def has_axes(index: Any) -> bool:
+    """Whether it is an array of indices rather than one."""
+    return getattr(index, "ndim", 0) > 0
 
 
 def layer_index(layer: int, n_layers: int, what: str, *, end: bool = False) -> int:

@@ -30,9 +30,17 @@ import torch
 from torch import Tensor
 
 from interp.cache import ActivationCache
-from interp.errors import CheckpointError, ConfigError, HookNotFoundError, InterpError, ShapeError, did_you_mean
+from interp.errors import (
+    CacheError,
+    CheckpointError,
+    ConfigError,
+    HookNotFoundError,
+    InterpError,
+    ShapeError,
+    did_you_mean,
+)
 from interp.files import atomic_path
-from interp.hooks import HookName, HookPair, HookPoint, layer_index, layer_of
+from interp.hooks import HookName, HookPair, HookPoint, as_indices, has_axes, layer_index, layer_of
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -48,11 +56,16 @@ AXES = {"head": ("head", "kv_head"), "pos": ("query_pos", "pos"), "neuron": ("d_
 
 
 class Values(Mapping[str, Tensor]):
-    """Activations by full name that never change; equal and hashed by content."""
+    """Activations by full name that never change; equal and hashed by content.
 
-    def __init__(self, tensors: Mapping[str, Tensor]):
+    Attributes:
+        made_by: the `signature` of the model whose run they are from, where that is known.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], made_by: str | None = None):
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self._digest: str | None = None
+        self.made_by = made_by
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._tensors:
@@ -86,6 +99,18 @@ class Values(Mapping[str, Tensor]):
         return f"Values({', '.join(list(self)[:3])}{', ...' if len(self) > 3 else ''})"
 
 
+def signature(model: "HookedTransformer") -> str:
+    """Says which model, with which weights, made a run."""
+    return hashlib.blake2b(f"{model.cfg.to_json()} {model.weights_hash()}".encode(), digest_size=16).hexdigest()
+
+
+def _values_of(cache: ActivationCache, names: Sequence[str] | None) -> Values:
+    """Some of a cache's activations, or all. Raises `CacheError` for a cache older than its model's weights."""
+    if not cache.is_current():
+        raise CacheError("the model's weights changed after this cache was made: run it again")
+    return Values({name: cache[name] for name in (cache if names is None else names)}, signature(cache.model))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Intervention:
     """Where something is written; subclasses say what.
@@ -106,14 +131,22 @@ class Intervention:
     neuron: Index = None
 
     def __post_init__(self) -> None:
-        for name in ("site", "layer", "head", "pos", "neuron"):
+        kind = type(self).__name__
+        words = self.site if isinstance(self.site, tuple) else (self.site,)
+        if self.site is not None and not all(isinstance(word, str) for word in words):
+            raise ConfigError(f"{kind}: site = {self.site!r}; allowed: a name, or a name and its part")
+        for name in ("layer", "head", "pos", "neuron"):
             value = getattr(self, name)
-            value = tuple(value) if isinstance(value, list | range) else value
-            object.__setattr__(self, name, value)
-            kind = str if name == "site" else int
-            several = value if isinstance(value, tuple) else (value,)
-            if value is not None and not all(isinstance(v, kind) and not isinstance(v, bool) for v in several):
-                raise ConfigError(f"{type(self).__name__}: {name} = {value!r}; allowed: {kind.__name__}, several, None")
+            if value is None:
+                continue
+            try:
+                several = as_indices(value)
+            except TypeError:
+                raise ConfigError(f"{kind}: {name} = {value!r}; allowed: int, several, None") from None
+            if not several:
+                raise ConfigError(f"{kind}: {name} = {value!r} names nothing")
+            single = hasattr(value, "__index__") and not has_axes(value)
+            object.__setattr__(self, name, several[0] if single else tuple(dict.fromkeys(several)))
 
     def __repr__(self) -> str:
         given = [f"{f.name}={v!r}" for f in dataclasses.fields(self) if (v := getattr(self, f.name)) != f.default]
@@ -135,7 +168,7 @@ class Intervention:
         short, *part = (self.site,) if isinstance(self.site, str) else self.site
         try:
             layers = [layer_index(i, n_layers, "layer") for i in asked]
-            names = [model.resolve_hooks(cast(HookName, (short, i, *part)))[0] for i in layers]
+            names = [model.resolve_hooks(cast(HookName, (short, i, *part)))[0] for i in dict.fromkeys(layers)]
         except InterpError as error:
             raise type(error)(f"{self!r}: {error}") from None
         return [model.hook_points[name] for name in names]
@@ -208,11 +241,17 @@ class Patch(Intervention):
     def __post_init__(self) -> None:
         super().__post_init__()
         given = self.values
-        if isinstance(given, ActivationCache) and self.site is not None:
-            given = Values({point.name: given[point.name] for point in self.points(given.model)})
+        if isinstance(given, ActivationCache):
+            given = _values_of(given, None if self.site is None else [point.name for point in self.points(given.model)])
         if not isinstance(given, Mapping):
             raise ConfigError(f"{type(self).__name__} takes an ActivationCache, or activations by name, not {given!r}")
         object.__setattr__(self, "values", given if isinstance(given, Values) else Values(given))
+
+    def check_model(self, model: "HookedTransformer") -> None:
+        """Raises `CacheError` if the values are from a run of another model, or of other weights."""
+        made_by = self.values.made_by
+        if made_by is not None and made_by != signature(model):
+            raise CacheError(f"{self!r}: its values were made by another model, or by other weights of this one")
 
     def value(self, name: str, activation: Tensor, axes: tuple[str, ...]) -> Tensor:
         """The other run's."""
@@ -221,7 +260,7 @@ class Patch(Intervention):
 
 @dataclass(frozen=True, repr=False)
 class Mean(Patch):
-    """Mean ablation: the mean of other runs over their prompts.
+    """Mean ablation: the mean of other runs over their prompts, which should not be padded: padding would count.
 
     Attributes:
         values: as for `Patch`.
@@ -273,8 +312,8 @@ class FreezeNorms(Patch):
 
     def __post_init__(self) -> None:
         if isinstance(self.values, ActivationCache):
-            given = {name: value for name, value in self.values.items() if name.endswith("hook_scale")}
-            object.__setattr__(self, "values", Values(given))
+            scales = [name for name in self.values if name.endswith("hook_scale")]
+            object.__setattr__(self, "values", _values_of(self.values, scales))
         super().__post_init__()
 
     def points(self, model: "HookedTransformer") -> list[HookPoint]:
@@ -306,9 +345,12 @@ class Steer(Intervention):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.direction, Tensor):
-            object.__setattr__(self, "direction", Values({"direction": self.direction}))
+            object.__setattr__(self, "direction", Values({"direction": self.direction.clone()}))
         if not isinstance(self.direction, Values):
             raise ConfigError(f"Steer: direction is a tensor, not {self.direction!r}")
+        if isinstance(self.scale, str) or not hasattr(self.scale, "__float__"):
+            raise ConfigError(f"Steer: scale = {self.scale!r}; allowed: a number")
+        object.__setattr__(self, "scale", float(self.scale))
 
     def value(self, name: str, activation: Tensor, axes: tuple[str, ...]) -> Tensor:
         """`activation + scale * direction`."""
@@ -336,6 +378,7 @@ class Interventions:
     items: tuple[Intervention, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "items", tuple(self.items))
         for item in self.items:
             if not isinstance(item, Intervention):
                 raise ConfigError(f"{item!r} is not an intervention; allowed: {', '.join(KINDS)}, or several")
@@ -355,6 +398,9 @@ class Interventions:
         Raises `HookNotFoundError`, `ConfigError` or `ShapeError`, naming the intervention.
         """
         sizes, dtype = model.axis_sizes, model.W_E.dtype
+        for item in self:
+            if isinstance(item, Patch):
+                item.check_model(model)
         places = [(item, point) for item in self for point in item.points(model)]
         for item, point in places:
             item.check(point, sizes, dtype)
@@ -382,7 +428,7 @@ class Interventions:
                 value = getattr(item, f.name)
                 if isinstance(value, Values):
                     tensors |= {f"{number}/{f.name}/{name}": t.contiguous().clone() for name, t in value.items()}
-                    value = {"tensors": list(value)}
+                    value = {"tensors": list(value), "made_by": value.made_by}
                 fields[f.name] = value
             described.append({"kind": type(item).__name__, **fields})
         about = json.dumps({"schema": SCHEMA, "interventions": described})
@@ -410,7 +456,8 @@ def _described(number: int, fields: dict[str, Any], file: Any) -> Intervention:
     read: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, dict):
-            value = Values({n: file.get_tensor(f"{number}/{name}/{n}") for n in value["tensors"]})
+            held = {n: file.get_tensor(f"{number}/{name}/{n}") for n in value["tensors"]}
+            value = Values(held, value["made_by"])
         read[name] = tuple(value) if isinstance(value, list) else value
     kind = read.pop("kind")
     if kind not in KINDS:

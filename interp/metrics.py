@@ -9,6 +9,7 @@ counted along the (padded) sequence, negative ones from its end; a metric that r
 are natural, so that probabilities, divergences and losses are in nats.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, TokenError
+from interp.hooks import as_indices
 from interp.tokens import Text
 
 if TYPE_CHECKING:
@@ -90,7 +92,10 @@ class Prompts:
     def positions(self, pos: Positions) -> Int[Tensor, "batch read"]:
         """`pos`, counted from the start. Raises `ShapeError` out of range, or where a prompt has padding there."""
         batch, n = self.tokens.shape
-        wanted = list(range(n)) if pos is None else [pos] if isinstance(pos, int) else list(pos)
+        try:
+            wanted = list(range(n)) if pos is None else as_indices(pos)
+        except TypeError:
+            raise ShapeError(f"pos = {pos!r}; allowed: integers from {-n} to {n - 1}, or None") from None
         if bad := [p for p in wanted if not -n <= p < n]:
             raise ShapeError(f"pos = {bad[0]}; allowed: {-n} to {n - 1} (the prompts have {n} positions)")
         if not wanted:
@@ -104,11 +109,14 @@ class Prompts:
     def ids(self, answer: Answer) -> Int[Tensor, "batch"]:
         """The token id that `answer` means for each prompt. Raises `TokenError`."""
         batch = len(self.tokens)
-        given = answer.tolist() if isinstance(answer, Tensor) else answer
-        several = [given] * batch if isinstance(given, int | str) else list(given)
+        given: Any = answer.tolist() if isinstance(answer, Tensor) else answer
+        several = [given] * batch if isinstance(given, str) or hasattr(given, "__index__") else list(given)
         if len(several) != batch:
             raise ShapeError(f"{len(several)} answers for {batch} prompts; allowed: one for all, or one a prompt")
-        ids = [self.to_id(one) if isinstance(one, str) else int(one) for one in several]
+        for one in several:
+            if isinstance(one, bool) or not (isinstance(one, str) or hasattr(one, "__index__")):
+                raise TokenError(f"answer {one!r} is neither a token id nor a text")
+        ids = [self.to_id(one) if isinstance(one, str) else operator.index(one) for one in several]
         if bad := [i for i in ids if not 0 <= i < self.d_vocab]:
             raise TokenError(f"answer {bad[0]} is no token; allowed: 0 to {self.d_vocab - 1}")
         return torch.tensor(ids, device=self.tokens.device)
@@ -165,6 +173,13 @@ class Metric:
         """
         if tokens is None and isinstance(self, Loss):
             raise TokenError("a loss compares with the tokens of the run: give tokens=")
+        if logits.ndim != 3 or (tokens is not None and tokens.shape != logits.shape[:2]):
+            given = "" if tokens is None else f", and tokens {tuple(tokens.shape)}"
+            raise ShapeError(f"a metric takes logits [batch, pos, d_vocab] and tokens [batch, pos], not logits "
+                             f"{tuple(logits.shape)}{given}")  # fmt: skip
+        if mask is not None and mask.shape != logits.shape[:2]:
+            raise ShapeError(f"mask has shape {tuple(mask.shape)}, the logits {tuple(logits.shape)}")
+        logits = at_least_float32(logits)
         tokens = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device) if tokens is None else tokens
         d_vocab = logits.shape[-1]
         prompts = Prompts(tokens, mask, model.to_single_token if model else _no_text, d_vocab, model or _no_run)
@@ -188,7 +203,7 @@ def as_metric(metric: Metric | Callable[[Tensor], Any]) -> Metric:
     """A metric as it is, any other function of the logits as a `Function`. Raises `ConfigError` for anything else."""
     if isinstance(metric, Metric):
         return metric
-    if callable(metric):
+    if callable(metric) and not isinstance(metric, type):
         return Function(metric)
     raise ConfigError(f"{metric!r} is not a metric; allowed: one of interp.metrics, or a function of the logits")
 
@@ -296,11 +311,12 @@ class KLDivergence(Metric):
     def read(self, prompts: Prompts) -> Reading:
         """Needs the whole vocabulary. Raises `ShapeError` for a reference that does not fit the prompts."""
         positions = prompts.positions(self.pos)
-        log_reference = self._logits(prompts, positions).log_softmax(dim=-1)
+        log_reference = at_least_float32(self._logits(prompts, positions)).log_softmax(dim=-1)
 
         def score(logits: Tensor, rows: Tensor) -> Tensor:
             wanted = log_reference[rows]
-            return (wanted.exp() * (wanted - logits.log_softmax(dim=-1))).sum(dim=-1).mean(dim=1)
+            terms = wanted.exp() * (wanted - logits.log_softmax(dim=-1))
+            return terms.where(wanted > -torch.inf, 0).sum(dim=-1).mean(dim=1)  # 0 log 0 = 0
 
         return Reading(f"KL divergence from the reference{_at(self.pos)}", positions, None, score)
 
@@ -330,6 +346,8 @@ class Loss(Metric):
         if tokens.shape[1] < 2:
             raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
         n_predicted = tokens.shape[1] - 1
+        if mask is not None and not (counts := (mask[:, 1:] & mask[:, :-1]).any(dim=1)).all():
+            raise TokenError(f"a loss needs at least two tokens, and prompt {int((~counts).nonzero()[0])} has fewer")
 
         def score(logits: Tensor, rows: Tensor) -> Tensor:
             own = None if mask is None else mask[rows]
@@ -373,7 +391,10 @@ class Function(Metric):
 
 def _apply(fn: Callable[[Tensor], Any], name: str, logits: Tensor, rows: Tensor) -> Tensor:
     value = fn(logits)
-    value = torch.as_tensor(value, dtype=logits.dtype, device=logits.device) if not isinstance(value, Tensor) else value
+    try:
+        value = torch.as_tensor(value, device=logits.device).to(logits.dtype)
+    except (TypeError, ValueError, RuntimeError):
+        raise ShapeError(f"the metric {name!r} made {value!r}; allowed: one number a prompt, or a single one") from None
     if value.ndim == 0:
         return value.expand(len(logits))
     if value.shape != (len(logits),):
@@ -382,6 +403,11 @@ def _apply(fn: Callable[[Tensor], Any], name: str, logits: Tensor, rows: Tensor)
             f"prompt, {(len(logits),)}, or a single one"
         )
     return value
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Logits in a precision that differences, ranks and sums can be taken in."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def _mean_logit(logits: Tensor, rows: Tensor) -> Tensor:

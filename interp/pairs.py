@@ -10,7 +10,7 @@ from torch import Tensor
 from interp.cache import ActivationCache
 from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
 from interp.interventions import Intervention, Patch
-from interp.metrics import Metric, Prompts, Reading, as_metric
+from interp.metrics import Metric, Prompts, Reading, as_metric, at_least_float32
 from interp.packed import BaseRun
 from interp.tokens import Text
 
@@ -81,6 +81,8 @@ class Pair:
         tokens, mask = model.tokens_and_mask(run, attention_mask)
         if isinstance(source, Intervention):
             _check_placeless(source)
+            if isinstance(source, Patch):
+                source.check_model(model)
             return cls(model, direction, tokens, mask, source)
         if isinstance(source, ActivationCache):
             check_cache(source, model, tokens, written)
@@ -206,7 +208,7 @@ class Runs:
             logits = model.unembed(normalized)
         else:
             logits = model.unembed.of_tokens(normalized, reading.tokens[prompts])
-        return reading.score(logits, prompts)
+        return reading.score(at_least_float32(logits), prompts)
 
     def whole_run(
         self,

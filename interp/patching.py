@@ -21,10 +21,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.cache import ActivationCache
 from interp.errors import CheckpointError, ConfigError, HookNotFoundError
 from interp.files import atomic_path
-from interp.interventions import Index, Values
-from interp.metrics import Metric, Reading
+from interp.interventions import Index, Values, signature
+from interp.metrics import Function, KLDivergence, Metric, Reading
 from interp.packed import Rows, Walk
 from interp.pairs import Direction, Pair, Runs, Source, at
 from interp.plan import Granularity, Place, Plan
@@ -109,7 +110,8 @@ def sweep(
     pair = Pair.of(model, corrupted, clean, direction, attention_mask)
     place = Place.of(model, site, over, pair.tokens.shape[1], layers, positions, heads, neurons)
     runs = pair.run(place.names, target=normalize)
-    return _sweep(runs, place, metric, normalize, per_prompt, confidence, max_bytes, progress, checkpoint)
+    plan = Plan.of(runs, place, max_bytes, many=checkpoint is not None)
+    return _sweep(plan, metric, normalize, per_prompt, confidence, max_bytes, progress, checkpoint)
 
 
 @torch.no_grad()
@@ -140,15 +142,17 @@ def every(
     import xarray
 
     pair = Pair.of(model, corrupted, clean, direction, attention_mask)
+    sites = [sites] if isinstance(sites, str) else sites
     if not isinstance(sites, Mapping):
         sites = {site: _usual(model, site) for site in (sites or [s for s in SITES if _has(model, s)])}
     places = {site: Place.of(model, site, over, pair.tokens.shape[1]) for site, over in sites.items()}
     names = list(dict.fromkeys(name for place in places.values() for name in place.names))
     runs = pair.run(names, target=normalize)
+    plans = {site: Plan.of(runs, place, max_bytes, many=False) for site, place in places.items()}
     options = (normalize, per_prompt, confidence, max_bytes, progress, None)
     found: dict[str, xarray.DataArray] = {}
-    for site, place in places.items():
-        effect = _sweep(runs, place, metric, *options)
+    for site, plan in plans.items():
+        effect = _sweep(plan, metric, *options)
         bounds = [str(name) for name in effect.coords if str(name).startswith("ci_")]
         found |= {site: effect.drop_vars(bounds)} | {f"{site}_{b}": effect[b].drop_vars(bounds) for b in bounds}
     return xarray.Dataset(found)
@@ -180,8 +184,7 @@ def _usual(model: "HookedTransformer", site: str) -> tuple[Granularity, ...]:
 
 
 def _sweep(
-    runs: Runs,
-    place: Place,
+    plan: Plan,
     metric: Metrics,
     normalize: bool,
     per_prompt: bool,
@@ -191,6 +194,7 @@ def _sweep(
     checkpoint: str | os.PathLike[str] | None,
 ) -> "xarray.DataArray":
     check_confidence(confidence)
+    runs, place = plan.runs, plan.place
     metrics, names = as_named(metric)
     readings = [runs.reading(m) for m in metrics.values()]
     baseline = torch.stack([runs.whole_run(reading, runs.base.final) for reading in readings])
@@ -200,9 +204,8 @@ def _sweep(
         gap = (target - baseline).mean(dim=1)
         if normalize and not (gap.abs() > 1e-6 * (1 + target.abs().mean(dim=1))).all():
             raise ConfigError(f"normalize = True, but both prompts give the same metric, {_plain(baseline)}")
-    plan = Plan.of(runs, place, max_bytes, many=checkpoint is not None)
     values = baseline[:, :, None].repeat(1, 1, math.prod(place.shape))  # [metric batch cell]
-    saved = None if checkpoint is None else _Saved(checkpoint, plan, metrics)
+    saved = None if checkpoint is None else _Saved(checkpoint, plan, metrics, baseline)
     done = 0 if saved is None else saved.restore(values)
     with progress_bar(f"patching {place.site}", plan.work(done), progress) as advance:
         walk = Walk(runs.base, plan.names.__getitem__, plan.written, advance, plan.slab)
@@ -266,6 +269,7 @@ def _about(
         "granularity": " ".join(place.over),
         "positions": "together" if place.positions is None else " ".join(map(str, place.positions)),
         "n": len(runs.base.tokens),
+        "edited": int(isinstance(runs.pair.source, ActivationCache) and runs.pair.source.edited),
         "baseline": _plain(baseline),
         "model": runs.base.model.weights_hash(),
     }
@@ -289,16 +293,29 @@ def _plain(of_prompts: Float[Tensor, "metric batch"]) -> float | list[float]:
     return means[0] if len(means) == 1 else means
 
 
+def _told(metric: Any) -> str:
+    """What a metric is, in words that mean the same in another process: a function by its name and its code."""
+    if isinstance(metric, KLDivergence) and isinstance(metric.reference, Tensor):
+        return f"KLDivergence({Values({'reference': metric.reference}).digest}, {metric.pos})"
+    fn, pos = (metric.fn, metric.pos) if isinstance(metric, Function) else (metric, None)
+    if isinstance(fn, Metric):
+        return repr(fn)
+    code = getattr(fn, "__code__", None)
+    body = "" if code is None else f"{code.co_code.hex()} {code.co_consts} {code.co_names}"
+    return f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', type(fn).__qualname__)} {body} {pos}"
+
+
 class _Saved:
     """What a sweep has done so far, in a file."""
 
-    def __init__(self, path: str | os.PathLike[str], plan: Plan, metrics: Mapping[str, Any]):
+    def __init__(self, path: str | os.PathLike[str], plan: Plan, metrics: Mapping[str, Any], baseline: Tensor):
         self.path = Path(path)
         place, base = plan.place, plan.runs.base
         told: list[Any] = [place.site, place.over, place.layers, place.positions, place.parts, str(plan.chunks)]
-        told += [plan.runs.pair.direction, base.model.weights_hash(), base.tokens.tolist()]
-        told += [Values({point.name: plan.runs.other(point.name) for point in place.points}).digest]
-        told += [f"{name}: {metric!r}" if isinstance(metric, Metric) else name for name, metric in metrics.items()]
+        told += [plan.runs.pair.direction, signature(base.model), base.tokens.tolist()]
+        told += [None if base.mask is None else base.mask.tolist(), {n: _told(m) for n, m in metrics.items()}]
+        written = {point.name: plan.runs.other(point.name) for point in place.points}
+        told += [Values(written | {"final": base.final, "baseline": baseline}).digest]
         self.key = hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
     def restore(self, values: Float[Tensor, "metric batch cell"]) -> int:

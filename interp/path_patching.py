@@ -240,7 +240,7 @@ class _Paths:
         """Senders that some receiver reads, by kind and layer, as many at once as the memory takes."""
         cfg, tokens = self.model.cfg, self.runs.base.tokens
         parallel = cfg.parallel_attn_mlp
-        width = 3 * cfg.n_heads * cfg.d_model + 3 * cfg.d_mlp + 10 * cfg.d_model + 3 * cfg.n_heads * cfg.n_ctx
+        width = 3 * cfg.n_heads * cfg.d_model + 3 * cfg.d_mlp + 10 * cfg.d_model + 3 * cfg.n_heads * tokens.shape[1]
         each = tokens.numel() * width * self.runs.base.final.element_size()
         if each > max_bytes:
             raise ConfigError(f"max_bytes = {max_bytes} is too small: one sender needs {each}")
@@ -386,6 +386,8 @@ def path_tree(
     pair = Pair.of(model, corrupted, clean, direction, attention_mask)
     if model.cfg.norm_position == "post" and model.cfg.normalization_type is not None:
         raise ConfigError("norm_position = 'post' normalises the stream itself, so that no part of it is one path's")
+    if any(isinstance(path, str) for path in paths):
+        raise ConfigError(f"paths = {paths!r}: a list of paths is needed, each a list of names")
     tree = _tree([[Node.of(name, model, on_the_way=True) for name in path] for path in paths], model)
     metrics, names = as_named(metric)
     runs = pair.run(_points(model))
@@ -442,7 +444,8 @@ class _TreeRun:
         """What a component writes to the stream in one of the two runs."""
         if writer.kind != "head":
             return of("hook_embed" if writer.kind == "embed" else f"blocks.{writer.layer}.hook_mlp_out")
-        return self._of_head(writer, of(f"blocks.{writer.layer}.attn.hook_z"), of)
+        scales = self.own.__getitem__ if self.norms == "frozen" else of
+        return self._of_head(writer, of(f"blocks.{writer.layer}.attn.hook_z"), scales)
 
     def _of_head(self, writer: Node, z: Tensor, of: Callable[[str], Tensor]) -> Float[Tensor, "batch pos d_model"]:
         block, head = self.model.blocks[writer.layer], cast(int, writer.head)

@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import ConfigError, did_you_mean
-from interp.hooks import HookName, HookPoint
+from interp.hooks import HookName, HookPoint, as_indices
 from interp.interventions import Index
 from interp.packed import SLAB, Rows
 from interp.pairs import Runs
@@ -134,8 +134,11 @@ def _granularity(over: Sequence[Granularity]) -> tuple[Granularity, ...]:
 
 
 def _chosen(what: str, index: Index, size: int) -> list[int]:
-    several = range(size) if index is None else [index] if isinstance(index, int) else list(index)
-    if bad := [i for i in several if isinstance(i, bool) or not -size <= i < size]:
+    try:
+        several = range(size) if index is None else as_indices(index)
+    except TypeError:
+        raise ConfigError(f"{what} = {index!r}; allowed: integers from {-size} to {size - 1}, or None") from None
+    if bad := [i for i in several if not -size <= i < size]:
         raise ConfigError(f"{what} = {bad[0]}; allowed: {-size} to {size - 1}")
     found = [i % size for i in several]
     if not found or len(set(found)) < len(found):
@@ -224,6 +227,8 @@ def _budget(runs: Runs, place: Place, max_bytes: int) -> tuple[int, int]:
     size = runs.base.final.element_size()
     passing = size * (6 * cfg.d_model + 3 * cfg.d_mlp + of_attention + of_each_head)
     waiting = size * 3 * cfg.d_model
+    if not isinstance(max_bytes, int):
+        raise ConfigError(f"max_bytes = {max_bytes!r}; allowed: a whole number of bytes")
     if (needed := n * (passing + waiting)) > max_bytes:
         raise ConfigError(f"max_bytes = {max_bytes} is too small: one patch of {n} positions needs {needed}")
     slab = max(n, min(SLAB, max_bytes // 2 // passing))

@@ -62,7 +62,8 @@ def labelled(
         result = every
     else:
         result = every.mean("prompt", keep_attrs=True)
-        if n_prompts > 1:
+        pooled = bool((values == values[:, :1]).all())  # one number for all prompts has no spread over them
+        if n_prompts > 1 and not pooled:
             margin = t_quantile((1 + confidence) / 2, n_prompts - 1) * every.std("prompt", ddof=1) / n_prompts**0.5
             result = result.assign_coords(ci_low=result - margin, ci_high=result + margin)
             result.attrs["confidence"] = confidence
