@@ -184,9 +184,10 @@ def layer_of(name: str) -> int | None:
 
 def as_indices(index: Any) -> list[int]:
     """One index or several, of whatever integer type, as plain integers. Raises `TypeError` for anything else."""
-    if isinstance(index, bool | str):
+    several = [index] if hasattr(index, "__index__") and not has_axes(index) else list(index)
+    if isinstance(index, str) or any(isinstance(i, bool) for i in several):
         raise TypeError(f"{index!r} is no index")
-    return [operator.index(i) for i in ([index] if hasattr(index, "__index__") and not has_axes(index) else index)]
+    return [operator.index(i) for i in several]
 
 
 def has_axes(index: Any) -> bool:

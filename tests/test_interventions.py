@@ -231,3 +231,22 @@ def test_values_never_change_and_show_themselves_briefly():
     assert repr(values) == "Values(a, b, c, ...)"
     with pytest.raises(HookNotFoundError, match="no values for 'e'"):
         values["e"]
+
+
+@torch.no_grad()
+def test_a_layer_named_twice_is_written_to_once_and_none_at_all_is_an_error():
+    model = build(config(SMALL, dtype=torch.float64), seed=12)
+    vector = random_tensor(24, seed=13)
+    with model.intervene(Steer(vector, site="resid_pre", layer=(2, -1))):
+        twice = model(tokens())
+    with model.intervene(Steer(vector, site="resid_pre", layer=2)):
+        assert torch.equal(model(tokens()), twice)
+    with pytest.raises(ConfigError, match="names nothing"):
+        Zero(site="z", layer=())
+
+
+def test_a_direction_is_its_own_from_then_on():
+    vector = torch.ones(24)
+    steer = Steer(vector, site="resid_pre")
+    vector.zero_()
+    assert steer.direction["direction"].sum() == 24

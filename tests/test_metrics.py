@@ -128,6 +128,11 @@ def test_a_position_that_is_padding_cannot_be_read():
         (lambda: Function(lambda logits: logits), ShapeError, "one value a prompt"),
         (lambda: as_metric(ANYTHING["number"]), ConfigError, "3 is not a metric"),
         (Metric, TypeError, "subclasses"),
+        (lambda: Logit([1.5, 1, 2]), TokenError, "answer 1.5 is neither"),
+        (lambda: Logit(True), TokenError, "answer True is neither"),
+        (lambda: Logit(1, pos=[1.5]), ShapeError, "pos = "),
+        (lambda: as_metric(LogitDifference), ConfigError, "is not a metric"),
+        (lambda: Function(lambda logits: None), ShapeError, "made None"),
     ],
 )
 def test_a_metric_that_does_not_fit_is_an_error(metric: Any, error: type[Exception], message: str, as_installed: None):
@@ -138,3 +143,27 @@ def test_a_metric_that_does_not_fit_is_an_error(metric: Any, error: type[Excepti
 def test_a_uniform_distribution_costs_the_log_of_the_vocabulary():
     logits, tokens = torch.zeros(1, 6, 7), torch.arange(6)[None]
     assert math.isclose(float(Loss()(logits, tokens=tokens)), math.log(7), rel_tol=1e-6)
+
+
+def test_logits_in_half_precision_are_compared_in_float32():
+    half = LOGITS.bfloat16()
+    assert torch.equal(Rank(3)(half), Rank(3)(half.float()))
+    assert LogProbability(3)(half).dtype == torch.float32
+
+
+def test_a_reference_that_rules_a_token_out_gives_a_finite_divergence():
+    reference = LOGITS.clone()
+    reference[..., 2] = -torch.inf
+    assert torch.isfinite(KLDivergence(reference)(LOGITS)).all()
+
+
+def test_logits_and_tokens_of_other_shapes_are_refused(as_installed: None):
+    with pytest.raises(ShapeError, match="batch, pos, d_vocab"):
+        Loss()(LOGITS, tokens=torch.zeros(3, 4, dtype=torch.long))
+
+
+def test_a_prompt_of_one_token_has_no_loss():
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    mask[1, :4] = False
+    with pytest.raises(TokenError, match="prompt 1 has fewer"):
+        Loss()(LOGITS, tokens=torch.zeros(3, 5, dtype=torch.long), mask=mask)

@@ -431,3 +431,91 @@ def test_a_sweep_changes_neither_model_nor_cache():
     every(model, corrupted, cache, METRIC, sites=["resid_pre", "z", "pattern"], progress=False)
     assert all(torch.equal(cache[name], value) for name, value in before.items())
     assert model.weights_hash() == weights and not any(point.hooks for point in model.hook_points.values())
+
+
+# ---------------------------------------------------------------------- what a hostile reader tried
+
+
+def test_a_checkpoint_belongs_to_one_metric_function_mask_and_configuration(tmp_path: Path):
+    model = build(config(SMALL, dtype=torch.float64), seed=39)
+    _, tokens = prompts(model, seed=40)
+    mask = torch.ones(N_PROMPTS, N_POS, dtype=torch.bool)
+    mask[:, 0] = False
+    first: dict[str, Any] = {"metric": lambda logits: logits[:, -1, 3]}
+    other = build(config(SMALL, dtype=torch.float64, attn_scale=1.0), seed=39)
+    sweep(model, Zero(), tokens, **first, checkpoint=tmp_path / "c", progress=False)
+    for changed_model, changes in (
+        (model, {"metric": lambda logits: logits[:, -1, 4]}),
+        (model, {"attention_mask": mask}),
+        (other, {}),
+    ):
+        with pytest.raises(CheckpointError, match="another sweep"):
+            sweep(changed_model, Zero(), tokens, **(first | changes), checkpoint=tmp_path / "c", progress=False)
+
+
+def test_indices_may_be_of_any_integer_type(as_installed: None):
+    model = build(config(SMALL, dtype=torch.float64), seed=41)
+    clean, corrupted = prompts(model, seed=42)
+    whole = sweep(model, corrupted, clean, METRIC, progress=False)
+    for layers in (torch.tensor([0, 1]), np.arange(2), range(2), [np.int64(0), 1]):
+        some: Any = sweep(model, corrupted, clean, METRIC, layers=layers, progress=False)  # pyright: ignore[reportArgumentType]
+        assert np.allclose(some.values, whole.isel(layer=[0, 1]).values)
+    one: Any = np.int64(2)
+    assert np.allclose(sweep(model, corrupted, clean, METRIC, layers=one, progress=False).values[0], whole.values[2])
+
+
+@pytest.mark.parametrize("layers", ["1", [1.0], [True], []])
+def test_what_is_no_index_is_refused(layers: Any, as_installed: None):
+    model = build(config(SMALL, dtype=torch.float64), seed=43)
+    clean, corrupted = prompts(model, seed=44)
+    with pytest.raises(ConfigError, match="layers = "):
+        sweep(model, corrupted, clean, METRIC, layers=layers, progress=False)
+
+
+def test_a_model_in_half_precision_is_measured_in_float32():
+    model = build(config(SMALL, dtype=torch.bfloat16), seed=45)
+    clean, corrupted = prompts(model, seed=46)
+    result = sweep(model, corrupted, clean, Loss(), progress=False)
+    assert result.dtype == np.float32 and np.isfinite(result.values).all()
+
+
+def test_one_number_for_all_prompts_has_no_interval_over_them():
+    model = build(config(SMALL, dtype=torch.float64), seed=47)
+    clean, corrupted = prompts(model, seed=48)
+    pooled = sweep(model, corrupted, clean, lambda logits: logits[:, -1, 3].mean(), progress=False)
+    assert "ci_low" not in pooled.coords
+
+
+def test_integer_and_boolean_metrics_are_numbers():
+    model = build(config(SMALL, dtype=torch.float64), seed=49)
+    clean, corrupted = prompts(model, seed=50)
+    right = sweep(
+        model, corrupted, clean, lambda logits: logits[:, -1].argmax(-1) == 3, normalize=False, progress=False
+    )
+    assert set(np.unique(right.values)) <= {0.0, 0.5, 1.0}
+
+
+def test_a_mean_over_runs_of_another_model_or_of_older_weights_is_refused():
+    model, other = (build(config(SMALL, dtype=torch.float64), seed=seed) for seed in (51, 52))
+    _, tokens = prompts(model, seed=53)
+    source = Mean(other.run_with_cache(tokens)[1])
+    with pytest.raises(CacheError, match="another model"):
+        sweep(model, source, tokens, METRIC, progress=False)
+    with pytest.raises(CacheError, match="another model"), model.intervene(Mean(source.values, site="z")):
+        model(tokens)
+    _, stale = model.run_with_cache(tokens)
+    with torch.no_grad():
+        model.embed.W_E.add_(1.0)
+    with pytest.raises(CacheError, match="weights changed"):
+        Mean(stale)
+
+
+def test_every_refuses_a_small_budget_before_it_sweeps_the_first_site(monkeypatch: pytest.MonkeyPatch):
+    model = build(config(SMALL, dtype=torch.float64), seed=54)
+    clean, corrupted = prompts(model, seed=55)
+    monkeypatch.setattr(Walk, "run", never)
+    with pytest.raises(ConfigError, match="too small") as refused:
+        sweep(model, corrupted, clean, METRIC, max_bytes=1, progress=False)
+    enough_for_the_first = int(str(refused.value).split()[-1])
+    with pytest.raises(ConfigError, match="too small"):
+        every(model, corrupted, clean, METRIC, ["resid_pre", "result"], max_bytes=enough_for_the_first, progress=False)
