@@ -3,7 +3,7 @@
 Run: python -m pip install -e '.[bench]' && interp fetch smollm2 && python tests/benchmarks/patching.py
 
 All sides hold the same weights (transformers' own reading of the GGUF file), and every sweep is compared cell by cell
-before its time counts. `--quick` leaves out nnsight and the prompts of 64 tokens.
+before its time counts. `--parts` chooses among sweeps, nnsight and long (prompts of 64 tokens).
 
 - TransformerLens: `get_act_patch_resid_pre`, `get_act_patch_attn_head_out_all_pos` on its bridge, in eager mode.
 - nnsight: a loop over traces that sets one position of one layer's input.
@@ -118,7 +118,7 @@ def work(sides: Sides, clean: Tensor, corrupted: Tensor) -> float:
     return total
 
 
-def resid_sweep(sides: Sides, what: str, clean: Tensor, corrupted: Tensor, target: str, nnsight_too: bool) -> None:
+def resid_sweep(sides: Sides, what: str, clean: Tensor, corrupted: Tensor, target: str) -> None:
     """All layers and positions."""
     ours, cache = sides.ours, sides.ours.run_with_cache(clean)[1]
     run = lambda: sweep(ours, corrupted, cache, sides.metric, progress=False)  # noqa: E731
@@ -134,23 +134,30 @@ def resid_sweep(sides: Sides, what: str, clean: Tensor, corrupted: Tensor, targe
     sides.check(what, result.values, expected.detach().numpy())
     row(what, own, theirs, "TransformerLens", target)
     print(f"  over the floor of {floor / rate:.2f} s: {own / (floor / rate):.2f}")
-    if nnsight_too:
-        theirs, expected = seconds(lambda: nnsight_sweep(sides, clean, corrupted))
-        sides.check(f"{what}, nnsight", result.values, expected)
-        row(what, own, theirs, "nnsight")
+
+
+def beside_nnsight(sides: Sides, what: str, clean: Tensor, corrupted: Tensor) -> None:
+    """The same sweep as a loop of traces."""
+    ours, cache = sides.ours, sides.ours.run_with_cache(clean)[1]
+    run = lambda: sweep(ours, corrupted, cache, sides.metric, progress=False)  # noqa: E731
+    run()
+    own, result = seconds(run, 3)
+    theirs, expected = seconds(lambda: nnsight_sweep(sides, clean, corrupted))
+    sides.check(f"{what}, nnsight", result.values, expected)
+    row(what, own, theirs, "nnsight")
 
 
 def nnsight_sweep(sides: Sides, clean: Tensor, corrupted: Tensor) -> np.ndarray:
     """One trace a cell."""
     layers, n = sides.nnsight.model.layers, clean.shape[1]
     with torch.no_grad(), sides.nnsight.trace(clean):
-        held = [layer.input.save() for layer in layers]
+        held = nnsight.save([layer.input for layer in layers])
     found = np.zeros((len(held), n))
     for i in range(len(held)):
         for pos in range(n):
             with torch.no_grad(), sides.nnsight.trace(corrupted):
                 layers[i].input[:, pos] = held[i][:, pos]
-                logits = sides.nnsight.lm_head.output[:, -1:].save()
+                logits = nnsight.save(sides.nnsight.lm_head.output[:, -1:])
             found[i, pos] = float(sides.difference(logits))
     return found
 
@@ -208,20 +215,23 @@ def _set(x: Tensor, clean: Tensor, pos: int) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    parts = ["sweeps", "nnsight", "long"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    wanted = parser.parse_args().parts
     sides = Sides()
     clean, corrupted, different = (sides.ids(text) for text in (CLEAN, CORRUPTED, DIFFERENT))
-    lens_cache = sides.lens.run_with_cache(clean)[1]
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, product {product_rate() / 1e9:.0f} GMAC/s")
-    del lens_cache
+    first = "resid_pre, 30 layers x 14 positions"
     with torch.no_grad():
-        resid_sweep(sides, "resid_pre, 30 layers x 14 positions", clean, corrupted, "target 60", not quick)
-        resid_sweep(sides, "the same, different from the first token on", clean, different, "target 15", False)
-        head_sweep(sides, "z, 30 layers x 9 heads, all positions", clean, corrupted, "target 25")
-        for length in () if quick else (32, 64):
+        if "sweeps" in wanted:
+            resid_sweep(sides, first, clean, corrupted, "target 60")
+            resid_sweep(sides, "the same, different from the first token on", clean, different, "target 15")
+            head_sweep(sides, "z, 30 layers x 9 heads, all positions", clean, corrupted, "target 25")
+        if "nnsight" in wanted:
+            beside_nnsight(sides, first, clean, corrupted)
+        if "long" in wanted:
             for shared in (True, False):
-                long_prompts(sides, length, shared)
+                long_prompts(sides, 64, shared)
 
 
 if __name__ == "__main__":
