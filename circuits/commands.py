@@ -13,12 +13,14 @@ from rich.text import Text
 from torch import Tensor
 
 from circuits import gallery_commands
+from interp.commands.common import print_whole
 from interp.tokens import visible
 
 if TYPE_CHECKING:
     from circuits.gallery.induction import ReadingCheck
 
 LONGEST_TABLE = 32
+PANEL = "Build circuits by hand"
 DEMO_HELP = """Build the lecture's two-layer induction model by hand, check it entry by entry, and draw it.
 
 Example: interp demo --text '!abcabc' --words '!abc' --out induction.html
@@ -27,8 +29,8 @@ Example: interp demo --text '!abcabc' --words '!abc' --out induction.html
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands to `app`."""
-    app.command("demo", help=DEMO_HELP)(demo)
-    app.add_typer(gallery_commands.app, name="circuits")
+    app.command("demo", help=DEMO_HELP, rich_help_panel=PANEL)(demo)
+    app.add_typer(gallery_commands.app, name="circuits", rich_help_panel=PANEL)
 
 
 def demo(
@@ -55,7 +57,7 @@ def demo(
     labels = [visible(word) for word in vocabulary.to_str_tokens(text)]
     console = Console()
     if len(labels) <= LONGEST_TABLE:
-        gallery_commands.print_whole(_logit_table(slide_rule, labels))
+        print_whole(_logit_table(slide_rule, labels))
     else:
         console.print(f"(a table of {len(labels)} x {len(labels)} layer-2 logits is too large to print)")
     console.print(_reading_table(checks))

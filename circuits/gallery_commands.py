@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from interp.commands.common import print_whole
 from interp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,13 +76,6 @@ def verify_circuits(
             typer.echo(f"{name}: position {worst.position} of {worst.text!r} {said}")
     if wrong:
         raise typer.Exit(1)
-
-
-def print_whole(table: Table) -> None:
-    """Print a table as wide as it needs to be, also where the terminal is narrower."""
-    console = Console()
-    needed = table.__rich_measure__(console, console.options.update(max_width=10_000)).maximum
-    Console(width=max(console.width, needed)).print(table)
 
 
 def _chosen(names: list[str], everything: bool, slow: bool) -> list[Entry]:

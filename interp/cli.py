@@ -6,6 +6,7 @@ the typer application and adds its commands to it.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import entry_points, version
 from io import TextIOWrapper
@@ -13,20 +14,31 @@ from typing import Annotated
 
 import typer
 
+from interp.commands import attention, heads, patch
+from interp.commands.common import paragraphs
 from interp.errors import InterpError
 
-app = typer.Typer(
-    help="Inspect attention, build circuits by hand, cache and patch activations.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+ABOUT = """Inspect attention, build circuits by hand, cache and patch activations.
+
+Every command has an example in its --help. Pages that are written open offline.
+
+To begin: interp demo; then, with a real model, interp fetch smollm2 and interp attention --text 'the cat and the cat'
+"""
+
+app = typer.Typer(help=paragraphs(ABOUT), no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+LOOKING = "Look at a model"
+
+app.command("attention", help=paragraphs(attention.HELP), rich_help_panel=LOOKING)(attention.attention)
+app.command("heads", help=paragraphs(heads.HELP), rich_help_panel=LOOKING)(heads.heads)
+app.command("patch", help=paragraphs(patch.HELP), rich_help_panel=LOOKING)(patch.patch)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"interp {version('interp')}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -48,7 +60,7 @@ Example: interp fetch smollm2
 """
 
 
-@app.command("fetch", help=FETCH_HELP)
+@app.command("fetch", help=paragraphs(FETCH_HELP), rich_help_panel=LOOKING)
 def fetch(
     model: Annotated[str, typer.Argument(help="Which model: smollm2.")],
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
@@ -68,15 +80,35 @@ def fetch(
     typer.echo(f"{'Fetched' if new else 'Already there'}: {path}")
 
 
+USAGE: type[Exception] = typer.BadParameter.__mro__[1]
+"""Of every error in how a command was written; typer itself exports only this kind of them."""
+
+
 def main() -> None:
-    """Run the command line; errors made on purpose end it with one line and exit status 2."""
+    """Run the command line; errors made on purpose, and wrong usage, end it with one line and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a token must not end the run
     for entry in entry_points(group="interp.commands"):
         entry.load()(app)
     try:
-        app()
+        status = app(prog_name="interp", standalone_mode=False)
+    except BrokenPipeError:  # such as `interp circuits list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     except (InterpError, OSError) as error:
-        typer.echo(f"interp: {error}", err=True)
-        sys.exit(2)
+        _say(str(error))
+        status = 2
+    except USAGE as error:
+        if message := str(getattr(error, "format_message", lambda: "")()):  # else it was the help that was printed
+            _say(f"{message} (see {getattr(getattr(error, 'ctx', None), 'command_path', 'interp')} --help)")
+        status = 2
+    except typer.Abort:
+        _say("interrupted")
+        status = 130
+    sys.exit(status)
+
+
+def _say(what: str) -> None:
+    """Whatever it is, in one line."""
+    typer.echo(f"interp: {' '.join(line.strip() for line in what.splitlines())}", err=True)

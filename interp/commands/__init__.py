@@ -1,0 +1,1 @@
+"""What the `interp` command does with a model: a module each; `cli.py` puts them together."""

@@ -1,0 +1,90 @@
+"""What the commands share: options, loading a model, checking where a page goes, printing a table."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interp.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from interp.model import HookedTransformer
+
+MODEL = "smollm2-135m-instruct"
+
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", help="A folder of safetensors, a .gguf file, a fetched model, or a name on the Hugging Face hub."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+def paragraphs(text: str) -> str:
+    """Help as a terminal should wrap it: its own line breaks are not kept, empty lines are."""
+    return "\n\n".join(" ".join(part.split()) for part in text.strip().split("\n\n"))
+
+
+def load(name: str, quiet: bool) -> HookedTransformer:
+    """The model that `from_pretrained` finds under a name, or under the word by which it is fetched.
+
+    Raises `CheckpointError` saying what to do.
+    """
+    from interp.checkpoints.fetch import MODELS
+    from interp.model import HookedTransformer
+
+    if quiet:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    known = MODELS.get(name)
+    with busy(f"loading {name}", quiet):
+        try:
+            return HookedTransformer.from_pretrained(known.name if known and not Path(name).exists() else name)
+        except CheckpointError as error:
+            if "interp fetch" in str(error):
+                raise
+            raise CheckpointError(f"{error} (a small model to begin with: `interp fetch smollm2`)") from error
+
+
+@contextmanager
+def busy(doing: str, quiet: bool) -> Iterator[None]:
+    """A sign of life on a terminal while the block runs."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield
+        return
+    with console.status(escape(doing)):
+        yield
+
+
+def check_writable(path: Path) -> None:
+    """Whether a page can go there, before the work that it takes. Raises `OSError`."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    code = errno.EISDIR if path.is_dir() else errno.ENOTDIR if not folder.is_dir() else errno.EACCES
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OSError(code, f"cannot write: {os.strerror(code)}", str(path))
+
+
+def wrote(path: Path, what: str) -> None:
+    """Say where a page is."""
+    typer.echo(f"Wrote {path}: {what}; it opens offline.")
+
+
+def print_whole(table: Table) -> None:
+    """Print a table as wide as it needs to be, also where the terminal is narrower."""
+    from rich.console import Console
+
+    console = Console()
+    needed = table.__rich_measure__(console, console.options.update(max_width=10_000)).maximum
+    Console(width=max(console.width, needed)).print(table)

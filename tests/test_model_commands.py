@@ -1,0 +1,230 @@
+"""`interp attention`, `heads` and `patch`, as a user runs them: on a saved checkpoint, and on a real model."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from circuits.gallery.induction import induction_model
+from interp import HookedTransformer
+from interp.checkpoints import fetch
+from interp.cli import app, main
+from interp.heads import head_scores, score_table
+from interp.metrics import LogitDifference
+from interp.patching import sweep
+
+CLEAN, CORRUPTED = "!abacb", "!acacb"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("saved") / "induction"
+    induction_model("!abc", n_ctx=16).save_pretrained(folder)
+    return str(folder)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+def rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
+
+
+def asks_nothing(page: Path) -> bool:
+    """No element of the page fetches anything; plotly's own script only names addresses."""
+    text = page.read_text(encoding="utf-8")
+    return not re.search(r"<(script|img|iframe|link)\b[^>]*\b(src|href)=(?![\"']?data:)", text)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]) -> str:
+    """The one line with which a command ends, its status 2 checked."""
+    monkeypatch.setattr(sys, "argv", ["interp", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+# ---------------------------------------------------------------------- attention
+
+
+def test_attention_writes_the_explorer_of_the_text(checkpoint: str, tmp_path: Path):
+    out = tmp_path / "new" / "page.html"
+    done = run("attention", "--model", checkpoint, "--text", CLEAN, "--out", str(out), "--quiet")
+    assert done.exit_code == 0
+    assert "2 layers x 1 heads over 6 tokens" in done.output
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>") and asks_nothing(out)
+
+
+def test_badges_and_a_logit_difference_are_shown_when_asked_for(checkpoint: str, tmp_path: Path):
+    out = tmp_path / "page.html"
+    options = ["--scores", "--answer", "a", "--wrong", "b", "--out", str(out)]
+    done = run("attention", "--model", checkpoint, "--text", CLEAN, *options)
+    assert "induction: L1H0 " in done.output
+    assert "previous_token: L0H0 1.00" in done.output
+    assert "logit “a” \u2212 logit “b”" in json.loads(
+        '"' + re.findall(r'"answer":"(.*?)"', out.read_text("utf-8"))[0] + '"'
+    )
+
+
+# ---------------------------------------------------------------------- heads
+
+
+def test_heads_prints_the_best_by_the_score_asked_for(checkpoint: str, tmp_path: Path):
+    done = run("heads", "--model", checkpoint, "--sort", "previous_token", "--top", "1")
+    assert [row[:2] for row in rows(done.output)] == [["L0H0", "1.000"]]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_heads_scores_a_given_text(checkpoint: str):
+    done = run("heads", "--model", checkpoint, "--text", "!abcabc")
+    assert "on '!abcabc'" in done.output
+    assert rows(done.output)[0][:2] == ["L1H0", "1.000"]
+    unrepeated = run("heads", "--model", checkpoint, "--text", "!abc", "--sort", "previous_token")
+    assert "induction is undefined everywhere: no prompt has a token that occurs twice" in unrepeated.output
+
+
+def test_heads_writes_a_map_for_every_score(checkpoint: str, tmp_path: Path):
+    out = tmp_path / "heads.html"
+    assert run("heads", "--model", checkpoint, "--out", str(out)).exit_code == 0
+    page = out.read_text(encoding="utf-8")
+    assert page.count('class="plotly-graph-div"') == 8  # the table and seven scores
+    assert "Largest: L1H0." in page and asks_nothing(out)
+
+
+# ---------------------------------------------------------------------- patch
+
+
+def test_patch_prints_the_places_that_change_most(checkpoint: str, tmp_path: Path):
+    out = tmp_path / "patch.html"
+    prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "--wrong", "a"]
+    done = run("patch", "--model", checkpoint, *prompts, "--top", "2", "--out", str(out))
+    assert done.exit_code == 0
+    result = sweep(
+        HookedTransformer.from_pretrained(checkpoint), CORRUPTED, CLEAN, LogitDifference("b", "a"), progress=False
+    )
+    changes = abs(result - result.attrs["baseline"])
+    first = changes.stack(place=("layer", "pos")).idxmax().item()
+    shown = rows(done.output)
+    assert len(shown) == 2
+    assert [int(cell) for cell in shown[0][:2]] == list(first)
+    assert shown[0][2] == str(result["token"][first[1]].item())
+    assert float(shown[0][4]) == pytest.approx(float((result - result.attrs["baseline"])[first]), abs=6e-4)
+    assert abs(float(shown[0][4])) >= abs(float(shown[1][4]))
+    page = out.read_text(encoding="utf-8")
+    assert page.count('class="plotly-graph-div"') == 1 and asks_nothing(out)
+
+
+@pytest.mark.parametrize(
+    ("options", "figures"),
+    [
+        (["--site", "z", "--over", "layer,head"], 1),
+        (["--site", "z", "--over", "layer, pos, head", "--direction", "noising"], 1),
+        (["--site", "pattern", "--over", "layer,pos"], 1),
+    ],
+)
+def test_patch_takes_any_site_over_any_axes(options: list[str], figures: int, checkpoint: str, tmp_path: Path):
+    out = tmp_path / "patch.html"
+    prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b"]
+    done = run("patch", "--model", checkpoint, *prompts, *options, "--out", str(out))
+    assert done.exit_code == 0, done.output
+    assert out.read_text(encoding="utf-8").count('class="plotly-graph-div"') == figures
+
+
+# ---------------------------------------------------------------------- what all share
+
+
+PATCH = ["patch", "--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "--out", "x.html"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attention"], "Missing option '--text'"),
+        (["attention", "--text", "!abx"], "unknown word 'x' at place 3"),
+        (["attention", "--text", ""], "an empty sequence"),
+        (["attention", "--text", "!ab", "--answer", "a"], "--answer and --wrong go together"),
+        (["attention", "--text", "!ab", "--answer", "a", "--wrong", "x"], "'x'"),
+        (["attention", "--text", "!ab", "--out", "/dev/null/x.html"], "cannot write"),
+        (["attention", "--text", "!ab", "--out", "."], "cannot write: Is a directory"),
+        (["attention", "--text", "!ab", "--scroes"], "No such option: --scroes"),
+        (["heads", "--sort", "inductoin"], "did you mean 'induction'"),
+        (["heads", "--top", "0"], "--top"),
+        ([*PATCH, "--direction", "denoise"], "did you mean 'denoising'"),
+        ([*PATCH, "--over", "layer,tokens"], "--over 'tokens'"),
+        ([*PATCH, "--site", "resid_per"], "did you mean 'resid_pre'"),
+        ([*PATCH, "--wrong", "ab"], "'ab'"),
+        ([*PATCH, "--corrupted", "!ab"], "positions must correspond"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_status_2(
+    arguments: list[str],
+    message: str,
+    checkpoint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    as_installed: None,
+):
+    monkeypatch.chdir(tmp_path)
+    line = refusal(capsys, monkeypatch, [*arguments, "--model", checkpoint])
+    assert line.startswith("interp: ") and message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["attention", "--text", "a"], ["heads"], PATCH])
+@pytest.mark.parametrize("name", ["./no/such/folder", "smollm2", "smollm2-135m-instruct"])
+def test_a_model_that_is_not_there_says_what_to_fetch(
+    command: list[str],
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fetch, "cache_folder", lambda: tmp_path / "cache")
+    assert "interp fetch smollm2" in refusal(capsys, monkeypatch, [*command, "--model", name])
+
+
+@pytest.mark.parametrize("command", ["attention", "heads", "patch", "fetch"])
+def test_every_command_has_help_with_an_example_and_can_be_quiet(command: str):
+    assert re.search(rf"^│ {command} ", run("--help").output, re.MULTILINE)
+    text = " ".join(run(command, "--help").output.split())
+    assert f"Example: interp {command}" in text and "--quiet" in text
+
+
+def test_an_unknown_command_is_told_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    assert "'headz'" in refusal(capsys, monkeypatch, ["headz"])
+
+
+def test_the_command_line_imports_nothing_heavy():
+    code = "import interp.cli, sys; print([m for m in ('plotly', 'xarray', 'networkx', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_three_commands_read_a_real_model(smollm2_path: Path, tmp_path: Path):
+    model = HookedTransformer.from_pretrained("smollm2-135m-instruct")
+    text = "When Mary and John went to the store, John gave a drink to"
+    other = "When Mary and John went to the store, Mary gave a drink to"
+    page = tmp_path / "page.html"
+    done = run("attention", "--text", text, "--answer", " Mary", "--wrong", " John", "--out", str(page), "--quiet")
+    assert "30 layers x 9 heads over 14 tokens" in done.output and asks_nothing(page)
+
+    best = score_table(head_scores(model, text, progress=False), "induction", top=2)
+    done = run("heads", "--model", "smollm2", "--text", text, "--top", "2", "--quiet")
+    assert [row[0] for row in rows(done.output)] == list(best.index)
+
+    prompts = ["--clean", text, "--corrupted", other, "--answer", " Mary", "--wrong", " John"]
+    done = run("patch", *prompts, "--over", "layer", "--site", "attn_out", "--top", "1", "--out", str(page), "--quiet")
+    result = sweep(model, other, text, LogitDifference(" Mary", " John"), "attn_out", ("layer",), progress=False)
+    strongest = int(abs(result - result.attrs["baseline"]).to_numpy().argmax())
+    assert rows(done.output)[0][0] == str(strongest)
+    assert "·" not in rows(done.output)[0] and asks_nothing(page)
