@@ -94,7 +94,8 @@ def test_smollm2_gives_the_logits_of_transformers(smollm2: HookedTransformer, or
     tokens = smollm2.to_tokens(text)
     with torch.no_grad():
         ours, theirs = smollm2(tokens), original(tokens).logits
-    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
+    # Either side is about 2e-6 off float64, at times 9e-6.
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 3e-5
 
 
 def test_smollm2_says_mary(smollm2: HookedTransformer):
