@@ -23,7 +23,7 @@ from interp.metrics import (
     as_metric,
 )
 
-ANYTHING: dict[str, Any] = {"number": 3}
+ANYTHING: dict[str, Any] = {"number": 3, "fractions": [1.5, 1, 2], "class": LogitDifference}
 LOGITS = random_tensor(3, 5, 7, seed=1)
 
 
@@ -128,10 +128,10 @@ def test_a_position_that_is_padding_cannot_be_read():
         (lambda: Function(lambda logits: logits), ShapeError, "one value a prompt"),
         (lambda: as_metric(ANYTHING["number"]), ConfigError, "3 is not a metric"),
         (Metric, TypeError, "subclasses"),
-        (lambda: Logit([1.5, 1, 2]), TokenError, "answer 1.5 is neither"),
+        (lambda: Logit(ANYTHING["fractions"]), TokenError, "answer 1.5 is neither"),
         (lambda: Logit(True), TokenError, "answer True is neither"),
-        (lambda: Logit(1, pos=[1.5]), ShapeError, "pos = "),
-        (lambda: as_metric(LogitDifference), ConfigError, "is not a metric"),
+        (lambda: Logit(1, pos=ANYTHING["fractions"]), ShapeError, "pos = "),
+        (lambda: as_metric(ANYTHING["class"]), ConfigError, "is not a metric"),
         (lambda: Function(lambda logits: None), ShapeError, "made None"),
     ],
 )

@@ -444,11 +444,12 @@ def test_a_checkpoint_belongs_to_one_metric_function_mask_and_configuration(tmp_
     first: dict[str, Any] = {"metric": lambda logits: logits[:, -1, 3]}
     other = build(config(SMALL, dtype=torch.float64, attn_scale=1.0), seed=39)
     sweep(model, Zero(), tokens, **first, checkpoint=tmp_path / "c", progress=False)
-    for changed_model, changes in (
+    cases: list[tuple[HookedTransformer, dict[str, Any]]] = [
         (model, {"metric": lambda logits: logits[:, -1, 4]}),
         (model, {"attention_mask": mask}),
         (other, {}),
-    ):
+    ]
+    for changed_model, changes in cases:
         with pytest.raises(CheckpointError, match="another sweep"):
             sweep(changed_model, Zero(), tokens, **(first | changes), checkpoint=tmp_path / "c", progress=False)
 

@@ -21,13 +21,13 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import nnsight
+import nnsight  # pyright: ignore[reportMissingImports]
 import numpy as np
 import torch
-import transformer_lens.patching as lens_patching
+import transformer_lens.patching as lens_patching  # pyright: ignore[reportMissingImports]
 import transformers
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge import TransformerBridge  # pyright: ignore[reportMissingImports]
 
 from interp import HookedTransformer
 from interp.checkpoints.fetch import local_path
@@ -201,7 +201,8 @@ def long_prompts(sides: Sides, length: int, shared: bool) -> None:
             ]
         )
     kind = "same up to position 9" if shared else "different from the first token on"
-    for site, over, cells in (("resid_pre", ("layer", "pos"), 30 * length), ("z", ("layer", "head"), 270)):
+    sites: list[Any] = [("resid_pre", ("layer", "pos"), 30 * length), ("z", ("layer", "head"), 270)]
+    for site, over, cells in sites:
         run = lambda: sweep(sides.ours, corrupted, cache, sides.metric, site, over, progress=False)  # noqa: B023, E731
         own, _ = seconds(run, 1)
         what = f"{site}, {length} tokens, {kind}"

@@ -1,17 +1,18 @@
 """The README's pictures, from the real model in a real browser: `notebooks/pictures/*.png`, at most 200 KB each.
 
-Run: interp fetch smollm2 && python tests/render_pictures.py   (needs chromium on the path)
+Run: interp fetch smollm2 && python tests/browser/render_pictures.py   (needs chromium on the path)
 """
 
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from browsing import Explorer
+from conftest import ARGUMENTS
 
 from interp import HookedTransformer
 from interp.heads import head_scores
@@ -19,11 +20,7 @@ from interp.metrics import LogitDifference
 from interp.patching import sweep
 from interp.plot import attention, figures
 
-sys.path.insert(0, str(Path(__file__).parent / "browser"))
-from browsing import Explorer
-from conftest import ARGUMENTS
-
-FOLDER = Path(__file__).parent.parent / "notebooks" / "pictures"
+FOLDER = Path(__file__).parents[2] / "notebooks" / "pictures"
 LARGEST = 200_000
 REPEATED = "The chicken didn't cross the road because it was too tired. The chicken didn't cross the road because it"
 CLEAN = "When Mary and John went to the store, John gave a drink to"
