@@ -21,10 +21,11 @@ All go through the builders `heatmap`, `heatmaps`, `bars`, `curves` and `table` 
 your own. A figure shows itself at the end of a notebook cell; `figure.write_html(path)` writes a page.
 """
 
+from interp.plot.attributions import contributions, lens, paths
 from interp.plot.builder import COLOURS, bars, curves, heatmap, heatmaps, table
 from interp.plot.graph_figures import circuit, path_sankey, token_flow
 from interp.plot.patterns import pattern, patterns
-from interp.plot.results import array, contributions, head_scores, lens, loss_curves, paths, sweep
+from interp.plot.results import array, head_scores, loss_curves, sweep
 from interp.plot.weight_figures import composition, eigenvalues, singular_directions, token_table
 
 __all__ = [

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, RangeError, ShapeError
+from interp.plot.attributions import at_one_place
 from interp.plot.builder import COLOURS, NEGATIVE, POSITIVE, clip, float32, headings, literal, literal_lines
-from interp.plot.results import at_one_place
 from interp.residual import LogitAttribution, Rows
 from interp.tokens import visible
 

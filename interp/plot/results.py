@@ -1,4 +1,4 @@
-"""Figures of what analyses of a run return: sweeps, lenses, attributions, paths, scores of heads, losses.
+"""Figures of labelled arrays: sweeps, scores of heads, any other; and of losses.
 
 A result brings its own axes, labels and words: what a figure says comes from `dims`, `coords` and `attrs`.
 """
@@ -6,7 +6,7 @@ A result brings its own axes, labels and words: what a figure says comes from `d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, did_you_mean
 from interp.plot.builder import bars, curves, heatmap
-from interp.residual import LogitAttribution, Rows
 from interp.tokens import visible
 
 if TYPE_CHECKING:
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
 WORDS = {"pos": "position", "source": "attended position", "kv_head": "key-value head"}
 """What axes are called in a figure, where not by their own names."""
-
-MOST_BARS = 30
-"""How many parts of an attribution are shown unless a caller says so."""
 
 
 # ---------------------------------------------------------------------- labelled arrays
@@ -58,7 +54,7 @@ def array(
     value = str(result.name or "value") if value is None else value
     numbers = result.to_numpy()
     signed = bool((numbers < 0).any()) if signed is None else signed
-    labels = [_axis_labels(result, str(dim)) for dim in result.dims]
+    labels = [axis_labels(result, str(dim)) for dim in result.dims]
     words = [_word(str(dim)) for dim in result.dims]
     notes = _notes(result, dict(also or {}))
     if result.ndim == 1:
@@ -182,7 +178,7 @@ def _of_two_axes(result: xarray.DataArray) -> xarray.DataArray:
     return result
 
 
-def _axis_labels(result: xarray.DataArray, dim: str) -> tuple[list[str], list[str]]:
+def axis_labels(result: xarray.DataArray, dim: str) -> tuple[list[str], list[str]]:
     """Labels of an axis, and what its places are called under the pointer."""
     values = result[dim].to_numpy().tolist() if dim in result.coords else list(range(result.sizes[dim]))
     beside = next(
@@ -229,189 +225,6 @@ def _word(name: str) -> str:
 
 def _one_of(values: Any, at: int) -> Any:
     return values[at] if isinstance(values, list | tuple) and at < len(values) else values
-
-
-# ---------------------------------------------------------------------- lens and attribution
-
-
-def lens(
-    result: xarray.Dataset, colour: Literal["prob", "kl"] = "prob", *, title: str = ""
-) -> plotly.graph_objects.Figure:
-    """The most likely token at every layer and position; the rest of the top k, and the divergence, under the pointer.
-
-    Args:
-        result: of one sequence, from `logit_lens`; of several, `result.isel(batch=0)`.
-        colour: "prob", the most likely token's probability, or "kl", KL(model || layer) in nats.
-        title: above the figure.
-
-    Raises:
-        ConfigError: no result of `logit_lens` with `top_k` of at least 1, or another colour.
-        ShapeError: several sequences.
-    """
-    needed = ("top_token", "top_prob", "kl")
-    if not hasattr(result, "data_vars") or any(name not in result for name in needed):
-        raise ConfigError(
-            "this draws what logit_lens returns, with top_k= of 1 or more: a Dataset with " + ", ".join(needed)
-        )
-    if colour not in ("prob", "kl"):
-        raise ConfigError(f"colour = {colour!r}; allowed: 'prob' or 'kl'")
-    if result.sizes.get("batch", 1) > 1:
-        raise ShapeError(f"{result.sizes['batch']} sequences; take one: result.isel(batch=0)")
-    result = result.isel(batch=0) if "batch" in result.dims else result
-    result = result if "pos" in result.dims else result.expand_dims("pos")
-    tokens = result["top_token"].transpose("layer", "pos", "top").to_numpy()
-    probs = result["top_prob"].transpose("layer", "pos", "top").to_numpy()
-    divergence = result["kl"].transpose("layer", "pos")
-    notes = [
-        [
-            _ranking(tokens[i, j], probs[i, j]) + f"\nKL {float(divergence[i, j]):.3f} nats"
-            for j in range(tokens.shape[1])
-        ]
-        for i in range(tokens.shape[0])
-    ]
-    best = [[_short(visible(str(token))) for token in row] for row in tokens[..., 0]]
-    values = probs[..., 0] if colour == "prob" else divergence.to_numpy()
-    rows, row_names = _axis_labels(divergence, "layer")
-    columns, column_names = _axis_labels(divergence, "pos")
-    return heatmap(
-        values,
-        rows,
-        columns,
-        title=title or "Logit lens: the most likely next token, read off the stream at each layer",
-        x="position",
-        y="layer",
-        value="probability" if colour == "prob" else "KL (nats)",
-        limits=(0.0, 1.0) if colour == "prob" else None,
-        row_names=row_names,
-        column_names=column_names,
-        notes=notes,
-        text=best,
-    )
-
-
-def _ranking(tokens: np.ndarray, probs: np.ndarray) -> str:
-    return "\n".join(
-        f"{i + 1}. “{visible(str(t))}” {p:.4f}" for i, (t, p) in enumerate(zip(tokens, probs, strict=True))
-    )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 9 else text[:8] + "…"
-
-
-def contributions(
-    result: xarray.Dataset | LogitAttribution,
-    top: int | None = None,
-    *,
-    batch: int | None = None,
-    pos: int | None = None,
-    title: str | None = None,
-) -> plotly.graph_objects.Figure:
-    """What each part of the model adds to a logit or a logit difference, as signed bars that sum to it.
-
-    Args:
-        result: from `direct_attribution` (any `by`), or from `cache.logit_attrs`.
-        top: show so many parts, the largest first, and the others together in a last bar. None for the components in
-            the order of the model, or for the largest 30 of a finer split.
-        batch, pos: the place, where the result has several.
-        title: by default the sum, and how many parts there are.
-
-    Raises:
-        ConfigError: not such a result, or `top` below 1.
-        ShapeError: several places and none chosen, or one out of range.
-    """
-    labels, values, components = _parts(result, batch, pos)
-    if top is None and not components and len(labels) > MOST_BARS + 1:
-        top = MOST_BARS
-    if top is not None and top < 1:
-        raise ConfigError(f"top = {top}; allowed: 1 or more, or None")
-    total = float(values.sum())
-    if title is None:
-        title = f"Direct contributions to {_logit(result)}: {total:.3f}\n{len(labels)} parts, which sum to it"
-    if top is not None:
-        labels, values = _largest(labels, values, top)
-    return bars(values, labels, title=title, x="contribution (logits)")
-
-
-def paths(
-    result: LogitAttribution,
-    top: int = MOST_BARS,
-    *,
-    batch: int | None = None,
-    pos: int | None = None,
-    title: str | None = None,
-) -> plotly.graph_objects.Figure:
-    """What the most important paths add to a logit or a logit difference, those of the largest size first.
-
-    Args and errors as for `contributions`; `result` is what `paths.expand_logits` returns.
-    """
-    if not isinstance(result, Rows):
-        raise ConfigError(f"this draws what paths.expand_logits returns, not {type(result).__name__}")
-    if title is None:
-        _, values, _ = _parts(result, batch, pos)
-        title = f"Paths to a logit (difference) of {float(values.sum()):.3f}\n{len(result)} terms, which sum to it"
-    return contributions(result, top, batch=batch, pos=pos, title=title)
-
-
-def at_one_place(result: Rows, batch: int | None, pos: int | None) -> Float[Tensor, " row"]:
-    """The rows at one place. Raises `ShapeError` where there are several and none is chosen, or that is not there."""
-    values = result.values
-    if values.ndim != 3:
-        raise ShapeError(
-            f"rows of shape {tuple(values.shape[1:])}; allowed: [batch, pos], as cache.logit_attrs has them"
-        )
-    for axis, (name, chosen) in enumerate((("batch", batch), ("pos", pos)), start=1):
-        size = values.shape[axis]
-        if chosen is None and size > 1:
-            raise ShapeError(f"{size} places along {name}; choose one, such as {name}={0 if name == 'batch' else -1}")
-        if chosen is not None and (isinstance(chosen, bool) or not -size <= chosen < size):
-            raise ShapeError(f"{name} = {chosen}; allowed: {-size} to {size - 1}")
-    return values[:, batch or 0, pos or 0].detach().float().cpu()
-
-
-def _parts(result: Any, batch: int | None, pos: int | None) -> tuple[list[str], np.ndarray, bool]:
-    """Names of all parts, what each adds at one place, and whether they are whole components in the model's order."""
-    if isinstance(result, Rows):
-        return list(result.labels), at_one_place(result, batch, pos).numpy(), True
-    if not hasattr(result, "data_vars") or "attribution" not in result or "logit" not in result:
-        raise ConfigError(
-            f"this draws what direct_attribution or cache.logit_attrs returns, not {type(result).__name__}"
-        )
-    from interp.attribution import attribution_table
-
-    for name, chosen in (("batch", batch), ("pos", pos)):
-        size = result["logit"].sizes.get(name, 1)
-        if chosen is None and size > 1:
-            raise ShapeError(f"{size} places along {name}; choose one, such as {name}={0 if name == 'batch' else -1}")
-        if chosen is not None and not (-size <= chosen < size and name in result.dims):
-            raise ShapeError(f"{name} = {chosen}; allowed: {-size} to {size - 1}, where the result has such an axis")
-        result = result.isel({name: chosen or 0}) if name in result.dims else result
-    parts = attribution_table(
-        result, max(1, result["attribution"].size + (result["rest"].size if "rest" in result else 0))
-    )
-    whole = "rest" not in result
-    if whole:
-        parts = parts.loc[[str(name) for name in result["component"].to_numpy()]]
-    return [str(name) for name in parts.index], parts["attribution"].to_numpy(), whole
-
-
-def _logit(result: Any) -> str:
-    """Which logit an attribution is of, where it says so."""
-    attrs = getattr(result, "attrs", {})
-    right, wrong = str(attrs.get("tokens", "")), str(attrs.get("incorrect_tokens", ""))
-    if not right or len(right + wrong) > 60:
-        return "a logit (difference)"
-    return f"logit {right}" + ("" if wrong in ("", "none") else f" \u2212 logit {wrong}")
-
-
-def _largest(labels: list[str], values: np.ndarray, top: int) -> tuple[list[str], np.ndarray]:
-    """The largest by size, and the sum of the others."""
-    order = np.argsort(-np.abs(values), kind="stable")
-    shown, others = order[:top], order[top:]
-    labels, sizes = [labels[i] for i in shown], values[shown]
-    if len(others):
-        labels, sizes = [*labels, f"the other {len(others):,}"], np.append(sizes, values[others].sum())
-    return labels, sizes
 
 
 # ---------------------------------------------------------------------- training

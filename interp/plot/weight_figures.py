@@ -38,13 +38,12 @@ def composition(
     Raises `ConfigError` for a kind that is not there, `ShapeError` for other axes than pairs of heads.
     """
     check_array(scores, "weights.composition_scores returns")
-    if "kind" in scores.dims:
-        kinds = [str(one) for one in scores["kind"].to_numpy()]
+    if "kind" in scores.coords:
+        kinds = [str(one) for one in np.atleast_1d(scores["kind"].to_numpy())]
         if kind not in kinds and not (kind is None and len(kinds) == 1):
             raise ConfigError(f"kind = {kind!r}; allowed: {', '.join(kinds)}{did_you_mean(str(kind), kinds)}")
-        scores = scores.sel(kind=kinds[0] if kind is None else kind)
-    elif kind is not None and str(scores.coords.get("kind", kind)) != kind and scores.coords["kind"].item() != kind:
-        raise ConfigError(f"kind = {kind!r}, but these are scores of {scores.coords['kind'].item()}-composition")
+        scores = scores.isel(kind=0 if kind is None else kinds.index(kind)) if "kind" in scores.dims else scores
+    kind = scores["kind"].item() if "kind" in scores.coords else kind
     if set(scores.dims) != set(PAIRS):
         raise ShapeError(f"composition scores have the axes {PAIRS}, not {scores.dims}; keep an axis with [i], not i")
     scores = scores.transpose(*PAIRS)
@@ -56,9 +55,8 @@ def composition(
         ]
         for side in ("writer", "reader")
     ]
-    what = scores.coords["kind"].item() if "kind" in scores.coords else kind
     if title is None:
-        title = (f"{what}-composition" if what else "Composition") + f"\n{scores.attrs.get('definition', '')}"
+        title = (f"{kind}-composition" if kind else "Composition") + f"\n{scores.attrs.get('definition', '')}"
     return heatmap(
         scores.to_numpy().reshape(len(sides[0]), len(sides[1])),
         *sides,

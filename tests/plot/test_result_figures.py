@@ -309,7 +309,7 @@ def test_composition_puts_each_pair_of_heads_where_its_labels_say(model: HookedT
     assert list(part.layout.xaxis.ticktext) == ["L2H0", "L2H1", "L2H2", "L2H3"]
     with pytest.raises(ConfigError, match="allowed: Q, K, V"):
         figures.composition(scores)
-    with pytest.raises(ConfigError, match="scores of K-composition"):
+    with pytest.raises(ConfigError, match="'Q'; allowed: K"):
         figures.composition(scores.sel(kind="K"), "Q")
     with pytest.raises(ShapeError, match="axes"):
         figures.composition(scores.sel(kind="K", writer_layer=0))
