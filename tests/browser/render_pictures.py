@@ -46,8 +46,9 @@ def explorer(model: HookedTransformer, page: Any, work: Path) -> None:
 def heatmap(model: HookedTransformer, page: Any, work: Path) -> None:
     """The residual stream, layer by layer and position by position."""
     effect = sweep(model, CORRUPTED, CLEAN, LogitDifference(" Mary", " John"), normalize=True, progress=False)
-    figures.sweep(effect).write_html(work / "sweep.html")
-    page.set_viewport_size({"width": 900, "height": 900})
+    figure = figures.sweep(effect.transpose())
+    figure.write_html(work / "sweep.html", config={"displayModeBar": False})
+    page.set_viewport_size({"width": figure.layout.width + 16, "height": figure.layout.height + 16})
     page.goto((work / "sweep.html").as_uri())
     page.locator(".main-svg").first.wait_for()
 
