@@ -24,7 +24,7 @@ import torch
 
 from interp import HookedTransformer
 from interp.heads import head_scores, head_scores_of, score_table
-from interp.interventions import Interventions, Zero
+from interp.interventions import Zero
 from interp.plot import attention, figures
 from interp.repeats import repeated_tokens
 
@@ -106,8 +106,7 @@ copied = seen[:, 1:] & seen[:, :-1]  # the token and the one before it have both
 
 def copy_loss(heads):
     """Mean loss at copied tokens and at the others, in nats, without these heads."""
-    zero = Interventions(tuple(Zero(site="z", layer=layer, head=head) for layer, head in heads))
-    with model.intervene(zero):
+    with model.intervene(*(Zero(site="z", layer=layer, head=head) for layer, head in heads)):
         losses = model(tokens, return_type="loss", loss_per_token=True)
     return float(losses[copied].mean()), float(losses[~copied].mean())
 
