@@ -24,7 +24,7 @@ import plotly.io
 import torch
 
 from circuits.gallery import entry
-from interp import HookedTransformer
+from interp import FactoredMatrix, HookedTransformer
 from interp.heads import head_scores, score_table
 from interp.interventions import Zero
 from interp.paths import expand_logits, expand_scores
@@ -89,14 +89,17 @@ figures.eigenvalues(eigenvalues, title="L29H1")
 
 # %% [markdown]
 # L29H0 is its opposite (in notebook 5 these two end the model's answer). Its eigenvalues are negative, but a single one
-# is a third of the sum: what all embeddings have in common makes one direction large. Where nothing else counts, a score
-# near 1 or -1 says little.
+# is a third of the sum. Much of that is what all embeddings have in common: take their mean off, and the largest
+# singular value falls by more than half. Where nothing else counts, a score near 1 or -1 says little.
 
 # %%
 opposite = ov_circuit(real, 29, 0, fold_norms=True)
 eigenvalues = opposite.eigenvalues()
 share = float(eigenvalues[0].abs() / eigenvalues.abs().sum())
-print(f"share of the largest eigenvalue: {share:.2f}")
+centred = FactoredMatrix(opposite.A - opposite.A.mean(0), opposite.B)
+largest = [float(one.singular_values()[0]) for one in (opposite, centred)]
+print(f"share of the largest eigenvalue {share:.2f}; largest singular value {largest[0]:.3g}, centred {largest[1]:.3g}")
+assert largest[1] < 0.6 * largest[0]
 assert (eigenvalues.real < 0).sum() >= 60 and 0.2 < share < 0.8
 figures.eigenvalues(eigenvalues, title="L29H0")
 
