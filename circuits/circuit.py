@@ -25,8 +25,9 @@ from circuits.interpret import Interpretation, Interpreter
 from circuits.layout import EMBED, POS_EMBED, UNEMBED, Layout
 from circuits.parts import Head, Part, Table, Ties
 from circuits.sharpness import smallest_gap
-from circuits.space import Coordinate, Label, Number, Space
+from circuits.space import Coordinate, Label, Number, Space, is_finite
 from interp.errors import ConfigError, TokenError, did_you_mean
+from interp.hooks import is_index
 from interp.tokens import Text, Vocabulary, check_tokens
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ class Circuit:
         attention_dir: Literal["causal", "bidirectional"] = "causal",
         tied: bool = False,
     ):
-        if n_ctx < 1:
-            raise ConfigError(f"n_ctx = {n_ctx}; allowed: 1 or more")
+        if not is_index(n_ctx) or n_ctx < 1:
+            raise ConfigError(f"n_ctx = {n_ctx!r}; allowed: 1 or more")
         if attention_dir not in ("causal", "bidirectional"):
             raise ConfigError(f"attention_dir = {attention_dir!r}; allowed: 'causal' or 'bidirectional'")
         given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
@@ -165,8 +166,8 @@ class Circuit:
         if ties not in ("mean", "latest", "first"):
             raise ConfigError(f"{where}: ties = {ties!r}; allowed: 'mean', 'latest' or 'first'")
         for what, value in (("sharp", sharp), ("gap", gap)):
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(f"{where}: {what} = {value}; allowed: a finite number above 0")
+            if value is not None and not (is_finite(value) and value > 0):
+                raise ConfigError(f"{where}: {what} = {value!r}; allowed: a finite number above 0")
         gap = None if gap is None else float(gap)
         gap_without_sink = gap or smallest_gap(qk)
         preference = self._recency(where, ties, recency, gap_without_sink)
@@ -174,8 +175,8 @@ class Circuit:
             rests = self.bos is not None and gap_without_sink is not None
             best, worst = (gap_without_sink or 0) - (preference if ties == "first" else 0), abs(preference)
             sink = (best + (worst if ties == "latest" else 0)) / 2 if rests else 0.0
-        if not 0 <= sink < float("inf"):
-            raise ConfigError(f"{where}: sink = {sink}; allowed: a finite number from 0 on")
+        if not is_finite(sink) or sink < 0:
+            raise ConfigError(f"{where}: sink = {sink!r}; allowed: a finite number from 0 on")
         if sink:
             if self.bos is None:
                 raise ConfigError(f"{where}: sink = {sink} needs the start of the text; give the circuit bos=")
@@ -317,8 +318,8 @@ class Circuit:
     # ------------------------------------------------------------------ the small print
 
     def _check_place(self, where: str, layer: int, name: str) -> None:
-        if layer < 0:
-            raise ConfigError(f"{where}: layer = {layer}; allowed: 0 or more")
+        if not is_index(layer) or layer < 0:
+            raise ConfigError(f"{where}: layer = {layer!r}; allowed: 0 or more")
         if name in (EMBED, POS_EMBED, UNEMBED) or any(part.name == name for part in self.parts):
             raise ConfigError(f"{where}: the name is taken")
 
@@ -335,11 +336,11 @@ class Circuit:
             return 0.0
         if given is None and gap is None:
             return 1.0  # nothing is matched, so that the latest key is all there is to prefer
-        recency = RECENCY * (gap or 0) if given is None else float(given)
-        if recency <= 0 or (gap is not None and recency >= gap / 2):
-            raise ConfigError(f"{where}: recency = {recency}; allowed: above 0, and below half the gap between scores, "
-                              f"{(gap or 0) / 2:g}")  # fmt: skip
-        return recency
+        recency = RECENCY * (gap or 0) if given is None else given
+        if not is_finite(recency) or recency <= 0 or (gap is not None and recency >= gap / 2):
+            raise ConfigError(f"{where}: recency = {recency!r}; allowed: above 0, and below half the gap between "
+                              f"scores, {(gap or 0) / 2:g}")  # fmt: skip
+        return float(recency)
 
     def _sink(self, weight: float) -> Form:
         (term,) = match(self.one, self.tok, {"1": self.bos or ""}).terms

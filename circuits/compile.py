@@ -21,7 +21,7 @@ from circuits.interpret import decode, in_words
 from circuits.parts import Neurons, Ramp
 from circuits.positions import OneHot, PositionCode, Rotary, position_code
 from circuits.sharpness import check_resolution, choose
-from circuits.space import Number
+from circuits.space import Number, is_finite
 from interp.components import MLP, Attention
 from interp.config import TransformerConfig
 from interp.errors import ConfigError
@@ -141,8 +141,10 @@ def compile_circuit(
             position code cannot write; an option out of range.
         RankError: a head's circuit has a higher rank than `d_head`, or the spaces are more than `d_model`.
     """
-    if not 0 < error < 1:
-        raise ConfigError(f"error = {error}; allowed: between 0 and 1")
+    if not is_finite(error) or not 0 < error < 1:
+        raise ConfigError(f"error = {error!r}; allowed: between 0 and 1")
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError(f"dtype = {dtype!r}; allowed: torch.float32, torch.float64 and other floating-point types")
     code = position_code(positions)
     layout = circuit.layout(also=() if isinstance(code, OneHot) else (circuit.one,))
     encoding, heads = factored(layout, code, d_head)

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.space import Label, Number, Space, listed
+from circuits.space import Label, Number, Space, is_finite, listed
 from interp.errors import ConfigError
+from interp.hooks import is_index
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,19 @@ class Shift:
 
     n: int
 
+    def __post_init__(self) -> None:
+        if not is_index(self.n):
+            raise ConfigError(f"shift({self.n!r}); allowed: a whole number of places")
+
     def __repr__(self) -> str:
         return f"shift({self.n})"
 
 
 def shift(n: int) -> Shift:
-    """Relates the i-th label to the (i - n)-th: as a match of positions, "attend n back" (negative n: ahead)."""
+    """Relates the i-th label to the (i - n)-th: as a match of positions, "attend n back" (negative n: ahead).
+
+    Raises `ConfigError` for anything but an integer.
+    """
     return Shift(n)
 
 
@@ -82,7 +90,10 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """A sum of terms. `a + b`, `a - b`, `2 * a`, `-a`; the empty form relates nothing."""
+    """A sum of terms. `a + b`, `a - b`, `2 * a`, `-a`; the empty form relates nothing.
+
+    Raises `ConfigError` for a factor that is no finite number.
+    """
 
     terms: tuple[Term, ...] = ()
 
@@ -90,6 +101,8 @@ class Form:
         return Form(self.terms + other.terms)
 
     def __mul__(self, factor: Number) -> "Form":
+        if not is_finite(factor):
+            raise ConfigError(f"{factor!r} * ({self}); allowed: a finite number")
         return Form(tuple(replace(term, weight=float(factor) * term.weight) for term in self.terms))
 
     __rmul__ = __mul__

@@ -1,5 +1,6 @@
 """Space: a named part of the residual stream, with one direction for each thing it can say."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +11,11 @@ Label = str | int
 
 Number = int | float
 """A real number, however it is written."""
+
+
+def is_finite(value: object) -> bool:
+    """Whether it is a real number, and neither infinite nor NaN."""
+    return not isinstance(value, str) and hasattr(value, "__float__") and math.isfinite(float(value))  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)

@@ -144,8 +144,9 @@ def verify(
         title: what the progress bar is called.
         total: how many `inputs` there are, for the progress bar.
 
-    Raises `ConfigError` for options that contradict each other, no inputs at all, or a reference that answers for
-    another number of positions; `TokenError` for texts that the circuit does not take.
+    Raises `ConfigError` for options that contradict each other, no inputs at all, a model of other sizes, or a
+    reference that answers for another number of positions or with something else than words, None and mappings;
+    `TokenError` for texts that the circuit does not take.
     """
     if inputs is not None and (length is not None or samples is not None):
         raise ConfigError("verify takes inputs, or length and samples, not both")
@@ -155,7 +156,11 @@ def verify(
         inputs, total = _every_text(circuit, length, samples, seed)
     elif total is None and isinstance(inputs, Sequence):
         total = len(inputs)
-    check = _Check(circuit, circuit.compile() if model is None else model, reference, float(tolerance))
+    model = circuit.compile() if model is None else model
+    if (model.cfg.d_vocab, model.cfg.n_ctx) != (circuit.vocabulary.d_vocab, circuit.n_ctx):
+        raise ConfigError(f"the model has {model.cfg.d_vocab} words and n_ctx = {model.cfg.n_ctx}, the circuit "
+                          f"{circuit.vocabulary.d_vocab} and {circuit.n_ctx}: it was not compiled from it")  # fmt: skip
+    check = _Check(circuit, model, reference, float(tolerance))
     with progress_bar(title, total, progress) as advance:
         for texts, words in _batches(circuit, inputs, batch_size):
             check.add(texts, words)
@@ -236,6 +241,10 @@ class _Check:
         logits = torch.zeros(*tokens.shape, d_vocab, dtype=torch.float64)
         for row, text in enumerate(texts):
             answers = self.reference(text)
+            if isinstance(answers, str) or not isinstance(answers, Sequence):
+                raise ConfigError(
+                    f"the reference answers {text!r} with {answers!r}; allowed: a list, an answer a position"
+                )
             if len(answers) != tokens.shape[1]:
                 raise ConfigError(
                     f"the reference answers for {len(answers)} positions of {text!r}, which has {tokens.shape[1]}"
@@ -247,6 +256,9 @@ class _Check:
                 if isinstance(answer, str):
                     ids[row][position] = self._id(answer, text, position)
                     continue
+                if not isinstance(answer, Mapping):
+                    raise ConfigError(f"the reference answers {answer!r} at position {position} of {text!r}; allowed: "
+                                      "a word, None, or a mapping from words to logits")  # fmt: skip
                 whole[row, position] = True
                 for word, logit in answer.items():
                     logits[row, position, self._id(word, text, position)] = logit

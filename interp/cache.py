@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from interp.errors import CheckpointError, HookNotFoundError, ShapeError
@@ -26,11 +27,19 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
     Attributes:
         model: the model that ran; decompositions read its weights, and refuse if these changed since.
         edited: whether hooks edited anything in the run.
+        attention_mask: [batch, pos], true for tokens and false for padding; None where nothing was padding.
     """
 
-    def __init__(self, activations: Mapping[str, Tensor], model: "HookedTransformer", edited: bool = False):
+    def __init__(
+        self,
+        activations: Mapping[str, Tensor],
+        model: "HookedTransformer",
+        edited: bool = False,
+        attention_mask: Bool[Tensor, "batch pos"] | None = None,
+    ):
         self._values = dict(activations)
         self.model, self.cfg, self.edited = model, model.cfg, edited
+        self.attention_mask = None if attention_mask is None or bool(attention_mask.all()) else attention_mask
         self._weights = weights_now(model)
 
     # ------------------------------------------------------------------ a mapping
@@ -69,14 +78,17 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
 
     # ------------------------------------------------------------------ moving, slicing, files
 
-    def _with(self, activations: Mapping[str, Tensor]) -> "ActivationCache":
-        twin = ActivationCache(activations, self.model, self.edited)
+    def _with(self, activations: Mapping[str, Tensor], mask: Tensor | None) -> "ActivationCache":
+        twin = ActivationCache(activations, self.model, self.edited, mask)
         twin._weights = self._weights
         return twin
 
     def to(self, device: str | torch.device) -> "ActivationCache":
         """A cache with every tensor on `device`."""
-        return self._with({name: value.to(device) for name, value in self.items()})
+        mask = self.attention_mask
+        return self._with(
+            {name: value.to(device) for name, value in self.items()}, None if mask is None else mask.to(device)
+        )
 
     def slice(
         self,
@@ -92,7 +104,10 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
             axis = self.model.hook_points[name.removesuffix("_grad")].pos_axis
             return select(select(value, 0, batch, "batch"), axis, pos, "pos")
 
-        return self._with({name: cut(name, value) for name, value in self.items()})
+        mask = self.attention_mask
+        if mask is not None:
+            mask = select(select(mask, 0, batch, "batch"), 1, pos, "pos")
+        return self._with({name: cut(name, value) for name, value in self.items()}, mask)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all activations to one safetensors file, whole or not at all."""
@@ -105,8 +120,11 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
             "names": json.dumps(list(self)),
             "edited": json.dumps(self.edited),
         }
+        tensors = {n: v.contiguous().clone() for n, v in self.items()}
+        if self.attention_mask is not None:
+            tensors["attention_mask"] = self.attention_mask.contiguous()
         with atomic_path(path) as file:
-            save_file({n: v.contiguous().clone() for n, v in self.items()}, file, metadata=about)
+            save_file(tensors, file, metadata=about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: "HookedTransformer") -> "ActivationCache":
@@ -122,6 +140,7 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
                 if about.get("kind") != "interp.ActivationCache":
                     raise CheckpointError(f"{path} is a safetensors file, but not a saved ActivationCache")
                 values = {name: file.get_tensor(name) for name in json.loads(about["names"])}
+                mask = file.get_tensor("attention_mask") if "attention_mask" in file.keys() else None  # noqa: SIM118
                 theirs, weights, edited = (json.loads(about[k]) for k in ("config", "weights", "edited"))
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{path} cannot be read as a saved ActivationCache: {error!r}") from error
@@ -131,7 +150,7 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
             raise CheckpointError(f"{path} was made by another model: {values_of}")
         if weights != model.weights_hash():
             raise CheckpointError(f"{path} was made by a model of this configuration with other weights")
-        return cls(values, model, edited)
+        return cls(values, model, edited, mask)
 
 
 def select(value: Tensor, axis: int, index: int | slice | Sequence[int] | None, what: str) -> Tensor:

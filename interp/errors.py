@@ -1,6 +1,6 @@
 """What can go wrong, as types. A message says what was given, what is allowed, and the nearest match."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -50,3 +50,10 @@ def did_you_mean(given: str, allowed: Iterable[str], cutoff: float = 0.5) -> str
     """`"; did you mean 'a' or 'b'?"`, or nothing where no option is close."""
     near = get_close_matches(given, list(allowed), n=3, cutoff=cutoff)
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def check_choice(name: str, given: object, allowed: Sequence[str]) -> None:
+    """Raise `ConfigError` unless `given` is one of the allowed words."""
+    if given not in allowed:
+        words = ", ".join(map(repr, allowed))
+        raise ConfigError(f"{name} = {given!r}; allowed: {words}{did_you_mean(str(given), allowed)}")

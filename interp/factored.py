@@ -246,7 +246,7 @@ def _plain(part: Any) -> Any:
     if part is None or part is Ellipsis or isinstance(part, slice):
         return part
     if isinstance(part, Tensor | np.ndarray | list):
-        part = torch.as_tensor(part)
+        part = torch.as_tensor(part, dtype=torch.long if isinstance(part, list) and not part else None)
         return int(part) if part.ndim == 0 and part.dtype != torch.bool else part
     if isinstance(part, bool) or not hasattr(part, "__index__"):
         raise IndexError(f"{part!r} is no index; allowed: integers, slices, None, ..., lists and masks")

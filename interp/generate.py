@@ -251,7 +251,11 @@ def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
             masked = float("-inf") if name.endswith("scores") else 0.0
             parts = [torch.nn.functional.pad(part, (0, n_keys - part.shape[-1]), value=masked) for part in parts]
         joined[name] = torch.cat(parts, dim=point.pos_axis)
-    return ActivationCache(joined, model, edited=any(cache.edited for cache in caches))
+    masks = [cache.attention_mask for cache in caches]
+    mask = None
+    if masks[0] is not None:  # the prompt's; what was generated is no padding
+        mask = torch.cat([masks[0], *(torch.ones_like(masks[0][:, :1]) for _ in masks[1:])], dim=1)
+    return ActivationCache(joined, model, any(cache.edited for cache in caches), mask)
 
 
 def _stop_ids(model: "HookedTransformer", stop_tokens: Stops) -> list[int]:

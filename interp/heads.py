@@ -18,7 +18,7 @@ Scores of patterns are means over prompts, 0 to 1. A score that is not defined i
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, TokenError, did_you_mean
-from interp.hooks import HookFn, layer_index
+from interp.hooks import HookFn, is_index, layer_index
 from interp.progress import shown
 from interp.repeats import repeated_tokens
 from interp.tokens import Text, check_mask
@@ -431,15 +431,15 @@ def score_table(
         raise ConfigError(f"sort = {sort!r}; allowed: {', '.join(names)}{did_you_mean(sort, names)}")
     if at_least is not None and sort is None:
         raise ConfigError(f"at_least = {at_least} of which score? Name it with sort=")
-    if top is not None and top < 1:
-        raise ConfigError(f"top = {top}; allowed: 1 or more")
+    if top is not None and (not is_index(top) or top < 1):
+        raise ConfigError(f"top = {top!r}; allowed: 1 or more")
     first = [] if sort is None else [name for name in (sort, f"{sort}_se") if name in names]
     columns = ["layer", "head", *first, *(n for n in names if n not in first and not n.endswith("_se"))]
     table = scores.to_dataframe().reset_index().set_index("label").rename_axis(None).filter(columns)
     layers = [int(i) for i in table["layer"]]
     rows = list(range(len(layers)))
     if layer is not None:
-        asked = [layer] if isinstance(layer, int) else layer
+        asked = [layer] if is_index(layer) else cast(Sequence[int], layer)
         kept = {layer_index(i, max(layers) + 1, "layer") for i in asked}
         rows = [row for row in rows if layers[row] in kept]
     if sort is not None:

@@ -184,15 +184,19 @@ def layer_of(name: str) -> int | None:
 
 def as_indices(index: Any) -> list[int]:
     """One index or several, of whatever integer type, as plain integers. Raises `TypeError` for anything else."""
-    several = [index] if hasattr(index, "__index__") and not has_axes(index) else list(index)
+    several = [index] if is_index(index) else list(index)
     if isinstance(index, str) or any(isinstance(i, bool) for i in several):
         raise TypeError(f"{index!r} is no index")
     return [operator.index(i) for i in several]
 
 
-def has_axes(index: Any) -> bool:
-    """Whether it is an array of indices rather than one."""
-    return getattr(index, "ndim", 0) > 0
+def is_index(value: object) -> bool:
+    """Whether it is one integer, of Python, numpy or torch, and no truth value."""
+    try:
+        operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        return False
+    return not isinstance(value, bool) and not getattr(value, "ndim", 0)
 
 
 def layer_index(layer: int, n_layers: int, what: str, *, end: bool = False) -> int:
@@ -201,9 +205,9 @@ def layer_index(layer: int, n_layers: int, what: str, *, end: bool = False) -> i
     Raises `ConfigError` out of range.
     """
     highest = n_layers if end else n_layers - 1
-    if isinstance(layer, bool) or not -n_layers <= layer <= highest:
-        raise ConfigError(f"{what} = {layer}; allowed: {-n_layers} to {highest} (the model has {n_layers} layers)")
-    return layer + n_layers if layer < 0 else layer
+    if not is_index(layer) or not -n_layers <= layer <= highest:
+        raise ConfigError(f"{what} = {layer!r}; allowed: {-n_layers} to {highest} (the model has {n_layers} layers)")
+    return operator.index(layer) + (n_layers if layer < 0 else 0)
 
 
 def resolve(asked: HookName, names: Sequence[str], n_layers: int) -> list[str]:

@@ -40,7 +40,7 @@ from interp.errors import (
     did_you_mean,
 )
 from interp.files import atomic_path
-from interp.hooks import HookName, HookPair, HookPoint, as_indices, has_axes, layer_index, layer_of
+from interp.hooks import HookName, HookPair, HookPoint, as_indices, is_index, layer_index, layer_of
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -145,8 +145,7 @@ class Intervention:
                 raise ConfigError(f"{kind}: {name} = {value!r}; allowed: int, several, None") from None
             if not several:
                 raise ConfigError(f"{kind}: {name} = {value!r} names nothing")
-            single = hasattr(value, "__index__") and not has_axes(value)
-            object.__setattr__(self, name, several[0] if single else tuple(dict.fromkeys(several)))
+            object.__setattr__(self, name, several[0] if is_index(value) else tuple(dict.fromkeys(several)))
 
     def __repr__(self) -> str:
         given = [f"{f.name}={v!r}" for f in dataclasses.fields(self) if (v := getattr(self, f.name)) != f.default]
@@ -260,7 +259,7 @@ class Patch(Intervention):
 
 @dataclass(frozen=True, repr=False)
 class Mean(Patch):
-    """Mean ablation: the mean of other runs over their prompts, which should not be padded: padding would count.
+    """Mean ablation: the mean of other runs over their prompts, which must not be padded: padding would count.
 
     Attributes:
         values: as for `Patch`.
@@ -268,6 +267,10 @@ class Mean(Patch):
     """
 
     per_position: bool = True
+
+    def __post_init__(self) -> None:
+        _refuse_padding(self)
+        super().__post_init__()
 
     def value(self, name: str, activation: Tensor, axes: tuple[str, ...]) -> Tensor:
         """The mean."""
@@ -279,12 +282,20 @@ class Mean(Patch):
 class Resample(Patch):
     """Resample ablation: for each prompt the activations of another one, drawn at random (Chan et al. 2022).
 
+    The other runs must not be padded: padding would be drawn.
+
     Attributes:
         values: as for `Patch`.
         seed: of the draw, which is the same at every site.
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _refuse_padding(self)
+        if not is_index(self.seed):
+            raise ConfigError(f"Resample: seed = {self.seed!r}; allowed: an integer")
+        super().__post_init__()
 
     def value(self, name: str, activation: Tensor, axes: tuple[str, ...]) -> Tensor:
         """Other prompts' activations; where there are as many as prompts in the run, none meets its own."""
@@ -297,6 +308,15 @@ class Resample(Patch):
         else:
             drawn = torch.randint(len(held), (n,), generator=generator)
         return held[drawn.to(held.device)]
+
+
+def _refuse_padding(source: Patch) -> None:
+    given = source.values
+    if isinstance(given, ActivationCache) and given.attention_mask is not None:
+        raise ConfigError(
+            f"{type(source).__name__} takes runs of equally long prompts; in this one "
+            f"{int((~given.attention_mask).any(dim=1).sum())} of {len(given.attention_mask)} are padded"
+        )
 
 
 @dataclass(frozen=True, repr=False)

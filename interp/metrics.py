@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, TokenError
-from interp.hooks import as_indices
+from interp.hooks import as_indices, is_index
 from interp.tokens import Text
 
 if TYPE_CHECKING:
@@ -110,11 +110,11 @@ class Prompts:
         """The token id that `answer` means for each prompt. Raises `TokenError`."""
         batch = len(self.tokens)
         given: Any = answer.tolist() if isinstance(answer, Tensor) else answer
-        several = [given] * batch if isinstance(given, str) or hasattr(given, "__index__") else list(given)
+        several = [given] * batch if isinstance(given, str) or is_index(given) else list(given)
         if len(several) != batch:
             raise ShapeError(f"{len(several)} answers for {batch} prompts; allowed: one for all, or one a prompt")
         for one in several:
-            if isinstance(one, bool) or not (isinstance(one, str) or hasattr(one, "__index__")):
+            if not (isinstance(one, str) or is_index(one)):
                 raise TokenError(f"answer {one!r} is neither a token id nor a text")
         ids = [self.to_id(one) if isinstance(one, str) else operator.index(one) for one in several]
         if bad := [i for i in ids if not 0 <= i < self.d_vocab]:

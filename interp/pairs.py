@@ -85,7 +85,7 @@ class Pair:
                 source.check_model(model)
             return cls(model, direction, tokens, mask, source)
         if isinstance(source, ActivationCache):
-            check_cache(source, model, tokens, written)
+            check_cache(source, model, tokens, mask, written)
             return cls(model, direction, tokens, mask, source)
         others, other_mask = model.tokens_and_mask(source, attention_mask)
         if others.shape != tokens.shape:
@@ -93,8 +93,7 @@ class Pair:
                 f"the {written} prompt has shape {tuple(others.shape)} [batch, pos], the {runs} one "
                 f"{tuple(tokens.shape)}; positions must correspond, so make them equally long"
             )
-        masks = [torch.ones_like(tokens, dtype=torch.bool) if m is None else m.bool() for m in (mask, other_mask)]
-        if not torch.equal(*masks):
+        if not _same_padding(mask, other_mask, tokens):
             raise ShapeError(f"the {written} and {runs} prompts are padded differently, so positions do not correspond")
         return cls(model, direction, tokens, mask, others)
 
@@ -132,9 +131,13 @@ def _check_placeless(source: Intervention) -> None:
 
 
 def check_cache(
-    cache: ActivationCache, model: "HookedTransformer", tokens: Int[Tensor, "batch pos"], what: str
+    cache: ActivationCache,
+    model: "HookedTransformer",
+    tokens: Int[Tensor, "batch pos"],
+    mask: Tensor | None,
+    what: str,
 ) -> None:
-    """A cache must be of this model, of these weights, and of as many prompts and positions.
+    """A cache must be of this model, of these weights, and of as many prompts and positions, padded alike.
 
     Raises `CacheError` or `ShapeError`.
     """
@@ -150,6 +153,13 @@ def check_cache(
             raise ShapeError(
                 f"the {what} cache holds {tuple(value.shape[:2])} [batch, pos], the run has {tuple(tokens.shape)}"
             )
+    if not _same_padding(cache.attention_mask, mask, tokens):
+        raise ShapeError(f"the run of the {what} cache was padded differently, so positions do not correspond")
+
+
+def _same_padding(one: Tensor | None, other: Tensor | None, tokens: Int[Tensor, "batch pos"]) -> bool:
+    first, second = (torch.ones_like(tokens) if mask is None else mask.to(tokens) for mask in (one, other))
+    return torch.equal(first, second)
 
 
 def _held(cache: ActivationCache, name: str) -> Tensor:

@@ -70,6 +70,8 @@ class Node:
         Raises `HookNotFoundError` naming what is near, or what is out of range.
         """
         cfg = model.cfg
+        if not isinstance(name, str):
+            raise HookNotFoundError(f"{name!r} is no component; components are named as text, such as 'L0H1'")
         if name in ("embed", "logits"):
             return cls(name, -1 if name == "embed" else cfg.n_layers)
         found = re.fullmatch(r"L(\d+)(?:H(\d+)(?:\.([qkv]))?|\.mlp)", name)
@@ -138,7 +140,7 @@ def path_sweep(
     check_confidence(confidence)
     _check_reactions(mlps=mlps, norms=norms)
     pair = Pair.of(model, corrupted, clean, direction, attention_mask)
-    targets = [Node.of(name, model) for name in ([receivers] if isinstance(receivers, str) else receivers)]
+    targets = [Node.of(name, model) for name in _several(receivers)]
     sources, axes = _senders(senders, model)
     _check_receivers(targets)
     metrics, names = as_named(metric)
@@ -161,6 +163,10 @@ def path_sweep(
     }
     cells = values.unflatten(2, [len(axis.indices) for axis in axes])
     return labelled(cells, axes, names, per_prompt, confidence, about)
+
+
+def _several(names: object) -> list[str]:
+    return list(names) if isinstance(names, Sequence) and not isinstance(names, str) else [cast(str, names)]
 
 
 def _senders(senders: str | Sequence[str], model: "HookedTransformer") -> tuple[list[Node], list[Axis]]:

@@ -29,7 +29,7 @@ from interp.components import Norm, rotary_angles, rotate
 from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError
 from interp.factored import wide
-from interp.hooks import layer_index
+from interp.hooks import is_index, layer_index
 from interp.progress import shown
 from interp.residual import Answer, LogitAttribution, Stack
 from interp.tokens import check_mask
@@ -355,8 +355,8 @@ def _agree(total: Tensor, cached: Tensor, size: Tensor) -> bool:
 
 def _check_count(cfg: TransformerConfig, stop: int, max_length: int | None, max_terms: int, sides: int) -> None:
     """Raise `ConfigError` for an impossible length, or for more terms than allowed."""
-    if max_length is not None and (isinstance(max_length, bool) or max_length < 0):
-        raise ConfigError(f"max_length = {max_length}; allowed: 0 or more heads, or None for chains of any length")
+    if max_length is not None and (not is_index(max_length) or max_length < 0):
+        raise ConfigError(f"max_length = {max_length!r}; allowed: 0 or more heads, or None for chains of any length")
     wanted = count_paths(cfg, stop, max_length) ** sides
     if wanted <= max_terms:
         return

@@ -123,7 +123,7 @@ class Place:
 
 
 def _granularity(over: Sequence[Granularity]) -> tuple[Granularity, ...]:
-    words = (over,) if isinstance(over, str) else tuple(over)
+    words = (over,) if isinstance(over, str) or not isinstance(over, Sequence) else tuple(over)
     allowed = ("layer", "pos", "head", "neuron")
     for word in words:
         if word not in allowed:

@@ -223,10 +223,10 @@ class Hooked(nn.Module):
         kept: dict[str, Tensor] = {}
         in_graph: dict[str, Tensor] = {}
 
-        def part(value: Tensor, hook: HookPoint) -> Tensor:
+        def part(value: Tensor, pos_axis: int) -> Tensor:
             value = value.detach()
             if pos_slice is not None:  # a copy, so that the whole tensor is not held
-                value = select(value, hook.pos_axis, pos_slice, "pos").clone()
+                value = select(value, pos_axis, pos_slice, "pos").clone()
             return value if device is None else value.to(device)
 
         def keep(value: Tensor, hook: HookPoint) -> Tensor:
@@ -234,7 +234,7 @@ class Hooked(nn.Module):
                 raise CacheError(
                     f"{hook.name} ran twice in one cached run: by a run inside a hook, or in another thread"
                 )
-            kept[hook.name] = part(value, hook)
+            kept[hook.name] = part(value, hook.pos_axis)
             if incl_bwd:
                 in_graph[hook.name] = value
             return value
@@ -247,12 +247,15 @@ class Hooked(nn.Module):
         active = self._attach([(name, keep) for name in names], "fwd", observes=not incl_bwd)
         if options.get("start_at_layer") is not None and isinstance(input, Tensor):
             input = input.clone()  # the cache must not hold the caller's own tensor
+        model = cast("HookedTransformer", self)
+        if options.get("start_at_layer") is None:
+            input, options["attention_mask"] = model.tokens_and_mask(input, options.get("attention_mask"))
         try:
             with torch.set_grad_enabled(incl_bwd or torch.is_grad_enabled()):
                 output = self(input, return_type, **options)
                 if incl_bwd:
                     for name, gradient in _gradients(output, in_graph).items():
-                        kept[f"{name}_grad"] = part(gradient, self.hook_points[name])
+                        kept[f"{name}_grad"] = part(gradient, self.hook_points[name].pos_axis)
         finally:
             self._detach(active, graphs=True)
         if missing := [name for name in names if name not in kept]:
@@ -260,7 +263,8 @@ class Hooked(nn.Module):
         if options.get("stop_at_layer") is not None:
             output = output.clone()  # nor hand out one of its own
         edited = any(hook.edited for hook in callers if hook.direction == "fwd")
-        return output, ActivationCache(kept, cast("HookedTransformer", self), edited=edited)
+        mask = options.get("attention_mask")
+        return output, ActivationCache(kept, model, edited, None if mask is None else part(mask.bool(), 1))
 
     def _reached(
         self, asked: HookName | list[HookName] | None, return_type: ReturnType, options: RunOptions

@@ -1,7 +1,6 @@
 """Matrices over pairs of tokens are too large to hold: here they pass by, a block of rows at a time."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,8 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, RangeError, ShapeError, TokenError, did_you_mean
+from interp.errors import ConfigError, RangeError, ShapeError, TokenError, check_choice
 from interp.factored import FactoredMatrix, wide
+from interp.hooks import is_index
 from interp.model import HookedTransformer
 from interp.progress import shown
 from interp.tokens import visible
@@ -68,8 +68,8 @@ def top_entries(
     check_choice("by", by, ("largest", "smallest", "magnitude"))
     n_rows, n_columns = matrix.shape
     most = n_columns if per_row else n_rows * n_columns
-    if isinstance(k, bool) or not 1 <= k <= most or (block is not None and block < 1):
-        raise ConfigError(f"k = {k}, block = {block}; allowed: k from 1 to {most}, and a block of 1 row or more")
+    if not is_index(k) or not 1 <= k <= most or (block is not None and block < 1):
+        raise ConfigError(f"k = {k!r}, block = {block}; allowed: k from 1 to {most}, and a block of 1 row or more")
     A, B = wide(matrix.A), wide(matrix.B)
     if not (A.isfinite().all() and B.isfinite().all()):
         raise RangeError("a factor of the matrix has entries that are infinite or not numbers: none is largest")
@@ -117,10 +117,3 @@ def token_names(model: HookedTransformer, ids: Int[Tensor, "n"]) -> list[str]:
             return f"<{i}>"
 
     return [name(i) for i in ids.tolist()]
-
-
-def check_choice(name: str, given: object, allowed: Sequence[str]) -> None:
-    """Raise `ConfigError` unless `given` is one of the allowed words."""
-    if given not in allowed:
-        words = ", ".join(map(repr, allowed))
-        raise ConfigError(f"{name} = {given!r}; allowed: {words}{did_you_mean(str(given), allowed)}")

@@ -25,13 +25,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.components import Norm
-from interp.errors import ConfigError
+from interp.errors import ConfigError, check_choice
 from interp.factored import FactoredMatrix, wide
-from interp.hooks import layer_index
+from interp.hooks import is_index, layer_index
 from interp.model import HookedTransformer
 from interp.progress import shown
 from interp.repeats import ordinary_tokens
-from interp.streaming import TopEntries, check_choice, token_names, top_entries
+from interp.streaming import TopEntries, token_names, top_entries
 
 if TYPE_CHECKING:
     import xarray
@@ -346,16 +346,16 @@ def _of_head(model: HookedTransformer, layer: int, head: int, fold_norms: bool) 
 
 def _head_index(model: HookedTransformer, head: int) -> int:
     n = model.cfg.n_heads
-    if isinstance(head, bool) or not -n <= head < n:
-        raise ConfigError(f"head = {head}; allowed: {-n} to {n - 1} (a layer has {n} heads)")
+    if not is_index(head) or not -n <= head < n:
+        raise ConfigError(f"head = {head!r}; allowed: {-n} to {n - 1} (a layer has {n} heads)")
     return head % n
 
 
 def _at_most(name: str, given: int | None, most: int) -> int:
     if given is None:
         return min(10, most)
-    if isinstance(given, bool) or not 1 <= given <= most:
-        raise ConfigError(f"{name} = {given}; allowed: 1 to {most}")
+    if not is_index(given) or not 1 <= given <= most:
+        raise ConfigError(f"{name} = {given!r}; allowed: 1 to {most}")
     return given
 
 

@@ -215,6 +215,20 @@ def test_a_saved_cache_comes_back_bit_for_bit(run: Run, tmp_path: Path):
     assert [name for name in loaded if not torch.equal(loaded[name], run.everything[name])] == []
 
 
+def test_a_cache_remembers_what_was_padding_through_slices_and_files(tmp_path: Path):
+    model, mask = build(config(SMALL), SEED), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]).bool()
+    tokens = random_tokens(model.cfg, SEED, 2, 4)
+    _, cache = model.run_with_cache(tokens, attention_mask=mask)
+    assert cache.attention_mask is not None and torch.equal(cache.attention_mask, mask)
+    cache.save(tmp_path / "cache.safetensors")
+    for same in (cache.to("cpu"), ActivationCache.load(tmp_path / "cache.safetensors", model)):
+        assert same.attention_mask is not None and torch.equal(same.attention_mask, mask) and list(same) == list(cache)
+    first = cache.slice(batch=0, pos=slice(1, 3)).attention_mask
+    assert first is not None and torch.equal(first, mask[:1, 1:3])
+    _, cut = model.run_with_cache(tokens, attention_mask=mask, pos_slice=[-1])
+    assert cut.attention_mask is None and cache.slice(batch=1).attention_mask is None
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_a_saved_cache_keeps_its_dtype(dtype: torch.dtype, tmp_path: Path):
     model = build(TransformerConfig(**SMALL, dtype=dtype), SEED)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from grid import GRID, SMALL, Run, build, config
+from grid import GRID, SMALL, Run, build, config, random_tokens
 from torch import Tensor
 
 from interp import (
@@ -253,6 +253,17 @@ def test_prompts_that_differ_show_all_their_tokens_at_a_position():
     model = build(config(GRID["learned_ln"]), seed=18, tokenizer=Vocabulary("abcdefghijk"))
     result = sweep(model, ["abc", "adc"], ["abd", "add"], Logit("a"), progress=False)
     assert list(result.token.values) == ["a", "b/d", "c"]
+
+
+def test_a_cache_of_a_run_that_was_padded_differently_is_refused():
+    model, mask = build(config(SMALL), seed=6), torch.ones(2, 5, dtype=torch.bool)
+    mask[0, :2] = False
+    clean, corrupted = (random_tokens(model.cfg, seed, 2, 5) for seed in (3, 4))
+    _, cache = model.run_with_cache(clean, attention_mask=mask)
+    with pytest.raises(ShapeError, match="the run of the clean cache was padded differently"):
+        sweep(model, corrupted, cache, METRIC, progress=False)
+    effect = sweep(model, corrupted, cache, METRIC, attention_mask=mask, progress=False)
+    assert np.array_equal(effect, sweep(model, corrupted, clean, METRIC, attention_mask=mask, progress=False))
 
 
 def test_left_padding_changes_no_number():

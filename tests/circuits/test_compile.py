@@ -96,6 +96,8 @@ def test_a_stream_that_is_too_narrow_is_an_error():
         ({"positions": "quadradic"}, "did you mean 'quadratic'"),
         ({"compress": True}, "compress = True: the spaces have 19 coordinates"),
         ({"norm": "BN"}, "norm"),
+        ({"dtype": "float64"}, "dtype = 'float64'; allowed: torch.float32"),
+        ({"error": "small"}, "error = 'small'; allowed: between 0 and 1"),
     ],
 )
 def test_an_option_out_of_range_is_refused(options, message: str, as_installed: None):

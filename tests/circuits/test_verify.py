@@ -7,6 +7,7 @@ import torch
 from test_language import induction
 
 from circuits import Circuit, copy, match
+from circuits.gallery import entry
 from circuits.verify import every_text
 from interp import ConfigError, HookedTransformer, TokenError
 
@@ -127,9 +128,15 @@ def test_texts_of_several_lengths_are_verified_in_their_order():
         ({"samples": 0}, "samples = 0"),
         ({"inputs": []}, "there are no inputs"),
         ({"inputs": ["!ab"], "reference": lambda text: [None]}, "answers for 1 positions of '!ab', which has 3"),
+        ({"inputs": ["!ab"], "reference": lambda text: None}, "answers '!ab' with None; allowed: a list"),
+        ({"inputs": ["!ab"], "reference": lambda text: [None, 3, None]}, "answers 3 at position 1 of '!ab'"),
+        (
+            {"inputs": ["!ab"], "model": entry("virtual_head").build().compile()},
+            "the model has 6 words .*the circuit 4",
+        ),
     ],
 )
-def test_what_cannot_be_verified_is_refused(options, message: str):
+def test_what_cannot_be_verified_is_refused(options, message: str, as_installed: None):
     with pytest.raises(ConfigError, match=message):
         induction().verify(**options, progress=False)
 
