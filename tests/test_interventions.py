@@ -220,7 +220,7 @@ def test_what_does_not_fit_is_an_error_that_names_the_intervention_before_any_bl
 
 
 @pytest.mark.parametrize("kind", [Mean, Resample])
-def test_the_mean_of_a_padded_run_is_refused_since_padding_would_count(kind: type[Intervention]):
+def test_the_mean_of_a_padded_run_is_refused_since_padding_would_count(kind: type[Patch]):
     model, mask = build(config(SMALL), seed=4), torch.ones(3, 6, dtype=torch.bool)
     mask[1:, :2] = False
     _, cache = model.run_with_cache(tokens(), attention_mask=mask)
