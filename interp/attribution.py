@@ -16,11 +16,12 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.answers import Answer
 from interp.cache import ActivationCache, select
 from interp.components import Norm
 from interp.errors import ConfigError, ShapeError, did_you_mean
+from interp.hooks import is_index
 from interp.labelled import Places, Pos
-from interp.residual import Answer
 from interp.tokens import Text
 
 if TYPE_CHECKING:
@@ -234,9 +235,10 @@ def attribution_table(result: "xr.Dataset", top: int = 10) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    wide = {axis: n for axis, n in result["logit"].sizes.items() if n > 1}
-    if wide or top < 1:
-        raise ConfigError(f"top = {top}, over {wide}; allowed: from 1, at one place: result.isel(batch=0, pos=-1)")
+    if not is_index(top) or top < 1:
+        raise ConfigError(f"top = {top!r}; allowed: 1 or more")
+    if several := {axis: n for axis, n in result["logit"].sizes.items() if n > 1}:
+        raise ConfigError(f"a table is of one place, not of {several}; choose it: result.isel(batch=0, pos=-1)")
     rows = []
     for name in ("attribution", "rest"):
         if name in result:

@@ -78,8 +78,9 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
 
     # ------------------------------------------------------------------ moving, slicing, files
 
-    def _with(self, activations: Mapping[str, Tensor], mask: Tensor | None) -> "ActivationCache":
-        twin = ActivationCache(activations, self.model, self.edited, mask)
+    def _with(self, activations: Mapping[str, Tensor], mask: Tensor | None = None) -> "ActivationCache":
+        """Other activations of the same run; without a mask, of the same positions."""
+        twin = ActivationCache(activations, self.model, self.edited, self.attention_mask if mask is None else mask)
         twin._weights = self._weights
         return twin
 
@@ -144,8 +145,8 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
                 theirs, weights, edited = (json.loads(about[k]) for k in ("config", "weights", "edited"))
         except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
             raise CheckpointError(f"{path} cannot be read as a saved ActivationCache: {error!r}") from error
-        ours = json.loads(model.cfg.to_json())
-        if differing := [k for k in ours if theirs.get(k) != ours[k] and k not in ("seed", "init_std")]:
+        ours = json.loads(json.dumps(model.cfg.architecture()))
+        if differing := [k for k in ours if theirs.get(k) != ours[k]]:
             values_of = ", ".join(f"{k} = {theirs.get(k)!r} (here {ours[k]!r})" for k in differing)
             raise CheckpointError(f"{path} was made by another model: {values_of}")
         if weights != model.weights_hash():

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.config import NormType, RotaryScaling, TransformerConfig
+from interp.factored import at_least_float32
 from interp.generate import LayerKeysValues
 from interp.hooks import HookPoint
 from interp.private_reads import PrivateRead, PrivateReads
@@ -136,14 +137,14 @@ class Norm(nn.Module):
 
     def scale(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes 1"]:
         """`sqrt(mean((x - mean)^2) + eps)`; RMS takes no mean off. At least float32."""
-        norm = torch.linalg.vector_norm(self._centred(_at_least_float32(x)), dim=-1, keepdim=True)  # one pass over x
+        norm = torch.linalg.vector_norm(self._centred(at_least_float32(x)), dim=-1, keepdim=True)  # one pass over x
         return (norm.square() / self.size + self.eps).sqrt()
 
     def at_scale(self, x: Float[Tensor, "*axes size"], scale: Float[Tensor, "*#axes 1"]) -> Float[Tensor, "*axes size"]:
         """The norm without its bias at a given scale: a *linear* map of `x`, which is what makes attribution exact."""
         if self.w is None:
             return x
-        return (self._centred(_at_least_float32(x)) / scale).to(x.dtype) * self.w.to(x.device)
+        return (self._centred(at_least_float32(x)) / scale).to(x.dtype) * self.w.to(x.device)
 
     def pull_back(
         self, directions: Float[Tensor, "*axes size"], scale: Float[Tensor, "*#axes 1"]
@@ -154,7 +155,7 @@ class Norm(nn.Module):
         """
         if self.w is None:
             return directions
-        wide = _at_least_float32(directions) * self.w.to(directions.device) / scale
+        wide = at_least_float32(directions) * self.w.to(directions.device) / scale
         return self._centred(wide).to(directions.dtype)
 
     def _centred(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes size"]:
@@ -316,7 +317,7 @@ class Attention(nn.Module):
                 enable_gqa=self.cfg.n_key_value_heads < self.cfg.n_heads,
             ).transpose(1, 2)
         scores = self.hook_attn_scores(self._scores(q, k).masked_fill(~side.visible, float("-inf")))
-        pattern = self.hook_pattern(_at_least_float32(scores).softmax(dim=-1).to(q.dtype))
+        pattern = self.hook_pattern(at_least_float32(scores).softmax(dim=-1).to(q.dtype))
         return self._mix(pattern, v)
 
     def _project(
@@ -435,7 +436,3 @@ class Unembed(nn.Module):
 def _read_weight(n: int, cfg: TransformerConfig) -> nn.Parameter:
     """[n, d_model, d_head] in shape, [n * d_head, d_model] in memory."""
     return nn.Parameter(torch.empty(n, cfg.d_head, cfg.d_model).transpose(1, 2))
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -252,6 +252,10 @@ class TransformerConfig:
         """All fields as JSON values."""
         return dataclasses.asdict(self) | {"dtype": str(self.dtype).removeprefix("torch.")}
 
+    def architecture(self) -> dict[str, Any]:
+        """`to_dict` without what only the first weights depend on (`seed`, `init_std`)."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("seed", "init_std")}
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":
         """The config whose `to_dict` this is. Raises `ConfigError` as the constructor does."""

@@ -99,7 +99,7 @@ class FactoredMatrix:
 
     def dense(self) -> Float[Tensor, "*batch rows columns"]:
         """Multiplied out."""
-        return (wide(self.A) @ wide(self.B)).to(self.dtype)
+        return (at_least_float32(self.A) @ at_least_float32(self.B)).to(self.dtype)
 
     collapse = dense
 
@@ -117,20 +117,21 @@ class FactoredMatrix:
         if not isinstance(other, Tensor | FactoredMatrix):
             return NotImplemented
         _check_product(self, other)
-        A, B = wide(self.A), wide(self.B)
+        A, B = at_least_float32(self.A), at_least_float32(self.B)
         if isinstance(other, Tensor):
-            inner = B @ wide(other)
+            inner = B @ at_least_float32(other)
             return (A @ inner[..., None])[..., 0].to(self.dtype) if other.ndim == 1 else self._like(A, inner)
-        inner = B @ wide(other.A)  # [*batch, rank, rank of the other]; joins the side that leaves the lower rank
+        # [*batch, rank, rank of the other], which joins the side that leaves the lower rank
+        inner = B @ at_least_float32(other.A)
         if self.rank <= other.rank:
-            return self._like(A, inner @ wide(other.B))
+            return self._like(A, inner @ at_least_float32(other.B))
         return self._like(A @ inner, other.B)
 
     def __rmatmul__(self, other: Tensor) -> Any:
         if not isinstance(other, Tensor):
             return NotImplemented
         _check_product(other, self)
-        inner, B = wide(other) @ wide(self.A), wide(self.B)
+        inner, B = at_least_float32(other) @ at_least_float32(self.A), at_least_float32(self.B)
         return (inner[..., None, :] @ B)[..., 0, :].to(self.dtype) if other.ndim == 1 else self._like(inner, B)
 
     def _like(self, A: Tensor, B: Tensor) -> "FactoredMatrix":
@@ -172,7 +173,7 @@ class FactoredMatrix:
 
     def svd(self) -> SVD:
         """The singular value decomposition, from those of A, of B and of a matrix no larger than [rank, rank]."""
-        (q_A, r_A), (q_B, r_B) = torch.linalg.qr(wide(self.A)), torch.linalg.qr(wide(self.B).mT)
+        (q_A, r_A), (q_B, r_B) = torch.linalg.qr(at_least_float32(self.A)), torch.linalg.qr(at_least_float32(self.B).mT)
         U, S, Vh = torch.linalg.svd(r_A @ r_B.mT, full_matrices=False)
         return SVD(q_A @ U, S, Vh @ q_B.mT)
 
@@ -187,7 +188,7 @@ class FactoredMatrix:
     def trace(self) -> Float[Tensor, "*batch"]:
         """The sum of the diagonal. Raises `ShapeError` unless the matrix is square."""
         self._check_square("a trace")
-        return (wide(self.A) * wide(self.B).mT).sum(dim=(-2, -1))
+        return (at_least_float32(self.A) * at_least_float32(self.B).mT).sum(dim=(-2, -1))
 
     def eigenvalues(self) -> Complex[Tensor, "*batch k"]:
         """The min(rows, rank) eigenvalues that can differ from 0, of falling size; all others are 0.
@@ -195,17 +196,17 @@ class FactoredMatrix:
         `A B` and `B A` share them. Raises `ShapeError` unless the matrix is square.
         """
         self._check_square("eigenvalues")
-        A, B = wide(self.A), wide(self.B)
+        A, B = at_least_float32(self.A), at_least_float32(self.B)
         found = torch.linalg.eigvals(B @ A if self.rank < self.shape[-1] else A @ B)
         return found.gather(-1, found.abs().argsort(dim=-1, descending=True))
 
     def reduced(self) -> Float[Tensor, "*batch k columns"]:
         """Fewer rows, k = min(rows, rank), that measure the same: `|reduced @ x| = |matrix @ x|` for every x."""
-        return _triangle(wide(self.A)) @ wide(self.B)
+        return _triangle(at_least_float32(self.A)) @ at_least_float32(self.B)
 
     def _core(self) -> Tensor:
         """A small matrix with the same singular values: what is left of the factors without their orthonormal parts."""
-        return _triangle(wide(self.A)) @ _triangle(wide(self.B).mT).mT
+        return _triangle(at_least_float32(self.A)) @ _triangle(at_least_float32(self.B).mT).mT
 
     def _check_square(self, what: str) -> None:
         if self.shape[-1] != self.shape[-2]:
@@ -296,6 +297,6 @@ def _triangle(x: Tensor) -> Tensor:
     return torch.linalg.qr(x, mode="reduced" if x.requires_grad and torch.is_grad_enabled() else "r").R
 
 
-def wide(x: Tensor) -> Tensor:
-    """In float32 at least."""
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same numbers in a precision that sums and differences can be taken in: half precision becomes float32."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError, TokenError
+from interp.answers import Answer, token_ids
+from interp.errors import ConfigError, ShapeError
 from interp.hooks import HookName
 from interp.progress import shown
 from interp.tokens import Text, check_mask
@@ -18,10 +19,6 @@ from interp.tokens import Text, check_mask
 if TYPE_CHECKING:
     from interp.cache import ActivationCache
     from interp.model import HookedTransformer
-
-
-Stops = int | str | Sequence[int | str]
-"""Tokens at which a sequence ends, by their ids or their texts."""
 
 
 class LayerKeysValues:
@@ -258,16 +255,6 @@ def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
     return ActivationCache(joined, model, any(cache.edited for cache in caches), mask)
 
 
-def _stop_ids(model: "HookedTransformer", stop_tokens: Stops) -> list[int]:
-    """Their ids. Raises `TokenError` for a text that is not one token, or what is no token's id."""
-    several = [stop_tokens] if isinstance(stop_tokens, int | str) else list(stop_tokens)
-    ids = [model.to_single_token(stop) if isinstance(stop, str) else stop for stop in several]
-    for i in ids:
-        if not _is_number(i, Integral) or not 0 <= i < model.cfg.d_vocab:
-            raise TokenError(f"stop token {i!r}; allowed: 0 to {model.cfg.d_vocab - 1}, or the text of one token")
-    return [int(i) for i in ids]
-
-
 class Generates:
     """`generate` and `stream`, for a model."""
 
@@ -280,7 +267,7 @@ class Generates:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
-        stop_tokens: Stops = (),
+        stop_tokens: Answer = (),
         attention_mask: Tensor | None = None,
         names_filter: HookName | Iterable[HookName] | None = None,
         progress: bool = True,
@@ -301,7 +288,7 @@ class Generates:
         """
         model = cast("HookedTransformer", self)
         tokens, attention_mask = model.tokens_and_mask(input, attention_mask)
-        stops = _stop_ids(model, stop_tokens)
+        stops = token_ids(stop_tokens, model.to_single_token, model.cfg.d_vocab, "stop token").flatten().tolist()
         caches: list[ActivationCache] | None = None if names_filter is None else []
         sampling = Sampling(temperature, top_k, top_p, seed)
         steps = stream(model, tokens, max_new_tokens, sampling, stops, attention_mask, names_filter, caches)
@@ -322,11 +309,11 @@ class Generates:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
-        stop_tokens: Stops = (),
+        stop_tokens: Answer = (),
         attention_mask: Tensor | None = None,
     ) -> Iterator[Int[Tensor, "batch"]]:
         """As `generate`, one step at a time: the next token of every sequence."""
         model = cast("HookedTransformer", self)
         tokens, attention_mask = model.tokens_and_mask(input, attention_mask)
-        stops = _stop_ids(model, stop_tokens)
+        stops = token_ids(stop_tokens, model.to_single_token, model.cfg.d_vocab, "stop token").flatten().tolist()
         return stream(model, tokens, max_new_tokens, Sampling(temperature, top_k, top_p, seed), stops, attention_mask)

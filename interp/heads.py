@@ -18,14 +18,15 @@ Scores of patterns are means over prompts, 0 to 1. A score that is not defined i
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError, TokenError, did_you_mean
+from interp.errors import ConfigError, ShapeError, TokenError, check_choice, did_you_mean
+from interp.factored import at_least_float32
 from interp.hooks import HookFn, is_index, layer_index
 from interp.progress import shown
 from interp.repeats import repeated_tokens
@@ -101,9 +102,8 @@ def attention_on(
     batch = marks.shape[:-2]
     if pattern.shape[-2:] != marks.shape[-2:] or pattern.shape[: len(batch)] != batch or len(batch) > 1:
         raise ShapeError(f"a pattern of shape {tuple(pattern.shape)} does not fit marks of {tuple(marks.shape)}")
-    if average not in ("queries", "entries"):
-        raise ConfigError(f"average = {average!r}; allowed: 'queries' or 'entries'")
-    pattern = pattern.to(torch.promote_types(pattern.dtype, torch.float32))
+    check_choice("average", average, get_args(Average))
+    pattern = at_least_float32(pattern)
     axes = "b...qk,bqk->b..." if batch else "...qk,qk->..."
     total = torch.einsum(axes, pattern, marks.to(pattern.dtype))
     count = (marks.any(dim=-1) if average == "queries" else marks.flatten(-2)).sum(dim=-1)
@@ -276,9 +276,10 @@ def head_scores_of(
     tokens: Text | Tensor,
     *,
     scores: str | Sequence[str] | None = None,
-    attention_mask: Tensor | None = None,
 ) -> "xr.Dataset":
     """As `head_scores`, of the patterns that a run on `tokens` left in a cache (edits by hooks included).
+
+    What was padding in the run is not scored.
 
     Raises as `head_scores`, and:
         HookNotFoundError: the cache lacks a pattern.
@@ -287,8 +288,11 @@ def head_scores_of(
     """
     model = cache.model
     names = _checked_names(scores, model)
-    ids, real = _ids_and_mask(model, tokens, attention_mask)
-    found = _Found(names, model, ids.masked_fill(~real, PADDING))
+    ids, _ = model.tokens_and_mask(tokens)
+    mask = cache.attention_mask
+    if mask is not None and mask.shape != ids.shape:
+        raise ShapeError(f"the cache is of a run on {tuple(mask.shape)} tokens, not on {tuple(ids.shape)}")
+    found = _Found(names, model, ids if mask is None else ids.masked_fill(~mask.to(ids.device), PADDING))
     if len(found.names) < len(names):
         cache.check_weights()
     marks = found.marks(slice(None))
@@ -382,11 +386,11 @@ def _dataset(names: list[str], found: _Found, attrs: dict[str, Any]) -> "xr.Data
         if name in WEIGHT_SCORES:
             of, definition = WEIGHT_SCORES[name]
             # Where the stream itself is normalised, gains belong to no head.
-            values = torch.as_tensor(np.asarray(of(found.model, fold_norms=cfg.norms_reads)))
-            about = {"definition": definition}
-            if undefined := [labels[layer][head] for layer, head in values.isnan().nonzero().tolist()]:
-                about["undefined"] = f"{', '.join(undefined)}: the circuit W_E W_OV W_U has no eigenvalue but 0"
-            variables[name] = (dims, values.numpy(), about)
+            values = of(found.model, fold_norms=cfg.norms_reads)
+            reasons = values["reason"].to_numpy()
+            undefined = [f"{labels[i][h]}: {reasons[i, h]}" for i, h in np.argwhere(reasons != "").tolist()]
+            about = {"definition": definition} | ({"undefined": "; ".join(undefined)} if undefined else {})
+            variables[name] = (dims, values.to_numpy(), about)
             continue
         i = found.names.index(name)
         values = found.values[i][:, found.scored[i]]
@@ -439,7 +443,7 @@ def score_table(
     layers = [int(i) for i in table["layer"]]
     rows = list(range(len(layers)))
     if layer is not None:
-        asked = [layer] if is_index(layer) else cast(Sequence[int], layer)
+        asked = cast(Sequence[int], [layer] if is_index(layer) else layer)
         kept = {layer_index(i, max(layers) + 1, "layer") for i in asked}
         rows = [row for row in rows if layers[row] in kept]
     if sort is not None:

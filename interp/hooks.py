@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, cast
+from typing import Any, Literal, SupportsIndex, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from interp.errors import ConfigError, HookNotFoundError, ShapeError, did_you_me
 HookFn = Callable[[Tensor, "HookPoint"], Any]
 """What a caller supplies: sees an activation (or gradient) and returns its replacement, or None."""
 
-HookName = str | tuple[str, int] | tuple[str, int, str] | Callable[[str], bool]
+HookName = str | tuple[str, SupportsIndex] | tuple[str, SupportsIndex, str] | Callable[[str], bool]
 """How points are named: in full, as a glob, short (`("pattern", 3)`, `("scale", 0, "ln2")`), or by a predicate."""
 
 HookPair = tuple[HookName | list[HookName], HookFn]
@@ -199,15 +199,15 @@ def is_index(value: object) -> bool:
     return not isinstance(value, bool) and not getattr(value, "ndim", 0)
 
 
-def layer_index(layer: int, n_layers: int, what: str, *, end: bool = False) -> int:
+def layer_index(layer: SupportsIndex, n_layers: int, what: str, *, end: bool = False) -> int:
     """`layer` counted from 0, where negative ones count from the end; with `end`, n_layers stands for after the last.
 
     Raises `ConfigError` out of range.
     """
     highest = n_layers if end else n_layers - 1
-    if not is_index(layer) or not -n_layers <= layer <= highest:
+    if not is_index(layer) or not -n_layers <= (index := operator.index(layer)) <= highest:
         raise ConfigError(f"{what} = {layer!r}; allowed: {-n_layers} to {highest} (the model has {n_layers} layers)")
-    return operator.index(layer) + (n_layers if layer < 0 else 0)
+    return index + n_layers if index < 0 else index
 
 
 def resolve(asked: HookName, names: Sequence[str], n_layers: int) -> list[str]:
@@ -271,7 +271,7 @@ def as_list(asked: HookName | Iterable[HookName] | None) -> list[HookName | None
 
 
 def _resolve_short(asked: tuple[Any, ...], names: Sequence[str], n_layers: int) -> str:
-    if len(asked) not in (2, 3) or not isinstance(asked[0], str) or not isinstance(asked[1], int):
+    if len(asked) not in (2, 3) or not isinstance(asked[0], str) or not is_index(asked[1]):
         raise HookNotFoundError(
             f"{asked!r} is not a short name; allowed: (name, layer) such as ('pattern', 3), or "
             "(name, layer, part) such as ('scale', 3, 'ln1'); several names go in a list"

@@ -101,7 +101,9 @@ class Values(Mapping[str, Tensor]):
 
 def signature(model: "HookedTransformer") -> str:
     """Says which model, with which weights, made a run."""
-    return hashlib.blake2b(f"{model.cfg.to_json()} {model.weights_hash()}".encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        f"{json.dumps(model.cfg.architecture())} {model.weights_hash()}".encode(), digest_size=16
+    ).hexdigest()
 
 
 def _values_of(cache: ActivationCache, names: Sequence[str] | None) -> Values:

@@ -61,10 +61,10 @@ class Places:
         name, value = next(iter(cache.items()))
         shape = len(value), value.shape[cache.model.hook_points[name.removesuffix("_grad")].pos_axis]
         if prompt is None:
-            places = cls(cache.model, *shape, pos)
+            places = cls(cache.model, *shape, pos, real=cache.attention_mask)
             places.positions()
             return places
-        places = cls.of_prompt(cache.model, prompt, pos)
+        places = cls.of_prompt(cache.model, prompt, pos, cache.attention_mask if isinstance(prompt, Tensor) else None)
         if (places.n_batch, places.n_pos) != shape:
             raise ShapeError(
                 f"the prompt is {places.n_batch} sequences of {places.n_pos} tokens, the cache holds {shape[0]} of "

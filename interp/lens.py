@@ -9,22 +9,22 @@ strings as a second coordinate `token`, since these repeat) and `source`, the po
 asked of one text or one sequence of ids [pos] has no `batch` axis.
 """
 
-from collections.abc import Iterable
-from operator import index
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.answers import Answer, token_ids
 from interp.attribution import attribution_table, direct_attribution
 from interp.cache import ActivationCache
-from interp.errors import CacheError, ConfigError, TokenError
+from interp.errors import CacheError, ConfigError
+from interp.factored import at_least_float32
 from interp.hooks import HookName
 from interp.labelled import Places, Pos, array_of, token_strings
 from interp.model import HookedTransformer
 from interp.progress import shown
-from interp.tokens import Text, check_tokens
+from interp.tokens import Text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -41,7 +41,7 @@ def logit_lens(
     prompt: Text | Tensor | None = None,
     *,
     top_k: int = 5,
-    tokens: int | str | Iterable[int | str] = (),
+    tokens: Answer = (),
     incl_mid: bool = False,
     pos: Pos = None,
     attention_mask: Tensor | None = None,
@@ -82,7 +82,7 @@ def logit_lens(
     model = source if isinstance(source, HookedTransformer) else source.model
     if not 0 <= top_k <= model.cfg.d_vocab:
         raise ConfigError(f"top_k = {top_k}; allowed: 0 to d_vocab = {model.cfg.d_vocab}")
-    answers = _answer_ids(model, tokens)
+    answers = token_ids(tokens, model.to_single_token, model.cfg.d_vocab, "tokens").flatten().tolist()
     if isinstance(source, ActivationCache):
         if attention_mask is not None:
             raise ConfigError("attention_mask is for running a model; the run behind a cache has had its own")
@@ -145,8 +145,7 @@ def _read_out(
     """What `logit_lens` keeps, [row, place, ...] on the CPU, of some places; the last row is the model's own."""
 
     def logits_of(x: Tensor) -> Tensor:
-        logits = model.unembed(model.ln_final.unhooked(x.to(model.W_E.device)))
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return at_least_float32(model.unembed(model.ln_final.unhooked(x.to(model.W_E.device))))
 
     final = logits_of(streams[-1:]).log_softmax(dim=-1)
     groups = []
@@ -167,15 +166,6 @@ def _read_out(
 def _block(model: HookedTransformer) -> int:
     """How many places are read at a time."""
     return max(1, MEMORY // (model.cfg.d_vocab * max(4, model.W_E.element_size())))
-
-
-def _answer_ids(model: HookedTransformer, tokens: int | str | Iterable[int | str]) -> list[int]:
-    several = [tokens] if isinstance(tokens, int | str) else list(tokens)
-    try:
-        ids = [model.to_single_token(one) if isinstance(one, str) else index(one) for one in several]
-    except TypeError as error:
-        raise TokenError(f"tokens = {several}; allowed: ids, which are integers, and texts of one token") from error
-    return check_tokens(torch.tensor(ids), model.cfg.d_vocab, len(ids), torch.device("cpu"))[0].tolist() if ids else []
 
 
 def _check_final_norm(cache: ActivationCache, stream: Float[Tensor, "batch pos d_model"]) -> None:

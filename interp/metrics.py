@@ -9,145 +9,33 @@ counted along the (padded) sequence, negative ones from its end; a metric that r
 are natural, so that probabilities, divergences and losses are in nats.
 """
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.answers import Answer
 from interp.errors import ConfigError, ShapeError, TokenError
-from interp.hooks import as_indices, is_index
-from interp.tokens import Text
+from interp.factored import at_least_float32
+from interp.loss import next_token_loss
+from interp.reading import Positions, Prompts, Reading
+from interp.tokens import Text, check_mask
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
-
-Answer = int | str | Sequence[int | str] | Int[Tensor, "batch"]
-"""Whose logit is asked for: one token for all prompts, or one a prompt."""
-
-Positions = int | Sequence[int] | None
-"""Where: one position, several, or (None) all."""
-
-
-def next_token_loss(
-    logits: Float[Tensor, "batch pos d_vocab"],
-    tokens: Int[Tensor, "batch pos"],
-    mask: Bool[Tensor, "batch pos"] | None = None,
-    per_token: bool = False,
-) -> Float[Tensor, ""] | Float[Tensor, "batch predicted"]:
-    """Cross-entropy in nats of every token given those before it; the mean, or one a predicted token.
-
-    Padding (mask false) neither predicts nor is predicted; such places count 0. Raises `TokenError` if nothing is
-    predicted at all.
-    """
-    real = None if mask is None else mask[:, 1:] & mask[:, :-1]
-    if tokens.shape[1] < 2 or (real is not None and not real.any()):
-        raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
-    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
-    if real is None:
-        return losses if per_token else losses.mean()
-    losses = losses.where(real, 0)
-    return losses if per_token else losses.sum() / real.sum()
-
-
-# ---------------------------------------------------------------------- what a metric reads
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """What a metric is applied to.
-
-    Attributes:
-        tokens: ids of the run whose logits it will see.
-        mask: which of them are tokens rather than padding, or None for all.
-        to_id: the id of a single token's text.
-        d_vocab: number of tokens.
-        run: logits of another text or ids.
-        reference: logits of the run that a divergence is taken from, at [batch, read] positions, or None.
-    """
-
-    tokens: Int[Tensor, "batch pos"]
-    mask: Bool[Tensor, "batch pos"] | None
-    to_id: Callable[[str], int]
-    d_vocab: int
-    run: Callable[[Any], Tensor]
-    reference: Callable[[Int[Tensor, "batch read"]], Float[Tensor, "batch read d_vocab"]] | None = None
-
-    @classmethod
-    def of(
-        cls,
-        model: "HookedTransformer",
-        tokens: Int[Tensor, "batch pos"],
-        mask: Bool[Tensor, "batch pos"] | None = None,
-        reference: Callable[[Int[Tensor, "batch read"]], Float[Tensor, "batch read d_vocab"]] | None = None,
-    ) -> "Prompts":
-        """The prompts of a run of `model`."""
-        return cls(tokens, mask, model.to_single_token, model.cfg.d_vocab, model, reference)
-
-    def positions(self, pos: Positions) -> Int[Tensor, "batch read"]:
-        """`pos`, counted from the start. Raises `ShapeError` out of range, or where a prompt has padding there."""
-        batch, n = self.tokens.shape
-        try:
-            wanted = list(range(n)) if pos is None else as_indices(pos)
-        except TypeError:
-            raise ShapeError(f"pos = {pos!r}; allowed: integers from {-n} to {n - 1}, or None") from None
-        if bad := [p for p in wanted if not -n <= p < n]:
-            raise ShapeError(f"pos = {bad[0]}; allowed: {-n} to {n - 1} (the prompts have {n} positions)")
-        if not wanted:
-            raise ShapeError("pos = (): a metric reads at least one position")
-        found = torch.tensor([p % n for p in wanted], device=self.tokens.device)
-        if self.mask is not None and pos is not None and not self.mask[:, found].all():
-            place = [int(i) for i in (~self.mask[:, found]).nonzero()[0]]
-            raise ShapeError(f"pos = {wanted[place[1]]} is padding in prompt {place[0]}")
-        return found.expand(batch, -1)
-
-    def ids(self, answer: Answer) -> Int[Tensor, "batch"]:
-        """The token id that `answer` means for each prompt. Raises `TokenError`."""
-        batch = len(self.tokens)
-        given: Any = answer.tolist() if isinstance(answer, Tensor) else answer
-        several = [given] * batch if isinstance(given, str) or is_index(given) else list(given)
-        if len(several) != batch:
-            raise ShapeError(f"{len(several)} answers for {batch} prompts; allowed: one for all, or one a prompt")
-        for one in several:
-            if not (isinstance(one, str) or is_index(one)):
-                raise TokenError(f"answer {one!r} is neither a token id nor a text")
-        ids = [self.to_id(one) if isinstance(one, str) else operator.index(one) for one in several]
-        if bad := [i for i in ids if not 0 <= i < self.d_vocab]:
-            raise TokenError(f"answer {bad[0]} is no token; allowed: 0 to {self.d_vocab - 1}")
-        return torch.tensor(ids, device=self.tokens.device)
-
-
-Score = Callable[[Float[Tensor, "row read d_read"], Int[Tensor, "row"]], Float[Tensor, "row"]]
-"""Logits of some rows, and which prompt each row is a run of, to a value for each."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A metric on given prompts.
-
-    Attributes:
-        name: for labels.
-        positions: where logits are needed.
-        tokens: the columns that are needed for each prompt, in this order; None for the whole vocabulary.
-        score: those logits to values.
-        whole_batch: `score` must see one run of every prompt at once, in order.
-    """
-
-    name: str
-    positions: Int[Tensor, "batch read"]
-    tokens: Int[Tensor, "batch d_read"] | None
-    score: Score
-    whole_batch: bool = False
 
 
 @dataclass(frozen=True)
 class Metric:
     """A function of the logits, one value a prompt. See the subclasses; `Function` wraps any of your own."""
+
+    needs_tokens: ClassVar[bool] = False
+    """Whether it compares logits with the tokens of the run."""
 
     def read(self, prompts: Prompts) -> Reading:
         """Which logits of these prompts are needed, and what is made of them."""
@@ -158,7 +46,7 @@ class Metric:
         logits: Float[Tensor, "batch pos d_vocab"],
         model: "HookedTransformer | None" = None,
         tokens: Int[Tensor, "batch pos"] | None = None,
-        mask: Bool[Tensor, "batch pos"] | None = None,
+        mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
     ) -> Float[Tensor, "batch"]:
         """One value for each prompt.
 
@@ -171,14 +59,13 @@ class Metric:
             TokenError: an answer that is not one token, or text without a model.
             ShapeError: positions or answers that do not fit the logits.
         """
-        if tokens is None and isinstance(self, Loss):
+        if tokens is None and self.needs_tokens:
             raise TokenError("a loss compares with the tokens of the run: give tokens=")
         if logits.ndim != 3 or (tokens is not None and tokens.shape != logits.shape[:2]):
             given = "" if tokens is None else f", and tokens {tuple(tokens.shape)}"
             raise ShapeError(f"a metric takes logits [batch, pos, d_vocab] and tokens [batch, pos], not logits "
                              f"{tuple(logits.shape)}{given}")  # fmt: skip
-        if mask is not None and mask.shape != logits.shape[:2]:
-            raise ShapeError(f"mask has shape {tuple(mask.shape)}, the logits {tuple(logits.shape)}")
+        mask = check_mask(mask, logits)
         logits = at_least_float32(logits)
         tokens = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device) if tokens is None else tokens
         d_vocab = logits.shape[-1]
@@ -340,6 +227,8 @@ class KLDivergence(Metric):
 class Loss(Metric):
     """Mean cross-entropy of every next token of the prompt."""
 
+    needs_tokens: ClassVar[bool] = True
+
     def read(self, prompts: Prompts) -> Reading:
         """Needs all positions but the last, and the whole vocabulary. Raises `TokenError` for a single token."""
         tokens, mask = prompts.tokens, prompts.mask
@@ -405,11 +294,6 @@ def _apply(fn: Callable[[Tensor], Any], name: str, logits: Tensor, rows: Tensor)
     return value
 
 
-def at_least_float32(logits: Tensor) -> Tensor:
-    """Logits in a precision that differences, ranks and sums can be taken in."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
 def _mean_logit(logits: Tensor, rows: Tensor) -> Tensor:
     return logits[..., 0].mean(dim=1)
 
@@ -438,7 +322,7 @@ def _freeze(metric: Metric, *names: str) -> None:
 
 
 def _say(answer: Answer) -> str:
-    if isinstance(answer, int | str):
+    if isinstance(answer, str) or not isinstance(answer, Sequence):
         return repr(answer)
     several = list(dict.fromkeys(answer))
     return " / ".join(map(repr, several[:3])) + (" / ..." if len(several) > 3 else "")

@@ -28,7 +28,7 @@ from interp.config import TransformerConfig
 from interp.errors import ConfigError, ShapeError, TokenError
 from interp.generate import Generates, KVCache
 from interp.hooks import HookPoint
-from interp.metrics import next_token_loss
+from interp.loss import next_token_loss
 from interp.private_reads import private_reads
 from interp.running import Hooked, ReturnType
 from interp.stacked import StackedWeights

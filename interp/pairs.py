@@ -9,9 +9,11 @@ from torch import Tensor
 
 from interp.cache import ActivationCache
 from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
+from interp.factored import at_least_float32
 from interp.interventions import Intervention, Patch
-from interp.metrics import Metric, Prompts, Reading, as_metric, at_least_float32
+from interp.metrics import Metric, as_metric
 from interp.packed import BaseRun
+from interp.reading import Prompts, Reading
 from interp.tokens import Text
 
 if TYPE_CHECKING:
@@ -144,9 +146,13 @@ def check_cache(
     if cache.model is model:
         if not cache.is_current():
             raise CacheError(f"the model's weights changed after the {what} cache was made: run it again")
-    elif cache.cfg != model.cfg or cache.model.weights_hash() != model.weights_hash():
-        raise CacheError(f"the {what} cache was made by another model (weights {cache.model.weights_hash()}) than "
-                         f"the one given ({model.weights_hash()})")  # fmt: skip
+    else:
+        theirs, ours = cache.cfg.architecture(), model.cfg.architecture()
+        differing = [f"{k} = {theirs[k]!r}, not {ours[k]!r}" for k in ours if theirs[k] != ours[k]]
+        if not differing and cache.model.weights_hash() != model.weights_hash():
+            differing = [f"its weights are {cache.model.weights_hash()}, not {model.weights_hash()}"]
+        if differing:
+            raise CacheError(f"the {what} cache was made by another model than the one given: {'; '.join(differing)}")
     for name, value in cache.items():
         point = model.hook_points[name.removesuffix("_grad")]
         if "pos" in point.axes and tuple(value.shape[:2]) != tuple(tokens.shape):

@@ -21,14 +21,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.components import SideInputs
-from interp.errors import ConfigError, HookNotFoundError, did_you_mean
+from interp.errors import ConfigError, HookNotFoundError, check_choice, did_you_mean
 from interp.hooks import HookPair, HookPoint, layer_of
 from interp.metrics import Reading
 from interp.pairs import Direction, Pair, Runs, Source
@@ -178,7 +178,9 @@ def _senders(senders: str | Sequence[str], model: "HookedTransformer") -> tuple[
             raise ConfigError("senders = 'mlps': this model has no MLPs")
         return [Node("mlp", i) for i in layers], [Axis("layer", layers)]
     if isinstance(senders, str):
-        raise ConfigError(f"senders = {senders!r}; allowed: 'heads', 'mlps', or a list such as ['L0H1', 'L2.mlp']")
+        near = did_you_mean(senders, ["heads", "mlps"])
+        known = "'heads', 'mlps', or a list such as ['L0H1', 'L2.mlp']"
+        raise ConfigError(f"senders = {senders!r}; allowed: {known}{near}")
     nodes = [Node.of(name, model) for name in senders]
     if not nodes or len(set(nodes)) < len(nodes):
         raise ConfigError(f"senders = {senders!r} names nothing, or something twice")
@@ -200,8 +202,7 @@ def _check_receivers(receivers: list[Node]) -> None:
 
 def _check_reactions(**given: str) -> None:
     for name, value in given.items():
-        if value not in ("live", "frozen"):
-            raise ConfigError(f"{name} = {value!r}; allowed: 'live' or 'frozen'")
+        check_choice(name, value, get_args(Reaction))
 
 
 def _points(model: "HookedTransformer") -> list[str]:

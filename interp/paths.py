@@ -24,15 +24,15 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.answers import Answer
 from interp.cache import ActivationCache
 from interp.components import Norm, rotary_angles, rotate
 from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError
-from interp.factored import wide
+from interp.factored import at_least_float32
 from interp.hooks import is_index, layer_index
 from interp.progress import shown
-from interp.residual import Answer, LogitAttribution, Stack
-from interp.tokens import check_mask
+from interp.residual import LogitAttribution, Stack
 
 if TYPE_CHECKING:
     import xarray
@@ -88,7 +88,7 @@ def expand_logits(
     and all sum to the logit (before any soft cap). Arguments and errors as for `expand_stream` and
     `ActivationCache.logit_attrs`.
     """
-    cache.logit_attrs(cache.decompose_resid(0), tokens, incorrect_tokens)  # wrong answers fail before the long work
+    cache.logit_directions(cache["hook_embed"], tokens, incorrect_tokens)  # wrong answers fail before the long work
     stack = expand_stream(cache, None, max_length, max_terms=max_terms, progress=progress)
     return cache.logit_attrs(stack, tokens, incorrect_tokens)
 
@@ -100,7 +100,6 @@ def expand_scores(
     head: int,
     max_length: int | None = None,
     *,
-    attention_mask: Tensor | None = None,
     max_terms: int = MAX_TERMS,
     progress: bool = True,
 ) -> "xarray.DataArray":
@@ -114,7 +113,6 @@ def expand_scores(
     Args:
         cache, max_length, progress: as for `expand_stream`.
         layer, head: negative ones count from the end.
-        attention_mask: [batch, pos] of a run with padding, where rotary positions do not count from 0.
         max_terms: how many pairs may be computed, each of [batch, pos, pos] numbers.
 
     Returns:
@@ -127,11 +125,11 @@ def expand_scores(
 
     cfg = cache.cfg
     layer = layer_index(layer, cfg.n_layers, "layer")
-    if isinstance(head, bool) or not -cfg.n_heads <= head < cfg.n_heads:
-        raise ConfigError(f"head = {head}; allowed: {-cfg.n_heads} to {cfg.n_heads - 1}")
+    if not is_index(head) or not -cfg.n_heads <= head < cfg.n_heads:
+        raise ConfigError(f"head = {head!r}; allowed: {-cfg.n_heads} to {cfg.n_heads - 1}")
     head %= cfg.n_heads
     _check_count(cfg, layer, max_length, max_terms, sides=2)
-    rotation = _rotation(cache, layer, attention_mask)
+    rotation = _rotation(cache, layer)
     stack = _with_private_positions(
         cache, expand_stream(cache, layer, max_length, max_terms=max_terms, progress=progress)
     )
@@ -142,7 +140,7 @@ def expand_scores(
     if not cache.edited:
         _check_scores(cache, layer, head, scores)
     return xarray.DataArray(
-        wide(scores).cpu().numpy(),
+        at_least_float32(scores).cpu().numpy(),
         dims=("query_path", "key_path", "batch", "query_pos", "key_pos"),
         coords={"query_path": stack.labels, "key_path": stack.labels},
         name=f"L{layer}H{head} scores",
@@ -251,7 +249,7 @@ class _Paths:
             labels, values = [*labels, "edits"], torch.cat([values, (whole - values.sum(dim=0))[None]])
         elif not _agree(values.sum(dim=0), whole, values.abs().sum(dim=0)):
             raise CacheError("the paths do not sum to the cached stream: weights or activations changed since the run")
-        return Stack(values, labels)
+        return Stack(values, labels, (self.stop, False))
 
 
 # ---------------------------------------------------------------------------------------------- queries and keys
@@ -303,16 +301,15 @@ def _project(
     return paths
 
 
-def _rotation(cache: ActivationCache, layer: int, attention_mask: Tensor | None) -> tuple[Tensor, Tensor] | None:
+def _rotation(cache: ActivationCache, layer: int) -> tuple[Tensor, Tensor] | None:
     """Cosines and sines of the rotary angles of the run, or None."""
-    cfg, embed = cache.cfg, cache["hook_embed"]
-    mask = check_mask(attention_mask, embed)
+    cfg, embed, mask = cache.cfg, cache["hook_embed"], cache.attention_mask
     base = cfg.in_layer(cfg.rotary_base, layer)
     if base is None or cfg.rotary_dim is None:
         return None
     positions = torch.arange(embed.shape[1], device=embed.device)[None]
     if mask is not None:
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        positions = (mask.to(embed.device).cumsum(dim=1) - 1).clamp(min=0)
     return rotary_angles(base, cfg.rotary_dim, cfg.in_layer(cfg.rotary_scaling, layer), positions, embed.dtype)
 
 
@@ -325,9 +322,7 @@ def _check_scores(cache: ActivationCache, layer: int, head: int, terms: Tensor) 
     total = total if cap is None else cap * torch.tanh(total / cap)
     seen = cached.isfinite()
     if not _agree(total[seen], cached[seen], terms.abs().sum(dim=(0, 1))[seen]):
-        raise CacheError(
-            "the terms do not sum to the cached scores; of a run with padding, give the attention_mask= that it had"
-        )
+        raise CacheError("the terms do not sum to the scores in the cache: are they of another run, or other weights?")
 
 
 # ---------------------------------------------------------------------------------------------- small steps

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import ConfigError, TokenError
+from interp.hooks import is_index
 from interp.tokens import Tokenizer
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ def random_repeats(
     ids = ids[ids != bos] if bos is not None else ids
     start = [] if bos is None else [bos]
     body = length - len(start)
-    if n_prompts < 1 or body < SHORTEST:
-        least = SHORTEST + len(start)
-        raise ConfigError(f"n_prompts = {n_prompts}, length = {length}; allowed: from 1, and from {least} tokens")
+    if not is_index(n_prompts) or n_prompts < 1:
+        raise ConfigError(f"n_prompts = {n_prompts!r}; allowed: 1 or more")
+    if not is_index(length) or body < SHORTEST:
+        raise ConfigError(f"length = {length!r}; allowed: {SHORTEST + len(start)} tokens or more")
     longest = (body - 1) // 2
     if len(ids) < body - longest:
         raise TokenError(

@@ -16,17 +16,14 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.answers import Answer, token_ids
 from interp.components import WRITE_PER_HEAD, Norm
 from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
 from interp.hooks import layer_index
-from interp.tokens import check_tokens
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
-
-Answer = int | str | Int[Tensor, "batch"] | Int[Tensor, "batch pos"]
-"""Tokens whose logits are asked for: one for all, one a sequence, or one a position."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,8 +51,19 @@ class Rows:
         return f"{type(self).__name__}({len(self)} rows of shape {tuple(self.values.shape[1:])}: {shown})"
 
 
+@dataclass(frozen=True, repr=False)
 class Stack(Rows):
-    """Vectors in the residual stream: `values` is [component, batch, pos, d_model]."""
+    """Vectors in the residual stream: `values` is [component, batch, pos, d_model].
+
+    Attributes:
+        place: the layer whose stream they decompose, and whether it is the one that its MLP reads; None if not known.
+    """
+
+    place: tuple[int, bool] | None = None
+
+
+def _at(layer: int, mlp_input: bool, n_layers: int) -> str:
+    return "the final norm" if layer == n_layers else f"{'the MLP' if mlp_input else 'the attention'} of layer {layer}"
 
 
 class LogitAttribution(Rows):
@@ -141,12 +149,19 @@ class ResidualStream:
 
         The rows of a complete decomposition then sum to `hook_normalized`. The norm is ln1 of `layer`, with
         `mlp_input` ln2, for None or n_layers the final one; where the stream is read as it is (post-norm, no norm)
-        nothing changes.
+        nothing changes. Raises `ConfigError` for rows that decompose the stream of another place.
         """
         if not isinstance(stack, Stack):
             raise ShapeError(f"rows with labels are needed, Stack(values, labels), not {type(stack).__name__}")
         self.check_weights()
         stop = self._layer(layer)
+        in_middle = mlp_input and not self.cfg.parallel_attn_mlp  # beside each other, both read the same stream
+        if stack.place not in (None, (stop, in_middle)):
+            raise ConfigError(
+                f"these rows decompose the stream that {_at(*stack.place, self.cfg.n_layers)} reads, not the one that "
+                f"{_at(stop, mlp_input, self.cfg.n_layers)} reads; name their place, or pass "
+                "Stack(rows.values, rows.labels) to read them elsewhere"
+            )
         if stop == self.cfg.n_layers and not mlp_input:
             name, norm = "ln_final", self.model.ln_final
         else:
@@ -186,6 +201,7 @@ class ResidualStream:
         Raises:
             TokenError: a token out of range, or text without a tokenizer or of several tokens.
             ShapeError: answers of another shape than one, [batch] or [batch, pos].
+            ConfigError: the rows decompose the stream of an earlier layer.
         """
         read = self.apply_ln_to_stack(stack)
         directions, offset = self.logit_directions(read.values[0], tokens, incorrect_tokens)
@@ -213,15 +229,13 @@ class ResidualStream:
         self, tokens: Answer, beside: Float[Tensor, "its_batch its_pos d_model"]
     ) -> Int[Tensor, "its_batch its_pos"]:
         shape = beside.shape[:2]
-        if isinstance(tokens, str):
-            tokens = self.model.to_single_token(tokens)
-        ids = torch.as_tensor(tokens, device=beside.device)
+        ids = token_ids(tokens, self.model.to_single_token, self.cfg.d_vocab).to(beside.device)
         aligned = ids[:, None] if ids.ndim == 1 else ids
         if ids.ndim > 2 or any(n not in (1, m) for n, m in zip(aligned.shape, shape, strict=False)):
             raise ShapeError(
                 f"answers have shape {tuple(ids.shape)}; allowed: one token, [batch] or [batch, pos] = {tuple(shape)}"
             )
-        return check_tokens(aligned.expand(shape), self.cfg.d_vocab, shape[1], beside.device)
+        return aligned.expand(shape)
 
     # ------------------------------------------------------------------ the walk along the stream
 
@@ -287,7 +301,7 @@ class ResidualStream:
             labels.append("edits")
         elif rest:
             self._check_sum(values, stop, mlp_input)
-        stack = Stack(values, labels)
+        stack = Stack(values, labels, (stop, mlp_input))
         return self.apply_ln_to_stack(stack, layer, mlp_input) if apply_ln else stack
 
     def _attn_writes(self, i: int, heads: bool) -> tuple[Tensor, list[str], Tensor | float]:

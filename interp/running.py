@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from interp.cache import ActivationCache, select
 from interp.config import TransformerConfig
-from interp.errors import CacheError, ConfigError, HookNotFiredError
+from interp.errors import CacheError, ConfigError, HookNotFiredError, check_choice
 from interp.generate import KVCache
 from interp.hooks import (
     Direction,
@@ -95,14 +95,12 @@ class Hooked(nn.Module):
 
     def add_hook(self, name: HookName | list[HookName], fn: HookFn, dir: Direction = "fwd") -> None:
         """Add a hook that stays until `reset_hooks`. Raises `HookNotFoundError` before anything is changed."""
-        if dir not in ("fwd", "bwd"):
-            raise ConfigError(f"dir = {dir!r}; allowed: 'fwd' or 'bwd'")
+        check_choice("dir", dir, get_args(Direction))
         self._attach(as_pairs([(name, fn)], "add_hook"), dir)
 
     def reset_hooks(self) -> None:
         """Remove every hook from every point; backward hooks still there stop acting on existing graphs, too."""
-        for hook in {hook for point in self.hook_points.values() for hook in point.hooks}:
-            self._detach([hook], graphs=True)
+        self._detach([hook for point in self.hook_points.values() for hook in point.hooks], graphs=True)
 
     @contextmanager
     def hooks(

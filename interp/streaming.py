@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, RangeError, ShapeError, TokenError, check_choice
-from interp.factored import FactoredMatrix, wide
+from interp.factored import FactoredMatrix, at_least_float32
 from interp.hooks import is_index
 from interp.model import HookedTransformer
 from interp.progress import shown
@@ -68,9 +68,11 @@ def top_entries(
     check_choice("by", by, ("largest", "smallest", "magnitude"))
     n_rows, n_columns = matrix.shape
     most = n_columns if per_row else n_rows * n_columns
-    if not is_index(k) or not 1 <= k <= most or (block is not None and block < 1):
-        raise ConfigError(f"k = {k!r}, block = {block}; allowed: k from 1 to {most}, and a block of 1 row or more")
-    A, B = wide(matrix.A), wide(matrix.B)
+    if not is_index(k) or not 1 <= k <= most:
+        raise ConfigError(f"k = {k!r}; allowed: 1 to {most}, the entries that there are")
+    if block is not None and (not is_index(block) or block < 1):
+        raise ConfigError(f"block = {block!r}; allowed: 1 row or more, or None")
+    A, B = at_least_float32(matrix.A), at_least_float32(matrix.B)
     if not (A.isfinite().all() and B.isfinite().all()):
         raise RangeError("a factor of the matrix has entries that are infinite or not numbers: none is largest")
     A = -A if by == "smallest" else A

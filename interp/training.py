@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import CheckpointError, ConfigError, RangeError, ShapeError
-from interp.metrics import next_token_loss
+from interp.loss import next_token_loss
 from interp.model import HookedTransformer
 from interp.tokens import check_tokens
 

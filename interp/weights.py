@@ -26,7 +26,7 @@ from torch import Tensor
 
 from interp.components import Norm
 from interp.errors import ConfigError, check_choice
-from interp.factored import FactoredMatrix, wide
+from interp.factored import FactoredMatrix, at_least_float32
 from interp.hooks import is_index, layer_index
 from interp.model import HookedTransformer
 from interp.progress import shown
@@ -95,7 +95,7 @@ def ov_circuit(model: HookedTransformer, layer: int, head: int, *, fold_norms: b
     """
     weights = _of_head(model, layer, head, fold_norms)
     written = _through(model.ln_final, weights.W_O) if fold_norms else weights.W_O
-    return FactoredMatrix(_embedding(model) @ weights.W_V, written @ wide(model.W_U))
+    return FactoredMatrix(_embedding(model) @ weights.W_V, written @ at_least_float32(model.W_U))
 
 
 @torch.no_grad()
@@ -111,7 +111,7 @@ def copying_scores(model: HookedTransformer, *, fold_norms: bool = False) -> "xa
     """
     W_V, W_O = (weight.double() for weight in _all_heads(model, fold_norms)[2:])
     written = _through(model.ln_final, W_O) if fold_norms else W_O
-    W_U, W_E = wide(model.W_U), _embedding(model)
+    W_U, W_E = at_least_float32(model.W_U), _embedding(model)
     circuits = FactoredMatrix(W_V, written @ (W_U @ W_E).double())  # [d_model, d_model], the same eigenvalues
     eigenvalues, size = circuits.eigenvalues(), circuits.norm()
     total = eigenvalues.abs().sum(-1)
@@ -123,25 +123,27 @@ def copying_scores(model: HookedTransformer, *, fold_norms: bool = False) -> "xa
     reasons = np.where(vanishes.cpu(), VANISHES, np.where(nilpotent.cpu(), NILPOTENT, ""))
     definition = "sum(Re lambda) / sum(|lambda|) over the eigenvalues of W_E W_OV W_U"
     result = _table(model, scores, ("layer", "head"), "copying", definition, fold_norms)
-    return result.assign_coords(reason=(("layer", "head"), reasons))
+    return result.assign_coords(reason=(("layer", "head"), reasons.astype(object)))
 
 
 @torch.no_grad()
 def copying_top_scores(
     model: HookedTransformer, n_tokens: int = 512, seed: int = 0, *, fold_norms: bool = False
-) -> Float[Tensor, "layer head"]:
-    """The share of tokens whose own logit a head raises most when it attends to them, on the CPU.
+) -> "xarray.DataArray":
+    """The share of tokens whose own logit a head raises most when it attends to them, [layer, head].
 
     Of `W_E W_OV W_U` restricted to `n_tokens` ordinary tokens (a random choice where there are more), the share of rows
-    whose largest entry is on the diagonal; chance is 1 / n_tokens. NaN where the circuit is 0. For `fold_norms` see the
-    module. Raises `ConfigError` for fewer than two tokens, and as `copying_scores`.
+    whose largest entry is on the diagonal; chance is 1 / n_tokens. A score is NaN where the circuit is 0; the
+    coordinate `reason` says so, and is "" elsewhere. For `fold_norms` see the module.
+
+    Raises `ConfigError` for fewer than two tokens, and as `copying_scores`.
     """
     words, _ = ordinary_tokens(model)
     if min(n_tokens, len(words)) < 2:
         raise ConfigError(f"n_tokens = {n_tokens}, of {len(words)} ordinary tokens; allowed: 2 or more")
     chosen = words[torch.randperm(len(words), generator=torch.Generator().manual_seed(seed))[:n_tokens]]
     chosen = chosen.to(model.W_E.device)
-    embedded, unembedded = _embedding(model)[chosen], wide(model.W_U)[:, chosen]
+    embedded, unembedded = _embedding(model)[chosen], at_least_float32(model.W_U)[:, chosen]
     rounding = torch.finfo(embedded.dtype).eps * embedded.norm(dim=1).max() * unembedded.norm(dim=0).max()
     scores = torch.empty(model.cfg.n_layers, model.cfg.n_heads)
     for layer, head in itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads)):
@@ -152,7 +154,10 @@ def copying_top_scores(
         own = logits.diagonal().clone()
         raises_own = own > logits.fill_diagonal_(-torch.inf).amax(dim=1)
         scores[layer, head] = raises_own.float().mean() if writes_something else torch.nan
-    return scores
+    definition = f"share of {len(chosen)} tokens whose own logit, among theirs, W_E W_OV W_U raises most"
+    result = _table(model, scores, ("layer", "head"), "copying_top", definition, fold_norms)
+    reasons = np.where(scores.isnan(), VANISHES, "").astype(object)
+    return result.assign_coords(reason=(("layer", "head"), reasons))
 
 
 @torch.no_grad()
@@ -195,7 +200,7 @@ def singular_directions(
         U, S, Vh = FactoredMatrix(weights.W_V, written).svd()
     W_E = _embedding(model)
     first = (W_E @ U[:, :n_directions]).T
-    second = Vh[:n_directions] @ (W_E.T if circuit == "QK" else wide(model.W_U))  # [direction, d_vocab]
+    second = Vh[:n_directions] @ (W_E.T if circuit == "QK" else at_least_float32(model.W_U))  # [direction, d_vocab]
     farthest = first.gather(1, first.abs().argmax(dim=1, keepdim=True))
     sign = torch.where(farthest < 0, -1.0, 1.0).to(first)
 
@@ -256,10 +261,10 @@ def composition_scores(
     for kind in kinds:
         check_choice("kinds", kind, get_args(Kind))
     check_choice("score", score, ("raw", "aligned"))
-    if not kinds or len(set(kinds)) < len(kinds) or (chunk is not None and chunk < 1):
-        raise ConfigError(
-            f"kinds = {kinds}, chunk = {chunk}; allowed: at least one kind, each once, and a chunk of 1 or more"
-        )
+    if not kinds or len(set(kinds)) < len(kinds):
+        raise ConfigError(f"kinds = {kinds}; allowed: at least one, each once")
+    if chunk is not None and (not is_index(chunk) or chunk < 1):
+        raise ConfigError(f"chunk = {chunk!r}; allowed: 1 or more, or None")
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     n, weights = layers * heads, HeadWeights(*(weight.flatten(0, 1) for weight in _all_heads(model, fold_norms)))
     writer = FactoredMatrix(weights.W_V, weights.W_O)
@@ -323,7 +328,8 @@ def _of_layer(model: HookedTransformer, layer: int, fold_norms: bool) -> HeadWei
             "leave fold_norms out"
         )
     block, groups = model.blocks[layer], model.cfg.n_heads // model.cfg.n_key_value_heads
-    W_Q, W_K, W_V, W_O = (wide(weight) for weight in (block.attn.W_Q, block.attn.W_K, block.attn.W_V, block.attn.W_O))
+    attn = block.attn
+    W_Q, W_K, W_V, W_O = (at_least_float32(weight) for weight in (attn.W_Q, attn.W_K, attn.W_V, attn.W_O))
     if fold_norms:
         W_Q, W_K, W_V = (_as_read_through(block.ln1, weight) for weight in (W_Q, W_K, W_V))
         W_O = _through(block.ln1_post, W_O)
@@ -370,13 +376,13 @@ def _as_read_through(
     """A reading weight with the matrix of the norm before it counted in."""
     if norm.w is None:
         return weight
-    weight = wide(norm.w)[:, None] * weight
+    weight = at_least_float32(norm.w)[:, None] * weight
     return weight - weight.mean(dim=-2, keepdim=True) if norm.kind == "LN" else weight
 
 
 def _embedding(model: HookedTransformer) -> Float[Tensor, "d_vocab d_model"]:
     """`W_E` as it enters the stream."""
-    W_E = wide(model.W_E)
+    W_E = at_least_float32(model.W_E)
     return W_E if model.cfg.embed_scale == 1 else W_E * model.cfg.embed_scale
 
 

@@ -22,9 +22,8 @@ from grid import (
 from hypothesis import given
 from torch import Tensor
 
-from interp import (
-    ConfigError,
-)
+from interp import ConfigError
+from interp.residual import Stack
 
 
 def places(run: Run) -> Iterator[tuple[int, bool, Tensor]]:
@@ -315,3 +314,14 @@ def test_asking_for_a_place_that_the_architecture_lacks_is_an_error(name: str, c
 def test_heads_below_the_first_block_are_an_error():
     with pytest.raises(ConfigError, match="no block below it"):
         run_of("learned_ln").cache.stack_head_results(0)
+
+
+def test_rows_of_one_place_are_not_read_at_another_without_saying_so():
+    cache = run_of("learned_ln").cache
+    below, middle = cache.decompose_resid(1), cache.decompose_resid(1, mlp_input=True)
+    with pytest.raises(ConfigError, match=r"the attention of layer 1 reads, not the one that the final norm reads"):
+        cache.logit_attrs(below, 3)
+    with pytest.raises(ConfigError, match=r"the MLP of layer 1 reads, not the one that the attention of layer 1 reads"):
+        cache.apply_ln_to_stack(middle, 1)
+    at_the_end = cache.logit_attrs(cache.decompose_resid(), 3)  # before any later norm, a write stays what it is
+    assert torch.equal(cache.logit_attrs(Stack(below.values, below.labels), 3)["embed"], at_the_end["embed"])

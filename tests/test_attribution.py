@@ -154,3 +154,12 @@ def test_parts_that_went_through_a_norm_do_not_go_through_it_again(plain: Run):
 def test_parts_of_a_whole_cache_do_not_fit_a_cut_one(plain: Run):
     with pytest.raises(ShapeError, match="slice the cache first"):
         plain.cache.slice(pos=-1).apply_ln_to_stack(plain.cache.decompose_resid())
+
+
+def test_answers_may_be_texts_one_a_prompt():
+    words = Vocabulary("abcdefghijk")
+    model = HookedTransformer(TransformerConfig(n_layers=2, d_model=24, n_heads=4, n_ctx=8, d_vocab=11), words)
+    _, cache = model.run_with_cache(["abcd", "dcba"])
+    by_text = cache.logit_attrs(cache.decompose_resid(), ["a", "k"], ["b", "c"])
+    by_id = cache.logit_attrs(cache.decompose_resid(), torch.tensor([0, 10]), torch.tensor([1, 2]))
+    assert torch.equal(by_text.values, by_id.values)

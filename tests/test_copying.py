@@ -48,7 +48,7 @@ def test_the_eigenvalue_score_of_pure_circuits(ov: Tensor, score: float):
     ids=["copying", "anti-copying", "successor", "one dropped"],
 )
 def test_the_share_of_copied_tokens_of_pure_circuits(ov: Tensor, score: float):
-    assert float(copying_top_scores(head_that_writes(ov))) == pytest.approx(score)
+    assert copying_top_scores(head_that_writes(ov)).item() == pytest.approx(score)
 
 
 def test_a_head_that_the_unembedding_does_not_read_has_no_copying_score():
@@ -57,7 +57,8 @@ def test_a_head_that_the_unembedding_does_not_read_has_no_copying_score():
     with torch.no_grad():
         model.blocks[0].attn.W_O[0] = torch.randn(N_WORDS, 4) @ outside
     assert copying_scores(model).isnull().all()
-    assert copying_top_scores(model).isnan().all()
+    top = copying_top_scores(model)
+    assert top.isnull().all() and "reaches the logits" in top["reason"].item()
 
 
 @where(lambda cfg: cfg.norm_position == "pre")
@@ -84,7 +85,7 @@ def test_folding_norms_into_weights_leaves_the_scores(run: Run):
 
 
 def test_a_sample_of_tokens_stands_for_all():
-    shares = [float(copying_top_scores(head_that_writes(torch.eye(40)), n, seed=n)) for n in (2, 17, 40, 99)]
+    shares = [copying_top_scores(head_that_writes(torch.eye(40)), n, seed=n).item() for n in (2, 17, 40, 99)]
     assert shares == [1, 1, 1, 1]
     with pytest.raises(ConfigError, match="n_tokens = 1"):
         copying_top_scores(head_that_writes(torch.eye(N_WORDS)), 1)

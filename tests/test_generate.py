@@ -1,6 +1,5 @@
 """Generation and the KV cache."""
 
-import re
 from typing import Any
 
 import pytest
@@ -235,7 +234,9 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 @pytest.mark.usefixtures("as_installed")
 def test_a_stop_token_that_is_none_is_refused(stop: Any):
     run = run_of("learned_ln")
-    with pytest.raises(TokenError, match=re.escape(f"stop token {stop!r}; allowed: 0 to 10")):
+    with pytest.raises(
+        TokenError, match=f"stop token {stop!r} is (no token; allowed: 0 to 10|neither a token id nor a text)"
+    ):
         run.model.generate(run.tokens[:, :2], 2, stop_tokens=[stop])
 
 

@@ -449,3 +449,14 @@ def test_the_heads_of_a_real_model_show_the_known_kinds(smollm2_path: Path):
             for name in PATTERN_SCORES:
                 want = sum(one[name] for one in single) / 3
                 assert float(scores[name].sel(layer=layer, head=head)) == pytest.approx(want, abs=1e-5)
+
+
+def test_what_was_padding_in_a_cached_run_is_not_scored():
+    run, real = run_of("learned_ln"), torch.ones(3, 7, dtype=torch.bool)
+    real[1, :3] = False
+    _, cache = run.model.run_with_cache(run.tokens, attention_mask=real)
+    assert (
+        head_scores_of(cache, run.tokens)
+        .drop_vars("edited", errors="ignore")
+        .equals(head_scores(run.model, run.tokens, attention_mask=real))
+    )

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from grid import SEED, Run, assert_close, everywhere, random_tensor, reference_logits, run_of, where
@@ -382,3 +383,14 @@ def test_one_hook_can_take_a_list_of_names():
     hooks = [([("z", 0), "hook_embed"], lambda act, hook: seen.append(hook.name))]
     run.model.run_with_hooks(run.tokens, fwd_hooks=hooks)
     assert seen == ["hook_embed", "blocks.0.attn.hook_z"]
+
+
+def test_a_short_name_takes_any_kind_of_integer():
+    run = run_of("learned_ln")
+    integers: list[Any] = [np.int64(1), torch.tensor(1), np.array(1)]
+    for layer in integers:
+        assert torch.equal(run.cache["pattern", layer], run.cache["pattern", 1])
+        assert names_of(run.model, ("pattern", layer)) == ["blocks.1.attn.hook_pattern"]
+    truth: Any = True
+    with pytest.raises(HookNotFoundError, match="is not a short name"):
+        run.cache["pattern", truth]

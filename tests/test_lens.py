@@ -160,7 +160,7 @@ def test_the_lens_reads_a_model_without_blocks():
         ({"top_k": 12}, ConfigError, "0 to d_vocab = 11"),
         ({"tokens": [11]}, TokenError, "allowed: 0 to 10"),
         ({"tokens": ["ab"]}, TokenError, "2 tokens"),
-        ({"tokens": [2.5]}, TokenError, "which are integers"),
+        ({"tokens": [2.5]}, TokenError, "tokens 2.5 is neither a token id nor a text"),
         ({"pos": 4}, ShapeError, "pos = 4"),
         ({"prompt": None}, ConfigError, "needs a prompt"),
         ({"prompt": "abz"}, TokenError, "unknown word 'z'"),
@@ -361,7 +361,7 @@ def test_the_table_lists_the_largest_parts_of_one_place(plain: Run):
         assert sizes == sorted(sizes, reverse=True)
         assert sum(table["attribution"]) == pytest.approx(float(result.logit[1]))
         assert len(set(table.index)) == len(table)
-        with pytest.raises(ConfigError, match="at one place"):
+        with pytest.raises(ConfigError, match="a table is of one place"):
             attribution_table(result)
     heads = direct_attribution(plain.cache, 3, by="head").isel(batch=[0], pos=[2])
     table = attribution_table(heads, top=40)

@@ -118,7 +118,7 @@ def test_a_position_that_is_padding_cannot_be_read():
     [
         (lambda: Logit(7), TokenError, "answer 7 is no token; allowed: 0 to 6"),
         (lambda: Logit(-1), TokenError, "answer -1 is no token"),
-        (lambda: Logit([1, 2]), ShapeError, "2 answers for 3 prompts"),
+        (lambda: Logit([1, 2]), ShapeError, "answers of shape \\(2,\\) for 3 prompts"),
         (lambda: Logit(1, pos=5), ShapeError, "allowed: -5 to 4"),
         (lambda: Logit(1, pos=()), ShapeError, "at least one position"),
         (lambda: Logit(torch.zeros(3)), TokenError, "one a prompt"),
@@ -167,3 +167,13 @@ def test_a_prompt_of_one_token_has_no_loss():
     mask[1, :4] = False
     with pytest.raises(TokenError, match="prompt 1 has fewer"):
         Loss()(LOGITS, tokens=torch.zeros(3, 5, dtype=torch.long), mask=mask)
+
+
+def test_a_mask_of_integers_is_the_same_mask():
+    logits, tokens = random_tensor(2, 4, 7), torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]])
+    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    assert torch.equal(Loss()(logits, tokens=tokens, mask=mask), Loss()(logits, tokens=tokens, mask=mask.bool()))
+    with pytest.raises(ShapeError, match="pos = 0 is padding in prompt 0"):
+        Logit(1, pos=0)(logits, mask=mask)
+    with pytest.raises(ShapeError, match=r"1 \(or True\) for real tokens"):
+        Logit(1)(logits, mask=2 * mask)

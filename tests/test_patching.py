@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -20,7 +21,7 @@ from interp import (
     TokenError,
     Vocabulary,
 )
-from interp.interventions import Mean, Resample, Zero
+from interp.interventions import Mean, Patch, Resample, Zero
 from interp.metrics import KLDivergence, Logit, LogitDifference, Loss, Probability
 from interp.packed import Walk
 from interp.patching import SITES, every, sweep
@@ -369,7 +370,7 @@ def never(*_: Any) -> Any:
         ({"clean": torch.zeros(2, 6, dtype=torch.long)}, ShapeError, "equally long"),
         ({"clean": torch.zeros(1, 7, dtype=torch.long)}, ShapeError, "equally long"),
         ({"metric": Logit(11)}, TokenError, "allowed: 0 to 10"),
-        ({"metric": Logit((1, 2, 3))}, ShapeError, "3 answers for 2 prompts"),
+        ({"metric": Logit((1, 2, 3))}, ShapeError, "answers of shape \\(3,\\) for 2 prompts"),
         ({"metric": Logit(1, pos=7)}, ShapeError, "allowed: -7 to 6"),
         ({"metric": lambda logits: logits[:, -1]}, ShapeError, "one value a prompt"),
         ({"metric": "logit"}, ConfigError, "not a metric"),
@@ -531,3 +532,18 @@ def test_every_refuses_a_small_budget_before_it_sweeps_the_first_site(monkeypatc
     enough_for_the_first = int(str(refused.value).split()[-1])
     with pytest.raises(ConfigError, match="too small"):
         every(model, corrupted, clean, METRIC, ["resid_pre", "result"], max_bytes=enough_for_the_first, progress=False)
+
+
+def test_a_twin_from_another_seed_is_the_same_model():
+    model = build(config(SMALL), seed=9)
+    twin = HookedTransformer(dataclasses.replace(model.cfg, seed=7))
+    twin.load_state_dict(model.state_dict())
+    clean, corrupted = (random_tokens(model.cfg, seed, 2, 5) for seed in (3, 4))
+    _, cache = twin.run_with_cache(clean)
+    assert np.array_equal(sweep(model, corrupted, cache, METRIC), sweep(model, corrupted, clean, METRIC))
+    with model.intervene(Patch(cache, site="z", layer=1)):
+        model(clean)
+    other = HookedTransformer(dataclasses.replace(model.cfg, attn_scale=3.0))
+    other.load_state_dict(model.state_dict())
+    with pytest.raises(CacheError, match=r"another model than the one given: attn_scale = 3.0, not 2"):
+        sweep(model, corrupted, other.run_with_cache(clean)[1], METRIC)

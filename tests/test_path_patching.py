@@ -189,7 +189,7 @@ def test_an_ablation_can_be_sent_along_a_path():
         ({"senders": "head"}, ConfigError, "'heads', 'mlps', or a list"),
         ({"senders": ["L0H0", "L0H0"]}, ConfigError, "twice"),
         ({"senders": ["L0H0.q"]}, ConfigError, "does not write"),
-        ({"mlps": "dead"}, ConfigError, "mlps = 'dead'; allowed: 'live' or 'frozen'"),
+        ({"mlps": "dead"}, ConfigError, "mlps = 'dead'; allowed: 'live', 'frozen'"),
         ({"max_bytes": 10}, ConfigError, "too small: one sender needs"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from interp import CacheError, ConfigError, HookNotFoundError, HookPoint, TokenError, Vocabulary
+from interp import ActivationCache, CacheError, ConfigError, HookNotFoundError, HookPoint, TokenError, Vocabulary
 from interp.paths import count_paths, expand_logits, expand_scores, expand_stream
 
 
@@ -173,20 +173,28 @@ def test_runs_with_padding_are_exact(name: str):
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1] * 7, [0, 1, 1, 1, 1, 1, 1]])
     _, cache = run.model.run_with_cache(run.tokens, attention_mask=mask)
     assert_close(expand_stream(cache).values.sum(0), cache["resid_post", -1], atol=1e-13)
-    terms = expand_scores(cache, 2, 1, 0, attention_mask=mask)
+    terms = expand_scores(cache, 2, 1, 0)
     cached, cap = cache["attn_scores", 2][:, 1], run.cfg.attn_scores_soft_cap
     assert cap is None
     total = torch.tensor(terms.sum(("query_path", "key_path")).values)
     assert_close(total[cached.isfinite()], cached[cached.isfinite()], atol=1e-12)
 
 
-def test_rotary_runs_with_padding_ask_for_their_mask():
+def test_rotary_runs_with_holes_in_their_mask_are_exact():
     run = run_of("partial_rotary_parallel")
-    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1] * 7, [1] * 7])
-    tokens = run.tokens
-    _, cache = run.model.run_with_cache(tokens, attention_mask=mask.flip(1))  # holes at the end: positions differ
-    with pytest.raises(CacheError, match="attention_mask="):
-        expand_scores(cache, 1, 0, attention_mask=mask)
+    mask = torch.tensor([[1, 1, 0, 1, 1, 0, 1], [1] * 7, [1] * 7])
+    _, cache = run.model.run_with_cache(run.tokens, attention_mask=mask)
+    terms, cached = expand_scores(cache, 1, 0), cache["attn_scores", 1][:, 0]
+    total = torch.tensor(terms.sum(("query_path", "key_path")).values)
+    assert_close(total[cached.isfinite()], cached[cached.isfinite()], atol=1e-12)
+
+
+def test_cached_scores_that_are_not_the_sum_of_the_terms_are_refused():
+    run = run_of("partial_rotary_parallel")
+    _, cache = run.model.run_with_cache(run.tokens)
+    wrong = ActivationCache({**cache, "blocks.1.attn.hook_attn_scores": 2 * cache["attn_scores", 1]}, run.model)
+    with pytest.raises(CacheError, match="the terms do not sum to the scores in the cache"):
+        expand_scores(wrong, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +269,7 @@ def test_what_is_out_of_range_is_an_error(plain: Run, call: Any, message: str):
 
 
 def test_a_wrong_answer_is_an_error(plain: Run):
-    with pytest.raises(TokenError, match="token 11"):
+    with pytest.raises(TokenError, match="answer 11 is no token"):
         expand_logits(plain.cache, 11)
 
 

@@ -52,9 +52,12 @@ def test_only_the_words_given_are_drawn():
     assert set(random_repeats(torch.arange(7, 70), 9, 21, bos=7).flatten().tolist()) <= set(range(7, 70))
 
 
-@pytest.mark.parametrize(("n_prompts", "length"), [(0, 20), (3, 4)])
-def test_too_few_or_too_short_sequences_are_an_error(n_prompts: int, length: int):
-    with pytest.raises(ConfigError, match="from 5 tokens"):
+@pytest.mark.parametrize(
+    ("n_prompts", "length", "message"),
+    [(0, 20, "n_prompts = 0; allowed: 1 or more"), (3, 4, "length = 4; allowed: 5 tokens or more")],
+)
+def test_too_few_or_too_short_sequences_are_an_error(n_prompts: int, length: int, message: str):
+    with pytest.raises(ConfigError, match=message):
         random_repeats(99, n_prompts, length)
 
 

@@ -119,7 +119,7 @@ def test_an_added_backward_hook_acts_on_every_backward_pass_until_reset(plain: R
 
 
 def test_an_unknown_direction_is_an_error(plain: Run, as_installed: None):
-    with pytest.raises(ValueError, match="allowed: 'fwd' or 'bwd'"):
+    with pytest.raises(ValueError, match="allowed: 'fwd', 'bwd'"):
         plain.model.add_hook("hook_embed", watch, dir="both")  # pyright: ignore[reportArgumentType]
 
 

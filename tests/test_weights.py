@@ -196,10 +196,10 @@ def test_a_model_without_blocks_has_no_heads():
     ("arguments", "message"),
     [
         ({"kinds": ["q"]}, "kinds = 'q'; allowed: 'Q', 'K', 'V'"),
-        ({"kinds": []}, "at least one kind"),
+        ({"kinds": []}, "kinds = .*; allowed: at least one, each once"),
         ({"kinds": ["K", "K"]}, "each once"),
         ({"score": "align"}, "score = 'align'; allowed: 'raw', 'aligned'; did you mean 'aligned'"),
-        ({"chunk": 0}, "a chunk of 1 or more"),
+        ({"chunk": 0}, "chunk = 0; allowed: 1 or more"),
     ],
     ids=str,
 )
@@ -334,11 +334,11 @@ def test_entries_of_a_vocabulary_circuit_are_named():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 0}, "k from 1 to 12"),
-        ({"k": 13}, "k from 1 to 12"),
-        ({"k": 5, "per_row": True}, "k from 1 to 4"),
+        ({"k": 0}, "k = 0; allowed: 1 to 12"),
+        ({"k": 1.5}, "k = 1.5; allowed: 1 to 12"),
+        ({"k": 5, "per_row": True}, "k = 5; allowed: 1 to 4"),
         ({"by": "size"}, "by = 'size'; allowed: 'largest', 'smallest', 'magnitude'"),
-        ({"block": 0}, "a block of 1 row or more"),
+        ({"block": 0}, "block = 0; allowed: 1 row or more"),
     ],
     ids=str,
 )

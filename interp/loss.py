@@ -1,0 +1,28 @@
+"""Loss: the cross-entropy of every next token."""
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.errors import TokenError
+
+
+def next_token_loss(
+    logits: Float[Tensor, "batch pos d_vocab"],
+    tokens: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"] | None = None,
+    per_token: bool = False,
+) -> Float[Tensor, ""] | Float[Tensor, "batch predicted"]:
+    """Cross-entropy in nats of every token given those before it; the mean, or one a predicted token.
+
+    Padding (mask false) neither predicts nor is predicted; such places count 0. Raises `TokenError` if nothing is
+    predicted at all.
+    """
+    real = None if mask is None else mask[:, 1:] & mask[:, :-1]
+    if tokens.shape[1] < 2 or (real is not None and not real.any()):
+        raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
+    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
+    if real is None:
+        return losses if per_token else losses.mean()
+    losses = losses.where(real, 0)
+    return losses if per_token else losses.sum() / real.sum()
