@@ -27,7 +27,7 @@ from circuits.parts import Head, Part, Table, Ties
 from circuits.sharpness import smallest_gap
 from circuits.space import Coordinate, Label, Number, Space, is_finite
 from interp.errors import ConfigError, TokenError, did_you_mean
-from interp.hooks import is_index
+from interp.indices import is_index
 from interp.tokens import Text, Vocabulary, check_tokens
 
 if TYPE_CHECKING:

@@ -127,7 +127,7 @@ def _prediction_table(check: ReadingCheck, labels: list[str]) -> Table:
 def _head_scores(check: ReadingCheck, tokens: Tensor) -> tuple[str, str]:
     """Previous-token score of the first head, induction score of the second, or why there is none."""
     from interp.errors import ShapeError, TokenError
-    from interp.heads import induction_score, previous_token_score
+    from interp.pattern_scores import induction_score, previous_token_score
 
     try:
         previous = f"{float(previous_token_score(check.patterns[0])):.3f}"

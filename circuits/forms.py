@@ -16,7 +16,7 @@ from torch import Tensor
 
 from circuits.space import Label, Number, Space, is_finite, listed
 from interp.errors import ConfigError
-from interp.hooks import is_index
+from interp.indices import is_index
 
 
 @dataclass(frozen=True)

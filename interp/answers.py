@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import ShapeError, TokenError
-from interp.hooks import is_index
+from interp.indices import is_index
 
 Answer = int | str | Sequence[int | str] | Int[Tensor, "batch"] | Int[Tensor, "batch pos"]
 """One token for all prompts, one a prompt, or (as ids) one a position."""

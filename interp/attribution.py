@@ -20,7 +20,7 @@ from interp.answers import Answer
 from interp.cache import ActivationCache, select
 from interp.components import Norm
 from interp.errors import ConfigError, ShapeError, did_you_mean
-from interp.hooks import is_index
+from interp.indices import is_index
 from interp.labelled import Places, Pos
 from interp.tokens import Text
 

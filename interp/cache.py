@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.errors import CheckpointError, HookNotFoundError, ShapeError
 from interp.files import atomic_path
-from interp.hooks import HookName, resolve
+from interp.names import HookName, resolve
 from interp.residual import ResidualStream
 from interp.stacked import weights_now
 

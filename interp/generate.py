@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.answers import Answer, token_ids
 from interp.errors import ConfigError, ShapeError
-from interp.hooks import HookName
+from interp.names import HookName
 from interp.progress import shown
 from interp.tokens import Text, check_mask
 

@@ -19,7 +19,6 @@ The first four, without a place, are also what a sweep can write (`patching.swee
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,13 +33,15 @@ from interp.errors import (
     CacheError,
     CheckpointError,
     ConfigError,
-    HookNotFoundError,
     InterpError,
     ShapeError,
     did_you_mean,
 )
 from interp.files import atomic_path
-from interp.hooks import HookName, HookPair, HookPoint, as_indices, is_index, layer_index, layer_of
+from interp.hooks import HookPair, HookPoint
+from interp.indices import as_indices, is_index, layer_index
+from interp.names import HookName, layer_of
+from interp.values import Values, signature, values_of
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -53,64 +54,6 @@ Index = int | Sequence[int] | None
 
 AXES = {"head": ("head", "kv_head"), "pos": ("query_pos", "pos"), "neuron": ("d_mlp",)}
 """Which axes of a hook point a word of an address speaks of."""
-
-
-class Values(Mapping[str, Tensor]):
-    """Activations by full name that never change; equal and hashed by content.
-
-    Attributes:
-        made_by: the `signature` of the model whose run they are from, where that is known.
-    """
-
-    def __init__(self, tensors: Mapping[str, Tensor], made_by: str | None = None):
-        self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
-        self._digest: str | None = None
-        self.made_by = made_by
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._tensors:
-            raise HookNotFoundError(f"no values for {name!r}{did_you_mean(name, self._tensors)}")
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    @property
-    def digest(self) -> str:
-        """A hash of names, shapes, dtypes and bits."""
-        if self._digest is None:
-            digest = hashlib.blake2b(digest_size=16)
-            for name, tensor in sorted(self._tensors.items()):
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-            self._digest = digest.hexdigest()
-        return self._digest
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Values) and self.digest == other.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-    def __repr__(self) -> str:
-        return f"Values({', '.join(list(self)[:3])}{', ...' if len(self) > 3 else ''})"
-
-
-def signature(model: "HookedTransformer") -> str:
-    """Says which model, with which weights, made a run."""
-    return hashlib.blake2b(
-        f"{json.dumps(model.cfg.architecture())} {model.weights_hash()}".encode(), digest_size=16
-    ).hexdigest()
-
-
-def _values_of(cache: ActivationCache, names: Sequence[str] | None) -> Values:
-    """Some of a cache's activations, or all. Raises `CacheError` for a cache older than its model's weights."""
-    if not cache.is_current():
-        raise CacheError("the model's weights changed after this cache was made: run it again")
-    return Values({name: cache[name] for name in (cache if names is None else names)}, signature(cache.model))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +186,7 @@ class Patch(Intervention):
         super().__post_init__()
         given = self.values
         if isinstance(given, ActivationCache):
-            given = _values_of(given, None if self.site is None else [point.name for point in self.points(given.model)])
+            given = values_of(given, None if self.site is None else [point.name for point in self.points(given.model)])
         if not isinstance(given, Mapping):
             raise ConfigError(f"{type(self).__name__} takes an ActivationCache, or activations by name, not {given!r}")
         object.__setattr__(self, "values", given if isinstance(given, Values) else Values(given))
@@ -335,7 +278,7 @@ class FreezeNorms(Patch):
     def __post_init__(self) -> None:
         if isinstance(self.values, ActivationCache):
             scales = [name for name in self.values if name.endswith("hook_scale")]
-            object.__setattr__(self, "values", _values_of(self.values, scales))
+            object.__setattr__(self, "values", values_of(self.values, scales))
         super().__post_init__()
 
     def points(self, model: "HookedTransformer") -> list[HookPoint]:

@@ -1,10 +1,10 @@
-"""Loss: the cross-entropy of every next token."""
+"""Loss: the cross-entropy of every next token, and how it falls along a text."""
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import TokenError
+from interp.errors import ConfigError, TokenError
 
 
 def next_token_loss(
@@ -26,3 +26,17 @@ def next_token_loss(
         return losses if per_token else losses.mean()
     losses = losses.where(real, 0)
     return losses if per_token else losses.sum() / real.sum()
+
+
+def in_context_learning_score(
+    losses: Float[Tensor, "*batch predicted"], early: int = 50, late: int = 500
+) -> Float[Tensor, "*batch"]:
+    """The loss of the token at position `late` minus that at position `early`, in nats (Olsson et al. 2022).
+
+    `losses` are those of a run with `loss_per_token=True`, whose first one belongs to position 1. Raises `ConfigError`
+    for positions that no loss belongs to.
+    """
+    n = losses.shape[-1]
+    if not 1 <= early < late <= n:
+        raise ConfigError(f"early = {early}, late = {late}; allowed: 1 <= early < late <= {n}, the positions predicted")
+    return losses[..., late - 1] - losses[..., early - 1]

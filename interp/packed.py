@@ -19,7 +19,8 @@ from torch import Tensor
 
 from interp.cache import ActivationCache
 from interp.components import SideInputs
-from interp.hooks import HookName, HookPoint
+from interp.hooks import HookPoint
+from interp.names import HookName
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer

@@ -24,13 +24,14 @@ from torch import Tensor
 from interp.cache import ActivationCache
 from interp.errors import CheckpointError, ConfigError, HookNotFoundError
 from interp.files import atomic_path
-from interp.interventions import Index, Values, signature
+from interp.interventions import Index
 from interp.metrics import Function, KLDivergence, Metric, Reading
 from interp.packed import Rows, Walk
 from interp.pairs import Direction, Pair, Runs, Source, at
 from interp.plan import Granularity, Place, Plan
 from interp.progress import progress_bar
 from interp.results import Axis, check_confidence, labelled, token_labels
+from interp.values import Values, signature
 
 if TYPE_CHECKING:
     import xarray

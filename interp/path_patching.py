@@ -15,11 +15,8 @@ Norms are computed anew from what they read (`norms="live"`), or keep the scales
 them linear.
 """
 
-import itertools
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -28,9 +25,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.components import SideInputs
-from interp.errors import ConfigError, HookNotFoundError, check_choice, did_you_mean
-from interp.hooks import HookPair, HookPoint, layer_of
+from interp.errors import ConfigError, check_choice, did_you_mean
+from interp.hooks import HookPair, HookPoint
 from interp.metrics import Reading
+from interp.names import layer_of
+from interp.nodes import Node
 from interp.pairs import Direction, Pair, Runs, Source
 from interp.patching import GIGABYTE, Metrics, as_named
 from interp.progress import progress_bar
@@ -42,61 +41,6 @@ if TYPE_CHECKING:
     from interp.model import HookedTransformer
 
 Reaction = Literal["live", "frozen"]
-
-
-# ---------------------------------------------------------------------- components by name
-
-
-@dataclass(frozen=True)
-class Node:
-    """A component, and which of its inputs is meant.
-
-    Attributes:
-        kind: "embed", "head", "mlp" or "logits".
-        layer: of a head or MLP; -1 for the embedding, n_layers for the logits, so that earlier ones are smaller.
-        head: of a head.
-        reads: "q", "k" or "v" where a head's input is meant.
-    """
-
-    kind: Literal["embed", "head", "mlp", "logits"]
-    layer: int
-    head: int | None = None
-    reads: Literal["q", "k", "v"] | None = None
-
-    @classmethod
-    def of(cls, name: str, model: "HookedTransformer", on_the_way: bool = False) -> "Node":
-        """The component called `name`; on the way of a path, `.k` and `.v` are inputs of a query head.
-
-        Raises `HookNotFoundError` naming what is near, or what is out of range.
-        """
-        cfg = model.cfg
-        if not isinstance(name, str):
-            raise HookNotFoundError(f"{name!r} is no component; components are named as text, such as 'L0H1'")
-        if name in ("embed", "logits"):
-            return cls(name, -1 if name == "embed" else cfg.n_layers)
-        found = re.fullmatch(r"L(\d+)(?:H(\d+)(?:\.([qkv]))?|\.mlp)", name)
-        if not found:
-            known = ["embed", "logits", "L0H0", "L0H0.q", "L0H0.k", "L0H0.v", "L0.mlp"]
-            raise HookNotFoundError(f"{name!r} is no component; written as {', '.join(known)}"
-                                    f"{did_you_mean(name, known)}")  # fmt: skip
-        layer, head, reads = int(found[1]), found[2], cast(Any, found[3])
-        heads = cfg.n_key_value_heads if reads in ("k", "v") and not on_the_way else cfg.n_heads
-        if layer >= cfg.n_layers or (head is not None and int(head) >= heads):
-            kind = "heads" if heads == cfg.n_heads else "key-value heads"
-            raise HookNotFoundError(f"{name!r} is not there: the model has {cfg.n_layers} layers of {heads} {kind}")
-        if head is None and cfg.attn_only:
-            raise HookNotFoundError(f"{name!r} is not there: this model has no MLPs")
-        return cls("head", layer, int(head), reads) if head is not None else cls("mlp", layer)
-
-    def __str__(self) -> str:
-        if self.kind == "head":
-            return f"L{self.layer}H{self.head}" + (f".{self.reads}" if self.reads else "")
-        return f"L{self.layer}.mlp" if self.kind == "mlp" else self.kind
-
-    def reaches(self, later: "Node", parallel: bool) -> bool:
-        """Whether what this writes is read by `later`; attention comes before the MLP of its layer, unless parallel."""
-        within = not parallel and self.kind == "head" and later.kind == "mlp"
-        return self.layer < later.layer or (self.layer == later.layer and within)
 
 
 # ---------------------------------------------------------------------- sender to receivers
@@ -138,15 +82,15 @@ def path_sweep(
     be combined.
     """
     check_confidence(confidence)
-    _check_reactions(mlps=mlps, norms=norms)
+    check_reactions(mlps=mlps, norms=norms)
     pair = Pair.of(model, corrupted, clean, direction, attention_mask)
     targets = [Node.of(name, model) for name in _several(receivers)]
     sources, axes = _senders(senders, model)
     _check_receivers(targets)
     metrics, names = as_named(metric)
-    runs = pair.run(_points(model))
+    runs = pair.run(needed_points(model))
     readings = [runs.reading(m) for m in metrics.values()]
-    final_norm = _final_norm(runs, norms)
+    final_norm = final_norm_of(runs, norms)
     paths = _Paths(runs, targets, mlps, norms)
     values = runs.base.final.new_full((len(readings), len(pair.tokens), len(sources)), math.nan)
     portions = list(paths.portions(sources, max_bytes))
@@ -157,7 +101,7 @@ def path_sweep(
                 for sender, stream in zip(portion, final, strict=True):
                     values[i, :, sources.index(sender)] = runs.whole_run(reading, stream, final_norm)
             advance(1)
-    about = _about(runs, readings, mlps, norms) | {
+    about = about_paths(runs, readings, mlps, norms) | {
         "granularity": "senders to receivers",
         "receivers": " ".join(map(str, targets)),
     }
@@ -200,18 +144,19 @@ def _check_receivers(receivers: list[Node]) -> None:
         raise ConfigError("'logits' reads what the other receivers would write: give it alone")
 
 
-def _check_reactions(**given: str) -> None:
+def check_reactions(**given: str) -> None:
+    """Raise `ConfigError` unless each is "live" or "frozen"."""
     for name, value in given.items():
         check_choice(name, value, get_args(Reaction))
 
 
-def _points(model: "HookedTransformer") -> list[str]:
+def needed_points(model: "HookedTransformer") -> list[str]:
     """What is needed of both runs: everything that is written, the norms' scales, and what MLPs read."""
     ends = ("hook_embed", "attn.hook_z", "hook_mlp_out", "hook_scale", "hook_mlp_in")
     return [name for name in model.hook_points if name.endswith(ends) and not name.startswith("ln_final")]
 
 
-def _final_norm(runs: Runs, norms: Reaction) -> Callable[[Tensor], Tensor] | None:
+def final_norm_of(runs: Runs, norms: Reaction) -> Callable[[Tensor], Tensor] | None:
     """The norm before the unembedding at the scale of the run that is patched; None for a live one."""
     norm, base = runs.base.model.ln_final, runs.base.final
     if norms == "live" or norm.kind is None:
@@ -220,7 +165,8 @@ def _final_norm(runs: Runs, norms: Reaction) -> Callable[[Tensor], Tensor] | Non
     return lambda stream: norm.at_scale(stream, scale) + bias
 
 
-def _about(runs: Runs, readings: list[Reading], mlps: str, norms: str) -> dict[str, object]:
+def about_paths(runs: Runs, readings: list[Reading], mlps: str, norms: str) -> dict[str, object]:
+    """What a result says of itself."""
     baseline = torch.stack([runs.whole_run(reading, runs.base.final) for reading in readings])
     return {
         "metric": "; ".join(reading.name for reading in readings),
@@ -273,8 +219,8 @@ class _Paths:
             point = f"blocks.{node.layer}." + ("hook_mlp_in" if node.kind == "mlp" else f"hook_{node.reads}_input")
             stream = arrived[node.layer, "mid"] if node.kind == "mlp" else arrived[node.layer, "stream"]
             if node.reads in ("q", "k"):
-                stream = _with_positions(self.runs, node.layer, stream)
-            hooks.append((point, partial(_read_instead, stream, node.head)))
+                stream = with_positions(self.runs, node.layer, stream)
+            hooks.append((point, partial(read_instead, stream, node.head)))
         mask = self.runs.base.mask
         out = self.model.run_with_hooks(
             self._rows(f"blocks.{first}.hook_resid_pre", n),
@@ -301,12 +247,12 @@ class _Paths:
                     row[:, :, sender.head] = other[:, :, sender.head]
             hooks = self._frozen_norms(n, range(i, i + 1))
             if not self.model.cfg.attn_only:
-                hooks.append((f"blocks.{i}.hook_mlp_in", partial(_record, arrived, (i, "mid"))))
+                hooks.append((f"blocks.{i}.hook_mlp_in", partial(record, arrived, (i, "mid"))))
                 sent = kind == "mlp" and i == layer
                 if sent or self.mlps == "frozen":
                     out = f"blocks.{i}.hook_mlp_out"
                     value = self.runs.other(out).repeat(n, 1, 1) if sent else self._rows(out, n)
-                    hooks.append((out, partial(_write_instead, value)))
+                    hooks.append((out, partial(write_instead, value)))
             with self.model.hooks(fwd_hooks=hooks):
                 frozen = SideInputs(self.runs.base.sides[i].visible, None, None, attend=partial(_constant, z))
                 x = self.model.blocks[i](x, frozen)
@@ -322,10 +268,10 @@ class _Paths:
         if self.norms == "live":
             return []
         names = [name for name in self.model.hook_points if name.endswith("hook_scale") and layer_of(name) in layers]
-        return [(name, partial(_write_instead, self._rows(name, n))) for name in names]
+        return [(name, partial(write_instead, self._rows(name, n))) for name in names]
 
 
-def _with_positions(runs: Runs, layer: int, stream: Tensor) -> Tensor:
+def with_positions(runs: Runs, layer: int, stream: Tensor) -> Tensor:
     """The stream as queries and keys read it: in shortformer models position vectors come on top."""
     reads = runs.base.sides[layer].position_reads
     return stream if reads is None else stream + reads.repeat(len(stream) // len(reads), 1, 1)
@@ -335,11 +281,12 @@ def _constant(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return z
 
 
-def _write_instead(value: Tensor, activation: Tensor, hook: HookPoint) -> Tensor:
+def write_instead(value: Tensor, activation: Tensor, hook: HookPoint) -> Tensor:
+    """A hook, once `value` is given: the activation becomes `value`."""
     return value
 
 
-def _read_instead(stream: Tensor, head: int | None, activation: Tensor, hook: HookPoint) -> Tensor:
+def read_instead(stream: Tensor, head: int | None, activation: Tensor, hook: HookPoint) -> Tensor:
     """The MLP's input, or one head's own copy of the stream, becomes `stream`."""
     if head is None:
         return stream
@@ -347,148 +294,6 @@ def _read_instead(stream: Tensor, head: int | None, activation: Tensor, hook: Ho
     return activation
 
 
-def _record(kept: dict[Any, Tensor], key: object, activation: Tensor, hook: HookPoint) -> None:
+def record(kept: dict[Any, Tensor], key: object, activation: Tensor, hook: HookPoint) -> None:
+    """A hook, once a place is given: the activation is kept there."""
     kept[key] = activation
-
-
-# ---------------------------------------------------------------------- the full tree of paths
-
-Tree = dict[Node, Any]
-"""Below a place that reads: the components written anew there, each with the trees below its own inputs (by a node that
-names the input), or None for one whose write comes from the other run."""
-
-
-@torch.no_grad()
-def path_tree(
-    model: "HookedTransformer",
-    corrupted: Source,
-    clean: Source,
-    metric: Metrics,
-    paths: Sequence[Sequence[str]],
-    *,
-    norms: Reaction = "live",
-    direction: Direction = "noising",
-    attention_mask: Bool[Tensor, "batch pos"] | None = None,
-    per_prompt: bool = False,
-    confidence: float = 0.95,
-) -> "xarray.DataArray":
-    """The metric when only these paths carry the other run's activations.
-
-    Args:
-        corrupted, clean, metric: as for `patching.sweep`.
-        paths: each from a sender to "logits", such as `["L0H1", "L5H2.v", "logits"]` or
-            `["embed", "L0.mlp", "L3H0.q", "logits"]`. On the way heads are query heads, with an input each.
-        norms: whether each component's norm is computed anew from what it reads. Norms on what is written (Gemma) keep
-            their scales.
-        direction, attention_mask, per_prompt, confidence: as for `path_sweep`.
-
-    Returns:
-        One value, or one for each metric and prompt as in `patching.sweep`.
-
-    Raises as `path_sweep`; `ConfigError` for a path that cannot be, a component that is at once the start of one path
-    and on the way of another into the same place, and for norms on the stream itself, where writes do not add up.
-    """
-    check_confidence(confidence)
-    _check_reactions(norms=norms)
-    pair = Pair.of(model, corrupted, clean, direction, attention_mask)
-    if model.cfg.norm_position == "post" and model.cfg.normalization_type is not None:
-        raise ConfigError("norm_position = 'post' normalises the stream itself, so that no part of it is one path's")
-    if any(isinstance(path, str) for path in paths):
-        raise ConfigError(f"paths = {paths!r}: a list of paths is needed, each a list of names")
-    tree = _tree([[Node.of(name, model, on_the_way=True) for name in path] for path in paths], model)
-    metrics, names = as_named(metric)
-    runs = pair.run(_points(model))
-    readings = [runs.reading(m) for m in metrics.values()]
-    final = runs.base.final + _TreeRun(runs, norms).change(tree)
-    final_norm = _final_norm(runs, norms)
-    values = torch.stack([runs.whole_run(reading, final, final_norm) for reading in readings])
-    written = "; ".join(" -> ".join(path) for path in paths)
-    about = _about(runs, readings, "on paths", norms) | {"granularity": "paths", "paths": written}
-    return labelled(values, [], names, per_prompt, confidence, about)
-
-
-def _tree(paths: list[list[Node]], model: "HookedTransformer") -> Tree:
-    """What is written anew below the logits. Raises `ConfigError` for paths that cannot be."""
-    tree: Tree = {}
-    if not paths:
-        raise ConfigError("paths = []: at least one is needed")
-    for path in paths:
-        shown = " -> ".join(map(str, path))
-        if len(path) < 2 or path[-1].kind != "logits" or path[0].reads or any(n.kind == "logits" for n in path[:-1]):
-            raise ConfigError(f"{shown}: a path goes from a write, such as 'L0H1', to 'logits'")
-        for earlier, later in itertools.pairwise(path):
-            if not earlier.reaches(later, model.cfg.parallel_attn_mlp):
-                raise ConfigError(f"{shown}: {later} does not read what {earlier} writes")
-            if later.kind == "embed" or (later.kind == "head" and not later.reads):
-                raise ConfigError(f"{shown}: {later} is on the way, so say by which input, such as {later}.v")
-        place = tree
-        for node in reversed(path[1:-1]):
-            below = place.setdefault(Node(node.kind, node.layer, node.head), {})
-            if below is None:
-                raise ConfigError(f"{shown}: {node} starts another path into the same place")
-            place = below.setdefault(node, {})
-        if place.get(path[0], None) or (path[0] in place and place[path[0]] is not None):
-            raise ConfigError(f"{shown}: {path[0]} is on the way of another path into the same place")
-        place[path[0]] = None
-    return tree
-
-
-class _TreeRun:
-    """Components computed anew along a tree of paths."""
-
-    def __init__(self, runs: Runs, norms: Reaction):
-        self.runs, self.model, self.norms, self.own = runs, runs.base.model, norms, runs.base.cache
-
-    def change(self, tree: Tree) -> Float[Tensor, "batch pos d_model"]:
-        """By how much the stream differs where a component with this tree below it reads."""
-        total = torch.zeros_like(self.runs.base.final)
-        for writer, below in tree.items():
-            own = self._write(writer, self.own.__getitem__)
-            total += (self._write(writer, self.runs.other) if below is None else self._anew(writer, below)) - own
-        return total
-
-    def _write(self, writer: Node, of: Callable[[str], Tensor]) -> Float[Tensor, "batch pos d_model"]:
-        """What a component writes to the stream in one of the two runs."""
-        if writer.kind != "head":
-            return of("hook_embed" if writer.kind == "embed" else f"blocks.{writer.layer}.hook_mlp_out")
-        scales = self.own.__getitem__ if self.norms == "frozen" else of
-        return self._of_head(writer, of(f"blocks.{writer.layer}.attn.hook_z"), scales)
-
-    def _of_head(self, writer: Node, z: Tensor, of: Callable[[str], Tensor]) -> Float[Tensor, "batch pos d_model"]:
-        block, head = self.model.blocks[writer.layer], cast(int, writer.head)
-        write = z[:, :, head] @ block.attn.W_O[head]
-        if block.ln1_post.kind is None:
-            return write
-        return block.ln1_post.at_scale(write, of(f"blocks.{writer.layer}.ln1_post.hook_scale"))
-
-    def _anew(self, writer: Node, below: Tree) -> Float[Tensor, "batch pos d_model"]:
-        """What a component writes when its inputs differ by what the trees below them say."""
-        layer, kept = writer.layer, {}
-        hooks: list[HookPair] = []
-        for reader, tree in below.items():
-            change = self.change(tree)
-            if writer.kind == "mlp":
-                hooks.append(
-                    (f"blocks.{layer}.hook_mlp_in", partial(_read_instead, self.own["mlp_in", layer] + change, None))
-                )
-            else:
-                head = cast(int, writer.head)
-                shared = self.model.cfg.n_heads // self.model.cfg.n_key_value_heads
-                place = head if reader.reads == "q" else head // shared
-                stream = self.own["resid_pre", layer] + change
-                if reader.reads != "v":
-                    stream = _with_positions(self.runs, layer, stream)
-                hooks.append((f"blocks.{layer}.hook_{reader.reads}_input", partial(_read_instead, stream, place)))
-        if self.norms == "frozen":
-            scales = [n for n in self.model.hook_points if n.endswith("hook_scale") and layer_of(n) == layer]
-            hooks += [(name, partial(_write_instead, self.own[name])) for name in scales]
-        out = f"blocks.{layer}." + ("hook_mlp_out" if writer.kind == "mlp" else "attn.hook_z")
-        hooks.append((out, partial(_record, kept, out)))
-        self.model.run_with_hooks(
-            self.own["resid_pre", layer],
-            fwd_hooks=hooks,
-            start_at_layer=layer,
-            stop_at_layer=layer + 1,
-            attention_mask=self.runs.base.mask,
-        )
-        return kept[out] if writer.kind == "mlp" else self._of_head(writer, kept[out], self.own.__getitem__)

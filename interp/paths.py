@@ -30,7 +30,7 @@ from interp.components import Norm, rotary_angles, rotate
 from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError
 from interp.factored import at_least_float32
-from interp.hooks import is_index, layer_index
+from interp.indices import head_index, is_index, layer_index
 from interp.progress import shown
 from interp.residual import LogitAttribution, Stack
 
@@ -125,9 +125,7 @@ def expand_scores(
 
     cfg = cache.cfg
     layer = layer_index(layer, cfg.n_layers, "layer")
-    if not is_index(head) or not -cfg.n_heads <= head < cfg.n_heads:
-        raise ConfigError(f"head = {head!r}; allowed: {-cfg.n_heads} to {cfg.n_heads - 1}")
-    head %= cfg.n_heads
+    head = head_index(head, cfg.n_heads)
     _check_count(cfg, layer, max_length, max_terms, sides=2)
     rotation = _rotation(cache, layer)
     stack = _with_private_positions(

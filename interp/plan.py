@@ -10,8 +10,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import ConfigError, did_you_mean
-from interp.hooks import HookName, HookPoint, as_indices
+from interp.hooks import HookPoint
+from interp.indices import as_indices
 from interp.interventions import Index
+from interp.names import HookName
 from interp.packed import SLAB, Rows
 from interp.pairs import Runs
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.answers import Answer, token_ids
 from interp.errors import ShapeError
-from interp.hooks import as_indices
+from interp.indices import as_indices
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer

@@ -1,18 +1,20 @@
-"""Random sequences in which a segment comes twice: what heads are scored on, and in-context copying is trained on.
+"""Random sequences in which a segment is repeated: heads are scored on them, and toy models trained.
 
 Repeats at one fixed distance are confounded: a head, or a whole one-layer model, that copies from that distance
 whatever the token looks like an induction head on them. Here the length of the segment, where it starts and the gap
-before it comes again are drawn anew for every sequence.
+before it comes again are drawn anew for every sequence: `random_repeats` has one repeat and no other token twice, which
+scores single heads; `variable_offset_repeats` fills the whole sequence with repeats, which trains a model.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, TokenError
-from interp.hooks import is_index
+from interp.indices import is_index
 from interp.tokens import Tokenizer
 
 if TYPE_CHECKING:
@@ -107,3 +109,104 @@ def ordinary_tokens(model: "HookedTransformer") -> tuple[Int[Tensor, "words"], i
         special |= set(codec.backend.get_added_tokens_decoder())
     n = min(codec.d_vocab, model.cfg.d_vocab)
     return torch.tensor([i for i in range(n) if i not in special], dtype=torch.long), bos
+
+
+# ---------------------------------------------------------------------- to train on
+
+Seed = int | torch.Generator
+"""A seed, or a generator that goes on from where it is."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences, and which of their tokens can be predicted by copying.
+
+    Attributes:
+        tokens: token ids, [batch, pos].
+        copied: true at a token that repeats what followed an earlier occurrence of the token before it, [batch, pos].
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    copied: Bool[Tensor, "batch pos"]
+
+
+def iid_tokens(batch: int, n_pos: int, vocabulary: int | range, *, bos: int | None = None, seed: Seed) -> Batch:
+    """Tokens drawn independently and evenly, after the bos: a control on which there is nothing to learn but that.
+
+    Args:
+        batch, n_pos: the shape of the tokens, bos included.
+        vocabulary: the ids to draw from; an integer stands for all ids below it.
+        bos: the id that starts every sequence, or None for none; not one of those drawn.
+        seed: of this batch, or a generator.
+
+    Raises `ConfigError` for sizes that are not positive, fewer than two ids, or a bos among them.
+    """
+    ids = range(vocabulary) if isinstance(vocabulary, int) else vocabulary
+    if batch < 1 or n_pos < (1 if bos is None else 2):
+        raise ConfigError(f"batch = {batch}, n_pos = {n_pos}; allowed: at least 1, and one more position for a bos")
+    if len(ids) < 2 or ids[0] < 0 or ids[-1] < 0:
+        raise ConfigError(f"vocabulary = {vocabulary}; at least two ids are needed, none below 0")
+    if bos is not None and (bos < 0 or bos in ids):
+        raise ConfigError(f"bos = {bos}; it must be an id of its own, not one of vocabulary = {vocabulary}")
+    tokens = _draw(ids, (batch, n_pos), _generator(seed))
+    if bos is not None:
+        tokens[:, 0] = bos
+    return Batch(tokens, torch.zeros_like(tokens, dtype=torch.bool))
+
+
+def variable_offset_repeats(
+    batch: int,
+    n_pos: int,
+    vocabulary: int | range,
+    *,
+    segment: tuple[int, int] = (8, 14),
+    gap: tuple[int, int] = (0, 12),
+    bos: int | None = None,
+    seed: Seed,
+) -> Batch:
+    """Random tokens in which one random segment is repeated, at distances that cannot be predicted.
+
+    A sequence is `gap segment gap segment ...`, cut off at `n_pos`: its segment has one random length and holds random
+    tokens, every gap has a random length of its own and holds other random tokens. Copying from one fixed distance,
+    which a single layer can do and which passes for induction where repeats lie equally far apart, is of little use
+    here.
+
+    Args:
+        batch, n_pos, vocabulary, bos, seed: as for `iid_tokens`; segments and gaps draw from the same ids.
+        segment: shortest and longest length of a segment, in tokens; at least 2, as the first cannot be predicted.
+        gap: shortest and longest length of a gap, the one before the first segment included.
+
+    Raises `ConfigError` as `iid_tokens`, for lengths that cannot be, and where two segments might not fit.
+    """
+    body = n_pos - (bos is not None)
+    for name, (least, most), lowest in (("segment", segment, 2), ("gap", gap, 0)):
+        if not lowest <= least <= most:
+            raise ConfigError(f"{name} = {(least, most)}; allowed: the shortest and the longest, {lowest} or more")
+    if body < (needed := 2 * (segment[1] + gap[1])):
+        raise ConfigError(
+            f"{body} positions for segments of up to {segment[1]} tokens and gaps of up to {gap[1]}; two of each need "
+            f"{needed}"
+        )
+    generator = _generator(seed)
+    tokens = iid_tokens(batch, n_pos, vocabulary, bos=bos, seed=generator).tokens
+    words = iid_tokens(batch, segment[1], vocabulary, seed=generator).tokens
+    length = _draw(range(segment[0], segment[1] + 1), (batch, 1), generator)
+    gaps = _draw(range(gap[0], gap[1] + 1), (batch, body // segment[0] + 1), generator)
+    starts = (gaps + length).cumsum(dim=1) - length  # [batch occurrence]
+    at = torch.arange(body).expand(batch, -1).contiguous()
+    occurrence = torch.searchsorted(starts, at, right=True) - 1  # -1 in the gap before the first
+    within = at - starts.gather(1, occurrence.clamp(min=0))
+    inside = (occurrence >= 0) & (within < length)
+    after_bos = tokens[:, n_pos - body :]
+    after_bos[inside] = words.gather(1, within.clamp(0, segment[1] - 1))[inside]
+    copied = torch.zeros_like(tokens, dtype=torch.bool)
+    copied[:, n_pos - body :] = inside & (occurrence >= 1) & (within >= 1)
+    return Batch(tokens, copied)
+
+
+def _draw(ids: range, shape: tuple[int, int], generator: torch.Generator) -> Int[Tensor, "rows columns"]:
+    return ids.start + ids.step * torch.randint(len(ids), shape, generator=generator)
+
+
+def _generator(seed: Seed) -> torch.Generator:
+    return seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)

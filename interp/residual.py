@@ -20,7 +20,7 @@ from interp.answers import Answer, token_ids
 from interp.components import WRITE_PER_HEAD, Norm
 from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
-from interp.hooks import layer_index
+from interp.indices import layer_index
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer

@@ -11,22 +11,10 @@ from interp.cache import ActivationCache, select
 from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError, HookNotFiredError, check_choice
 from interp.generate import KVCache
-from interp.hooks import (
-    Direction,
-    Hook,
-    HookFn,
-    HookInfo,
-    HookMap,
-    HookName,
-    HookPair,
-    HookPoint,
-    as_list,
-    as_pairs,
-    layer_index,
-    layer_of,
-    resolve,
-)
+from interp.hooks import Direction, Hook, HookFn, HookPair, HookPoint, as_pairs
+from interp.indices import layer_index
 from interp.memory import keep_freed_memory
+from interp.names import HookInfo, HookMap, HookName, as_list, layer_of, resolve
 from interp.tokens import Text
 
 if TYPE_CHECKING:

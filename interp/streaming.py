@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, RangeError, ShapeError, TokenError, check_choice
 from interp.factored import FactoredMatrix, at_least_float32
-from interp.hooks import is_index
+from interp.indices import is_index
 from interp.model import HookedTransformer
 from interp.progress import shown
 from interp.tokens import visible

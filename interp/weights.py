@@ -27,7 +27,7 @@ from torch import Tensor
 from interp.components import Norm
 from interp.errors import ConfigError, check_choice
 from interp.factored import FactoredMatrix, at_least_float32
-from interp.hooks import is_index, layer_index
+from interp.indices import head_index, is_index, layer_index
 from interp.model import HookedTransformer
 from interp.progress import shown
 from interp.repeats import ordinary_tokens
@@ -215,7 +215,7 @@ def singular_directions(
             f"{side}_value": (dims, (ends.values * ends.values.new_tensor([[1], [-1]])).cpu().numpy()),
         }
     about = {
-        "circuit": f"{circuit} of L{layer_index(layer, model.cfg.n_layers, 'layer')}H{_head_index(model, head)}",
+        "circuit": f"{circuit} of L{layer_index(layer, model.cfg.n_layers, 'layer')}H{head_index(head, model.cfg.n_heads)}",
         "fold_norms": int(fold_norms),
         "model_hash": model.weights_hash(),
     }
@@ -346,15 +346,8 @@ def _all_heads(model: HookedTransformer, fold_norms: bool) -> HeadWeights:
 
 
 def _of_head(model: HookedTransformer, layer: int, head: int, fold_norms: bool) -> HeadWeights:
-    layer, head = layer_index(layer, model.cfg.n_layers, "layer"), _head_index(model, head)
+    layer, head = layer_index(layer, model.cfg.n_layers, "layer"), head_index(head, model.cfg.n_heads)
     return HeadWeights(*(weight[head] for weight in _of_layer(model, layer, fold_norms)))
-
-
-def _head_index(model: HookedTransformer, head: int) -> int:
-    n = model.cfg.n_heads
-    if not is_index(head) or not -n <= head < n:
-        raise ConfigError(f"head = {head!r}; allowed: {-n} to {n - 1} (a layer has {n} heads)")
-    return head % n
 
 
 def _at_most(name: str, given: int | None, most: int) -> int:

@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from interp import HookedTransformer, TransformerConfig, Vocabulary
 from interp.generate import Sampling
 from interp.plot import figures
-from interp.training import Batch, train
+from interp.repeats import Batch
+from interp.training import train
 
 plotly.io.renderers.default = "plotly_mimetype"
 torch.set_num_threads(1)

@@ -22,7 +22,7 @@ import plotly.io
 import torch
 
 from circuits.gallery.induction import READINGS, induction_model, verify
-from interp.heads import induction_score, previous_token_score
+from interp.pattern_scores import induction_score, previous_token_score
 from interp.plot import figures
 
 plotly.io.renderers.default = "plotly_mimetype"

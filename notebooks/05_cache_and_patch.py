@@ -29,7 +29,8 @@ from interp.interventions import Interventions, Mean, Patch
 from interp.lens import direct_attribution, logit_lens
 from interp.metrics import LogitDifference
 from interp.patching import sweep
-from interp.path_patching import path_sweep, path_tree
+from interp.path_patching import path_sweep
+from interp.path_tree import path_tree
 from interp.plot import figures
 
 plotly.io.renderers.default = "plotly_mimetype"

@@ -25,9 +25,10 @@ import plotly.io
 import torch
 
 from interp import HookedTransformer, TransformerConfig
-from interp.heads import induction_score, previous_token_score
+from interp.pattern_scores import induction_score, previous_token_score
 from interp.plot import figures
-from interp.training import phase_change, train, variable_offset_repeats
+from interp.repeats import variable_offset_repeats
+from interp.training import phase_change, train
 
 plotly.io.renderers.default = "plotly_mimetype"
 torch.set_num_threads(1)  # the model is small, and the same number of threads repeats a run bit for bit

@@ -16,7 +16,8 @@ from torch import Tensor
 from interp import ActivationCache, HookedTransformer, TransformerConfig
 from interp.components import Norm
 from interp.config import RotaryScaling
-from interp.hooks import HookFn, HookName
+from interp.hooks import HookFn
+from interp.names import HookName
 from interp.tokens import TextCodec
 
 SEED = int(os.environ.get("INTERP_SEED", random.SystemRandom().randrange(2**31)))

@@ -23,16 +23,14 @@ from interp import (
     Vocabulary,
 )
 from interp import heads as heads_module
-from interp.heads import (
+from interp.heads import head_scores, head_scores_of, score_table
+from interp.loss import in_context_learning_score
+from interp.pattern_scores import (
     PATTERN_SCORES,
     attention_on,
     follows_earlier_occurrence,
-    head_scores,
-    head_scores_of,
-    in_context_learning_score,
     induction_score,
     previous_token_score,
-    score_table,
 )
 from interp.repeats import random_repeats
 

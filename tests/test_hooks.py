@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp import HookedTransformer, HookNotFoundError, HookPoint, ShapeError
-from interp.hooks import layer_of
+from interp.names import layer_of
 
 
 def identity(act: Tensor, hook: HookPoint) -> None:

@@ -19,9 +19,9 @@ from interp.interventions import (
     Patch,
     Resample,
     Steer,
-    Values,
     Zero,
 )
+from interp.values import Values
 
 ANYTHING: dict[str, Any] = {"text": "1"}
 NAMES = ["learned_ln", "rotary_rms_gated_grouped", "post_ln_sinusoidal_bidirectional", "gemma_like"]

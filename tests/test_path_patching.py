@@ -10,8 +10,10 @@ from torch import Tensor
 from interp import ConfigError, HookedTransformer, HookNotFoundError, HookPoint
 from interp.interventions import Zero
 from interp.metrics import Logit, LogitDifference
+from interp.nodes import Node
 from interp.patching import sweep
-from interp.path_patching import Node, path_sweep, path_tree
+from interp.path_patching import path_sweep
+from interp.path_tree import path_tree
 
 METRIC = LogitDifference((1, 2), (3, 4))
 NAMES = ["learned_ln", "rotary_rms_gated_grouped", "partial_rotary_parallel", "gemma_like", "post_rms_gated_grouped",

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp import CheckpointError, ConfigError, HookedTransformer, RangeError, ShapeError, TokenError
-from interp.training import Batch, Training, iid_tokens, phase_change, train, variable_offset_repeats
+from interp.repeats import Batch, iid_tokens, variable_offset_repeats
+from interp.training import Training, phase_change, train
 
 SEEDS = st.integers(0, 2**31)
 TOY = {"n_layers": 1, "d_model": 8, "n_heads": 2, "n_ctx": 12, "d_vocab": 9, "attn_only": True}

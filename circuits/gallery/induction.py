@@ -30,7 +30,8 @@ from circuits.circuit import Circuit
 from circuits.forms import copy, match, shift
 from circuits.verify import every_text
 from interp import ConfigError, HookedTransformer, HookPoint, Vocabulary
-from interp.hooks import HookFn, HookName
+from interp.hooks import HookFn
+from interp.names import HookName
 
 TEXT = "!abacb"
 WORDS = "!abc"

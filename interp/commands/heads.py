@@ -35,7 +35,8 @@ def heads(
     quiet: Quiet = False,
 ) -> None:
     """Print a table of the best heads."""
-    from interp.heads import PATTERN_SCORES, WEIGHT_SCORES, head_scores, score_table
+    from interp.heads import WEIGHT_SCORES, head_scores, score_table
+    from interp.pattern_scores import PATTERN_SCORES
 
     known = [*PATTERN_SCORES, *WEIGHT_SCORES]
     if sort not in known:

@@ -22,7 +22,7 @@ from torch import Tensor
 from interp.cache import ActivationCache
 from interp.errors import ConfigError, did_you_mean
 from interp.files import atomic_path
-from interp.hooks import layer_index
+from interp.indices import layer_index
 from interp.plot import packing, still
 from interp.plot.attention_run import AttentionRun, answer_ids, comparable, read_run
 from interp.plot.labels import Score, Tokens, read_scores, token_label, token_labels

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from circuits.gallery.induction import READINGS, induction_model, lecture_circuit, slide_table, verify
 from interp import ConfigError, HookedTransformer, TokenError, Vocabulary
-from interp.heads import induction_score, previous_token_score
+from interp.pattern_scores import induction_score, previous_token_score
 
 SLIDE = torch.tensor(
     [
