@@ -217,7 +217,7 @@ def _write(model: CompiledTransformer, encoding: Encoding, heads: list[Factored]
     for name, parameter in model.named_parameters():
         parameter.fill_(basis.gain if name.endswith(".w") else 0.0)
     model.embed.W_E.copy_(encoding.written(layout.embedding) @ basis.write + basis.constant)
-    if encoding.code.in_stream:
+    if not isinstance(encoding.code, Rotary):
         model.pos_embed.W_pos.copy_(encoding.written(layout.positions) @ basis.write)
     if not model.cfg.tie_word_embeddings:
         model.unembed.W_U.copy_(basis.read @ encoding.read(layout.unembedding, "the unembedding"))

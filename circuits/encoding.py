@@ -12,7 +12,7 @@ from torch import Tensor
 from circuits.forms import Form, Term
 from circuits.layout import Layout
 from circuits.parts import Head
-from circuits.positions import OneHot, PositionCode
+from circuits.positions import OneHot, PositionCode, StreamCode
 from interp.errors import ConfigError
 
 POS, ONE = "pos", "one"
@@ -102,7 +102,7 @@ class Encoding:
 
     def _shifted(self, term: Term) -> Float[Tensor, "size size"]:
         whole = torch.zeros(self.size, self.size, dtype=torch.float64)
-        if not self.code.in_stream:
+        if not isinstance(self.code, StreamCode):
             return whole  # the model turns queries and keys itself
         where = torch.arange(self.size)
         at = torch.cat([where[self.slices[POS]], where[self.slices[ONE]]])

@@ -13,7 +13,7 @@ from test_language import induction
 
 from circuits import Circuit, copy, match, shift
 from circuits.parts import Ties
-from circuits.positions import OneHot, PositionCode, Rotary, Sinusoidal
+from circuits.positions import CODES, OneHot, PositionCode, Rotary, Sinusoidal, position_code
 from interp import ConfigError, HookedTransformer, RankError
 
 
@@ -179,6 +179,19 @@ def test_every_position_code_does_the_same_with_any_shift(code: str, n: int):
     model = c.compile(positions=code)
     report = c.verify(model=model, progress=False)
     assert report.ok and report.pattern_error < 1e-5
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_code_is_found_by_its_name_and_scores_its_own_place_best(code: str):
+    found = position_code(code)
+    assert found.name == code
+    assert torch.equal(found.scores(0, 7).argmax(-1), torch.arange(7))
+
+
+def test_only_what_lies_in_the_stream_can_be_shifted_there():
+    assert not hasattr(Rotary(), "shift")
+    with pytest.raises(TypeError, match="abstract"):
+        PositionCode()  # pyright: ignore[reportAbstractUsage]
 
 
 def test_positions_can_be_rotary_beside_a_match_of_tokens():
@@ -444,5 +457,5 @@ def test_several_texts_are_predicted_together():
 
 
 def test_one_hot_positions_are_the_default_code():
-    assert OneHot().name == "onehot"
+    assert position_code("onehot") == OneHot()
     assert induction().compile().W_pos[:, 8:14].equal(torch.eye(6))
