@@ -32,7 +32,7 @@ def test_a_circuit_with_layer_norm_becomes_a_transformers_gpt2_with_the_same_log
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
     tokens = c.vocabulary.to_tokens(["!abacb", "!ccccc", "!cabca"])
     ours = c.compile()(tokens)
-    assert float((theirs(tokens).logits - ours).abs().max()) < 2e-5  # 8e-6 in the notes
+    assert float((theirs(tokens).logits - ours).abs().max()) < 2e-5  # the ballast leaves 8e-6
     assert float((theirs(tokens).logits - compile_as_gpt2(c, rotate=rotate)(tokens)).abs().max()) < 2e-5
 
 
