@@ -236,7 +236,7 @@ class Circuit:
                               f"{number.name}[{number.labels[0]!r}]")  # fmt: skip
         number = number[number.labels[0]] if isinstance(number, Space) else number
         gates = [gate[label] for label in gate.labels] if isinstance(gate, Space) else [gate]
-        self.parts.append(parts.steps(name, layer, number, writes, values, gates))
+        self.parts.append(parts.bucket(name, layer, number, writes, values, gates))
 
     # ------------------------------------------------------------------ what can be done with it
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from circuits.basis import EPS, Basis, make_basis
 from circuits.circuit import Circuit
 from circuits.encoding import ONE, Encoding
-from circuits.factors import Factored, factored, fitting_d_head
+from circuits.factors import FactoredHead, factor_heads, fitting_d_head
 from circuits.interpret import decode, in_words
 from circuits.parts import Neurons, Ramp
 from circuits.positions import OneHot, PositionCode, Rotary, position_code
-from circuits.sharpness import check_resolution, choose
+from circuits.sharpness import check_resolution, choose_sharpness
 from circuits.space import Number, is_finite
 from interp.components import MLP, Attention
 from interp.config import TransformerConfig
@@ -147,7 +147,7 @@ def compile_circuit(
         raise ConfigError(f"dtype = {dtype!r}; allowed: torch.float32, torch.float64 and other floating-point types")
     code = position_code(positions)
     layout = circuit.layout(also=() if isinstance(code, OneHot) else (circuit.one,))
-    encoding, heads = factored(layout, code, d_head)
+    encoding, heads = factor_heads(layout, code, d_head)
     basis = make_basis(encoding.size, d_model, rotate, compress, norm, float(ballast))
     cfg = TransformerConfig(
         **_sizes(circuit, heads, n_heads, attn_only),
@@ -162,7 +162,7 @@ def compile_circuit(
         tie_word_embeddings=circuit.out is circuit.tok and circuit.one.name not in encoding.slices and norm is None,
         dtype=dtype,
     )
-    chosen = {one.head.name: choose(one.head, encoding, float(error)) for one in heads}
+    chosen = {one.head.name: choose_sharpness(one.head, encoding, float(error)) for one in heads}
     for name, (_, largest) in chosen.items():
         check_resolution(name, largest, dtype)
     model = CompiledTransformer(cfg, circuit.vocabulary, init_weights=False)
@@ -178,7 +178,7 @@ def compile_circuit(
     return model
 
 
-def _sizes(circuit: Circuit, heads: list[Factored], n_heads: int | None, attn_only: bool | None) -> dict[str, Any]:
+def _sizes(circuit: Circuit, heads: list[FactoredHead], n_heads: int | None, attn_only: bool | None) -> dict[str, Any]:
     """Fields of the config that say how many there are of everything."""
     n_layers = 1 + max((part.layer for part in circuit.parts), default=-1)
     needed = max((sum(one.head.layer == layer for one in heads) for layer in range(n_layers)), default=0)
@@ -212,7 +212,7 @@ def _ramps(circuit: Circuit, layer: int) -> list[Ramp]:
 # ---------------------------------------------------------------------- weights
 
 
-def _write(model: CompiledTransformer, encoding: Encoding, heads: list[Factored], basis: Basis) -> None:
+def _write(model: CompiledTransformer, encoding: Encoding, heads: list[FactoredHead], basis: Basis) -> None:
     layout = encoding.layout
     for name, parameter in model.named_parameters():
         parameter.fill_(basis.gain if name.endswith(".w") else 0.0)
@@ -230,7 +230,9 @@ def _write(model: CompiledTransformer, encoding: Encoding, heads: list[Factored]
             _write_neurons(block.mlp, ramps, encoding, basis)
 
 
-def _write_head(attn: Attention, index: int, one: Factored, factor: float, encoding: Encoding, basis: Basis) -> None:
+def _write_head(
+    attn: Attention, index: int, one: FactoredHead, factor: float, encoding: Encoding, basis: Basis
+) -> None:
     """Sharpness is the query's, gains are the output's; a rotary code has the first dimensions of queries and keys."""
     first = attn.cfg.rotary_dim or 0
     qk, ov = slice(first, first + one.qk_rank), slice(one.ov_rank)
@@ -238,8 +240,8 @@ def _write_head(attn: Attention, index: int, one: Factored, factor: float, encod
     attn.W_K[index, :, qk] = (basis.read @ one.key).to(attn.W_K.dtype)
     attn.W_V[index, :, ov] = (basis.read @ one.value).to(attn.W_V.dtype)
     attn.W_O[index, ov] = (one.output @ basis.write).to(attn.W_O.dtype)
-    if one.turned:
-        query, key = one.turned
+    if one.rotated:
+        query, key = one.rotated
         constant = basis.read[:, encoding.slices[ONE].start]
         attn.W_Q[index, :, :first] = torch.outer(constant, query * factor).to(attn.W_Q.dtype)
         attn.W_K[index, :, :first] = torch.outer(constant, key).to(attn.W_K.dtype)

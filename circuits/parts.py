@@ -120,7 +120,7 @@ def _entries(
                 yield key, value
 
 
-def steps(
+def bucket(
     name: str,
     layer: int,
     number: Coordinate,

@@ -21,7 +21,7 @@ LARGE_SCORES = 1e4
 """Scores above this, in float32, are worth a warning: rounding begins to show in the pattern (1e-3)."""
 
 
-def choose(head: Head, encoding: Encoding, error: float) -> tuple[float, float]:
+def choose_sharpness(head: Head, encoding: Encoding, error: float) -> tuple[float, float]:
     """The factor on a head's scores (the declared one, or what `error` needs), and how large they become.
 
     Scores of positions alone are known exactly; for others the smallest gap counts. Raises `ConfigError` naming the

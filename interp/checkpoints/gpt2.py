@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from interp.checkpoints.layout import Piece, View, Weight, head_biases, layer_norm, turned, weight
+from interp.checkpoints.layout import Piece, View, Weight, head_biases, layer_norm, transposed, weight
 from interp.checkpoints.options import Options
 from interp.config import TransformerConfig
 
@@ -72,7 +72,7 @@ def layout(cfg: TransformerConfig, options: Options) -> Iterator[Weight]:
         yield weight(f"{theirs}.mlp.c_proj.bias", (d,), f"{ours}.mlp.b_out")
     yield from layer_norm("transformer.ln_f", d, "ln_final")
     if not cfg.tie_word_embeddings:
-        yield weight("lm_head.weight", (cfg.d_vocab, d), "unembed.W_U", turned)
+        yield weight("lm_head.weight", (cfg.d_vocab, d), "unembed.W_U", transposed)
 
 
 def _fused(theirs: str, cfg: TransformerConfig, ours: str) -> Iterator[Weight]:
