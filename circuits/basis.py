@@ -22,7 +22,7 @@ class Basis:
         write: the direction of each coordinate.
         read: what takes each coordinate out of the stream again; `write @ read` is the identity, or near it.
         constant: what every token adds (ballast).
-        gain: of every norm: the scale of a stream that holds the ballast alone. 1 without norms.
+        gain: the weight of every norm: the scale of a stream that holds the ballast alone. 1 without norms.
         interference: the largest overlap of two directions; 0 unless compressed.
     """
 

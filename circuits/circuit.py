@@ -13,7 +13,7 @@ symbolically, `compile()` writes the weights, and `verify()` compares the result
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +26,7 @@ from circuits.layout import EMBED, POS_EMBED, UNEMBED, Layout
 from circuits.parts import Head, Part, Table, Ties
 from circuits.sharpness import smallest_gap
 from circuits.space import Coordinate, Label, Number, Space, is_finite
-from interp.errors import ConfigError, TokenError, did_you_mean
+from interp.errors import ConfigError, TokenError, check_choice, did_you_mean
 from interp.hooks import is_index
 from interp.tokens import Text, Vocabulary, check_tokens
 
@@ -72,8 +72,7 @@ class Circuit:
     ):
         if not is_index(n_ctx) or n_ctx < 1:
             raise ConfigError(f"n_ctx = {n_ctx!r}; allowed: 1 or more")
-        if attention_dir not in ("causal", "bidirectional"):
-            raise ConfigError(f"attention_dir = {attention_dir!r}; allowed: 'causal' or 'bidirectional'")
+        check_choice("attention_dir", attention_dir, ("causal", "bidirectional"))
         given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
         if bos is not None:
             given.to_single_token(bos)
@@ -163,8 +162,7 @@ class Circuit:
         qk, ov = qk or Form(), ov or Form()
         for term in (*qk.terms, *ov.terms):
             self._check_space(where, term.rows, term.columns)
-        if ties not in ("mean", "latest", "first"):
-            raise ConfigError(f"{where}: ties = {ties!r}; allowed: 'mean', 'latest' or 'first'")
+        check_choice(f"{where}: ties", ties, get_args(Ties))
         for what, value in (("sharp", sharp), ("gap", gap)):
             if value is not None and not (is_finite(value) and value > 0):
                 raise ConfigError(f"{where}: {what} = {value!r}; allowed: a finite number above 0")

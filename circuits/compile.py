@@ -51,7 +51,7 @@ class HeadReport:
     """What the compiler made of a head.
 
     Attributes:
-        layer, index: where it is in the model.
+        layer, index: its place in the model.
         sharp: the factor on its scores.
         largest_score: what they reach, or a bound on it.
         qk_rank, ov_rank: dimensions of the head that its circuits use, beside those that rotary positions turn.
@@ -70,7 +70,7 @@ class CompileReport:
     """What the compiler chose.
 
     Attributes:
-        heads: by name.
+        heads: what was made of each head, by name.
         n_coordinates: the size of the stream that the circuit needs, before norm, rotation or compression.
         interference: the largest overlap of two coordinates; 0 unless compressed. What it does to the circuit's
             accuracy, `verify` tells.
@@ -141,22 +141,20 @@ def compile_circuit(
             position code cannot write; an option out of range.
         RankError: a head's circuit has a higher rank than `d_head`, or the spaces are more than `d_model`.
     """
-    if not is_finite(error) or not 0 < error < 1:
-        raise ConfigError(f"error = {error!r}; allowed: between 0 and 1")
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ConfigError(f"dtype = {dtype!r}; allowed: torch.float32, torch.float64 and other floating-point types")
+    _check_options(error, dtype)
     code = position_code(positions)
     layout = circuit.layout(also=() if isinstance(code, OneHot) else (circuit.one,))
     encoding, heads = factor_heads(layout, code, d_head)
     basis = make_basis(encoding.size, d_model, rotate, compress, norm, float(ballast))
+    d_head = fitting_d_head(heads, encoding, d_head)
     cfg = TransformerConfig(
         **_sizes(circuit, heads, n_heads, attn_only),
-        d_head=(d_head := fitting_d_head(heads, encoding, d_head)),
+        **_positions(encoding.code),
+        d_head=d_head,
         d_model=basis.write.shape[1],
         act_fn="relu",
         normalization_type=norm,
         eps=EPS,
-        **_positions(encoding.code),
         attention_dir=circuit.attention_dir,
         attn_scale=math.sqrt(d_head) if attn_scale is None else float(attn_scale),
         tie_word_embeddings=circuit.out is circuit.tok and circuit.one.name not in encoding.slices and norm is None,
@@ -167,19 +165,32 @@ def compile_circuit(
         check_resolution(name, largest, dtype)
     model = CompiledTransformer(cfg, circuit.vocabulary, init_weights=False)
     model.circuit = circuit
-    reports = {
-        one.head.name: HeadReport(layer, index, *chosen[one.head.name], one.qk_rank, one.ov_rank)
-        for layer in range(cfg.n_layers)
-        for index, one in enumerate(one for one in heads if one.head.layer == layer)
-    }
+    reports = _head_reports(heads, chosen)
     model.report = CompileReport(reports, encoding.size, basis.interference, layout.nothing_below())
     with torch.no_grad():
         _write(model, encoding, heads, basis)
     return model
 
 
+def _check_options(error: Number, dtype: torch.dtype) -> None:
+    """Raise `ConfigError` for what no circuit can be compiled with."""
+    if not is_finite(error) or not 0 < error < 1:
+        raise ConfigError(f"error = {error!r}; allowed: between 0 and 1")
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError(f"dtype = {dtype!r}; allowed: torch.float32, torch.float64 and other floating-point types")
+
+
+def _head_reports(heads: list[FactoredHead], chosen: dict[str, tuple[float, float]]) -> dict[str, HeadReport]:
+    """What is reported of each head; heads of a layer are numbered in order of declaration."""
+    reports: dict[str, HeadReport] = {}
+    for one in heads:
+        index = sum(other.layer == one.head.layer for other in reports.values())
+        reports[one.head.name] = HeadReport(one.head.layer, index, *chosen[one.head.name], one.qk_rank, one.ov_rank)
+    return reports
+
+
 def _sizes(circuit: Circuit, heads: list[FactoredHead], n_heads: int | None, attn_only: bool | None) -> dict[str, Any]:
-    """Fields of the config that say how many there are of everything."""
+    """The sizes among the fields of the config."""
     n_layers = 1 + max((part.layer for part in circuit.parts), default=-1)
     needed = max((sum(one.head.layer == layer for one in heads) for layer in range(n_layers)), default=0)
     if n_heads is not None and n_heads < max(needed, 1):
@@ -199,7 +210,7 @@ def _sizes(circuit: Circuit, heads: list[FactoredHead], n_heads: int | None, att
 
 
 def _positions(code: PositionCode) -> dict[str, Any]:
-    """Fields of the config that say how positions enter."""
+    """The fields of the config for positions."""
     if isinstance(code, Rotary):
         return {"positional_embedding_type": "rotary", "rotary_dim": code.rotary_dim, "rotary_base": code.base}
     return {"positional_embedding_type": "standard"}

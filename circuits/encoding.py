@@ -37,7 +37,7 @@ class Encoding:
             self.size += width
 
     def written(self, rows: Float[Tensor, "rows labels"]) -> Float[Tensor, "rows size"]:
-        """Vectors that are written, label by label, in coordinates."""
+        """Vectors that are written, given by label, in coordinates."""
         parts = []
         for space in self.layout.spaces:
             block = rows[:, self.layout.slices[space.name]]
@@ -45,7 +45,10 @@ class Encoding:
         return torch.cat(parts, dim=1)
 
     def read(self, columns: Float[Tensor, "labels columns"], what: str) -> Float[Tensor, "size columns"]:
-        """Vectors that are read. Raises `ConfigError` about `what` where the position code cannot give them."""
+        """Vectors that are read, given by label, in coordinates.
+
+        Raises `ConfigError` about `what` where the position code cannot give them.
+        """
         parts = []
         for space in self.layout.spaces:
             block = columns[self.layout.slices[space.name]]
@@ -53,7 +56,7 @@ class Encoding:
         return torch.cat(parts, dim=0)
 
     def _solved(self, block: Float[Tensor, "labels columns"], what: str) -> Float[Tensor, "width columns"]:
-        """The x with vectors @ x = block."""
+        """The solution x of vectors @ x = block."""
         if isinstance(self.code, OneHot):
             return block
         width = self.vectors.shape[1]
@@ -66,7 +69,7 @@ class Encoding:
         return solved
 
     def copied(self, form: Form, head: str) -> Float[Tensor, "size size"]:
-        """An OV circuit: read by label, written by label."""
+        """A head's OV circuit: read by label, written by label."""
         return sum((self.written(self.read(self.layout.matrix(Form((term,))), f"head {head!r}: {term.name}"))
                     for term in form.terms), torch.zeros(self.size, self.size, dtype=torch.float64))  # fmt: skip
 

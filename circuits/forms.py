@@ -79,7 +79,7 @@ class Term:
         return self.weight * self.matrix
 
     def without(self, label: Label) -> "Term":
-        """The same, reading nothing from one label of its rows."""
+        """A copy of this term that reads nothing from one label of its rows."""
         matrix = self.matrix.clone()
         matrix[self.rows.index(label)] = 0
         return replace(self, matrix=matrix)

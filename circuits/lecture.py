@@ -28,7 +28,7 @@ class MaskReading:
     """A way to turn scores into a pattern.
 
     Attributes:
-        rule: in words.
+        rule: what is masked, and how, in words.
         weigh: raw scores (nothing masked) to the pattern.
         difference: why the table differs from the slide's where it does; empty where it does not.
     """
@@ -71,7 +71,8 @@ READINGS: dict[str, MaskReading] = {
         "keys i >= j, the others -inf, softmax (the slide's rule)",
         _causal,
         "Position 0 can only attend to itself (a_00 = 1), so its previous-token slot holds its own token, which the "
-        "query at 0 then matches. The slide's rule asks for this (i = j = 0), the slide's table denies it.",
+        "query at 0, like every query with that token, then matches. The slide's rule asks for this (i = j = 0), the "
+        "slide's table denies it.",
     ),
     "strict": MaskReading("keys i > j, the others -inf, softmax; a row without keys is 0", _strict),
     "softmax_then_mask": MaskReading("softmax over all keys, then weights times [i > j]", _softmax_then_mask),
@@ -137,7 +138,7 @@ class ReadingCheck:
     Attributes:
         reading: its name in `READINGS`.
         table: layer-2 logits, unmasked.
-        slide: the same as the slide has them.
+        slide: layer-2 logits, as the slide has them.
         patterns: of the previous-token head and of the induction head.
         predictions: one a position.
     """
@@ -155,7 +156,7 @@ class ReadingCheck:
 
     @property
     def matched(self) -> int:
-        """How many of the entries agree."""
+        """The number of entries that agree."""
         return self.slide.numel() - len(self.differing)
 
 

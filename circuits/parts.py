@@ -24,7 +24,7 @@ class Head:
     """An attention head.
 
     Attributes:
-        name, layer: of the declaration.
+        name, layer: as declared.
         qk: what is matched, the sink included.
         ov: what is copied.
         ties: what happens when several keys score the same.

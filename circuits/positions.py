@@ -105,8 +105,8 @@ class Sinusoidal(StreamCode):
 
     Attributes:
         width: two dimensions a frequency.
-        base: as in the paper.
-        top: only so many of the highest frequencies.
+        base: the 10,000 of the paper.
+        top: keep this many of the highest frequencies; by default all.
     """
 
     name = "sinusoidal"

@@ -10,7 +10,7 @@ Label = str | int
 """What one direction of a space stands for: a word, a number, a position."""
 
 Number = int | float
-"""A real number, however it is written."""
+"""A real number: an integer, or a float."""
 
 
 def is_finite(value: object) -> bool:
@@ -79,6 +79,6 @@ class Coordinate:
 
 
 def listed(labels: Iterable[Label]) -> str:
-    """Labels for a message, the first few of them where they are many."""
+    """Labels in a row for a message: all of them, or the first few and the last."""
     names = [str(label) for label in labels]
     return " ".join(names) if len(names) <= 8 else f"{' '.join(names[:6])} ... {names[-1]} ({len(names)} labels)"

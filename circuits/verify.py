@@ -18,8 +18,9 @@ from torch import Tensor
 from circuits.interpret import Interpretation, Interpreter, decode, in_words
 from circuits.layout import Layout
 from circuits.parts import Head
-from circuits.space import Number
+from circuits.space import Number, is_finite
 from interp.errors import ConfigError, TokenError, did_you_mean
+from interp.hooks import is_index
 from interp.model import HookedTransformer
 from interp.progress import progress_bar
 
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
     from circuits.circuit import Circuit
 
 MANY = 10**8
-"""Inputs; beyond this many, not all texts of a length are run."""
+"""The most inputs that are run unasked: beyond this many, `samples` must be given."""
 
 Expected = str | Mapping[str, float] | None
 """What should be predicted at one position: a word, nothing, or the logits of all words (0 where not given)."""
 
 Reference = Callable[[str], Sequence[Expected]]
-"""From a text to what should be predicted at each of its positions."""
+"""A function from a text to what should be predicted at each of its positions."""
 
 
 class VerifyOptions(TypedDict, total=False):
@@ -150,8 +151,11 @@ def verify(
     """
     if inputs is not None and (length is not None or samples is not None):
         raise ConfigError("verify takes inputs, or length and samples, not both")
-    if batch_size < 1 or (samples is not None and samples < 1):
-        raise ConfigError(f"batch_size = {batch_size}, samples = {samples}; allowed: 1 or more")
+    for name, value in (("length", length), ("samples", samples), ("batch_size", batch_size)):
+        if value is not None and (not is_index(value) or value < 1):
+            raise ConfigError(f"{name} = {value!r}; allowed: 1 or more")
+    if not is_finite(tolerance) or tolerance <= 0:
+        raise ConfigError(f"tolerance = {tolerance!r}; allowed: a finite number above 0")
     if inputs is None:
         inputs, total = _every_text(circuit, length, samples, seed)
     elif total is None and isinstance(inputs, Sequence):
@@ -184,7 +188,7 @@ class _Wanted:
 
 
 class _Check:
-    """What is known after the batches so far."""
+    """The check so far: it takes batch after batch, and makes the report."""
 
     def __init__(self, circuit: "Circuit", model: HookedTransformer, reference: Reference | None, tolerance: float):
         self.circuit, self.model, self.reference, self.tolerance = circuit, model, reference, tolerance
@@ -281,7 +285,7 @@ class _Check:
         return torch.where(wanted.whole, as_whole, of_word).nan_to_num(nan=-math.inf, neginf=-math.inf, posinf=math.inf)
 
     def report(self) -> Report:
-        """The sum of it. Raises `ConfigError` if nothing was run."""
+        """All batches together. Raises `ConfigError` if nothing was run."""
         if self.worst is None:
             raise ConfigError("verify: there are no inputs")
         return Report(
@@ -299,7 +303,7 @@ class _Check:
 def _every_text(
     circuit: "Circuit", length: int | None, samples: int | None, seed: int
 ) -> tuple[Iterator[str], int | None]:
-    """All texts of a length, or some, and how many."""
+    """All texts of `length` words or `samples` of them, and how many there are."""
     start = [] if circuit.bos is None else [circuit.bos]
     length = circuit.n_ctx - len(start) if length is None else length
     if not 1 <= length + len(start) <= circuit.n_ctx:
@@ -317,7 +321,7 @@ def _every_text(
 
 
 def every_text(letters: Iterable[str], length: int, start: str = "!") -> list[str]:
-    """All texts of so many letters after the start, in order."""
+    """All texts of `length` letters after the start, in order."""
     return [start + "".join(row) for row in itertools.product(letters, repeat=length)]
 
 
@@ -336,5 +340,5 @@ def _batches(circuit: "Circuit", texts: Iterable[str], size: int) -> Iterator[Ba
 
 
 def _largest(differences: Tensor) -> float:
-    """The largest in size; infinite where one is not a number."""
+    """The largest absolute value; infinite where one is not a number."""
     return float(differences.abs().nan_to_num(math.inf).max())

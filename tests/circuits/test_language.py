@@ -133,7 +133,8 @@ def test_forms_add_and_scale_and_show_it():
         (lambda c, s: (c.head(0, "h"), c.head(1, "h")), "head 'h': the name is taken"),
         (lambda c, s: c.head(0, "embed"), "head 'embed': the name is taken"),
         (lambda c, s: c.head(0, "h", match(s, s)), "head 'h': space 'foreign' is not one of this circuit's"),
-        (lambda c, s: c.head(0, "h", ties="last"), "ties = 'last'"),
+        (lambda c, s: c.head(0, "h", ties="last"), "head 'h': ties = 'last'; allowed: .*; did you mean 'latest'"),
+        (lambda c, s: Circuit("ab", 4, attention_dir="casual"), "attention_dir = 'casual'.*; did you mean 'causal'"),
         (lambda c, s: c.head(0, "h", match(c.tok, c.tok), recency=0.1), "recency = 0.1 contradicts ties = 'mean'"),
         (
             lambda c, s: c.head(0, "h", match(c.tok, c.tok), ties="latest", recency=0.5),

@@ -125,7 +125,12 @@ def test_texts_of_several_lengths_are_verified_in_their_order():
     [
         ({"inputs": ["!a"], "length": 2}, "takes inputs, or length and samples, not both"),
         ({"length": 6}, "length = 6 does not fit n_ctx = 6"),
-        ({"samples": 0}, "samples = 0"),
+        ({"samples": 0}, "^samples = 0; allowed: 1 or more"),
+        ({"samples": 1.5}, "^samples = 1.5; allowed: 1 or more"),
+        ({"length": 0}, "^length = 0; allowed: 1 or more"),
+        ({"length": "3"}, "^length = '3'; allowed: 1 or more"),
+        ({"batch_size": 0}, "^batch_size = 0; allowed: 1 or more"),
+        ({"tolerance": float("nan")}, "tolerance = nan; allowed: a finite number above 0"),
         ({"inputs": []}, "there are no inputs"),
         ({"inputs": ["!ab"], "reference": lambda text: [None]}, "answers for 1 positions of '!ab', which has 3"),
         ({"inputs": ["!ab"], "reference": lambda text: None}, "answers '!ab' with None; allowed: a list"),
