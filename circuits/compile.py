@@ -95,7 +95,7 @@ class CompiledTransformer(HookedTransformer):
 
         Several texts have equally many words. Raises `TokenError` as `Circuit.tokens` does.
         """
-        tokens = self.circuit.tokens(text if isinstance(text, str | Tensor) else list(text)).to(self.W_E.device)
+        tokens = self.circuit.tokens(text).to(self.W_E.device)
         logits = self(tokens)
         assert isinstance(logits, Tensor)
         words = in_words(decode(logits, self.report.nothing_below), self.circuit.vocabulary.words)

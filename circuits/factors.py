@@ -60,7 +60,7 @@ def factor_heads(layout: Layout, code: PositionCode, d_head: int | None) -> tupl
 def fitting_d_head(heads: Iterable[FactoredHead], encoding: Encoding, d_head: int | None) -> int:
     """The given d_head, or as much as is needed. Raises `RankError` naming head and terms if it is too small."""
     rotary_dim = encoding.code.rotary_dim or 0 if isinstance(encoding.code, Rotary) else 0
-    widest = 1
+    widest = max(1, rotary_dim)
     for one in heads:
         needed = {"QK": rotary_dim + one.qk_rank, "OV": one.ov_rank}
         widest = max(widest, *needed.values())

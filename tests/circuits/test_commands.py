@@ -40,6 +40,22 @@ def test_an_unknown_circuit_ends_with_the_nearest_and_status_2(tmp_path: Path):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_an_interrupted_check_says_so_and_ends_with_status_130(tmp_path: Path):
+    code = """
+import circuits.gallery
+from interp.cli import main
+def interrupt(*ignored, **options):
+    raise KeyboardInterrupt
+circuits.gallery.verify = interrupt
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "circuits", "verify", "ioi"],
+        cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interp: interrupted\n")
+
+
 @pytest.mark.parametrize("arguments", [[], ["--slow"], ["ioi", "--all"], ["ioi", "--slow"]])
 def test_verify_takes_names_or_all(arguments: list[str]):
     with pytest.raises(ConfigError, match="takes names of circuits, or --all"):
