@@ -179,7 +179,7 @@ class Circuit:
             if value is not None and not (is_finite(value) and value > 0):
                 raise ConfigError(f"{where}: {what} = {value!r}; allowed: a finite number above 0")
         gap = None if gap is None else float(gap)
-        gap_without_sink = gap or smallest_gap(qk)
+        gap_without_sink = gap or smallest_gap(qk) or (1.0 if qk.terms and not qk.relates_anything else None)
         preference = self._recency(where, ties, recency, gap_without_sink)
         if sink is None:
             rests = self.bos is not None and gap_without_sink is not None

@@ -25,6 +25,7 @@ from circuits.space import Number, is_finite
 from interp.components import MLP, Attention
 from interp.config import TransformerConfig
 from interp.errors import ConfigError
+from interp.hooks import is_index
 from interp.model import HookedTransformer
 from interp.tokens import Text
 
@@ -131,17 +132,20 @@ def compile_circuit(
         positions: a position code or its name: "onehot", "quadratic", "circle", "sinusoidal", "rotary".
         norm: read through a norm ("LN" or "RMS") that the ballast makes nearly constant; see `make_basis`.
         ballast: the C of the stream [x, -x, C, -C]. The larger, the less the norm changes, and the more float32 rounds.
-        error: share of attention that may go astray, for heads whose sharpness is not declared.
+        error: share of attention that may go astray, below a half, for heads whose sharpness is not declared.
         attn_scale: what the model divides scores by; by default sqrt(d_head).
         attn_only: False gives every block an MLP, also where the circuit needs none.
         dtype: of the parameters; all of them are computed in float64.
 
     Raises:
-        ConfigError: a space is read that nothing earlier writes; scores that `dtype` cannot hold; a term that the
-            position code cannot write; an option out of range.
+        ConfigError: a space is read that nothing earlier writes; scores or weights that `dtype` cannot hold; a term
+            that the position code cannot write; an option out of range.
         RankError: a head's circuit has a higher rank than `d_head`, or the spaces are more than `d_model`.
     """
-    _check_options(error, dtype)
+    for name, size in (("d_head", d_head), ("d_model", d_model), ("n_heads", n_heads)):
+        if size is not None and (not is_index(size) or size < 1):
+            raise ConfigError(f"{name} = {size!r}; allowed: 1 or more, or None for what the circuit needs")
+    _check_numbers(error, ballast, attn_scale, rotate, dtype)
     code = position_code(positions)
     layout = circuit.layout(also=() if isinstance(code, OneHot) else (circuit.one,))
     encoding, heads = factor_heads(layout, code, d_head)
@@ -169,13 +173,23 @@ def compile_circuit(
     model.report = CompileReport(reports, encoding.size, basis.interference, layout.nothing_below())
     with torch.no_grad():
         _write(model, encoding, heads, basis)
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ConfigError(f"{name} has entries that {dtype} cannot hold; use torch.float64, or smaller numbers")
     return model
 
 
-def _check_options(error: Number, dtype: torch.dtype) -> None:
+def _check_numbers(
+    error: Number, ballast: Number, attn_scale: Number | None, rotate: int | None, dtype: torch.dtype
+) -> None:
     """Raise `ConfigError` for what no circuit can be compiled with."""
-    if not is_finite(error) or not 0 < error < 1:
-        raise ConfigError(f"error = {error!r}; allowed: between 0 and 1")
+    if not is_finite(error) or not 0 < error < 0.5:
+        raise ConfigError(f"error = {error!r}; allowed: between 0 and .5")
+    for name, value in (("ballast", ballast), ("attn_scale", attn_scale)):
+        if value is not None and (not is_finite(value) or value <= 0):
+            raise ConfigError(f"{name} = {value!r}; allowed: a finite number above 0")
+    if rotate is not None and (not is_index(rotate) or not 0 <= rotate < 2**63):
+        raise ConfigError(f"rotate = {rotate!r}; allowed: a seed, from 0 on, or None")
     if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ConfigError(f"dtype = {dtype!r}; allowed: torch.float32, torch.float64 and other floating-point types")
 
@@ -212,7 +226,7 @@ def _sizes(circuit: Circuit, heads: list[FactoredHead], n_heads: int | None, att
 def _positions(code: PositionCode) -> dict[str, Any]:
     """The fields of the config for positions."""
     if isinstance(code, Rotary):
-        return {"positional_embedding_type": "rotary", "rotary_dim": code.rotary_dim, "rotary_base": code.base}
+        return {"positional_embedding_type": "rotary", "rotary_dim": code.rotary_dim, "rotary_base": float(code.base)}
     return {"positional_embedding_type": "standard"}
 
 

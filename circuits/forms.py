@@ -97,6 +97,11 @@ class Form:
 
     terms: tuple[Term, ...] = ()
 
+    @property
+    def relates_anything(self) -> bool:
+        """Whether any score is not 0; `shift(n)` over fewer than n positions is such a form."""
+        return any(bool(term.weighted.any()) for term in self.terms)
+
     def __add__(self, other: "Form") -> "Form":
         if not isinstance(other, Form):
             return NotImplemented

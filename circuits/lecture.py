@@ -7,7 +7,7 @@ from is not known, so it stands for itself: `slide_table` is its rule. Whether e
 lecture describes; `check_readings` runs the model under each of them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -169,7 +169,7 @@ def slide_table(tokens: Int[Tensor, "pos"], strength: float = 100.0) -> Float[Te
 
 def check_readings(
     text: str = TEXT,
-    vocabulary: str | Vocabulary = WORDS,
+    vocabulary: str | Iterable[str] | Vocabulary = WORDS,
     n_ctx: int | None = None,
     previous_sharpness: float = 100.0,
     induction_sharpness: float = 100.0,
@@ -183,7 +183,7 @@ def check_readings(
 
     Raises `TokenError` for an unknown word, an empty text, or one longer than `n_ctx`.
     """
-    vocabulary = Vocabulary(vocabulary) if isinstance(vocabulary, str) else vocabulary
+    vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
     tokens = vocabulary.to_tokens(text)
     n_ctx = max(1, tokens.shape[1]) if n_ctx is None else n_ctx
     model = induction_model(vocabulary, n_ctx, previous_sharpness, induction_sharpness)

@@ -23,7 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.space import Number, is_finite
 from interp.errors import ConfigError, check_choice
+from interp.hooks import is_index
 
 ROTARY_DIM = 64
 
@@ -99,28 +101,12 @@ class Quadratic(StreamCode):
         return torch.tensor([[2, 0, 0], [0, 0, 0], [-2 * n, -1, 0]], dtype=torch.float64)
 
 
-@dataclass(frozen=True)
-class Sinusoidal(StreamCode):
-    """Cosines and sines of the position at frequencies `base^(-2 k / width)`.
+class Waves(StreamCode):
+    """Cosines and sines of the position at several frequencies."""
 
-    Attributes:
-        width: two dimensions a frequency.
-        base: the 10,000 of the paper.
-        top: keep this many of the highest frequencies; by default all.
-    """
-
-    name = "sinusoidal"
-    width: int = 64
-    base: float = 10_000.0
-    top: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.width < 2 or self.width % 2 or self.base <= 1 or not 1 <= (self.top or 1) <= self.width // 2:
-            raise ConfigError(f"{self}: an even width, a base above 1, and 1 to width / 2 of the frequencies")
-
+    @abstractmethod
     def frequencies(self, n_ctx: int) -> Float[Tensor, "frequencies"]:
         """Radians a position."""
-        return _frequencies(self.width, self.base)[: self.top]
 
     def vectors(self, n_ctx: int) -> Float[Tensor, "n_ctx width"]:
         """Cosine and sine in turn."""
@@ -136,11 +122,40 @@ class Sinusoidal(StreamCode):
 
 
 @dataclass(frozen=True)
-class Circle(Sinusoidal):
+class Sinusoidal(Waves):
+    """Waves at the frequencies `base^(-2 k / width)`.
+
+    Attributes:
+        width: two dimensions a frequency.
+        base: the 10,000 of the paper.
+        top: keep this many of the highest frequencies; by default all.
+
+    Raises `ConfigError` for a width that is not even, a base of 1 or less, or more frequencies than there are.
+    """
+
+    name = "sinusoidal"
+    width: int = 64
+    base: Number = 10_000.0
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        if not is_index(self.width) or self.width < 2 or self.width % 2:
+            raise ConfigError(f"Sinusoidal: width = {self.width!r}; allowed: an even number from 2 on")
+        if not is_finite(self.base) or self.base <= 1:
+            raise ConfigError(f"Sinusoidal: base = {self.base!r}; allowed: a finite number above 1")
+        if self.top is not None and (not is_index(self.top) or not 1 <= self.top <= self.width // 2):
+            raise ConfigError(f"Sinusoidal: top = {self.top!r}; allowed: 1 to {self.width // 2}, half the width")
+
+    def frequencies(self, n_ctx: int) -> Float[Tensor, "frequencies"]:
+        """Radians a position."""
+        return _frequencies(self.width, self.base)[: self.top]
+
+
+@dataclass(frozen=True)
+class Circle(Waves):
     """One frequency: once around in n_ctx + 1 positions, so that the last is not a neighbour of the first."""
 
     name = "circle"
-    width: int = 2
 
     def frequencies(self, n_ctx: int) -> Float[Tensor, "frequencies"]:
         """Radians a position."""
@@ -156,11 +171,21 @@ class Rotary(PositionCode):
     Attributes:
         base: longest wavelength / 2 pi.
         rotary_dim: how many dimensions of a head turn; by default those that the circuit's other matches leave, or 64.
+
+    Raises `ConfigError` for a base that is not above 0, or a `rotary_dim` that is not even.
     """
 
     name = "rotary"
-    base: float = 10_000.0
+    base: Number = 10_000.0
     rotary_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if not is_finite(self.base) or self.base <= 0:
+            raise ConfigError(f"Rotary: base = {self.base!r}; allowed: a finite number above 0")
+        if self.rotary_dim is not None and (
+            not is_index(self.rotary_dim) or self.rotary_dim < 2 or self.rotary_dim % 2
+        ):
+            raise ConfigError(f"Rotary: rotary_dim = {self.rotary_dim!r}; allowed: an even number from 2 on")
 
     def vectors(self, n_ctx: int) -> Float[Tensor, "n_ctx width"]:
         """Vectors of width 0: positions write nothing."""
@@ -194,5 +219,5 @@ def position_code(given: str | PositionCode) -> PositionCode:
     return CODES[given]()
 
 
-def _frequencies(width: int, base: float) -> Float[Tensor, "pairs"]:
+def _frequencies(width: int, base: Number) -> Float[Tensor, "pairs"]:
     return base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)

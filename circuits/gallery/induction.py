@@ -16,10 +16,11 @@ each, no norms, no 1/sqrt(d). For a vocabulary of V words and n positions the re
 `circuits.lecture` holds the model against the table of scores that such a lecture shows on a slide.
 """
 
-import math
+from collections.abc import Iterable
 
 from circuits.circuit import Circuit
 from circuits.forms import copy, match, shift
+from circuits.space import is_finite
 from circuits.verify import every_text
 from interp import ConfigError, HookedTransformer, Vocabulary
 
@@ -29,7 +30,7 @@ GAIN = 2.0
 
 
 def induction_model(
-    vocabulary: str | Vocabulary = WORDS,
+    vocabulary: str | Iterable[str] | Vocabulary = WORDS,
     n_ctx: int = len(TEXT),
     previous_sharpness: float = 100.0,
     induction_sharpness: float = 100.0,
@@ -47,15 +48,18 @@ def induction_model(
     Raises `TokenError` for a vocabulary with repeated words, `ConfigError` for an impossible `n_ctx` or sharpness.
     """
     for name, sharpness in (("previous", previous_sharpness), ("induction", induction_sharpness)):
-        if not (math.isfinite(sharpness) and sharpness > 0):
-            raise ConfigError(f"{name}_sharpness = {sharpness}; allowed: a finite number above 0")
-    vocabulary = Vocabulary(vocabulary) if isinstance(vocabulary, str) else vocabulary
+        if not is_finite(sharpness) or sharpness <= 0:
+            raise ConfigError(f"{name}_sharpness = {sharpness!r}; allowed: a finite number above 0")
+    vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
     circuit = lecture_circuit(vocabulary, n_ctx, previous_sharpness, induction_sharpness)
     return circuit.compile(d_head=max(vocabulary.d_vocab, n_ctx), attn_scale=1.0)
 
 
 def lecture_circuit(
-    vocabulary: str | Vocabulary, n_ctx: int, previous_sharpness: float = 100.0, induction_sharpness: float = 100.0
+    vocabulary: str | Iterable[str] | Vocabulary,
+    n_ctx: int,
+    previous_sharpness: float = 100.0,
+    induction_sharpness: float = 100.0,
 ) -> Circuit:
     """The lecture's two heads, without a sink; see `induction_model`."""
     c = Circuit(vocabulary, n_ctx, tied=True)

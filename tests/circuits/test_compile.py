@@ -92,13 +92,23 @@ def test_a_stream_that_is_too_narrow_is_an_error():
     ("options", "message"),
     [
         ({"n_heads": 0}, "n_heads"),
-        ({"error": 1.0}, "error = 1.0; allowed: between 0 and 1"),
-        ({"ballast": 0.0, "norm": "LN"}, "ballast = 0.0"),
+        ({"error": 1.0}, "error = 1.0; allowed: between 0 and .5"),
+        ({"error": 0.999}, "error = 0.999; allowed: between 0 and .5"),
+        ({"ballast": 0.0, "norm": "LN"}, "ballast = 0.0; allowed: a finite number above 0"),
+        ({"ballast": "heavy"}, "ballast = 'heavy'; allowed: a finite number above 0"),
+        ({"attn_scale": "root"}, "attn_scale = 'root'; allowed: a finite number above 0"),
+        ({"attn_scale": 1e38}, "attn.W_Q has entries that torch.float32 cannot hold"),
+        ({"d_head": "7"}, "d_head = '7'; allowed: 1 or more, or None"),
+        ({"d_model": 40.5}, "d_model = 40.5; allowed: 1 or more, or None"),
+        ({"n_heads": True}, "n_heads = True; allowed: 1 or more, or None"),
+        ({"rotate": 1.5}, "rotate = 1.5; allowed: a seed"),
+        ({"rotate": 2**70}, "rotate = 1180591620717411303424; allowed: a seed"),
+        ({"positions": Rotary}, "positions = <class .*>; allowed: 'onehot'"),
         ({"positions": "quadradic"}, "did you mean 'quadratic'"),
         ({"compress": True}, "compress = True: the spaces have 19 coordinates"),
         ({"norm": "BN"}, "norm"),
         ({"dtype": "float64"}, "dtype = 'float64'; allowed: torch.float32"),
-        ({"error": "small"}, "error = 'small'; allowed: between 0 and 1"),
+        ({"error": "small"}, "error = 'small'; allowed: between 0 and .5"),
     ],
 )
 def test_an_option_out_of_range_is_refused(options, message: str, as_installed: None):
@@ -187,6 +197,21 @@ def test_a_code_is_found_by_its_name_and_scores_its_own_place_best(code: str):
     found = position_code(code)
     assert found.name == code
     assert torch.equal(found.scores(0, 7).argmax(-1), torch.arange(7))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Sinusoidal(3), "width = 3; allowed: an even number"),
+        (lambda: Sinusoidal(4, top=0), "top = 0; allowed: 1 to 2"),
+        (lambda: Sinusoidal(4, base=math.nan), "base = nan; allowed: a finite number above 1"),
+        (lambda: Rotary(base=0), "base = 0; allowed: a finite number above 0"),
+        (lambda: Rotary(rotary_dim=3), "rotary_dim = 3; allowed: an even number"),
+    ],
+)
+def test_a_code_that_cannot_be_is_refused(make, message: str):
+    with pytest.raises(ConfigError, match=message):
+        make()
 
 
 def test_only_what_lies_in_the_stream_can_be_shifted_there():
@@ -299,6 +324,15 @@ def test_random_circuits_of_matches_do_what_the_interpreter_says(data: st.DataOb
     report = c.verify(model=c.compile(rotate=data.draw(st.integers(0, 99)), dtype=torch.float64), progress=False)
     assert report.pattern_error < 1e-5
     assert report.logit_error < 1e-5
+
+
+@pytest.mark.parametrize("ties", ["mean", "latest", "first"])
+@pytest.mark.parametrize("n_ctx", [1, 3, 4])
+def test_a_head_that_looks_back_further_than_the_text_is_long_rests_at_the_start(n_ctx: int, ties: Ties):
+    c = Circuit("!ab", n_ctx, bos="!")
+    c.head(0, "back", qk=match(c.pos, c.pos, shift(4)), ov=copy(c.tok, c.out), ties=ties)
+    assert c.compile().predict("!aba"[:n_ctx]) == [None] * n_ctx
+    assert c.interpret("!aba"[:n_ctx]).patterns["back"][0, :, 0].tolist() == [1] * n_ctx
 
 
 # ---------------------------------------------------------------------------------------------- neurons
