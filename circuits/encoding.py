@@ -99,8 +99,11 @@ class Encoding:
         return tuple(term if self.own_shift(term) else replace(term, weight=gap * term.weight) for term in terms)
 
     def own_shift(self, term: Term) -> bool:
-        """Whether a term is an attraction of positions at a distance, for which a low-rank code has its own form."""
-        relates_positions = term.rows.name == term.columns.name == POS
+        """Whether a term is an attraction of positions at a distance, for which a low-rank code has its own form.
+
+        A shift that no two positions of the text have relates nothing, and needs none.
+        """
+        relates_positions = term.rows.name == term.columns.name == POS and bool(term.matrix.any())
         return relates_positions and term.shift is not None and term.weight > 0 and not isinstance(self.code, OneHot)
 
     def _shifted(self, term: Term) -> Float[Tensor, "size size"]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from interp.commands.common import Quiet, paragraphs, print_whole
@@ -38,7 +38,7 @@ def list_circuits() -> None:
     """Print the gallery as a table."""
     from circuits.gallery import entries
 
-    table = Table("circuit", "layers", "parts", "what it does", show_lines=True)
+    table = Table(Column("circuit", no_wrap=True), "layers", "parts", "what it does", show_lines=True)
     for entry in entries().values():
         circuit = entry.build()
         name = f"{entry.name} (slow)" if entry.slow else entry.name

@@ -16,6 +16,9 @@ from interp.config import TransformerConfig
 SKIPPED = r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"
 """Causal masks that older versions stored as tensors."""
 
+END_OF_TEXT = 50_256
+"""The token that starts and ends a text where a configuration names none; in a smaller vocabulary there is none."""
+
 
 def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
     """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
@@ -39,7 +42,8 @@ def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
 
 def write_config(cfg: TransformerConfig) -> dict[str, Any]:
     """Theirs from ours, as far as it can be said there."""
-    return {
+    starts_and_ends = {} if cfg.d_vocab > END_OF_TEXT else {"bos_token_id": None, "eos_token_id": None}
+    return starts_and_ends | {
         "architectures": ["GPT2LMHeadModel"],
         "n_layer": cfg.n_layers,
         "n_embd": cfg.d_model,

@@ -73,6 +73,11 @@ def test_list_shows_every_circuit():
     assert set(entries()) <= listed
 
 
+def test_names_stay_whole_on_a_narrow_terminal():
+    done = CliRunner().invoke(commands.app, ["list"], env={"COLUMNS": "50"}, catch_exceptions=False)
+    assert set(entries()) <= {name.removesuffix(" (slow)") for name in cells(done.output)}
+
+
 def test_all_leaves_out_what_is_slow_unless_told(monkeypatch: pytest.MonkeyPatch):
     few = {name: entry(name) for name in ("dyck1", "addition_3")}
     monkeypatch.setattr("circuits.gallery.entries", lambda: few)

@@ -465,6 +465,25 @@ def test_the_stream_of_a_normed_model_has_mean_zero_and_nearly_constant_variance
     assert float((scale.max() - scale.min()) / scale.mean()) < 1e-3
 
 
+@settings(max_examples=30)
+@given(data=st.data())
+def test_every_combination_of_options_does_what_the_interpreter_says(data: st.DataObject):
+    c = Circuit("!ab", data.draw(st.integers(1, 5)), bos="!", tied=data.draw(st.booleans()))
+    c.head(0, "back", qk=match(c.pos, c.pos, shift(data.draw(st.integers(0, 6)))), ov=3 * copy(c.tok, c.out))
+    if data.draw(st.booleans()):
+        c.mlp(1, "more", c.tok, c.out, {"a": "b"})
+    options = {
+        "positions": data.draw(st.sampled_from(list(CODES))),
+        "norm": data.draw(st.sampled_from(["LN", "RMS", None])),
+        "rotate": data.draw(st.sampled_from([None, 0, 7])),
+        "n_heads": data.draw(st.sampled_from([None, 3])),
+        "dtype": data.draw(st.sampled_from([torch.float32, torch.float64])),
+    }
+    report = c.verify(model=c.compile(**options), progress=False)
+    assert report.symbolic_accuracy == report.accuracy == 1
+    assert report.logit_error < 1e-3
+
+
 # ---------------------------------------------------------------------------------------------- the model
 
 

@@ -159,6 +159,17 @@ def test_a_word_outside_the_vocabulary_is_named_with_its_place():
         check_readings("!ad")
 
 
+def test_words_can_be_longer_than_a_character():
+    words = ["<s>", "to", "be", "or"]
+    assert check_readings("<s> to be to", words)["causal"].predictions[3].token == "be"
+    assert torch.equal(induction_model(words, 4)("<s> to be to"), induction_model(Vocabulary(words), 4)("<s> to be to"))
+
+
+def test_a_sharpness_that_is_no_number_is_refused(as_installed: None):
+    with pytest.raises(ConfigError, match="previous_sharpness = 'high'; allowed: a finite number above 0"):
+        induction_model(previous_sharpness="high")  # pyright: ignore[reportArgumentType]
+
+
 def test_a_text_longer_than_the_context_is_refused():
     with pytest.raises(TokenError, match="6 tokens is longer than the context, n_ctx = 5"):
         check_readings("!abacb", n_ctx=5)
