@@ -164,7 +164,7 @@ class Circuit:
             gap: by how much scores differ at least; by default computed from the form.
 
         Raises `ConfigError` naming the head: an impossible layer, a name that is taken, a space of another circuit, a
-        sink without `bos`, a recency or gap out of range.
+        sink without `bos`, a recency or gap out of range, a gap that is needed and not known.
         """
         where = f"head {name!r}"
         self._check_place(where, layer, name)
@@ -182,7 +182,10 @@ class Circuit:
         gap_without_sink = gap or smallest_gap(qk) or (1.0 if qk.terms and not qk.relates_anything else None)
         preference = self._recency(where, ties, recency, gap_without_sink)
         if sink is None:
-            rests = self.bos is not None and gap_without_sink is not None
+            rests = self.bos is not None and bool(qk.terms)
+            if rests and gap_without_sink is None:
+                raise ConfigError(f"{where}: its scores are too many to find their smallest gap, where the sink would "
+                                  "lie; declare gap= or sink=")  # fmt: skip
             best, worst = (gap_without_sink or 0) - (preference if ties == "first" else 0), abs(preference)
             sink = (best + (worst if ties == "latest" else 0)) / 2 if rests else 0.0
         if not is_finite(sink) or sink < 0:

@@ -155,8 +155,8 @@ def verify(
         raise ConfigError(f"inputs = {inputs!r}; allowed: a list of texts")
     if reference is not None and not callable(reference):
         raise ConfigError(f"reference = {reference!r}; allowed: a function from a text to its answers")
-    if not is_index(seed):
-        raise ConfigError(f"seed = {seed!r}; allowed: an integer")
+    if not is_index(seed) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed = {seed!r}; allowed: an integer from 0 on")
     if inputs is not None and (length is not None or samples is not None):
         raise ConfigError("verify takes inputs, or length and samples, not both")
     for name, value in (("length", length), ("samples", samples), ("batch_size", batch_size)):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from grid import random_tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -227,6 +228,15 @@ def test_a_sink_needs_a_start_of_the_text():
     with pytest.raises(ConfigError, match=r"head 'h': sink = 0.5 needs the start of the text; give the circuit bos="):
         c.head(0, "h", match(c.tok, c.tok), sink=0.5)
     assert c.head(0, "h", match(c.tok, c.tok)).sink == 0
+
+
+def test_a_sink_whose_place_is_not_known_must_be_declared():
+    c = Circuit("!ab", 200, bos="!")
+    scores = match(c.pos, c.pos, random_tensor(200, 200))
+    with pytest.raises(ConfigError, match=r"head 'h': its scores are too many .*; declare gap= or sink="):
+        c.head(0, "h", scores, sharp=1.0)
+    assert c.head(0, "h", scores, sharp=1.0, sink=0).sink == 0
+    assert c.head(0, "i", scores, gap=0.5).sink == 0.25
 
 
 def test_a_space_that_nothing_writes_cannot_be_read():
