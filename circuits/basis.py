@@ -22,7 +22,7 @@ class Basis:
         write: the direction of each coordinate.
         read: what takes each coordinate out of the stream again; `write @ read` is the identity, or near it.
         constant: what every token adds (ballast).
-        gain: of every norm: the scale of a stream that holds the ballast alone. 1 without norms.
+        gain: the weight of every norm: the scale of a stream that holds the ballast alone. 1 without norms.
         interference: the largest overlap of two directions; 0 unless compressed.
     """
 
@@ -47,13 +47,11 @@ def make_basis(
     seed. With `compress`, `d_model` is less than `size`, and directions overlap as little as can be arranged. With a
     norm the stream is [x, -x, C, -C], C the ballast: its mean is zero and its variance nearly constant, so that the
     norm divides by nearly the same number everywhere, which its gain makes good. Raises `RankError` for a `d_model`
-    that is too small, `ConfigError` for one that cannot be halved, or a ballast out of range.
+    that is too small, `ConfigError` for one that cannot be halved.
     """
     extra = 0 if norm is None else 2
     copies = 1 if norm is None else 2
     width = size if d_model is None else (d_model - extra) // copies
-    if norm is not None and not 0 < ballast < math.inf:
-        raise ConfigError(f"ballast = {ballast}; allowed: a finite number above 0")
     if d_model is not None and copies * width + extra != d_model:
         raise ConfigError(f"d_model = {d_model} is odd: with norm = {norm!r} the stream is [x, -x, C, -C]")
     if width < size and not compress:

@@ -13,7 +13,7 @@ symbolically, `compile()` writes the weights, and `verify()` compares the result
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -25,8 +25,8 @@ from circuits.interpret import Interpretation, Interpreter
 from circuits.layout import EMBED, POS_EMBED, UNEMBED, Layout
 from circuits.parts import Head, Part, Table, Ties
 from circuits.sharpness import smallest_gap
-from circuits.space import Coordinate, Label, Number, Space, is_finite
-from interp.errors import ConfigError, TokenError, did_you_mean
+from circuits.space import Coordinate, Label, Number, Space, is_finite, listed
+from interp.errors import ConfigError, TokenError, check_choice, did_you_mean
 from interp.indices import is_index
 from interp.tokens import Text, Vocabulary, check_tokens
 
@@ -72,8 +72,7 @@ class Circuit:
     ):
         if not is_index(n_ctx) or n_ctx < 1:
             raise ConfigError(f"n_ctx = {n_ctx!r}; allowed: 1 or more")
-        if attention_dir not in ("causal", "bidirectional"):
-            raise ConfigError(f"attention_dir = {attention_dir!r}; allowed: 'causal' or 'bidirectional'")
+        check_choice("attention_dir", attention_dir, ("causal", "bidirectional"))
         given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
         if bos is not None:
             given.to_single_token(bos)
@@ -96,7 +95,7 @@ class Circuit:
     def space(self, name: str, labels: Space | Iterable[Label]) -> Space:
         """A new space, with labels of its own or those of another space.
 
-        Raises `ConfigError` for a name that is taken and for repeated labels.
+        Raises `ConfigError` for a name that is taken or no word, and for labels that `Space` does not take.
         """
         if name in self.spaces:
             raise ConfigError(f"space {name!r} is declared twice")
@@ -108,12 +107,15 @@ class Circuit:
         """A new space that the embedding writes: a label for each word of `table`, or a vector of features.
 
         Words that are not in the table write nothing there. Raises `TokenError` for an unknown word, `ConfigError` for
-        vectors of several lengths.
+        vectors of several lengths, and features that are no finite numbers.
         """
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"space {name!r}: the table is {table!r}; allowed: a mapping from words")
         unknown = next((word for word in table if word not in self.vocabulary.words), None)
         if unknown is not None:
-            raise TokenError(f"space {name!r}: {unknown!r} is not a word{did_you_mean(unknown, self.vocabulary.words)}")
-        vectors = {word: tuple(map(float, v)) for word, v in table.items() if not isinstance(v, str | int)}
+            near = did_you_mean(str(unknown), self.vocabulary.words)
+            raise TokenError(f"space {name!r}: {unknown!r} is not a word{near}")
+        vectors = {word: self._features(name, word, v) for word, v in table.items() if not isinstance(v, str | int)}
         if len(vectors) not in (0, len(table)) or len({len(v) for v in vectors.values()}) > 1:
             raise ConfigError(f"space {name!r}: either a label for each word, or vectors of one length")
         if vectors:
@@ -125,6 +127,12 @@ class Circuit:
         rows = [vectors.get(word, (0.0,) * len(space)) for word in self.vocabulary.words]
         self.embeddings[name] = torch.tensor(rows, dtype=torch.float64)
         return space
+
+    @staticmethod
+    def _features(name: str, word: str, given: Sequence[Number]) -> tuple[float, ...]:
+        if not isinstance(given, Iterable) or not all(map(is_finite, given)):
+            raise ConfigError(f"space {name!r}: the features of {word!r} are {given!r}; allowed: finite numbers")
+        return tuple(map(float, given))
 
     def head(
         self,
@@ -156,23 +164,28 @@ class Circuit:
             gap: by how much scores differ at least; by default computed from the form.
 
         Raises `ConfigError` naming the head: an impossible layer, a name that is taken, a space of another circuit, a
-        sink without `bos`, a recency or gap out of range.
+        sink without `bos`, a recency or gap out of range, a gap that is needed and not known.
         """
         where = f"head {name!r}"
         self._check_place(where, layer, name)
+        for what, form in (("qk", qk), ("ov", ov)):
+            if form is not None and not isinstance(form, Form):
+                raise ConfigError(f"{where}: {what} = {form!r}; allowed: a form, such as match(...) or copy(...)")
         qk, ov = qk or Form(), ov or Form()
         for term in (*qk.terms, *ov.terms):
             self._check_space(where, term.rows, term.columns)
-        if ties not in ("mean", "latest", "first"):
-            raise ConfigError(f"{where}: ties = {ties!r}; allowed: 'mean', 'latest' or 'first'")
+        check_choice(f"{where}: ties", ties, get_args(Ties))
         for what, value in (("sharp", sharp), ("gap", gap)):
             if value is not None and not (is_finite(value) and value > 0):
                 raise ConfigError(f"{where}: {what} = {value!r}; allowed: a finite number above 0")
         gap = None if gap is None else float(gap)
-        gap_without_sink = gap or smallest_gap(qk)
+        gap_without_sink = gap or smallest_gap(qk) or (1.0 if qk.terms and not qk.relates_anything else None)
         preference = self._recency(where, ties, recency, gap_without_sink)
         if sink is None:
-            rests = self.bos is not None and gap_without_sink is not None
+            rests = self.bos is not None and bool(qk.terms)
+            if rests and gap_without_sink is None:
+                raise ConfigError(f"{where}: its scores are too many to find their smallest gap, where the sink would "
+                                  "lie; declare gap= or sink=")  # fmt: skip
             best, worst = (gap_without_sink or 0) - (preference if ties == "first" else 0), abs(preference)
             sink = (best + (worst if ties == "latest" else 0)) / 2 if rests else 0.0
         if not is_finite(sink) or sink < 0:
@@ -199,8 +212,8 @@ class Circuit:
         a mapping from labels (a tuple where there are several spaces; `...` stands for any label), or a function of one
         label a space which returns None for nothing. Raises `ConfigError` naming the table.
         """
-        read = [reads] if isinstance(reads, Space) else list(reads)
-        written = [writes] if isinstance(writes, Space) else list(writes)
+        read = [reads] if isinstance(reads, Space | str) else list(reads)
+        written = [writes] if isinstance(writes, Space | str) else list(writes)
         where = f"mlp {name!r}"
         self._check_place(where, layer, name)
         self._check_space(where, *read, *written)
@@ -230,13 +243,13 @@ class Circuit:
         self._check_place(where, layer, name)
         gate = self.one if gate is None else gate
         for one in (number, writes, gate):
-            self._check_space(where, one if isinstance(one, Space) else one.space)
+            self._check_space(where, one.space if isinstance(one, Coordinate) else one)
         if isinstance(number, Space) and len(number) != 1:
             raise ConfigError(f"{where}: space {number.name!r} has {len(number)} numbers; say which, as in "
                               f"{number.name}[{number.labels[0]!r}]")  # fmt: skip
         number = number[number.labels[0]] if isinstance(number, Space) else number
         gates = [gate[label] for label in gate.labels] if isinstance(gate, Space) else [gate]
-        self.parts.append(parts.steps(name, layer, number, writes, values, gates))
+        self.parts.append(parts.bucket(name, layer, number, writes, values, gates))
 
     # ------------------------------------------------------------------ what can be done with it
 
@@ -300,8 +313,16 @@ class Circuit:
         return layout
 
     def tokens(self, input: Text | Tensor) -> Int[Tensor, "batch pos"]:
-        """Token ids after every check: known words, a length that fits, and the word that starts texts in front."""
-        ids = input if isinstance(input, Tensor) else self.vocabulary.to_tokens(input)
+        """Token ids of one text or several, or the ids given, after every check.
+
+        Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start.
+        """
+        if isinstance(input, Tensor):
+            ids = input
+        elif isinstance(input, str) or (isinstance(input, list | tuple) and all(isinstance(one, str) for one in input)):
+            ids = self.vocabulary.to_tokens(input)
+        else:
+            raise TokenError(f"{input!r}; allowed: a text, a list of texts, or a tensor of token ids")
         ids = check_tokens(ids, self.vocabulary.d_vocab, self.n_ctx, ids.device)
         if self.bos is not None:
             start = self.vocabulary.to_single_token(self.bos)
@@ -320,11 +341,15 @@ class Circuit:
     def _check_place(self, where: str, layer: int, name: str) -> None:
         if not is_index(layer) or layer < 0:
             raise ConfigError(f"{where}: layer = {layer!r}; allowed: 0 or more")
+        if not isinstance(name, str) or not name:
+            raise ConfigError(f"{where}: the name is {name!r}; allowed: a word")
         if name in (EMBED, POS_EMBED, UNEMBED) or any(part.name == name for part in self.parts):
             raise ConfigError(f"{where}: the name is taken")
 
     def _check_space(self, where: str, *spaces: Space) -> None:
         for space in spaces:
+            if not isinstance(space, Space):
+                raise ConfigError(f"{where}: {space!r} is not a space; this circuit has {listed(self.spaces)}")
             if self.spaces.get(space.name) != space:
                 near = did_you_mean(space.name, self.spaces)
                 raise ConfigError(f"{where}: space {space.name!r} is not one of this circuit's{near}")

@@ -16,15 +16,16 @@ from torch import Tensor
 from circuits.basis import EPS, Basis, make_basis
 from circuits.circuit import Circuit
 from circuits.encoding import ONE, Encoding
-from circuits.factors import Factored, factored, fitting_d_head
+from circuits.factors import FactoredHead, factor_heads, fitting_d_head
 from circuits.interpret import decode, in_words
 from circuits.parts import Neurons, Ramp
 from circuits.positions import OneHot, PositionCode, Rotary, position_code
-from circuits.sharpness import check_resolution, choose
+from circuits.sharpness import check_resolution, choose_sharpness
 from circuits.space import Number, is_finite
 from interp.components import MLP, Attention
 from interp.config import TransformerConfig
 from interp.errors import ConfigError
+from interp.indices import is_index
 from interp.model import HookedTransformer
 from interp.tokens import Text
 
@@ -51,7 +52,7 @@ class HeadReport:
     """What the compiler made of a head.
 
     Attributes:
-        layer, index: where it is in the model.
+        layer, index: its place in the model.
         sharp: the factor on its scores.
         largest_score: what they reach, or a bound on it.
         qk_rank, ov_rank: dimensions of the head that its circuits use, beside those that rotary positions turn.
@@ -70,7 +71,7 @@ class CompileReport:
     """What the compiler chose.
 
     Attributes:
-        heads: by name.
+        heads: what was made of each head, by name.
         n_coordinates: the size of the stream that the circuit needs, before norm, rotation or compression.
         interference: the largest overlap of two coordinates; 0 unless compressed. What it does to the circuit's
             accuracy, `verify` tells.
@@ -95,7 +96,7 @@ class CompiledTransformer(HookedTransformer):
 
         Several texts have equally many words. Raises `TokenError` as `Circuit.tokens` does.
         """
-        tokens = self.circuit.tokens(text if isinstance(text, str | Tensor) else list(text)).to(self.W_E.device)
+        tokens = self.circuit.tokens(text).to(self.W_E.device)
         logits = self(tokens)
         assert isinstance(logits, Tensor)
         words = in_words(decode(logits, self.report.nothing_below), self.circuit.vocabulary.words)
@@ -131,55 +132,79 @@ def compile_circuit(
         positions: a position code or its name: "onehot", "quadratic", "circle", "sinusoidal", "rotary".
         norm: read through a norm ("LN" or "RMS") that the ballast makes nearly constant; see `make_basis`.
         ballast: the C of the stream [x, -x, C, -C]. The larger, the less the norm changes, and the more float32 rounds.
-        error: share of attention that may go astray, for heads whose sharpness is not declared.
+        error: share of attention that may go astray, below a half, for heads whose sharpness is not declared.
         attn_scale: what the model divides scores by; by default sqrt(d_head).
         attn_only: False gives every block an MLP, also where the circuit needs none.
         dtype: of the parameters; all of them are computed in float64.
 
     Raises:
-        ConfigError: a space is read that nothing earlier writes; scores that `dtype` cannot hold; a term that the
-            position code cannot write; an option out of range.
+        ConfigError: a space is read that nothing earlier writes; scores or weights that `dtype` cannot hold; a term
+            that the position code cannot write; an option out of range.
         RankError: a head's circuit has a higher rank than `d_head`, or the spaces are more than `d_model`.
     """
-    if not is_finite(error) or not 0 < error < 1:
-        raise ConfigError(f"error = {error!r}; allowed: between 0 and 1")
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ConfigError(f"dtype = {dtype!r}; allowed: torch.float32, torch.float64 and other floating-point types")
+    for name, size in (("d_head", d_head), ("d_model", d_model), ("n_heads", n_heads)):
+        if size is not None and (not is_index(size) or size < 1):
+            raise ConfigError(f"{name} = {size!r}; allowed: 1 or more, or None for what the circuit needs")
+    _check_numbers(error, ballast, attn_scale, rotate, dtype)
     code = position_code(positions)
     layout = circuit.layout(also=() if isinstance(code, OneHot) else (circuit.one,))
-    encoding, heads = factored(layout, code, d_head)
+    encoding, heads = factor_heads(layout, code, d_head)
     basis = make_basis(encoding.size, d_model, rotate, compress, norm, float(ballast))
+    d_head = fitting_d_head(heads, encoding, d_head)
     cfg = TransformerConfig(
         **_sizes(circuit, heads, n_heads, attn_only),
-        d_head=(d_head := fitting_d_head(heads, encoding, d_head)),
+        **_positions(encoding.code),
+        d_head=d_head,
         d_model=basis.write.shape[1],
         act_fn="relu",
         normalization_type=norm,
         eps=EPS,
-        **_positions(encoding.code),
         attention_dir=circuit.attention_dir,
         attn_scale=math.sqrt(d_head) if attn_scale is None else float(attn_scale),
         tie_word_embeddings=circuit.out is circuit.tok and circuit.one.name not in encoding.slices and norm is None,
         dtype=dtype,
     )
-    chosen = {one.head.name: choose(one.head, encoding, float(error)) for one in heads}
+    chosen = {one.head.name: choose_sharpness(one.head, encoding, float(error)) for one in heads}
     for name, (_, largest) in chosen.items():
         check_resolution(name, largest, dtype)
     model = CompiledTransformer(cfg, circuit.vocabulary, init_weights=False)
     model.circuit = circuit
-    reports = {
-        one.head.name: HeadReport(layer, index, *chosen[one.head.name], one.qk_rank, one.ov_rank)
-        for layer in range(cfg.n_layers)
-        for index, one in enumerate(one for one in heads if one.head.layer == layer)
-    }
+    reports = _head_reports(heads, chosen)
     model.report = CompileReport(reports, encoding.size, basis.interference, layout.nothing_below())
     with torch.no_grad():
         _write(model, encoding, heads, basis)
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ConfigError(f"{name} has entries that {dtype} cannot hold; use torch.float64, or smaller numbers")
     return model
 
 
-def _sizes(circuit: Circuit, heads: list[Factored], n_heads: int | None, attn_only: bool | None) -> dict[str, Any]:
-    """Fields of the config that say how many there are of everything."""
+def _check_numbers(
+    error: Number, ballast: Number, attn_scale: Number | None, rotate: int | None, dtype: torch.dtype
+) -> None:
+    """Raise `ConfigError` for what no circuit can be compiled with."""
+    if not is_finite(error) or not 0 < error < 0.5:
+        raise ConfigError(f"error = {error!r}; allowed: between 0 and .5")
+    for name, value in (("ballast", ballast), ("attn_scale", attn_scale)):
+        if value is not None and (not is_finite(value) or value <= 0):
+            raise ConfigError(f"{name} = {value!r}; allowed: a finite number above 0")
+    if rotate is not None and (not is_index(rotate) or not 0 <= rotate < 2**63):
+        raise ConfigError(f"rotate = {rotate!r}; allowed: a seed, from 0 on, or None")
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError(f"dtype = {dtype!r}; allowed: torch.float32, torch.float64 and other floating-point types")
+
+
+def _head_reports(heads: list[FactoredHead], chosen: dict[str, tuple[float, float]]) -> dict[str, HeadReport]:
+    """What is reported of each head; heads of a layer are numbered in order of declaration."""
+    reports: dict[str, HeadReport] = {}
+    for one in heads:
+        index = sum(other.layer == one.head.layer for other in reports.values())
+        reports[one.head.name] = HeadReport(one.head.layer, index, *chosen[one.head.name], one.qk_rank, one.ov_rank)
+    return reports
+
+
+def _sizes(circuit: Circuit, heads: list[FactoredHead], n_heads: int | None, attn_only: bool | None) -> dict[str, Any]:
+    """The sizes among the fields of the config."""
     n_layers = 1 + max((part.layer for part in circuit.parts), default=-1)
     needed = max((sum(one.head.layer == layer for one in heads) for layer in range(n_layers)), default=0)
     if n_heads is not None and n_heads < max(needed, 1):
@@ -199,9 +224,9 @@ def _sizes(circuit: Circuit, heads: list[Factored], n_heads: int | None, attn_on
 
 
 def _positions(code: PositionCode) -> dict[str, Any]:
-    """Fields of the config that say how positions enter."""
+    """The fields of the config for positions."""
     if isinstance(code, Rotary):
-        return {"positional_embedding_type": "rotary", "rotary_dim": code.rotary_dim, "rotary_base": code.base}
+        return {"positional_embedding_type": "rotary", "rotary_dim": code.rotary_dim, "rotary_base": float(code.base)}
     return {"positional_embedding_type": "standard"}
 
 
@@ -212,12 +237,12 @@ def _ramps(circuit: Circuit, layer: int) -> list[Ramp]:
 # ---------------------------------------------------------------------- weights
 
 
-def _write(model: CompiledTransformer, encoding: Encoding, heads: list[Factored], basis: Basis) -> None:
+def _write(model: CompiledTransformer, encoding: Encoding, heads: list[FactoredHead], basis: Basis) -> None:
     layout = encoding.layout
     for name, parameter in model.named_parameters():
         parameter.fill_(basis.gain if name.endswith(".w") else 0.0)
     model.embed.W_E.copy_(encoding.written(layout.embedding) @ basis.write + basis.constant)
-    if encoding.code.in_stream:
+    if not isinstance(encoding.code, Rotary):
         model.pos_embed.W_pos.copy_(encoding.written(layout.positions) @ basis.write)
     if not model.cfg.tie_word_embeddings:
         model.unembed.W_U.copy_(basis.read @ encoding.read(layout.unembedding, "the unembedding"))
@@ -230,7 +255,9 @@ def _write(model: CompiledTransformer, encoding: Encoding, heads: list[Factored]
             _write_neurons(block.mlp, ramps, encoding, basis)
 
 
-def _write_head(attn: Attention, index: int, one: Factored, factor: float, encoding: Encoding, basis: Basis) -> None:
+def _write_head(
+    attn: Attention, index: int, one: FactoredHead, factor: float, encoding: Encoding, basis: Basis
+) -> None:
     """Sharpness is the query's, gains are the output's; a rotary code has the first dimensions of queries and keys."""
     first = attn.cfg.rotary_dim or 0
     qk, ov = slice(first, first + one.qk_rank), slice(one.ov_rank)
@@ -238,8 +265,8 @@ def _write_head(attn: Attention, index: int, one: Factored, factor: float, encod
     attn.W_K[index, :, qk] = (basis.read @ one.key).to(attn.W_K.dtype)
     attn.W_V[index, :, ov] = (basis.read @ one.value).to(attn.W_V.dtype)
     attn.W_O[index, ov] = (one.output @ basis.write).to(attn.W_O.dtype)
-    if one.turned:
-        query, key = one.turned
+    if one.rotated:
+        query, key = one.rotated
         constant = basis.read[:, encoding.slices[ONE].start]
         attn.W_Q[index, :, :first] = torch.outer(constant, query * factor).to(attn.W_Q.dtype)
         attn.W_K[index, :, :first] = torch.outer(constant, key).to(attn.W_K.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor
 from circuits.forms import Form, Term
 from circuits.layout import Layout
 from circuits.parts import Head
-from circuits.positions import OneHot, PositionCode
+from circuits.positions import OneHot, PositionCode, StreamCode
 from interp.errors import ConfigError
 
 POS, ONE = "pos", "one"
@@ -37,7 +37,7 @@ class Encoding:
             self.size += width
 
     def written(self, rows: Float[Tensor, "rows labels"]) -> Float[Tensor, "rows size"]:
-        """Vectors that are written, label by label, in coordinates."""
+        """Vectors that are written, given by label, in coordinates."""
         parts = []
         for space in self.layout.spaces:
             block = rows[:, self.layout.slices[space.name]]
@@ -45,7 +45,10 @@ class Encoding:
         return torch.cat(parts, dim=1)
 
     def read(self, columns: Float[Tensor, "labels columns"], what: str) -> Float[Tensor, "size columns"]:
-        """Vectors that are read. Raises `ConfigError` about `what` where the position code cannot give them."""
+        """Vectors that are read, given by label, in coordinates.
+
+        Raises `ConfigError` about `what` where the position code cannot give them.
+        """
         parts = []
         for space in self.layout.spaces:
             block = columns[self.layout.slices[space.name]]
@@ -53,7 +56,7 @@ class Encoding:
         return torch.cat(parts, dim=0)
 
     def _solved(self, block: Float[Tensor, "labels columns"], what: str) -> Float[Tensor, "width columns"]:
-        """The x with vectors @ x = block."""
+        """The solution x of vectors @ x = block."""
         if isinstance(self.code, OneHot):
             return block
         width = self.vectors.shape[1]
@@ -66,7 +69,7 @@ class Encoding:
         return solved
 
     def copied(self, form: Form, head: str) -> Float[Tensor, "size size"]:
-        """An OV circuit: read by label, written by label."""
+        """A head's OV circuit: read by label, written by label."""
         return sum((self.written(self.read(self.layout.matrix(Form((term,))), f"head {head!r}: {term.name}"))
                     for term in form.terms), torch.zeros(self.size, self.size, dtype=torch.float64))  # fmt: skip
 
@@ -96,13 +99,16 @@ class Encoding:
         return tuple(term if self.own_shift(term) else replace(term, weight=gap * term.weight) for term in terms)
 
     def own_shift(self, term: Term) -> bool:
-        """Whether a term is an attraction of positions at a distance, for which a low-rank code has its own form."""
-        relates_positions = term.rows.name == term.columns.name == POS
+        """Whether a term is an attraction of positions at a distance, for which a low-rank code has its own form.
+
+        A shift that no two positions of the text have relates nothing, and needs none.
+        """
+        relates_positions = term.rows.name == term.columns.name == POS and bool(term.matrix.any())
         return relates_positions and term.shift is not None and term.weight > 0 and not isinstance(self.code, OneHot)
 
     def _shifted(self, term: Term) -> Float[Tensor, "size size"]:
         whole = torch.zeros(self.size, self.size, dtype=torch.float64)
-        if not self.code.in_stream:
+        if not isinstance(self.code, StreamCode):
             return whole  # the model turns queries and keys itself
         where = torch.arange(self.size)
         at = torch.cat([where[self.slices[POS]], where[self.slices[ONE]]])

@@ -15,14 +15,14 @@ from interp.errors import RankError
 
 
 @dataclass(frozen=True, eq=False)
-class Factored:
+class FactoredHead:
     """A head's circuits between coordinates.
 
     Attributes:
         head: the declaration.
-        query, key: their product is the QK circuit, before sharpening; what a rotary code turns is left out.
+        query, key: their product is the QK circuit, before sharpening; what a rotary code rotates is left out.
         value, output: their product is the OV circuit.
-        turned: what the constant becomes in the query and in the key that a rotary code turns; empty otherwise.
+        rotated: what the constant becomes in the query and in the key that a rotary code rotates; empty otherwise.
     """
 
     head: Head
@@ -30,11 +30,11 @@ class Factored:
     key: Float[Tensor, "size qk_rank"]
     value: Float[Tensor, "size ov_rank"]
     output: Float[Tensor, "ov_rank size"]
-    turned: tuple[Float[Tensor, "rotary_dim"], ...]
+    rotated: tuple[Float[Tensor, "rotary_dim"], ...]
 
     @property
     def qk_rank(self) -> int:
-        """Dimensions of queries and keys that are not turned."""
+        """Dimensions of queries and keys that are not rotated."""
         return self.query.shape[1]
 
     @property
@@ -43,8 +43,8 @@ class Factored:
         return self.value.shape[1]
 
 
-def factored(layout: Layout, code: PositionCode, d_head: int | None) -> tuple[Encoding, list[Factored]]:
-    """Every head of a circuit in a position code, which turns as many dimensions as `d_head` leaves, if it is rotary.
+def factor_heads(layout: Layout, code: PositionCode, d_head: int | None) -> tuple[Encoding, list[FactoredHead]]:
+    """Every head of a circuit in a position code, which rotates as many dimensions as `d_head` leaves, if it is rotary.
 
     Raises `ConfigError` for what the code cannot write.
     """
@@ -53,37 +53,37 @@ def factored(layout: Layout, code: PositionCode, d_head: int | None) -> tuple[En
     if isinstance(code, Rotary) and code.rotary_dim is None:
         taken = max((one.qk_rank for one in heads), default=0)
         room = ROTARY_DIM if d_head is None else max(2, (d_head - taken) // 2 * 2)
-        return factored(layout, replace(code, rotary_dim=room), d_head)
+        return factor_heads(layout, replace(code, rotary_dim=room), d_head)
     return encoding, heads
 
 
-def fitting_d_head(heads: Iterable[Factored], encoding: Encoding, d_head: int | None) -> int:
+def fitting_d_head(heads: Iterable[FactoredHead], encoding: Encoding, d_head: int | None) -> int:
     """The given d_head, or as much as is needed. Raises `RankError` naming head and terms if it is too small."""
-    turned = encoding.code.rotary_dim or 0 if isinstance(encoding.code, Rotary) else 0
-    widest = 1
+    rotary_dim = encoding.code.rotary_dim or 0 if isinstance(encoding.code, Rotary) else 0
+    widest = max(1, rotary_dim)
     for one in heads:
-        needed = {"QK": turned + one.qk_rank, "OV": one.ov_rank}
+        needed = {"QK": rotary_dim + one.qk_rank, "OV": one.ov_rank}
         widest = max(widest, *needed.values())
         for circuit, needs in needed.items():
             if d_head is not None and needs > d_head:
-                raise _rank_error(one.head, encoding, circuit, needs, d_head, turned)
+                raise _rank_error(one.head, encoding, circuit, needs, d_head, rotary_dim)
     return widest if d_head is None else d_head
 
 
-def _factor(head: Head, encoding: Encoding) -> Factored:
+def _factor(head: Head, encoding: Encoding) -> FactoredHead:
     terms = encoding.terms(head)
     nothing = torch.zeros(encoding.size, encoding.size, dtype=torch.float64)
     query, key = _split(sum((encoding.matched(term, head.name) for term in terms), nothing))
     output, value = _split(encoding.copied(head.ov, head.name).T)
-    turned: tuple[Tensor, ...] = ()
+    rotated: tuple[Tensor, ...] = ()
     if isinstance(encoding.code, Rotary) and (own := [term for term in terms if encoding.own_shift(term)]):
         pairs = [(term.weight, *encoding.code.query_and_key(term.shift or 0)) for term in own]
-        turned = torch.stack([weight * q for weight, q, _ in pairs]).sum(0), pairs[0][2]
-    return Factored(head, query, key, value, output.T, turned)
+        rotated = torch.stack([weight * q for weight, q, _ in pairs]).sum(0), pairs[0][2]
+    return FactoredHead(head, query, key, value, output.T, rotated)
 
 
 def _split(matrix: Float[Tensor, "rows columns"]) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "columns rank"]]:
-    """U S and V of the singular value decomposition, of what is not zero."""
+    """The singular value decomposition as U S and V, without singular values of zero."""
     rows, columns = matrix.any(dim=1).nonzero()[:, 0], matrix.any(dim=0).nonzero()[:, 0]
     U, S, Vh = torch.linalg.svd(matrix[rows][:, columns], full_matrices=False)
     rank = int((S / S.amax() > 1e-10).sum()) if len(S) else 0
@@ -93,15 +93,15 @@ def _split(matrix: Float[Tensor, "rows columns"]) -> tuple[Float[Tensor, "rows r
     return left, right
 
 
-def _rank_error(head: Head, encoding: Encoding, circuit: str, needs: int, d_head: int, turned: int) -> RankError:
+def _rank_error(head: Head, encoding: Encoding, circuit: str, needs: int, d_head: int, rotary_dim: int) -> RankError:
     if circuit == "QK":
         blocks = [(term.name, encoding.matched(term, head.name)) for term in encoding.terms(head)]
     else:
         blocks = [(term.name, term.matrix) for term in head.ov.terms]
     ranks = [(name, _split(block)[0].shape[1]) for name, block in blocks if block.any()]
-    if circuit == "QK" and turned:
-        ranks.append(("rotary positions", turned))
-    code = "use a low-rank position code, " if any("pos" in name for name, _ in ranks) and not turned else ""
+    if circuit == "QK" and rotary_dim:
+        ranks.append(("rotary positions", rotary_dim))
+    code = "use a low-rank position code, " if any("pos" in name for name, _ in ranks) and not rotary_dim else ""
     return RankError(
         f"head {head.name!r}: the {circuit} circuit needs d_head >= {needs} but d_head = {d_head} "
         f"({', '.join(f'{name}: rank {rank}' for name, rank in ranks)}); split it over heads, {code}or raise d_head"

@@ -79,7 +79,7 @@ class Term:
         return self.weight * self.matrix
 
     def without(self, label: Label) -> "Term":
-        """The same, reading nothing from one label of its rows."""
+        """A copy of this term that reads nothing from one label of its rows."""
         matrix = self.matrix.clone()
         matrix[self.rows.index(label)] = 0
         return replace(self, matrix=matrix)
@@ -97,7 +97,14 @@ class Form:
 
     terms: tuple[Term, ...] = ()
 
+    @property
+    def relates_anything(self) -> bool:
+        """Whether any score is not 0; `shift(n)` over fewer than n positions is such a form."""
+        return any(bool(term.weighted.any()) for term in self.terms)
+
     def __add__(self, other: "Form") -> "Form":
+        if not isinstance(other, Form):
+            return NotImplemented
         return Form(self.terms + other.terms)
 
     def __mul__(self, factor: Number) -> "Form":
@@ -111,6 +118,8 @@ class Form:
         return -1.0 * self
 
     def __sub__(self, other: "Form") -> "Form":
+        if not isinstance(other, Form):
+            return NotImplemented
         return self + -other
 
     def __repr__(self) -> str:
@@ -125,9 +134,9 @@ def match(query: Space, key: Space, relation: Relation | None = None) -> Form:
     """Score 1 where the key's label in `key` is related to the query's label in `query`; by default, is the same.
 
     Raises `ConfigError` naming this match: spaces whose labels differ without a relation, a relation with labels that
-    are not there, of another shape, or that relates nothing.
+    are not there, of another shape, with weights that are no finite numbers, or that relates nothing.
     """
-    return _form(f"match({query.name}, {key.name})", query, key, relation)
+    return _form("match", query, key, relation)
 
 
 def copy(
@@ -138,16 +147,19 @@ def copy(
     Labels in `drop` are not copied. With None a head that has a sink drops what it would read at the start of the text:
     the word `bos`, or position 0; with () nothing is dropped. Raises `ConfigError` as `match` does.
     """
-    name = f"copy({source.name}, {destination.name})"
-    form = _form(name, source, destination, relation)
+    form = _form("copy", source, destination, relation)
     (term,) = form.terms
-    for label in [drop] if isinstance(drop, str | int) else drop or ():
-        source.index(label, f"{name}, drop={label!r}")
+    for label in _labels(drop if drop is not None else ()):
+        source.index(label, f"{term.name}, drop={label!r}")
         term = term.without(label)
     return Form((replace(term, drops_bos=drop is None),))
 
 
-def _form(name: str, rows: Space, columns: Space, relation: Relation | None) -> Form:
+def _form(verb: str, rows: Space, columns: Space, relation: Relation | None) -> Form:
+    for space in (rows, columns):
+        if not isinstance(space, Space):
+            raise ConfigError(f"{verb} relates two spaces, and {space!r} is none")
+    name = f"{verb}({rows.name}, {columns.name})"
     matrix = _matrix(name, rows, columns, relation)
     if not isinstance(relation, Shift) and not matrix.any():
         raise ConfigError(f"{name}: the relation relates no label of {rows.name!r} to one of {columns.name!r}")
@@ -169,16 +181,40 @@ def _matrix(name: str, rows: Space, columns: Space, relation: Relation | None) -
                 matrix[i, columns.index(rows.labels[i - by] if by else label)] = 1
     elif isinstance(relation, Mapping):
         for label, related in relation.items():
-            for other in [related] if isinstance(related, str | int) else related:
+            for other in _labels(related):
                 matrix[rows.index(label, name), columns.index(other, name)] = 1
     elif callable(relation):
         for i, label in enumerate(rows.labels):
             for j, other in enumerate(columns.labels):
-                matrix[i, j] = float(relation(label, other))
+                weight = relation(label, other)
+                if not isinstance(weight, bool) and not is_finite(weight):
+                    raise ConfigError(f"{name}: the relation of {label!r} and {other!r} is {weight!r}; allowed: true, "
+                                      "false, or a finite number")  # fmt: skip
+                matrix[i, j] = float(weight)
     else:
-        given = torch.as_tensor(relation, dtype=torch.float64).detach()
+        given = _numbers(name, relation)
         if given.shape != matrix.shape:
             raise ConfigError(f"{name}: the relation has shape {tuple(given.shape)}, not {tuple(matrix.shape)}, the "
                               f"labels of {rows.name!r} and of {columns.name!r}")  # fmt: skip
+        if not given.isfinite().all():
+            raise ConfigError(f"{name}: the relation has entries that are not finite")
         matrix = given.clone()
     return matrix
+
+
+def _numbers(name: str, relation: Any) -> Tensor:
+    """A relation that is a whole matrix, as one."""
+    try:
+        given = torch.as_tensor(relation)
+    except (TypeError, ValueError, RuntimeError) as error:  # such as a word, or rows of several lengths
+        raise ConfigError(
+            f"{name}: the relation is {relation!r}; allowed: shift(n), a mapping, a function of two labels, or a matrix"
+        ) from error
+    if given.is_complex():
+        raise ConfigError(f"{name}: the relation is a matrix of {given.dtype}; allowed: real numbers")
+    return given.detach().double().cpu()
+
+
+def _labels(given: Label | Iterable[Label]) -> Iterable[Label]:
+    """One label or several, as several. A label that does not exist is found where it is looked up."""
+    return given if isinstance(given, Iterable) and not isinstance(given, str) else [given]

@@ -82,7 +82,7 @@ class Interpreter:
 def _steps(
     part: Neurons, layout: Layout
 ) -> tuple[Float[Tensor, "size ramps"], Float[Tensor, "ramps"], Float[Tensor, "ramps size"]]:
-    """What its ramps read, the middle of each, and what they write."""
+    """The ramps of a part: what they read, the middle of each, and what they write."""
     middle = torch.tensor([(ramp.low + ramp.high) / 2 for ramp in part.ramps], dtype=torch.float64)
     reads = layout.vectors(ramp.reads for ramp in part.ramps).T
     return reads, middle, layout.vectors(ramp.writes for ramp in part.ramps)

@@ -12,7 +12,7 @@ from types import EllipsisType
 from typing import Any, Literal
 
 from circuits.forms import NOTHING, Form, Term
-from circuits.space import Coordinate, Label, Number, Space
+from circuits.space import Coordinate, Label, Number, Space, is_finite
 from interp.errors import ConfigError
 
 Ties = Literal["mean", "latest", "first"]
@@ -24,7 +24,7 @@ class Head:
     """An attention head.
 
     Attributes:
-        name, layer: of the declaration.
+        name, layer: as declared.
         qk: what is matched, the sink included.
         ov: what is copied.
         ties: what happens when several keys score the same.
@@ -114,13 +114,15 @@ def _entries(
                 if not isinstance(label, EllipsisType):
                     space.index(label, f"{where}, entry {key}")
             yield key, value
+    elif not callable(table):
+        raise ConfigError(f"{where}: the table is {table!r}; allowed: a mapping, or a function of labels")
     else:
         for key in itertools.product(*(space.labels for space in reads)):
             if (value := table(*key)) is not None:
                 yield key, value
 
 
-def steps(
+def bucket(
     name: str,
     layer: int,
     number: Coordinate,
@@ -134,11 +136,15 @@ def steps(
     the upper label and takes the lower one off. Where the gate is 0 every ramp is pushed below its beginning, for any
     number up to the largest value, or to 1: what attention averages is no larger than what it copies.
     """
-    order, where = sorted(values, key=lambda label: values[label]), f"bucket {name!r}"
+    where = f"bucket {name!r}"
+    if not isinstance(values, Mapping) or not values:
+        raise ConfigError(f"{where}: no values; allowed: a mapping from labels to numbers")
+    for label, value in values.items():
+        if not is_finite(value):
+            raise ConfigError(f"{where}: the value of {label!r} is {value!r}; allowed: a finite number")
+    order = sorted(values, key=lambda label: values[label])
     for label in order:
         writes.index(label, where)
-    if not order:
-        raise ConfigError(f"{where}: no values")
     for one, other in itertools.pairwise(order):
         if values[one] == values[other]:
             raise ConfigError(f"{where}: {one!r} and {other!r} have the same value, {values[one]}")

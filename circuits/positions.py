@@ -15,48 +15,51 @@ Sources: Vaswani et al. 2017, section 3.5 (sinusoidal); Su et al. 2021 (rotary).
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, did_you_mean
+from circuits.space import Number, is_finite
+from interp.errors import ConfigError, check_choice
+from interp.indices import is_index
 
 ROTARY_DIM = 64
 
 
 @dataclass(frozen=True)
-class PositionCode:
-    """One-hot positions, and what every code can be asked.
+class PositionCode(ABC):
+    """What every code can be asked.
 
     Attributes:
-        in_stream: whether the code is written into the stream; a rotary one is not.
+        name: as `compile(positions=...)` takes it.
     """
 
-    in_stream = True
+    name: ClassVar[str]
 
-    @property
-    def name(self) -> str:
-        """As `compile(positions=...)` takes it."""
-        return next(name for name, code in CODES.items() if code is type(self))
-
+    @abstractmethod
     def vectors(self, n_ctx: int) -> Float[Tensor, "n_ctx width"]:
-        """What each position writes."""
-        return torch.eye(n_ctx, dtype=torch.float64)
+        """What each position writes into the stream."""
 
-    def shift(self, n: int, n_ctx: int) -> Float[Tensor, "width_and_one width_and_one"]:
-        """Query x key, over the code's dimensions and the constant: the match of positions under `shift(n)`."""
-        whole = torch.zeros(n_ctx + 1, n_ctx + 1, dtype=torch.float64)
-        ones = torch.ones(max(n_ctx - abs(n), 0), dtype=torch.float64)
-        if len(ones):
-            whole[:n_ctx, :n_ctx] = torch.diag(ones, -n)
-        return whole
+    @abstractmethod
+    def scores(self, n: int, n_ctx: int) -> Float[Tensor, "query_pos key_pos"]:
+        """The scores that `shift(n)` gives."""
 
     def gap(self, n_ctx: int) -> float:
         """How much less than the target its neighbours score."""
         scores = self.scores(0, n_ctx)
         return float(scores[0, 0] - scores[0, 1:].max()) if n_ctx > 1 else 1.0
+
+
+class StreamCode(PositionCode):
+    """A code that is written into the stream, where queries and keys read it."""
+
+    @abstractmethod
+    def shift(self, n: int, n_ctx: int) -> Float[Tensor, "width_and_one width_and_one"]:
+        """Query x key, over the code's dimensions and the constant: the match of positions under `shift(n)`."""
 
     def scores(self, n: int, n_ctx: int) -> Float[Tensor, "query_pos key_pos"]:
         """The scores that `shift(n)` gives."""
@@ -64,13 +67,29 @@ class PositionCode:
         return with_one @ self.shift(n, n_ctx) @ with_one.T
 
 
-class OneHot(PositionCode):
-    """A unit vector a position."""
+@dataclass(frozen=True)
+class OneHot(StreamCode):
+    """A unit vector for each position."""
+
+    name = "onehot"
+
+    def vectors(self, n_ctx: int) -> Float[Tensor, "n_ctx width"]:
+        """Unit vectors."""
+        return torch.eye(n_ctx, dtype=torch.float64)
+
+    def shift(self, n: int, n_ctx: int) -> Float[Tensor, "width_and_one width_and_one"]:
+        """1 where the key's position is the query's minus n."""
+        whole = torch.zeros(n_ctx + 1, n_ctx + 1, dtype=torch.float64)
+        if abs(n) < n_ctx:
+            whole[:n_ctx, :n_ctx] = torch.diag(torch.ones(n_ctx - abs(n), dtype=torch.float64), -n)
+        return whole
 
 
 @dataclass(frozen=True)
-class Quadratic(PositionCode):
+class Quadratic(StreamCode):
     """(i, i^2) and the constant: 2 (i - n) j - j^2 is -(i - n - j)^2 up to what is the same for all keys."""
+
+    name = "quadratic"
 
     def vectors(self, n_ctx: int) -> Float[Tensor, "n_ctx width"]:
         """What each position writes."""
@@ -82,27 +101,12 @@ class Quadratic(PositionCode):
         return torch.tensor([[2, 0, 0], [0, 0, 0], [-2 * n, -1, 0]], dtype=torch.float64)
 
 
-@dataclass(frozen=True)
-class Sinusoidal(PositionCode):
-    """Cosines and sines of the position at frequencies `base^(-2 k / width)`.
+class Waves(StreamCode):
+    """Cosines and sines of the position at several frequencies."""
 
-    Attributes:
-        width: two dimensions a frequency.
-        base: as in the paper.
-        top: only so many of the highest frequencies.
-    """
-
-    width: int = 64
-    base: float = 10_000.0
-    top: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.width < 2 or self.width % 2 or self.base <= 1 or not 1 <= (self.top or 1) <= self.width // 2:
-            raise ConfigError(f"{self}: an even width, a base above 1, and 1 to width / 2 of the frequencies")
-
+    @abstractmethod
     def frequencies(self, n_ctx: int) -> Float[Tensor, "frequencies"]:
         """Radians a position."""
-        return _frequencies(self.width, self.base)[: self.top]
 
     def vectors(self, n_ctx: int) -> Float[Tensor, "n_ctx width"]:
         """Cosine and sine in turn."""
@@ -118,10 +122,40 @@ class Sinusoidal(PositionCode):
 
 
 @dataclass(frozen=True)
-class Circle(Sinusoidal):
+class Sinusoidal(Waves):
+    """Waves at the frequencies `base^(-2 k / width)`.
+
+    Attributes:
+        width: two dimensions a frequency.
+        base: the 10,000 of the paper.
+        top: keep this many of the highest frequencies; by default all.
+
+    Raises `ConfigError` for a width that is not even, a base of 1 or less, or more frequencies than there are.
+    """
+
+    name = "sinusoidal"
+    width: int = 64
+    base: Number = 10_000.0
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        if not is_index(self.width) or self.width < 2 or self.width % 2:
+            raise ConfigError(f"Sinusoidal: width = {self.width!r}; allowed: an even number from 2 on")
+        if not is_finite(self.base) or self.base <= 1:
+            raise ConfigError(f"Sinusoidal: base = {self.base!r}; allowed: a finite number above 1")
+        if self.top is not None and (not is_index(self.top) or not 1 <= self.top <= self.width // 2):
+            raise ConfigError(f"Sinusoidal: top = {self.top!r}; allowed: 1 to {self.width // 2}, half the width")
+
+    def frequencies(self, n_ctx: int) -> Float[Tensor, "frequencies"]:
+        """Radians a position."""
+        return _frequencies(self.width, self.base)[: self.top]
+
+
+@dataclass(frozen=True)
+class Circle(Waves):
     """One frequency: once around in n_ctx + 1 positions, so that the last is not a neighbour of the first."""
 
-    width: int = 2
+    name = "circle"
 
     def frequencies(self, n_ctx: int) -> Float[Tensor, "frequencies"]:
         """Radians a position."""
@@ -137,14 +171,24 @@ class Rotary(PositionCode):
     Attributes:
         base: longest wavelength / 2 pi.
         rotary_dim: how many dimensions of a head turn; by default those that the circuit's other matches leave, or 64.
+
+    Raises `ConfigError` for a base that is not above 0, or a `rotary_dim` that is not even.
     """
 
-    base: float = 10_000.0
+    name = "rotary"
+    base: Number = 10_000.0
     rotary_dim: int | None = None
-    in_stream = False
+
+    def __post_init__(self) -> None:
+        if not is_finite(self.base) or self.base <= 0:
+            raise ConfigError(f"Rotary: base = {self.base!r}; allowed: a finite number above 0")
+        if self.rotary_dim is not None and (
+            not is_index(self.rotary_dim) or self.rotary_dim < 2 or self.rotary_dim % 2
+        ):
+            raise ConfigError(f"Rotary: rotary_dim = {self.rotary_dim!r}; allowed: an even number from 2 on")
 
     def vectors(self, n_ctx: int) -> Float[Tensor, "n_ctx width"]:
-        """None."""
+        """Vectors of width 0: positions write nothing."""
         return torch.zeros(n_ctx, 0, dtype=torch.float64)
 
     def query_and_key(self, n: int) -> tuple[Float[Tensor, "rotary_dim"], Float[Tensor, "rotary_dim"]]:
@@ -163,13 +207,7 @@ class Rotary(PositionCode):
         return _frequencies(self.rotary_dim or ROTARY_DIM, self.base)
 
 
-CODES: dict[str, type[PositionCode]] = {
-    "onehot": OneHot,
-    "quadratic": Quadratic,
-    "circle": Circle,
-    "sinusoidal": Sinusoidal,
-    "rotary": Rotary,
-}
+CODES: dict[str, type[PositionCode]] = {code.name: code for code in (OneHot, Quadratic, Circle, Sinusoidal, Rotary)}
 """Every code by name."""
 
 
@@ -177,10 +215,9 @@ def position_code(given: str | PositionCode) -> PositionCode:
     """A code from its name. Raises `ConfigError` listing the names."""
     if isinstance(given, PositionCode):
         return given
-    if given not in CODES:
-        raise ConfigError(f"positions = {given!r}; allowed: {', '.join(CODES)}{did_you_mean(given, CODES)}")
+    check_choice("positions", given, list(CODES))
     return CODES[given]()
 
 
-def _frequencies(width: int, base: float) -> Float[Tensor, "pairs"]:
+def _frequencies(width: int, base: Number) -> Float[Tensor, "pairs"]:
     return base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)

@@ -15,13 +15,13 @@ from circuits.parts import Head
 from interp.errors import ConfigError
 
 MANY = 20_000
-"""Different scores of a head; beyond this many, the smallest gap between two of them is not looked for."""
+"""The most different scores of a head among which the smallest gap is looked for."""
 
 LARGE_SCORES = 1e4
 """Scores above this, in float32, are worth a warning: rounding begins to show in the pattern (1e-3)."""
 
 
-def choose(head: Head, encoding: Encoding, error: float) -> tuple[float, float]:
+def choose_sharpness(head: Head, encoding: Encoding, error: float) -> tuple[float, float]:
     """The factor on a head's scores (the declared one, or what `error` needs), and how large they become.
 
     Scores of positions alone are known exactly; for others the smallest gap counts. Raises `ConfigError` naming the

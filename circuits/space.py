@@ -5,17 +5,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from interp.errors import ConfigError, did_you_mean
+from interp.indices import is_index
 
 Label = str | int
 """What one direction of a space stands for: a word, a number, a position."""
 
 Number = int | float
-"""A real number, however it is written."""
+"""A real number: an integer, or a float."""
 
 
 def is_finite(value: object) -> bool:
-    """Whether it is a real number, and neither infinite nor NaN."""
-    return not isinstance(value, str) and hasattr(value, "__float__") and math.isfinite(float(value))  # pyright: ignore[reportArgumentType]
+    """Whether it is a real number (no truth value), and neither infinite nor NaN."""
+    if isinstance(value, str | bool) or not hasattr(value, "__float__"):
+        return False
+    try:
+        return math.isfinite(float(value))  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # such as a tensor of several numbers, or 10**400
+        return False
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class Space:
         states: what the space can hold when it holds something, one vector over the labels each; by default each label
             alone. They matter where the directions are features that are mixed, such as dense word vectors.
 
-    Raises `ConfigError` for a space without labels, with repeated ones, or with states of another length.
+    Raises `ConfigError` for a name that is no word, for a space without labels, with repeated ones or ones that are
+    neither words nor integers, or with states of another length.
     """
 
     name: str
@@ -36,9 +43,13 @@ class Space:
     states: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"a space is called {self.name!r}; allowed: a word")
         if not self.labels:
             raise ConfigError(f"space {self.name!r} has no labels")
         for place, label in enumerate(self.labels):
+            if not isinstance(label, str) and not is_index(label):
+                raise ConfigError(f"space {self.name!r}: label {label!r} at place {place}; allowed: words and integers")
             if (first := self.labels.index(label)) != place:
                 raise ConfigError(f"space {self.name!r}: label {label!r} stands at places {first} and {place}")
         for state in self.states:
@@ -79,6 +90,6 @@ class Coordinate:
 
 
 def listed(labels: Iterable[Label]) -> str:
-    """Labels for a message, the first few of them where they are many."""
+    """Labels in a row for a message: all of them, or the first few and the last."""
     names = [str(label) for label in labels]
     return " ".join(names) if len(names) <= 8 else f"{' '.join(names[:6])} ... {names[-1]} ({len(names)} labels)"

@@ -7,6 +7,7 @@ reference.
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -18,22 +19,24 @@ from torch import Tensor
 from circuits.interpret import Interpretation, Interpreter, decode, in_words
 from circuits.layout import Layout
 from circuits.parts import Head
-from circuits.space import Number
+from circuits.space import Number, is_finite, listed
 from interp.errors import ConfigError, TokenError, did_you_mean
+from interp.indices import is_index
 from interp.model import HookedTransformer
 from interp.progress import progress_bar
+from interp.tokens import Vocabulary
 
 if TYPE_CHECKING:
     from circuits.circuit import Circuit
 
 MANY = 10**8
-"""Inputs; beyond this many, not all texts of a length are run."""
+"""The most inputs that are run unasked: beyond this many, `samples` must be given."""
 
 Expected = str | Mapping[str, float] | None
 """What should be predicted at one position: a word, nothing, or the logits of all words (0 where not given)."""
 
 Reference = Callable[[str], Sequence[Expected]]
-"""From a text to what should be predicted at each of its positions."""
+"""A function from a text to what should be predicted at each of its positions."""
 
 
 class VerifyOptions(TypedDict, total=False):
@@ -148,24 +151,50 @@ def verify(
     reference that answers for another number of positions or with something else than words, None and mappings;
     `TokenError` for texts that the circuit does not take.
     """
+    if isinstance(inputs, str) or not (inputs is None or isinstance(inputs, Iterable)):
+        raise ConfigError(f"inputs = {inputs!r}; allowed: a list of texts")
+    if reference is not None and not callable(reference):
+        raise ConfigError(f"reference = {reference!r}; allowed: a function from a text to its answers")
+    if not is_index(seed) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed = {seed!r}; allowed: an integer from 0 on")
     if inputs is not None and (length is not None or samples is not None):
         raise ConfigError("verify takes inputs, or length and samples, not both")
-    if batch_size < 1 or (samples is not None and samples < 1):
-        raise ConfigError(f"batch_size = {batch_size}, samples = {samples}; allowed: 1 or more")
+    for name, value in (("length", length), ("samples", samples), ("batch_size", batch_size)):
+        if value is not None and (not is_index(value) or value < 1):
+            raise ConfigError(f"{name} = {value!r}; allowed: 1 or more")
+    if not is_finite(tolerance) or tolerance <= 0:
+        raise ConfigError(f"tolerance = {tolerance!r}; allowed: a finite number above 0")
     if inputs is None:
         inputs, total = _every_text(circuit, length, samples, seed)
     elif total is None and isinstance(inputs, Sequence):
         total = len(inputs)
     model = circuit.compile() if model is None else model
-    if (model.cfg.d_vocab, model.cfg.n_ctx) != (circuit.vocabulary.d_vocab, circuit.n_ctx):
-        raise ConfigError(f"the model has {model.cfg.d_vocab} words and n_ctx = {model.cfg.n_ctx}, the circuit "
-                          f"{circuit.vocabulary.d_vocab} and {circuit.n_ctx}: it was not compiled from it")  # fmt: skip
+    _check_model(circuit, model)
     check = _Check(circuit, model, reference, float(tolerance))
     with progress_bar(title, total, progress) as advance:
         for texts, words in _batches(circuit, inputs, batch_size):
             check.add(texts, words)
             advance(len(texts))
     return check.report()
+
+
+def _check_model(circuit: "Circuit", model: HookedTransformer) -> None:
+    """Raise `ConfigError` for a model that cannot have been compiled from the circuit."""
+    if not isinstance(model, HookedTransformer):
+        raise ConfigError(f"model = {model!r}; allowed: a HookedTransformer")
+    cfg, layers = model.cfg, [part.layer for part in circuit.parts]
+    heads = Counter(part.layer for part in circuit.parts if isinstance(part, Head))
+    for what, has, needs in (
+        ("words", cfg.d_vocab, circuit.vocabulary.d_vocab),
+        ("positions", cfg.n_ctx, circuit.n_ctx),
+        ("layers", cfg.n_layers, 1 + max(layers, default=-1)),
+        ("heads a layer", cfg.n_heads, max(heads.values(), default=0)),
+    ):
+        if has != needs and not (what == "heads a layer" and has > needs):
+            raise ConfigError(f"the model has {has} {what}, the circuit {needs}: it was not compiled from it")
+    words = model.tokenizer.words if isinstance(model.tokenizer, Vocabulary) else circuit.vocabulary.words
+    if words != circuit.vocabulary.words:
+        raise ConfigError(f"the model's words are {listed(words)}, the circuit's {listed(circuit.vocabulary.words)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,15 +205,17 @@ class _Wanted:
         words: the word, or several of which one will do; none for nothing to predict.
         logits: of all words, where they count as a whole.
         whole: where they do.
+        answers: the same as the reference gave it, for each text.
     """
 
     words: Bool[Tensor, "batch pos d_vocab"]
     logits: Float[Tensor, "batch pos d_vocab"]
     whole: Bool[Tensor, "batch pos"]
+    answers: Sequence[Sequence[Expected]]
 
 
 class _Check:
-    """What is known after the batches so far."""
+    """The check so far: it takes batch after batch, and makes the report."""
 
     def __init__(self, circuit: "Circuit", model: HookedTransformer, reference: Reference | None, tolerance: float):
         self.circuit, self.model, self.reference, self.tolerance = circuit, model, reference, tolerance
@@ -203,7 +234,7 @@ class _Check:
         tokens = self.circuit.tokens(torch.tensor([[self.ids[word] for word in words] for words in split]))
         symbolic = self.interpreter.run(tokens)
         logits = self._run(tokens, symbolic)
-        expected = self._symbolic(symbolic.logits) if self.reference is None else self._expected(texts, tokens)
+        expected = self._symbolic(symbolic) if self.reference is None else self._expected(texts, tokens)
         margins = self._margins(logits, expected)
         self.n_inputs += len(texts)
         self.n_positions += tokens.numel()
@@ -213,30 +244,34 @@ class _Check:
         row, position = divmod(int(margins.argmin()), tokens.shape[1])
         if self.worst is None or float(margins[row, position]) < self.worst.margin:
             said = in_words(decode(logits[row : row + 1], self.nothing_below), self.circuit.vocabulary.words)
-            wanted = symbolic.predictions[row] if self.reference is None else self.reference(texts[row])
-            self.worst = Worst(texts[row], position, float(margins[row, position]), said[0][position], wanted[position])
+            answer = expected.answers[row][position]
+            self.worst = Worst(texts[row], position, float(margins[row, position]), said[0][position], answer)
 
     @torch.no_grad()
     def _run(self, tokens: Int[Tensor, "batch pos"], symbolic: Interpretation) -> Float[Tensor, "batch pos d_vocab"]:
         """The model's logits; its patterns are compared on the way."""
+        tokens = tokens.to(self.model.W_E.device)
+        if not self.heads:
+            return self.model(tokens).double().cpu()
         patterns = [("pattern", layer) for layer in {layer for layer, _ in self.heads.values()}]
-        logits, cache = self.model.run_with_cache(tokens.to(self.model.W_E.device), names_filter=patterns)
+        logits, cache = self.model.run_with_cache(tokens, names_filter=patterns)
         for name, (layer, index) in self.heads.items():
             pattern = cache["pattern", layer][:, index].double().cpu()
             error = _largest(pattern - symbolic.patterns[name])
             self.pattern_errors[name] = max(self.pattern_errors[name], error)
         return logits.double().cpu()
 
-    def _symbolic(self, logits: Float[Tensor, "batch pos d_vocab"]) -> "_Wanted":
+    def _symbolic(self, symbolic: Interpretation) -> "_Wanted":
         """What the interpreter predicts; where words tie, any of them."""
+        logits = symbolic.logits
         top = logits.amax(-1, keepdim=True)
         words = (logits >= top - self.nothing_below / 10) & (top >= self.nothing_below)
-        return _Wanted(words, logits, torch.zeros(logits.shape[:2], dtype=torch.bool))
+        return _Wanted(words, logits, torch.zeros(logits.shape[:2], dtype=torch.bool), symbolic.predictions)
 
     def _expected(self, texts: list[str], tokens: Int[Tensor, "batch pos"]) -> "_Wanted":
         """What the reference predicts."""
         assert self.reference is not None
-        ids, d_vocab = [], len(self.ids)
+        ids, given, d_vocab = [], [], len(self.ids)
         whole = torch.zeros(tokens.shape, dtype=torch.bool)
         logits = torch.zeros(*tokens.shape, d_vocab, dtype=torch.float64)
         for row, text in enumerate(texts):
@@ -249,6 +284,7 @@ class _Check:
                 raise ConfigError(
                     f"the reference answers for {len(answers)} positions of {text!r}, which has {tokens.shape[1]}"
                 )
+            given.append(answers)
             ids.append([d_vocab] * len(answers))
             for position, answer in enumerate(answers):
                 if answer is None:
@@ -261,14 +297,17 @@ class _Check:
                                       "a word, None, or a mapping from words to logits")  # fmt: skip
                 whole[row, position] = True
                 for word, logit in answer.items():
+                    if not is_finite(logit):
+                        raise ConfigError(f"the reference gives {word!r} the logit {logit!r} at position {position} of "
+                                          f"{text!r}; allowed: a finite number")  # fmt: skip
                     logits[row, position, self._id(word, text, position)] = logit
         words = torch.nn.functional.one_hot(torch.tensor(ids), d_vocab + 1)[..., :d_vocab].bool()
-        return _Wanted(words, logits, whole)
+        return _Wanted(words, logits, whole, given)
 
     def _id(self, word: str, text: str, position: int) -> int:
         if word not in self.ids:
             said = f"the reference predicts {word!r} at position {position} of {text!r}"
-            raise ConfigError(f"{said}, which is not a word{did_you_mean(word, self.ids)}")
+            raise ConfigError(f"{said}, which is not a word{did_you_mean(str(word), self.ids)}")
         return self.ids[word]
 
     def _margins(self, logits: Float[Tensor, "batch pos d_vocab"], wanted: "_Wanted") -> Float[Tensor, "batch pos"]:
@@ -281,7 +320,7 @@ class _Check:
         return torch.where(wanted.whole, as_whole, of_word).nan_to_num(nan=-math.inf, neginf=-math.inf, posinf=math.inf)
 
     def report(self) -> Report:
-        """The sum of it. Raises `ConfigError` if nothing was run."""
+        """All batches together. Raises `ConfigError` if nothing was run."""
         if self.worst is None:
             raise ConfigError("verify: there are no inputs")
         return Report(
@@ -299,7 +338,7 @@ class _Check:
 def _every_text(
     circuit: "Circuit", length: int | None, samples: int | None, seed: int
 ) -> tuple[Iterator[str], int | None]:
-    """All texts of a length, or some, and how many."""
+    """All texts of `length` words or `samples` of them, and how many there are."""
     start = [] if circuit.bos is None else [circuit.bos]
     length = circuit.n_ctx - len(start) if length is None else length
     if not 1 <= length + len(start) <= circuit.n_ctx:
@@ -317,7 +356,7 @@ def _every_text(
 
 
 def every_text(letters: Iterable[str], length: int, start: str = "!") -> list[str]:
-    """All texts of so many letters after the start, in order."""
+    """All texts of `length` letters after the start, in order."""
     return [start + "".join(row) for row in itertools.product(letters, repeat=length)]
 
 
@@ -327,7 +366,13 @@ Batch = tuple[list[str], list[list[str]]]
 
 def _batches(circuit: "Circuit", texts: Iterable[str], size: int) -> Iterator[Batch]:
     """Texts in batches of equal length, in their order. Raises `TokenError` for an unknown word or an empty text."""
-    split = ((text, circuit.vocabulary.split(text)) for text in texts)
+
+    def words(text: str) -> list[str]:
+        if not isinstance(text, str):
+            raise TokenError(f"the inputs have {text!r} among them; allowed: texts")
+        return circuit.vocabulary.split(text)
+
+    split = ((text, words(text)) for text in texts)
     for length, alike in itertools.groupby(split, key=lambda pair: len(pair[1])):
         if not length:
             raise TokenError("an empty text: at least one word is needed")
@@ -336,5 +381,5 @@ def _batches(circuit: "Circuit", texts: Iterable[str], size: int) -> Iterator[Ba
 
 
 def _largest(differences: Tensor) -> float:
-    """The largest in size; infinite where one is not a number."""
+    """The largest absolute value; infinite where one is not a number."""
     return float(differences.abs().nan_to_num(math.inf).max())

@@ -80,6 +80,9 @@ def fetch(
     typer.echo(f"{'Fetched' if new else 'Already there'}: {path}")
 
 
+INTERRUPTED = 130
+"""The exit status after Ctrl-C."""
+
 USAGE: type[Exception] = typer.BadParameter.__mro__[1]
 """Of every error in how a command was written; typer itself exports only this kind of them."""
 
@@ -104,8 +107,9 @@ def main() -> None:
             _say(f"{message} (see {getattr(getattr(error, 'ctx', None), 'command_path', 'interp')} --help)")
         status = 2
     except typer.Abort:
+        status = INTERRUPTED
+    if status == INTERRUPTED:  # with which typer ends an interrupted command, and says nothing
         _say("interrupted")
-        status = 130
     sys.exit(status)
 
 

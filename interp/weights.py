@@ -214,8 +214,9 @@ def singular_directions(
             f"{side}_id": (dims, ends.indices.cpu().numpy()),
             f"{side}_value": (dims, (ends.values * ends.values.new_tensor([[1], [-1]])).cpu().numpy()),
         }
+    layer, head = layer_index(layer, model.cfg.n_layers, "layer"), head_index(head, model.cfg.n_heads)
     about = {
-        "circuit": f"{circuit} of L{layer_index(layer, model.cfg.n_layers, 'layer')}H{head_index(head, model.cfg.n_heads)}",
+        "circuit": f"{circuit} of L{layer}H{head}",
         "fold_norms": int(fold_norms),
         "model_hash": model.weights_hash(),
     }

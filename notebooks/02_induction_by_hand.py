@@ -11,8 +11,10 @@
 # %% [markdown]
 # # The induction model, by hand
 #
-# A two-layer attention-only transformer with hand-written weights: a *previous-token head* feeds an *induction head*,
-# which looks for an earlier occurrence of the current token and copies what came next. Its residual stream has one
+# A two-layer attention-only transformer with hand-written weights, as lectures on transformers teach it (after Elhage
+# et al. 2021, "A Mathematical Framework for Transformer Circuits", and Olsson et al. 2022, "In-context Learning and
+# Induction Heads"): a *previous-token head* feeds an *induction head*, which looks for an earlier occurrence of the
+# current token and copies what came next. Its residual stream has one
 # dimension for every fact it needs:
 #
 # $$[\ \text{current token}: V \ |\ \text{previous token}: V \ |\ \text{position}: n\ ]$$
@@ -21,7 +23,8 @@
 import plotly.io
 import torch
 
-from circuits.gallery.induction import READINGS, induction_model, verify
+from circuits.gallery.induction import induction_model
+from circuits.lecture import READINGS, check_readings
 from interp.pattern_scores import induction_score, previous_token_score
 from interp.plot import figures
 
@@ -55,12 +58,12 @@ figures.heatmap(stream, labels, dimensions, x="dimension", y="position", title="
 # %% [markdown]
 # ## Layer 2 (L1H0): is the token here the one before there?
 #
-# The query reads *current*, the key reads *previous*. The slide writes the table of all scores as
+# The query reads *current*, the key reads *previous*. Lectures show the table of all scores on a slide, as
 # $100 \cdot [x_i = x_{j-1}]$. Entry (0, 0) depends on what layer 1 does at position 0: under the slide's own rule it is
 # 100, on the slide it is 0. Here are five ways to read the lecture's mask.
 
 # %%
-checks = verify("!abacb", "!abc")
+checks = check_readings("!abacb", "!abc")
 for name, check in checks.items():
     print(f"{name:18} {check.matched}/36 entries as on the slide   ({READINGS[name].rule})")
 assert [check.matched for check in checks.values()] == [35, 36, 36, 36, 30]

@@ -213,7 +213,7 @@ tour("fuzzy_geometric", "!asbeda", draw=False)
 tour("backoff", "!abcbab", draw=False)
 
 # %% [markdown]
-# The lecture's own induction model is notebook 2's; it is in the gallery, too.
+# The two-layer model of lectures, which notebook 2 builds, is in the gallery, too.
 
 # %%
 tour("induction", "!abacb", draw=False)

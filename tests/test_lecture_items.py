@@ -1,7 +1,8 @@
-"""What lecture notes on transformers say, checked on this model; their slips are corrected here.
+"""Equations in which lectures introduce the transformer, each held against this model.
 
-Notes write vectors as columns; here they are rows. Elsewhere: LayerNorm's 1/d (test_components.py), GPT-3's parameters
-(test_n_params.py), the generation loop (test_generate.py), the lecture's induction model (circuits/test_induction.py).
+Such lectures write vectors as columns; here they are rows. Elsewhere: LayerNorm's 1/d (test_components.py), GPT-3's
+parameters (test_n_params.py), the generation loop (test_generate.py), the two-layer induction model
+(circuits/test_induction.py).
 """
 
 import math
@@ -51,7 +52,7 @@ def without_biases(model: HookedTransformer) -> HookedTransformer:
 
 @few(SEEDS)
 def test_a_transformer_is_products_of_one_hots_and_weights(seed: int):
-    """The walk-through in the notes' orientation: a column a position, scores with queries as rows."""
+    """The whole forward pass in the orientation of lectures: a column a position, scores with queries as rows."""
     model = without_biases(model_of(seed, normalization_type=None, d_mlp=10, act_fn="relu"))
     tokens, n = tokens_of(model, seed), model.cfg.n_ctx
     attn, mlp, width = model.blocks[0].attn, model.blocks[0].mlp, model.cfg.d_head
@@ -177,7 +178,7 @@ def test_a_block_equals_torchs_layer_in_both_norm_positions(
 
 @few(SEEDS)
 def test_pre_norm_adds_to_the_stream_and_post_norm_normalises_the_sum(seed: int):
-    """x + MHA(LN(x)), then t + FFN(LN(t)); LN(x + MHA(x)), then LN(t + FFN(t)). Both are in the notes, and differ."""
+    """x + MHA(LN(x)), then t + FFN(LN(t)); LN(x + MHA(x)), then LN(t + FFN(t)): two models."""
     x = random_tensor(1, 9, 12, seed=seed)
     outputs = {}
     for norm_position in ("pre", "post"):
@@ -201,7 +202,7 @@ def test_pre_norm_adds_to_the_stream_and_post_norm_normalises_the_sum(seed: int)
 
 
 def test_the_grid_of_the_fluffy_blue_creature_has_keys_as_rows():
-    """Printed with a row a key and a column a query; the notes' text reads it the other way round."""
+    """Drawn with a row for each key, such a grid has columns that sum to 1; `figures.pattern` wants queries as rows."""
     words = Vocabulary(["a", "fluffy", "blue", "creature", "roamed", "the", "verdant", "forest"])
     text = " ".join(words.words)
     cfg = TransformerConfig(n_layers=1, d_model=8, n_heads=1, n_ctx=8, d_vocab=8, attn_scale=1.0,
@@ -220,7 +221,7 @@ def test_the_grid_of_the_fluffy_blue_creature_has_keys_as_rows():
         model.blocks[0].attn.W_K[0] = torch.eye(8)
     _, cache = model.run_with_cache(text)
     pattern = cache["pattern", 0][0, 0]
-    printed = pattern.T  # as in the notes
+    printed = pattern.T
 
     at = dict(zip(words.words, range(8), strict=True))
     assert [round(float(printed[at[key], at["creature"]]), 3) for key in ("fluffy", "blue")] == [0.401, 0.599]
@@ -244,7 +245,7 @@ def test_attention_is_the_sum_of_its_heads_and_a_head_is_a_pattern_times_the_str
     total = torch.zeros_like(x)
     for head in range(3):
         Y = attn.W_Q[head] @ attn.W_K[head].T / math.sqrt(4)
-        S = (attn.W_V[head] @ attn.W_O[head]).T  # W_O W_V of the notes
+        S = (attn.W_V[head] @ attn.W_O[head]).T  # W_O W_V, of columns
         A = (x @ Y @ x.T).masked_fill(torch.ones(9, 9).triu(1).bool(), -math.inf).softmax(dim=1)
         assert_close(cache["pattern", 0][0, head], A)
         assert_close(cache["result", 0][0, :, head], A @ x @ S.T)

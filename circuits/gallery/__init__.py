@@ -26,7 +26,7 @@ class Entry:
     Attributes:
         name: as `interp circuits verify` takes it.
         module: its file.
-        arguments: of this variant, for the file's functions.
+        arguments: what this variant gives to the file's functions.
         slow: whether its check takes minutes.
     """
 
@@ -45,7 +45,7 @@ class Entry:
         return self.module.build(**self.arguments)
 
     def reference(self, text: str) -> list[Expected]:
-        """What it should predict at each position of `text`."""
+        """The predictions that are right, one for each position of `text`."""
         return self.module.reference(text, **self.arguments)
 
     def inputs(self) -> Iterable[str]:
@@ -69,7 +69,7 @@ def entries() -> dict[str, Entry]:
 
 
 def entry(name: str) -> Entry:
-    """One of them. Raises `ConfigError` with the nearest name."""
+    """The circuit of that name. Raises `ConfigError` with the nearest name."""
     found = entries()
     if name not in found:
         raise ConfigError(f"the gallery has no circuit {name!r}; it has {', '.join(found)}{did_you_mean(name, found)}")

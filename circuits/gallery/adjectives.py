@@ -21,10 +21,10 @@ def build() -> Circuit:
 
 
 def reference(text: str) -> list[dict[str, float]]:
-    """For each noun, its adjectives so far in equal shares."""
+    """The adjectives of each noun so far, in equal shares."""
     words = text.split()
     found = [[one for one in words[:i] if one in DESCRIBED_BY.get(word, ())] for i, word in enumerate(words)]
-    return [{adjective: 1 / len(adjectives) for adjective in adjectives} for adjectives in found]
+    return [{one: adjectives.count(one) / len(adjectives) for one in adjectives} for adjectives in found]
 
 
 def inputs() -> list[str]:

@@ -21,7 +21,7 @@ def build() -> Circuit:
 
 
 def reference(text: str) -> list[str | None]:
-    """What followed the latest match of two words, else of one."""
+    """The word after the latest match of two words, else of one."""
     answers: list[str | None] = []
     for i in range(len(text)):
         one = [j for j in range(2, i + 1) if text[j - 1] == text[i]]

@@ -24,7 +24,7 @@ def build() -> Circuit:
 
 
 def reference(text: str) -> list[str]:
-    """For each prefix."""
+    """T, P or F for each prefix of the text."""
     answers, depth, failed = [], 0, False
     for word in text:
         depth += {"(": 1, ")": -1}.get(word, 0)

@@ -28,7 +28,7 @@ def build() -> Circuit:
 
 
 def reference(text: str) -> list[str | None]:
-    """With a stack."""
+    """The opening bracket that each closing one closes, kept on a stack."""
     answers: list[str | None] = []
     stack: list[str] = []
     for word in text:

@@ -1,7 +1,8 @@
-"""The lecture's induction model: a previous-token head feeding an induction head, entry by entry.
+"""The two-layer induction model as lectures on transformers teach it: a previous-token head and an induction head.
 
-Two attention-only layers with one head each, no norms, no 1/sqrt(d). For a vocabulary of V words and n positions the
-residual stream has 2 V + n dimensions:
+The construction is after Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", and Olsson et al.
+2022, "In-context Learning and Induction Heads". Here every weight is written: two attention-only layers with one head
+each, no norms, no 1/sqrt(d). For a vocabulary of V words and n positions the residual stream has 2 V + n dimensions:
 
     [ current token: V | previous token: V | position: n ]
 
@@ -12,36 +13,24 @@ residual stream has 2 V + n dimensions:
   unembedding reads it. It is written with a gain of 2, because with 1 the copied token would only tie with the token
   that stands there already.
 
-The slide shows the layer-2 logits of `!abacb` as a table, `100 * [x_i = x_(j-1)]`. Whether entry (0, 0) agrees depends
-on what layer 1 does at position 0, where there is nothing before to attend to. `READINGS` are the five ways to read the
-lecture's mask; `verify` runs the model under each of them.
+`circuits.lecture` holds the model against the table of scores that such a lecture shows on a slide.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import torch
-from einops import einsum
-from jaxtyping import Float, Int
-from torch import Tensor
+from collections.abc import Iterable
 
 from circuits.circuit import Circuit
 from circuits.forms import copy, match, shift
+from circuits.space import is_finite
 from circuits.verify import every_text
-from interp import ConfigError, HookedTransformer, HookPoint, Vocabulary
-from interp.hooks import HookFn
-from interp.names import HookName
+from interp import ConfigError, HookedTransformer, Vocabulary
 
 TEXT = "!abacb"
 WORDS = "!abc"
 GAIN = 2.0
 
-Scores = Float[Tensor, "batch head query_pos key_pos"]
-
 
 def induction_model(
-    vocabulary: str | Vocabulary = WORDS,
+    vocabulary: str | Iterable[str] | Vocabulary = WORDS,
     n_ctx: int = len(TEXT),
     previous_sharpness: float = 100.0,
     induction_sharpness: float = 100.0,
@@ -52,21 +41,25 @@ def induction_model(
         vocabulary: the words, or a string of one-character words.
         n_ctx: longest text.
         previous_sharpness: score of the previous position in layer 1 (all others have 0). From 9.3 on the slide's
-            table of `!abacb` comes out to one decimal; `ln((n - 1) (1 - eps) / eps)` leaves eps to the others.
-        induction_sharpness: score of a match in layer 2; the slide's 100.
+            table of `!abacb` (see `circuits.lecture`) comes out to one decimal; `ln((n - 1) (1 - eps) / eps)` leaves
+            eps to the others.
+        induction_sharpness: score of a match in layer 2; 100 on the slide.
 
     Raises `TokenError` for a vocabulary with repeated words, `ConfigError` for an impossible `n_ctx` or sharpness.
     """
     for name, sharpness in (("previous", previous_sharpness), ("induction", induction_sharpness)):
-        if not (math.isfinite(sharpness) and sharpness > 0):
-            raise ConfigError(f"{name}_sharpness = {sharpness}; allowed: a finite number above 0")
-    vocabulary = Vocabulary(vocabulary) if isinstance(vocabulary, str) else vocabulary
+        if not is_finite(sharpness) or sharpness <= 0:
+            raise ConfigError(f"{name}_sharpness = {sharpness!r}; allowed: a finite number above 0")
+    vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
     circuit = lecture_circuit(vocabulary, n_ctx, previous_sharpness, induction_sharpness)
     return circuit.compile(d_head=max(vocabulary.d_vocab, n_ctx), attn_scale=1.0)
 
 
 def lecture_circuit(
-    vocabulary: str | Vocabulary, n_ctx: int, previous_sharpness: float = 100.0, induction_sharpness: float = 100.0
+    vocabulary: str | Iterable[str] | Vocabulary,
+    n_ctx: int,
+    previous_sharpness: float = 100.0,
+    induction_sharpness: float = 100.0,
 ) -> Circuit:
     """The lecture's two heads, without a sink; see `induction_model`."""
     c = Circuit(vocabulary, n_ctx, tied=True)
@@ -77,7 +70,7 @@ def lecture_circuit(
 
 
 def build() -> Circuit:
-    """The lecture's own sizes."""
+    """The sizes of the lecture's example: four words, six positions."""
     return lecture_circuit(WORDS, len(TEXT))
 
 
@@ -97,200 +90,3 @@ def reference(text: str) -> list[dict[str, float]]:
 def inputs() -> list[str]:
     """All 3^5 texts of five letters after the start."""
     return every_text("abc", len(TEXT) - 1)
-
-
-# ---------------------------------------------------------------------- how the lecture's mask can be read
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A way to turn scores into a pattern.
-
-    Attributes:
-        rule: in words.
-        weigh: raw scores (nothing masked) to the pattern.
-        difference: why the table differs from the slide's where it does; empty where it does not.
-    """
-
-    rule: str
-    weigh: Callable[[Scores], Scores]
-    difference: str = ""
-
-
-def _until(scores: Scores, diagonal: int) -> Tensor:
-    """True at keys up to the query (0) or strictly before it (-1)."""
-    return torch.ones_like(scores, dtype=torch.bool).tril(diagonal)
-
-
-def _causal(scores: Scores) -> Scores:
-    return scores.masked_fill(~_until(scores, 0), float("-inf")).softmax(dim=-1)
-
-
-def _strict(scores: Scores) -> Scores:
-    before = _until(scores, -1)
-    return scores.masked_fill(~before, float("-inf")).softmax(dim=-1).where(before, 0)
-
-
-def _softmax_then_mask(scores: Scores) -> Scores:
-    return scores.softmax(dim=-1) * _until(scores, -1)
-
-
-def _row_sum(scores: Scores) -> Scores:
-    kept = scores * _until(scores, -1)
-    total = kept.sum(dim=-1, keepdim=True)
-    return (kept / total).where(total != 0, 0)
-
-
-def _zero_masked(scores: Scores) -> Scores:
-    return (scores * _until(scores, 0)).softmax(dim=-1)
-
-
-READINGS: dict[str, Reading] = {
-    "causal": Reading(
-        "keys i >= j, the others -inf, softmax (the slide's rule)",
-        _causal,
-        "Position 0 can only attend to itself (a_00 = 1), so its previous-token slot holds its own token, which the "
-        "query at 0 then matches. The slide's rule asks for this (i = j = 0), the slide's table denies it.",
-    ),
-    "strict": Reading("keys i > j, the others -inf, softmax; a row without keys is 0", _strict),
-    "softmax_then_mask": Reading("softmax over all keys, then weights times [i > j]", _softmax_then_mask),
-    "row_sum": Reading("scores times [i > j], divided by their sum; no softmax", _row_sum),
-    "zero_masked": Reading(
-        "keys i >= j, the others' scores set to 0, softmax",
-        _zero_masked,
-        "Position 0 sees only zeros and spreads evenly over the whole text, so its previous-token slot holds the "
-        "average of all tokens, which every query matches a little.",
-    ),
-}
-"""The readings by name; "causal" is what the model itself computes."""
-
-
-def reading_hooks(reading: Reading) -> list[tuple[HookName, HookFn]]:
-    """Hooks that replace the pattern of every head by what `reading` makes of its queries and keys."""
-    seen: dict[str, Tensor] = {}
-
-    def remember(activation: Tensor, hook: HookPoint) -> None:
-        seen[hook.name.rsplit("_", 1)[1]] = activation
-
-    def weigh_again(pattern: Tensor, hook: HookPoint) -> Tensor:
-        return reading.weigh(raw_scores(seen["q"], seen["k"]))
-
-    return [
-        ("blocks.*.attn.hook_q", remember),
-        ("blocks.*.attn.hook_k", remember),
-        ("blocks.*.attn.hook_pattern", weigh_again),
-    ]
-
-
-def raw_scores(q: Float[Tensor, "batch pos head d_head"], k: Float[Tensor, "batch pos head d_head"]) -> Scores:
-    """All dot products of queries and keys, unmasked and (as in the lecture) unscaled."""
-    return einsum(q, k, "batch query_pos head d_head, batch key_pos head d_head -> batch head query_pos key_pos")
-
-
-# ---------------------------------------------------------------------- the check
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the induction head writes at one position.
-
-    Attributes:
-        position: the query.
-        token: the one token that makes up at least 99 % of the write; None where nothing is written, or a mixture.
-        shares: each word's share of the write; empty where nothing is written.
-        sources: the positions the shares were copied from.
-        matched: whether a token up to here follows an occurrence of this one, so that there is something to predict.
-    """
-
-    position: int
-    token: str | None
-    shares: dict[str, float]
-    sources: list[int]
-    matched: bool
-
-
-@dataclass(frozen=True)
-class ReadingCheck:
-    """The model under one reading of the mask, held against the slide.
-
-    Attributes:
-        reading: its name in `READINGS`.
-        table: layer-2 logits, unmasked.
-        slide: the same as the slide has them.
-        patterns: of the previous-token head and of the induction head.
-        predictions: one a position.
-    """
-
-    reading: str
-    table: Float[Tensor, "query_pos key_pos"]
-    slide: Float[Tensor, "query_pos key_pos"]
-    patterns: Float[Tensor, "layer query_pos key_pos"]
-    predictions: list[Prediction]
-
-    @property
-    def differing(self) -> list[tuple[int, int]]:
-        """Entries (query, key) that do not print as the slide's do, to one decimal."""
-        return [(int(i), int(j)) for i, j in (~((self.table - self.slide).abs() < 0.05)).nonzero()]
-
-    @property
-    def matched(self) -> int:
-        """How many of the entries agree."""
-        return self.slide.numel() - len(self.differing)
-
-
-def slide_table(tokens: Int[Tensor, "pos"], strength: float = 100.0) -> Float[Tensor, "query_pos key_pos"]:
-    """`strength * [x_i = x_(j-1)]` for j >= 1, and 0 in column 0, where there is no previous token."""
-    table = torch.zeros(len(tokens), len(tokens))
-    table[:, 1:] = strength * (tokens[:, None] == tokens[None, :-1]).float()
-    return table
-
-
-def verify(
-    text: str = TEXT,
-    vocabulary: str | Vocabulary = WORDS,
-    n_ctx: int | None = None,
-    previous_sharpness: float = 100.0,
-    induction_sharpness: float = 100.0,
-) -> dict[str, ReadingCheck]:
-    """Build the model and run `text` through it under every reading of the mask.
-
-    Args:
-        text: what the model reads; it should start with the word that starts texts.
-        n_ctx: by default the length of the text.
-        vocabulary, previous_sharpness, induction_sharpness: as for `induction_model`.
-
-    Raises `TokenError` for an unknown word, an empty text, or one longer than `n_ctx`.
-    """
-    vocabulary = Vocabulary(vocabulary) if isinstance(vocabulary, str) else vocabulary
-    tokens = vocabulary.to_tokens(text)
-    n_ctx = max(1, tokens.shape[1]) if n_ctx is None else n_ctx
-    model = induction_model(vocabulary, n_ctx, previous_sharpness, induction_sharpness)
-    slide = slide_table(tokens[0], induction_sharpness)
-    return {name: _check(model, tokens, name, slide) for name in READINGS}
-
-
-def _check(model: HookedTransformer, tokens: Int[Tensor, "1 pos"], name: str, slide: Tensor) -> ReadingCheck:
-    with torch.no_grad(), model.hooks(fwd_hooks=reading_hooks(READINGS[name])):
-        _, cache = model.run_with_cache(tokens)
-        written = (cache["attn_out", 1] @ model.W_U)[0] / GAIN
-    patterns = torch.cat([cache["pattern", 0][0], cache["pattern", 1][0]])
-    table = raw_scores(cache["q", 1], cache["k", 1])[0, 0]
-    words = model.to_str_tokens(torch.arange(model.cfg.d_vocab))
-    predictions = [_prediction(i, written[i], patterns[1, i], slide[i, : i + 1], words) for i in range(tokens.shape[1])]
-    return ReadingCheck(name, table, slide, patterns, predictions)
-
-
-def _prediction(
-    position: int,
-    written: Float[Tensor, "d_vocab"],
-    attention: Float[Tensor, "key_pos"],
-    matches: Float[Tensor, "seen"],
-    words: Sequence[str],
-) -> Prediction:
-    total = float(written.sum())
-    if total <= 1e-3:
-        return Prediction(position, None, {}, [], bool((matches > 0).any()))
-    shares = {words[i]: share for i, share in enumerate((written / total).tolist()) if share > 1e-3}
-    sources = [j for j, share in enumerate((attention / total).tolist()) if share > 1e-3]
-    top = max(shares, key=lambda word: shares[word])
-    return Prediction(position, top if shares[top] >= 0.99 else None, shares, sources, bool((matches > 0).any()))

@@ -19,7 +19,7 @@ def build() -> Circuit:
 
 
 def reference(text: str) -> list[str | None]:
-    """What followed the latest earlier occurrence."""
+    """The word after the latest earlier occurrence."""
     answers: list[str | None] = []
     for i, word in enumerate(text):
         earlier = [j for j in range(1, i) if text[j] == word]

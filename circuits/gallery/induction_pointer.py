@@ -20,7 +20,7 @@ def build() -> Circuit:
 
 
 def reference(text: str) -> list[str | None]:
-    """What followed the latest earlier occurrence."""
+    """The word after the latest earlier occurrence."""
     answers: list[str | None] = []
     for i, word in enumerate(text):
         place = text.rfind(word, 1, i)

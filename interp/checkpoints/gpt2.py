@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
-from interp.checkpoints.layout import Piece, View, Weight, head_biases, layer_norm, turned, weight
+from interp.checkpoints.layout import Piece, View, Weight, head_biases, layer_norm, transposed, weight
 from interp.checkpoints.options import Options
 from interp.config import TransformerConfig
 
 SKIPPED = r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"
 """Causal masks that older versions stored as tensors."""
+
+END_OF_TEXT = 50_256
+"""The token that starts and ends a text where a configuration names none; in a smaller vocabulary there is none."""
 
 
 def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
@@ -39,7 +42,8 @@ def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
 
 def write_config(cfg: TransformerConfig) -> dict[str, Any]:
     """Theirs from ours, as far as it can be said there."""
-    return {
+    starts_and_ends = {} if cfg.d_vocab > END_OF_TEXT else {"bos_token_id": None, "eos_token_id": None}
+    return starts_and_ends | {
         "architectures": ["GPT2LMHeadModel"],
         "n_layer": cfg.n_layers,
         "n_embd": cfg.d_model,
@@ -72,7 +76,7 @@ def layout(cfg: TransformerConfig, options: Options) -> Iterator[Weight]:
         yield weight(f"{theirs}.mlp.c_proj.bias", (d,), f"{ours}.mlp.b_out")
     yield from layer_norm("transformer.ln_f", d, "ln_final")
     if not cfg.tie_word_embeddings:
-        yield weight("lm_head.weight", (cfg.d_vocab, d), "unembed.W_U", turned)
+        yield weight("lm_head.weight", (cfg.d_vocab, d), "unembed.W_U", transposed)
 
 
 def _fused(theirs: str, cfg: TransformerConfig, ours: str) -> Iterator[Weight]:

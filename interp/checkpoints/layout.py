@@ -62,7 +62,7 @@ def same(theirs: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return theirs
 
 
-def turned(theirs: Float[Tensor, "output input"]) -> Float[Tensor, "input output"]:
+def transposed(theirs: Float[Tensor, "output input"]) -> Float[Tensor, "input output"]:
     """A matrix that is stored for `x @ W.T`."""
     return theirs.T
 

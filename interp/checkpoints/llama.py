@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from interp.checkpoints.layout import Weight, head_biases, reading_heads, turned, weight, writing_heads
+from interp.checkpoints.layout import Weight, head_biases, reading_heads, transposed, weight, writing_heads
 from interp.checkpoints.options import Options, first_value, per_layer, rope_scaling
 from interp.config import TransformerConfig
 
@@ -121,7 +121,7 @@ def decoder_layout(
         yield from _mlp(f"{theirs}.mlp", cfg, f"{ours}.mlp", mlp_bias)
     yield weight("model.norm.weight", (d,), "ln_final.w", plus=gain_offset)
     if not cfg.tie_word_embeddings:
-        yield weight("lm_head.weight", (vocab, d), "unembed.W_U", turned)
+        yield weight("lm_head.weight", (vocab, d), "unembed.W_U", transposed)
 
 
 def _attention(theirs: str, cfg: TransformerConfig, ours: str, biased: str, gain_offset: float) -> Iterator[Weight]:
@@ -141,6 +141,6 @@ def _attention(theirs: str, cfg: TransformerConfig, ours: str, biased: str, gain
 def _mlp(theirs: str, cfg: TransformerConfig, ours: str, biased: bool) -> Iterator[Weight]:
     d, mlp = cfg.d_model, cfg.d_mlp
     for name, letters, shape in (("gate", "gate", (mlp, d)), ("up", "in", (mlp, d)), ("down", "out", (d, mlp))):
-        yield weight(f"{theirs}.{name}_proj.weight", shape, f"{ours}.W_{letters}", turned)
+        yield weight(f"{theirs}.{name}_proj.weight", shape, f"{ours}.W_{letters}", transposed)
         if biased:
             yield weight(f"{theirs}.{name}_proj.bias", shape[:1], f"{ours}.b_{letters}")

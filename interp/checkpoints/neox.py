@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from interp.checkpoints.layout import Piece, View, Weight, layer_norm, turned, weight, writing_heads
+from interp.checkpoints.layout import Piece, View, Weight, layer_norm, transposed, weight, writing_heads
 from interp.checkpoints.options import Options, per_layer, rope_scaling
 from interp.config import TransformerConfig
 
@@ -70,13 +70,13 @@ def layout(cfg: TransformerConfig, options: Options) -> Iterator[Weight]:
         yield from layer_norm(f"{theirs}.input_layernorm", d, f"{ours}.ln1")
         yield from _attention(f"{theirs}.attention", cfg, options, f"{ours}.attn")
         yield from layer_norm(f"{theirs}.post_attention_layernorm", d, f"{ours}.ln2")
-        yield weight(f"{theirs}.mlp.dense_h_to_4h.weight", (mlp, d), f"{ours}.mlp.W_in", turned)
+        yield weight(f"{theirs}.mlp.dense_h_to_4h.weight", (mlp, d), f"{ours}.mlp.W_in", transposed)
         yield weight(f"{theirs}.mlp.dense_h_to_4h.bias", (mlp,), f"{ours}.mlp.b_in")
-        yield weight(f"{theirs}.mlp.dense_4h_to_h.weight", (d, mlp), f"{ours}.mlp.W_out", turned)
+        yield weight(f"{theirs}.mlp.dense_4h_to_h.weight", (d, mlp), f"{ours}.mlp.W_out", transposed)
         yield weight(f"{theirs}.mlp.dense_4h_to_h.bias", (d,), f"{ours}.mlp.b_out")
     yield from layer_norm("gpt_neox.final_layer_norm", d, "ln_final")
     if not cfg.tie_word_embeddings:
-        yield weight("embed_out.weight", (cfg.d_vocab, d), "unembed.W_U", turned)
+        yield weight("embed_out.weight", (cfg.d_vocab, d), "unembed.W_U", transposed)
 
 
 def _attention(theirs: str, cfg: TransformerConfig, options: Options, ours: str) -> Iterator[Weight]:

@@ -1,4 +1,4 @@
-"""Analyses of weights and paths on circuits whose answers have a closed form (section 4 of the circuits notes)."""
+"""Analyses of weights and paths on circuits whose answers have a closed form."""
 
 import math
 

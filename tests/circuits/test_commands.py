@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from circuits import gallery_commands
+from circuits.commands import gallery as commands
 from circuits.gallery import Entry, entries, entry
 from interp import ConfigError
 
@@ -40,21 +40,42 @@ def test_an_unknown_circuit_ends_with_the_nearest_and_status_2(tmp_path: Path):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_an_interrupted_check_says_so_and_ends_with_status_130(tmp_path: Path):
+    code = """
+import circuits.gallery
+from interp.cli import main
+def interrupt(*ignored, **options):
+    raise KeyboardInterrupt
+circuits.gallery.verify = interrupt
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "circuits", "verify", "ioi"],
+        cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interp: interrupted\n")
+
+
 @pytest.mark.parametrize("arguments", [[], ["--slow"], ["ioi", "--all"], ["ioi", "--slow"]])
 def test_verify_takes_names_or_all(arguments: list[str]):
     with pytest.raises(ConfigError, match="takes names of circuits, or --all"):
-        CliRunner().invoke(gallery_commands.app, ["verify", *arguments], catch_exceptions=False)
+        CliRunner().invoke(commands.app, ["verify", *arguments], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("command", ["list", "verify"])
 def test_every_command_has_help_with_an_example(command: str):
-    assert f"Example: interp circuits {command}" in CliRunner().invoke(gallery_commands.app, [command, "--help"]).output
+    assert f"Example: interp circuits {command}" in CliRunner().invoke(commands.app, [command, "--help"]).output
 
 
 def test_list_shows_every_circuit():
-    done = CliRunner().invoke(gallery_commands.app, ["list"], catch_exceptions=False)
+    done = CliRunner().invoke(commands.app, ["list"], catch_exceptions=False)
     listed = {name.removesuffix(" (slow)") for name in cells(done.output)}
     assert set(entries()) <= listed
+
+
+def test_names_stay_whole_on_a_narrow_terminal():
+    done = CliRunner().invoke(commands.app, ["list"], env={"COLUMNS": "50"}, catch_exceptions=False)
+    assert set(entries()) <= {name.removesuffix(" (slow)") for name in cells(done.output)}
 
 
 def test_all_leaves_out_what_is_slow_unless_told(monkeypatch: pytest.MonkeyPatch):
@@ -64,13 +85,13 @@ def test_all_leaves_out_what_is_slow_unless_told(monkeypatch: pytest.MonkeyPatch
     report = entry("dyck1").verify(progress=False)
     monkeypatch.setattr(Entry, "verify", lambda self, **options: seen.append(self.name) or report)
     for arguments in (["--all"], ["--all", "--slow"]):
-        assert CliRunner().invoke(gallery_commands.app, ["verify", *arguments]).exit_code == 0
+        assert CliRunner().invoke(commands.app, ["verify", *arguments]).exit_code == 0
     assert seen == ["dyck1", "dyck1", "addition_3"]
 
 
 def test_a_circuit_that_is_wrong_ends_with_status_1_and_the_worst_input(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("circuits.gallery.dyck1.reference", lambda text: ["T"] * len(text))
-    done = CliRunner().invoke(gallery_commands.app, ["verify", "dyck1"])
+    done = CliRunner().invoke(commands.app, ["verify", "dyck1"])
     assert done.exit_code == 1
     assert "dyck1: position " in done.output
     assert "where the reference says 'T'" in done.output

@@ -1,4 +1,4 @@
-"""The compiler's rules, one by one (shared facts: section 2 of the circuits notes)."""
+"""The compiler, rule by rule: ranks, position codes, sharpness, neurons, bases, norms."""
 
 import itertools
 import math
@@ -7,13 +7,14 @@ import warnings
 
 import pytest
 import torch
+from grid import SEED, random_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_language import induction
 
 from circuits import Circuit, copy, match, shift
 from circuits.parts import Ties
-from circuits.positions import OneHot, PositionCode, Rotary, Sinusoidal
+from circuits.positions import CODES, OneHot, PositionCode, Rotary, Sinusoidal, position_code
 from interp import ConfigError, HookedTransformer, RankError
 
 
@@ -26,7 +27,7 @@ def previous_token(n_ctx: int, n: int = 1) -> Circuit:
 
 def last_row(model: HookedTransformer, n_pos: int) -> torch.Tensor:
     """Where the first head attends from the last position, on a random text."""
-    tokens = torch.randint(1, model.cfg.d_vocab, (1, n_pos))
+    tokens = random_tokens(model.cfg, SEED, 1, n_pos)
     tokens[0, 0] = 0
     return model.run_with_cache(tokens, names_filter=("pattern", 0))[1]["pattern", 0][0, 0, -1]
 
@@ -91,13 +92,23 @@ def test_a_stream_that_is_too_narrow_is_an_error():
     ("options", "message"),
     [
         ({"n_heads": 0}, "n_heads"),
-        ({"error": 1.0}, "error = 1.0; allowed: between 0 and 1"),
-        ({"ballast": 0.0, "norm": "LN"}, "ballast = 0.0"),
+        ({"error": 1.0}, "error = 1.0; allowed: between 0 and .5"),
+        ({"error": 0.999}, "error = 0.999; allowed: between 0 and .5"),
+        ({"ballast": 0.0, "norm": "LN"}, "ballast = 0.0; allowed: a finite number above 0"),
+        ({"ballast": "heavy"}, "ballast = 'heavy'; allowed: a finite number above 0"),
+        ({"attn_scale": "root"}, "attn_scale = 'root'; allowed: a finite number above 0"),
+        ({"attn_scale": 1e38}, "attn.W_Q has entries that torch.float32 cannot hold"),
+        ({"d_head": "7"}, "d_head = '7'; allowed: 1 or more, or None"),
+        ({"d_model": 40.5}, "d_model = 40.5; allowed: 1 or more, or None"),
+        ({"n_heads": True}, "n_heads = True; allowed: 1 or more, or None"),
+        ({"rotate": 1.5}, "rotate = 1.5; allowed: a seed"),
+        ({"rotate": 2**70}, "rotate = 1180591620717411303424; allowed: a seed"),
+        ({"positions": Rotary}, "positions = <class .*>; allowed: 'onehot'"),
         ({"positions": "quadradic"}, "did you mean 'quadratic'"),
         ({"compress": True}, "compress = True: the spaces have 19 coordinates"),
         ({"norm": "BN"}, "norm"),
         ({"dtype": "float64"}, "dtype = 'float64'; allowed: torch.float32"),
-        ({"error": "small"}, "error = 'small'; allowed: between 0 and 1"),
+        ({"error": "small"}, "error = 'small'; allowed: between 0 and .5"),
     ],
 )
 def test_an_option_out_of_range_is_refused(options, message: str, as_installed: None):
@@ -181,6 +192,34 @@ def test_every_position_code_does_the_same_with_any_shift(code: str, n: int):
     assert report.ok and report.pattern_error < 1e-5
 
 
+@pytest.mark.parametrize("code", CODES)
+def test_a_code_is_found_by_its_name_and_scores_its_own_place_best(code: str):
+    found = position_code(code)
+    assert found.name == code
+    assert torch.equal(found.scores(0, 7).argmax(-1), torch.arange(7))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Sinusoidal(3), "width = 3; allowed: an even number"),
+        (lambda: Sinusoidal(4, top=0), "top = 0; allowed: 1 to 2"),
+        (lambda: Sinusoidal(4, base=math.nan), "base = nan; allowed: a finite number above 1"),
+        (lambda: Rotary(base=0), "base = 0; allowed: a finite number above 0"),
+        (lambda: Rotary(rotary_dim=3), "rotary_dim = 3; allowed: an even number"),
+    ],
+)
+def test_a_code_that_cannot_be_is_refused(make, message: str):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_only_what_lies_in_the_stream_can_be_shifted_there():
+    assert not hasattr(Rotary(), "shift")
+    with pytest.raises(TypeError, match="abstract"):
+        PositionCode()  # pyright: ignore[reportAbstractUsage]
+
+
 def test_positions_can_be_rotary_beside_a_match_of_tokens():
     c = induction("!abcd", 5)
     assert c.verify(model=c.compile(positions="rotary", d_head=21), progress=False).ok
@@ -255,7 +294,7 @@ def test_the_latest_match_gets_all_but_the_error():
         pattern = model.run_with_cache(text)[1]["pattern", 0][0, 0]
         assert float(pattern.diagonal().min()) >= 1 - error
         head = model.report.heads["latest"]
-        assert head.sharp <= math.log((n_ctx - 1) / error) * n_ctx / 0.4  # the bound of the notes
+        assert head.sharp <= math.log((n_ctx - 1) / error) * n_ctx / 0.4  # for keys that differ by .4 / n_ctx
 
 
 @pytest.mark.parametrize("ties", ["mean", "latest", "first"])
@@ -285,6 +324,15 @@ def test_random_circuits_of_matches_do_what_the_interpreter_says(data: st.DataOb
     report = c.verify(model=c.compile(rotate=data.draw(st.integers(0, 99)), dtype=torch.float64), progress=False)
     assert report.pattern_error < 1e-5
     assert report.logit_error < 1e-5
+
+
+@pytest.mark.parametrize("ties", ["mean", "latest", "first"])
+@pytest.mark.parametrize("n_ctx", [1, 3, 4])
+def test_a_head_that_looks_back_further_than_the_text_is_long_rests_at_the_start(n_ctx: int, ties: Ties):
+    c = Circuit("!ab", n_ctx, bos="!")
+    c.head(0, "back", qk=match(c.pos, c.pos, shift(4)), ov=copy(c.tok, c.out), ties=ties)
+    assert c.compile().predict("!aba"[:n_ctx]) == [None] * n_ctx
+    assert c.interpret("!aba"[:n_ctx]).patterns["back"][0, :, 0].tolist() == [1] * n_ctx
 
 
 # ---------------------------------------------------------------------------------------------- neurons
@@ -417,6 +465,25 @@ def test_the_stream_of_a_normed_model_has_mean_zero_and_nearly_constant_variance
     assert float((scale.max() - scale.min()) / scale.mean()) < 1e-3
 
 
+@settings(max_examples=30)
+@given(data=st.data())
+def test_every_combination_of_options_does_what_the_interpreter_says(data: st.DataObject):
+    c = Circuit("!ab", data.draw(st.integers(1, 5)), bos="!", tied=data.draw(st.booleans()))
+    c.head(0, "back", qk=match(c.pos, c.pos, shift(data.draw(st.integers(0, 6)))), ov=3 * copy(c.tok, c.out))
+    if data.draw(st.booleans()):
+        c.mlp(1, "more", c.tok, c.out, {"a": "b"})
+    options = {
+        "positions": data.draw(st.sampled_from(list(CODES))),
+        "norm": data.draw(st.sampled_from(["LN", "RMS", None])),
+        "rotate": data.draw(st.sampled_from([None, 0, 7])),
+        "n_heads": data.draw(st.sampled_from([None, 3])),
+        "dtype": data.draw(st.sampled_from([torch.float32, torch.float64])),
+    }
+    report = c.verify(model=c.compile(**options), progress=False)
+    assert report.symbolic_accuracy == report.accuracy == 1
+    assert report.logit_error < 1e-3
+
+
 # ---------------------------------------------------------------------------------------------- the model
 
 
@@ -444,5 +511,5 @@ def test_several_texts_are_predicted_together():
 
 
 def test_one_hot_positions_are_the_default_code():
-    assert OneHot().name == "onehot"
+    assert position_code("onehot") == OneHot()
     assert induction().compile().W_pos[:, 8:14].equal(torch.eye(6))

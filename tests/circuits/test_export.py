@@ -1,13 +1,14 @@
 """Compiled circuits as files: plain checkpoints, and transformers' GPT-2."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 from test_language import induction
 
-from circuits import Circuit, copy, match
+from circuits import Circuit, copy, match, shift
 from circuits.export import compile_as_gpt2, save_as_gpt2
 from circuits.gallery import entry
 from interp import ConfigError, HookedTransformer
@@ -32,7 +33,7 @@ def test_a_circuit_with_layer_norm_becomes_a_transformers_gpt2_with_the_same_log
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
     tokens = c.vocabulary.to_tokens(["!abacb", "!ccccc", "!cabca"])
     ours = c.compile()(tokens)
-    assert float((theirs(tokens).logits - ours).abs().max()) < 2e-5  # 8e-6 in the notes
+    assert float((theirs(tokens).logits - ours).abs().max()) < 2e-5  # the ballast leaves 8e-6
     assert float((theirs(tokens).logits - compile_as_gpt2(c, rotate=rotate)(tokens)).abs().max()) < 2e-5
 
 
@@ -59,6 +60,30 @@ def test_the_heads_of_an_exported_circuit_fill_its_stream():
     assert cfg.n_heads * cfg.d_head == cfg.d_model
     config, _ = to_hf(compile_as_gpt2(induction()), "gpt2")
     assert config["architectures"] == ["GPT2LMHeadModel"]
+
+
+def test_an_exported_circuit_names_no_token_that_it_does_not_have(tmp_path: Path):
+    save_as_gpt2(induction(), tmp_path)
+    config = transformers.GPT2Config.from_pretrained(tmp_path)
+    assert (config.bos_token_id, config.eos_token_id) == (None, None)
+
+
+@pytest.mark.parametrize("fields", [{"tied": True}, {"bos": None}, {"n_ctx": 1}])
+@torch.no_grad()
+def test_circuits_of_every_shape_can_be_exported(tmp_path: Path, fields: dict[str, Any]):
+    c = Circuit(**{"vocab": "!ab", "n_ctx": 5, "bos": "!"} | fields)
+    c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, c.out))
+    save_as_gpt2(c, tmp_path)
+    tokens = c.vocabulary.to_tokens("!abab"[: c.n_ctx])
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)(tokens).logits
+    assert float((theirs - c.compile()(tokens)).abs().max()) < 2e-5
+
+
+def test_a_place_that_cannot_be_written_is_an_os_error_that_names_it(tmp_path: Path):
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(OSError, match="cannot write"):
+        save_as_gpt2(induction(), tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "here"
 
 
 def test_what_gpt2_cannot_be_is_refused():

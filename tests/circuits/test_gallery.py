@@ -5,9 +5,20 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from grid import SEED
 
 from circuits.compile import CompiledTransformer
-from circuits.gallery import Entry, entries, entry, histogram, induction_latest, induction_uniform, sort
+from circuits.gallery import (
+    Entry,
+    addition,
+    entries,
+    entry,
+    histogram,
+    induction_latest,
+    induction_uniform,
+    skip_induction,
+    sort,
+)
 from circuits.verify import Report
 from interp import ConfigError
 
@@ -111,6 +122,27 @@ def test_a_noun_takes_its_meaning_from_the_adjectives_before_it():
     pattern = seen.patterns["description"][0]
     assert pattern[4].tolist() == [0, 0, 0.5, 0.5, 0, 0, 0, 0, 0]
     assert pattern[8, 7] == 1
+
+
+def test_an_adjective_said_twice_counts_twice():
+    one = entry("adjectives")
+    report = one.build().verify(["<s> fluffy fluffy blue creature"], one.reference, progress=False)
+    assert report.ok, report.worst
+
+
+@pytest.mark.parametrize("digits", [1, 5])
+def test_numbers_of_any_length_are_added(digits: int):
+    numbers = torch.randint(10**digits, (50, 2), generator=torch.Generator().manual_seed(SEED)).tolist()
+    texts = [f"!{a:0{digits}}+{b:0{digits}}" for a, b in numbers]
+    c = addition.build(digits)
+    assert c.verify(texts, lambda text: addition.reference(text, digits), progress=False).ok
+
+
+@pytest.mark.parametrize("n", [4, 6, 9])
+def test_induction_skips_any_number_of_words(n: int):
+    texts = skip_induction.inputs(n)[:: 5**3]
+    report = skip_induction.build(n).verify(texts, lambda text: skip_induction.reference(text, n), progress=False)
+    assert report.ok, report.worst
 
 
 def test_addition_carries_through_nines():

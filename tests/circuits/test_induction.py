@@ -1,13 +1,15 @@
-"""The lecture model, entry by entry (shared facts: section 1 of the circuits notes)."""
+"""The two-layer induction model of lectures, entry by entry against the slide's table, in five readings of its mask."""
 
 import math
 
 import pytest
 import torch
+from grid import SEED, random_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits.gallery.induction import READINGS, induction_model, lecture_circuit, slide_table, verify
+from circuits.gallery.induction import induction_model, lecture_circuit
+from circuits.lecture import READINGS, check_readings, slide_table
 from interp import ConfigError, HookedTransformer, TokenError, Vocabulary
 from interp.pattern_scores import induction_score, previous_token_score
 
@@ -28,7 +30,7 @@ def test_the_rule_gives_the_table_on_the_slide():
 
 
 def test_under_the_slides_rule_every_entry_but_the_first_is_matched():
-    check = verify()["causal"]
+    check = check_readings()["causal"]
     assert check.matched == 35
     assert check.differing == [(0, 0)]
     assert check.table[0, 0] == 100
@@ -38,14 +40,14 @@ def test_under_the_slides_rule_every_entry_but_the_first_is_matched():
 
 @pytest.mark.parametrize("reading", ["strict", "softmax_then_mask", "row_sum"])
 def test_three_readings_match_the_slide_in_all_entries(reading: str):
-    check = verify()[reading]
+    check = check_readings()[reading]
     assert check.matched == 36
     assert check.differing == []
     assert check.patterns[0, 0, 0] == 0
 
 
 def test_masking_scores_with_zero_misses_column_0():
-    check = verify()["zero_masked"]
+    check = check_readings()["zero_masked"]
     assert check.matched == 30
     assert check.differing == [(i, 0) for i in range(6)]
     assert torch.allclose(check.table[:, 0], 100 * torch.tensor([1, 2, 2, 2, 1, 2]) / 6)
@@ -54,24 +56,24 @@ def test_masking_scores_with_zero_misses_column_0():
 
 @pytest.mark.parametrize("reading", READINGS)
 def test_in_every_reading_position_3_predicts_b_from_2_and_position_5_predicts_a_from_3(reading: str):
-    predictions = verify()[reading].predictions
+    predictions = check_readings()[reading].predictions
     assert [(p.position, p.token, p.sources) for p in predictions if p.matched] == [(3, "b", [2]), (5, "a", [3])]
 
 
 def test_without_a_match_the_softmax_gives_the_average_over_the_prefix():
-    predictions = verify()["causal"].predictions
+    predictions = check_readings()["causal"].predictions
     assert predictions[4].token is None
     assert predictions[4].shares == pytest.approx({"!": 0.2, "a": 0.4, "b": 0.2, "c": 0.2})
     assert predictions[4].sources == [0, 1, 2, 3, 4]
 
 
 def test_with_the_strict_mask_position_1_predicts_the_start_with_certainty():
-    prediction = verify()["strict"].predictions[1]
+    prediction = check_readings()["strict"].predictions[1]
     assert (prediction.token, prediction.sources, prediction.matched) == ("!", [0], False)
 
 
 def test_with_the_row_sum_a_row_without_a_match_predicts_nothing():
-    assert [p.shares for p in verify()["row_sum"].predictions if not p.matched] == [{}] * 4
+    assert [p.shares for p in check_readings()["row_sum"].predictions if not p.matched] == [{}] * 4
 
 
 def test_the_models_own_logits_predict_b_and_a():
@@ -84,20 +86,20 @@ def test_the_models_own_logits_predict_b_and_a():
 def test_the_causal_reading_is_the_model_itself_bit_for_bit():
     model = induction_model()
     _, cache = model.run_with_cache("!abacb")
-    check = verify()["causal"]
+    check = check_readings()["causal"]
     assert torch.equal(check.patterns[0], cache["pattern", 0][0, 0])
     assert torch.equal(check.patterns[1], cache["pattern", 1][0, 0])
 
 
 def test_both_head_scores_are_1():
-    check = verify()["causal"]
+    check = check_readings()["causal"]
     assert previous_token_score(check.patterns[0]) == 1
     assert induction_score(check.patterns[1], torch.tensor([0, 1, 2, 1, 3, 2])) == 1
 
 
 @pytest.mark.parametrize(("sharpness", "matched"), [(9.2, 34), (9.3, 35)])
 def test_sharpness_9_3_already_prints_the_table_and_9_2_does_not(sharpness: float, matched: int):
-    assert verify(previous_sharpness=sharpness)["causal"].matched == matched
+    assert check_readings(previous_sharpness=sharpness)["causal"].matched == matched
 
 
 @pytest.mark.parametrize("n", [16, 64, 512])
@@ -105,7 +107,7 @@ def test_the_sharpness_formula_leaves_eps_to_the_other_positions(n: int):
     eps = 1e-3
     beta = math.log((n - 1) * (1 - eps) / eps)
     model = induction_model("!ab", n, previous_sharpness=beta)
-    _, cache = model.run_with_cache(torch.randint(3, (1, n)), names_filter=("pattern", 0))
+    _, cache = model.run_with_cache(random_tokens(model.cfg, SEED, 1, n), names_filter=("pattern", 0))
     assert float(cache["pattern", 0][0, 0, -1, -2]) == pytest.approx(1 - eps, abs=1e-6)
 
 
@@ -119,7 +121,7 @@ def test_the_k_composition_path_alone_is_the_slides_table_with_its_first_entry()
     assert torch.equal(circuit.argmax(dim=-1), torch.arange(V))
 
     tokens = model.to_tokens("!abacb")[0]
-    previous = verify()["causal"].patterns[0]
+    previous = check_readings()["causal"].patterns[0]
     table = circuit[tokens][:, tokens] @ previous.T
     assert table[0, 0] == 100
     assert torch.allclose(table[:, 1:], SLIDE[:, 1:], atol=1e-40)
@@ -133,7 +135,7 @@ def test_any_vocabulary_and_context_length_gives_the_rules_table(data: st.DataOb
     text = " ".join(["<s>", *data.draw(st.lists(st.sampled_from(words), max_size=24))])
     tokens = vocabulary.to_tokens(text)[0]
     n_ctx = len(tokens) + data.draw(st.integers(0, 9))
-    checks = verify(text, vocabulary, n_ctx)
+    checks = check_readings(text, vocabulary, n_ctx)
     assert [checks[name].differing for name in ("strict", "softmax_then_mask", "row_sum")] == [[], [], []]
     assert checks["causal"].differing == [(0, 0)]
     for p in checks["row_sum"].predictions:
@@ -154,17 +156,28 @@ def test_after_layer_1_the_stream_holds_current_and_previous_token_and_position(
 
 def test_a_word_outside_the_vocabulary_is_named_with_its_place():
     with pytest.raises(TokenError, match="unknown word 'd' at place 2"):
-        verify("!ad")
+        check_readings("!ad")
+
+
+def test_words_can_be_longer_than_a_character():
+    words = ["<s>", "to", "be", "or"]
+    assert check_readings("<s> to be to", words)["causal"].predictions[3].token == "be"
+    assert torch.equal(induction_model(words, 4)("<s> to be to"), induction_model(Vocabulary(words), 4)("<s> to be to"))
+
+
+def test_a_sharpness_that_is_no_number_is_refused(as_installed: None):
+    with pytest.raises(ConfigError, match="previous_sharpness = 'high'; allowed: a finite number above 0"):
+        induction_model(previous_sharpness="high")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_text_longer_than_the_context_is_refused():
     with pytest.raises(TokenError, match="6 tokens is longer than the context, n_ctx = 5"):
-        verify("!abacb", n_ctx=5)
+        check_readings("!abacb", n_ctx=5)
 
 
 def test_an_empty_text_is_refused():
     with pytest.raises(TokenError, match="empty sequence"):
-        verify("")
+        check_readings("")
 
 
 def test_an_impossible_context_length_is_refused():
@@ -179,7 +192,7 @@ def test_repeated_words_in_a_vocabulary_are_refused():
 
 def test_the_lecture_model_has_no_sink_whatever_the_vocabulary_says():
     with_bos = Vocabulary("!abc", bos="!")
-    assert [check.matched for check in verify(vocabulary=with_bos).values()] == [35, 36, 36, 36, 30]
+    assert [check.matched for check in check_readings(vocabulary=with_bos).values()] == [35, 36, 36, 36, 30]
     assert torch.equal(induction_model(with_bos)("!abacb"), induction_model()("!abacb"))
 
 

@@ -1,7 +1,11 @@
 """Spaces, forms and declarations: what they say, what they refuse, and what edges and the interpreter read off them."""
 
+import math
+from typing import Any
+
 import pytest
 import torch
+from grid import random_tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +14,11 @@ from circuits.forms import Form
 from circuits.interpret import attend
 from circuits.parts import Ties
 from interp import ConfigError, TokenError
+
+
+def wrong(value: object) -> Any:
+    """An argument of a type that is not allowed."""
+    return value
 
 
 def induction(vocab: str = "!abc", n_ctx: int = 6, ties: Ties = "mean") -> Circuit:
@@ -133,7 +142,42 @@ def test_forms_add_and_scale_and_show_it():
         (lambda c, s: (c.head(0, "h"), c.head(1, "h")), "head 'h': the name is taken"),
         (lambda c, s: c.head(0, "embed"), "head 'embed': the name is taken"),
         (lambda c, s: c.head(0, "h", match(s, s)), "head 'h': space 'foreign' is not one of this circuit's"),
-        (lambda c, s: c.head(0, "h", ties="last"), "ties = 'last'"),
+        (lambda c, s: c.head(0, "h", ties="last"), "head 'h': ties = 'last'; allowed: .*; did you mean 'latest'"),
+        (
+            lambda c, s: Circuit("ab", 4, attention_dir=wrong("casual")),
+            "attention_dir = 'casual'.*did you mean 'causal'",
+        ),
+        (lambda c, s: c.head(0, ""), "head '': the name is ''; allowed: a word"),
+        (lambda c, s: c.head(0, "h", sharp=True), "head 'h': sharp = True; allowed: a finite number above 0"),
+        (lambda c, s: c.head(0, "h", c.tok), "head 'h': qk = .*; allowed: a form, such as match"),
+        (
+            lambda c, s: c.mlp(0, "m", wrong("tok"), c.out, {"a": "b"}),
+            "mlp 'm': 'tok' is not a space; this circuit has tok pos",
+        ),
+        (
+            lambda c, s: c.mlp(0, "m", c.tok, c.out, "ab"),
+            "mlp 'm': the table is 'ab'; allowed: a mapping, or a function",
+        ),
+        (lambda c, s: c.bucket(0, "b", c.one, c.out, {"a": math.nan}), "bucket 'b': the value of 'a' is nan; allowed"),
+        (lambda c, s: c.bucket(0, "b", c.one, c.out, {"a": "1"}), "bucket 'b': the value of 'a' is '1'; allowed"),
+        (lambda c, s: c.bucket(0, "b", c.one, c.out, {}), "bucket 'b': no values"),
+        (lambda c, s: c.embed("e", {"a": [math.nan]}), r"space 'e': the features of 'a' are \[nan\]; allowed: finite"),
+        (lambda c, s: c.embed("e", wrong({"a": None})), "space 'e': the features of 'a' are None; allowed: finite"),
+        (lambda c, s: c.embed("e", wrong(["a"])), r"space 'e': the table is \['a'\]; allowed: a mapping from words"),
+        (lambda c, s: c.space("", ["a"]), "a space is called ''; allowed: a word"),
+        (lambda c, s: c.space("s", [1.5]), "space 's': label 1.5 at place 0; allowed: words and integers"),
+        (lambda c, s: match(wrong("tok"), c.tok), "match relates two spaces, and 'tok' is none"),
+        (
+            lambda c, s: match(c.tok, c.tok, torch.full((3, 3), math.inf)),
+            "the relation has entries that are not finite",
+        ),
+        (lambda c, s: match(c.tok, c.tok, 1j * torch.eye(3)), "a matrix of torch.complex64; allowed: real numbers"),
+        (lambda c, s: match(c.tok, c.tok, [[1], [1, 2]]), r"the relation is \[\[1\], \[1, 2\]\]; allowed: shift"),
+        (lambda c, s: match(c.tok, c.tok, wrong("ab")), r"the relation is 'ab'; allowed: shift\(n\), a mapping"),
+        (lambda c, s: match(c.tok, c.tok, lambda a, b: math.nan), "the relation of '!' and '!' is nan; allowed: true"),
+        (lambda c, s: match(c.tok, c.tok, wrong(lambda a, b: None)), "the relation of '!' and '!' is None; allowed"),
+        (lambda c, s: match(c.tok, c.tok, wrong({"a": None})), r"match\(tok, tok\): space 'tok' has no label None"),
+        (lambda c, s: copy(c.tok, c.out, drop=wrong(3.5)), r"copy\(tok, out\), drop=3.5: space 'tok' has no label"),
         (lambda c, s: c.head(0, "h", match(c.tok, c.tok), recency=0.1), "recency = 0.1 contradicts ties = 'mean'"),
         (
             lambda c, s: c.head(0, "h", match(c.tok, c.tok), ties="latest", recency=0.5),
@@ -146,9 +190,9 @@ def test_forms_add_and_scale_and_show_it():
         (lambda c, s: c.head(0, "h", match(c.tok, c.tok), sink="x"), "head 'h': sink = 'x'; allowed: a finite number"),
         (lambda c, s: c.head(0.5, "h"), "head 'h': layer = 0.5; allowed: 0 or more"),
         (lambda c, s: float("nan") * match(c.tok, c.tok), r"nan \* \(match\(tok, tok\)\); allowed: a finite number"),
-        (lambda c, s: "3" * match(c.tok, c.tok), r"'3' \* \(match\(tok, tok\)\); allowed: a finite number"),
-        (lambda c, s: shift(1.5), r"shift\(1.5\); allowed: a whole number of places"),
-        (lambda c, s: Circuit("ab", "4"), "n_ctx = '4'; allowed: 1 or more"),
+        (lambda c, s: wrong("3") * match(c.tok, c.tok), r"'3' \* \(match\(tok, tok\)\); allowed: a finite number"),
+        (lambda c, s: shift(wrong(1.5)), r"shift\(1.5\); allowed: a whole number of places"),
+        (lambda c, s: Circuit("ab", wrong("4")), "n_ctx = '4'; allowed: 1 or more"),
         (lambda c, s: c.head(0, "h", match(c.tok, c.tok), sink=-1), "head 'h': sink = -1; allowed: a finite number"),
         (lambda c, s: c.mlp(0, "m", c.tok, s, {}), "mlp 'm': space 'foreign'"),
         (lambda c, s: c.mlp(0, "m", c.tok, c.out, {}), "mlp 'm': the table has no entries"),
@@ -184,6 +228,15 @@ def test_a_sink_needs_a_start_of_the_text():
     with pytest.raises(ConfigError, match=r"head 'h': sink = 0.5 needs the start of the text; give the circuit bos="):
         c.head(0, "h", match(c.tok, c.tok), sink=0.5)
     assert c.head(0, "h", match(c.tok, c.tok)).sink == 0
+
+
+def test_a_sink_whose_place_is_not_known_must_be_declared():
+    c = Circuit("!ab", 200, bos="!")
+    scores = match(c.pos, c.pos, random_tensor(200, 200))
+    with pytest.raises(ConfigError, match=r"head 'h': its scores are too many .*; declare gap= or sink="):
+        c.head(0, "h", scores, sharp=1.0)
+    assert c.head(0, "h", scores, sharp=1.0, sink=0).sink == 0
+    assert c.head(0, "i", scores, gap=0.5).sink == 0.25
 
 
 def test_a_space_that_nothing_writes_cannot_be_read():
@@ -243,6 +296,21 @@ def test_texts_are_checked():
             use("abc")
         with pytest.raises(TokenError, match="empty sequence"):
             use("")
+
+
+@pytest.mark.parametrize("text", [3, None, [0, 1], {"!a"}])
+def test_what_is_no_text_is_refused(text: Any, as_installed: None):
+    with pytest.raises(TokenError, match="allowed: a text, a list of texts, or a tensor of token ids"):
+        induction().interpret(text)
+
+
+WORDS = ["<b>x</b>", "&amp;", "\n", "\u00a0", "🙂", "👨‍👩‍👧", "e\u0301", "é", "\x00", "x" * 5000]
+
+
+def test_any_words_make_a_circuit_that_predicts_them():
+    c = Circuit(["<s>", *WORDS], len(WORDS) + 1, bos="<s>")
+    c.head(0, "here", qk=match(c.pos, c.pos), ov=copy(c.tok, c.out))
+    assert c.compile().predict(" ".join(["<s>", *WORDS])) == [None, *WORDS]
 
 
 # ---------------------------------------------------------------------------------------------- edges

@@ -1,5 +1,6 @@
 """Verification: what it counts, what it finds, and what it refuses."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,16 @@ from test_language import induction
 
 from circuits import Circuit, copy, match
 from circuits.gallery import entry
+from circuits.positions import CODES
 from circuits.verify import every_text
 from interp import ConfigError, HookedTransformer, TokenError
+
+
+def one_head(vocab: str) -> Circuit:
+    """A circuit of one head, which copies the word it stands at."""
+    c = Circuit(vocab, 6, bos="!")
+    c.head(0, "here", qk=match(c.pos, c.pos), ov=copy(c.tok, c.out))
+    return c
 
 
 def next_to_latest(text: str) -> list[str | None]:
@@ -125,20 +134,74 @@ def test_texts_of_several_lengths_are_verified_in_their_order():
     [
         ({"inputs": ["!a"], "length": 2}, "takes inputs, or length and samples, not both"),
         ({"length": 6}, "length = 6 does not fit n_ctx = 6"),
-        ({"samples": 0}, "samples = 0"),
+        ({"samples": 0}, "^samples = 0; allowed: 1 or more"),
+        ({"samples": 1.5}, "^samples = 1.5; allowed: 1 or more"),
+        ({"length": 0}, "^length = 0; allowed: 1 or more"),
+        ({"length": "3"}, "^length = '3'; allowed: 1 or more"),
+        ({"batch_size": 0}, "^batch_size = 0; allowed: 1 or more"),
+        ({"tolerance": float("nan")}, "tolerance = nan; allowed: a finite number above 0"),
         ({"inputs": []}, "there are no inputs"),
         ({"inputs": ["!ab"], "reference": lambda text: [None]}, "answers for 1 positions of '!ab', which has 3"),
         ({"inputs": ["!ab"], "reference": lambda text: None}, "answers '!ab' with None; allowed: a list"),
         ({"inputs": ["!ab"], "reference": lambda text: [None, 3, None]}, "answers 3 at position 1 of '!ab'"),
         (
             {"inputs": ["!ab"], "model": entry("virtual_head").build().compile()},
-            "the model has 6 words .*the circuit 4",
+            "the model has 6 words, the circuit 4",
+        ),
+        ({"inputs": ["!ab"], "model": one_head("!abc").compile()}, "the model has 1 layers, the circuit 2"),
+        (
+            {"inputs": ["!ab"], "model": induction("!acb").compile()},
+            "the model's words are ! a c b, the circuit",
+        ),
+        ({"inputs": ["!ab"], "model": "induction"}, "model = 'induction'; allowed: a HookedTransformer"),
+        ({"inputs": "!ab"}, "inputs = '!ab'; allowed: a list of texts"),
+        ({"reference": "!ab"}, "reference = '!ab'; allowed: a function"),
+        ({"samples": 3, "seed": "x"}, "seed = 'x'; allowed: an integer"),
+        (
+            {"inputs": ["!"], "reference": lambda text: [{"a": math.nan}]},
+            "gives 'a' the logit nan at position 0",
+        ),
+        ({"inputs": ["!"], "reference": lambda text: [{"a": "1"}]}, "gives 'a' the logit '1' at position 0 of '!'"),
+        (
+            {"inputs": ["!"], "reference": lambda text: [{1: 1.0}]},
+            "predicts 1 at position 0 of .*, which is not a word",
         ),
     ],
 )
 def test_what_cannot_be_verified_is_refused(options, message: str, as_installed: None):
     with pytest.raises(ConfigError, match=message):
         induction().verify(**options, progress=False)
+
+
+def test_a_model_with_fewer_heads_than_the_circuit_is_refused():
+    c = one_head("!abc")
+    model = c.compile()
+    c.head(0, "another", qk=match(c.pos, c.pos), ov=copy(c.tok, c.out))
+    with pytest.raises(ConfigError, match="the model has 1 heads a layer, the circuit 2"):
+        c.verify(["!ab"], model=model, progress=False)
+    assert one_head("!abc").verify(["!ab"], model=one_head("!abc").compile(n_heads=3), progress=False).ok
+
+
+def test_a_circuit_without_heads_can_be_verified():
+    c = Circuit("!ab", 3, bos="!")
+    c.mlp(0, "swap", c.tok, c.out, {"a": "b", "b": "a"})
+    swap = {"!": None, "a": "b", "b": "a"}
+    for positions in CODES:
+        model = c.compile(positions=positions)
+        report = c.verify(reference=lambda text: [swap[word] for word in text], model=model, progress=False)
+        assert report.ok and report.pattern_errors == {}
+
+
+def test_a_reference_is_asked_once_for_each_text():
+    asked: list[str] = []
+
+    def wrong(text: str) -> list[str | None]:
+        asked.append(text)
+        return ["c"] * len(text)
+
+    report = induction().verify(["!ab", "!ba"], wrong, progress=False)
+    assert asked == ["!ab", "!ba"]
+    assert report.worst is not None and report.worst.expected == "c"
 
 
 def test_more_texts_than_can_be_run_are_refused_unless_sampled():
@@ -156,6 +219,11 @@ def test_more_texts_than_can_be_run_are_refused_unless_sampled():
 def test_texts_that_the_circuit_does_not_take_are_refused(text: str, message: str):
     with pytest.raises(TokenError, match=message):
         induction().verify([text], progress=False)
+
+
+def test_inputs_that_are_no_texts_are_refused(as_installed: None):
+    with pytest.raises(TokenError, match="the inputs have 3 among them; allowed: texts"):
+        induction().verify(["!a", 3], progress=False)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_reference_that_names_an_unknown_word_is_refused():

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from interp.commands.common import print_whole
+from interp.commands.common import Quiet, paragraphs, print_whole
 from interp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ Example: interp circuits verify --all
 """
 
 
-@app.command("list", help=LIST_HELP)
+@app.command("list", help=paragraphs(LIST_HELP))
 def list_circuits() -> None:
     """Print the gallery as a table."""
     from circuits.gallery import entries
 
-    table = Table("circuit", "layers", "parts", "what it does", show_lines=True)
+    table = Table(Column("circuit", no_wrap=True), "layers", "parts", "what it does", show_lines=True)
     for entry in entries().values():
         circuit = entry.build()
         name = f"{entry.name} (slow)" if entry.slow else entry.name
@@ -47,12 +47,12 @@ def list_circuits() -> None:
     Console().print(table)
 
 
-@app.command("verify", help=VERIFY_HELP)
+@app.command("verify", help=paragraphs(VERIFY_HELP))
 def verify_circuits(
     names: Annotated[list[str] | None, typer.Argument(help="Circuits of the gallery, as listed.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every circuit, without those that take minutes.")] = False,
     slow: Annotated[bool, typer.Option("--slow", help="With --all: also those that take minutes.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Print what `circuits.verify` reports, as a table."""
     chosen = _chosen(names or [], everything, slow)

@@ -1,4 +1,4 @@
-"""What this package adds to the `interp` command."""
+"""`interp demo`: the two-layer induction model, checked against the lecture's table and drawn."""
 
 from __future__ import annotations
 
@@ -12,25 +12,18 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from circuits import gallery_commands
-from interp.commands.common import print_whole
+from interp.commands.common import Quiet, busy, check_writable, print_whole, wrote
 from interp.tokens import visible
 
 if TYPE_CHECKING:
-    from circuits.gallery.induction import ReadingCheck
+    from circuits.lecture import ReadingCheck
 
 LONGEST_TABLE = 32
-PANEL = "Build circuits by hand"
-DEMO_HELP = """Build the lecture's two-layer induction model by hand, check it entry by entry, and draw it.
+HELP = """Build the two-layer induction model that lectures on transformers teach, by hand; check it entry by entry
+against the lecture's table, and draw it.
 
 Example: interp demo --text '!abcabc' --words '!abc' --out induction.html
 """
-
-
-def register(app: typer.Typer) -> None:
-    """Add this package's commands to `app`."""
-    app.command("demo", help=DEMO_HELP, rich_help_panel=PANEL)(demo)
-    app.add_typer(gallery_commands.app, name="circuits", rich_help_panel=PANEL)
 
 
 def demo(
@@ -43,21 +36,29 @@ def demo(
     out: Annotated[Path, typer.Option(help="The page to write, with both attention patterns.")] = Path(
         "induction.html"
     ),
+    quiet: Quiet = False,
 ) -> None:
     """Print the checks of the lecture model and write its page."""
-    from circuits.gallery import induction
+    from circuits.lecture import check_readings
     from interp import Vocabulary
 
+    check_writable(out)
     vocabulary = Vocabulary(words.split(), sep=" ") if " " in words else Vocabulary(words)
-    checks = induction.verify(text, vocabulary)
-    slide_rule = checks["causal"]
-    scores = _head_scores(slide_rule, vocabulary.to_tokens(text)[0])
-    _write_page(out, slide_rule, text, vocabulary.to_str_tokens(text), scores)
+    with busy("checking the model", quiet):
+        checks = check_readings(text, vocabulary)
+    causal = checks["causal"]
+    scores = _head_scores(causal, vocabulary.to_tokens(text)[0])
+    with busy("drawing", quiet):
+        _write_page(out, causal, text, vocabulary.to_str_tokens(text), scores)
+    _print(checks, [visible(word) for word in vocabulary.to_str_tokens(text)], scores)
+    wrote(out, "both attention patterns")
 
-    labels = [visible(word) for word in vocabulary.to_str_tokens(text)]
-    console = Console()
+
+def _print(checks: dict[str, ReadingCheck], labels: list[str], scores: tuple[str, str]) -> None:
+    """The tables: layer-2 logits, readings of the mask with their differences, predictions, scores."""
+    causal, console = checks["causal"], Console()
     if len(labels) <= LONGEST_TABLE:
-        print_whole(_logit_table(slide_rule, labels))
+        print_whole(_logit_table(causal, labels))
     else:
         console.print(f"(a table of {len(labels)} x {len(labels)} layer-2 logits is too large to print)")
     console.print(_reading_table(checks))
@@ -65,9 +66,8 @@ def demo(
         if check.differing:
             console.print(f"[bold]{name}[/bold]: {escape(_difference(check))}", soft_wrap=True)
     console.print()
-    console.print(_prediction_table(slide_rule, labels))
+    console.print(_prediction_table(causal, labels))
     console.print(_score_table(scores))
-    console.print(f"Wrote {escape(str(out))}: both attention patterns; it opens offline.", soft_wrap=True)
 
 
 def _logit_table(check: ReadingCheck, labels: list[str]) -> Table:
@@ -88,7 +88,7 @@ def _logit_table(check: ReadingCheck, labels: list[str]) -> Table:
 
 
 def _reading_table(checks: dict[str, ReadingCheck]) -> Table:
-    from circuits.gallery.induction import READINGS
+    from circuits.lecture import READINGS
 
     table = Table("reading", "rule", "entries as on the slide", title="The lecture's mask, read in five ways")
     for name, check in checks.items():
@@ -98,7 +98,7 @@ def _reading_table(checks: dict[str, ReadingCheck]) -> Table:
 
 def _difference(check: ReadingCheck) -> str:
     """Which entries differ, with their values, and why."""
-    from circuits.gallery.induction import READINGS
+    from circuits.lecture import READINGS
 
     shown = [f"({i},{j}) = {_number(float(check.table[i, j]))}" for i, j in check.differing[:6]]
     more = f" and {len(check.differing) - 6} more" if len(check.differing) > 6 else ""

@@ -1,0 +1,14 @@
+"""What this package adds to the `interp` command: a module for each command, put together by `register`."""
+
+import typer
+
+from circuits.commands import demo, gallery
+from interp.commands.common import paragraphs
+
+PANEL = "Build circuits by hand"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this package's commands to `app`."""
+    app.command("demo", help=paragraphs(demo.HELP), rich_help_panel=PANEL)(demo.demo)
+    app.add_typer(gallery.app, name="circuits", rich_help_panel=PANEL)
