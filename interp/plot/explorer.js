@@ -200,7 +200,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 			mine.slice(0, floor(thumb / 12)).forEach((score, j) => {
 				const text = score.short + (thumb < 40 ? "" : part(score, head).toFixed(2).replace("0.", " ."));
 				const wide = min(thumb, pen.measureText(text).width + 6);
-				pen.fillStyle = score.colour;
+				pen.fillStyle = score.color;
 				pen.fillRect(x + thumb - wide, y + j * 12, wide, 11);
 				pen.fillStyle = "#fff";
 				pen.fillText(text, x + thumb - wide / 2, y + j * 12 + 8.5, wide - 2);

@@ -28,14 +28,14 @@ class Score:
     Attributes:
         name: as the caller calls it.
         short: the shortest beginning of the name that tells it apart, for badges.
-        colour: of its badges.
+        color: of its badges.
         unit: 1 where all values lie in [-1, 1], else the largest size: badges and thresholds are parts of it.
         values: one a head.
     """
 
     name: str
     short: str
-    colour: str
+    color: str
     unit: float
     values: Float[np.ndarray, "layer head"]
 
@@ -90,9 +90,9 @@ def read_scores(scores: Mapping[str, Any] | None, layers: list[int], n_layers: i
         if not np.isfinite(values).all():
             raise RangeError(f"score {name!r} has entries that are NaN or infinite")
         found[str(name)] = values
-    colours = itertools.cycle(still.SCORE_COLOURS)
+    colors = itertools.cycle(still.SCORE_COLORS)
     return [
-        Score(name, _short(name, list(found)), next(colours), max(1.0, float(np.abs(values).max())), values)
+        Score(name, _short(name, list(found)), next(colors), max(1.0, float(np.abs(values).max())), values)
         for name, values in found.items()
     ]
 

@@ -83,7 +83,7 @@ def fragment(meta: dict[str, Any], still: bytes, width: int, lines: Sequence[tup
     badge, or "".
     """
     swatch = '<span style="background:{0};color:{0}">&#9632;</span> '
-    caption = "<br>".join((swatch.format(colour) if colour else "") + escape(line) for line, colour in lines)
+    caption = "<br>".join((swatch.format(color) if color else "") + escape(line) for line, color in lines)
     words = escape(" ".join(line for line, _ in lines))
     picture = (
         f'<img alt="{words}" style="width:{width}px;max-width:100%;image-rendering:pixelated" '

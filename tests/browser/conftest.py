@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from browsing import PATIENCE
+from grid import SEED
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -17,6 +19,11 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(SEED)
 
 
 @pytest.fixture(scope="module")  # and no longer: playwright keeps an event loop running, which others may not expect

@@ -419,7 +419,7 @@ def test_nothing_is_cut_off_whatever_the_width(width: int, explorer: AttentionEx
 
 def test_modes_that_lack_their_data_cannot_be_chosen_and_say_why(visit: Visit, tmp_path: Path):
     cache = run()
-    bare = cache._with({name: value for name, value in cache.items() if "hook_v" not in name})
+    bare = ActivationCache({name: value for name, value in cache.items() if "hook_v" not in name}, cache.model)
     attention(bare).to_html(tmp_path / "page.html")
     page = Explorer(visit(tmp_path / "page.html"))
     assert page.host.locator("input[name=kind]:disabled").count() == 2

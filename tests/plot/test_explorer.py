@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 from einops import einsum
-from grid import GRID, Run, config, where
+from grid import GRID, Run, assert_close, config, where
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -32,6 +32,7 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
+from interp.attribution import direct_attribution, source_effects
 from interp.plot import attention, packing, still
 
 HOSTILE = ["</script><script>alert(1)</script>", "<!--", "<img src=x onerror=alert(2)>", '"&amp;', "\u2028", "\ud800"]
@@ -94,6 +95,14 @@ def test_contributions_summed_over_the_keys_are_the_heads_row_of_logit_attrs(run
             np.testing.assert_allclose(summed, wanted, rtol=1e-4, atol=1e-5 * max(1, np.abs(wanted).max()))
 
 
+def test_effects_and_factors_multiply_to_direct_attribution_by_position(run: Run):
+    result = direct_attribution(run.cache, 3, 5, by="position")["attribution"].to_numpy()
+    for layer in range(run.cfg.n_layers):
+        effects, factors = source_effects(run.cache, layer, 3, 5)
+        got = run.cache["pattern", layer] * effects[:, :, None] * factors[:, None, :, None]
+        assert_close(got.transpose(0, 1).detach(), torch.from_numpy(result[layer]))
+
+
 def test_the_difference_is_patched_minus_clean(plain: Run):
     with torch.no_grad():
         _, patched = plain.model.run_with_cache(plain.tokens.flip(1))
@@ -118,7 +127,7 @@ def test_padding_is_masked_whether_scores_or_a_mask_say_so(run: Run):
     with torch.no_grad():
         _, whole = run.model.run_with_cache(run.tokens, attention_mask=mask)
         _, bare = run.model.run_with_cache(run.tokens, attention_mask=mask, names_filter=names)
-    by_scores, by_mask = attention(whole), attention(bare, attention_mask=mask)
+    by_scores, by_mask = attention(whole), attention(bare)
     for layer in range(run.cfg.n_layers):
         np.testing.assert_array_equal(by_scores.values(layer, 0), by_mask.values(layer, 0))
         assert np.isnan(by_mask.values(layer, 0)[2:, :2]).all()
@@ -127,15 +136,16 @@ def test_padding_is_masked_whether_scores_or_a_mask_say_so(run: Run):
     assert payload(page_of(by_mask))["padding"] == [0, 1]
 
 
-def test_unknown_padding_is_at_least_suspected(plain: Run):
+def test_padding_is_that_of_the_sequence_shown(plain: Run):
     mask = torch.ones_like(plain.tokens, dtype=torch.bool)
-    mask[:, 0] = False
+    mask[0, :3] = False
+    mask[2, -1] = False
     with torch.no_grad():
-        _, bare = plain.model.run_with_cache(
-            plain.tokens, attention_mask=mask, names_filter="blocks.*.attn.hook_pattern"
-        )
-    assert "attention_mask=" in repr(attention(bare))
-    assert "attention_mask=" not in repr(attention(bare, attention_mask=mask))
+        _, bare = plain.model.run_with_cache(plain.tokens, None, [("pattern", 1)], attention_mask=mask)
+    explorers = [attention(bare, batch=i) for i in range(3)]
+    assert [one.runs[0].padding for one in explorers] == [[0, 1, 2], [], [mask.shape[1] - 1]]
+    assert [one.runs[0].first for one in explorers] == [3, 0, 0]
+    assert attention(bare, batch=-3).runs[0].padding == [0, 1, 2]
 
 
 def test_attention_to_later_keys_by_a_hook_is_shown_and_said():
@@ -340,7 +350,7 @@ def test_badges_have_the_shortest_names_that_tell_them_apart():
     assert [score.short for score in explorer.scores] == ["Prev", "Pref", "I", "F"]
 
 
-@pytest.mark.parametrize("colour", still.SCORE_COLOURS)
+@pytest.mark.parametrize("colour", still.SCORE_COLORS)
 def test_white_text_on_a_badge_has_contrast(colour: str):
     assert contrast("#ffffff", colour) >= 4.5
 
@@ -394,7 +404,7 @@ def test_the_png_of_a_head_shows_its_values_and_hatches_what_is_masked(tmp_path:
     _, cache = model.run_with_cache("!abacb")
     attention(cache, "!abacb").to_png(tmp_path / "head.png", 1, 0)
     pixels, palette = decode_png((tmp_path / "head.png").read_bytes())
-    assert palette == still.colour_table()
+    assert palette == still.color_table()
     cells = pixels.reshape(6, len(pixels) // 6, 6, -1).transpose(0, 2, 1, 3).reshape(6, 6, -1)
     pattern = cache["pattern", 1][0, 0].numpy()
     for q, k in np.ndindex(6, 6):
@@ -469,6 +479,11 @@ def test_the_widget_carries_the_same_script_and_data():
 # ---------------------------------------------------------------------------------------------- errors
 
 
+def only(cache: ActivationCache, *kinds: str) -> ActivationCache:
+    """A cache of these hook points alone."""
+    return ActivationCache({name: value for name, value in cache.items() if name.endswith(kinds)}, cache.model)
+
+
 def nan_pattern(cache: ActivationCache) -> ActivationCache:
     values = dict(cache)
     values["blocks.0.attn.hook_pattern"] = values["blocks.0.attn.hook_pattern"] * torch.nan
@@ -477,7 +492,7 @@ def nan_pattern(cache: ActivationCache) -> ActivationCache:
 
 REFUSED: dict[str, tuple[Callable[[ActivationCache], Any], type[InterpError], str]] = {
     "tuple": (lambda c: attention((None, c)), ConfigError, "run_with_cache returns"),  # pyright: ignore
-    "no patterns": (lambda c: attention(c._with({"hook_embed": c["hook_embed"]})), HookNotFoundError, "names_filter="),
+    "no patterns": (lambda c: attention(only(c, "hook_embed")), HookNotFoundError, "names_filter="),
     "positions cut": (lambda c: attention(c.slice(pos=slice(2, 5))), ShapeError, "whole runs"),
     "batch": (lambda c: attention(c, batch=2), ShapeError, "batch = 2; allowed: -2 to 1"),
     "nan": (lambda c: attention(nan_pattern(c)), RangeError, "layer 0 has entries that are NaN"),
@@ -493,17 +508,16 @@ REFUSED: dict[str, tuple[Callable[[ActivationCache], Any], type[InterpError], st
         ConfigError,
         "did you mean 'induction'",
     ),
-    "sort without": (lambda c: attention(c, sort_by="x"), ConfigError, "nothing without scores="),
+    "sort without": (lambda c: attention(c, sort_by="x"), ConfigError, "without scores= to sort by"),
     "head": (lambda c: attention(c, head=(0, 3)), ConfigError, "head = 3; allowed: -3 to 2"),
     "no pair": (lambda c: attention(c, head=(2,)), ConfigError, r"allowed: \(layer, head\)"),  # pyright: ignore
     "layer": (lambda c: attention(c, head=(2, 0)), ConfigError, "layer = 2; allowed"),
     "one answer": (lambda c: attention(c, logit_difference=(1,)), ConfigError, "two tokens"),  # pyright: ignore
     "same answer": (lambda c: attention(c, logit_difference=(1, 1)), ConfigError, "one token twice"),
     "answer": (lambda c: attention(c, logit_difference=(1, 20)), TokenError, "allowed: 0 to 19"),
-    "mask": (lambda c: attention(c, attention_mask=torch.ones(2, 6).bool()), ShapeError, "attention_mask"),
     "patched tokens": (lambda c: attention(c, patched_tokens=["a"]), ConfigError, "without patched="),
     "no values": (
-        lambda c: attention(c._with({k: v for k, v in c.items() if "hook_v" not in k}), logit_difference=(0, 1)),
+        lambda c: attention(only(c, "hook_pattern", "hook_scale"), logit_difference=(0, 1)),
         HookNotFoundError,
         "hook_v",
     ),
