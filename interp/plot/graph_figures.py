@@ -16,7 +16,18 @@ from torch import Tensor
 
 from interp.errors import ConfigError, RangeError, ShapeError
 from interp.plot.attributions import at_one_place
-from interp.plot.builder import COLOURS, NEGATIVE, POSITIVE, clip, float32, headings, literal, literal_lines
+from interp.plot.style import (
+    COLORS,
+    NEGATIVE,
+    POSITIVE,
+    check_shares,
+    clip,
+    float32,
+    headings,
+    literal,
+    literal_lines,
+    ticks,
+)
 from interp.residual import LogitAttribution, Rows
 from interp.tokens import visible
 
@@ -24,7 +35,7 @@ if TYPE_CHECKING:
     import networkx
     import plotly.graph_objects
 
-KINDS = {"Q": COLOURS[0], "K": COLOURS[1], "V": COLOURS[2], "mlp": COLOURS[3], "out": COLOURS[6]}
+KINDS = {"Q": COLORS[0], "K": COLORS[1], "V": COLORS[2], "mlp": COLORS[3], "out": COLORS[6]}
 """Colours of edges by what they feed."""
 
 SHAPES = {"head": "#dcebf7", "mlp": "#f7e3ee", "embed": "#eeeeee", "unembed": "#eeeeee"}
@@ -69,7 +80,7 @@ def circuit(graph: networkx.MultiDiGraph | Any, *, title: str = "") -> plotly.gr
         bend = _bend(places, start, end) * (1 + port / 2)
         line = _Line((places[start][0] + port / 2, places[start][1] + 0.1), (x + port, y - 0.13), bend)
         reach += line.points()[0].tolist()
-        line.draw(figure, kind, KINDS.get(kind, COLOURS[4]), note, legend=first[kind], arrow=True)
+        line.draw(figure, kind, KINDS.get(kind, COLORS[4]), note, legend=first[kind], arrow=True)
         first[kind] = False
     _nodes(figure, places, {name: about.get("kind", "") for name, about in graph.nodes(data=True)})
     heights = sorted({y for _, y in places.values()})
@@ -103,7 +114,7 @@ class _Line:
         self,
         figure: plotly.graph_objects.Figure,
         kind: str,
-        colour: str,
+        color: str,
         note: str,
         legend: bool,
         arrow: bool = False,
@@ -121,7 +132,7 @@ class _Line:
                 name=literal(kind),
                 legendgroup=kind,
                 showlegend=legend,
-                line={"color": colour, "width": width},
+                line={"color": color, "width": width},
                 text=[literal_lines(note)] * len(x),
                 hovertemplate="%{text}<extra></extra>",
             )
@@ -129,11 +140,11 @@ class _Line:
         if arrow:
             tail = {"ax": float(x[-2]), "ay": float(y[-2]), "axref": "x", "ayref": "y"}
             figure.add_annotation(x=float(x[-1]), y=float(y[-1]), **tail, text="", showarrow=True, arrowhead=2,
-                                  arrowwidth=width, arrowcolor=colour)  # fmt: skip
+                                  arrowwidth=width, arrowcolor=color)  # fmt: skip
             at = 0.62 * (len(x) - 1)
             label = {"x": float(np.interp(at, range(len(x)), x)), "y": float(np.interp(at, range(len(y)), y))}
             figure.add_annotation(**label, text=literal(kind), showarrow=False, bgcolor="#ffffff", borderpad=1,
-                                  font={"color": colour, "size": 11})  # fmt: skip
+                                  font={"color": color, "size": 11})  # fmt: skip
 
 
 def _rank(kind: str) -> tuple[int, str]:
@@ -186,8 +197,12 @@ def _nodes(
         )
 
 
+WIDEST = 1400
+"""Pixels of a graph, across or down."""
+
+
 def _finish(figure: plotly.graph_objects.Figure, title: str, width: int | float, height: int | float) -> Any:
-    width, height = int(min(max(width, 460), 1400)), int(min(max(height, 200), 1400))
+    width, height = int(min(max(width, 460), WIDEST)), int(min(max(height, 200), WIDEST))
     heading, lines_high = headings(title, width)
     return figure.update_layout(
         title=heading,
@@ -239,29 +254,27 @@ def token_flow(
         values = float32(given)
         if values.shape != (n, n) or n == 0:
             raise ShapeError(f"the pattern of L{layer}H{head} has shape {values.shape}; allowed: {(n, n)}")
-        if not ((values >= -1e-6) & (values <= 1 + 1e-4)).all():
-            raise RangeError(f"the pattern of L{layer}H{head} has entries outside [0, 1]")
+        check_shares(values, f"the pattern of L{layer}H{head}")
         level, name = layers.index(layer), f"L{layer}H{head}"
         bend = 0.12 * (beside[layer].index(head) - (len(beside[layer]) - 1) / 2)  # so that no head hides another
         for i, (query, key) in enumerate(np.argwhere(values >= at_least).tolist()):
             weight = float(values[query, key])
             note = f"{name}: {query} “{shown[query]}” attends {weight:.3f}\nto {key} “{shown[key]}”"
             line = _Line((key, level), (query, level + 1), bend)
-            line.draw(figure, name, COLOURS[number % len(COLOURS)], note, legend=i == 0, width=0.5 + 3.5 * weight)
+            line.draw(figure, name, COLORS[number % len(COLORS)], note, legend=i == 0, width=0.5 + 3.5 * weight)
     dots = [(x, y) for y in range(len(layers) + 1) for x in range(n)]
     figure.add_trace(
         go.Scatter(x=[x for x, _ in dots], y=[y for _, y in dots], mode="markers", showlegend=False, hoverinfo="skip",
                    marker={"size": 9, "color": "#ffffff", "line": {"color": "#555555", "width": 1}})
     )  # fmt: skip
-    angle = -60 if max(map(len, shown)) > 6 else 0
-    labels = [literal(clip(token)) for token in shown]
-    figure.update_xaxes(tickmode="array", tickvals=list(range(n)), ticktext=labels, tickangle=angle, showgrid=False,
-                        zeroline=False, range=[-0.6, n - 0.4])  # fmt: skip
+    labels, width = [clip(token) for token in shown], min(160 + 60 * n, WIDEST)
+    angle = -60 if 8 * max(map(len, labels)) > (width - 120) / n else 0
+    figure.update_xaxes(**ticks(labels, width - 120, angle), range=[-0.6, n - 0.4])
     names = [f"into {layer}" for layer in layers] + [f"out of {layers[-1]}"]
     figure.update_yaxes(title_text="layer", tickmode="array", tickvals=list(range(len(names))), ticktext=names,
                         gridcolor="#eeeeee", zeroline=False, range=[-0.3, len(layers) + 0.3])  # fmt: skip
     below = 7 * max(map(len, labels)) if angle else 20
-    figure = _finish(figure, title, 160 + 60 * n, 60 + 110 * len(layers))
+    figure = _finish(figure, title, width, 60 + 110 * len(layers))
     return figure.update_layout(margin_b=50 + below, height=figure.layout.height + below)
 
 
@@ -382,6 +395,6 @@ def _inside(step: int, last: int) -> float:
     return 0.001 + 0.998 * step / max(last, 1)
 
 
-def _faint(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+def _faint(color: str) -> str:
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, 0.45)"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, RangeError, ShapeError
-from interp.plot.builder import float32, heatmap, heatmaps
+from interp.errors import RangeError, ShapeError, check_choice
+from interp.plot.builder import heatmap, heatmaps
+from interp.plot.style import check_shares, float32
 from interp.tokens import visible
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def pattern(
     Raises:
         ShapeError: the pattern is not [len(tokens), len(tokens)].
         RangeError: it has entries outside [0, 1], or attends to later keys and is called causal.
+        ConfigError: another `attention_dir`.
     """
     values = float32(pattern)
     n = len(tokens)
@@ -84,10 +86,8 @@ def patterns(
 
 def _masked(values: np.ndarray, attention_dir: str) -> np.ndarray:
     """Patterns [..., query_pos, key_pos], checked, with NaN where a causal head cannot look."""
-    if attention_dir not in ("causal", "bidirectional"):
-        raise ConfigError(f"attention_dir = {attention_dir!r}; allowed: 'causal' or 'bidirectional'")
-    if not ((values >= -1e-6) & (values <= 1 + 1e-4)).all():
-        raise RangeError("a pattern's entries lie between 0 and 1; draw other values with heatmap()")
+    check_choice("attention_dir", attention_dir, get_args(AttentionDir))
+    check_shares(values, "a pattern (draw other values with heatmap)")
     if attention_dir == "bidirectional":
         return values
     future = np.triu(np.ones(values.shape[-2:], dtype=bool), k=1)

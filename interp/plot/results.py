@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, did_you_mean
-from interp.plot.builder import bars, curves, heatmap
+from interp.plot.builder import bars, heatmap
+from interp.plot.lines import curves
 from interp.tokens import visible
 
 if TYPE_CHECKING:
