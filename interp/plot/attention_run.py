@@ -12,6 +12,7 @@ Both of the extras come from interp/attribution.py, in factors that are small ho
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,9 +142,9 @@ def _name(layer: int, point: str) -> str:
 
 
 def _check_shape(shape: tuple[int, ...], batch: int) -> None:
-    if isinstance(batch, bool) or not -shape[0] <= batch < shape[0]:
+    if isinstance(batch, bool) or not isinstance(batch, Integral) or not -shape[0] <= batch < shape[0]:
         raise ShapeError(
-            f"batch = {batch}; allowed: {-shape[0]} to {shape[0] - 1} (the cache holds {shape[0]} sequences)"
+            f"batch = {batch!r}; allowed: {-shape[0]} to {shape[0] - 1} (the cache holds {shape[0]} sequences)"
         )
     if shape[-1] != shape[-2]:
         raise ShapeError(
@@ -183,9 +184,11 @@ def _padding(pattern: Float[np.ndarray, "layer head query_pos key_pos"]) -> list
 
 def answer_ids(model: HookedTransformer, answers: tuple[Any, Any]) -> tuple[int, int]:
     """The ids of two different tokens, given as ids or as text. Raises `TokenError` or `ConfigError`."""
-    if not isinstance(answers, tuple | list) or len(answers) != 2:
+    pair = list(answers) if isinstance(answers, tuple | list) else []
+    pair = [int(a) if isinstance(a, Tensor) and a.numel() == 1 and not a.is_floating_point() else a for a in pair]
+    if len(pair) != 2 or any(isinstance(a, bool) or not isinstance(a, str | Integral) for a in pair):
         raise ConfigError(f"logit_difference = {answers!r}; allowed: (right, wrong), two tokens as text or ids")
-    ids = torch.tensor([model.to_single_token(a) if isinstance(a, str) else int(a) for a in answers])
+    ids = torch.tensor([model.to_single_token(a) if isinstance(a, str) else int(a) for a in pair])
     right, wrong = check_tokens(ids, model.cfg.d_vocab, 2, ids.device)[0].tolist()
     if right == wrong:
         raise ConfigError(f"logit_difference = {answers!r} names one token twice")

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ShapeError
+from interp.errors import RangeError, ShapeError
 from interp.plot.style import (
     NEGATIVE,
     POSITIVE,
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 def heatmap(
     values: Float[Tensor, "row column"] | Float[np.ndarray, "row column"],
-    rows: Sequence[str],
-    columns: Sequence[str],
+    rows: Sequence[str] | Sequence[int],
+    columns: Sequence[str] | Sequence[int],
     *,
     title: str = "",
     x: str = "",
@@ -49,7 +49,7 @@ def heatmap(
     notes: Sequence[Sequence[str]] | None = None,
     text: Sequence[Sequence[str]] | None = None,
 ) -> plotly.graph_objects.Figure:
-    """The builder of every heat-map: row 0 on top, NaN blank.
+    """The builder of every heat-map: row 0 on top, NaN and infinite values blank.
 
     Where labels would run into each other, some are left out; all are in the hover text.
 
@@ -65,11 +65,12 @@ def heatmap(
         notes: more about each cell, for the hover text.
         text: what is written into each cell.
 
-    Raises `ShapeError` if there are not as many labels, names, notes or texts as rows and columns.
+    Raises `ShapeError` if there are not as many labels, names, notes or texts as rows and columns, `RangeError` for
+    limits that are not (low, high).
     """
     import plotly.graph_objects as go
 
-    z = float32(values)
+    z, rows, columns = float32(values), list(map(str, rows)), list(map(str, columns))
     if z.shape != (len(rows), len(columns)) or z.size == 0:
         raise ShapeError(f"values of shape {z.shape} with {len(rows)} row and {len(columns)} column labels")
     names = _hover_names(row_names, rows, y, "row"), _hover_names(column_names, columns, x, "column")
@@ -129,8 +130,8 @@ def _frame(
 def heatmaps(
     values: Float[Tensor, "map row column"] | Float[np.ndarray, "map row column"],
     names: Sequence[str],
-    rows: Sequence[str],
-    columns: Sequence[str],
+    rows: Sequence[str] | Sequence[int],
+    columns: Sequence[str] | Sequence[int],
     *,
     title: str = "",
     x: str = "",
@@ -144,12 +145,12 @@ def heatmaps(
 
     Labels are in the hover text only. Arguments as for `heatmap`; `per_line` maps stand side by side.
 
-    Raises `ShapeError` if there are not as many names and labels as maps, rows and columns.
+    Raises `ShapeError` if there are not as many names and labels as maps, rows and columns, and as `heatmap`.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    z = float32(values)
+    z, rows, columns = float32(values), list(map(str, rows)), list(map(str, columns))
     if z.shape != (len(names), len(rows), len(columns)) or z.size == 0 or per_line < 1:
         raise ShapeError(
             f"values of shape {z.shape} with {len(names)} names, {len(rows)} row and {len(columns)} column labels, "
@@ -193,7 +194,7 @@ def heatmaps(
 
 def bars(
     values: Float[Tensor, " bar"] | Float[np.ndarray, " bar"],
-    labels: Sequence[str],
+    labels: Sequence[str] | Sequence[int],
     *,
     title: str = "",
     x: str = "value",
@@ -214,8 +215,12 @@ def bars(
     """
     import plotly.graph_objects as go
 
-    sizes = float32(values)
-    if sizes.shape != (len(labels),) or sizes.size == 0 or any(len(n) != len(labels) for n in (notes, text) if n):
+    sizes, labels = float32(values), list(map(str, labels))
+    if (
+        sizes.shape != (len(labels),)
+        or sizes.size == 0
+        or any(len(texts) != len(labels) for texts in (notes, text) if texts is not None)
+    ):
         raise ShapeError(f"values of shape {sizes.shape} with {len(labels)} labels, and as many notes and texts")
     under = [literal(label) + (f"<br>{literal_lines(note)}" if note else "")
              for label, note in zip(labels, notes or [""] * len(labels), strict=True)]  # fmt: skip
@@ -277,6 +282,8 @@ def _write_beside(
 def _colors(value: str, signed: bool, limits: tuple[float, float] | None) -> dict[str, Any]:
     colors: dict[str, Any] = {"colorscale": "RdBu", "cmid": 0.0} if signed else {"colorscale": "Blues"}
     if limits is not None:
+        if len(limits) != 2 or not limits[0] < limits[1]:
+            raise RangeError(f"limits = {limits!r}; allowed: (low, high), low < high")
         colors |= {"cmin": limits[0], "cmax": limits[1]}
     # Beside the bar the title would stand on the tick labels, whose width only plotly knows; the empty line keeps it
     # off the topmost of them.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Collection, Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -25,7 +26,7 @@ from interp.hooks import layer_index
 from interp.plot import packing, still
 from interp.plot.attention_run import AttentionRun, answer_ids, comparable, read_run
 from interp.plot.labels import Score, Tokens, read_scores, token_label, token_labels
-from interp.tokens import visible
+from interp.plot.style import printable
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -36,7 +37,7 @@ Quantity = Literal["attention", "weighted", "contribution"]
 """What is drawn of a head: `A`; `A |v W_O|`; the contribution to the logit difference."""
 
 Run = Literal["clean", "patched", "difference"]
-"""Of which run it is drawn; the difference is patched - clean."""
+"""The run that it is drawn of; the difference is patched - clean."""
 
 MAX_BYTES = 8_000_000
 """The byte budget of a page. 12 x 12 heads x 128 tokens take 1.3 MB at most, 30 x 9 heads x 256 tokens about 6.6 MB."""
@@ -45,7 +46,7 @@ STILL = 85_000
 """Pixels of all thumbnails together in the still picture, so that it stays small."""
 
 BADGE = 0.3
-"""From this part of its unit on, a score is shown as a badge (in the page, until the reader moves the threshold)."""
+"""A score is shown as a badge from this part of its unit on (in the page, until the reader moves the threshold)."""
 
 
 def attention(
@@ -114,6 +115,8 @@ def attention(
         answer = " \u2212 ".join(f"logit “{token_label(cache, i)}”" for i in answer_ids(cache.model, logit_difference))
     if head is not None and not (isinstance(head, tuple | list) and len(head) == 2):
         raise ConfigError(f"head = {head!r}; allowed: (layer, head)")
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | float):
+        raise ConfigError(f"max_bytes = {max_bytes!r}; allowed: a number of bytes")
     sort = -1 if sort_by is None else names.index(sort_by)
     return AttentionExplorer(runs, labels, badges, answer, cache.cfg.n_layers, max_bytes, sort, head)
 
@@ -167,9 +170,9 @@ class AttentionExplorer:
         layer = layer_index(layer, self._n_layers, "layer")
         if layer not in layers:
             raise ConfigError(f"layer = {layer} is not in the cache; allowed: {', '.join(map(str, layers))}")
-        if isinstance(head, bool) or not -heads <= head < heads:
-            raise ConfigError(f"head = {head}; allowed: {-heads} to {heads - 1}")
-        return layers.index(layer), head % heads
+        if isinstance(head, bool) or not isinstance(head, Integral) or not -heads <= head < heads:
+            raise ConfigError(f"head = {head!r}; allowed: {-heads} to {heads - 1}")
+        return layers.index(layer), int(head) % heads
 
     def figure(
         self, layer: int, head: int, kind: Quantity = "attention", run: Run = "clean"
@@ -219,7 +222,7 @@ class AttentionExplorer:
         self._meta["id"] = packing.identity(self._meta)
 
     def _at(self, i: int) -> tuple[int, int]:
-        """(layer, head) of the i-th head of all."""
+        """The (layer, head) of the i-th head of all."""
         return self.runs[0].layers[i // self._n_heads], i % self._n_heads
 
     def _ranking(self) -> list[int]:
@@ -351,7 +354,7 @@ class AttentionExplorer:
         for score in self.scores:
             best = np.argsort(-score.values.ravel(), kind="stable")[:5].tolist()
             named = ", ".join("L{}H{} {:.2f}".format(*self._at(i), score.values.flat[i]) for i in best)
-            lines.append((f"{visible(score.name)}: {named}", score.color))
+            lines.append((f"{printable(score.name)}: {named}", score.color))
         return lines + [(note, "") for note in self._meta["notes"]]
 
     def _text(self) -> str:

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, RangeError, ShapeError
 from interp.plot.attributions import at_one_place
+from interp.plot.labels import shown_tokens
 from interp.plot.style import (
     COLORS,
     NEGATIVE,
@@ -29,7 +31,6 @@ from interp.plot.style import (
     ticks,
 )
 from interp.residual import LogitAttribution, Rows
-from interp.tokens import visible
 
 if TYPE_CHECKING:
     import networkx
@@ -120,7 +121,7 @@ class _Line:
         arrow: bool = False,
         width: int | float = 2,
     ) -> None:
-        """Into a figure; with an arrow, it is labelled too."""
+        """Add the curve to a figure; one with an arrow is labelled too."""
         import plotly.graph_objects as go
 
         x, y = self.points()
@@ -237,16 +238,18 @@ def token_flow(
 
     Raises:
         ShapeError: a pattern is not [len(tokens), len(tokens)].
-        ConfigError: no heads at all.
-        RangeError: `at_least` is not above 0 and at most 1, or a pattern has entries outside [0, 1].
+        ConfigError: no heads at all, or called otherwise than (layer, head).
+        TokenError: tokens that are no strings.
+        RangeError: `at_least` is not above 0 and at most 1, or above all entries, or a pattern has entries outside
+            [0, 1].
     """
     import plotly.graph_objects as go
 
-    n, shown = len(tokens), [visible(token) for token in tokens]
+    n, shown = len(tokens), shown_tokens(tokens, len(tokens))
     if not 0 < at_least <= 1:
         raise RangeError(f"at_least = {at_least}; allowed: above 0, at most 1")
-    if not patterns:
-        raise ConfigError("patterns = {}: at least one head is needed")
+    if not isinstance(patterns, Mapping) or not patterns or any(not _is_head(head) for head in patterns):
+        raise ConfigError("patterns is a mapping from (layer, head) to a pattern, of at least one head")
     layers = sorted({layer for layer, _ in patterns})
     figure = go.Figure()
     beside = {layer: sorted(head for at, head in patterns if at == layer) for layer in layers}
@@ -262,6 +265,9 @@ def token_flow(
             note = f"{name}: {query} “{shown[query]}” attends {weight:.3f}\nto {key} “{shown[key]}”"
             line = _Line((key, level), (query, level + 1), bend)
             line.draw(figure, name, COLORS[number % len(COLORS)], note, legend=i == 0, width=0.5 + 3.5 * weight)
+    if not figure.data:
+        most = max(float(float32(given).max()) for given in patterns.values())
+        raise RangeError(f"at_least = {at_least}, but the largest entry is {most:.3g}: there is nothing to draw")
     dots = [(x, y) for y in range(len(layers) + 1) for x in range(n)]
     figure.add_trace(
         go.Scatter(x=[x for x, _ in dots], y=[y for _, y in dots], mode="markers", showlegend=False, hoverinfo="skip",
@@ -276,6 +282,10 @@ def token_flow(
     below = 7 * max(map(len, labels)) if angle else 20
     figure = _finish(figure, title, width, 60 + 110 * len(layers))
     return figure.update_layout(margin_b=50 + below, height=figure.layout.height + below)
+
+
+def _is_head(key: Any) -> bool:
+    return isinstance(key, tuple) and len(key) == 2 and all(isinstance(i, Integral) for i in key)
 
 
 # ---------------------------------------------------------------------- paths

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from interp.errors import ShapeError
+from interp.errors import RangeError, ShapeError
 from interp.plot.style import COLORS, float32, headings, literal
 
 if TYPE_CHECKING:
@@ -35,10 +36,17 @@ def curves(
         levels: horizontal lines at these y values, by name, such as the loss of a guess.
         limits: lowest and highest y shown; None for all that there are.
 
-    Raises `ShapeError` for no lines at all, an empty one, or one whose x and y differ in length or have two axes.
+    Raises:
+        ShapeError: no lines at all, an empty one, or one whose x and y differ in length or have two axes.
+        RangeError: a mark or level that is no finite number.
     """
     import plotly.graph_objects as go
 
+    if wrong := [name for name, pair in lines.items() if len(pair) != 2]:
+        raise ShapeError(f"line {wrong[0]!r} is not a pair of x and y values")
+    for name, value in [*(marks or {}).items(), *(levels or {}).items()]:
+        if not isinstance(value, Real) or not math.isfinite(value):
+            raise RangeError(f"{name!r} is to mark {value!r}; allowed: finite numbers")
     points = {name: (float32(a), float32(b)) for name, (a, b) in lines.items()}
     for name, (a, b) in points.items():
         if a.ndim != 1 or a.shape != b.shape or a.size == 0:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from interp.errors import RangeError, ShapeError, check_choice
 from interp.plot.builder import heatmap, heatmaps
+from interp.plot.labels import shown_tokens
 from interp.plot.style import check_shares, float32
-from interp.tokens import visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -39,6 +39,7 @@ def pattern(
         ShapeError: the pattern is not [len(tokens), len(tokens)].
         RangeError: it has entries outside [0, 1], or attends to later keys and is called causal.
         ConfigError: another `attention_dir`.
+        TokenError: tokens that are no strings.
     """
     values = float32(pattern)
     n = len(tokens)
@@ -47,7 +48,7 @@ def pattern(
             f"a pattern of shape {values.shape} does not fit {n} tokens; allowed: {(n, n)}, one head of one sequence, "
             "such as cache['pattern', layer][0, head]"
         )
-    values, shown = _masked(values, attention_dir), [visible(token) for token in tokens]
+    values, shown = _masked(values, attention_dir), shown_tokens(tokens, n)
     figure = heatmap(values, shown, shown, title=title, x="key", y="query", value="attention", limits=(0.0, 1.0))
     return figure.update_yaxes(scaleanchor="x", constrain="domain").update_xaxes(constrain="domain")
 
@@ -79,7 +80,7 @@ def patterns(
             "sequence, such as cache['pattern', layer][0]"
         )
     names = [f"head {i}" for i in range(len(values))] if names is None else names
-    values, shown = _masked(values, attention_dir), [visible(token) for token in tokens]
+    values, shown = _masked(values, attention_dir), shown_tokens(tokens, n)
     return heatmaps(values, names, shown, shown, title=title, x="key", y="query", value="attention",
                     limits=(0.0, 1.0), per_line=per_line)  # fmt: skip
 

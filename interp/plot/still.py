@@ -50,7 +50,7 @@ PALETTE: dict[str, dict[str, Any]] = {
     },
 }
 SCORE_COLORS = ["#0b6e4f", "#a33b00", "#6a2f9c", "#8f1d4f", "#4a5300", "#00617a"]
-"""Of badges, with white text on them (contrast at least 4.5 for each)."""
+"""Colours of badges, with white text on them (contrast at least 4.5 for each)."""
 
 LEVELS = 16  # more can hardly be told apart in a thumbnail, and fewer make a smaller file
 MASKED, HATCH, PAPER, INK, BADGE = range(LEVELS, LEVELS + 5)

@@ -18,10 +18,10 @@ from interp.errors import RangeError, ShapeError
 from interp.tokens import visible
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Of lines; told apart by every kind of colour vision (Okabe & Ito 2008)."""
+"""Colours of lines, told apart by every kind of colour vision (Okabe & Ito 2008)."""
 
 POSITIVE, NEGATIVE = "#2166ac", "#b2182b"
-"""Of signed values, as at the ends of the scale of signed heat-maps."""
+"""Colours of signed values, as at the ends of the scale of signed heat-maps."""
 
 LONGEST_LABEL = 28
 """Characters of a label beside an axis; the whole of it is in the hover text."""
@@ -32,8 +32,12 @@ LONGEST_IN_CELL = 9
 
 def literal(text: str) -> str:
     """Text as plotly shows it literally: nothing read as markup, TeX or template, nothing unprintable left out."""
-    shown = "".join(c if c.isprintable() else visible(c) for c in text)
-    return escape(shown, quote=False).replace("$", "&#36;").replace("%{", "%&#123;")
+    return escape(printable(text), quote=False).replace("$", "&#36;").replace("%{", "%&#123;")
+
+
+def printable(text: str) -> str:
+    """Text with nothing in it that cannot be seen; unlike `visible`, it leaves spaces alone."""
+    return "".join(c if c.isprintable() else visible(c) for c in text)
 
 
 def literal_lines(text: str) -> str:
@@ -50,7 +54,7 @@ def float32(values: Any) -> np.ndarray:
     """Real numbers of any kind as an array in float32. Raises `ShapeError` for anything else."""
     if isinstance(values, Tensor):
         values = values.detach().cpu()
-        values = (values.float() if values.is_floating_point() else values).numpy()
+        values = (values.float() if values.is_floating_point() else values).resolve_conj().numpy()
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -68,7 +72,7 @@ def check_shares(values: np.ndarray, what: str) -> None:
 
 
 HALF_STEP = 2**-7
-"""Between 1 and the next number in bfloat16."""
+"""The step from 1 to the next number in bfloat16."""
 
 
 def headings(title: str, width: int | float) -> tuple[dict[str, Any], int]:

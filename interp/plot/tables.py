@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, check_choice
 from interp.plot.style import LONGEST_LABEL, NEGATIVE, POSITIVE, headings, literal
@@ -26,7 +29,7 @@ def table(
 
     Raises:
         ShapeError: no columns, or of unequal length.
-        ConfigError: `signed` is none of them, or has entries that are text.
+        ConfigError: an entry is neither text nor a real number; `signed` is none of the columns, or has text.
     """
     import plotly.graph_objects as go
 
@@ -37,6 +40,7 @@ def table(
         check_choice("signed", signed, list(columns))
         if any(isinstance(entry, str) for entry in columns[signed]):
             raise ConfigError(f"signed = {signed!r}, but that column has entries that are text, not numbers")
+    columns = {name: [e.item() if isinstance(e, Tensor) else e for e in column] for name, column in columns.items()}
     lines = {name: [_cell(entry) for entry in column] for name, column in columns.items()}
     align = ["left" if isinstance(column[0], str) else "right" for column in columns.values()]
     colors = [_signs(column) if name == signed else "#1a1a1a" for name, column in columns.items()]
@@ -70,11 +74,13 @@ def _cell(entry: str | int | float) -> list[str]:
     """An entry of a table, in lines that are no longer than a label."""
     if isinstance(entry, str):
         return textwrap.wrap(entry, LONGEST_LABEL) or [""]
+    if not isinstance(entry, Real):  # numpy's numbers are real numbers too
+        raise ConfigError(f"an entry of a table is text or a real number, not {entry!r}")
     return [_number(float(entry))]
 
 
 def _number(value: float) -> str:
-    """With three digits after the point, or two in all where these would be 0; nothing for NaN."""
+    """A number with three digits after the point, or two in all where these would be 0; nothing for NaN."""
     if not math.isfinite(value):
         return "" if math.isnan(value) else f"{value:g}"
     if value == int(value):

@@ -94,10 +94,12 @@ def token_table(
         rows: the token ids of the matrix's rows, where these are some of the vocabulary: `ov_circuit(...)[ids]`.
         title: above the figure.
 
-    Raises `ConfigError` for another circuit, `ShapeError` for fewer `rows` than the entries have.
+    Raises `ConfigError` for other entries or another circuit, `ShapeError` for fewer `rows` than the entries have.
     """
     if circuit is not None:
         check_choice("circuit", circuit, ("OV", "QK"))
+    if not isinstance(entries, TopEntries):
+        raise ConfigError(f"this draws what weights.top_entries returns, not {type(entries).__name__}")
     row, column = COLUMNS[circuit]
     at = entries.rows
     if rows is not None:

@@ -314,13 +314,15 @@ def test_hostile_tokens_and_names_cannot_become_markup(tmp_path: Path):
         ElementTree.fromstring((tmp_path / "x.svg").read_bytes())
 
 
-def test_labels_come_from_strings_text_or_ids():
+def test_labels_come_from_strings_text_or_ids(as_installed: None):
     words = Vocabulary(["the", "cat", "sat"])
     cfg = TransformerConfig(n_layers=1, n_heads=1, d_model=8, n_ctx=8, d_vocab=3)
     model = HookedTransformer(cfg, words)
     _, cache = model.run_with_cache("the cat the cat")
     ids = model.to_tokens("the cat the cat")
-    for tokens in (["the", "cat", "the", "cat"], "the cat the cat", ids, ids[0], ids[0].tolist(), ids.numpy()):
+    words_of = ["the", "cat", "the", "cat"]
+    several: list[Any] = [words_of, "the cat the cat", ids, ids[0], ids[0].tolist(), ids.numpy(), list(ids[0].numpy())]
+    for tokens in [*several, (word for word in words_of)]:
         assert attention(cache, tokens).tokens == [["the", "cat", "the", "cat"]]
     assert attention(cache).tokens == [["0", "1", "2", "3"]]
     assert attention(cache_of(small(), 3), torch.tensor([7, 8, 9])).tokens == [["7", "8", "9"]]  # no tokenizer
@@ -342,6 +344,22 @@ def test_an_xarray_dataset_is_a_mapping_of_scores_in_any_order_of_its_axes():
     best = np.unravel_index(values.argmax(), values.shape)
     assert f"induction: L{best[0]}H{best[1]}" in repr(explorer)
     assert payload(page_of(explorer))["head"] == values.argmax()
+
+
+def test_a_labelled_score_is_read_by_its_labels():
+    values = torch.rand(2, 3).numpy()
+    labelled = xr.DataArray(values, dims=("layer", "head"), coords={"layer": [0, 1], "head": [0, 1, 2]})
+    cache = cache_of(small())
+    turned = attention(cache, scores={"s": labelled.isel(layer=[1, 0], head=[2, 0, 1])})
+    assert np.array_equal(turned.scores[0].values, values)
+    some = ActivationCache({n: v for n, v in cache.items() if n.startswith("blocks.1.attn.hook_pattern")}, cache.model)
+    assert np.array_equal(attention(some, scores={"s": labelled}).scores[0].values, values[1:])
+    with pytest.raises(ShapeError, match="'s' has no layer 0"):
+        attention(cache, scores={"s": labelled.sel(layer=[1])})
+
+
+def test_spaces_in_the_name_of_a_score_stay_spaces():
+    assert "my score: L0H0" in repr(attention(cache_of(small()), scores={"my score": np.ones((2, 3))}))
 
 
 def test_badges_have_the_shortest_names_that_tell_them_apart():
@@ -494,15 +512,21 @@ REFUSED: dict[str, tuple[Callable[[ActivationCache], Any], type[InterpError], st
     "tuple": (lambda c: attention((None, c)), ConfigError, "run_with_cache returns"),  # pyright: ignore
     "no patterns": (lambda c: attention(only(c, "hook_embed")), HookNotFoundError, "names_filter="),
     "positions cut": (lambda c: attention(c.slice(pos=slice(2, 5))), ShapeError, "whole runs"),
+    "no sequence": (lambda c: attention(c, batch=None), ShapeError, "batch = None"),  # pyright: ignore
     "batch": (lambda c: attention(c, batch=2), ShapeError, "batch = 2; allowed: -2 to 1"),
     "nan": (lambda c: attention(nan_pattern(c)), RangeError, "layer 0 has entries that are NaN"),
     "tokens": (lambda c: attention(c, ["a"] * 6), TokenError, "6 tokens for 7 positions"),
     "batch of ids": (lambda c: attention(c, torch.zeros(1, 7).long(), batch=1), TokenError, "1 sequences"),
     "mixed tokens": (lambda c: attention(c, ["a", 1, "b"]), TokenError, "ids, not"),  # pyright: ignore
+    "no tokens": (lambda c: attention(c, 7), TokenError, "not 7"),  # pyright: ignore
     "text": (lambda c: attention(c, "a b"), TokenError, "no tokenizer"),
     "scores": (lambda c: attention(c, scores={"s": torch.rand(3, 2)}), ShapeError, r"shape \(3, 2\); allowed"),
     "no names": (lambda c: attention(c, scores=torch.rand(2, 3)), ConfigError, "mapping"),  # pyright: ignore
     "nan score": (lambda c: attention(c, scores={"s": np.full((2, 3), np.nan)}), RangeError, "'s' has entries"),
+    "no numbers": (lambda c: attention(c, scores={"s": "x"}), ShapeError, "'s': values of dtype"),
+    "ragged": (lambda c: attention(c, scores={"s": [[1, 2, 3], [1]]}), ShapeError, "'s': values of unequal"),
+    "complex": (lambda c: attention(c, scores={"s": 1j * np.ones((2, 3))}), ShapeError, "'s': values of dtype complex"),
+    "name twice": (lambda c: attention(c, scores={1: np.eye(2, 3), "1": np.eye(2, 3)}), ConfigError, "called '1'"),  # pyright: ignore
     "sort": (
         lambda c: attention(c, scores={"induction": np.eye(2, 3)}, sort_by="inducton"),
         ConfigError,
@@ -513,6 +537,7 @@ REFUSED: dict[str, tuple[Callable[[ActivationCache], Any], type[InterpError], st
     "no pair": (lambda c: attention(c, head=(2,)), ConfigError, r"allowed: \(layer, head\)"),  # pyright: ignore
     "layer": (lambda c: attention(c, head=(2, 0)), ConfigError, "layer = 2; allowed"),
     "one answer": (lambda c: attention(c, logit_difference=(1,)), ConfigError, "two tokens"),  # pyright: ignore
+    "no token": (lambda c: attention(c, logit_difference=(1.5, 2)), ConfigError, "two tokens"),  # pyright: ignore
     "same answer": (lambda c: attention(c, logit_difference=(1, 1)), ConfigError, "one token twice"),
     "answer": (lambda c: attention(c, logit_difference=(1, 20)), TokenError, "allowed: 0 to 19"),
     "patched tokens": (lambda c: attention(c, patched_tokens=["a"]), ConfigError, "without patched="),
@@ -524,6 +549,8 @@ REFUSED: dict[str, tuple[Callable[[ActivationCache], Any], type[InterpError], st
     "kind": (lambda c: attention(c).values(0, 0, "wieghted"), ConfigError, "did you mean 'weighted'"),  # pyright: ignore
     "no answer": (lambda c: attention(c).values(0, 0, "contribution"), ConfigError, "logit_difference="),
     "run": (lambda c: attention(c).values(0, 0, run="patched"), ConfigError, "give patched="),
+    "no head": (lambda c: attention(c).values(0, 1.0), ConfigError, "head = 1.0"),  # pyright: ignore
+    "budget": (lambda c: attention(c, max_bytes="1 MB"), ConfigError, "number of bytes"),  # pyright: ignore
     "half a head": (lambda c: attention(c).to_png("x.png", 0), ConfigError, "give both"),
 }
 

@@ -7,7 +7,7 @@ import plotly.io
 import pytest
 import torch
 
-from interp import ConfigError, RangeError, ShapeError
+from interp import ConfigError, RangeError, ShapeError, TokenError
 from interp.plot import figures
 
 
@@ -127,6 +127,8 @@ def test_loss_curves_are_means_over_windows_with_the_phase_change_marked():
     figure = figures.loss_curves(losses, window=10, phase_changes=changes, levels={"ln V": 3.87})
     assert trace(figure).x.tolist() == [5, 15] and trace(figure).y.tolist() == [4.5, 14.5]
     assert [shape.x0 for shape in figure.layout.shapes if shape.x0 == shape.x1] == [12]
+    as_lists = {name: values.tolist() for name, values in losses.items()}
+    assert trace(figures.loss_curves(as_lists)).y.tolist() == [4.5, 14.5]
     with pytest.raises(ShapeError, match="10 losses 'one layer' do not fill a window of 11"):
         figures.loss_curves(losses, window=11)
 
@@ -246,6 +248,48 @@ def test_a_signed_column_is_one_of_numbers():
         figures.table({"entry": [1.0], "name": ["a"]}, signed="entyr")
     with pytest.raises(ConfigError, match="text, not numbers"):
         figures.table({"entry": [1.0], "name": ["a"]}, signed="name")
+
+
+@pytest.mark.parametrize("entry", [None, 1j])
+def test_an_entry_of_a_table_is_text_or_a_number(entry: Any, as_installed: None):
+    with pytest.raises(ConfigError, match="text or a real number"):
+        figures.table({"a": [entry]})
+    assert cells(figures.table({"a": torch.tensor([1.0, 2.5])})) == [["1", "2.5"]]  # pyright: ignore[reportArgumentType]
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+def test_tokens_are_strings(as_installed: None):
+    eye, tokens = torch.eye(2), [1, 2]
+    draws: list[tuple[Any, Any]] = [
+        (figures.pattern, eye),
+        (figures.patterns, eye[None]),
+        (figures.token_flow, {(0, 0): eye}),
+    ]
+    for draw, pattern in draws:
+        with pytest.raises(TokenError, match=r"\[1, 2\]"):
+            draw(pattern, tokens)
+
+
+def test_numbers_are_labels_too():
+    figure = figures.heatmap(torch.eye(2), range(2), [5, 6], x="head")
+    assert list(figure.layout.xaxis.ticktext) == ["5", "6"]
+    assert list(figures.bars(torch.ones(2), range(2)).layout.yaxis.ticktext) == ["0", "1"]
+
+
+@pytest.mark.parametrize("limits", [(1.0, 0.0), (0.0, 0.0), (math.nan, 1.0)])
+def test_the_ends_of_the_colours_are_in_order(limits: tuple[float, float]):
+    with pytest.raises(RangeError, match="low < high"):
+        figures.heatmap(torch.eye(1), ["r"], ["c"], limits=limits)
+
+
+def test_marks_are_finite_numbers(as_installed: None):
+    for wrong in (math.nan, None):
+        with pytest.raises(RangeError, match="'m' is to mark"):
+            figures.curves({"a": ([0, 1], [0, 1])}, marks={"m": wrong})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ShapeError, match="'a' is not a pair"):
+        figures.curves({"a": ([0, 1], [0, 1], [0, 1])})  # pyright: ignore[reportArgumentType]
 
 
 def test_drawing_changes_no_plotly_default():

@@ -182,6 +182,8 @@ def test_any_labelled_array_can_be_drawn(plain: Run):
     assert np.allclose(trace(figure).z, scores, atol=1e-6)
     with pytest.raises(ShapeError, match="one or two axes"):
         figures.array(xr.DataArray(1.0))
+    with pytest.raises(ConfigError, match="real numbers"):
+        figures.array(xr.DataArray(["a", "b"], dims="x"))
     with pytest.raises(ShapeError, match="one or two axes"):
         figures.array(xr.DataArray(np.zeros((2, 3, 4)), dims=("a", "b", "c")))
 
@@ -341,6 +343,8 @@ def test_rows_of_a_token_table_carry_the_tokens_they_were_chosen_for(model: Hook
     )
     with pytest.raises(ShapeError, match="rows of shape"):
         figures.token_table(entries, model, rows=[1])
+    with pytest.raises(ConfigError, match="top_entries returns"):
+        figures.token_table(circuit, model)
     with pytest.raises(ConfigError, match="'VO'; allowed: 'OV', 'QK'; did you mean 'OV'"):
         figures.token_table(entries, model, "VO")  # pyright: ignore[reportArgumentType]
 
@@ -487,7 +491,7 @@ def test_labels_of_many_tokens_have_room_below_their_flow():
     assert figures.token_flow({(0, 0): torch.eye(2)}, ["a", "b"]).layout.xaxis.tickangle == 0
 
 
-def test_token_flow_goes_from_the_attended_token_to_the_query():
+def test_token_flow_goes_from_the_attended_token_to_the_query(as_installed: None):
     model = induction_model("!abc", n_ctx=6)
     _, cache = model.run_with_cache("!abacb")
     patterns = {(layer, 0): cache["pattern", layer][0, 0] for layer in range(2)}
@@ -500,6 +504,8 @@ def test_token_flow_goes_from_the_attended_token_to_the_query():
         "at_least = 0": lambda: figures.token_flow(patterns, "!abacb", at_least=0),
         "allowed": lambda: figures.token_flow(patterns, "!ab"),
         "at least one head": lambda: figures.token_flow({}, "!ab"),
+        "from \\(layer, head\\)": lambda: figures.token_flow({"L0H0": torch.eye(2)}, "ab"),  # pyright: ignore
+        "the largest entry is 0.5": lambda: figures.token_flow({(0, 0): torch.eye(2) / 2}, "ab", at_least=0.6),
         "outside": lambda: figures.token_flow({(0, 0): 2 * torch.eye(2)}, "ab"),
     }.items():
         with pytest.raises((RangeError, ShapeError, ConfigError), match=problem):
