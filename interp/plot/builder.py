@@ -173,12 +173,8 @@ def heatmaps(
             coloraxis="coloraxis",
         )
         figure.add_trace(shown, row=number // across + 1, col=number % across + 1)
-    hidden = {"showticklabels": False, "showgrid": False, "zeroline": False, "tickmode": "array", "ticks": ""}
-    # Without tick labels to draw, those texts serve the pointer alone, and no cell needs texts of its own.
-    figure.update_xaxes(**hidden, tickvals=list(range(len(columns))), ticktext=_hover_names(None, columns, x, "column"))
-    figure.update_yaxes(**hidden, tickvals=list(range(len(rows))), ticktext=_hover_names(None, rows, y, "row"))
-    figure.update_xaxes(range=[-0.5, len(columns) - 0.5])
-    figure.update_yaxes(range=[len(rows) - 0.5, -0.5])
+    figure.update_xaxes(**_unlabelled(_hover_names(None, columns, x, "column")), range=[-0.5, len(columns) - 0.5])
+    figure.update_yaxes(**_unlabelled(_hover_names(None, rows, y, "row")), range=[len(rows) - 0.5, -0.5])
     figure.update_annotations(font_size=13)
     figure.update_layout(coloraxis=_colors(value, signed, limits))
     right = _colorbar_room(value)
@@ -190,6 +186,12 @@ def heatmaps(
         margin={"l": 20, "r": right, "t": 40 + lines_high, "b": 10},
         plot_bgcolor="#eeeeee",
     )
+
+
+def _unlabelled(names: Sequence[str]) -> dict[str, Any]:
+    """An axis without labels: the names serve the pointer alone, so that no cell needs texts of its own."""
+    hidden = {"showticklabels": False, "showgrid": False, "zeroline": False, "ticks": ""}
+    return hidden | {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names}
 
 
 def bars(
