@@ -207,7 +207,7 @@ def bars(
     """Horizontal bars, the first on top: what is positive to the right and blue, what is negative to the left and red.
 
     Args:
-        values: numbers; NaN leaves a gap.
+        values: numbers; NaN and infinite values leave a gap.
         labels: one a bar; equal ones stay apart.
         title, x, y: above the figure, below and beside it.
         notes: more about each bar, for the hover text.

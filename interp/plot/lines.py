@@ -102,6 +102,7 @@ def _mark(
     widest = 7 * max(map(len, levels), default=0) + 10
     for name, value in levels.items():
         label = {"text": literal(name), "xanchor": "right", "yanchor": "bottom", "xshift": -widest * columns[name]}
+        label["bgcolor"] = "rgba(255, 255, 255, 0.8)"  # over the lines of the others
         figure.add_hline(value, line=line, annotation=label)
     return 15 * max(rows.values(), default=0)
 

@@ -46,10 +46,11 @@ def table(
     colors = [_signs(column) if name == signed else "#1a1a1a" for name, column in columns.items()]
     longest = [max(len(line) for entry in column for line in [name, *entry]) for name, column in lines.items()]
     widths = [8 * min(max(length, 6), LONGEST_LABEL) + 24 for length in longest]
-    high = [max(map(len, row)) for row in zip(*lines.values(), strict=True)]
+    shown = [["<br>".join(map(literal, entry)) for entry in column] for column in lines.values()]
+    high = [max(map(_height, row)) for row in zip(*shown, strict=True)]
     header = {"values": [f"<b>{literal(name)}</b>" for name in columns], "align": align, "fill": {"color": "#eeeeee"}}
     cells = {
-        "values": [["<br>".join(map(literal, entry)) for entry in column] for column in lines.values()],
+        "values": shown,
         "align": align,
         "font": {"color": colors},
         "fill": {"color": "#ffffff"},
@@ -61,9 +62,14 @@ def table(
     return go.Figure(go.Table(header=header, cells=cells, columnwidth=widths)).update_layout(
         title=heading,
         width=width,
-        height=sum(24 if lines == 1 else 14 + 16 * lines for lines in high) + 64 + lines_high,
+        height=sum(high) + 64 + lines_high,
         margin={"l": 20, "r": 20, "t": 20 + lines_high, "b": 10},
     )
+
+
+def _height(cell: str) -> int:
+    """Pixels that plotly gives to a row with this cell: more where it has lines or escapes."""
+    return 14 + 16 * (1 + cell.count("<br>")) if "<br>" in cell or "&" in cell else 24
 
 
 def _signs(numbers: Sequence[str | int | float]) -> list[str]:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from browsing import PATIENCE
-from grid import SEED
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -23,6 +22,9 @@ ARGUMENTS = [
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
+    """Random numbers that INTERP_SEED repeats."""
+    from grid import SEED  # here, because render_pictures.py imports this file from elsewhere
+
     torch.manual_seed(SEED)
 
 
