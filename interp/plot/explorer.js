@@ -152,7 +152,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 	else find(".scores").remove();
 	root.append(...meta.notes.map((note) => el("p", { className: "note" }, note)));
 
-	const fixed = (v) => (isNaN(v) ? "masked" : v && abs(v) < 1e-3 ? v.toExponential(2) : v.toFixed(4)).replace("-", "−");
+	const fixed = (v) => (isNaN(v) ? "masked" : v && abs(v) < 1e-3 ? v.toExponential(2) : v.toFixed(4)).replaceAll("-", "−");
 	const plus = (v) => (v > 0 ? "+" : "") + fixed(v), spell = (v) => (signed() ? plus : fixed)(v);
 
 	// ---- the map of heads
