@@ -252,3 +252,63 @@ def _row_labels(values: "xr.DataArray") -> Iterator[str]:
     signs = {"layer": "L", "head": "H", "neuron": "N", "source": " from ", "component": ""}
     axes = [[f"{signs[str(axis)]}{i}" for i in values[axis].to_numpy()] for axis in values.dims]
     return map("".join, itertools.product(*axes))
+
+
+# ---------------------------------------------------------------------- each source, whatever attends to it
+
+
+@torch.no_grad()
+def value_norms(cache: ActivationCache, layer: int) -> Float[Tensor, "batch head source"]:
+    """`|v W_O|`, what each head would write if it attended to one position alone (Kobayashi et al. 2020).
+
+    Computed in float64, by way of `v (W_O W_O^T) v`, which never holds a vector of d_model a head and position. Raises
+    `HookNotFoundError` for a cache without `hook_v`, `CacheError` where the weights changed since the run.
+    """
+    cache.check_weights()
+    v, W_O = _values_and_W_O(cache, layer)
+    gram = einsum(W_O, W_O, "head i d_model, head j d_model -> head i j")
+    return einsum(v, gram, v, "batch pos head i, head i j, batch pos head j -> batch head pos").clamp(min=0).sqrt()
+
+
+@torch.no_grad()
+def source_effects(
+    cache: ActivationCache, layer: int, token: int | str, incorrect_token: int | str | None = None
+) -> tuple[Float[Tensor, "batch head source"], Float[Tensor, "batch pos"]]:
+    """What a head adds to a logit (or the difference of two) for each position attended to, in two factors.
+
+    `pattern[batch, head, pos, source] * effects[batch, head, source] * factors[batch, pos]` is what
+    `direct_attribution(..., by="position")` has for these tokens, without an array of all four axes. The effects are
+    `v W_O` times the direction of the logit, taken back through the weights of the norms on the way; the factors are 1
+    over the scales that these norms had in the run. Both are in float64.
+
+    Raises as `direct_attribution`.
+    """
+    cache.check_weights()
+    v, W_O = _values_and_W_O(cache, layer)
+    directions, _ = cache.logit_directions(cache.model.W_E[None, :1], token, incorrect_token)
+    direction, factors = directions[0, 0].to(v), v.new_ones(v.shape[:2])
+    for name in reversed(_norms_after(cache, layer)):
+        norm = cache.model.get_submodule(name)
+        assert isinstance(norm, Norm)
+        if norm.kind is not None:
+            direction = norm.pull_back(direction, direction.new_ones(1))
+            factors = factors / cache[f"{name}.hook_scale"][..., 0]
+    effects = einsum(v, W_O @ direction, "batch pos head d_head, head d_head -> batch head pos")
+    return effects, factors
+
+
+def _values_and_W_O(
+    cache: ActivationCache, layer: int
+) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "head d_head d_model"]]:
+    """Values, repeated for all heads that share them, and what the heads write them with, in float64."""
+    v, W_O = cache["v", layer].double(), cache.model.blocks[layer].attn.W_O
+    return v.repeat_interleave(len(W_O) // v.shape[2], dim=2), W_O.to(v.device).double()
+
+
+def _norms_after(cache: ActivationCache, layer: int) -> list[str]:
+    """The norms that a write of the heads of `layer` passes on its direct way to the logits, in order."""
+    cfg = cache.cfg
+    if cfg.norm_position == "post":
+        parts = ("ln1",) if cfg.attn_only else ("ln1", "ln2")
+        return [f"blocks.{later}.{part}" for later in range(layer, cfg.n_layers) for part in parts]
+    return [f"blocks.{layer}.ln1_post", "ln_final"]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError
+from interp.errors import ConfigError, ShapeError, check_choice
 from interp.plot.builder import bars, heatmap
 from interp.plot.results import axis_labels
+from interp.plot.style import LONGEST_IN_CELL, clip
 from interp.residual import LogitAttribution, Rows
 from interp.tokens import visible
 
@@ -23,17 +25,17 @@ MOST_BARS = 30
 
 
 def lens(
-    result: xarray.Dataset, colour: Literal["prob", "kl"] = "prob", *, title: str = ""
+    result: xarray.Dataset, color: Literal["prob", "kl"] = "prob", *, title: str = ""
 ) -> plotly.graph_objects.Figure:
     """The most likely token at every layer and position; the rest of the top k, and the divergence, under the pointer.
 
     Args:
         result: of one sequence, from `logit_lens`; of several, `result.isel(batch=0)`.
-        colour: "prob", the most likely token's probability, or "kl", KL(model || layer) in nats.
+        color: "prob", the most likely token's probability, or "kl", KL(model || layer) in nats.
         title: above the figure.
 
     Raises:
-        ConfigError: no result of `logit_lens` with `top_k` of at least 1, or another colour.
+        ConfigError: no result of `logit_lens` with `top_k` of at least 1, or another `color`.
         ShapeError: several sequences.
     """
     needed = ("top_token", "top_prob", "kl")
@@ -41,8 +43,7 @@ def lens(
         raise ConfigError(
             "this draws what logit_lens returns, with top_k= of 1 or more: a Dataset with " + ", ".join(needed)
         )
-    if colour not in ("prob", "kl"):
-        raise ConfigError(f"colour = {colour!r}; allowed: 'prob' or 'kl'")
+    check_choice("color", color, ("prob", "kl"))
     if result.sizes.get("batch", 1) > 1:
         raise ShapeError(f"{result.sizes['batch']} sequences; take one: result.isel(batch=0)")
     result = result.isel(batch=0) if "batch" in result.dims else result
@@ -57,8 +58,8 @@ def lens(
         ]
         for i in range(tokens.shape[0])
     ]
-    best = [[_short(visible(str(token))) for token in row] for row in tokens[..., 0]]
-    values = probs[..., 0] if colour == "prob" else divergence.to_numpy()
+    best = [[clip(visible(str(token)), LONGEST_IN_CELL) for token in row] for row in tokens[..., 0]]
+    values = probs[..., 0] if color == "prob" else divergence.to_numpy()
     rows, row_names = axis_labels(divergence, "layer")
     columns, column_names = axis_labels(divergence, "pos")
     return heatmap(
@@ -68,8 +69,8 @@ def lens(
         title=title or "Logit lens: the most likely next token, read off the stream at each layer",
         x="position",
         y="layer",
-        value="probability" if colour == "prob" else "KL (nats)",
-        limits=(0.0, 1.0) if colour == "prob" else None,
+        value="probability" if color == "prob" else "KL (nats)",
+        limits=(0.0, 1.0) if color == "prob" else None,
         row_names=row_names,
         column_names=column_names,
         notes=notes,
@@ -81,10 +82,6 @@ def _ranking(tokens: np.ndarray, probs: np.ndarray) -> str:
     return "\n".join(
         f"{i + 1}. “{visible(str(t))}” {p:.4f}" for i, (t, p) in enumerate(zip(tokens, probs, strict=True))
     )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 9 else text[:8] + "…"
 
 
 def contributions(
@@ -142,19 +139,34 @@ def paths(
 
 
 def at_one_place(result: Rows, batch: int | None, pos: int | None) -> Float[Tensor, " row"]:
-    """The rows at one place. Raises `ShapeError` where there are several and none is chosen, or that is not there."""
+    """The rows at one place. Raises `ShapeError` as `_place`."""
     values = result.values
     if values.ndim != 3:
         raise ShapeError(
             f"rows of shape {tuple(values.shape[1:])}; allowed: [batch, pos], as cache.logit_attrs has them"
         )
-    for axis, (name, chosen) in enumerate((("batch", batch), ("pos", pos)), start=1):
-        size = values.shape[axis]
-        if chosen is None and size > 1:
-            raise ShapeError(f"{size} places along {name}; choose one, such as {name}={0 if name == 'batch' else -1}")
+    place = _place({"batch": values.shape[1], "pos": values.shape[2]}, batch, pos)
+    return values[:, place["batch"], place["pos"]].detach().float().cpu()
+
+
+def _place(sizes: Mapping[Any, int], batch: int | None, pos: int | None) -> dict[str, int]:
+    """A place on each of the axes `batch` and `pos` that are there.
+
+    Raises `ShapeError` where an axis has several places and none is chosen, or the chosen one is not there.
+    """
+    place = {}
+    for name, chosen, example in (("batch", batch, 0), ("pos", pos, -1)):
+        if name not in sizes:
+            if chosen is not None:
+                raise ShapeError(f"{name} = {chosen!r}, but the result has no such axis")
+            continue
+        size = sizes[name]
+        if chosen is None and size != 1:
+            raise ShapeError(f"{size} places along {name}; choose one, such as {name}={example}")
         if chosen is not None and (isinstance(chosen, bool) or not -size <= chosen < size):
-            raise ShapeError(f"{name} = {chosen}; allowed: {-size} to {size - 1}")
-    return values[:, batch or 0, pos or 0].detach().float().cpu()
+            raise ShapeError(f"{name} = {chosen!r}; allowed: {-size} to {size - 1}")
+        place[name] = chosen or 0
+    return place
 
 
 def _parts(result: Any, batch: int | None, pos: int | None) -> tuple[list[str], np.ndarray, bool]:
@@ -167,13 +179,7 @@ def _parts(result: Any, batch: int | None, pos: int | None) -> tuple[list[str], 
         )
     from interp.attribution import attribution_table
 
-    for name, chosen in (("batch", batch), ("pos", pos)):
-        size = result["logit"].sizes.get(name, 1)
-        if chosen is None and size > 1:
-            raise ShapeError(f"{size} places along {name}; choose one, such as {name}={0 if name == 'batch' else -1}")
-        if chosen is not None and not (-size <= chosen < size and name in result.dims):
-            raise ShapeError(f"{name} = {chosen}; allowed: {-size} to {size - 1}, where the result has such an axis")
-        result = result.isel({name: chosen or 0}) if name in result.dims else result
+    result = result.isel(_place(result["logit"].sizes, batch, pos))
     parts = attribution_table(
         result, max(1, result["attribution"].size + (result["rest"].size if "rest" in result else 0))
     )

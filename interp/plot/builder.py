@@ -1,42 +1,42 @@
-"""The builders that every plotly figure goes through: `heatmap`, `heatmaps`, `bars`, `curves` and `table`.
+"""The builders that plotly figures go through: `heatmap`, `heatmaps` and `bars`; `curves` and `table` beside it.
 
 They settle what plotly would get wrong: axes are integers with tick labels (a categorical axis merges equal labels into
 one), labels are text and never markup, values are float32 (half the bytes of float64, and float16 would be written out
 as digits), NaN is blank, signed values are centred on 0, and a figure grows with what is in it. Colours can be told
-apart by every kind of colour vision. Nothing here changes plotly's templates or renderers.
+apart by every kind of colour vision; they and the rest that all pictures share are in style.py.
 """
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError
+from interp.errors import RangeError, ShapeError
+from interp.plot.style import (
+    NEGATIVE,
+    POSITIVE,
+    clip,
+    float32,
+    headings,
+    literal,
+    literal_lines,
+    ticks,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Of lines; told apart by every kind of colour vision (Okabe & Ito 2008)."""
-
-POSITIVE, NEGATIVE = "#2166ac", "#b2182b"
-"""Of signed values, as at the ends of the scale of signed heat-maps."""
-
-LONGEST_LABEL = 28
-"""Characters of a label beside an axis; the whole of it is in the hover text."""
-
 
 def heatmap(
     values: Float[Tensor, "row column"] | Float[np.ndarray, "row column"],
-    rows: Sequence[str],
-    columns: Sequence[str],
+    rows: Sequence[str] | Sequence[int],
+    columns: Sequence[str] | Sequence[int],
     *,
     title: str = "",
     x: str = "",
@@ -49,7 +49,7 @@ def heatmap(
     notes: Sequence[Sequence[str]] | None = None,
     text: Sequence[Sequence[str]] | None = None,
 ) -> plotly.graph_objects.Figure:
-    """The builder of every heat-map: row 0 on top, NaN blank.
+    """The builder of every heat-map: row 0 on top, NaN and infinite values blank.
 
     Where labels would run into each other, some are left out; all are in the hover text.
 
@@ -65,19 +65,19 @@ def heatmap(
         notes: more about each cell, for the hover text.
         text: what is written into each cell.
 
-    Raises `ShapeError` if there are not as many labels, names, notes or texts as rows and columns.
+    Raises `ShapeError` if there are not as many labels, names, notes or texts as rows and columns, `RangeError` for
+    limits that are not (low, high).
     """
     import plotly.graph_objects as go
 
-    z = float32(values)
+    z, rows, columns = float32(values), list(map(str, rows)), list(map(str, columns))
     if z.shape != (len(rows), len(columns)) or z.size == 0:
         raise ShapeError(f"values of shape {z.shape} with {len(rows)} row and {len(columns)} column labels")
     names = _hover_names(row_names, rows, y, "row"), _hover_names(column_names, columns, x, "column")
     under = [_cells(names[0], names[1], z.shape)]
     under += [] if notes is None else [_literal_cells(notes, z.shape, "notes")[..., None]]
     lines = "".join(f"<br>%{{customdata[{i}]}}" for i in range(2 + (notes is not None)))[4:]
-    width = _extent(len(columns), 24 if text is None else 84)
-    height = _extent(len(rows), 24)
+    width, height = _extent(len(columns), 24 if text is None else 84), _extent(len(rows), 24)
     gap = int(min(width / len(columns), height / len(rows)) >= 8)
     figure = go.Figure(
         go.Heatmap(
@@ -92,28 +92,46 @@ def heatmap(
     )
     if text is not None:
         figure.update_traces(text=_literal_cells(text, z.shape, "texts"), texttemplate="%{text}")
+    figure.update_layout(coloraxis=_colors(value, signed, limits))
+    return _frame(figure, rows, columns, (width, height, _colorbar_room(value)), title, x, y)
+
+
+def _frame(
+    figure: plotly.graph_objects.Figure,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    sizes: tuple[int, int, int],
+    title: str,
+    x: str,
+    y: str,
+) -> plotly.graph_objects.Figure:
+    """Labels, titles and margins around a heat-map, `sizes` of which are its width, height and room to the right."""
+    width, height, right = sizes
     top, side = [clip(c) for c in columns], [clip(r) for r in rows]
     dense = max(map(len, top)) * 8 > width / len(columns)
-    figure.update_xaxes(title_text=literal(x), **_ticks(top, width, -60 if dense else 0), side="top")
-    figure.update_yaxes(title_text=literal(y), **_ticks(side, height, 0), autorange="reversed")
-    beside = 70 + 7 * max(map(len, side))
-    heading, lines_high = headings(title, width + beside + 90)
+    figure.update_xaxes(title_text=literal(x), **ticks(top, width, -60 if dense else 0), side="top")
+    figure.update_yaxes(title_text=literal(y), **ticks(side, height, 0))
+    figure.update_xaxes(range=[-0.5, len(columns) - 0.5])  # said, because plotly finds no range where all is NaN
+    figure.update_yaxes(range=[len(rows) - 0.5, -0.5])
+    left = 70 + 7 * max(map(len, side))
+    heading, lines_high = headings(title, width + left + right)
     above = 90 + lines_high + (7 * max(map(len, top)) if dense else 0)
+    bar = max(height, SHORTEST_COLORBAR)
+    figure.update_coloraxes(colorbar={"lenmode": "pixels", "len": bar, "y": 1, "yanchor": "top"})
     return figure.update_layout(
         title=heading,
-        width=width + beside + 90,
-        height=height + above + 30,
-        margin={"l": beside, "r": 90, "t": above, "b": 30},
+        width=width + left + right,
+        height=bar + above + 30,
+        margin={"l": left, "r": right, "t": above, "b": 30 + bar - height},
         plot_bgcolor="#eeeeee",
-        coloraxis=_colours(value, signed, limits),
     )
 
 
 def heatmaps(
     values: Float[Tensor, "map row column"] | Float[np.ndarray, "map row column"],
     names: Sequence[str],
-    rows: Sequence[str],
-    columns: Sequence[str],
+    rows: Sequence[str] | Sequence[int],
+    columns: Sequence[str] | Sequence[int],
     *,
     title: str = "",
     x: str = "",
@@ -127,12 +145,12 @@ def heatmaps(
 
     Labels are in the hover text only. Arguments as for `heatmap`; `per_line` maps stand side by side.
 
-    Raises `ShapeError` if there are not as many names and labels as maps, rows and columns.
+    Raises `ShapeError` if there are not as many names and labels as maps, rows and columns, and as `heatmap`.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    z = float32(values)
+    z, rows, columns = float32(values), list(map(str, rows)), list(map(str, columns))
     if z.shape != (len(names), len(rows), len(columns)) or z.size == 0 or per_line < 1:
         raise ShapeError(
             f"values of shape {z.shape} with {len(names)} names, {len(rows)} row and {len(columns)} column labels, "
@@ -143,7 +161,7 @@ def heatmaps(
     figure = make_subplots(
         down,
         across,
-        subplot_titles=[literal(name) for name in names],
+        subplot_titles=[literal(clip(name)) for name in names],
         horizontal_spacing=0.06 / across,
         vertical_spacing=0.16 / down,
     )
@@ -155,26 +173,30 @@ def heatmaps(
             coloraxis="coloraxis",
         )
         figure.add_trace(shown, row=number // across + 1, col=number % across + 1)
-    hidden = {"showticklabels": False, "showgrid": False, "zeroline": False, "tickmode": "array", "ticks": ""}
-    # Without tick labels to draw, those texts serve the pointer alone, and no cell needs texts of its own.
-    figure.update_xaxes(**hidden, tickvals=list(range(len(columns))), ticktext=_hover_names(None, columns, x, "column"))
-    figure.update_yaxes(**hidden, tickvals=list(range(len(rows))), ticktext=_hover_names(None, rows, y, "row"))
-    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(**_unlabelled(_hover_names(None, columns, x, "column")), range=[-0.5, len(columns) - 0.5])
+    figure.update_yaxes(**_unlabelled(_hover_names(None, rows, y, "row")), range=[len(rows) - 0.5, -0.5])
     figure.update_annotations(font_size=13)
-    heading, lines_high = headings(title, 240 * across + 110)
+    figure.update_layout(coloraxis=_colors(value, signed, limits))
+    right = _colorbar_room(value)
+    heading, lines_high = headings(title, 240 * across + 20 + right)
     return figure.update_layout(
         title=heading,
-        width=240 * across + 110,
+        width=240 * across + 20 + right,
         height=250 * down + 50 + lines_high,
-        margin={"l": 20, "r": 90, "t": 40 + lines_high, "b": 10},
+        margin={"l": 20, "r": right, "t": 40 + lines_high, "b": 10},
         plot_bgcolor="#eeeeee",
-        coloraxis=_colours(value, signed, limits),
     )
+
+
+def _unlabelled(names: Sequence[str]) -> dict[str, Any]:
+    """An axis without labels: the names serve the pointer alone, so that no cell needs texts of its own."""
+    hidden = {"showticklabels": False, "showgrid": False, "zeroline": False, "ticks": ""}
+    return hidden | {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names}
 
 
 def bars(
     values: Float[Tensor, " bar"] | Float[np.ndarray, " bar"],
-    labels: Sequence[str],
+    labels: Sequence[str] | Sequence[int],
     *,
     title: str = "",
     x: str = "value",
@@ -185,7 +207,7 @@ def bars(
     """Horizontal bars, the first on top: what is positive to the right and blue, what is negative to the left and red.
 
     Args:
-        values: numbers; NaN leaves a gap.
+        values: numbers; NaN and infinite values leave a gap.
         labels: one a bar; equal ones stay apart.
         title, x, y: above the figure, below and beside it.
         notes: more about each bar, for the hover text.
@@ -195,8 +217,12 @@ def bars(
     """
     import plotly.graph_objects as go
 
-    sizes = float32(values)
-    if sizes.shape != (len(labels),) or sizes.size == 0 or any(len(n) != len(labels) for n in (notes, text) if n):
+    sizes, labels = float32(values), list(map(str, labels))
+    if (
+        sizes.shape != (len(labels),)
+        or sizes.size == 0
+        or any(len(texts) != len(labels) for texts in (notes, text) if texts is not None)
+    ):
         raise ShapeError(f"values of shape {sizes.shape} with {len(labels)} labels, and as many notes and texts")
     under = [literal(label) + (f"<br>{literal_lines(note)}" if note else "")
              for label, note in zip(labels, notes or [""] * len(labels), strict=True)]  # fmt: skip
@@ -210,178 +236,74 @@ def bars(
             marker={"color": [NEGATIVE if size < 0 else POSITIVE for size in sizes.tolist()], "line": {"width": 0}},
         )
     )
-    if text is not None:
-        figure.update_traces(text=[literal(one) for one in text], textposition="outside", cliponaxis=False)
     side = [clip(label) for label in labels]
     height = _extent(len(labels), 20)
-    ticks = _ticks(side, height, 0) | {"ticks": "", "ticklabelstandoff": 6}
-    figure.update_yaxes(title_text=literal(y), **ticks, range=[len(labels) - 0.4, -0.6])
+    labelled = ticks(side, height, 0) | {"ticks": "", "ticklabelstandoff": 6}
+    figure.update_yaxes(title_text=literal(y), **labelled, range=[len(labels) - 0.4, -0.6])
     figure.update_xaxes(title_text=literal(x), gridcolor="#e5e5e5", zeroline=True, zerolinecolor="#555555")
+    left = (70 if y else 40) + 7 * max(map(len, side))
+    if text is not None:
+        _write_beside(figure, sizes, text, 720 - left)
     heading, lines_high = headings(title, 760)
     return figure.update_layout(
         title=heading,
         width=760,
         height=height + 80 + lines_high,
-        margin={"l": (70 if y else 40) + 7 * max(map(len, side)), "r": 40, "t": 20 + lines_high, "b": 60},
+        margin={"l": left, "r": 40, "t": 20 + lines_high, "b": 60},
         plot_bgcolor="#ffffff",
         bargap=0.25,
     )
 
 
-def curves(
-    lines: Mapping[str, tuple[Any, Any]],
-    *,
-    title: str = "",
-    x: str = "",
-    y: str = "",
-    marks: Mapping[str, int | float] | None = None,
-    levels: Mapping[str, int | float] | None = None,
-    limits: tuple[float, float] | None = None,
-) -> plotly.graph_objects.Figure:
-    """The builder of every line figure.
-
-    Args:
-        lines: what to draw by name: x values and as many y values; NaN leaves a hole.
-        title, x, y: above the figure, below and beside it.
-        marks: vertical lines at these x values, by name, such as a phase change.
-        levels: horizontal lines at these y values, by name, such as the loss of a guess.
-        limits: lowest and highest y shown; None for all that there are.
-
-    Raises `ShapeError` for no lines at all, an empty one, or one whose x and y differ in length or have two axes.
-    """
-    import plotly.graph_objects as go
-
-    points = {name: (float32(a), float32(b)) for name, (a, b) in lines.items()}
-    for name, (a, b) in points.items():
-        if a.ndim != 1 or a.shape != b.shape or a.size == 0:
-            raise ShapeError(f"line {name!r} has x values of shape {a.shape} and y values of shape {b.shape}")
-    if not points:
-        raise ShapeError("no lines to draw; at least one is needed")
-    figure = go.Figure()
-    for number, (name, (a, b)) in enumerate(points.items()):
-        dash = ("solid", "dash", "dot")[number // len(COLOURS) % 3]
-        style = {"color": COLOURS[number % len(COLOURS)], "dash": dash, "width": 2}
-        label = literal(name)
-        hover = f"{label}<br>{literal(x)} %{{x}}<br>{literal(y)} %{{y:.4f}}<extra></extra>"
-        figure.add_trace(go.Scatter(x=a, y=b, mode="lines", name=label, line=style, hovertemplate=hover))
-    line = {"color": "#555555", "dash": "dash", "width": 1}
-    for name, value in (marks or {}).items():
-        label = {"text": literal(name), "xanchor": "center", "yanchor": "bottom"}
-        figure.add_vline(value, line=line, annotation=label)
-    for name, value in (levels or {}).items():
-        label = {"text": literal(name), "xanchor": "right", "yanchor": "bottom"}
-        figure.add_hline(value, line=line, annotation=label)
-    axis = {"gridcolor": "#e5e5e5", "zeroline": False, "showline": True, "linecolor": "#999999", "ticks": "outside"}
-    figure.update_xaxes(title_text=literal(x), **axis)
-    figure.update_yaxes(title_text=literal(y), range=limits, **axis)
-    heading, lines_high = headings(title, 760)
-    return figure.update_layout(
-        title=heading,
-        width=760,
-        height=350 + lines_high,
-        margin={"l": 60, "r": 30, "t": 40 + lines_high, "b": 50},
-        plot_bgcolor="#ffffff",
-        showlegend=len(points) > 1,
-    )
-
-
-def table(
-    columns: Mapping[str, Sequence[str | int | float]], *, title: str = "", signed: str | None = None
-) -> plotly.graph_objects.Figure:
-    """Columns by name; numbers stand to the right with three digits, those of the column `signed` in its colours.
-
-    Raises:
-        ShapeError: no columns, or of unequal length.
-        ConfigError: `signed` is none of them.
-    """
-    import plotly.graph_objects as go
-
-    lengths = {len(column) for column in columns.values()}
-    if len(lengths) != 1 or lengths == {0}:
-        raise ShapeError(f"columns of {sorted(lengths)} entries; allowed: one length, at least 1")
-    if signed is not None and signed not in columns:
-        raise ConfigError(f"signed = {signed!r}; allowed: {', '.join(columns)}")
-    numeric = [not isinstance(column[0], str) for column in columns.values()]
-    cells = [[literal(c) if isinstance(c, str) else _number(c) for c in column] for column in columns.values()]
-    colours = [
-        [NEGATIVE if float(c) < 0 else POSITIVE for c in column] if name == signed else "#1a1a1a"
-        for name, column in columns.items()
-    ]
-    widths = [max(map(len, [name, *map(str, shown)])) for name, shown in zip(columns, cells, strict=True)]
-    widths = [8 * min(max(width, 6), LONGEST_LABEL) + 24 for width in widths]
-    figure = go.Figure(
-        go.Table(
-            header={
-                "values": [f"<b>{literal(name)}</b>" for name in columns],
-                "align": ["right" if right else "left" for right in numeric],
-                "fill": {"color": "#eeeeee"},
-            },
-            cells={
-                "values": cells,
-                "align": ["right" if right else "left" for right in numeric],
-                "font": {"color": colours},
-                "fill": {"color": "#ffffff"},
-                "line": {"color": "#e5e5e5"},
-                "height": 24,
-            },
-            columnwidth=widths,
+def _write_beside(
+    figure: plotly.graph_objects.Figure, sizes: Float[np.ndarray, " bar"], texts: Sequence[str], width: int
+) -> None:
+    """A text at the end of each bar, with room for it on an axis so many pixels long."""
+    known = np.nan_to_num(sizes, posinf=0, neginf=0)
+    low, high = min(float(known.min()), 0.0), max(float(known.max()), 0.0)
+    most = 32 if low < 0 else 64  # characters, for which half the axis, or more, is left free
+    shown = [clip(text, most) for text in texts]
+    left, right = (
+        min(
+            7
+            * max((len(text) for text, size in zip(shown, known, strict=True) if (size < 0) == below), default=0)
+            / width,
+            0.7,
         )
+        for below in (True, False)
     )
-    width = max(sum(widths), 300) + 40
-    heading, lines_high = headings(title, width)
-    return figure.update_layout(
-        title=heading,
-        width=width,
-        height=24 * lengths.pop() + 64 + lines_high,
-        margin={"l": 20, "r": 20, "t": 20 + lines_high, "b": 10},
-    )
+    scale = ((high - low) or 1.0) / max(1 - left - right, 0.2)
+    figure.update_xaxes(range=[low - left * scale, high + (right + 0.02) * scale])
+    written = [literal(text) for text in shown]
+    figure.update_traces(text=written, textposition="outside", textangle=0, cliponaxis=False)
 
 
 # ---------------------------------------------------------------------- what the builders share
 
 
-def literal(text: str) -> str:
-    """Text as plotly shows it literally: nothing read as markup or as TeX."""
-    return escape(text, quote=False).replace("$", "&#36;")
-
-
-def literal_lines(text: str) -> str:
-    """The same, with its line breaks kept."""
-    return literal(text).replace("\n", "<br>")
-
-
-def clip(text: str) -> str:
-    """Text as a label: no longer than there is room for."""
-    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
-
-
-def float32(values: Any) -> np.ndarray:
-    """Numbers of any kind as an array in float32."""
-    if isinstance(values, Tensor):
-        values = values.detach().float().cpu().numpy()
-    return np.asarray(values, dtype=np.float32)
-
-
-def _number(value: int | float) -> str:
-    return "" if math.isnan(value) else f"{value:.3f}".rstrip("0").rstrip(".") if value != int(value) else f"{value:g}"
-
-
-def headings(title: str, width: int | float) -> tuple[dict[str, Any], int]:
-    """A title for a figure of that width, with what follows a line break in it smaller below; and how high they are."""
-    first, _, rest = title.partition("\n")
-    room = max(24, int(width - 50) // 6)
-    below = [part for line in rest.splitlines() for part in textwrap.wrap(line, room)]
-    heading: dict[str, Any] = {"text": literal(first), "y": 1, "yanchor": "top", "pad": {"t": 14}}
-    if below:
-        heading["subtitle"] = {"text": "<br>".join(map(literal, below))}
-    return heading, 20 + (22 + 15 * len(below) if below else 20)
-
-
-def _colours(value: str, signed: bool, limits: tuple[float, float] | None) -> dict[str, Any]:
-    colours: dict[str, Any] = {"colorscale": "RdBu", "cmid": 0.0} if signed else {"colorscale": "Blues"}
+def _colors(value: str, signed: bool, limits: tuple[float, float] | None) -> dict[str, Any]:
+    colors: dict[str, Any] = {"colorscale": "RdBu", "cmid": 0.0} if signed else {"colorscale": "Blues"}
     if limits is not None:
-        colours |= {"cmin": limits[0], "cmax": limits[1]}
-    return colours | {"colorbar": {"title": {"text": literal(value), "side": "right"}, "thickness": 12}}
+        if len(limits) != 2 or not limits[0] < limits[1]:
+            raise RangeError(f"limits = {limits!r}; allowed: (low, high), low < high")
+        colors |= {"cmin": limits[0], "cmax": limits[1]}
+    # Beside the bar the title would stand on the tick labels, whose width only plotly knows; the empty line keeps it
+    # off the topmost of them.
+    lines = [*map(literal, textwrap.wrap(value, COLORBAR_TITLE)), "&nbsp;"]
+    title = {"text": "<br>".join(lines), "side": "top"}
+    return colors | {"colorbar": {"title": title, "thickness": 12}}
+
+
+SHORTEST_COLORBAR = 140
+"""Pixels of a colour bar with its title, so that a heat-map of one row has one too."""
+
+COLORBAR_TITLE = 14
+"""Characters in a line of the title over a colour bar."""
+
+
+def _colorbar_room(value: str) -> int:
+    """Pixels to the right of a heat-map of these values."""
+    return max(90, 20 + 8 * max(map(len, textwrap.wrap(value, COLORBAR_TITLE)), default=0))
 
 
 def _hover_names(given: Sequence[str] | None, labels: Sequence[str], axis: str, what: str) -> list[str]:
@@ -412,17 +334,3 @@ def _literal_cells(texts: Sequence[Sequence[str]], shape: tuple[int, ...], what:
 def _extent(n: int, each: int) -> int:
     """Pixels for n rows or columns, within reason."""
     return min(max(each * n, 340 if n > 3 else 60 * n), max(1400, 14 * n if each == 20 else 0))
-
-
-def _ticks(labels: Sequence[str], extent: int, angle: int) -> dict[str, Any]:
-    every = math.ceil(len(labels) * 14 / extent)
-    return {
-        "tickmode": "array",
-        "tickvals": list(range(0, len(labels), every)),
-        "ticktext": [literal(label) for label in labels[::every]],
-        "tickangle": angle,
-        "ticks": "outside",
-        "ticklen": 4,
-        "showgrid": False,
-        "zeroline": False,
-    }

@@ -1,8 +1,8 @@
 // The attention explorer: a map of all heads, one head large, the tokens as a strip, and the numbers behind a cell.
 //
-// One function without dependencies, so that a page, a notebook's output and a widget can carry its text. `meta` is what
-// explorer.py makes. Nothing asks the network; tokens and names only become text. When all is drawn, `host` has
-// data-ready (milliseconds since the page began) and `explorer`, to read and set what is shown.
+// One function without dependencies, for pages, notebooks and a widget. `meta` is what explorer.py makes. Nothing asks
+// the network; tokens and names only become text. When all is drawn, `host` has data-ready (milliseconds since the page
+// began) and `explorer`, to read and set what is shown.
 function attentionExplorer(host, meta, onSelect) {
 	const { abs, ceil, floor, max, min, round } = Math;
 	const { n, heads, layers, tokens, scores, first, causal, runs, answer, norms, levels } = meta;
@@ -152,7 +152,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 	else find(".scores").remove();
 	root.append(...meta.notes.map((note) => el("p", { className: "note" }, note)));
 
-	const fixed = (v) => (isNaN(v) ? "masked" : v && abs(v) < 1e-3 ? v.toExponential(2) : v.toFixed(4)).replace("-", "−");
+	const fixed = (v) => (isNaN(v) ? "masked" : v && abs(v) < 1e-3 ? v.toExponential(2) : v.toFixed(4)).replaceAll("-", "−");
 	const plus = (v) => (v > 0 ? "+" : "") + fixed(v), spell = (v) => (signed() ? plus : fixed)(v);
 
 	// ---- the map of heads
@@ -200,7 +200,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 			mine.slice(0, floor(thumb / 12)).forEach((score, j) => {
 				const text = score.short + (thumb < 40 ? "" : part(score, head).toFixed(2).replace("0.", " ."));
 				const wide = min(thumb, pen.measureText(text).width + 6);
-				pen.fillStyle = score.colour;
+				pen.fillStyle = score.color;
 				pen.fillRect(x + thumb - wide, y + j * 12, wide, 11);
 				pen.fillStyle = "#fff";
 				pen.fillText(text, x + thumb - wide / 2, y + j * 12 + 8.5, wide - 2);
@@ -226,9 +226,9 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 		const wide = max(300, min(640, big.parentNode.clientWidth)), rest = state.drop ? 50 : 4;
 		const left = min(84, 10 + 6.5 * max(...range(n).map((i) => short(i).length))), above = left + 16;
 		const side = min(wide - left - rest, max(240, 64 * n)), cell = side / n, every = ceil(12 / cell);
-		const pen = sheet(big, wide, above + side + 4), write = (text, x, y, align = "left") => {
-			pen.textAlign = align;
-			pen.fillText(text, x, y);
+		const pen = sheet(big, wide, above + side + 4), write = (text, x, y, align, most) => {
+			pen.textAlign = align || "left";
+			pen.fillText(text, x, y, most);
 		};
 		frame = { left, above, cell };
 		draw(pen, picture, left, above, side);
@@ -240,7 +240,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 			pen.font = (i === mine ? "bold 11" : "11") + FONT;
 			pen.translate(...(along ? [left + (i + 0.5) * cell + 4, above - 5] : [left - 5, above + (i + 0.5) * cell + 4]));
 			if (along) pen.rotate(-Math.PI / 2);
-			write(short(i), 0, 0, along ? "left" : "right");
+			write(short(i), 0, 0, along ? "left" : "right", left - 9);
 			pen.restore();
 		}));
 		pen.font = 11 + FONT;
@@ -306,7 +306,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 			const by = (i) => abs(across(one, i)) || 0, best = range(n).filter(by).sort((a, b) => by(b) - by(a) || a - b);
 			say(`${side(role, one)}${held}: ${best.slice(0, 6).map((i) => `${quote(i)} ${spell(across(one, i))}`).join(" · ") || "nothing"}`);
 			if (drop && !role) say(`dropped with the first token: ${spell(lost[one])}`);
-		} else if (drop) {
+		} else if (drop && first < n - 1) {
 			const took = lost.filter((v, i) => v === v && i !== first), mean = took.reduce((a, b) => a + b / took.length, 0);
 			say(`dropped with token ${quote(first)}: ${spell(mean)} of a query on average`);
 		} else say("Point at a token or a cell; a click locks, Escape unlocks.");

@@ -13,30 +13,31 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from interp.cache import ActivationCache
-from interp.errors import ConfigError, did_you_mean
+from interp.errors import ConfigError, check_choice
 from interp.files import atomic_path
 from interp.indices import layer_index
 from interp.plot import packing, still
 from interp.plot.attention_run import AttentionRun, answer_ids, comparable, read_run
 from interp.plot.labels import Score, Tokens, read_scores, token_label, token_labels
-from interp.tokens import visible
+from interp.plot.style import printable
 
 if TYPE_CHECKING:
     import plotly.graph_objects
 
     from interp.plot.widget import AttentionWidget
 
-Kind = Literal["attention", "weighted", "contribution"]
-"""`A`; `A |v W_O|`; the contribution to the logit difference."""
+Quantity = Literal["attention", "weighted", "contribution"]
+"""What is drawn of a head: `A`; `A |v W_O|`; the contribution to the logit difference."""
 
 Run = Literal["clean", "patched", "difference"]
+"""The run that it is drawn of; the difference is patched - clean."""
 
 MAX_BYTES = 8_000_000
 """The byte budget of a page. 12 x 12 heads x 128 tokens take 1.3 MB at most, 30 x 9 heads x 256 tokens about 6.6 MB."""
@@ -45,7 +46,7 @@ STILL = 85_000
 """Pixels of all thumbnails together in the still picture, so that it stays small."""
 
 BADGE = 0.3
-"""From this part of its unit on, a score is shown as a badge (in the page, until the reader moves the threshold)."""
+"""A score is shown as a badge from this part of its unit on (in the page, until the reader moves the threshold)."""
 
 
 def attention(
@@ -57,7 +58,6 @@ def attention(
     logit_difference: tuple[int | str, int | str] | None = None,
     patched: ActivationCache | None = None,
     patched_tokens: Tokens | None = None,
-    attention_mask: Tensor | None = None,
     sort_by: str | None = None,
     head: tuple[int, int] | None = None,
     max_bytes: int = MAX_BYTES,
@@ -75,8 +75,6 @@ def attention(
             each query by this head's direct path, at the norms' scales in this run. Needs `hook_scale` of the norms.
         patched: a second run with as many positions: adds patched and patched - clean.
         patched_tokens: of the second run, where they differ; as `tokens`.
-        attention_mask: of the run, [pos] or [batch, pos]. Only needed where the run had padding and the cache lacks
-            `hook_attn_scores`, which tell what was masked.
         sort_by: a score that orders the heads at first.
         head: (layer, head) that is shown at first; by default the best by `sort_by`, or else by the first score.
         max_bytes: the most that the page may take. Where not all heads fit, those that score lowest are left out of the
@@ -84,7 +82,7 @@ def attention(
 
     Raises:
         HookNotFoundError: the cache lacks the patterns, or what `logit_difference` needs.
-        ShapeError: positions, scores, the mask or the second run do not fit the patterns; `batch` out of range.
+        ShapeError: positions, scores or the second run do not fit the patterns; `batch` out of range.
         RangeError: NaN in patterns or scores, or patterns outside [0, 1].
         TokenError: tokens do not fit the positions, or the model cannot read them.
         ConfigError: an unknown score or head, no such pair of answers, or a budget that holds no head.
@@ -95,7 +93,7 @@ def attention(
             raise ConfigError(
                 f"{name} is an ActivationCache, not {type(given).__name__}; run_with_cache returns (logits, cache)"
             )
-    runs = [read_run(one, batch, logit_difference, attention_mask) for one in (cache, patched) if one is not None]
+    runs = [read_run(one, batch, logit_difference) for one in (cache, patched) if one is not None]
     if len(runs) == 2:
         runs = comparable(*runs)
     n = runs[0].pattern.shape[-1]
@@ -108,14 +106,17 @@ def attention(
         raise ConfigError("patched_tokens= without patched=")
     badges = read_scores(scores, runs[0].layers, cache.cfg.n_layers, runs[0].pattern.shape[1])
     names = [score.name for score in badges]
-    if sort_by is not None and sort_by not in names:
-        raise ConfigError(f"sort_by = {sort_by!r}; allowed: {', '.join(map(repr, names)) or 'nothing without scores='}"
-                          f"{did_you_mean(str(sort_by), names)}")  # fmt: skip
+    if sort_by is not None:
+        if not names:
+            raise ConfigError(f"sort_by = {sort_by!r} without scores= to sort by")
+        check_choice("sort_by", sort_by, names)
     answer = None
     if logit_difference is not None:
         answer = " \u2212 ".join(f"logit “{token_label(cache, i)}”" for i in answer_ids(cache.model, logit_difference))
     if head is not None and not (isinstance(head, tuple | list) and len(head) == 2):
         raise ConfigError(f"head = {head!r}; allowed: (layer, head)")
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | float):
+        raise ConfigError(f"max_bytes = {max_bytes!r}; allowed: a number of bytes")
     sort = -1 if sort_by is None else names.index(sort_by)
     return AttentionExplorer(runs, labels, badges, answer, cache.cfg.n_layers, max_bytes, sort, head)
 
@@ -151,18 +152,15 @@ class AttentionExplorer:
     # ------------------------------------------------------------------ values
 
     def values(
-        self, layer: int, head: int, kind: Kind = "attention", run: Run = "clean"
+        self, layer: int, head: int, kind: Quantity = "attention", run: Run = "clean"
     ) -> Float[np.ndarray, "query_pos key_pos"]:
         """One head's numbers, exactly, NaN where masked. Raises `ConfigError` for what this explorer does not have."""
         at, head = self._place(layer, head)
-        allowed = ["clean", "patched", "difference"][: 1 if len(self.runs) == 1 else 3]
-        if run not in allowed:
-            without = " (no second run: give patched=)" if len(allowed) == 1 else ""
-            raise ConfigError(
-                f"run = {run!r}; allowed: {', '.join(map(repr, allowed))}{without}{did_you_mean(str(run), allowed)}"
-            )
+        check_choice("run", run, get_args(Run))
+        if run != "clean" and len(self.runs) == 1:
+            raise ConfigError(f"run = {run!r}, but there is no second run: give patched= to attention()")
         if run != "difference":
-            return self.runs[allowed.index(run)].values(at, head, kind)
+            return self.runs[run == "patched"].values(at, head, kind)
         clean, patched = (one.values(at, head, kind) for one in self.runs)
         both = np.isnan(clean) & np.isnan(patched)
         return np.where(both, np.float32(np.nan), np.nan_to_num(patched) - np.nan_to_num(clean))
@@ -172,46 +170,30 @@ class AttentionExplorer:
         layer = layer_index(layer, self._n_layers, "layer")
         if layer not in layers:
             raise ConfigError(f"layer = {layer} is not in the cache; allowed: {', '.join(map(str, layers))}")
-        if isinstance(head, bool) or not -heads <= head < heads:
-            raise ConfigError(f"head = {head}; allowed: {-heads} to {heads - 1}")
-        return layers.index(layer), head % heads
+        if isinstance(head, bool) or not isinstance(head, Integral) or not -heads <= head < heads:
+            raise ConfigError(f"head = {head!r}; allowed: {-heads} to {heads - 1}")
+        return layers.index(layer), int(head) % heads
 
     def figure(
-        self, layer: int, head: int, kind: Kind = "attention", run: Run = "clean"
+        self, layer: int, head: int, kind: Quantity = "attention", run: Run = "clean"
     ) -> plotly.graph_objects.Figure:
         """One head as a plotly figure. Errors as for `values`."""
         from interp.plot.figures import heatmap
 
-        figure = heatmap(
-            self.values(layer, head, kind, run),
-            self.tokens[run == "patched"],
-            self.tokens[run == "patched"],
-            title=self._name(layer, head) + ("" if run == "clean" else f", {run}"),
-            x="key",
-            y="query",
-            value=kind,
-            signed=kind == "contribution" or run == "difference",
-            limits=(0.0, 1.0) if kind == "attention" and run != "difference" else None,
-        )
+        values, tokens = self.values(layer, head, kind, run), self.tokens[run == "patched"]
+        title = self._name(layer, head) + ("" if run == "clean" else f", {run}")
+        figure = heatmap(values, tokens, tokens, title=title, **_scale(kind, run))
         return figure.update_yaxes(scaleanchor="x", constrain="domain").update_xaxes(constrain="domain")
 
-    def layer_figure(self, layer: int, kind: Kind = "attention", run: Run = "clean") -> plotly.graph_objects.Figure:
+    def layer_figure(self, layer: int, kind: Quantity = "attention", run: Run = "clean") -> plotly.graph_objects.Figure:
         """All heads of a layer as one plotly figure with one colour scale. Errors as for `values`."""
         from interp.plot.figures import heatmaps
 
-        heads = range(self._n_heads)
-        tokens = self.tokens[run == "patched"]
-        return heatmaps(
-            np.stack([self.values(layer, head, kind, run) for head in heads]),
-            [self._name(layer, head) for head in heads],
-            tokens,
-            tokens,
-            x="key",
-            y="query",
-            value=kind,
-            signed=kind == "contribution" or run == "difference",
-            limits=(0.0, 1.0) if kind == "attention" and run != "difference" else None,
-        )
+        heads, tokens = range(self._n_heads), self.tokens[run == "patched"]
+        values = np.stack([self.values(layer, head, kind, run) for head in heads])
+        title = "" if run == "clean" else run
+        return heatmaps(values, [self._name(layer, head) for head in heads], tokens, tokens, title=title,
+                        **_scale(kind, run))  # fmt: skip
 
     def _name(self, layer: int, head: int) -> str:
         at, head = self._place(layer, head)
@@ -229,7 +211,7 @@ class AttentionExplorer:
         self._meta = self._describe(sort, shown)
         ranking = [shown, *(i for i in self._ranking() if i != shown)]
         pixels = self._map(int(np.clip((STILL / len(ranking)) ** 0.5, 20, 96)))
-        self._still, self._still_width = still.png(pixels, still.colour_table()), pixels.shape[1]
+        self._still, self._still_width = still.png(pixels, still.color_table()), pixels.shape[1]
         room = self._max_bytes - len(packing.page(self._html()).encode()) - RESERVE
         data, kept = packing.fit(self.runs, self._meta["causal"], self._meta["levels"], ranking, room)
         gone = sorted(set(ranking) - set(kept))
@@ -240,7 +222,7 @@ class AttentionExplorer:
         self._meta["id"] = packing.identity(self._meta)
 
     def _at(self, i: int) -> tuple[int, int]:
-        """(layer, head) of the i-th head of all."""
+        """The (layer, head) of the i-th head of all."""
         return self.runs[0].layers[i // self._n_heads], i % self._n_heads
 
     def _ranking(self) -> list[int]:
@@ -282,7 +264,7 @@ class AttentionExplorer:
                     "name": score.name,
                     "short": score.short,
                     "unit": round(score.unit, 6),
-                    "colour": score.colour,
+                    "color": score.color,
                     "values": [round(value, 3) for value in score.values.ravel().tolist()],
                 }
                 for score in self.scores
@@ -336,7 +318,7 @@ class AttentionExplorer:
         """Write the map of all heads as a PNG, or one head (whose tokens are then only in `to_svg`)."""
         pixels = self._pixels(layer, head)
         scale = 2 if layer is None else max(1, 640 // len(pixels))
-        _write(path, still.png(pixels, still.colour_table(), scale))
+        _write(path, still.png(pixels, still.color_table(), scale))
 
     def to_svg(self, path: str | os.PathLike[str], layer: int | None = None, head: int | None = None) -> None:
         """Write the map of all heads with its summary as an SVG, or one head with its tokens."""
@@ -356,7 +338,7 @@ class AttentionExplorer:
 
     def _map(self, thumb: int) -> np.ndarray:
         shown = [
-            [i % len(still.SCORE_COLOURS) for i, s in enumerate(self.scores) if s.values.flat[head] / s.unit >= BADGE]
+            [i % len(still.SCORE_COLORS) for i, s in enumerate(self.scores) if s.values.flat[head] / s.unit >= BADGE]
             for head in range(len(self.runs[0].layers) * self._n_heads)
         ]
         return still.map_pixels(self.runs[0].pattern, self.runs[0].layers, shown, thumb)
@@ -372,7 +354,7 @@ class AttentionExplorer:
         for score in self.scores:
             best = np.argsort(-score.values.ravel(), kind="stable")[:5].tolist()
             named = ", ".join("L{}H{} {:.2f}".format(*self._at(i), score.values.flat[i]) for i in best)
-            lines.append((f"{visible(score.name)}: {named}", score.colour))
+            lines.append((f"{printable(score.name)}: {named}", score.color))
         return lines + [(note, "") for note in self._meta["notes"]]
 
     def _text(self) -> str:
@@ -383,6 +365,13 @@ class AttentionExplorer:
 
 
 RESERVE = 800  # bytes for what is not known before the data are packed: the sentence on what was left out, and the id
+
+
+def _scale(kind: Quantity, run: Run) -> dict[str, Any]:
+    """What a heat-map is told of these values besides its title and labels."""
+    signed = kind == "contribution" or run == "difference"
+    limits = (0.0, 1.0) if kind == "attention" and not signed else None
+    return {"x": "key", "y": "query", "value": kind, "signed": signed, "limits": limits}
 
 
 def _write(path: str | os.PathLike[str], content: bytes) -> None:

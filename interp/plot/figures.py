@@ -17,19 +17,23 @@
 | `token_flow` | attention between tokens, layer by layer |
 | `array` | any labelled array of one or two axes |
 
-All go through the builders `heatmap`, `heatmaps`, `bars`, `curves` and `table` (builder.py), which also draw numbers of
-your own. A figure shows itself at the end of a notebook cell; `figure.write_html(path)` writes a page.
+All go through the builders `heatmap`, `heatmaps`, `bars`, `curves` and `table`, which also draw numbers of your own. A
+figure shows itself at the end of a notebook cell; `figure.write_html(path)` writes a page.
 """
 
 from interp.plot.attributions import contributions, lens, paths
-from interp.plot.builder import COLOURS, bars, curves, heatmap, heatmaps, table
-from interp.plot.graph_figures import circuit, path_sankey, token_flow
+from interp.plot.builder import bars, heatmap, heatmaps
+from interp.plot.graph_figures import circuit, token_flow
+from interp.plot.lines import curves
 from interp.plot.patterns import pattern, patterns
 from interp.plot.results import array, head_scores, loss_curves, sweep
+from interp.plot.sankey import path_sankey
+from interp.plot.style import COLORS
+from interp.plot.tables import table
 from interp.plot.weight_figures import composition, eigenvalues, singular_directions, token_table
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "array",
     "bars",
     "circuit",

@@ -1,13 +1,11 @@
-"""Figures of what feeds what: a circuit's graph, the flow between tokens, and paths to a logit."""
+"""Figures of what feeds what: a circuit's graph, and the flow between tokens."""
 
 from __future__ import annotations
 
-import itertools
-import math
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,16 +13,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, RangeError, ShapeError
-from interp.plot.attributions import at_one_place
-from interp.plot.builder import COLOURS, NEGATIVE, POSITIVE, clip, float32, headings, literal, literal_lines
-from interp.residual import LogitAttribution, Rows
-from interp.tokens import visible
+from interp.plot.labels import shown_tokens
+from interp.plot.style import (
+    COLORS,
+    check_shares,
+    clip,
+    float32,
+    headings,
+    literal,
+    literal_lines,
+    ticks,
+)
 
 if TYPE_CHECKING:
     import networkx
     import plotly.graph_objects
 
-KINDS = {"Q": COLOURS[0], "K": COLOURS[1], "V": COLOURS[2], "mlp": COLOURS[3], "out": COLOURS[6]}
+KINDS = {"Q": COLORS[0], "K": COLORS[1], "V": COLORS[2], "mlp": COLORS[3], "out": COLORS[6]}
 """Colours of edges by what they feed."""
 
 SHAPES = {"head": "#dcebf7", "mlp": "#f7e3ee", "embed": "#eeeeee", "unembed": "#eeeeee"}
@@ -69,7 +74,7 @@ def circuit(graph: networkx.MultiDiGraph | Any, *, title: str = "") -> plotly.gr
         bend = _bend(places, start, end) * (1 + port / 2)
         line = _Line((places[start][0] + port / 2, places[start][1] + 0.1), (x + port, y - 0.13), bend)
         reach += line.points()[0].tolist()
-        line.draw(figure, kind, KINDS.get(kind, COLOURS[4]), note, legend=first[kind], arrow=True)
+        line.draw(figure, kind, KINDS.get(kind, COLORS[4]), note, legend=first[kind], arrow=True)
         first[kind] = False
     _nodes(figure, places, {name: about.get("kind", "") for name, about in graph.nodes(data=True)})
     heights = sorted({y for _, y in places.values()})
@@ -79,7 +84,7 @@ def circuit(graph: networkx.MultiDiGraph | Any, *, title: str = "") -> plotly.gr
     figure.update_xaxes(visible=False, range=[low, high])
     figure.update_yaxes(title_text="layer", tickmode="array", tickvals=heights, ticktext=names,
                         range=[heights[0] - 0.3, heights[-1] + 0.3], **axis)  # fmt: skip
-    return _finish(figure, title, 120 + 150 * (high - low), 60 + 135 * (heights[-1] - heights[0] + 0.6))
+    return finish(figure, title, 120 + 150 * (high - low), 60 + 135 * (heights[-1] - heights[0] + 0.6))
 
 
 PORTS = {"Q": -0.14, "V": 0.14}
@@ -103,13 +108,13 @@ class _Line:
         self,
         figure: plotly.graph_objects.Figure,
         kind: str,
-        colour: str,
+        color: str,
         note: str,
         legend: bool,
         arrow: bool = False,
         width: int | float = 2,
     ) -> None:
-        """Into a figure; with an arrow, it is labelled too."""
+        """Add the curve to a figure; one with an arrow is labelled too."""
         import plotly.graph_objects as go
 
         x, y = self.points()
@@ -121,7 +126,7 @@ class _Line:
                 name=literal(kind),
                 legendgroup=kind,
                 showlegend=legend,
-                line={"color": colour, "width": width},
+                line={"color": color, "width": width},
                 text=[literal_lines(note)] * len(x),
                 hovertemplate="%{text}<extra></extra>",
             )
@@ -129,11 +134,11 @@ class _Line:
         if arrow:
             tail = {"ax": float(x[-2]), "ay": float(y[-2]), "axref": "x", "ayref": "y"}
             figure.add_annotation(x=float(x[-1]), y=float(y[-1]), **tail, text="", showarrow=True, arrowhead=2,
-                                  arrowwidth=width, arrowcolor=colour)  # fmt: skip
+                                  arrowwidth=width, arrowcolor=color)  # fmt: skip
             at = 0.62 * (len(x) - 1)
             label = {"x": float(np.interp(at, range(len(x)), x)), "y": float(np.interp(at, range(len(y)), y))}
             figure.add_annotation(**label, text=literal(kind), showarrow=False, bgcolor="#ffffff", borderpad=1,
-                                  font={"color": colour, "size": 11})  # fmt: skip
+                                  font={"color": color, "size": 11})  # fmt: skip
 
 
 def _rank(kind: str) -> tuple[int, str]:
@@ -186,8 +191,13 @@ def _nodes(
         )
 
 
-def _finish(figure: plotly.graph_objects.Figure, title: str, width: int | float, height: int | float) -> Any:
-    width, height = int(min(max(width, 460), 1400)), int(min(max(height, 200), 1400))
+WIDEST = 1400
+"""Pixels of a graph, across or down."""
+
+
+def finish(figure: plotly.graph_objects.Figure, title: str, width: int | float, height: int | float) -> Any:
+    """The figure with its title, its size within reason, and its legend below."""
+    width, height = int(min(max(width, 460), WIDEST)), int(min(max(height, 200), WIDEST))
     heading, lines_high = headings(title, width)
     return figure.update_layout(
         title=heading,
@@ -222,16 +232,18 @@ def token_flow(
 
     Raises:
         ShapeError: a pattern is not [len(tokens), len(tokens)].
-        ConfigError: no heads at all.
-        RangeError: `at_least` is not above 0 and at most 1, or a pattern has entries outside [0, 1].
+        ConfigError: no heads at all, or called otherwise than (layer, head).
+        TokenError: tokens that are no strings.
+        RangeError: `at_least` is not above 0 and at most 1, or above all entries, or a pattern has entries outside
+            [0, 1].
     """
     import plotly.graph_objects as go
 
-    n, shown = len(tokens), [visible(token) for token in tokens]
+    n, shown = len(tokens), shown_tokens(tokens, len(tokens))
     if not 0 < at_least <= 1:
         raise RangeError(f"at_least = {at_least}; allowed: above 0, at most 1")
-    if not patterns:
-        raise ConfigError("patterns = {}: at least one head is needed")
+    if not isinstance(patterns, Mapping) or not patterns or any(not _is_head(head) for head in patterns):
+        raise ConfigError("patterns is a mapping from (layer, head) to a pattern, of at least one head")
     layers = sorted({layer for layer, _ in patterns})
     figure = go.Figure()
     beside = {layer: sorted(head for at, head in patterns if at == layer) for layer in layers}
@@ -239,149 +251,32 @@ def token_flow(
         values = float32(given)
         if values.shape != (n, n) or n == 0:
             raise ShapeError(f"the pattern of L{layer}H{head} has shape {values.shape}; allowed: {(n, n)}")
-        if not ((values >= -1e-6) & (values <= 1 + 1e-4)).all():
-            raise RangeError(f"the pattern of L{layer}H{head} has entries outside [0, 1]")
+        check_shares(values, f"the pattern of L{layer}H{head}")
         level, name = layers.index(layer), f"L{layer}H{head}"
         bend = 0.12 * (beside[layer].index(head) - (len(beside[layer]) - 1) / 2)  # so that no head hides another
         for i, (query, key) in enumerate(np.argwhere(values >= at_least).tolist()):
             weight = float(values[query, key])
             note = f"{name}: {query} “{shown[query]}” attends {weight:.3f}\nto {key} “{shown[key]}”"
             line = _Line((key, level), (query, level + 1), bend)
-            line.draw(figure, name, COLOURS[number % len(COLOURS)], note, legend=i == 0, width=0.5 + 3.5 * weight)
+            line.draw(figure, name, COLORS[number % len(COLORS)], note, legend=i == 0, width=0.5 + 3.5 * weight)
+    if not figure.data:
+        most = max(float(float32(given).max()) for given in patterns.values())
+        raise RangeError(f"at_least = {at_least}, but the largest entry is {most:.3g}: there is nothing to draw")
     dots = [(x, y) for y in range(len(layers) + 1) for x in range(n)]
     figure.add_trace(
         go.Scatter(x=[x for x, _ in dots], y=[y for _, y in dots], mode="markers", showlegend=False, hoverinfo="skip",
                    marker={"size": 9, "color": "#ffffff", "line": {"color": "#555555", "width": 1}})
     )  # fmt: skip
-    angle = -60 if max(map(len, shown)) > 6 else 0
-    labels = [literal(clip(token)) for token in shown]
-    figure.update_xaxes(tickmode="array", tickvals=list(range(n)), ticktext=labels, tickangle=angle, showgrid=False,
-                        zeroline=False, range=[-0.6, n - 0.4])  # fmt: skip
+    labels, width = [clip(token) for token in shown], min(160 + 60 * n, WIDEST)
+    angle = -60 if 8 * max(map(len, labels)) > (width - 120) / n else 0
+    figure.update_xaxes(**ticks(labels, width - 120, angle), range=[-0.6, n - 0.4])
     names = [f"into {layer}" for layer in layers] + [f"out of {layers[-1]}"]
     figure.update_yaxes(title_text="layer", tickmode="array", tickvals=list(range(len(names))), ticktext=names,
                         gridcolor="#eeeeee", zeroline=False, range=[-0.3, len(layers) + 0.3])  # fmt: skip
     below = 7 * max(map(len, labels)) if angle else 20
-    figure = _finish(figure, title, 160 + 60 * n, 60 + 110 * len(layers))
+    figure = finish(figure, title, width, 60 + 110 * len(layers))
     return figure.update_layout(margin_b=50 + below, height=figure.layout.height + below)
 
 
-# ---------------------------------------------------------------------- paths
-
-
-@dataclass(frozen=True)
-class _Link:
-    """A step of a path: from one component to the next, and what paths of one sign carry along it."""
-
-    start: str
-    end: str
-    positive: bool
-
-
-def path_sankey(
-    result: LogitAttribution,
-    top: int = 20,
-    *,
-    batch: int | None = None,
-    pos: int | None = None,
-    title: str | None = None,
-) -> plotly.graph_objects.Figure:
-    """The most important paths as ribbons from their sources through heads to the logit.
-
-    A ribbon is as wide as what its paths add to the logit (difference), blue where they raise it and red where they
-    lower it; paths that share a step share its ribbon. Sources that are read directly, and biases, are ribbons too.
-
-    Args:
-        result: from `paths.expand_logits`.
-        top: so many paths, the largest first.
-        batch, pos: the place, where the result has several.
-        title: by default what is shown of the whole.
-
-    Raises:
-        ConfigError: another result, `top` below 1, or nothing but zeros.
-        ShapeError: several places and none chosen, or one out of range.
-    """
-    import plotly.graph_objects as go
-
-    if not isinstance(result, Rows):
-        raise ConfigError(f"this draws what paths.expand_logits returns, not {type(result).__name__}")
-    if top < 1:
-        raise ConfigError(f"top = {top}; allowed: 1 or more")
-    values = at_one_place(result, batch, pos)
-    order = values.abs().argsort(descending=True, stable=True)[:top].tolist()
-    flows: dict[_Link, float] = defaultdict(float)
-    for row in order:
-        steps = [*result.labels[row].split(" -> "), "logit"]
-        for start, end in itertools.pairwise(steps):
-            flows[_Link(start, end, bool(values[row] >= 0))] += abs(float(values[row]))
-    flows = {link: size for link, size in flows.items() if size > 1e-6 * max(flows.values())}
-    if not flows:
-        raise ConfigError("every path adds 0, so that there is nothing to draw")
-    names = sorted({name for link in flows for name in (link.start, link.end)}, key=_along)
-    x, y = _columns(names, flows)
-    if title is None:
-        shown, whole = float(values[order].sum()), float(values.sum())
-        of = f"{len(order)} of {len(result):,}"
-        title = f"Paths to the logit (difference)\nthe largest {of}; they add {shown:.3f} of {whole:.3f}"
-    figure = go.Figure(
-        go.Sankey(
-            arrangement="snap",
-            node={
-                "label": [literal(clip(name)) for name in names],
-                "x": x,
-                "y": y,
-                "pad": 14,
-                "thickness": 14,
-                "color": "#8a8a8a",
-                "hovertemplate": "%{label}<extra></extra>",
-            },
-            link={
-                "source": [names.index(link.start) for link in flows],
-                "target": [names.index(link.end) for link in flows],
-                "value": list(flows.values()),
-                "color": [_faint(POSITIVE if link.positive else NEGATIVE) for link in flows],
-                "customdata": ["raises the logit" if link.positive else "lowers the logit" for link in flows],
-                "hovertemplate": "%{source.label} → %{target.label}<br>%{customdata} by %{value:.4f}<extra></extra>",
-            },
-        )
-    )
-    crowd = max(sum(1 for other in x if other == one) for one in x)
-    return _finish(figure, title, 180 + 170 * len(set(x)), 160 + 40 * crowd)
-
-
-def _along(name: str) -> tuple[int | float, int, str]:
-    """Where a component stands on the way to the logit: sources, then layers with heads before the MLP, the logit."""
-    if head := re.fullmatch(r"L(\d+)H(\d+)", name):
-        return (2 * int(head[1]), int(head[2]), name)
-    if written := re.fullmatch(r"(\d+)_(?:attn|mlp)_out", name):
-        return (2 * int(written[1]) + 1, 0, name)
-    return (math.inf if name == "logit" else -1, 0, name)
-
-
-def _columns(names: Sequence[str], flows: Mapping[_Link, float]) -> tuple[list[float], list[float]]:
-    """Places of the nodes from 0 to 1: a column for each step that is there, and in it room by size."""
-    steps = sorted({_along(name)[0] for name in names})
-    x = [_inside(steps.index(_along(name)[0]), len(steps) - 1) for name in names]
-    size = {
-        name: max(
-            sum(s for link, s in flows.items() if link.start == name),
-            sum(s for link, s in flows.items() if link.end == name),
-        )
-        for name in names
-    }
-    y = []
-    for name, column in zip(names, x, strict=True):
-        beside = [other for other, at in zip(names, x, strict=True) if at == column]
-        room = sum(size[other] for other in beside)
-        before = sum(size[other] for other in beside[: beside.index(name)])
-        y.append(min(max((before + size[name] / 2) / room, 0.001), 0.999))
-    return x, y
-
-
-def _inside(step: int, last: int) -> float:
-    """Plotly places nodes only strictly between 0 and 1."""
-    return 0.001 + 0.998 * step / max(last, 1)
-
-
-def _faint(colour: str) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, 0.45)"
+def _is_head(key: Any) -> bool:
+    return isinstance(key, tuple) and len(key) == 2 and all(isinstance(i, Integral) for i in key)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from interp.cache import ActivationCache
 from interp.errors import ConfigError, RangeError, ShapeError, TokenError
 from interp.plot import still
+from interp.plot.style import float32
 from interp.tokens import visible
 
 Tokens = str | Sequence[str] | Sequence[int] | Tensor | np.ndarray
@@ -28,14 +30,14 @@ class Score:
     Attributes:
         name: as the caller calls it.
         short: the shortest beginning of the name that tells it apart, for badges.
-        colour: of its badges.
+        color: of its badges.
         unit: 1 where all values lie in [-1, 1], else the largest size: badges and thresholds are parts of it.
         values: one a head.
     """
 
     name: str
     short: str
-    colour: str
+    color: str
     unit: float
     values: Float[np.ndarray, "layer head"]
 
@@ -46,22 +48,31 @@ def token_labels(cache: ActivationCache, tokens: Any, n: int, batch: int, what: 
         return [str(i) for i in range(n)]
     if isinstance(tokens, str):
         tokens = cache.model.to_str_tokens(tokens)
+    if not isinstance(tokens, Iterable) or isinstance(tokens, bytes):
+        raise TokenError(f"{what} is text, a string a position, or ids, not {tokens!r}")
     ids = None
     if isinstance(tokens, Tensor | np.ndarray):
         ids = torch.as_tensor(tokens)
         if ids.ndim == 2 and not -len(ids) <= batch < len(ids):
             raise TokenError(f"{what} has {len(ids)} sequences, so there is none for batch = {batch}")
         ids = ids[batch] if ids.ndim == 2 else ids
-    elif all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
-        ids = torch.tensor(list(tokens), dtype=torch.long)
+    else:
+        tokens = list(tokens)
+        if tokens and all(isinstance(token, Integral) and not isinstance(token, bool) for token in tokens):
+            ids = torch.tensor([int(token) for token in tokens])
     if ids is not None:
         tokens = cache.model.to_str_tokens(ids) if cache.model.tokenizer is not None else list(map(str, ids.tolist()))
+    return shown_tokens(tokens, n, what)
+
+
+def shown_tokens(tokens: Iterable[Any], n: int, what: str = "tokens") -> list[str]:
+    """The n strings of a run, white space made visible. Raises `TokenError` for anything else."""
     labels = list(tokens)
     if not all(isinstance(token, str) for token in labels):
         raise TokenError(f"{what} is text, a string a position, or ids, not {tokens!r}")
     if len(labels) != n:
         raise TokenError(f"{what}: {len(labels)} tokens for {n} positions; is a bos missing or surplus?")
-    return [visible(str(token)) for token in labels]
+    return [visible(token) for token in labels]
 
 
 def token_label(cache: ActivationCache, token: int) -> str:
@@ -79,10 +90,9 @@ def read_scores(scores: Mapping[str, Any] | None, layers: list[int], n_layers: i
         raise ConfigError(f"scores is a mapping from names to numbers [layer, head], not {type(scores).__name__}")
     found: dict[str, np.ndarray] = {}
     for name, given in scores.items():
-        if hasattr(given, "dims") and set(given.dims) == {"layer", "head"}:
-            given = given.transpose("layer", "head")
-        given = given.detach().float().cpu().numpy() if isinstance(given, Tensor) else given
-        values = np.asarray(given, dtype=np.float32)
+        if str(name) in found:
+            raise ConfigError(f"two scores are called {str(name)!r}")
+        values = _numbers(str(name), given, layers)
         if values.shape == (n_layers, heads):
             values = values[layers]
         if values.shape != (len(layers), heads):
@@ -90,11 +100,26 @@ def read_scores(scores: Mapping[str, Any] | None, layers: list[int], n_layers: i
         if not np.isfinite(values).all():
             raise RangeError(f"score {name!r} has entries that are NaN or infinite")
         found[str(name)] = values
-    colours = itertools.cycle(still.SCORE_COLOURS)
+    colors = itertools.cycle(still.SCORE_COLORS)
     return [
-        Score(name, _short(name, list(found)), next(colours), max(1.0, float(np.abs(values).max())), values)
+        Score(name, _short(name, list(found)), next(colors), max(1.0, float(np.abs(values).max())), values)
         for name, values in found.items()
     ]
+
+
+def _numbers(name: str, given: Any, layers: list[int]) -> np.ndarray:
+    """A score as an array; a labelled one in the order of its labels."""
+    if hasattr(given, "dims") and set(given.dims) == {"layer", "head"}:
+        given = given.transpose("layer", "head")
+        if "layer" in given.coords:
+            if missing := set(layers) - set(given["layer"].to_numpy().tolist()):
+                raise ShapeError(f"score {name!r} has no layer {min(missing)}")
+            given = given.sel(layer=layers)
+        given = (given.sortby("head") if "head" in given.coords else given).to_numpy()
+    try:
+        return float32(given)
+    except ShapeError as error:
+        raise ShapeError(f"score {name!r}: {error}") from None
 
 
 def _short(name: str, names: Sequence[str]) -> str:

@@ -34,7 +34,7 @@ FEW = 100_000
 
 
 def encode(pattern: Float[np.ndarray, "*axes"], levels: int = ONE_BYTE) -> UInt[np.ndarray, "*axes"]:
-    """A code an entry, see above."""
+    """The code of each entry, see above."""
     code = np.rint(levels * np.sqrt(np.clip(np.nan_to_num(pattern), 0, 1)))
     return np.where(np.isnan(pattern), levels + 1, code).astype("u1" if levels == ONE_BYTE else "<u2")
 
@@ -47,7 +47,7 @@ def head_bytes(run: AttentionRun, triangle: bool, levels: int) -> list[bytes]:
 
 
 def compress(data: bytes) -> bytes:
-    """By zlib, tuned for small numbers that vary: 5 % smaller than by default."""
+    """The data compressed by zlib, tuned for small numbers that vary: 5 % smaller than by default."""
     packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_FILTERED)
     return packer.compress(data) + packer.flush()
 
@@ -83,7 +83,7 @@ def fragment(meta: dict[str, Any], still: bytes, width: int, lines: Sequence[tup
     badge, or "".
     """
     swatch = '<span style="background:{0};color:{0}">&#9632;</span> '
-    caption = "<br>".join((swatch.format(colour) if colour else "") + escape(line) for line, colour in lines)
+    caption = "<br>".join((swatch.format(color) if color else "") + escape(line) for line, color in lines)
     words = escape(" ".join(line for line, _ in lines))
     picture = (
         f'<img alt="{words}" style="width:{width}px;max-width:100%;image-rendering:pixelated" '

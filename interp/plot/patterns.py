@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, RangeError, ShapeError
-from interp.plot.builder import float32, heatmap, heatmaps
-from interp.tokens import visible
+from interp.errors import RangeError, ShapeError, check_choice
+from interp.plot.builder import heatmap, heatmaps
+from interp.plot.labels import shown_tokens
+from interp.plot.style import check_shares, float32
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -37,6 +38,8 @@ def pattern(
     Raises:
         ShapeError: the pattern is not [len(tokens), len(tokens)].
         RangeError: it has entries outside [0, 1], or attends to later keys and is called causal.
+        ConfigError: another `attention_dir`.
+        TokenError: tokens that are no strings.
     """
     values = float32(pattern)
     n = len(tokens)
@@ -45,7 +48,7 @@ def pattern(
             f"a pattern of shape {values.shape} does not fit {n} tokens; allowed: {(n, n)}, one head of one sequence, "
             "such as cache['pattern', layer][0, head]"
         )
-    values, shown = _masked(values, attention_dir), [visible(token) for token in tokens]
+    values, shown = _masked(values, attention_dir), shown_tokens(tokens, n)
     figure = heatmap(values, shown, shown, title=title, x="key", y="query", value="attention", limits=(0.0, 1.0))
     return figure.update_yaxes(scaleanchor="x", constrain="domain").update_xaxes(constrain="domain")
 
@@ -77,17 +80,15 @@ def patterns(
             "sequence, such as cache['pattern', layer][0]"
         )
     names = [f"head {i}" for i in range(len(values))] if names is None else names
-    values, shown = _masked(values, attention_dir), [visible(token) for token in tokens]
+    values, shown = _masked(values, attention_dir), shown_tokens(tokens, n)
     return heatmaps(values, names, shown, shown, title=title, x="key", y="query", value="attention",
                     limits=(0.0, 1.0), per_line=per_line)  # fmt: skip
 
 
 def _masked(values: np.ndarray, attention_dir: str) -> np.ndarray:
     """Patterns [..., query_pos, key_pos], checked, with NaN where a causal head cannot look."""
-    if attention_dir not in ("causal", "bidirectional"):
-        raise ConfigError(f"attention_dir = {attention_dir!r}; allowed: 'causal' or 'bidirectional'")
-    if not ((values >= -1e-6) & (values <= 1 + 1e-4)).all():
-        raise RangeError("a pattern's entries lie between 0 and 1; draw other values with heatmap()")
+    check_choice("attention_dir", attention_dir, get_args(AttentionDir))
+    check_shares(values, "a pattern (draw other values with heatmap)")
     if attention_dir == "bidirectional":
         return values
     future = np.triu(np.ones(values.shape[-2:], dtype=bool), k=1)

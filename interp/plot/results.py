@@ -5,7 +5,7 @@ A result brings its own axes, labels and words: what a figure says comes from `d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, did_you_mean
-from interp.plot.builder import bars, curves, heatmap
+from interp.plot.builder import bars, heatmap
+from interp.plot.lines import curves
+from interp.plot.style import float32
 from interp.tokens import visible
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def array(
         also: further numbers of the same axes for the hover text, by name.
 
     Raises:
-        ConfigError: no labelled array, such as a Dataset, whose variables are arrays.
+        ConfigError: no labelled array of real numbers, such as a Dataset, whose variables are arrays.
         ShapeError: more than two axes longer than 1, or nothing to draw.
     """
     result = _of_two_axes(result)
@@ -167,8 +169,10 @@ def check_array(result: Any, what: str) -> None:
 
 
 def _of_two_axes(result: xarray.DataArray) -> xarray.DataArray:
-    """Without the axes of size 1 that are too many; those come first that say least."""
+    """The array without axes of size 1 beyond the second; those that say least are left out first."""
     check_array(result, "analyses return")
+    if result.dtype.kind not in "biuf":
+        raise ConfigError(f"a figure draws real numbers, not values of dtype {result.dtype}")
     for dim in ("metric", "prompt", "batch", "pos", *result.dims):
         if result.ndim > 2 and result.sizes.get(dim) == 1:
             result = result.isel({dim: 0})
@@ -192,7 +196,7 @@ def axis_labels(result: xarray.DataArray, dim: str) -> tuple[list[str], list[str
 
 
 def _notes(result: xarray.DataArray, also: dict[str, Any]) -> np.ndarray | None:
-    """For each place: its name, further numbers, and an interval, in lines."""
+    """The hover text of each place: its name, further numbers, and an interval, in lines."""
     lines: list[np.ndarray] = []
     if "label" in result.coords and result["label"].dims == result.dims:
         lines.append(result["label"].to_numpy().astype(object))
@@ -231,7 +235,7 @@ def _one_of(values: Any, at: int) -> Any:
 
 
 def loss_curves(
-    losses: Mapping[str, Float[Tensor, " step"]],
+    losses: Mapping[str, Float[Tensor, " step"] | Sequence[float]],
     *,
     window: int = 10,
     phase_changes: Mapping[str, int | None] | None = None,
@@ -252,7 +256,11 @@ def loss_curves(
     for name, values in losses.items():
         if not 1 <= window <= len(values):
             raise ShapeError(f"{len(values)} losses {name!r} do not fill a window of {window}")
-    means = {name: values.detach().unfold(0, window, window).mean(dim=-1) for name, values in losses.items()}
+    means = {name: _means(float32(values), window) for name, values in losses.items()}
     lines = {name: ((np.arange(len(values)) + 0.5) * window, values) for name, values in means.items()}
     marks = {name: step for name, step in (phase_changes or {}).items() if step is not None}
     return curves(lines, title=title, x="step", y="loss (nats)", marks=marks, levels=levels)
+
+
+def _means(values: Float[np.ndarray, " step"], window: int) -> Float[np.ndarray, " point"]:
+    return values[: len(values) // window * window].reshape(-1, window).mean(axis=1)

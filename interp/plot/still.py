@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from interp.plot.style import clip
+
 PALETTE: dict[str, dict[str, Any]] = {
     "light": {
         "positive": ["#f7fafd", "#c9dcef", "#7db1da", "#2f75b5", "#08306b"],
@@ -47,8 +49,8 @@ PALETTE: dict[str, dict[str, Any]] = {
         "on": "#8cc4f4",
     },
 }
-SCORE_COLOURS = ["#0b6e4f", "#a33b00", "#6a2f9c", "#8f1d4f", "#4a5300", "#00617a"]
-"""Of badges, with white text on them (contrast at least 4.5 for each)."""
+SCORE_COLORS = ["#0b6e4f", "#a33b00", "#6a2f9c", "#8f1d4f", "#4a5300", "#00617a"]
+"""Colours of badges, with white text on them (contrast at least 4.5 for each)."""
 
 LEVELS = 16  # more can hardly be told apart in a thumbnail, and fewer make a smaller file
 MASKED, HATCH, PAPER, INK, BADGE = range(LEVELS, LEVELS + 5)
@@ -62,7 +64,7 @@ DIGITS = {  # 3 x 5 pixels, a row an octal digit
 }  # fmt: skip
 
 
-def png(pixels: UInt8[np.ndarray, "row column"], colours: Sequence[str], scale: int = 1) -> bytes:
+def png(pixels: UInt8[np.ndarray, "row column"], colors: Sequence[str], scale: int = 1) -> bytes:
     """An indexed PNG (ISO/IEC 15948) of these colours, each pixel `scale` x `scale`; equal input gives equal bytes.
 
     Masked pixels are hatched.
@@ -75,7 +77,7 @@ def png(pixels: UInt8[np.ndarray, "row column"], colours: Sequence[str], scale: 
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    palette = b"".join(bytes.fromhex(colour.removeprefix("#")) for colour in colours)
+    palette = b"".join(bytes.fromhex(color.removeprefix("#")) for color in colors)
     packed = zlib.compress(rows.tobytes(), 9)
     parts = ((b"IHDR", header), (b"PLTE", palette), (b"IDAT", packed), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)
@@ -95,13 +97,13 @@ def between(stops: Sequence[str], n: int) -> list[str]:
     return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in zip(*channels, strict=True)]
 
 
-def colour_table() -> list[str]:
+def color_table() -> list[str]:
     """The colours that pixels index: levels, then masked, hatch, paper, ink and those of the badges."""
     light = PALETTE["light"]
     return [
         *between(light["positive"], LEVELS),
         *(light[n] for n in ("masked", "hatch", "paper", "ink")),
-        *SCORE_COLOURS,
+        *SCORE_COLORS,
     ]
 
 
@@ -153,8 +155,8 @@ def map_pixels(
             y, x = 4 + i % rows * high, 4 + i // rows * (wide * heads + 8) + head * wide
             pixels = levels(pool(patterns[i, head], side), 1.0)
             area = pixels.repeat(grown, axis=0).repeat(grown, axis=1)
-            for j, colour in enumerate(badges[i * heads + head][: size // 6]):
-                area[1 + 6 * j : 6 + 6 * j, -6:-1] = BADGE + colour
+            for j, color in enumerate(badges[i * heads + head][: size // 6]):
+                area[1 + 6 * j : 6 + 6 * j, -6:-1] = BADGE + color
             picture[y : y + size, x : x + size] = area
             _write(picture, y + size + 2, x, _label(layer, head))
     return picture
@@ -172,12 +174,12 @@ def _write(picture: UInt8[np.ndarray, "row column"], y: int, x: int, text: str) 
 def map_svg(pixels: UInt8[np.ndarray, "row column"], lines: Sequence[tuple[str, str]]) -> str:
     """The map's pixels, and below them the lines of the summary, each with the colour of its badge, or ""."""
     height, width = (2 * size for size in pixels.shape)
-    image = _image(png(pixels, colour_table()), 0, 0, width, height)
+    image = _image(png(pixels, color_table()), 0, 0, width, height)
     text = ""
-    for i, (line, colour) in enumerate(lines):
+    for i, (line, color) in enumerate(lines):
         y = height + 18 + 16 * i
-        text += f'<rect x="8" y="{y - 9}" width="10" height="10" fill="{colour}"/>' if colour else ""
-        text += f'<text x="{22 if colour else 8}" y="{y}">{escape(line)}</text>'
+        text += f'<rect x="8" y="{y - 9}" width="10" height="10" fill="{color}"/>' if color else ""
+        text += f'<text x="{22 if color else 8}" y="{y}">{escape(line)}</text>'
     title = " ".join(line for line, _ in lines)
     return _svg(max(width, 7 * max(len(line) for line, _ in lines)), height + 16 + 16 * len(lines), title, image + text)
 
@@ -189,10 +191,10 @@ def head_svg(pixels: UInt8[np.ndarray, "rows columns"], tokens: Sequence[str], t
     side, edge = cell * n, 30 + min(120, 7 * max(map(len, tokens)))
     words = ""
     for i, token in enumerate(tokens):
-        shown, at = escape(token if len(token) <= 16 else token[:15] + "…"), edge + (i + 0.5) * cell + 4
+        shown, at = escape(clip(token, 16)), edge + (i + 0.5) * cell + 4
         words += f'<text x="{edge - 5}" y="{at:g}" text-anchor="end">{shown}</text>'
         words += f'<text transform="translate({at:g} {edge - 5}) rotate(-90)">{shown}</text>'
-    image = _image(png(pixels, colour_table(), max(1, round(cell))), edge, edge, side, side)
+    image = _image(png(pixels, color_table(), max(1, round(cell))), edge, edge, side, side)
     heading = f'<text x="6" y="16" font-weight="bold">{escape(title)}</text>'
     return _svg(edge + side + 8, edge + side + 8, title, image + heading + words)
 

@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, RangeError, ShapeError, did_you_mean
+from interp.errors import ConfigError, RangeError, ShapeError, check_choice, did_you_mean
 from interp.factored import FactoredMatrix
-from interp.plot.builder import NEGATIVE, POSITIVE, bars, headings, heatmap, table
+from interp.plot.builder import bars, heatmap
 from interp.plot.results import check_array
+from interp.plot.style import LONGEST_IN_CELL, NEGATIVE, POSITIVE, clip, headings
+from interp.plot.tables import table
 from interp.streaming import TopEntries, token_names
 
 if TYPE_CHECKING:
@@ -92,10 +94,12 @@ def token_table(
         rows: the token ids of the matrix's rows, where these are some of the vocabulary: `ov_circuit(...)[ids]`.
         title: above the figure.
 
-    Raises `ConfigError` for another circuit, `ShapeError` for fewer `rows` than the entries have.
+    Raises `ConfigError` for other entries or another circuit, `ShapeError` for fewer `rows` than the entries have.
     """
-    if circuit not in COLUMNS:
-        raise ConfigError(f"circuit = {circuit!r}; allowed: 'OV', 'QK' or None")
+    if circuit is not None:
+        check_choice("circuit", circuit, ("OV", "QK"))
+    if not isinstance(entries, TopEntries):
+        raise ConfigError(f"this draws what weights.top_entries returns, not {type(entries).__name__}")
     row, column = COLUMNS[circuit]
     at = entries.rows
     if rows is not None:
@@ -124,7 +128,7 @@ def token_table(
         signed=bool((values < 0).any()),
         column_names=[f"rank {rank}" for rank in ranks],
         notes=[[f"{column} “{name}”" for name in line] for line in promoted],
-        text=[[name if len(name) <= 9 else name[:8] + "…" for name in line] for line in promoted],
+        text=[[clip(name, LONGEST_IN_CELL) for name in line] for line in promoted],
     )
 
 
@@ -139,7 +143,10 @@ def eigenvalues(
         circuit: one square matrix, such as `ov_circuit(model, 5, 1)`, or its eigenvalues.
         title: above the figure.
 
-    Raises `ShapeError` for several matrices, or one that is not square; `RangeError` for values that are not finite.
+    Raises:
+        ConfigError: neither a circuit nor eigenvalues.
+        ShapeError: several matrices, or one that is not square.
+        RangeError: values that are not finite.
     """
     import plotly.graph_objects as go
 
@@ -205,8 +212,8 @@ def singular_directions(
     sides = ("read", "write") if "read_token" in result else ("query", "key")
 
     def tokens(direction: int, side: str, end: str, most: int | None) -> str:
-        names = result[f"{side}_token"].isel(direction=direction).sel(end=end).to_numpy().tolist()[:most]
-        return " | ".join(names)
+        names = result[f"{side}_token"].isel(direction=direction).sel(end=end).to_numpy().tolist()
+        return " | ".join(names if most is None else [clip(name, LONGEST_IN_CELL) for name in names[:most]])
 
     n = result.sizes["direction"]
     notes = [
@@ -216,6 +223,5 @@ def singular_directions(
     text = ["   " + " → ".join(tokens(i, side, "+", n_tokens) for side in sides) if n_tokens else "" for i in range(n)]
     if title is None:
         title = f"Singular directions of {result.attrs.get('circuit', 'a head')}\n{sides[0]} → {sides[1]}, at the + end"
-    figure = bars(result["singular_value"].to_numpy(), [str(i) for i in range(n)], title=title, x="singular value",
-                  y="direction", notes=notes, text=text)  # fmt: skip
-    return figure.update_layout(width=900).update_xaxes(range=[0, 2.6 * float(result["singular_value"].max()) or 1])
+    return bars(result["singular_value"].to_numpy(), [str(i) for i in range(n)], title=title, x="singular value",
+                y="direction", notes=notes, text=text)  # fmt: skip

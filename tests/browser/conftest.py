@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from browsing import PATIENCE
 
 ARGUMENTS = [
@@ -17,6 +18,14 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Random numbers that INTERP_SEED repeats."""
+    from grid import SEED  # here, because render_pictures.py imports this file from elsewhere
+
+    torch.manual_seed(SEED)
 
 
 @pytest.fixture(scope="module")  # and no longer: playwright keeps an event loop running, which others may not expect

@@ -395,6 +395,30 @@ def test_hostile_tokens_and_names_stay_text(visit: Visit, tmp_path: Path):
     assert page.host.locator("img, script").count() == 2  # the still picture and the data
 
 
+def test_a_text_of_one_token_claims_nothing_when_it_is_dropped(visit: Visit, tmp_path: Path):
+    attention(run(torch.arange(1)[None])).to_html(tmp_path / "page.html")
+    page = Explorer(visit(tmp_path / "page.html"))
+    page.choose("drop first token")
+    assert page.matrix(0, 0) == [None]
+    assert "on average" not in page.readout.inner_text()
+
+
+def test_a_long_token_is_cut_in_the_strip_and_whole_under_the_pointer(visit: Visit, tmp_path: Path):
+    tokens = ["x" * 300, *TOKENS[1:]]
+    attention(run(), tokens, {"a score with a name of some length " * 3: SCORES["induction"]}).to_html(
+        tmp_path / "p.html"
+    )
+    page = Explorer(visit(tmp_path / "p.html"))
+    long = page.strip.locator("bdi").first
+    assert long.bounding_box()["width"] < 300
+    assert long.get_attribute("title") == f"0 “{tokens[0]}”"
+    assert page.host.locator("select").bounding_box()["width"] < 300
+    ink = page.big.evaluate(  # nothing is drawn at the left edge, where a longer label would be cut off
+        "canvas => [...canvas.getContext('2d').getImageData(0, 60, 2, canvas.height - 60).data].some(Boolean)"
+    )
+    assert not ink
+
+
 def test_what_was_left_out_is_said_and_hatched(visit: Visit, tmp_path: Path):
     long = torch.arange(120)[None] % 12
     explorer = attention(run(long), scores=SCORES, max_bytes=70_000)
@@ -419,7 +443,7 @@ def test_nothing_is_cut_off_whatever_the_width(width: int, explorer: AttentionEx
 
 def test_modes_that_lack_their_data_cannot_be_chosen_and_say_why(visit: Visit, tmp_path: Path):
     cache = run()
-    bare = cache._with({name: value for name, value in cache.items() if "hook_v" not in name})
+    bare = ActivationCache({name: value for name, value in cache.items() if "hook_v" not in name}, cache.model)
     attention(bare).to_html(tmp_path / "page.html")
     page = Explorer(visit(tmp_path / "page.html"))
     assert page.host.locator("input[name=kind]:disabled").count() == 2

@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 from einops import einsum
-from grid import GRID, Run, config, where
+from grid import GRID, Run, assert_close, config, where
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -32,6 +32,7 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
+from interp.attribution import direct_attribution, source_effects
 from interp.plot import attention, packing, still
 
 HOSTILE = ["</script><script>alert(1)</script>", "<!--", "<img src=x onerror=alert(2)>", '"&amp;', "\u2028", "\ud800"]
@@ -94,6 +95,14 @@ def test_contributions_summed_over_the_keys_are_the_heads_row_of_logit_attrs(run
             np.testing.assert_allclose(summed, wanted, rtol=1e-4, atol=1e-5 * max(1, np.abs(wanted).max()))
 
 
+def test_effects_and_factors_multiply_to_direct_attribution_by_position(run: Run):
+    result = direct_attribution(run.cache, 3, 5, by="position")["attribution"].to_numpy()
+    for layer in range(run.cfg.n_layers):
+        effects, factors = source_effects(run.cache, layer, 3, 5)
+        got = run.cache["pattern", layer] * effects[:, :, None] * factors[:, None, :, None]
+        assert_close(got.transpose(0, 1).detach(), torch.from_numpy(result[layer]))
+
+
 def test_the_difference_is_patched_minus_clean(plain: Run):
     with torch.no_grad():
         _, patched = plain.model.run_with_cache(plain.tokens.flip(1))
@@ -118,7 +127,7 @@ def test_padding_is_masked_whether_scores_or_a_mask_say_so(run: Run):
     with torch.no_grad():
         _, whole = run.model.run_with_cache(run.tokens, attention_mask=mask)
         _, bare = run.model.run_with_cache(run.tokens, attention_mask=mask, names_filter=names)
-    by_scores, by_mask = attention(whole), attention(bare, attention_mask=mask)
+    by_scores, by_mask = attention(whole), attention(bare)
     for layer in range(run.cfg.n_layers):
         np.testing.assert_array_equal(by_scores.values(layer, 0), by_mask.values(layer, 0))
         assert np.isnan(by_mask.values(layer, 0)[2:, :2]).all()
@@ -127,15 +136,16 @@ def test_padding_is_masked_whether_scores_or_a_mask_say_so(run: Run):
     assert payload(page_of(by_mask))["padding"] == [0, 1]
 
 
-def test_unknown_padding_is_at_least_suspected(plain: Run):
+def test_padding_is_that_of_the_sequence_shown(plain: Run):
     mask = torch.ones_like(plain.tokens, dtype=torch.bool)
-    mask[:, 0] = False
+    mask[0, :3] = False
+    mask[2, -1] = False
     with torch.no_grad():
-        _, bare = plain.model.run_with_cache(
-            plain.tokens, attention_mask=mask, names_filter="blocks.*.attn.hook_pattern"
-        )
-    assert "attention_mask=" in repr(attention(bare))
-    assert "attention_mask=" not in repr(attention(bare, attention_mask=mask))
+        _, bare = plain.model.run_with_cache(plain.tokens, None, [("pattern", 1)], attention_mask=mask)
+    explorers = [attention(bare, batch=i) for i in range(3)]
+    assert [one.runs[0].padding for one in explorers] == [[0, 1, 2], [], [mask.shape[1] - 1]]
+    assert [one.runs[0].first for one in explorers] == [3, 0, 0]
+    assert attention(bare, batch=-3).runs[0].padding == [0, 1, 2]
 
 
 def test_attention_to_later_keys_by_a_hook_is_shown_and_said():
@@ -304,13 +314,15 @@ def test_hostile_tokens_and_names_cannot_become_markup(tmp_path: Path):
         ElementTree.fromstring((tmp_path / "x.svg").read_bytes())
 
 
-def test_labels_come_from_strings_text_or_ids():
+def test_labels_come_from_strings_text_or_ids(as_installed: None):
     words = Vocabulary(["the", "cat", "sat"])
     cfg = TransformerConfig(n_layers=1, n_heads=1, d_model=8, n_ctx=8, d_vocab=3)
     model = HookedTransformer(cfg, words)
     _, cache = model.run_with_cache("the cat the cat")
     ids = model.to_tokens("the cat the cat")
-    for tokens in (["the", "cat", "the", "cat"], "the cat the cat", ids, ids[0], ids[0].tolist(), ids.numpy()):
+    words_of = ["the", "cat", "the", "cat"]
+    several: list[Any] = [words_of, "the cat the cat", ids, ids[0], ids[0].tolist(), ids.numpy(), list(ids[0].numpy())]
+    for tokens in [*several, (word for word in words_of)]:
         assert attention(cache, tokens).tokens == [["the", "cat", "the", "cat"]]
     assert attention(cache).tokens == [["0", "1", "2", "3"]]
     assert attention(cache_of(small(), 3), torch.tensor([7, 8, 9])).tokens == [["7", "8", "9"]]  # no tokenizer
@@ -334,13 +346,29 @@ def test_an_xarray_dataset_is_a_mapping_of_scores_in_any_order_of_its_axes():
     assert payload(page_of(explorer))["head"] == values.argmax()
 
 
+def test_a_labelled_score_is_read_by_its_labels():
+    values = torch.rand(2, 3).numpy()
+    labelled = xr.DataArray(values, dims=("layer", "head"), coords={"layer": [0, 1], "head": [0, 1, 2]})
+    cache = cache_of(small())
+    turned = attention(cache, scores={"s": labelled.isel(layer=[1, 0], head=[2, 0, 1])})
+    assert np.array_equal(turned.scores[0].values, values)
+    some = ActivationCache({n: v for n, v in cache.items() if n.startswith("blocks.1.attn.hook_pattern")}, cache.model)
+    assert np.array_equal(attention(some, scores={"s": labelled}).scores[0].values, values[1:])
+    with pytest.raises(ShapeError, match="'s' has no layer 0"):
+        attention(cache, scores={"s": labelled.sel(layer=[1])})
+
+
+def test_spaces_in_the_name_of_a_score_stay_spaces():
+    assert "my score: L0H0" in repr(attention(cache_of(small()), scores={"my score": np.ones((2, 3))}))
+
+
 def test_badges_have_the_shortest_names_that_tell_them_apart():
     names = ["previous", "prefix", "Induction", "first"]
     explorer = attention(cache_of(small()), scores={name: np.zeros((2, 3)) for name in names})
     assert [score.short for score in explorer.scores] == ["Prev", "Pref", "I", "F"]
 
 
-@pytest.mark.parametrize("colour", still.SCORE_COLOURS)
+@pytest.mark.parametrize("colour", still.SCORE_COLORS)
 def test_white_text_on_a_badge_has_contrast(colour: str):
     assert contrast("#ffffff", colour) >= 4.5
 
@@ -394,7 +422,7 @@ def test_the_png_of_a_head_shows_its_values_and_hatches_what_is_masked(tmp_path:
     _, cache = model.run_with_cache("!abacb")
     attention(cache, "!abacb").to_png(tmp_path / "head.png", 1, 0)
     pixels, palette = decode_png((tmp_path / "head.png").read_bytes())
-    assert palette == still.colour_table()
+    assert palette == still.color_table()
     cells = pixels.reshape(6, len(pixels) // 6, 6, -1).transpose(0, 2, 1, 3).reshape(6, 6, -1)
     pattern = cache["pattern", 1][0, 0].numpy()
     for q, k in np.ndindex(6, 6):
@@ -469,6 +497,11 @@ def test_the_widget_carries_the_same_script_and_data():
 # ---------------------------------------------------------------------------------------------- errors
 
 
+def only(cache: ActivationCache, *kinds: str) -> ActivationCache:
+    """A cache of these hook points alone."""
+    return ActivationCache({name: value for name, value in cache.items() if name.endswith(kinds)}, cache.model)
+
+
 def nan_pattern(cache: ActivationCache) -> ActivationCache:
     values = dict(cache)
     values["blocks.0.attn.hook_pattern"] = values["blocks.0.attn.hook_pattern"] * torch.nan
@@ -477,39 +510,47 @@ def nan_pattern(cache: ActivationCache) -> ActivationCache:
 
 REFUSED: dict[str, tuple[Callable[[ActivationCache], Any], type[InterpError], str]] = {
     "tuple": (lambda c: attention((None, c)), ConfigError, "run_with_cache returns"),  # pyright: ignore
-    "no patterns": (lambda c: attention(c._with({"hook_embed": c["hook_embed"]})), HookNotFoundError, "names_filter="),
+    "no patterns": (lambda c: attention(only(c, "hook_embed")), HookNotFoundError, "names_filter="),
     "positions cut": (lambda c: attention(c.slice(pos=slice(2, 5))), ShapeError, "whole runs"),
+    "no sequence": (lambda c: attention(c, batch=None), ShapeError, "batch = None"),  # pyright: ignore
     "batch": (lambda c: attention(c, batch=2), ShapeError, "batch = 2; allowed: -2 to 1"),
     "nan": (lambda c: attention(nan_pattern(c)), RangeError, "layer 0 has entries that are NaN"),
     "tokens": (lambda c: attention(c, ["a"] * 6), TokenError, "6 tokens for 7 positions"),
     "batch of ids": (lambda c: attention(c, torch.zeros(1, 7).long(), batch=1), TokenError, "1 sequences"),
     "mixed tokens": (lambda c: attention(c, ["a", 1, "b"]), TokenError, "ids, not"),  # pyright: ignore
+    "no tokens": (lambda c: attention(c, 7), TokenError, "not 7"),  # pyright: ignore
     "text": (lambda c: attention(c, "a b"), TokenError, "no tokenizer"),
     "scores": (lambda c: attention(c, scores={"s": torch.rand(3, 2)}), ShapeError, r"shape \(3, 2\); allowed"),
     "no names": (lambda c: attention(c, scores=torch.rand(2, 3)), ConfigError, "mapping"),  # pyright: ignore
     "nan score": (lambda c: attention(c, scores={"s": np.full((2, 3), np.nan)}), RangeError, "'s' has entries"),
+    "no numbers": (lambda c: attention(c, scores={"s": "x"}), ShapeError, "'s': values of dtype"),
+    "ragged": (lambda c: attention(c, scores={"s": [[1, 2, 3], [1]]}), ShapeError, "'s': values of unequal"),
+    "complex": (lambda c: attention(c, scores={"s": 1j * np.ones((2, 3))}), ShapeError, "'s': values of dtype complex"),
+    "name twice": (lambda c: attention(c, scores={1: np.eye(2, 3), "1": np.eye(2, 3)}), ConfigError, "called '1'"),  # pyright: ignore
     "sort": (
         lambda c: attention(c, scores={"induction": np.eye(2, 3)}, sort_by="inducton"),
         ConfigError,
         "did you mean 'induction'",
     ),
-    "sort without": (lambda c: attention(c, sort_by="x"), ConfigError, "nothing without scores="),
+    "sort without": (lambda c: attention(c, sort_by="x"), ConfigError, "without scores= to sort by"),
     "head": (lambda c: attention(c, head=(0, 3)), ConfigError, "head = 3; allowed: -3 to 2"),
     "no pair": (lambda c: attention(c, head=(2,)), ConfigError, r"allowed: \(layer, head\)"),  # pyright: ignore
     "layer": (lambda c: attention(c, head=(2, 0)), ConfigError, "layer = 2; allowed"),
     "one answer": (lambda c: attention(c, logit_difference=(1,)), ConfigError, "two tokens"),  # pyright: ignore
+    "no token": (lambda c: attention(c, logit_difference=(1.5, 2)), ConfigError, "two tokens"),  # pyright: ignore
     "same answer": (lambda c: attention(c, logit_difference=(1, 1)), ConfigError, "one token twice"),
     "answer": (lambda c: attention(c, logit_difference=(1, 20)), TokenError, "allowed: 0 to 19"),
-    "mask": (lambda c: attention(c, attention_mask=torch.ones(2, 6).bool()), ShapeError, "attention_mask"),
     "patched tokens": (lambda c: attention(c, patched_tokens=["a"]), ConfigError, "without patched="),
     "no values": (
-        lambda c: attention(c._with({k: v for k, v in c.items() if "hook_v" not in k}), logit_difference=(0, 1)),
+        lambda c: attention(only(c, "hook_pattern", "hook_scale"), logit_difference=(0, 1)),
         HookNotFoundError,
         "hook_v",
     ),
     "kind": (lambda c: attention(c).values(0, 0, "wieghted"), ConfigError, "did you mean 'weighted'"),  # pyright: ignore
     "no answer": (lambda c: attention(c).values(0, 0, "contribution"), ConfigError, "logit_difference="),
     "run": (lambda c: attention(c).values(0, 0, run="patched"), ConfigError, "give patched="),
+    "no head": (lambda c: attention(c).values(0, 1.0), ConfigError, "head = 1.0"),  # pyright: ignore
+    "budget": (lambda c: attention(c, max_bytes="1 MB"), ConfigError, "number of bytes"),  # pyright: ignore
     "half a head": (lambda c: attention(c).to_png("x.png", 0), ConfigError, "give both"),
 }
 

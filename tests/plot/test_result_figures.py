@@ -31,7 +31,7 @@ from interp.patching import every, sweep
 from interp.path_patching import path_sweep
 from interp.paths import expand_logits, expand_scores
 from interp.plot import figures
-from interp.plot.builder import NEGATIVE, POSITIVE
+from interp.plot.style import NEGATIVE, POSITIVE
 from interp.weights import composition_scores, ov_circuit, singular_directions, top_entries
 
 HOSTILE = "</script><b>"
@@ -121,7 +121,7 @@ def test_a_normalized_sweep_shows_its_own_numbers(model: HookedTransformer):
     assert np.array_equal(trace(figure).z, result.to_numpy().astype(np.float32))
     assert trace(figure).z.shape == (3, 4)
     assert figure.layout.xaxis.title.text == "head"
-    assert figure.layout.coloraxis.colorbar.title.text == "share of the gap"
+    assert figure.layout.coloraxis.colorbar.title.text == "share of the<br>gap<br>&nbsp;"
 
 
 def test_a_transposed_sweep_is_drawn_transposed(swept: xr.DataArray):
@@ -182,6 +182,8 @@ def test_any_labelled_array_can_be_drawn(plain: Run):
     assert np.allclose(trace(figure).z, scores, atol=1e-6)
     with pytest.raises(ShapeError, match="one or two axes"):
         figures.array(xr.DataArray(1.0))
+    with pytest.raises(ConfigError, match="real numbers"):
+        figures.array(xr.DataArray(["a", "b"], dims="x"))
     with pytest.raises(ShapeError, match="one or two axes"):
         figures.array(xr.DataArray(np.zeros((2, 3, 4)), dims=("a", "b", "c")))
 
@@ -217,7 +219,7 @@ def test_a_lens_of_one_position_or_several_texts(model: HookedTransformer, as_in
         figures.lens(logit_lens(model, [TEXT, OTHER], progress=False))
     with pytest.raises(ConfigError, match="top_k="):
         figures.lens(logit_lens(model, TEXT, top_k=0, progress=False))
-    with pytest.raises(ConfigError, match="'prob' or 'kl'"):
+    with pytest.raises(ConfigError, match="'rank'; allowed: 'prob', 'kl'"):
         figures.lens(logit_lens(model, TEXT, progress=False), "rank")  # pyright: ignore[reportArgumentType]
 
 
@@ -341,7 +343,9 @@ def test_rows_of_a_token_table_carry_the_tokens_they_were_chosen_for(model: Hook
     )
     with pytest.raises(ShapeError, match="rows of shape"):
         figures.token_table(entries, model, rows=[1])
-    with pytest.raises(ConfigError, match="'OV', 'QK' or None"):
+    with pytest.raises(ConfigError, match="top_entries returns"):
+        figures.token_table(circuit, model)
+    with pytest.raises(ConfigError, match="'VO'; allowed: 'OV', 'QK'; did you mean 'OV'"):
         figures.token_table(entries, model, "VO")  # pyright: ignore[reportArgumentType]
 
 
@@ -478,7 +482,16 @@ def test_what_is_no_circuit_is_refused():
         figures.circuit("induction")
 
 
-def test_token_flow_goes_from_the_attended_token_to_the_query():
+def test_labels_of_many_tokens_have_room_below_their_flow():
+    n = 100
+    figure = figures.token_flow({(0, 0): torch.eye(n)}, [f" token {i}" for i in range(n)])
+    axis = figure.layout.xaxis
+    assert axis.tickangle == -60
+    assert len(axis.tickvals) == len(axis.ticktext) and 14 * len(axis.tickvals) <= figure.layout.width
+    assert figures.token_flow({(0, 0): torch.eye(2)}, ["a", "b"]).layout.xaxis.tickangle == 0
+
+
+def test_token_flow_goes_from_the_attended_token_to_the_query(as_installed: None):
     model = induction_model("!abc", n_ctx=6)
     _, cache = model.run_with_cache("!abacb")
     patterns = {(layer, 0): cache["pattern", layer][0, 0] for layer in range(2)}
@@ -491,6 +504,8 @@ def test_token_flow_goes_from_the_attended_token_to_the_query():
         "at_least = 0": lambda: figures.token_flow(patterns, "!abacb", at_least=0),
         "allowed": lambda: figures.token_flow(patterns, "!ab"),
         "at least one head": lambda: figures.token_flow({}, "!ab"),
+        "from \\(layer, head\\)": lambda: figures.token_flow({"L0H0": torch.eye(2)}, "ab"),  # pyright: ignore
+        "the largest entry is 0.5": lambda: figures.token_flow({(0, 0): torch.eye(2) / 2}, "ab", at_least=0.6),
         "outside": lambda: figures.token_flow({(0, 0): 2 * torch.eye(2)}, "ab"),
     }.items():
         with pytest.raises((RangeError, ShapeError, ConfigError), match=problem):
