@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import ConfigError, TokenError
-from interp.tokens import Tokenizer
+from interp.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
