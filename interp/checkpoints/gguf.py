@@ -18,6 +18,7 @@ from interp.checkpoints.gemma import embed_scale
 from interp.checkpoints.gguf_file import GGUFFile
 from interp.checkpoints.gguf_tokenizer import tokenizer
 from interp.checkpoints.options import merged
+from interp.checkpoints.sources import check_tensors
 from interp.components import MLP, Attention, Norm, rotary_angles
 from interp.config import RotaryScaling, TransformerConfig
 from interp.errors import CheckpointError, InterpError, did_you_mean
@@ -69,9 +70,9 @@ def load(
         raise CheckpointError(f"{file.path}: {error}") from error
     model = HookedTransformer(cfg, codec, device, init_weights=False)
     with torch.no_grad():
-        for name, place in places(model, _architecture(file)):
+        for name, slot in tensor_slots(model, _architecture(file)):
             if name in file.tensors:
-                place.fill(file, name)
+                slot.fill(file, name)
     return model
 
 
@@ -208,8 +209,8 @@ def _rotary_scaling(keys: _Keys, base: float, d_head: int) -> RotaryScaling | No
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor of the file goes.
+class TensorSlot:
+    """The part of the model that a tensor of the file fills.
 
     Attributes:
         shape: its shape in the file.
@@ -234,20 +235,14 @@ class Place:
 def check(file: GGUFFile, model: "HookedTransformer") -> None:
     """Raise `CheckpointError` unless the file's tensors are those of the model, biases that it may lack aside."""
     architecture = _architecture(file)
-    known = dict(places(model, architecture))
-    for name in known:
-        if name not in file.tensors and not _may_lack(name, architecture):
-            near = did_you_mean(name, file.tensors, 0.8)
-            raise CheckpointError(f"{file.path}: tensor {name!r} is missing{near}")
-    for name, stored in file.tensors.items():
-        if name == ROPE_FACTORS:
-            continue
-        if name not in known:
-            raise CheckpointError(f"{file.path}: tensor {name!r} is not part of this model{did_you_mean(name, known)}")
-        if stored.shape != known[name].shape:
-            raise CheckpointError(
-                f"{file.path}: tensor {name!r} has shape {stored.shape}; the metadata say {known[name].shape}"
-            )
+    expected = {
+        name: slot.shape
+        for name, slot in tensor_slots(model, architecture)
+        if name in file.tensors or not _may_lack(name, architecture)
+    }
+    found = {name: stored.shape for name, stored in file.tensors.items() if name != ROPE_FACTORS}
+    check_tensors(found, expected, lambda name: f"{file.path}: tensor {name!r}", "the metadata say")
+    for name in found:
         file.check_readable(name)
 
 
@@ -256,21 +251,21 @@ def _may_lack(name: str, architecture: str) -> bool:
     return name.endswith(".bias") and not name.endswith(needed)
 
 
-def places(model: "HookedTransformer", architecture: str) -> Iterator[tuple[str, Place]]:
-    """Each tensor that a file may have, and its place in the model."""
+def tensor_slots(model: "HookedTransformer", architecture: str) -> Iterator[tuple[str, TensorSlot]]:
+    """Each tensor that a file may have, and where it goes in the model."""
     d = model.cfg.d_model
     yield "token_embd.weight", _matrix(model.embed.W_E, d)
     for layer, block in enumerate(model.blocks):
         for name, ours in (GEMMA_NORMS if _is_gemma(architecture) else NORMS).items():
             yield f"blk.{layer}.{name}.weight", _gain(getattr(block, ours))
-        for name, place in (*_attention(block.attn, architecture == "llama"), *_mlp(block.mlp)):
-            yield f"blk.{layer}.{name}", place
+        for name, slot in (*_attention(block.attn, architecture == "llama"), *_mlp(block.mlp)):
+            yield f"blk.{layer}.{name}", slot
     yield "output_norm.weight", _gain(model.ln_final)
     if not model.cfg.tie_word_embeddings:
         yield "output.weight", _matrix(model.unembed.W_U.T, d)
 
 
-def _attention(attn: Attention, interleaved: bool) -> Iterator[tuple[str, Place]]:
+def _attention(attn: Attention, interleaved: bool) -> Iterator[tuple[str, TensorSlot]]:
     """Heads are rows of the file; `interleaved` ones have the two halves that are rotated together in turn."""
     cfg = attn.cfg
     for letter, weight, bias in (("q", attn.W_Q, attn.b_Q), ("k", attn.W_K, attn.b_K), ("v", attn.W_V, attn.b_V)):
@@ -286,7 +281,7 @@ def _attention(attn: Attention, interleaved: bool) -> Iterator[tuple[str, Place]
         yield "attn_k_norm.weight", _gain(attn.k_norm)
 
 
-def _mlp(mlp: MLP) -> Iterator[tuple[str, Place]]:
+def _mlp(mlp: MLP) -> Iterator[tuple[str, TensorSlot]]:
     for name, weight, bias in (
         ("ffn_gate", mlp.W_gate, mlp.b_gate),
         ("ffn_up", mlp.W_in, mlp.b_in),
@@ -296,14 +291,14 @@ def _mlp(mlp: MLP) -> Iterator[tuple[str, Place]]:
         yield f"{name}.bias", _vector(bias)
 
 
-def _matrix(memory: Tensor, n_columns: int) -> Place:
-    return Place((memory.numel() // n_columns, n_columns), memory)
+def _matrix(memory: Tensor, n_columns: int) -> TensorSlot:
+    return TensorSlot((memory.numel() // n_columns, n_columns), memory)
 
 
-def _vector(memory: Tensor) -> Place:
-    return Place((memory.numel(),), memory[None])
+def _vector(memory: Tensor) -> TensorSlot:
+    return TensorSlot((memory.numel(),), memory[None])
 
 
-def _gain(norm: Norm) -> Place:
+def _gain(norm: Norm) -> TensorSlot:
     assert norm.w is not None
     return _vector(norm.w)

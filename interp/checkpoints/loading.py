@@ -11,8 +11,8 @@ from interp.checkpoints import native
 from interp.checkpoints.registry import plan
 from interp.checkpoints.sources import INDEX, SINGLE, Dictionary, SafetensorsFolder, no_weights, read_json
 from interp.checkpoints.sources import shard_of_each_tensor as shards_of
+from interp.codec import TextCodec
 from interp.errors import CheckpointError, InterpError, did_you_mean
-from interp.tokens import TextCodec
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -118,7 +118,7 @@ def _from_folder(
         raise CheckpointError(f"{folder} has no config.json; for a .gguf file give its own path, such as {files[0]}")
     config = read_json(folder / "config.json")
     if config.get("model_type") == native.MODEL_TYPE:
-        return native.load(kind, folder, dtype, device, tokenizer)
+        return native.load(kind, folder, config, dtype, device, tokenizer)
     made = plan(config, SafetensorsFolder(folder), dtype, str(folder / "config.json"))
     try:
         codec = _tokenizer(folder) if tokenizer is None else tokenizer
@@ -133,7 +133,7 @@ def _tokenizer(folder: Path) -> TextCodec | None:
     """The tokenizer of a folder that has one, else None."""
     if not (folder / "tokenizer.json").exists():
         return None
-    from interp.tokens import Tokenizer
+    from interp.tokenizer import Tokenizer
 
     about = folder / "tokenizer_config.json"
     return Tokenizer.from_file(folder / "tokenizer.json", config=read_json(about) if about.exists() else {})

@@ -1,11 +1,11 @@
 """Where tensors come from: safetensors files, whole or sharded, and dictionaries. Nothing here unpickles anything.
 
 A source knows name, shape and dtype of every tensor before any of them is read, so that a checkpoint can be refused
-before a model exists. Tensors are read one at a time.
+before a model exists (`check_tensors`). Tensors are read one at a time.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from interp.errors import CheckpointError
+from interp.errors import CheckpointError, did_you_mean
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -32,13 +32,15 @@ DTYPES = {
 }
 """Names of dtypes in a safetensors header; every other stands for a kind of quantised number."""
 
+Shape = tuple[int, ...]
+
 
 @runtime_checkable
-class Source(Protocol):
+class TensorSource(Protocol):
     """Tensors by name."""
 
     @property
-    def tensors(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype | str]]:
+    def tensors(self) -> Mapping[str, tuple[Shape, torch.dtype | str]]:
         """Shape and dtype of every tensor; the dtype's name where torch has none for it."""
         ...
 
@@ -54,6 +56,26 @@ class Source(Protocol):
     def where(self, name: str) -> str:
         """The file that a tensor is in."""
         ...
+
+
+def check_tensors(
+    found: Mapping[str, Shape], expected: Mapping[str, Shape], where: Callable[[str], str], authority: str
+) -> None:
+    """Raise `CheckpointError` unless a checkpoint has the tensors of a model, no others, each of its shape.
+
+    Args:
+        found, expected: shapes by name, in the checkpoint and in the model.
+        where: how a message about a tensor begins: its file, and its name there.
+        authority: what the expected shapes were read off, with its verb: "the configuration says".
+    """
+    missing, surplus = [[name for name in a if name not in b] for a, b in ((expected, found), (found, expected))]
+    for name in missing:
+        raise CheckpointError(f"{where(name)} is missing{did_you_mean(name, surplus, 0.8)}")
+    for name in surplus:
+        raise CheckpointError(f"{where(name)} is not part of this model{did_you_mean(name, expected, 0.8)}")
+    for name, shape in found.items():
+        if shape != expected[name]:
+            raise CheckpointError(f"{where(name)} has shape {shape}; {authority} {expected[name]}")
 
 
 class Dictionary:
@@ -87,7 +109,7 @@ class SafetensorsFolder:
     def __init__(self, folder: Path):
         self.name = str(folder / SINGLE)
         self._files: dict[str, Path] = {}
-        self.tensors: dict[str, tuple[tuple[int, ...], torch.dtype | str]] = {}
+        self.tensors: dict[str, tuple[Shape, torch.dtype | str]] = {}
         if (folder / SINGLE).exists() or not (folder / INDEX).exists():
             if not (folder / SINGLE).exists():
                 raise CheckpointError(no_weights(folder))
