@@ -200,6 +200,12 @@ def test_every_command_has_help_with_an_example_and_can_be_quiet(command: str):
     assert f"Example: interp {command}" in text and "--quiet" in text
 
 
+def test_the_help_of_fetch_names_every_model_that_there_is():
+    text = " ".join(run("fetch", "--help").output.split())
+    for word, model in fetch.MODELS.items():
+        assert f"{word}: {model.about}; {model.size / 1e6:.0f} MB" in text and model.name in text
+
+
 def test_an_unknown_command_is_told_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     assert "'headz'" in refusal(capsys, monkeypatch, ["headz"])
 
