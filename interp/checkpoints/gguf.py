@@ -28,10 +28,14 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
 NORMS = {"attn_norm": "ln1", "ffn_norm": "ln2"}
+"""The name of each norm in a layer: the file's, and the model's."""
 GEMMA_NORMS = NORMS | {"post_attention_norm": "ln1_post", "post_ffw_norm": "ln2_post"}
-"""Their name of each norm in a layer, and ours."""
+"""The same for Gemma, which has norms after each part as well."""
 GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
-"""How llama.cpp knows the largest, which alone do not divide their scores by the root of the head's width."""
+"""The number of layers of the 27B models, by which llama.cpp knows them.
+
+They alone divide their scores by sqrt(d_model / n_heads) and not by sqrt(d_head).
+"""
 ROPE_FACTORS = "rope_freqs.weight"
 REQUIRED: Any = object()
 NOT_COMPUTED = (
@@ -42,9 +46,9 @@ NOT_COMPUTED = (
     "embedding_scale",
     "attention.clamp_kqv",
 )
-"""Metadata (below the architecture's name) that stand for arithmetic not done here, unless they are absent or 0."""
+"""Keys (below the architecture's name) for arithmetic that is not done here; they must be absent or 0."""
 SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
-"""As much, but for Gemma."""
+"""Two more keys of this kind, which Gemma 2 alone may have: its caps on scores and logits are computed."""
 
 
 def load(
@@ -128,7 +132,10 @@ def _is_gemma(architecture: str) -> bool:
 
 
 def _gemma_fields(keys: "_Keys", fields: dict[str, Any]) -> dict[str, Any]:
-    """What Gemma has otherwise. Much of it stands in llama.cpp's code and not in the file; gains are stored whole."""
+    """The fields in which Gemma differs. llama.cpp has much of this in its code and not in the file.
+
+    The gains of norms are stored whole, and not as differences from 1.
+    """
     architecture, n_layers, width = keys.architecture, fields["n_layers"], fields["d_model"]
     every = keys.get("attention.sliding_window_pattern", int, 2 if architecture == "gemma2" else 6)
     if every < 1:
@@ -161,11 +168,11 @@ class _Keys:
         self.file, self.architecture = file, _architecture(file)
 
     def where(self, key: str) -> str:
-        """How an error begins that is about this key."""
+        """The beginning of an error about this key."""
         return f"{self.file.path}: metadata '{self.architecture}.{key}'"
 
     def get(self, key: str, kind: type, default: Any = REQUIRED) -> Any:
-        """A value; `CheckpointError` if it is of another kind, or missing and without a default."""
+        """The value of a key. Raises `CheckpointError` if it is of another kind, or missing and without a default."""
         value = self.file.metadata.get(f"{self.architecture}.{key}", default)
         if value is REQUIRED:
             near = did_you_mean(f"{self.architecture}.{key}", self.file.metadata, 0.8)
@@ -184,7 +191,10 @@ def _architecture(file: GGUFFile) -> str:
 
 
 def _rotary_scaling(keys: _Keys, base: float, d_head: int) -> RotaryScaling | None:
-    """None, linear as the metadata say, or that of Llama 3.1, of which a file holds only the factors that it makes."""
+    """The rotary scaling: None, linear as the metadata say, or Llama 3.1's.
+
+    Of the last a file holds only the factors by which it divides each frequency; its settings are checked against them.
+    """
     kind, file = keys.get("rope.scaling.type", str, "none"), keys.file
     if kind not in ("none", "linear"):
         raise CheckpointError(f"{keys.where('rope.scaling.type')} = {kind!r}; allowed: 'none' or 'linear'")
@@ -266,7 +276,10 @@ def tensor_slots(model: "HookedTransformer", architecture: str) -> Iterator[tupl
 
 
 def _attention(attn: Attention, interleaved: bool) -> Iterator[tuple[str, TensorSlot]]:
-    """Heads are rows of the file; `interleaved` ones have the two halves that are rotated together in turn."""
+    """The slots of an attention layer: the rows of a tensor are heads after each other.
+
+    `interleaved`: queries and keys have the two numbers that are rotated together beside each other in the file.
+    """
     cfg = attn.cfg
     for letter, weight, bias in (("q", attn.W_Q, attn.b_Q), ("k", attn.W_K, attn.b_K), ("v", attn.W_V, attn.b_V)):
         rows = weight.transpose(1, 2)  # [n d_head d_model]

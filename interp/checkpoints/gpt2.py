@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from interp.checkpoints.layout import Piece, View, Weight, head_biases, layer_norm, turned, weight
+from interp.checkpoints.layout import Piece, View, Weight, head_biases, layer_norm, transposed, weight
 from interp.checkpoints.options import Options
 from interp.config import TransformerConfig
 
@@ -18,7 +18,7 @@ SKIPPED = r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"
 
 
 def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
-    """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
+    """The architecture that a `config.json` describes. Raises `CheckpointError` naming what is not computed."""
     options.refuse_unless("scale_attn_by_inverse_layer_idx", False)
     options.refuse_unless("add_cross_attention", False)
     width, heads = options.size("n_embd"), options.size("n_head")
@@ -38,7 +38,7 @@ def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
 
 
 def write_config(cfg: TransformerConfig) -> dict[str, Any]:
-    """Theirs from ours, as far as it can be said there."""
+    """The `config.json` of an architecture. Fields without a key are left out; `to_hf` checks that nothing is lost."""
     return {
         "architectures": ["GPT2LMHeadModel"],
         "n_layer": cfg.n_layers,
@@ -72,7 +72,7 @@ def layout(cfg: TransformerConfig, options: Options) -> Iterator[Weight]:
         yield weight(f"{theirs}.mlp.c_proj.bias", (d,), f"{ours}.mlp.b_out")
     yield from layer_norm("transformer.ln_f", d, "ln_final")
     if not cfg.tie_word_embeddings:
-        yield weight("lm_head.weight", (cfg.d_vocab, d), "unembed.W_U", turned)
+        yield weight("lm_head.weight", (cfg.d_vocab, d), "unembed.W_U", transposed)
 
 
 def _fused(theirs: str, cfg: TransformerConfig, ours: str) -> Iterator[Weight]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from interp.checkpoints.layout import Weight, head_biases, reading_heads, turned, weight, writing_heads
+from interp.checkpoints.layout import Weight, head_biases, reading_heads, transposed, weight, writing_heads
 from interp.checkpoints.options import Options, first_value, per_layer, rope_scaling
 from interp.config import TransformerConfig
 
@@ -17,18 +17,18 @@ SKIPPED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
 """Rotary frequencies that older versions stored as tensors."""
 
 NORMS = {"input_layernorm": "ln1", "post_attention_layernorm": "ln2"}
-"""Their name of each norm in a layer, and ours."""
+"""The name of each norm in a layer: the checkpoint's, and the model's."""
 
 
 def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
-    """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
+    """The architecture that a `config.json` describes. Raises `CheckpointError` naming what is not computed."""
     base, scaling = options.rotary()
     fields = decoder_fields(options) | {"rotary_base": base, "rotary_scaling": scaling, "dtype": dtype}
     return TransformerConfig(**fields)
 
 
 def read_mistral_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
-    """As `read_config`, with a sliding window in every layer (null: none)."""
+    """The architecture of a Mistral: that of `read_config`, with a window in every layer (null: none)."""
     options.refuse_unless("layer_types")
     base, scaling = options.rotary()
     fields = decoder_fields(options, kv_heads=8) | {"rotary_base": base, "rotary_scaling": scaling, "dtype": dtype}
@@ -59,12 +59,15 @@ def decoder_fields(options: Options, kv_heads: int | None = None, d_head: int | 
 
 
 def write_config(cfg: TransformerConfig) -> dict[str, Any]:
-    """Theirs from ours, as far as it can be said there. The flags for biases are set where the biases are known."""
+    """The `config.json` of an architecture, without the flags for biases, which `to_hf` adds.
+
+    Fields without a key are left out; `to_hf` checks that nothing is lost.
+    """
     return decoder_options(cfg) | {"architectures": ["LlamaForCausalLM"]}
 
 
 def write_mistral_config(cfg: TransformerConfig) -> dict[str, Any]:
-    """As `write_config`, with the window."""
+    """The `config.json` of a Mistral: that of `write_config`, with the window."""
     window = first_value(per_layer(cfg, "window_size"), None)
     return decoder_options(cfg) | {"architectures": ["MistralForCausalLM"], "sliding_window": window}
 
@@ -121,7 +124,7 @@ def decoder_layout(
         yield from _mlp(f"{theirs}.mlp", cfg, f"{ours}.mlp", mlp_bias)
     yield weight("model.norm.weight", (d,), "ln_final.w", plus=gain_offset)
     if not cfg.tie_word_embeddings:
-        yield weight("lm_head.weight", (vocab, d), "unembed.W_U", turned)
+        yield weight("lm_head.weight", (vocab, d), "unembed.W_U", transposed)
 
 
 def _attention(theirs: str, cfg: TransformerConfig, ours: str, biased: str, gain_offset: float) -> Iterator[Weight]:
@@ -141,6 +144,6 @@ def _attention(theirs: str, cfg: TransformerConfig, ours: str, biased: str, gain
 def _mlp(theirs: str, cfg: TransformerConfig, ours: str, biased: bool) -> Iterator[Weight]:
     d, mlp = cfg.d_model, cfg.d_mlp
     for name, letters, shape in (("gate", "gate", (mlp, d)), ("up", "in", (mlp, d)), ("down", "out", (d, mlp))):
-        yield weight(f"{theirs}.{name}_proj.weight", shape, f"{ours}.W_{letters}", turned)
+        yield weight(f"{theirs}.{name}_proj.weight", shape, f"{ours}.W_{letters}", transposed)
         if biased:
             yield weight(f"{theirs}.{name}_proj.bias", shape[:1], f"{ours}.b_{letters}")

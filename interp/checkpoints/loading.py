@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Device = str | torch.device | None
 DTYPES = ("float64", "float32", "float16", "bfloat16")
-"""What parameters can be of."""
+"""The dtypes that parameters can have."""
 
 
 def load(
@@ -63,7 +63,7 @@ def _checked(dtype: torch.dtype | str | None, device: Device) -> torch.dtype | N
 
 
 def _local(name_or_path: str | os.PathLike[str]) -> Path:
-    """What a name stands for on this machine: a path, or a fetched file; or the name of a repository, as a path.
+    """The path that a name stands for on this machine, or the file that was fetched under it; else the name as a path.
 
     Raises `CheckpointError` for a path that does not exist and cannot be a repository.
     """

@@ -72,7 +72,7 @@ def load(
             made = [codec.load(folder, about[key]) for key, codec in CODECS.items() if about.get(key)]
             tokenizer = made[0] if made else None
         weights = SafetensorsFolder(folder)
-        if cfg.n_layers > len(weights.tensors):  # before what would take for ever
+        if cfg.n_layers > len(weights.tensors):  # describing them could take endlessly
             raise CheckpointError(f"{config_file}: n_layers = {cfg.n_layers}, with {len(weights.tensors)} tensors")
         expected = kind(cfg, tokenizer, device="meta").state_dict()
     except CheckpointError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from interp.checkpoints.layout import Piece, View, Weight, layer_norm, turned, weight, writing_heads
+from interp.checkpoints.layout import Piece, View, Weight, layer_norm, transposed, weight, writing_heads
 from interp.checkpoints.options import Options, per_layer, rope_scaling
 from interp.config import TransformerConfig
 
@@ -17,7 +17,7 @@ SKIPPED = r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_
 
 
 def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
-    """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
+    """The architecture that a `config.json` describes. Raises `CheckpointError` naming what is not computed."""
     width, heads = options.size("hidden_size"), options.size("num_attention_heads")
     base, scaling = options.rotary("rotary_emb_base")
     share = Options(options.rope()).get("partial_rotary_factor", float, None)
@@ -42,7 +42,7 @@ def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
 
 
 def write_config(cfg: TransformerConfig) -> dict[str, Any]:
-    """Theirs from ours, as far as it can be said there."""
+    """The `config.json` of an architecture. Fields without a key are left out; `to_hf` checks that nothing is lost."""
     return {
         "architectures": ["GPTNeoXForCausalLM"],
         "num_hidden_layers": cfg.n_layers,
@@ -70,13 +70,13 @@ def layout(cfg: TransformerConfig, options: Options) -> Iterator[Weight]:
         yield from layer_norm(f"{theirs}.input_layernorm", d, f"{ours}.ln1")
         yield from _attention(f"{theirs}.attention", cfg, options, f"{ours}.attn")
         yield from layer_norm(f"{theirs}.post_attention_layernorm", d, f"{ours}.ln2")
-        yield weight(f"{theirs}.mlp.dense_h_to_4h.weight", (mlp, d), f"{ours}.mlp.W_in", turned)
+        yield weight(f"{theirs}.mlp.dense_h_to_4h.weight", (mlp, d), f"{ours}.mlp.W_in", transposed)
         yield weight(f"{theirs}.mlp.dense_h_to_4h.bias", (mlp,), f"{ours}.mlp.b_in")
-        yield weight(f"{theirs}.mlp.dense_4h_to_h.weight", (d, mlp), f"{ours}.mlp.W_out", turned)
+        yield weight(f"{theirs}.mlp.dense_4h_to_h.weight", (d, mlp), f"{ours}.mlp.W_out", transposed)
         yield weight(f"{theirs}.mlp.dense_4h_to_h.bias", (d,), f"{ours}.mlp.b_out")
     yield from layer_norm("gpt_neox.final_layer_norm", d, "ln_final")
     if not cfg.tie_word_embeddings:
-        yield weight("embed_out.weight", (cfg.d_vocab, d), "unembed.W_U", turned)
+        yield weight("embed_out.weight", (cfg.d_vocab, d), "unembed.W_U", transposed)
 
 
 def _attention(theirs: str, cfg: TransformerConfig, options: Options, ours: str) -> Iterator[Weight]:

@@ -36,16 +36,16 @@ FREE_FIELDS = {"seed": None, "init_std": 1.0, "attn_implementation": "eager"}
 
 @dataclass(frozen=True)
 class Family:
-    """What is particular to one `model_type`.
+    """The particulars of one `model_type`.
 
     Attributes:
-        read_config, write_config, layout: see the family's file.
-        prefix: of all names in a model with a head; a checkpoint of the bare model leaves it out.
-        head: the unembedding, which a tied checkpoint may repeat.
-        embedding: what it then repeats.
-        aliases: other names of tensors.
-        skipped: pattern of names that hold no weights.
-        bias_flags: options that say whether these biases exist.
+        read_config, write_config, layout: the functions of these names in the family's file.
+        prefix: the beginning of all names in a model with a head; a checkpoint of the bare model leaves it out.
+        head: the name of the unembedding, which a tied checkpoint may hold as well, with the values of `embedding`.
+        embedding: the name of the embedding.
+        aliases: the names of tensors by other names that they have.
+        skipped: the pattern of names that hold no weights.
+        bias_flags: the biases whose existence an option states, by option.
     """
 
     read_config: Callable[[Options, torch.dtype], TransformerConfig]
@@ -165,7 +165,7 @@ def plan(
 
 
 def _check_depth(options: Options, source: TensorSource) -> None:
-    """Refuse what would take for ever to describe: every layer has tensors."""
+    """Refuse more layers than tensors at once: describing them could take endlessly, and every layer has tensors."""
     for key in ("num_hidden_layers", "n_layer"):
         n_layers = options.values.get(key)
         if isinstance(n_layers, int) and n_layers > len(source.tensors) > 0:
@@ -219,9 +219,9 @@ def _matched(weights: list[Weight], names: dict[str, str], source: TensorSource)
 def from_hf(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None
 ) -> tuple[TransformerConfig, dict[str, Tensor]]:
-    """Our config and state dict from a transformers `config.json` and state dict.
+    """The config and state dict of our model, from a transformers `config.json` and state dict.
 
-    The tensors are views of theirs where neither dtype nor value changes; biases that the family lacks are zeros.
+    The tensors are views of those given where neither dtype nor value changes; biases that the family lacks are zeros.
     Raises `CheckpointError` as `plan` does.
     """
     from interp.model import HookedTransformer

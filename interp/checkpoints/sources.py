@@ -37,7 +37,7 @@ Shape = tuple[int, ...]
 
 @runtime_checkable
 class TensorSource(Protocol):
-    """Tensors by name."""
+    """Tensors that can be read by name."""
 
     @property
     def tensors(self) -> Mapping[str, tuple[Shape, torch.dtype | str]]:
@@ -46,11 +46,11 @@ class TensorSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages call the whole."""
+        """The name of the whole in messages."""
         ...
 
     def read(self, name: str) -> Shaped[Tensor, "*shape"]:
-        """One tensor."""
+        """The tensor of that name."""
         ...
 
     def where(self, name: str) -> str:
@@ -89,11 +89,11 @@ class Dictionary:
                 raise CheckpointError(f"{name}: tensor {key!r} is on the meta device, without values")
 
     def read(self, name: str) -> Shaped[Tensor, "*shape"]:
-        """One tensor, as it is held."""
+        """The tensor of that name, as it is held."""
         return self._held[name].detach()
 
     def where(self, name: str) -> str:
-        """The name of the whole."""
+        """The name of the dictionary: its tensors are in no file."""
         return self.name
 
 
@@ -166,7 +166,7 @@ def shard_of_each_tensor(index: Path) -> dict[str, str]:
 
 
 def no_weights(folder: Path, others: list[str] | None = None) -> str:
-    """What to say of a checkpoint without safetensors; `others` are its files where they are not in the folder."""
+    """The message about a checkpoint without safetensors; `others` are its files where they are not in the folder."""
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     pickles += [name for name in others or () if any(Path(name).match(pattern) for pattern in PICKLES)]
     missing = f"{folder}: neither {SINGLE} nor {INDEX} is there"

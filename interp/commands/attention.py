@@ -64,7 +64,7 @@ def attention(
 
 
 def _badges(model: HookedTransformer, quiet: bool) -> dict[str, Any]:
-    """Scores that every head has."""
+    """The scores that are defined for every head."""
     from interp.heads import head_scores
 
     found = head_scores(model, scores=BADGES, progress=not quiet)

@@ -1,4 +1,4 @@
-"""What the commands share: options, loading a model, checking where a page goes, printing a table."""
+"""The parts that the commands share: options, loading a model, checking where a page goes, printing a table."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def load(name: str, quiet: bool) -> HookedTransformer:
 
 @contextmanager
 def busy(doing: str, quiet: bool) -> Iterator[None]:
-    """A sign of life on a terminal while the block runs."""
+    """A spinner on a terminal while the block runs."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -69,7 +69,7 @@ def busy(doing: str, quiet: bool) -> Iterator[None]:
 
 
 def check_writable(path: Path) -> None:
-    """Whether a page can go there, before the work that it takes. Raises `OSError`."""
+    """Raise `OSError` if a page cannot be written there; asked before the work that the page takes."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     code = errno.EISDIR if path.is_dir() else errno.ENOTDIR if not folder.is_dir() else errno.EACCES
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -77,7 +77,7 @@ def check_writable(path: Path) -> None:
 
 
 def wrote(path: Path, what: str) -> None:
-    """Say where a page is."""
+    """Print where a page is."""
     typer.echo(f"Wrote {path}: {what}; it opens offline.")
 
 
