@@ -51,24 +51,30 @@ def _options(
     pass
 
 
+INTERRUPTED = 130
+"""The exit status after Ctrl-C (128 and the signal's number), with which newer versions of typer return from it."""
+
+
 def main() -> None:
-    """Run the command line; errors made on purpose, and wrong usage, end it with one line and exit status 2."""
+    """Run the command line; errors made on purpose, and wrong usage, end it with one line and status 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a token must not end the run
-    for entry in entry_points(group="interp.commands"):
-        entry.load()(app)
     try:
+        for entry in entry_points(group="interp.commands"):
+            entry.load()(app)
         status = app(prog_name="interp", standalone_mode=False)
     except BrokenPipeError:  # such as `interp circuits list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    except (InterpError, OSError) as error:
+    except InterpError as error:
         _say(str(error))
         status = 2
-    except typer.Abort:
-        _say("interrupted")
-        status = 130
+    except OSError as error:
+        _say(f"{error.strerror}: {str(error.filename)!r}" if error.strerror and error.filename else str(error))
+        status = 2
+    except (typer.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
     except Exception as error:
         format_message = getattr(error, "format_message", None)
         if format_message is None:  # wrong usage has it; typer does not export the class that it is
@@ -76,6 +82,8 @@ def main() -> None:
         if message := format_message():  # else it was the help that was printed
             _say(f"{message} (see {getattr(getattr(error, 'ctx', None), 'command_path', 'interp')} --help)")
         status = 2
+    if status == INTERRUPTED:
+        _say("interrupted")
     sys.exit(status)
 
 

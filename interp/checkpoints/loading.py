@@ -67,14 +67,14 @@ def _local(name_or_path: str | os.PathLike[str]) -> Path:
 
     Raises `CheckpointError` for a path that does not exist and cannot be a repository.
     """
-    if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path):
+    if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path).strip():
         raise CheckpointError(f"{name_or_path!r} is neither a name nor a path")
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path
     name = name_or_path if isinstance(name_or_path, str) else None
     if name is None or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) or path.suffix == ".gguf":
-        raise CheckpointError(f"{path} does not exist: no folder with a config.json, and no .gguf file")
+        raise CheckpointError(f"{str(name_or_path)!r} does not exist: no folder with a config.json, and no .gguf file")
     from interp.checkpoints import fetch
 
     return fetch.local_path(name) or path
@@ -114,8 +114,10 @@ def _from_folder(
     device: Device,
     tokenizer: TextCodec | None,
 ) -> "HookedTransformer":
-    if not (folder / "config.json").exists() and (files := sorted(folder.glob("*.gguf"))):
-        raise CheckpointError(f"{folder} has no config.json; for a .gguf file give its own path, such as {files[0]}")
+    if not (folder / "config.json").exists():
+        files = sorted(folder.glob("*.gguf"))
+        hint = f"for a .gguf file give its own path, such as {files[0]}" if files else "it is no folder of a checkpoint"
+        raise CheckpointError(f"{folder} has no config.json; {hint}")
     config = read_json(folder / "config.json")
     if config.get("model_type") == native.MODEL_TYPE:
         return native.load(kind, folder, config, dtype, device, tokenizer)

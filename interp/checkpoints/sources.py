@@ -182,7 +182,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises `CheckpointError` naming the file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read as a configuration: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} cannot be read as a configuration: it holds a {type(values).__name__}")

@@ -41,14 +41,14 @@ def heads(
     if sort not in known:
         raise ConfigError(f"--sort {sort!r}; allowed: {', '.join(known)}{did_you_mean(sort, known)}")
     if out is not None:
-        check_writable(out)
+        out = check_writable(out)
     scores = head_scores(load(model, quiet), text, progress=not quiet)
     best = score_table(scores, sort, top=top)
     on = repr(text) if text is not None else f"{scores.attrs['n_prompts']} prompts of random repeats"
     print_whole(_table(best, f"Heads by {sort}, on {on}"))
     for name in known:
         if said := scores[name].attrs.get("undefined"):
-            typer.echo(f"{name} is undefined {said}")
+            typer.echo(f"{name} is undefined {said if said.startswith('everywhere') else f'for {said}'}")
     if out is not None:
         _write_page(out, scores, best, model, on)
         wrote(out, "a map of the heads for each score")

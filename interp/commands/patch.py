@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.commands.common import MODEL, ModelName, Quiet, check_writable, load, print_whole, wrote
+from interp.commands.common import MODEL, ModelName, Quiet, check_different, check_writable, load, print_whole, wrote
 from interp.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -55,7 +55,12 @@ def patch(
             raise ConfigError(
                 f"{name} {unknown[0]!r}; allowed: {', '.join(allowed)}{did_you_mean(unknown[0], allowed)}"
             )
-    check_writable(out)
+    if "layer" not in words or len({*words}) < len(words):
+        raise ConfigError(f"--over {over!r}; allowed: layer, and at most once each pos, head, neuron")
+    check_different(clean, corrupted, "--clean and --corrupted")
+    if wrong is not None:
+        check_different(answer, wrong, "--answer and --wrong")
+    out = check_writable(out)
     loaded = load(model, quiet)
     metric = Logit(answer) if wrong is None else LogitDifference(answer, wrong)
     chosen: Any = direction
