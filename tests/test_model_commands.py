@@ -97,6 +97,15 @@ def test_heads_says_what_a_text_of_one_token_leaves_undefined(checkpoint: str):
     assert done.exit_code == 0
     assert "previous_token is undefined everywhere: no prompt has two tokens" in done.output
     assert "copying is undefined for L0H0: " in done.output
+    assert {cell for row in rows(done.output) for cell in row[1:-2]} == {"-"}
+
+
+def test_patch_takes_every_site_that_it_says_is_allowed(checkpoint: str, tmp_path: Path):
+    prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "--out", str(tmp_path / "x.html")]
+    refused = CliRunner().invoke(app, ["patch", "--model", checkpoint, *prompts, "--site", "no"]).exception
+    for site in str(refused).split("allowed: ")[1].split("; ")[0].split(", "):
+        done = run("patch", "--model", checkpoint, *prompts, "--over", "layer", "--site", site)
+        assert done.exit_code == 0, site
 
 
 def test_heads_writes_a_map_for_every_score(checkpoint: str, tmp_path: Path):
@@ -174,6 +183,8 @@ PATCH = ["patch", "--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "
         ([*PATCH, "--direction", "denoise"], "did you mean 'denoising'"),
         ([*PATCH, "--over", "layer,tokens"], "--over 'tokens'"),
         ([*PATCH, "--site", "resid_per"], "did you mean 'resid_pre'"),
+        ([*PATCH, "--site", "scale"], "--site 'scale'; allowed: "),
+        ([*PATCH, "--site", "embed"], "--site 'embed'; allowed: resid_pre, "),
         ([*PATCH, "--wrong", "ab"], "'ab'"),
         ([*PATCH, "--corrupted", "!ab"], "positions must correspond"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,10 +64,14 @@ def _table(best: pd.DataFrame, title: str) -> Table:
     table.add_column("head")
     for name in columns:
         table.add_column(_short(name), justify="right")
-    cells = [[f"{value:.3f}" for value in best[name].tolist()] for name in columns]
+    cells = [[_number(value) for value in best[name].tolist()] for name in columns]
     for label, *row in zip(best.index, *cells, strict=True):
         table.add_row(str(label), *row)
     return table
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def _short(name: str) -> str:
@@ -79,7 +84,7 @@ def _write_page(out: Path, scores: xr.Dataset, best: pd.DataFrame, model: str, o
 
     shown = [str(name) for name in scores if not str(name).endswith("_se")]
     columns = {"head": [str(label) for label in best.index]}
-    columns |= {_short(name): [f"{value:.3f}" for value in best[name].tolist()] for name in best if name in shown}
+    columns |= {_short(name): [_number(value) for value in best[name].tolist()] for name in best if name in shown}
     panels = [report.Panel(figures.table(columns, title="The first heads"), "As printed.")]
     for name in shown:
         first = score_table(scores, name, top=1).index[0]
