@@ -23,7 +23,8 @@ from interp.factored import FactoredMatrix
 from interp.hooks import HookPoint
 from interp.model import HookedTransformer
 from interp.residual import LogitAttribution, Stack
-from interp.tokens import Tokenizer, Vocabulary
+from interp.tokenizer import Tokenizer
+from interp.vocabulary import Vocabulary
 
 __all__ = [
     "ActivationCache",

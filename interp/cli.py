@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from interp.commands import attention, heads, patch
+from interp.commands import attention, fetch, heads, patch
 from interp.commands.common import paragraphs
 from interp.errors import InterpError
 
@@ -32,6 +32,7 @@ LOOKING = "Look at a model"
 app.command("attention", help=paragraphs(attention.HELP), rich_help_panel=LOOKING)(attention.attention)
 app.command("heads", help=paragraphs(heads.HELP), rich_help_panel=LOOKING)(heads.heads)
 app.command("patch", help=paragraphs(patch.HELP), rich_help_panel=LOOKING)(patch.patch)
+app.command("fetch", help=paragraphs(fetch.HELP), rich_help_panel=LOOKING)(fetch.fetch)
 
 
 def _print_version(wanted: bool) -> bool:
@@ -50,69 +51,42 @@ def _options(
     pass
 
 
-FETCH_HELP = """Fetch a small real model into the cache; HookedTransformer.from_pretrained then works offline.
-
-Known: smollm2 (SmolLM2-135M-Instruct, 98 MB, Apache-2.0), then loaded by from_pretrained("smollm2-135m-instruct").
-
-The cache is the folder interp in the user's cache, or INTERP_CACHE. A model that is there and sound is left as it is.
-
-Example: interp fetch smollm2
-"""
-
-
-@app.command("fetch", help=paragraphs(FETCH_HELP), rich_help_panel=LOOKING)
-def fetch(
-    model: Annotated[str, typer.Argument(help="Which model: smollm2.")],
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
-) -> None:
-    """Fetch a model and say where it is."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from interp.checkpoints import fetch as fetching
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bars:
-        bar = bars.add_task(model, total=None)
-        path, new = fetching.fetch(
-            model, lambda doing, done, total: bars.update(bar, description=doing, completed=done, total=total)
-        )
-    typer.echo(f"{'Fetched' if new else 'Already there'}: {path}")
-
-
 INTERRUPTED = 130
-"""The exit status after Ctrl-C."""
-
-USAGE: type[Exception] = typer.BadParameter.__mro__[1]
-"""Of every error in how a command was written; typer itself exports only this kind of them."""
+"""The exit status after Ctrl-C (128 and the signal's number), with which newer versions of typer return from it."""
 
 
 def main() -> None:
-    """Run the command line; errors made on purpose, and wrong usage, end it with one line and exit status 2."""
+    """Run the command line; errors made on purpose, and wrong usage, end it with one line and status 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a token must not end the run
-    for entry in entry_points(group="interp.commands"):
-        entry.load()(app)
     try:
+        for entry in entry_points(group="interp.commands"):
+            entry.load()(app)
         status = app(prog_name="interp", standalone_mode=False)
     except BrokenPipeError:  # such as `interp circuits list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    except (InterpError, OSError) as error:
+    except InterpError as error:
         _say(str(error))
         status = 2
-    except USAGE as error:
-        if message := str(getattr(error, "format_message", lambda: "")()):  # else it was the help that was printed
+    except OSError as error:
+        _say(f"{error.strerror}: {str(error.filename)!r}" if error.strerror and error.filename else str(error))
+        status = 2
+    except (typer.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
+    except Exception as error:
+        format_message = getattr(error, "format_message", None)
+        if format_message is None:  # wrong usage has it; typer does not export the class that it is
+            raise
+        if message := format_message():  # else it was the help that was printed
             _say(f"{message} (see {getattr(getattr(error, 'ctx', None), 'command_path', 'interp')} --help)")
         status = 2
-    except typer.Abort:
-        status = INTERRUPTED
-    if status == INTERRUPTED:  # with which typer ends an interrupted command, and says nothing
+    if status == INTERRUPTED:
         _say("interrupted")
     sys.exit(status)
 
 
 def _say(what: str) -> None:
-    """Whatever it is, in one line."""
+    """Print a message in one line on standard error."""
     typer.echo(f"interp: {' '.join(line.strip() for line in what.splitlines())}", err=True)

@@ -18,7 +18,7 @@ NormType = Literal["LN", "RMS"]
 PositionType = Literal["standard", "onehot", "sinusoidal", "rotary", "shortformer", "none"]
 
 DERIVED: Any = None
-"""Default of a field that is computed from the others when it is not given."""
+"""The default of a field that is computed from the others when it is not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,8 @@ class RotaryScaling:
         kind: "linear" divides every frequency by `factor`; "llama3" does so to wavelengths above
             `original_n_ctx / low_freq_factor`, leaves those below `original_n_ctx / high_freq_factor` as they are, and
             interpolates between (Llama 3.1).
-        factor, low_freq_factor, high_freq_factor, original_n_ctx: as above; the last three matter to "llama3" only.
+        factor, low_freq_factor, high_freq_factor, original_n_ctx: the numbers in these formulas; only "llama3" reads
+            the last three.
     """
 
     kind: Literal["linear", "llama3"]
@@ -235,7 +236,7 @@ class TransformerConfig:
         _refuse(self.dtype not in allowed, f"dtype = {self.dtype}; allowed: {', '.join(map(str, allowed))}")
 
     def in_layer(self, value: Any, layer: int) -> Any:
-        """A field that may differ between layers, in one of them."""
+        """The value in one layer of a field that may differ between layers."""
         return value[layer] if isinstance(value, tuple) else value
 
     @property

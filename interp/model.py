@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from interp.codec import TextCodec
 from interp.components import MLP, Attention, Embed, Norm, PosEmbed, SideInputs, Unembed, rotary_angles, visible_keys
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, ShapeError, TokenError
@@ -32,7 +33,7 @@ from interp.loss import next_token_loss
 from interp.private_reads import private_reads
 from interp.running import Hooked, ReturnType
 from interp.stacked import StackedWeights
-from interp.tokens import Text, TextCodec, check_mask, check_tokens
+from interp.tokens import Text, check_mask, check_tokens
 
 
 class Block(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, TokenError
 from interp.indices import is_index
-from interp.tokens import Tokenizer
+from interp.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer

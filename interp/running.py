@@ -225,17 +225,17 @@ class Hooked(nn.Module):
                 in_graph[hook.name] = value
             return value
 
+        if options.get("start_at_layer") is not None and isinstance(input, Tensor):
+            input = input.clone()  # the cache must not hold the caller's own tensor
+        model = cast("HookedTransformer", self)
+        if options.get("start_at_layer") is None:
+            input, options["attention_mask"] = model.tokens_and_mask(input, options.get("attention_mask"))
         callers = [hook for point in self.hook_points.values() for hook in point.hooks]
         for hook in callers:
             hook.edited = False
         # A hook that only observes lets lazy values pass beside the graph, so gradients need one that takes part in it.
         names = [name for name in self.hook_points if name in reached]
         active = self._attach([(name, keep) for name in names], "fwd", observes=not incl_bwd)
-        if options.get("start_at_layer") is not None and isinstance(input, Tensor):
-            input = input.clone()  # the cache must not hold the caller's own tensor
-        model = cast("HookedTransformer", self)
-        if options.get("start_at_layer") is None:
-            input, options["attention_mask"] = model.tokens_and_mask(input, options.get("attention_mask"))
         try:
             with torch.set_grad_enabled(incl_bwd or torch.is_grad_enabled()):
                 output = self(input, return_type, **options)

@@ -1,4 +1,4 @@
-"""Tokenizer: a trained tokenizer (of the `tokenizers` library) behind the interface that `Vocabulary` has."""
+"""Tokenizer: a trained tokenizer (of the `tokenizers` library) as a `TextCodec`."""
 
 import copy
 import json
@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from interp.codec import TextCodec, one_sequence
 from interp.errors import CheckpointError, TokenError, did_you_mean
+from interp.files import atomic_path
 
 if TYPE_CHECKING:
     import tokenizers
+
+FILE = "tokenizer.json"
+"""The file of a checkpoint that holds a trained tokenizer."""
 
 
 class Tokenizer(TextCodec):
@@ -73,51 +76,23 @@ class Tokenizer(TextCodec):
 
     @property
     def bos_id(self) -> int | None:
-        """The id of `bos`."""
+        """The id of `bos`, or None."""
         return None if self.bos is None else self.backend.token_to_id(self.bos)
 
     @property
-    def eos_id(self) -> int | None:
-        """The id of `eos`."""
-        return None if self.eos is None else self.backend.token_to_id(self.eos)
-
-    @property
     def pad_id(self) -> int:
-        """The id that fills up a batch: that of `pad`, else of `eos`, else 0. Every mask hides it."""
+        """The id that fills up a batch: the id of `pad`, else of `eos`, else 0. Every mask hides it."""
         token = self.pad if self.pad is not None else self.eos
         return (None if token is None else self.backend.token_to_id(token)) or 0
 
-    def to_tokens_and_mask(
-        self, text: str | Sequence[str], prepend_bos: bool | None = None, padding_side: str = "left"
-    ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-        """Ids of one text (batch 1) or several, padded to the longest, and which of them are tokens of the texts.
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, without a bos in front.
 
-        Raises `TokenError` for an empty batch, `prepend_bos` without a bos, another side than "left" or "right", or a
-        text that UTF-8 cannot hold or this tokenizer would leave a part of out.
+        Raises `TokenError` for a text that UTF-8 cannot hold, or of which this tokenizer would leave out a part.
         """
-        if padding_side not in ("left", "right"):
-            raise TokenError(f"padding_side = {padding_side!r}; allowed: 'left' or 'right'")
-        rows = self._encode([text] if isinstance(text, str) else list(text), prepend_bos)
-        if not rows:
-            raise TokenError("an empty batch: at least one text is needed")
-        longest = max(map(len, rows))
-        tokens = torch.full((len(rows), longest), self.pad_id, dtype=torch.long)
-        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            filled = slice(longest - len(row), longest) if padding_side == "left" else slice(0, len(row))
-            tokens[i, filled] = torch.tensor(row, dtype=torch.long)
-            mask[i, filled] = True
-        return tokens, mask
-
-    def _encode(self, texts: list[str], prepend_bos: bool | None) -> list[list[int]]:
-        wanted = self.prepends_bos if prepend_bos is None else prepend_bos
-        bos_id = self.bos_id
-        if wanted and bos_id is None:
-            raise TokenError("prepend_bos = True, but this tokenizer was made without bos=")
         for text in texts:
             self._check(text)
-        rows = [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
-        return [[bos_id, *row] if wanted and bos_id is not None and row[:1] != [bos_id] else row for row in rows]
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def _check(self, text: str) -> None:
         try:
@@ -129,27 +104,16 @@ class Tokenizer(TextCodec):
         place, char = next((i, c) for i, c in enumerate(text) if not self._lost.isdisjoint(c.encode()))
         raise TokenError(f"character {place} of the text, {char!r}, has a byte without a token; it would be left out")
 
-    def to_single_token(self, text: str) -> int:
-        """The id of a text that is exactly one token. Raises `TokenError`, listing the tokens, if it is not."""
-        (ids,) = self._encode([text], prepend_bos=False)
-        if len(ids) != 1:
-            raise TokenError(f"{text!r} is {len(ids)} tokens, {self._strings(ids)}; a single one is needed")
-        return ids[0]
-
     # ------------------------------------------------------------------ text
 
-    def to_str_tokens(self, text: str | Int[Tensor, "..."], prepend_bos: bool | None = None) -> list[str]:
-        """The tokens of one text, as `to_tokens` makes them, or of one sequence of ids, as strings.
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """The tokens with these ids as strings. Raises `TokenError` for ids out of range.
 
         Joined, they are the text; but bytes that are only a part of a character show as escapes (backslash, x, f0).
-        Raises `TokenError` for ids out of range.
         """
-        return self._strings(self._encode([text], prepend_bos)[0] if isinstance(text, str) else one_sequence(text))
-
-    def _strings(self, ids: list[int]) -> list[str]:
         return [part.decode(errors="backslashreplace") for part in self._bytes(ids)]
 
-    def _bytes(self, ids: list[int]) -> list[bytes]:
+    def _bytes(self, ids: Sequence[int]) -> list[bytes]:
         added, parts = self._added(), []
         for place, i in enumerate(ids):
             token = self.backend.id_to_token(i) if i >= 0 else None
@@ -159,7 +123,7 @@ class Tokenizer(TextCodec):
         return parts
 
     def _added(self) -> dict[int, str]:
-        """What added tokens are in a text; those that are not special may be spelt like all others (runs of spaces)."""
+        """The text of each added token, by id; one that is not special may be spelt as ordinary tokens are."""
         spelt = self._spelling
         return {
             i: token.content if token.special or spelt.byte_level else spelt.replaced(token.content)
@@ -179,9 +143,17 @@ class Tokenizer(TextCodec):
 
     # ------------------------------------------------------------------ files
 
-    def settings(self) -> dict[str, Any]:
-        """What the backend does not know, as JSON values."""
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write the backend to `tokenizer.json`; returns what the backend does not know, as JSON values."""
+        with atomic_path(folder / FILE) as file:
+            file.write_text(self.backend.to_str(), encoding="utf-8")
         return {"bos": self.bos, "eos": self.eos, "pad": self.pad, "prepend_bos": self.prepends_bos}
+
+    @classmethod
+    def load(cls, folder: Path, values: Mapping[str, Any]) -> "Tokenizer":
+        """The tokenizer whose `save` returned `values`. Raises `CheckpointError` as `from_file` does."""
+        config = {f"{name}_token": values[name] for name in ("bos", "eos", "pad")}
+        return cls.from_file(folder / FILE, config | {"add_bos_token": values["prepend_bos"]})
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], config: Mapping[str, Any] | None = None) -> "Tokenizer":
@@ -204,12 +176,6 @@ class Tokenizer(TextCodec):
             return cls(backend, **special, prepend_bos=habit)
         except TokenError as error:
             raise CheckpointError(f"{path}: {error}") from error
-
-    @classmethod
-    def from_settings(cls, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> "Tokenizer":
-        """The tokenizer whose backend was saved to `path` and whose `settings()` these are; raises as `from_file`."""
-        config = {f"{name}_token": settings[name] for name in ("bos", "eos", "pad")}
-        return cls.from_file(path, config | {"add_bos_token": settings["prepend_bos"]})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Tokenizer":
         """Itself: nothing about it changes, and a copy of the model need not copy its vocabulary."""
@@ -240,7 +206,7 @@ class Spelling:
 
     @classmethod
     def of(cls, backend: "tokenizers.Tokenizer") -> "Spelling":
-        """That of this tokenizer."""
+        """The spelling of this tokenizer, empty where it has no decoder."""
         if backend.decoder is None:
             return cls([])
         decoder = json.loads(backend.decoder.__getstate__())

@@ -1,10 +1,11 @@
 """`interp attention`, `heads` and `patch`, as a user runs them: on a saved checkpoint, and on a real model."""
 
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ CLEAN, CORRUPTED = "!abacb", "!acacb"
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("saved") / "induction"
+    folder = tmp_path_factory.mktemp("saved") / "ein Modell für Köpfe"
     induction_model("!abc", n_ctx=16).save_pretrained(folder)
     return str(folder)
 
@@ -56,7 +57,7 @@ def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
 
 def test_attention_writes_the_explorer_of_the_text(checkpoint: str, tmp_path: Path):
-    out = tmp_path / "new" / "page.html"
+    out = tmp_path / "neue Köpfe" / "page.html"
     done = run("attention", "--model", checkpoint, "--text", CLEAN, "--out", str(out), "--quiet")
     assert done.exit_code == 0
     assert "2 layers x 1 heads over 6 tokens" in done.output
@@ -89,6 +90,22 @@ def test_heads_scores_a_given_text(checkpoint: str):
     assert rows(done.output)[0][:2] == ["L1H0", "1.000"]
     unrepeated = run("heads", "--model", checkpoint, "--text", "!abc", "--sort", "previous_token")
     assert "induction is undefined everywhere: no prompt has a token that occurs twice" in unrepeated.output
+
+
+def test_heads_says_what_a_text_of_one_token_leaves_undefined(checkpoint: str):
+    done = run("heads", "--model", checkpoint, "--text", "!")
+    assert done.exit_code == 0
+    assert "previous_token is undefined everywhere: no prompt has two tokens" in done.output
+    assert "copying is undefined for L0H0: " in done.output
+    assert {cell for row in rows(done.output) for cell in row[1:-2]} == {"-"}
+
+
+def test_patch_takes_every_site_that_it_says_is_allowed(checkpoint: str, tmp_path: Path):
+    prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "--out", str(tmp_path / "x.html")]
+    refused = CliRunner().invoke(app, ["patch", "--model", checkpoint, *prompts, "--site", "no"]).exception
+    for site in str(refused).split("allowed: ")[1].split("; ")[0].split(", "):
+        done = run("patch", "--model", checkpoint, *prompts, "--over", "layer", "--site", site)
+        assert done.exit_code == 0, site
 
 
 def test_heads_writes_a_map_for_every_score(checkpoint: str, tmp_path: Path):
@@ -150,6 +167,12 @@ PATCH = ["patch", "--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "
         (["attention"], "Missing option '--text'"),
         (["attention", "--text", "!abx"], "unknown word 'x' at place 3"),
         (["attention", "--text", ""], "an empty sequence"),
+        (["attention", "--text", "!" + 8 * "ab"], "longer than the context, n_ctx = 16"),
+        (["heads", "--text", ""], "an empty sequence"),
+        (["heads", "--text", "!" + 8 * "ab"], "longer than the context, n_ctx = 16"),
+        ([*PATCH, "--clean", "", "--corrupted", "a"], "an empty sequence"),
+        ([*PATCH, "--answer", "ab"], "'ab' is 2 tokens"),
+        ([*PATCH, "--answer", ""], "'' is 0 tokens"),
         (["attention", "--text", "!ab", "--answer", "a"], "--answer and --wrong go together"),
         (["attention", "--text", "!ab", "--answer", "a", "--wrong", "x"], "'x'"),
         (["attention", "--text", "!ab", "--out", "/dev/null/x.html"], "cannot write"),
@@ -160,6 +183,8 @@ PATCH = ["patch", "--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "
         ([*PATCH, "--direction", "denoise"], "did you mean 'denoising'"),
         ([*PATCH, "--over", "layer,tokens"], "--over 'tokens'"),
         ([*PATCH, "--site", "resid_per"], "did you mean 'resid_pre'"),
+        ([*PATCH, "--site", "scale"], "--site 'scale'; allowed: "),
+        ([*PATCH, "--site", "embed"], "--site 'embed'; allowed: resid_pre, "),
         ([*PATCH, "--wrong", "ab"], "'ab'"),
         ([*PATCH, "--corrupted", "!ab"], "positions must correspond"),
     ],
@@ -177,6 +202,118 @@ def test_bad_input_ends_with_one_line_and_status_2(
     line = refusal(capsys, monkeypatch, [*arguments, "--model", checkpoint])
     assert line.startswith("interp: ") and message in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attention", "--text", "!ab", "--answer", "a", "--wrong", "a"], "--answer and --wrong are both 'a'"),
+        (["attention", "--text", "!ab", "--out", ""], "cannot write: Is a directory: '.'"),
+        (["heads", "--top", "-1"], "--top"),
+        (["heads", "--sort", "nothing like it"], "--sort 'nothing like it'; allowed: "),
+        ([*PATCH, "--wrong", "b"], "--answer and --wrong are both 'b'"),
+        ([*PATCH, "--corrupted", CLEAN], f"--clean and --corrupted are both {CLEAN!r}"),
+        ([*PATCH, "--over", "head"], "--over 'head'; allowed: layer, and at most once each"),
+        ([*PATCH, "--over", "layer,layer"], "--over 'layer,layer'"),
+        ([*PATCH, "--over", ""], "--over ''"),
+        ([*PATCH, "--top", "0"], "--top"),
+        (["fetch", "smolm2"], "did you mean 'smollm2'"),
+        (["fetch", ""], "no model ''"),
+    ],
+)
+def test_what_can_be_known_without_a_model_is_said_before_one_is_loaded(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(HookedTransformer, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+    assert message in refusal(capsys, monkeypatch, arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def a_file(path: Path, held: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(held)
+    return path
+
+
+NO_CHECKPOINTS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "an empty folder": (lambda folder: folder, "has no config.json; it is no folder of a checkpoint"),
+    "an empty config": (lambda folder: a_file(folder / "config.json", b"").parent, "config.json cannot be read as"),
+    "a config alone": (
+        lambda folder: a_file(folder / "config.json", b'{"model_type": "gpt2"}').parent,
+        "neither model.safetensors nor",
+    ),
+    "a folder of GGUF files": (
+        lambda folder: a_file(folder / "a.gguf", b"GGUF").parent,
+        "for a .gguf file give its own path, such as ",
+    ),
+    "a GGUF file cut short": (lambda folder: a_file(folder / "a.gguf", b"GGUF\x03\0\0\0\1"), "the file is cut short"),
+    "another file with its name": (lambda folder: a_file(folder / "a.gguf", b"hello"), "is not a GGUF file"),
+    "another file": (lambda folder: a_file(folder / "a.txt", b"hello"), "a.txt is a file; give the folder"),
+}
+
+
+@pytest.mark.parametrize("what", NO_CHECKPOINTS)
+def test_what_is_here_but_no_checkpoint_is_one_line_about_it_and_no_other_model(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    make, message = NO_CHECKPOINTS[what]
+    line = refusal(capsys, monkeypatch, ["heads", "--model", str(make(tmp_path))])
+    assert message in line and "interp fetch" not in line
+
+
+def in_a_process(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from interp.cli import main; main()", *arguments]
+    return subprocess.run(
+        command, env=os.environ | variables, capture_output=True, text=True, encoding="utf-8", check=False
+    )
+
+
+@pytest.mark.parametrize(("name", "said"), [("smolm2", "did you mean 'smollm2"), ("me/mine", "`interp fetch smollm2`")])
+def test_a_name_on_the_hub_without_a_network_is_one_line(name: str, said: str, tmp_path: Path):
+    done = in_a_process("heads", "--model", name, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line.startswith(f"interp: {name!r} is no local folder") and said in line
+
+
+def test_a_page_goes_where_a_tilde_points(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert run("attention", "--model", checkpoint, "--text", CLEAN, "--out=~/page.html", "--quiet").exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_interrupting_a_sweep_ends_it_with_one_line_and_no_page(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("interp.patching.sweep", interrupt)
+    monkeypatch.setattr(sys, "argv", ["interp", *PATCH, "--model", checkpoint])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 130
+    assert capsys.readouterr().err.splitlines() == ["interp: interrupted"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes end in another way")
+def test_a_reader_that_leaves_early_ends_the_run_in_silence(checkpoint: str):
+    code = "from interp.cli import main; main()"
+    command = [sys.executable, "-c", code, "heads", "--model", checkpoint]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 1
 
 
 @pytest.mark.parametrize("command", [["attention", "--text", "a"], ["heads"], PATCH])
@@ -198,6 +335,12 @@ def test_every_command_has_help_with_an_example_and_can_be_quiet(command: str):
     assert re.search(rf"^│ {command} ", run("--help").output, re.MULTILINE)
     text = " ".join(run(command, "--help").output.split())
     assert f"Example: interp {command}" in text and "--quiet" in text
+
+
+def test_the_help_of_fetch_names_every_model_that_there_is():
+    text = " ".join(run("fetch", "--help").output.split())
+    for word, model in fetch.MODELS.items():
+        assert f"{word}: {model.about}; {model.size / 1e6:.0f} MB" in text and model.name in text
 
 
 def test_an_unknown_command_is_told_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

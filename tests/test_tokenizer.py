@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from interp import CheckpointError, ConfigError, HookedTransformer, TokenError, Tokenizer, TransformerConfig, Vocabulary
-from interp.tokens import TextCodec
+from interp.codec import TextCodec
 
 CORPUS = ["the cat sat on the mat", "the dog sat on the cat", "a cat, a dog and a mat 123 456", "naïve café 猫 🐈"] * 3
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
@@ -184,11 +184,12 @@ def test_the_padding_is_pad_else_eos_else_0():
     assert Tokenizer(byte_level()).pad_id == 0
 
 
-def test_another_side_and_an_empty_batch_are_errors(plain: Tokenizer):
-    with pytest.raises(TokenError, match="padding_side = 'top'; allowed: 'left' or 'right'"):
-        plain.to_tokens("cat", padding_side="top")
-    with pytest.raises(TokenError, match="an empty batch"):
-        plain.to_tokens([])
+def test_another_side_and_an_empty_batch_are_errors_of_every_codec(plain: Tokenizer):
+    for codec in (plain, Vocabulary(["cat"])):
+        with pytest.raises(ConfigError, match="padding_side = 'rigth'; allowed: 'left', 'right'; did you mean 'right'"):
+            codec.to_tokens("cat", padding_side="rigth")
+        with pytest.raises(TokenError, match="an empty batch"):
+            codec.to_tokens([])
 
 
 def test_a_batch_of_texts_gives_each_text_the_logits_it_has_alone(model: HookedTransformer):
@@ -253,8 +254,8 @@ def test_a_token_that_is_not_there_is_an_error_with_the_nearest(plain: Tokenizer
 
 @pytest.mark.usefixtures("as_installed")
 def test_another_mode_is_an_error_with_those_allowed(plain: Tokenizer):
-    with pytest.raises(TokenError, match="mode = 'middle'; allowed: 'first' or 'last'"):
-        plain.get_token_position(" cat", "the cat", "middle")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="mode = 'fist'; allowed: 'first', 'last'; did you mean 'first'"):
+        plain.get_token_position(" cat", "the cat", "fist")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_vocabulary_answers_the_same_questions():
@@ -275,7 +276,7 @@ def test_a_saved_model_brings_its_tokenizer_back(model: HookedTransformer, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
     ours, theirs = model.tokenizer, loaded.tokenizer
     assert isinstance(ours, Tokenizer) and isinstance(theirs, Tokenizer)
-    assert theirs.settings() == ours.settings()
+    assert (theirs.bos, theirs.eos, theirs.pad, theirs.prepends_bos) == (BOS, EOS, PAD, False)
     assert theirs.backend.to_str() == ours.backend.to_str()
     assert torch.equal(loaded(CORPUS[3]), model(CORPUS[3]))
 

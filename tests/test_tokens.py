@@ -1,6 +1,8 @@
 """Vocabularies, text as input, and what is refused before a model sees it."""
 
+import json
 import string
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,9 +82,11 @@ def test_a_text_comes_back_as_the_words_it_is_made_of():
     assert Vocabulary("abc").to_str_tokens("cab") == ["c", "a", "b"]
 
 
-def test_a_vocabulary_survives_its_dictionary():
+def test_a_vocabulary_comes_back_from_json_values(tmp_path: Path):
     vocabulary = Vocabulary(WORDS, sep="_", bos="<s>")
-    assert Vocabulary.from_dict(vocabulary.to_dict()).to_dict() == vocabulary.to_dict()
+    values = json.loads(json.dumps(vocabulary.save(tmp_path)))
+    assert vars(Vocabulary.load(tmp_path, values)) == vars(vocabulary)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_d_vocab_is_the_number_of_words():
@@ -145,7 +149,7 @@ def test_two_separators_in_a_row_leave_an_empty_word_that_is_unknown():
 
 
 def test_texts_of_different_lengths_are_an_error_that_gives_the_lengths():
-    with pytest.raises(TokenError, match=r"texts of \[1, 2\] words"):
+    with pytest.raises(TokenError, match=r"texts of \[1, 2\] tokens .* a Vocabulary does not pad"):
         Vocabulary("abc").to_tokens(["a", "bc"])
 
 
@@ -242,6 +246,14 @@ def test_no_texts_are_an_error(model: HookedTransformer):
 def test_an_unknown_word_given_to_a_model_is_an_error(model: HookedTransformer):
     with pytest.raises(TokenError, match="unknown word 'cow'"):
         model("cat cow")
+
+
+@pytest.mark.parametrize("bad", ["cat cow", "", torch.tensor([[11]])])
+def test_a_cached_run_that_was_refused_leaves_no_hooks_behind(model: HookedTransformer, bad: Any):
+    with pytest.raises(TokenError):
+        model.run_with_cache(bad)
+    logits, _ = model.run_with_cache("cats dog")
+    assert torch.equal(logits, model("cats dog"))
 
 
 # ---------------------------------------------------------------------------------------------- ids into a model

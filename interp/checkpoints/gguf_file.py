@@ -22,12 +22,12 @@ from torch import Tensor
 from interp.errors import CheckpointError
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""How `struct` spells each scalar type of metadata."""
+"""The format of `struct` for each scalar type of metadata."""
 STRING, ARRAY = 8, 9
 VERSIONS = (2, 3)
 MOST_AXES = 4
 VALUES_AT_ONCE = 1 << 18
-"""How many values are de-quantised together: memory beside the model stays small, and in the processor's cache."""
+"""The number of values that are de-quantised together: few, so that they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _package() -> ModuleType:
 
 
 class _Header:
-    """What stands before the tensors' data, read from front to back."""
+    """The part of a file before the tensors' data, read from front to back."""
 
     def __init__(self, file: BinaryIO, path: Path):
         self.file, self.path, self.at = file, path, 0
@@ -190,7 +190,7 @@ class _Header:
         return self.file.read(n)
 
     def unpack(self, what: str) -> tuple[Any, ...]:
-        """The next numbers, as `struct` spells them."""
+        """The next numbers, in a format of `struct`."""
         return struct.unpack("<" + what, self.take(struct.calcsize("<" + what)))
 
     def string(self) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import CheckpointError, TokenError, did_you_mean
-from interp.tokens import Tokenizer
+from interp.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer
@@ -19,14 +19,14 @@ LETTERS_AND_DIGITS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Llama 3 and Qwen 2 split a text; they differ in how many digits stay together."""
+"""The pattern by which Llama 3 and Qwen 2 split a text; they differ in how many digits stay together."""
 PATTERNS = {"llama-bpe": LETTERS_AND_DIGITS % "{1,3}", "qwen2": LETTERS_AND_DIGITS % ""}
 SPLITS = ("smollm", "gpt-2", *PATTERNS)
 """Values of `tokenizer.ggml.pre` that are known here."""
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 """Kinds of tokens."""
 SPACE = "▁"
-"""What SentencePiece writes for a space."""
+"""SentencePiece's character for a space."""
 
 
 def tokenizer(metadata: Mapping[str, Any], path: Path) -> Tokenizer | None:

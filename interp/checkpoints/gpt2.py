@@ -21,7 +21,7 @@ END_OF_TEXT = 50_256
 
 
 def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
-    """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
+    """The architecture that a `config.json` describes. Raises `CheckpointError` naming what is not computed."""
     options.refuse_unless("scale_attn_by_inverse_layer_idx", False)
     options.refuse_unless("add_cross_attention", False)
     width, heads = options.size("n_embd"), options.size("n_head")
@@ -41,7 +41,7 @@ def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
 
 
 def write_config(cfg: TransformerConfig) -> dict[str, Any]:
-    """Theirs from ours, as far as it can be said there."""
+    """The `config.json` of an architecture. Fields without a key are left out; `to_hf` checks that nothing is lost."""
     starts_and_ends = {} if cfg.d_vocab > END_OF_TEXT else {"bos_token_id": None, "eos_token_id": None}
     return starts_and_ends | {
         "architectures": ["GPT2LMHeadModel"],

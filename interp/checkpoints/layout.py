@@ -1,4 +1,6 @@
-"""How a checkpoint's tensors map to ours: as views, so that one description serves both directions.
+"""The map from a checkpoint's tensors to the model's: as views, so that one description serves both directions.
+
+Throughout this folder, "ours" are the names and tensors of a `HookedTransformer`, "theirs" those of a checkpoint.
 
 A `Weight` is one tensor of the checkpoint. Each of its `Piece`s is a view of it with the shape that one of our tensors
 has: reading copies the view into our tensor, writing copies our tensor into the view. Fused tensors have several
@@ -13,17 +15,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 View = Callable[[Tensor], Tensor]
-"""From a tensor of the checkpoint to a view of it with our axes."""
+"""A function from a tensor of the checkpoint to a view of it with our axes."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One of our tensors, as a part of one of theirs.
+    """One tensor of the model, as a part of a checkpoint's tensor.
 
     Attributes:
-        ours: name in our state dict.
-        view: where it is in their tensor.
-        plus: ours is theirs plus this (Gemma stores the gains of its norms as differences from 1).
+        ours: its name in the model's state dict.
+        view: where it is in the checkpoint's tensor.
+        plus: what is added on reading (Gemma stores the gains of its norms as differences from 1).
     """
 
     ours: str
@@ -31,14 +33,14 @@ class Piece:
     plus: float = 0.0
 
     def take(self, theirs: Float[Tensor, "*theirs"], dtype: torch.dtype) -> Float[Tensor, "*ours"]:
-        """Our tensor: a view where neither dtype nor value changes. Sums are taken in the finer of the two dtypes."""
+        """The model's tensor: a view where neither dtype nor value changes. Sums are taken in the finer dtype."""
         part = self.view(theirs)
         if self.plus:
             part = part.to(torch.promote_types(part.dtype, dtype)) + self.plus
         return part.to(dtype)
 
     def put(self, ours: Float[Tensor, "*ours"], theirs: Float[Tensor, "*theirs"]) -> None:
-        """Write our tensor to its place in theirs."""
+        """Write the model's tensor to its place in the checkpoint's."""
         self.view(theirs).copy_(ours - self.plus if self.plus else ours)
 
 
@@ -47,9 +49,9 @@ class Weight:
     """One tensor of a checkpoint.
 
     Attributes:
-        theirs: its name there.
-        shape: its shape there.
-        pieces: what it holds of ours; together they fill it.
+        theirs: its name in the checkpoint.
+        shape: its shape in the checkpoint.
+        pieces: the tensors of the model that it holds; together they fill it.
     """
 
     theirs: str
@@ -83,7 +85,7 @@ def head_biases(n: int) -> View:
 
 
 def weight(theirs: str, shape: tuple[int, ...], ours: str, view: View = same, plus: float = 0.0) -> Weight:
-    """A tensor of the checkpoint that is one of ours."""
+    """A tensor of the checkpoint that holds one tensor of the model."""
     return Weight(theirs, shape, (Piece(ours, view, plus),))
 
 

@@ -17,18 +17,18 @@ SKIPPED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
 """Rotary frequencies that older versions stored as tensors."""
 
 NORMS = {"input_layernorm": "ln1", "post_attention_layernorm": "ln2"}
-"""Their name of each norm in a layer, and ours."""
+"""The name of each norm in a layer: the checkpoint's, and the model's."""
 
 
 def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
-    """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
+    """The architecture that a `config.json` describes. Raises `CheckpointError` naming what is not computed."""
     base, scaling = options.rotary()
     fields = decoder_fields(options) | {"rotary_base": base, "rotary_scaling": scaling, "dtype": dtype}
     return TransformerConfig(**fields)
 
 
 def read_mistral_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
-    """As `read_config`, with a sliding window in every layer (null: none)."""
+    """The architecture of a Mistral: that of `read_config`, with a window in every layer (null: none)."""
     options.refuse_unless("layer_types")
     base, scaling = options.rotary()
     fields = decoder_fields(options, kv_heads=8) | {"rotary_base": base, "rotary_scaling": scaling, "dtype": dtype}
@@ -59,12 +59,15 @@ def decoder_fields(options: Options, kv_heads: int | None = None, d_head: int | 
 
 
 def write_config(cfg: TransformerConfig) -> dict[str, Any]:
-    """Theirs from ours, as far as it can be said there. The flags for biases are set where the biases are known."""
+    """The `config.json` of an architecture, without the flags for biases, which `to_hf` adds.
+
+    Fields without a key are left out; `to_hf` checks that nothing is lost.
+    """
     return decoder_options(cfg) | {"architectures": ["LlamaForCausalLM"]}
 
 
 def write_mistral_config(cfg: TransformerConfig) -> dict[str, Any]:
-    """As `write_config`, with the window."""
+    """The `config.json` of a Mistral: that of `write_config`, with the window."""
     window = first_value(per_layer(cfg, "window_size"), None)
     return decoder_options(cfg) | {"architectures": ["MistralForCausalLM"], "sliding_window": window}
 

@@ -11,15 +11,15 @@ from interp.checkpoints import native
 from interp.checkpoints.registry import plan
 from interp.checkpoints.sources import INDEX, SINGLE, Dictionary, SafetensorsFolder, no_weights, read_json
 from interp.checkpoints.sources import shard_of_each_tensor as shards_of
+from interp.codec import TextCodec
 from interp.errors import CheckpointError, InterpError, did_you_mean
-from interp.tokens import TextCodec
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
 
 Device = str | torch.device | None
 DTYPES = ("float64", "float32", "float16", "bfloat16")
-"""What parameters can be of."""
+"""The dtypes that parameters can have."""
 
 
 def load(
@@ -63,18 +63,18 @@ def _checked(dtype: torch.dtype | str | None, device: Device) -> torch.dtype | N
 
 
 def _local(name_or_path: str | os.PathLike[str]) -> Path:
-    """What a name stands for on this machine: a path, or a fetched file; or the name of a repository, as a path.
+    """The path that a name stands for on this machine, or the file that was fetched under it; else the name as a path.
 
     Raises `CheckpointError` for a path that does not exist and cannot be a repository.
     """
-    if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path):
+    if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path).strip():
         raise CheckpointError(f"{name_or_path!r} is neither a name nor a path")
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path
     name = name_or_path if isinstance(name_or_path, str) else None
     if name is None or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) or path.suffix == ".gguf":
-        raise CheckpointError(f"{path} does not exist: no folder with a config.json, and no .gguf file")
+        raise CheckpointError(f"{str(name_or_path)!r} does not exist: no folder with a config.json, and no .gguf file")
     from interp.checkpoints import fetch
 
     return fetch.local_path(name) or path
@@ -114,11 +114,13 @@ def _from_folder(
     device: Device,
     tokenizer: TextCodec | None,
 ) -> "HookedTransformer":
-    if not (folder / "config.json").exists() and (files := sorted(folder.glob("*.gguf"))):
-        raise CheckpointError(f"{folder} has no config.json; for a .gguf file give its own path, such as {files[0]}")
+    if not (folder / "config.json").exists():
+        files = sorted(folder.glob("*.gguf"))
+        hint = f"for a .gguf file give its own path, such as {files[0]}" if files else "it is no folder of a checkpoint"
+        raise CheckpointError(f"{folder} has no config.json; {hint}")
     config = read_json(folder / "config.json")
     if config.get("model_type") == native.MODEL_TYPE:
-        return native.load(kind, folder, dtype, device, tokenizer)
+        return native.load(kind, folder, config, dtype, device, tokenizer)
     made = plan(config, SafetensorsFolder(folder), dtype, str(folder / "config.json"))
     try:
         codec = _tokenizer(folder) if tokenizer is None else tokenizer
@@ -133,7 +135,7 @@ def _tokenizer(folder: Path) -> TextCodec | None:
     """The tokenizer of a folder that has one, else None."""
     if not (folder / "tokenizer.json").exists():
         return None
-    from interp.tokens import Tokenizer
+    from interp.tokenizer import Tokenizer
 
     about = folder / "tokenizer_config.json"
     return Tokenizer.from_file(folder / "tokenizer.json", config=read_json(about) if about.exists() else {})

@@ -8,21 +8,26 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from interp.checkpoints.sources import SafetensorsFolder
+from interp.checkpoints.sources import SINGLE, SafetensorsFolder, TensorSource, check_tensors
+from interp.codec import TextCodec
 from interp.config import TransformerConfig
-from interp.errors import CheckpointError, InterpError, did_you_mean
+from interp.errors import CheckpointError, InterpError
 from interp.files import atomic_path
-from interp.tokens import TextCodec, Tokenizer, Vocabulary
+from interp.tokenizer import Tokenizer
+from interp.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
 
 MODEL_TYPE = "interp"
+CODECS: dict[str, type[TextCodec]] = {"vocabulary": Vocabulary, "tokenizer": Tokenizer}
+"""The kinds of tokenizer that are saved with a model, by the key of `config.json` that holds what they return."""
 
 
 def save(model: "HookedTransformer", folder: str | os.PathLike[str]) -> None:
@@ -32,52 +37,49 @@ def save(model: "HookedTransformer", folder: str | os.PathLike[str]) -> None:
     """
     from safetensors.torch import save_file
 
-    tokenizer = model.tokenizer
-    if not isinstance(tokenizer, Vocabulary | Tokenizer | None):
-        raise CheckpointError(f"a tokenizer of type {type(tokenizer).__name__} cannot be saved; allowed: Vocabulary, "
-                              "Tokenizer or None")  # fmt: skip
+    folder, codec = Path(folder), model.tokenizer
+    if not isinstance(codec, (*CODECS.values(), NoneType)):
+        raise CheckpointError(
+            f"a tokenizer of type {type(codec).__name__} cannot be saved; allowed: Vocabulary, Tokenizer or None"
+        )
+    with atomic_path(folder / SINGLE) as file:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
     about = {
         "model_type": MODEL_TYPE,
         "config": dataclasses.replace(model.cfg, dtype=model.W_E.dtype).to_dict(),
-        "vocabulary": tokenizer.to_dict() if isinstance(tokenizer, Vocabulary) else None,
-        "tokenizer": tokenizer.settings() if isinstance(tokenizer, Tokenizer) else None,
+        **{key: codec.save(folder) if isinstance(codec, kind) else None for key, kind in CODECS.items()},
     }
-    with atomic_path(Path(folder) / "model.safetensors") as file:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
-    if isinstance(tokenizer, Tokenizer):
-        with atomic_path(Path(folder) / "tokenizer.json") as file:
-            file.write_text(tokenizer.backend.to_str(), encoding="utf-8")
-    with atomic_path(Path(folder) / "config.json") as file:
+    with atomic_path(folder / "config.json") as file:
         file.write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def load(
     kind: "type[HookedTransformer]",
-    folder: str | os.PathLike[str],
+    folder: Path,
+    about: Mapping[str, Any],
     dtype: torch.dtype | None,
     device: str | torch.device | None,
     tokenizer: TextCodec | None = None,
 ) -> "HookedTransformer":
-    """The saved model, with this tokenizer or its own.
+    """The model that was saved in a folder, with this tokenizer or its own; `about` is what `config.json` holds.
 
     Raises `CheckpointError` naming the file, and the tensor where it is one.
     """
-    config_file = Path(folder) / "config.json"
+    config_file = folder / "config.json"
     try:
-        about = json.loads(config_file.read_text(encoding="utf-8"))
-        if not isinstance(about, dict) or about.get("model_type") != MODEL_TYPE:
-            raise CheckpointError(f"{config_file}: model_type is not {MODEL_TYPE!r}, the one format read so far")
         cfg = TransformerConfig.from_dict(about["config"])
-        tokenizer = _tokenizer(about, Path(folder)) if tokenizer is None else tokenizer
-        weights = SafetensorsFolder(Path(folder))
-        if cfg.n_layers > len(weights.tensors):  # before what would take for ever
+        if tokenizer is None:
+            made = [codec.load(folder, about[key]) for key, codec in CODECS.items() if about.get(key)]
+            tokenizer = made[0] if made else None
+        weights = SafetensorsFolder(folder)
+        if cfg.n_layers > len(weights.tensors):  # describing them could take endlessly
             raise CheckpointError(f"{config_file}: n_layers = {cfg.n_layers}, with {len(weights.tensors)} tensors")
         expected = kind(cfg, tokenizer, device="meta").state_dict()
     except CheckpointError:
         raise
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, InterpError) as error:
+    except (KeyError, TypeError, InterpError) as error:
         raise CheckpointError(f"{config_file} cannot be read as a configuration: {error}") from error
-    check(weights.tensors, expected, weights.name)
+    check(weights, expected)
     model = kind(cfg if dtype is None else dataclasses.replace(cfg, dtype=dtype), tokenizer, device, init_weights=False)
     with torch.no_grad():
         for name, target in model.state_dict().items():
@@ -85,25 +87,16 @@ def load(
     return model
 
 
-def _tokenizer(about: Mapping[str, Any], folder: Path) -> TextCodec | None:
-    if about.get("tokenizer"):
-        return Tokenizer.from_settings(folder / "tokenizer.json", about["tokenizer"])
-    return Vocabulary.from_dict(about["vocabulary"]) if about["vocabulary"] else None
-
-
-def check(
-    weights: Mapping[str, tuple[tuple[int, ...], torch.dtype | str]], expected: Mapping[str, Tensor], source: str
-) -> None:
+def check(weights: TensorSource, expected: Mapping[str, Tensor]) -> None:
     """Raise `CheckpointError` unless every tensor has the name, shape and dtype of the expected one."""
-    for name in expected:
-        if name not in weights:
-            raise CheckpointError(f"{source}: tensor {name!r} is missing{did_you_mean(name, weights, 0.8)}")
-    for name, (shape, dtype) in weights.items():
-        if name not in expected:
-            raise CheckpointError(f"{source}: tensor {name!r} is not part of this model{did_you_mean(name, expected)}")
-        for what, got, want in (
-            ("shape", shape, tuple(expected[name].shape)),
-            ("dtype", dtype, expected[name].dtype),
-        ):
-            if got != want:
-                raise CheckpointError(f"{source}: tensor {name!r} has {what} {got}; the configuration says {want}")
+
+    def where(name: str) -> str:
+        return f"{weights.where(name)}: tensor {name!r}"
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    check_tensors(
+        {name: shape for name, (shape, _) in weights.tensors.items()}, shapes, where, "the configuration says"
+    )
+    for name, (_, dtype) in weights.tensors.items():
+        if dtype != expected[name].dtype:
+            raise CheckpointError(f"{where(name)} has dtype {dtype}; the configuration says {expected[name].dtype}")

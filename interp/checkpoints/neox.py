@@ -17,7 +17,7 @@ SKIPPED = r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_
 
 
 def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
-    """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
+    """The architecture that a `config.json` describes. Raises `CheckpointError` naming what is not computed."""
     width, heads = options.size("hidden_size"), options.size("num_attention_heads")
     base, scaling = options.rotary("rotary_emb_base")
     share = Options(options.rope()).get("partial_rotary_factor", float, None)
@@ -42,7 +42,7 @@ def read_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
 
 
 def write_config(cfg: TransformerConfig) -> dict[str, Any]:
-    """Theirs from ours, as far as it can be said there."""
+    """The `config.json` of an architecture. Fields without a key are left out; `to_hf` checks that nothing is lost."""
     return {
         "architectures": ["GPTNeoXForCausalLM"],
         "num_hidden_layers": cfg.n_layers,

@@ -7,7 +7,7 @@ from interp.config import ActFn, RotaryScaling, TransformerConfig
 from interp.errors import CheckpointError, did_you_mean
 
 REQUIRED: Any = object()
-"""Default of a key that has none."""
+"""The default of a key that must be given."""
 
 ACTIVATIONS: dict[str, ActFn] = {
     "relu": "relu",
@@ -84,7 +84,7 @@ class Options:
         return value
 
     def refuse_unless(self, name: str, *allowed: Any) -> None:
-        """Raise unless the key is absent, null, or has a value whose arithmetic is ours."""
+        """Raise unless the key is absent, null, or has one of the allowed values, which the model computes alike."""
         self.asked.add(name)
         value = self.values.get(name)
         if value is not None and value not in allowed:
@@ -92,7 +92,7 @@ class Options:
             raise CheckpointError(f"{name} = {value!r} is not supported; allowed: {spelt}")
 
     def activation(self, name: str, default: Any = REQUIRED) -> ActFn:
-        """Our name of an activation function."""
+        """The `act_fn` that an activation function of transformers is."""
         value = self.get(name, str, default)
         if value not in ACTIVATIONS:
             near = did_you_mean(str(value), ACTIVATIONS)
@@ -137,7 +137,7 @@ class Options:
         )
 
     def layer_types(self, default: Sequence[str]) -> Sequence[str]:
-        """What every layer is, "full_attention" or "sliding_attention"."""
+        """The kind of every layer, "full_attention" or "sliding_attention"."""
         given = self.get("layer_types", list, None)
         for kind in given or ():
             if kind not in LAYER_TYPES:
@@ -145,7 +145,7 @@ class Options:
         return default if given is None else given
 
     def windows(self, kinds: Sequence[str]) -> int | tuple[int | None, ...] | None:
-        """Window sizes of layers with these `layer_types`. Theirs counts as ours does: the query and those before."""
+        """Window sizes of layers with these `layer_types`. In transformers, too, the window counts the query itself."""
         window = self.size("sliding_window") if "sliding_attention" in kinds else None
         return merged([window if kind == "sliding_attention" else None for kind in kinds])
 
@@ -156,7 +156,7 @@ def merged(values: Sequence[Any]) -> Any:
 
 
 def rope_scaling(scaling: RotaryScaling | None) -> dict[str, Any] | None:
-    """The `rope_scaling` that `Options.rotary` reads as this."""
+    """The `rope_scaling` of a `config.json`, from which `Options.rotary` reads this scaling."""
     if scaling is None:
         return None
     written = {"rope_type": scaling.kind, "factor": float(scaling.factor)}
@@ -170,10 +170,10 @@ def rope_scaling(scaling: RotaryScaling | None) -> dict[str, Any] | None:
 
 
 def per_layer(cfg: TransformerConfig, field: str) -> list[Any]:
-    """A field that may differ between layers, in each of them."""
+    """The value in each layer of a field that may differ between layers."""
     return [cfg.in_layer(getattr(cfg, field), layer) for layer in range(cfg.n_layers)]
 
 
 def first_value(values: Sequence[Any], default: Any) -> Any:
-    """The first that is not None."""
+    """The first value that is not None."""
     return next((value for value in values if value is not None), default)

@@ -15,12 +15,12 @@ from interp.config import TransformerConfig
 
 
 def read_qwen2_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
-    """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
+    """The architecture that a `config.json` describes. Raises `CheckpointError` naming what is not computed."""
     return TransformerConfig(**_fields(options, None), dtype=dtype)
 
 
 def read_qwen3_config(options: Options, dtype: torch.dtype) -> TransformerConfig:
-    """Ours from theirs. Raises `CheckpointError` naming the option that we do not compute."""
+    """The architecture that a `config.json` describes. Raises `CheckpointError` naming what is not computed."""
     return TransformerConfig(**_fields(options, 128), use_qk_norm=True, dtype=dtype)
 
 
@@ -37,12 +37,12 @@ def _fields(options: Options, d_head: int | None) -> dict[str, Any]:
 
 
 def write_qwen2_config(cfg: TransformerConfig) -> dict[str, Any]:
-    """Theirs from ours, as far as it can be said there."""
+    """The `config.json` of an architecture. Fields without a key are left out; `to_hf` checks that nothing is lost."""
     return _options(cfg) | {"architectures": ["Qwen2ForCausalLM"]}
 
 
 def write_qwen3_config(cfg: TransformerConfig) -> dict[str, Any]:
-    """Theirs from ours, as far as it can be said there."""
+    """The `config.json` of an architecture. Fields without a key are left out; `to_hf` checks that nothing is lost."""
     return _options(cfg) | {"architectures": ["Qwen3ForCausalLM"]}
 
 

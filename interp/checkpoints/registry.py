@@ -21,7 +21,7 @@ from torch import Tensor
 from interp.checkpoints import gemma, gpt2, llama, neox, qwen
 from interp.checkpoints.layout import Weight
 from interp.checkpoints.options import Options, merged, per_layer
-from interp.checkpoints.sources import SINGLE, Dictionary, Source
+from interp.checkpoints.sources import SINGLE, Dictionary, TensorSource, check_tensors
 from interp.config import TransformerConfig
 from interp.errors import CheckpointError, ConfigError, did_you_mean
 from interp.files import atomic_path
@@ -36,16 +36,16 @@ FREE_FIELDS = {"seed": None, "init_std": 1.0, "attn_implementation": "eager"}
 
 @dataclass(frozen=True)
 class Family:
-    """What is particular to one `model_type`.
+    """The particulars of one `model_type`.
 
     Attributes:
-        read_config, write_config, layout: see the family's file.
-        prefix: of all names in a model with a head; a checkpoint of the bare model leaves it out.
-        head: the unembedding, which a tied checkpoint may repeat.
-        embedding: what it then repeats.
-        aliases: other names of tensors.
-        skipped: pattern of names that hold no weights.
-        bias_flags: options that say whether these biases exist.
+        read_config, write_config, layout: the functions of these names in the family's file.
+        prefix: the beginning of all names in a model with a head; a checkpoint of the bare model leaves it out.
+        head: the name of the unembedding, which a tied checkpoint may hold as well, with the values of `embedding`.
+        embedding: the name of the embedding.
+        aliases: the names of tensors by other names that they have.
+        skipped: the pattern of names that hold no weights.
+        bias_flags: the biases whose existence an option states, by option.
     """
 
     read_config: Callable[[Options, torch.dtype], TransformerConfig]
@@ -105,7 +105,7 @@ def family_of(model_type: Any) -> Family:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CheckpointPlan:
     """A checkpoint that has been checked and can be read.
 
     Attributes:
@@ -116,7 +116,7 @@ class Plan:
 
     cfg: TransformerConfig
     weights: list[tuple[Weight, str]]
-    source: Source
+    source: TensorSource
 
     def fill(self, targets: Mapping[str, Float[Tensor, "*shape"]]) -> None:
         """Copy the checkpoint into allocated tensors, one tensor after another."""
@@ -128,7 +128,9 @@ class Plan:
                 del theirs  # before the next is read
 
 
-def plan(config: Mapping[str, Any], source: Source, dtype: torch.dtype | None, config_name: str) -> Plan:
+def plan(
+    config: Mapping[str, Any], source: TensorSource, dtype: torch.dtype | None, config_name: str
+) -> CheckpointPlan:
     """Compare a checkpoint with its configuration.
 
     Args:
@@ -159,18 +161,18 @@ def plan(config: Mapping[str, Any], source: Source, dtype: torch.dtype | None, c
         head = names.pop(family.head)
         if family.embedding in names:
             _check_tied(source, head, names[family.embedding])
-    return Plan(cfg, _matched(weights, names, source), source)
+    return CheckpointPlan(cfg, _matched(weights, names, source), source)
 
 
-def _check_depth(options: Options, source: Source) -> None:
-    """Refuse what would take for ever to describe: every layer has tensors."""
+def _check_depth(options: Options, source: TensorSource) -> None:
+    """Refuse more layers than tensors at once: describing them could take endlessly, and every layer has tensors."""
     for key in ("num_hidden_layers", "n_layer"):
         n_layers = options.values.get(key)
         if isinstance(n_layers, int) and n_layers > len(source.tensors) > 0:
             raise CheckpointError(f"{key} = {n_layers}: more layers than the checkpoint has weights")
 
 
-def _relevant_names(family: Family, source: Source) -> dict[str, str]:
+def _relevant_names(family: Family, source: TensorSource) -> dict[str, str]:
     """The source's name of each tensor that holds weights, by the name it has in a model with a head."""
     bare = not any(name.startswith(family.prefix) for name in source.tensors)
     names = {}
@@ -184,7 +186,7 @@ def _relevant_names(family: Family, source: Source) -> dict[str, str]:
     return names
 
 
-def _floating(source: Source, name: str) -> torch.dtype:
+def _floating(source: TensorSource, name: str) -> torch.dtype:
     dtype = source.tensors[name][1]
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
         raise CheckpointError(
@@ -194,7 +196,7 @@ def _floating(source: Source, name: str) -> torch.dtype:
     return dtype
 
 
-def _check_tied(source: Source, head: str, embedding: str) -> None:
+def _check_tied(source: TensorSource, head: str, embedding: str) -> None:
     first, second = source.read(head), source.read(embedding)
     if first.data_ptr() != second.data_ptr() and not torch.equal(first, second):
         raise CheckpointError(
@@ -202,29 +204,24 @@ def _check_tied(source: Source, head: str, embedding: str) -> None:
         )
 
 
-def _matched(weights: list[Weight], names: dict[str, str], source: Source) -> list[tuple[Weight, str]]:
-    expected = {weight.theirs: weight for weight in weights}
-    for full, name in names.items():
-        if full not in expected:
-            near = did_you_mean(full, [other for other in expected if other not in names], 0.8)
-            raise CheckpointError(f"{source.where(name)}: tensor {name!r} is not part of this model{near}")
-    for full, weight in expected.items():
-        if full not in names:
-            raise CheckpointError(f"{source.name}: tensor {full!r} is missing")
-        name = names[full]
-        if (shape := source.tensors[name][0]) != weight.shape:
-            raise CheckpointError(
-                f"{source.where(name)}: tensor {name!r} has shape {shape}; the configuration says {weight.shape}"
-            )
-    return [(weight, names[full]) for full, weight in expected.items()]
+def _matched(weights: list[Weight], names: dict[str, str], source: TensorSource) -> list[tuple[Weight, str]]:
+    """Each tensor with its name in the source; `names` has that name for the one in a model with a head."""
+
+    def where(full: str) -> str:
+        name = names.get(full, full)
+        return f"{source.where(name)}: tensor {name!r}"
+
+    found = {full: source.tensors[name][0] for full, name in names.items()}
+    check_tensors(found, {weight.theirs: weight.shape for weight in weights}, where, "the configuration says")
+    return [(weight, names[weight.theirs]) for weight in weights]
 
 
 def from_hf(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None
 ) -> tuple[TransformerConfig, dict[str, Tensor]]:
-    """Our config and state dict from a transformers `config.json` and state dict.
+    """The config and state dict of our model, from a transformers `config.json` and state dict.
 
-    The tensors are views of theirs where neither dtype nor value changes; biases that the family lacks are zeros.
+    The tensors are views of those given where neither dtype nor value changes; biases that the family lacks are zeros.
     Raises `CheckpointError` as `plan` does.
     """
     from interp.model import HookedTransformer

@@ -1,11 +1,11 @@
 """Where tensors come from: safetensors files, whole or sharded, and dictionaries. Nothing here unpickles anything.
 
 A source knows name, shape and dtype of every tensor before any of them is read, so that a checkpoint can be refused
-before a model exists. Tensors are read one at a time.
+before a model exists (`check_tensors`). Tensors are read one at a time.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from interp.errors import CheckpointError
+from interp.errors import CheckpointError, did_you_mean
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -32,28 +32,50 @@ DTYPES = {
 }
 """Names of dtypes in a safetensors header; every other stands for a kind of quantised number."""
 
+Shape = tuple[int, ...]
+
 
 @runtime_checkable
-class Source(Protocol):
-    """Tensors by name."""
+class TensorSource(Protocol):
+    """Tensors that can be read by name."""
 
     @property
-    def tensors(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype | str]]:
+    def tensors(self) -> Mapping[str, tuple[Shape, torch.dtype | str]]:
         """Shape and dtype of every tensor; the dtype's name where torch has none for it."""
         ...
 
     @property
     def name(self) -> str:
-        """What messages call the whole."""
+        """The name of the whole in messages."""
         ...
 
     def read(self, name: str) -> Shaped[Tensor, "*shape"]:
-        """One tensor."""
+        """The tensor of that name."""
         ...
 
     def where(self, name: str) -> str:
         """The file that a tensor is in."""
         ...
+
+
+def check_tensors(
+    found: Mapping[str, Shape], expected: Mapping[str, Shape], where: Callable[[str], str], authority: str
+) -> None:
+    """Raise `CheckpointError` unless a checkpoint has the tensors of a model, no others, each of its shape.
+
+    Args:
+        found, expected: shapes by name, in the checkpoint and in the model.
+        where: how a message about a tensor begins: its file, and its name there.
+        authority: what the expected shapes were read off, with its verb: "the configuration says".
+    """
+    missing, surplus = [[name for name in a if name not in b] for a, b in ((expected, found), (found, expected))]
+    for name in missing:
+        raise CheckpointError(f"{where(name)} is missing{did_you_mean(name, surplus, 0.8)}")
+    for name in surplus:
+        raise CheckpointError(f"{where(name)} is not part of this model{did_you_mean(name, expected, 0.8)}")
+    for name, shape in found.items():
+        if shape != expected[name]:
+            raise CheckpointError(f"{where(name)} has shape {shape}; {authority} {expected[name]}")
 
 
 class Dictionary:
@@ -67,11 +89,11 @@ class Dictionary:
                 raise CheckpointError(f"{name}: tensor {key!r} is on the meta device, without values")
 
     def read(self, name: str) -> Shaped[Tensor, "*shape"]:
-        """One tensor, as it is held."""
+        """The tensor of that name, as it is held."""
         return self._held[name].detach()
 
     def where(self, name: str) -> str:
-        """The name of the whole."""
+        """The name of the dictionary: its tensors are in no file."""
         return self.name
 
 
@@ -87,7 +109,7 @@ class SafetensorsFolder:
     def __init__(self, folder: Path):
         self.name = str(folder / SINGLE)
         self._files: dict[str, Path] = {}
-        self.tensors: dict[str, tuple[tuple[int, ...], torch.dtype | str]] = {}
+        self.tensors: dict[str, tuple[Shape, torch.dtype | str]] = {}
         if (folder / SINGLE).exists() or not (folder / INDEX).exists():
             if not (folder / SINGLE).exists():
                 raise CheckpointError(no_weights(folder))
@@ -144,7 +166,7 @@ def shard_of_each_tensor(index: Path) -> dict[str, str]:
 
 
 def no_weights(folder: Path, others: list[str] | None = None) -> str:
-    """What to say of a checkpoint without safetensors; `others` are its files where they are not in the folder."""
+    """The message about a checkpoint without safetensors; `others` are its files where they are not in the folder."""
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     pickles += [name for name in others or () if any(Path(name).match(pattern) for pattern in PICKLES)]
     missing = f"{folder}: neither {SINGLE} nor {INDEX} is there"
@@ -160,7 +182,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises `CheckpointError` naming the file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read as a configuration: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} cannot be read as a configuration: it holds a {type(values).__name__}")

@@ -1,1 +1,1 @@
-"""What the `interp` command does with a model: a module each; `cli.py` puts them together."""
+"""The commands of `interp`, a module each, and what they share in `common`; `cli.py` puts them together."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.commands.common import MODEL, ModelName, Quiet, busy, check_writable, load, wrote
+from interp.commands.common import MODEL, ModelName, Quiet, busy, check_different, check_writable, load, wrote
 from interp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,9 +40,11 @@ def attention(
     """Write the explorer's page."""
     if (answer is None) != (wrong is None):
         raise ConfigError("--answer and --wrong go together: the difference of their logits is what is shown")
-    check_writable(out)
-    loaded = load(model, quiet)
     difference = None if answer is None or wrong is None else (answer, wrong)
+    if difference:
+        check_different(*difference, "--answer and --wrong")
+    out = check_writable(out)
+    loaded = load(model, quiet)
     if difference:
         for token in difference:
             loaded.to_single_token(token)
@@ -64,7 +66,7 @@ def attention(
 
 
 def _badges(model: HookedTransformer, quiet: bool) -> dict[str, Any]:
-    """Scores that every head has."""
+    """The scores that are defined for every head."""
     from interp.heads import head_scores
 
     found = head_scores(model, scores=BADGES, progress=not quiet)

@@ -1,4 +1,4 @@
-"""What the commands share: options, loading a model, checking where a page goes, printing a table."""
+"""The parts that the commands share: options, loading a model, checking where a page goes, printing a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interp.errors import CheckpointError
+from interp.errors import CheckpointError, ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,26 +37,29 @@ def paragraphs(text: str) -> str:
 def load(name: str, quiet: bool) -> HookedTransformer:
     """The model that `from_pretrained` finds under a name, or under the word by which it is fetched.
 
-    Raises `CheckpointError` saying what to do.
+    Raises `CheckpointError`, for a name that stands for nothing here with the nearest name, or a model to begin with.
     """
     from interp.checkpoints.fetch import MODELS
     from interp.model import HookedTransformer
 
     if quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    known = MODELS.get(name)
+    here = bool(name) and Path(name).expanduser().exists()
+    fetched = None if here else MODELS.get(name)
     with busy(f"loading {name}", quiet):
         try:
-            return HookedTransformer.from_pretrained(known.name if known and not Path(name).exists() else name)
+            return HookedTransformer.from_pretrained(name if fetched is None else fetched.name)
         except CheckpointError as error:
-            if "interp fetch" in str(error):
+            if here or "interp fetch" in str(error):
                 raise
-            raise CheckpointError(f"{error} (a small model to begin with: `interp fetch smollm2`)") from error
+            near = did_you_mean(name, [*MODELS, *(model.name for model in MODELS.values())], 0.7)
+            begin = near or " (a small model to begin with: `interp fetch smollm2`)"
+            raise CheckpointError(str(error).rstrip(".") + begin) from error
 
 
 @contextmanager
 def busy(doing: str, quiet: bool) -> Iterator[None]:
-    """A sign of life on a terminal while the block runs."""
+    """A spinner on a terminal while the block runs."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -68,16 +71,27 @@ def busy(doing: str, quiet: bool) -> Iterator[None]:
         yield
 
 
-def check_writable(path: Path) -> None:
-    """Whether a page can go there, before the work that it takes. Raises `OSError`."""
+def check_different(first: str, second: str, what: str) -> None:
+    """Raise `ConfigError` if two options, named by `what`, are equal: nothing could be measured between them."""
+    if first == second:
+        raise ConfigError(f"{what} are both {first!r}; they must differ")
+
+
+def check_writable(path: Path) -> Path:
+    """The path of a page that is to be written, with `~` (which shells leave alone in `--out=~/x`) expanded.
+
+    Raises `OSError` if it cannot be written there; asked before the work that the page takes.
+    """
+    path = path.expanduser()
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     code = errno.EISDIR if path.is_dir() else errno.ENOTDIR if not folder.is_dir() else errno.EACCES
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise OSError(code, f"cannot write: {os.strerror(code)}", str(path))
+    return path
 
 
 def wrote(path: Path, what: str) -> None:
-    """Say where a page is."""
+    """Print where a page is."""
     typer.echo(f"Wrote {path}: {what}; it opens offline.")
 
 

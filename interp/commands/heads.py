@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,14 +43,14 @@ def heads(
     if sort not in known:
         raise ConfigError(f"--sort {sort!r}; allowed: {', '.join(known)}{did_you_mean(sort, known)}")
     if out is not None:
-        check_writable(out)
+        out = check_writable(out)
     scores = head_scores(load(model, quiet), text, progress=not quiet)
     best = score_table(scores, sort, top=top)
     on = repr(text) if text is not None else f"{scores.attrs['n_prompts']} prompts of random repeats"
     print_whole(_table(best, f"Heads by {sort}, on {on}"))
     for name in known:
         if said := scores[name].attrs.get("undefined"):
-            typer.echo(f"{name} is undefined {said}")
+            typer.echo(f"{name} is undefined {said if said.startswith('everywhere') else f'for {said}'}")
     if out is not None:
         _write_page(out, scores, best, model, on)
         wrote(out, "a map of the heads for each score")
@@ -64,10 +65,14 @@ def _table(best: pd.DataFrame, title: str) -> Table:
     table.add_column("head")
     for name in columns:
         table.add_column(_short(name), justify="right")
-    cells = [[f"{value:.3f}" for value in best[name].tolist()] for name in columns]
+    cells = [[_number(value) for value in best[name].tolist()] for name in columns]
     for label, *row in zip(best.index, *cells, strict=True):
         table.add_row(str(label), *row)
     return table
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def _short(name: str) -> str:
@@ -80,7 +85,7 @@ def _write_page(out: Path, scores: xr.Dataset, best: pd.DataFrame, model: str, o
 
     shown = [str(name) for name in scores if not str(name).endswith("_se")]
     columns = {"head": [str(label) for label in best.index]}
-    columns |= {_short(name): [f"{value:.3f}" for value in best[name].tolist()] for name in best if name in shown}
+    columns |= {_short(name): [_number(value) for value in best[name].tolist()] for name in best if name in shown}
     panels = [report.Panel(figures.table(columns, title="The first heads"), "As printed.")]
     for name in shown:
         first = score_table(scores, name, top=1).index[0]

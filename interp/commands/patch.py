@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.commands.common import MODEL, ModelName, Quiet, check_writable, load, print_whole, wrote
+from interp.commands.common import MODEL, ModelName, Quiet, check_different, check_writable, load, print_whole, wrote
 from interp.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     import xarray as xr
     from rich.table import Table
+
+    from interp.model import HookedTransformer
 
 HELP = """Patch activations from one prompt into another, place by place, and measure the logit difference.
 
@@ -55,8 +58,16 @@ def patch(
             raise ConfigError(
                 f"{name} {unknown[0]!r}; allowed: {', '.join(allowed)}{did_you_mean(unknown[0], allowed)}"
             )
-    check_writable(out)
+    if "layer" not in words or len({*words}) < len(words):
+        raise ConfigError(f"--over {over!r}; allowed: layer, and at most once each pos, head, neuron")
+    check_different(clean, corrupted, "--clean and --corrupted")
+    if wrong is not None:
+        check_different(answer, wrong, "--answer and --wrong")
+    out = check_writable(out)
     loaded = load(model, quiet)
+    sites = _sites(loaded)
+    if site.removeprefix("hook_") not in sites:
+        raise ConfigError(f"--site {site!r}; allowed: {', '.join(sites)}{did_you_mean(site, sites)}")
     metric = Logit(answer) if wrong is None else LogitDifference(answer, wrong)
     chosen: Any = direction
     result = sweep(loaded, corrupted, clean, metric, site, words, direction=chosen, progress=not quiet)
@@ -66,6 +77,12 @@ def patch(
     print_whole(_table(result, top))
     _write_page(out, result, model, clean, corrupted)
     wrote(out, "the whole sweep")
+
+
+def _sites(model: HookedTransformer) -> list[str]:
+    """The short names that stand for one point in every layer."""
+    counts = Counter(name.rsplit("hook_", 1)[1] for name in model.hook_points if name.startswith("blocks.0."))
+    return [name for name, n in counts.items() if n == 1]
 
 
 def _table(result: xr.DataArray, top: int) -> Table:

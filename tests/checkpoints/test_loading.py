@@ -327,7 +327,7 @@ BAD_TENSORS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     ),
     "misspelt": (
         lambda w: w.update({GATE.replace("gate", "gates"): w.pop(GATE)}),
-        f"gates_proj.weight' is not part of this model; did you mean '{GATE}'",
+        f"'{GATE}' is missing; did you mean '{GATE.replace('gate', 'gates')}'",
     ),
     "shape": (lambda w: w.update({GATE: torch.zeros(24, 40)}), rf"'{GATE}' has shape \(24, 40\);.* \(40, 24\)"),
     "integers": (lambda w: w.update({GATE: torch.zeros(40, 24, dtype=torch.int32)}), f"'{GATE}' has dtype.*int32"),
