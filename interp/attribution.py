@@ -79,7 +79,7 @@ def direct_attribution(
     places, cut = Places.of_cache(cache, prompt, pos), cache.slice(pos=pos)
     tokens, incorrect_tokens = _cut_answer(tokens, places), _cut_answer(incorrect_tokens, places)
     components = cut.logit_attrs(cut.decompose_resid(), tokens, incorrect_tokens)
-    about = {"by": by, "unit": "logit, before any soft cap", "edited": str(cache.edited)}
+    about = {"by": by, "unit": "logit, before any soft cap", "edited": int(cache.edited)}
     about |= {"tokens": _described(tokens), "incorrect_tokens": _described(incorrect_tokens)}
     over = ("component", "batch", "pos")
     if by == "component":

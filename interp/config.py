@@ -245,6 +245,26 @@ class TransformerConfig:
         return self.norm_position in ("pre", "both")
 
     @property
+    def normalizes_stream(self) -> bool:
+        """Whether the stream itself passes through norms (post-norm)."""
+        return self.norm_position == "post" and self.normalization_type is not None
+
+    @property
+    def has_resid_mid(self) -> bool:
+        """Whether a block has an MLP after its attention, and so a stream between the two."""
+        return not (self.attn_only or self.parallel_attn_mlp)
+
+    @property
+    def has_position_vectors(self) -> bool:
+        """Whether positions are vectors, added to the stream or to what queries and keys read."""
+        return self.positional_embedding_type not in ("rotary", "none")
+
+    @property
+    def positions_in_stream(self) -> bool:
+        """Whether position vectors are written to the stream."""
+        return self.has_position_vectors and self.positional_embedding_type != "shortformer"
+
+    @property
     def n_params(self) -> ParameterCounts:
         """Numbers of parameters by component, and their `total`, computed without making any."""
         return count_parameters(self)

@@ -143,7 +143,7 @@ def head_scores_of(
                 f"not fit tokens of shape {tuple(ids.shape)}; whole sequences are needed, not cut or continued ones"
             )
         found.add(layer, slice(None), pattern, marks)
-    return _dataset(names, found, {"prompts": "given", "edited": str(cache.edited)})
+    return _dataset(names, found, {"prompts": "given", "edited": int(cache.edited)})
 
 
 class _Found:
@@ -242,7 +242,7 @@ def _dataset(names: list[str], found: _Found, attrs: dict[str, Any]) -> "xr.Data
         variables[f"{name}_se"] = (dims, error.numpy(), {"definition": f"standard error of {name} over prompts"})
     coords = {"layer": range(cfg.n_layers), "head": range(cfg.n_heads), "label": (dims, labels)}
     n_prompts, length = found.tokens.shape
-    attrs = attrs | {"n_prompts": n_prompts, "length": length, "model": found.model.weights_hash()}
+    attrs = attrs | {"n": n_prompts, "length": length, "model": found.model.weights_hash()}
     return xr.Dataset(variables, coords, attrs)
 
 

@@ -111,7 +111,7 @@ def logit_lens(
     coords: dict[str, Any] = {"layer": stack.labels} | ({"top": range(top_k)} if top_k else {})
     if answers:
         coords |= {"answer": array_of(token_strings(model, answers), [len(answers)]), "answer_id": ("answer", answers)}
-    return places.dataset(variables, coords, {"kl": "KL(final || layer), nats", "edited": str(cache.edited)})
+    return places.dataset(variables, coords, {"kl": "KL(final || layer), nats", "edited": int(cache.edited)})
 
 
 def _run(
@@ -124,7 +124,7 @@ def _run(
     """What the lens reads, of a run on the prompt."""
     if prompt is None:
         raise ConfigError("a model needs a prompt to run: logit_lens(model, text), or logit_lens(cache)")
-    if incl_mid and (model.cfg.attn_only or model.cfg.parallel_attn_mlp):
+    if incl_mid and not model.cfg.has_resid_mid:
         raise ConfigError("incl_mid = True, but blocks without or beside their MLP have no resid_mid")
     places = Places.of_prompt(model, prompt, pos, attention_mask)
     assert places.ids is not None

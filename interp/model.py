@@ -137,11 +137,10 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
             wanted = tokenizer.d_vocab_base
             raise ConfigError(f"d_vocab = {cfg.d_vocab} is too small for a vocabulary of {wanted} words")
         self.cfg, self.tokenizer = cfg, tokenizer
-        self.positions_write = cfg.positional_embedding_type in ("standard", "onehot", "sinusoidal")
         with torch.device(device or torch.get_default_device()):
             self.embed = Embed(cfg)
             self.hook_embed = HookPoint("batch pos d_model", "the token's vector: the first write to the stream")
-            if cfg.positional_embedding_type not in ("rotary", "none"):
+            if cfg.has_position_vectors:
                 self.pos_embed = PosEmbed(cfg)
                 shown_to = "queries and keys only" if cfg.positional_embedding_type == "shortformer" else "the stream"
                 self.hook_pos_embed = HookPoint("batch pos d_model", f"the position's vector, added to {shown_to}")
@@ -191,23 +190,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
             ConfigError: a layer out of range, a return type that these layers cannot give, or a `kv_cache` where the
                 model is not causal or has another number of layers.
         """
-        first, last = self._layer_range(start_at_layer, stop_at_layer)
-        if return_type not in ("logits", "loss", "both", None):
-            raise ConfigError(f"return_type = {return_type!r}; allowed: 'logits', 'loss', 'both' or None")
-        if loss_per_token and return_type not in ("loss", "both"):
-            raise ConfigError(f"loss_per_token = True contradicts return_type = {return_type!r}")
-        if kv_cache is not None and self.cfg.attention_dir != "causal":
-            raise ConfigError("kv_cache needs attention_dir = 'causal': here earlier positions attend to later ones")
-        if kv_cache is not None and len(kv_cache.layers) != self.cfg.n_layers:
-            raise ConfigError(f"kv_cache was made for {len(kv_cache.layers)} layers; here are {self.cfg.n_layers}")
-        if kv_cache is not None and (start_at_layer is not None or last < self.cfg.n_layers):
-            raise ConfigError(
-                "kv_cache needs every layer to run: it excludes start_at_layer and an earlier stop_at_layer"
-            )
-        if return_type in ("loss", "both") and (start_at_layer is not None or stop_at_layer is not None):
-            raise ConfigError(f"return_type = {return_type!r} needs tokens and logits, so it excludes start_at_layer "
-                              "and stop_at_layer")  # fmt: skip
-
+        first, last = self._check_options(return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
         tokens = None
         if start_at_layer is None:
             tokens, attention_mask = self.tokens_and_mask(input, attention_mask)
@@ -216,7 +199,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         whole_mask, positions = self._positions(entering, mask, kv_cache)
         x = entering if tokens is None else self.hook_embed(self.embed(tokens))  # [batch pos d_model]
         vectors = self._position_vectors(positions, x, embedding=tokens is not None)
-        if self.positions_write and vectors is not None:
+        if self.cfg.positions_in_stream and vectors is not None:
             x, vectors = x + vectors, None
 
         sides = self._side_inputs(x, positions, whole_mask, vectors, kv_cache)
@@ -241,15 +224,14 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         """What each layer needs beside the stream in a run on `tokens`: masks, rotations, position vectors."""
         whole_mask, positions = self._positions(tokens, mask, None)
         x = self.embed(tokens)
-        vectors = None if self.positions_write else self._position_vectors(positions, x, embedding=False)
+        vectors = None if self.cfg.positions_in_stream else self._position_vectors(positions, x, embedding=False)
         return self._side_inputs(x, positions, whole_mask, vectors, None)
 
     def _position_vectors(
         self, positions: Int[Tensor, "batch_or_1 pos"], x: Float[Tensor, "batch pos d_model"], embedding: bool
     ) -> Float[Tensor, "batch pos d_model"] | None:
         """Rows of `W_pos`, where this run uses them: for the stream when it is begun, for queries and keys always."""
-        kind = self.cfg.positional_embedding_type
-        if kind in ("rotary", "none") or (self.positions_write and not embedding):
+        if not self.cfg.has_position_vectors or (self.cfg.positions_in_stream and not embedding):
             return None
         return self.hook_pos_embed(self.pos_embed(positions).expand(len(x), -1, -1))
 
@@ -293,6 +275,33 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         return sides
 
     # ------------------------------------------------------------------ checks on what comes in
+
+    def _check_options(
+        self,
+        return_type: ReturnType,
+        loss_per_token: bool,
+        start_at_layer: int | None,
+        stop_at_layer: int | None,
+        kv_cache: KVCache | None,
+    ) -> tuple[int, int]:
+        """The first block to run, and the first not to. Raises `ConfigError` as `forward` says."""
+        first, last = self._layer_range(start_at_layer, stop_at_layer)
+        if return_type not in ("logits", "loss", "both", None):
+            raise ConfigError(f"return_type = {return_type!r}; allowed: 'logits', 'loss', 'both' or None")
+        if loss_per_token and return_type not in ("loss", "both"):
+            raise ConfigError(f"loss_per_token = True contradicts return_type = {return_type!r}")
+        if kv_cache is not None and self.cfg.attention_dir != "causal":
+            raise ConfigError("kv_cache needs attention_dir = 'causal': here earlier positions attend to later ones")
+        if kv_cache is not None and len(kv_cache.layers) != self.cfg.n_layers:
+            raise ConfigError(f"kv_cache was made for {len(kv_cache.layers)} layers; here are {self.cfg.n_layers}")
+        if kv_cache is not None and (start_at_layer is not None or last < self.cfg.n_layers):
+            raise ConfigError(
+                "kv_cache needs every layer to run: it excludes start_at_layer and an earlier stop_at_layer"
+            )
+        if return_type in ("loss", "both") and (start_at_layer is not None or stop_at_layer is not None):
+            raise ConfigError(f"return_type = {return_type!r} needs tokens and logits, so it excludes start_at_layer "
+                              "and stop_at_layer")  # fmt: skip
+        return first, last
 
     def tokens_and_mask(
         self, input: Text | Tensor, attention_mask: Tensor | None = None

@@ -71,7 +71,7 @@ def path_tree(
     check_confidence(confidence)
     check_reactions(norms=norms)
     pair = Pair.of(model, corrupted, clean, direction, attention_mask)
-    if model.cfg.norm_position == "post" and model.cfg.normalization_type is not None:
+    if model.cfg.normalizes_stream:
         raise ConfigError("norm_position = 'post' normalises the stream itself, so that no part of it is one path's")
     if any(isinstance(path, str) for path in paths):
         raise ConfigError(f"paths = {paths!r}: a list of paths is needed, each a list of names")

@@ -144,7 +144,7 @@ def expand_scores(
         name=f"L{layer}H{head} scores",
         attrs={
             "definition": "q . k / attn_scale by pairs of paths, patterns and norm scales frozen",
-            "model_hash": cache.model.weights_hash(),
+            "model": cache.model.weights_hash(),
         },
     )
 
@@ -360,8 +360,7 @@ def _check_count(cfg: TransformerConfig, stop: int, max_length: int | None, max_
 
 def count_paths(cfg: TransformerConfig, layer: int, max_length: int | None = None) -> int:
     """How many rows `expand_stream` has for an unedited run."""
-    positions_write = cfg.positional_embedding_type in ("standard", "onehot", "sinusoidal")
-    of_length = [2 + positions_write] + [0] * layer
+    of_length = [2 + cfg.positions_in_stream] + [0] * layer
     longest = layer if max_length is None else min(max_length, layer)
     for _ in range(layer):
         for length in range(longest, 0, -1):

@@ -8,8 +8,11 @@ Step = TypeVar("Step")
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None, wanted: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar while the block runs; yields what advances it. A total of None is not known."""
+def progress_bar(what: str, total: int | None, wanted: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar while the block runs; yields what advances it, by so many steps and with news for the end of the line.
+
+    A total of None is not known.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress
@@ -17,7 +20,7 @@ def progress_bar(what: str, total: int | None, wanted: bool = True) -> Iterator[
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not (wanted and console.is_terminal)) as bars:
         bar = bars.add_task(escape(what), total=total)
-        yield lambda n: bars.update(bar, advance=n)
+        yield lambda n, news="": bars.update(bar, advance=n, description=f"{escape(what)} {escape(news)}".strip())
 
 
 def shown(steps: Iterable[Step], what: str, total: int, progress: bool = True) -> Iterator[Step]:

@@ -114,8 +114,7 @@ class ResidualStream:
         (nostalgebraist 2020). Errors as for `decompose_resid`.
         """
         stop = self._layer(layer)
-        has_mid = not (self.cfg.attn_only or self.cfg.parallel_attn_mlp)
-        if incl_mid and not has_mid:
+        if incl_mid and not self.cfg.has_resid_mid:
             raise ConfigError("incl_mid = True, but blocks without or beside their MLP have no resid_mid")
         rows, labels = [], []
         for block in range(stop):
@@ -169,7 +168,7 @@ class ResidualStream:
                 raise ConfigError(f"layer = {layer} has no MLP, so mlp_input = True names no norm")
             name = f"blocks.{stop}.{'ln2' if mlp_input else 'ln1'}"
             norm = cast(Norm, self.model.get_submodule(name))
-        if norm.kind is None or (self.cfg.norm_position == "post"):
+        if norm.kind is None or self.cfg.normalizes_stream:
             return stack
         scale = self._get(f"{name}.hook_scale")
         if stack.values.shape[1:3] != scale.shape[:2]:
@@ -253,14 +252,14 @@ class ResidualStream:
         """The writes up to a place, in order: of attention and MLPs whole, in parts or left out, and the rest."""
         self.check_weights()
         stop = self._layer(layer)
-        if mlp_input and (self.cfg.attn_only or self.cfg.parallel_attn_mlp or stop == self.cfg.n_layers):
+        if mlp_input and (not self.cfg.has_resid_mid or stop == self.cfg.n_layers):
             raise ConfigError(f"mlp_input = True, but layer = {layer} has no resid_mid (no MLP after its attention)")
         if not rest and stop == 0:
             raise ConfigError(f"layer = {layer}: there is no block below it")
         rows: list[Tensor] = []
         labels: list[str] = []
         bias: Tensor | float = 0.0
-        post_norm = self.cfg.norm_position == "post" and self.cfg.normalization_type is not None
+        post_norm = self.cfg.normalizes_stream
 
         def add(values: Tensor, names: list[str], constant: Tensor | float = 0.0) -> None:
             nonlocal bias
@@ -279,7 +278,7 @@ class ResidualStream:
 
         if rest:
             add(self._get("hook_embed")[None], ["embed"])
-            if self.model.positions_write:
+            if self.cfg.positions_in_stream:
                 add(self._get("hook_pos_embed")[None], ["pos_embed"])
         for i, block in enumerate(self.model.blocks[: stop + mlp_input]):
             if attn is not None:
@@ -342,7 +341,7 @@ class ResidualStream:
             return self._get(f"blocks.{stop}.hook_resid_pre")
         if stop:
             return self._get(f"blocks.{stop - 1}.hook_resid_post")
-        vectors = self._get("hook_pos_embed") if self.model.positions_write else 0.0
+        vectors = self._get("hook_pos_embed") if self.cfg.positions_in_stream else 0.0
         return self._get("hook_embed") + vectors  # no blocks: the embeddings are the stream
 
     def _get(self, name: str) -> Tensor:

@@ -53,7 +53,7 @@ class StackedWeights:
     @property
     def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
         """The position vectors. Raises `ConfigError` where positions have none (rotary, none)."""
-        if self.cfg.positional_embedding_type in ("rotary", "none"):
+        if not self.cfg.has_position_vectors:
             raise ConfigError(f"positions are {self.cfg.positional_embedding_type!r} in this model: there is no W_pos")
         return self.pos_embed.W_pos
 

@@ -14,8 +14,7 @@ import copy
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from torch import Tensor
 from interp.errors import CheckpointError, ConfigError, RangeError, ShapeError
 from interp.loss import next_token_loss
 from interp.model import HookedTransformer
+from interp.progress import progress_bar
 from interp.repeats import Batch
 from interp.tokens import check_tokens
 
@@ -105,7 +105,7 @@ def train(
     fresh = itertools.chain([first], (_check_batch(batches(generator), model) for _ in range(steps - 1)))
     parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
-    with torch.enable_grad(), _progress_bar(steps, progress) as show:
+    with torch.enable_grad(), progress_bar("training", steps, progress) as advance:
         for step, batch in enumerate(fresh, start=1):
             loss = run.loss(step, batch)
             optimizer.zero_grad()
@@ -115,7 +115,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = lr * min(1.0, step / max(warmup, 1))
             optimizer.step()
-            show(run.losses[-1])
+            advance(1, f"loss {run.losses[-1]:.3f}")
             if step % measure_every == 0 or step == steps:
                 run.measure(step)
             if (save_every and step % save_every == 0) or step == steps:
@@ -252,18 +252,3 @@ def _new_folder(folder: str | os.PathLike[str] | None) -> Path | None:
     except OSError as error:
         raise CheckpointError(f"{path} cannot hold checkpoints: {error.strerror}") from error
     return path
-
-
-@contextmanager
-def _progress_bar(steps: int, wanted: bool) -> Iterator[Callable[[float], None]]:
-    """A function to call with the loss after each step; it moves a bar on standard error where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    loss = TextColumn("loss {task.fields[loss]:.3f}")
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), loss, TimeRemainingColumn())
-    shown = wanted and console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        task = bar.add_task("training", total=steps, loss=math.nan)
-        yield lambda loss: bar.update(task, advance=1, loss=loss)

@@ -218,7 +218,7 @@ def singular_directions(
     about = {
         "circuit": f"{circuit} of L{layer}H{head}",
         "fold_norms": int(fold_norms),
-        "model_hash": model.weights_hash(),
+        "model": model.weights_hash(),
     }
     return xarray.Dataset(columns, coords={"end": ["+", "-"]}, attrs=about)
 
@@ -323,7 +323,7 @@ def _norms_of_products(
 
 def _of_layer(model: HookedTransformer, layer: int, fold_norms: bool) -> HeadWeights:
     """Of the heads of one layer [head, ...], keys and values repeated to them."""
-    if fold_norms and model.cfg.norm_position == "post" and model.cfg.normalization_type is not None:
+    if fold_norms and model.cfg.normalizes_stream:
         raise ConfigError(
             "fold_norms = True, but norm_position = 'post' normalises the stream itself: its gains belong to no head; "
             "leave fold_norms out"
@@ -387,5 +387,5 @@ def _table(
     import xarray
 
     counted = {dim: range(size) for dim, size in zip(dims, values.shape, strict=True) if dim != "kind"}
-    about = {"definition": definition, "fold_norms": int(fold_norms), "model_hash": model.weights_hash()}
+    about = {"definition": definition, "fold_norms": int(fold_norms), "model": model.weights_hash()}
     return xarray.DataArray(values.cpu().numpy(), dims=dims, coords=counted, name=name, attrs=about)

@@ -185,7 +185,7 @@ assert attended[at[0]] > 3 * attended[at[1]]
 # *The chicken didn't cross the road because it was too tired* - the chicken. *... too wide* - the road. A picture of a
 # head that attends from *it* to *chicken* in one sentence and to *road* in the other is in every introduction. Such a
 # picture is impossible here. The model is causal: at *it* the last word has not been read, so that *it* attends
-# to the same places, bit for bit.
+# to the same places in both.
 
 # %%
 SENTENCE = "The chicken didn't cross the road because it was too"

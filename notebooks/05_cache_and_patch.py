@@ -158,11 +158,12 @@ for name in ("L23H3", "L23H0", "L29H1"):
 #
 # Denoising: the corrupted prompt runs, and one place of the stream gets its value from the clean run. 0 changes
 # nothing, 1 restores the whole difference. Up to layer 19 everything is at S2 (the only token that differs); between
-# layers 20 and 25 it moves to the last position, and on no other way.
+# layers 20 and 25 it moves to the last position, and next to nothing of it stays at the positions between.
 
 # %%
 stream = sweep(model, corrupted, clean, metric, "resid_pre", normalize=True, progress=False)
 assert (stream[:18, S2] > 0.9).all() and (stream[26:, END] > 0.9).all() and float(abs(stream[:, 1:S2]).max()) < 0.05
+assert float(abs(stream[:, S2 + 1 : END]).max()) < 0.1
 figures.sweep(stream)
 
 # %% [markdown]

@@ -319,8 +319,8 @@ def test_prompts_without_a_repeat_leave_the_induction_score_undefined_and_say_so
 
 def test_a_score_says_what_it_is_of_and_how_it_was_made(plain: Run):
     scores = head_scores(plain.model, n_prompts=3, length=6, seed=5)
-    assert {name: scores.attrs[name] for name in ("n_prompts", "length", "seed")} == {
-        "n_prompts": 3, "length": 6, "seed": 5
+    assert {name: scores.attrs[name] for name in ("n", "length", "seed")} == {
+        "n": 3, "length": 6, "seed": 5
     }  # fmt: skip
     assert scores.attrs["model"] == plain.model.weights_hash()
     assert all(scores[name].attrs["definition"] for name in scores.data_vars)
@@ -363,7 +363,7 @@ def test_scores_of_the_weights_need_no_prompts():
     two_words = build(config(SMALL | {"d_vocab": 2}), SEED, Vocabulary("ab"))
     scores = head_scores(two_words, scores=["copying", "copying_top"])
     assert scores.copying.shape == (3, 4)
-    assert scores.attrs["n_prompts"] == 0
+    assert scores.attrs["n"] == 0
 
 
 def test_a_model_without_blocks_has_no_heads():

@@ -336,7 +336,7 @@ def test_the_splits_of_an_edited_run_sum_to_its_logit(plain: Run, name: Any):
     for by in splits(plain.cfg):
         result = direct_attribution(cache, 3, by=by)
         assert_close(total(result), logits[..., 3].detach())
-        assert result.attrs["edited"] == "True"
+        assert result.attrs["edited"] == 1
         assert "edits" in result.component.values
 
 

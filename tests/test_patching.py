@@ -445,7 +445,7 @@ def test_a_sweep_changes_neither_model_nor_cache():
     assert model.weights_hash() == weights and not any(point.hooks for point in model.hook_points.values())
 
 
-# ---------------------------------------------------------------------- what a hostile reader tried
+# ---------------------------------------------------------------------- unusual types, sizes and sources
 
 
 def test_a_checkpoint_belongs_to_one_metric_function_mask_and_configuration(tmp_path: Path):

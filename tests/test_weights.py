@@ -165,7 +165,7 @@ def test_kinds_come_in_the_order_in_which_they_are_asked_for(plain: Run):
 
 def test_results_say_what_they_are_and_of_which_weights(plain: Run):
     for result in (composition_scores(plain.model), copying_scores(plain.model)):
-        assert result.attrs["model_hash"] == plain.model.weights_hash()
+        assert result.attrs["model"] == plain.model.weights_hash()
         assert result.attrs["fold_norms"] == 0
         assert result.attrs["definition"]
 

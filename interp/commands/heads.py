@@ -46,7 +46,7 @@ def heads(
         out = check_writable(out)
     scores = head_scores(load(model, quiet), text, progress=not quiet)
     best = score_table(scores, sort, top=top)
-    on = repr(text) if text is not None else f"{scores.attrs['n_prompts']} prompts of random repeats"
+    on = repr(text) if text is not None else f"{scores.attrs['n']} prompts of random repeats"
     print_whole(_table(best, f"Heads by {sort}, on {on}"))
     for name in known:
         if said := scores[name].attrs.get("undefined"):
