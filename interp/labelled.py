@@ -1,6 +1,6 @@
 """Results with names on their axes: from tensors over batch and positions to an `xarray.Dataset`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from interp.cache import ActivationCache, select
 from interp.errors import ShapeError
 from interp.model import HookedTransformer
-from interp.tokens import Text, check_mask
+from interp.tokens import Text, check_mask, token_strings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -101,17 +101,6 @@ class Places:
         )
         result = result.isel(batch=0, drop=True) if self.single else result
         return result.isel(pos=0) if isinstance(self.pos, int) else result
-
-
-def token_strings(model: HookedTransformer, ids: Iterable[int]) -> list[str]:
-    """Ids as strings: the tokenizer's, or the number itself without one, and beyond it (rows that only fill up)."""
-    ids, codec = list(ids), model.tokenizer
-    known = 0 if codec is None else codec.d_vocab
-    words: dict[int, str] = {i: str(i) for i in ids if i >= known}
-    within = sorted({i for i in ids if i < known})
-    if codec is not None and within:
-        words.update(zip(within, codec.to_str_tokens(torch.tensor(within)), strict=True))
-    return [words[i] for i in ids]
 
 
 def array_of(strings: Sequence[str], shape: Sequence[int]) -> np.ndarray:

@@ -20,11 +20,11 @@ from interp.attribution import attribution_table, direct_attribution
 from interp.cache import ActivationCache
 from interp.errors import CacheError, ConfigError
 from interp.factored import at_least_float32
-from interp.labelled import Places, Pos, array_of, token_strings
+from interp.labelled import Places, Pos, array_of
 from interp.model import HookedTransformer
 from interp.names import HookName
 from interp.progress import shown
-from interp.tokens import Text
+from interp.tokens import Text, token_strings
 
 if TYPE_CHECKING:
     import xarray as xr

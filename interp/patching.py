@@ -30,7 +30,7 @@ from interp.packed import Rows, Walk
 from interp.pairs import Direction, Pair, Runs, Source, at
 from interp.plan import Granularity, Place, Plan
 from interp.progress import progress_bar
-from interp.results import Axis, check_confidence, labelled, token_labels
+from interp.results import Axis, check_confidence, labelled, position_labels
 from interp.values import Values, signature
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def _axes(plan: Plan) -> dict[Granularity, Axis]:
     runs, place = plan.runs, plan.place
     axes: dict[Granularity, Axis] = {"layer": Axis("layer", place.layers)}
     if place.positions is not None:
-        tokens = token_labels(runs.base.model, runs.base.tokens)
+        tokens = position_labels(runs.base.model, runs.base.tokens)
         axes["pos"] = Axis("pos", place.positions, ("token", [tokens[i] for i in place.positions]))
     if place.parts is not None and place.part_axis is not None:
         axes["neuron" if place.part_axis == "neuron" else "head"] = Axis(place.part_axis, place.parts)

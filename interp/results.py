@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError
-from interp.labelled import array_of, token_strings
+from interp.labelled import array_of
+from interp.tokens import token_strings
 
 if TYPE_CHECKING:
     import xarray
@@ -25,7 +26,7 @@ class Axis:
     beside: tuple[str, list[str]] | None = None
 
 
-def token_labels(model: "HookedTransformer", tokens: Int[Tensor, "batch pos"]) -> list[str]:
+def position_labels(model: "HookedTransformer", tokens: Int[Tensor, "batch pos"]) -> list[str]:
     """What stands at each position: the token, or those of several prompts with strokes between (three at most)."""
     rows = [token_strings(model, row) for row in tokens.tolist()]
     columns = [list(dict.fromkeys(column)) for column in zip(*rows, strict=True)]

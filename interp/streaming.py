@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, RangeError, ShapeError, TokenError, check_choice
+from interp.errors import ConfigError, RangeError, ShapeError, check_choice
 from interp.factored import FactoredMatrix, at_least_float32
 from interp.indices import is_index
 from interp.model import HookedTransformer
 from interp.progress import shown
-from interp.tokens import visible
+from interp.tokens import token_names
 
 BLOCK_NUMBERS = 2**25
 """How many numbers the blocks of long computations hold by default: 134 MB in float32."""
@@ -107,15 +107,3 @@ def top_entries(
 def _key(values: Tensor, by: str) -> Tensor:
     """What is largest in the entries that are kept."""
     return values.abs() if by == "magnitude" else values
-
-
-def token_names(model: HookedTransformer, ids: Int[Tensor, "n"]) -> list[str]:
-    """Tokens as they can be shown anywhere; one without a name as its number, `<49160>`."""
-
-    def name(i: int) -> str:
-        try:
-            return visible(model.to_str_tokens(torch.tensor([i]))[0])
-        except TokenError:
-            return f"<{i}>"
-
-    return [name(i) for i in ids.tolist()]

@@ -1,12 +1,16 @@
 """Token ids: the checks before a model sees them, and how tokens are shown."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import ShapeError, TokenError
+
+if TYPE_CHECKING:
+    from interp.model import HookedTransformer
 
 Text = str | list[str] | tuple[str, ...]
 """One text, or a batch of them."""
@@ -18,6 +22,21 @@ MARKS = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"}
 def visible(token: str) -> str:
     """A token as it can be shown anywhere: white space as marks, other unprintable characters as escapes."""
     return "".join(MARKS.get(c) or (c if c.isprintable() else c.encode("unicode_escape").decode()) for c in token)
+
+
+def token_strings(model: "HookedTransformer", ids: Iterable[int]) -> list[str]:
+    """Tokens by their ids: the tokenizer's strings, the number without one, `<49160>` for an id beyond its tokens."""
+    ids, codec = list(ids), model.tokenizer
+    if codec is None:
+        return list(map(str, ids))
+    known = sorted({i for i in ids if i < codec.d_vocab})
+    words = dict(zip(known, codec.to_str_tokens(torch.tensor(known)), strict=True)) if known else {}
+    return [words.get(i, f"<{i}>") for i in ids]
+
+
+def token_names(model: "HookedTransformer", ids: Int[Tensor, "n"]) -> list[str]:
+    """Tokens by their ids as they can be shown anywhere: `token_strings` made `visible`."""
+    return list(map(visible, token_strings(model, ids.tolist())))
 
 
 def check_tokens(tokens: Tensor, d_vocab: int, n_ctx: int, device: torch.device) -> Int[Tensor, "batch pos"]:

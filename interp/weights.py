@@ -31,7 +31,8 @@ from interp.indices import head_index, is_index, layer_index
 from interp.model import HookedTransformer
 from interp.progress import shown
 from interp.repeats import ordinary_tokens
-from interp.streaming import TopEntries, token_names, top_entries
+from interp.streaming import TopEntries, top_entries
+from interp.tokens import token_names
 
 if TYPE_CHECKING:
     import xarray
@@ -45,7 +46,6 @@ __all__ = [
     "ov_circuit",
     "qk_circuit",
     "singular_directions",
-    "token_names",
     "top_entries",
 ]
 

@@ -120,11 +120,11 @@ def test_what_hooks_added_to_the_stream_is_the_row_edits(run: Run):
     assert_close(values[labels.index("edits")], shift.expand(3, 7, -1))
 
 
+@where(lambda cfg: cfg.output_logits_soft_cap is None)
 def test_attributions_of_an_edited_run_sum_to_its_logit(run: Run):
     model, _, cache = edited_run(run, ("resid_pre", 2))
     logits = model.unembed(cache.accumulated_resid(apply_ln=True).values[-1])
-    if run.cfg.output_logits_soft_cap is None:
-        assert_close(cache.logit_attrs(cache.decompose_resid(), 2).values.sum(0), logits[..., 2].detach())
+    assert_close(cache.logit_attrs(cache.decompose_resid(), 2).values.sum(0), logits[..., 2].detach())
 
 
 @where(lambda cfg: cfg.normalization_type is not None and cfg.norms_reads)

@@ -134,7 +134,10 @@ def test_tokens_are_named_by_their_strings():
 
 def test_a_row_that_only_fills_up_the_embedding_is_named_by_its_number():
     model = build(config(SMALL), SEED, Vocabulary(WORDS[:4]))
-    assert set(logit_lens(model, "abc", top_k=11).top_token.values.flatten()) == {*"abcd", *map(str, range(4, 11))}
+    assert set(logit_lens(model, "abc", top_k=11).top_token.values.flatten()) == {
+        *"abcd",
+        *(f"<{i}>" for i in range(4, 11)),
+    }
 
 
 def test_padding_is_marked_and_changes_nothing_for_the_tokens(plain: Run):

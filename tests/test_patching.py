@@ -502,10 +502,12 @@ def test_one_number_for_all_prompts_has_no_interval_over_them():
 def test_integer_and_boolean_metrics_are_numbers():
     model = build(config(SMALL, dtype=torch.float64), seed=49)
     clean, corrupted = prompts(model, seed=50)
-    right = sweep(
-        model, corrupted, clean, lambda logits: logits[:, -1].argmax(-1) == 3, normalize=False, progress=False
-    )
-    assert set(np.unique(right.values)) <= {0.0, 0.5, 1.0}
+    likely = int(model(corrupted)[0, -1].argmax())
+    options = {"normalize": False, "progress": False}
+    right = sweep(model, corrupted, clean, lambda logits: logits[:, -1].argmax(-1) == likely, **options)
+    as_floats = sweep(model, corrupted, clean, lambda logits: (logits[:, -1].argmax(-1) == likely).double(), **options)
+    assert np.array_equal(right, as_floats) and set(np.unique(right.values)) <= {0.0, 0.5, 1.0}
+    assert right.values.max() >= 0.5  # before any prompt differs, the unpatched answer
 
 
 def test_a_mean_over_runs_of_another_model_or_of_older_weights_is_refused():

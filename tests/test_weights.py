@@ -15,6 +15,7 @@ from torch import Tensor
 from interp import ActivationCache, ConfigError, FactoredMatrix, HookedTransformer, RangeError, ShapeError, Vocabulary
 from interp.paths import expand_scores, expand_stream
 from interp.processing import fold_layer_norm
+from interp.tokens import token_names
 from interp.weights import (
     Kind,
     TopEntries,
@@ -23,7 +24,6 @@ from interp.weights import (
     ov_circuit,
     qk_circuit,
     singular_directions,
-    token_names,
     top_entries,
 )
 

@@ -20,11 +20,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.answers import token_ids
 from interp.attribution import source_effects, value_norms
 from interp.components import visible_keys
 from interp.errors import ConfigError, HookNotFoundError, ShapeError, check_choice, did_you_mean
 from interp.plot.style import check_shares
-from interp.tokens import check_tokens
 
 if TYPE_CHECKING:
     from interp.cache import ActivationCache
@@ -184,12 +184,9 @@ def _padding(pattern: Float[np.ndarray, "layer head query_pos key_pos"]) -> list
 
 def answer_ids(model: HookedTransformer, answers: tuple[Any, Any]) -> tuple[int, int]:
     """The ids of two different tokens, given as ids or as text. Raises `TokenError` or `ConfigError`."""
-    pair = list(answers) if isinstance(answers, tuple | list) else []
-    pair = [int(a) if isinstance(a, Tensor) and a.numel() == 1 and not a.is_floating_point() else a for a in pair]
-    if len(pair) != 2 or any(isinstance(a, bool) or not isinstance(a, str | Integral) for a in pair):
+    if not isinstance(answers, tuple | list) or len(answers) != 2:
         raise ConfigError(f"logit_difference = {answers!r}; allowed: (right, wrong), two tokens as text or ids")
-    ids = torch.tensor([model.to_single_token(a) if isinstance(a, str) else int(a) for a in pair])
-    right, wrong = check_tokens(ids, model.cfg.d_vocab, 2, ids.device)[0].tolist()
-    if right == wrong:
+    ids = token_ids(answers, model.to_single_token, model.cfg.d_vocab, "logit_difference:").tolist()
+    if ids[0] == ids[1]:
         raise ConfigError(f"logit_difference = {answers!r} names one token twice")
-    return right, wrong
+    return ids[0], ids[1]

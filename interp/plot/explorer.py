@@ -17,6 +17,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 
 from interp.cache import ActivationCache
@@ -25,8 +26,9 @@ from interp.files import atomic_path
 from interp.indices import layer_index
 from interp.plot import packing, still
 from interp.plot.attention_run import AttentionRun, answer_ids, comparable, read_run
-from interp.plot.labels import Score, Tokens, read_scores, token_label, token_labels
+from interp.plot.labels import Score, Tokens, read_scores, token_labels
 from interp.plot.style import printable
+from interp.tokens import token_names
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -112,7 +114,8 @@ def attention(
         check_choice("sort_by", sort_by, names)
     answer = None
     if logit_difference is not None:
-        answer = " \u2212 ".join(f"logit “{token_label(cache, i)}”" for i in answer_ids(cache.model, logit_difference))
+        names_of_both = token_names(cache.model, torch.tensor(answer_ids(cache.model, logit_difference)))
+        answer = " \u2212 ".join(f"logit “{name}”" for name in names_of_both)
     if head is not None and not (isinstance(head, tuple | list) and len(head) == 2):
         raise ConfigError(f"head = {head!r}; allowed: (layer, head)")
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | float):

@@ -75,13 +75,6 @@ def shown_tokens(tokens: Iterable[Any], n: int, what: str = "tokens") -> list[st
     return [visible(token) for token in labels]
 
 
-def token_label(cache: ActivationCache, token: int) -> str:
-    """One token as a label; its id where the model has no tokenizer."""
-    if cache.model.tokenizer is None:
-        return str(token)
-    return visible(cache.model.to_str_tokens(torch.tensor([token]))[0])
-
-
 def read_scores(scores: Mapping[str, Any] | None, layers: list[int], n_layers: int, heads: int) -> list[Score]:
     """Scores of the shown layers, checked. Raises `ConfigError`, `ShapeError` or `RangeError`, see `attention`."""
     if scores is None:
