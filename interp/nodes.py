@@ -30,6 +30,8 @@ class Node:
     def of(cls, name: str, model: "HookedTransformer", on_the_way: bool = False) -> "Node":
         """The component called `name`; on the way of a path, `.k` and `.v` are inputs of a query head.
 
+        An MLP may also be called as decompositions of the stream call its write, "5_mlp_out".
+
         Raises `HookNotFoundError` naming what is near, or what is out of range.
         """
         cfg = model.cfg
@@ -37,7 +39,7 @@ class Node:
             raise HookNotFoundError(f"{name!r} is no component; components are named as text, such as 'L0H1'")
         if name in ("embed", "logits"):
             return cls(name, -1 if name == "embed" else cfg.n_layers)
-        found = re.fullmatch(r"L(\d+)(?:H(\d+)(?:\.([qkv]))?|\.mlp)", name)
+        found = re.fullmatch(r"L(\d+)(?:H(\d+)(?:\.([qkv]))?|\.mlp)", re.sub(r"^(\d+)_mlp_out$", r"L\1.mlp", name))
         if not found:
             known = ["embed", "logits", "L0H0", "L0H0.q", "L0H0.k", "L0H0.v", "L0.mlp"]
             raise HookNotFoundError(f"{name!r} is no component; written as {', '.join(known)}"

@@ -503,7 +503,7 @@ def test_integer_and_boolean_metrics_are_numbers():
     model = build(config(SMALL, dtype=torch.float64), seed=49)
     clean, corrupted = prompts(model, seed=50)
     likely = int(model(corrupted)[0, -1].argmax())
-    options = {"normalize": False, "progress": False}
+    options: dict[str, Any] = {"normalize": False, "progress": False}
     right = sweep(model, corrupted, clean, lambda logits: logits[:, -1].argmax(-1) == likely, **options)
     as_floats = sweep(model, corrupted, clean, lambda logits: (logits[:, -1].argmax(-1) == likely).double(), **options)
     assert np.array_equal(right, as_floats) and set(np.unique(right.values)) <= {0.0, 0.5, 1.0}

@@ -229,3 +229,10 @@ def test_a_tree_of_paths_needs_a_stream_that_adds_up():
     corrupted, clean = pair(model, seed=20)
     with pytest.raises(ConfigError, match="normalises the stream itself"):
         path_tree(model, corrupted, clean, Logit(1), [["L0H1", "logits"]])
+
+
+def test_an_mlp_answers_to_its_name_in_decompositions_too():
+    model = build(config(GRID["learned_ln"]), seed=3)
+    assert Node.of("1_mlp_out", model) == Node.of("L1.mlp", model)
+    with pytest.raises(HookNotFoundError, match="'7_mlp_out' is not there: the model has 3 layers"):
+        Node.of("7_mlp_out", model)
