@@ -467,7 +467,7 @@ def test_the_stream_of_a_normed_model_has_mean_zero_and_nearly_constant_variance
 
 @settings(max_examples=30)
 @given(data=st.data())
-def test_every_combination_of_options_does_what_the_interpreter_says(data: st.DataObject):
+def test_every_combination_of_options_does_what_the_interpreter_says_or_is_refused(data: st.DataObject):
     c = Circuit("!ab", data.draw(st.integers(1, 5)), bos="!", tied=data.draw(st.booleans()))
     c.head(0, "back", qk=match(c.pos, c.pos, shift(data.draw(st.integers(0, 6)))), ov=3 * copy(c.tok, c.out))
     if data.draw(st.booleans()):
@@ -479,7 +479,12 @@ def test_every_combination_of_options_does_what_the_interpreter_says(data: st.Da
         "n_heads": data.draw(st.sampled_from([None, 3])),
         "dtype": data.draw(st.sampled_from([torch.float32, torch.float64])),
     }
-    report = c.verify(model=c.compile(**options), progress=False)
+    try:
+        model = c.compile(**options)
+    except ConfigError as error:  # a code may be unable to tell a far shift from the sink
+        assert options["positions"] != "onehot" and f"the position code {options['positions']!r}" in str(error)
+        return
+    report = c.verify(model=model, progress=False)
     assert report.symbolic_accuracy == report.accuracy == 1
     assert report.logit_error < 1e-3
 
