@@ -194,7 +194,7 @@ class Circuit:
         if sink:
             if self.bos is None:
                 raise ConfigError(f"{where}: sink = {sink} needs the start of the text; give the circuit bos=")
-            qk, ov = qk + self._sink(float(sink)), parts.dropping(ov, {"tok": self.bos, "pos": 0})
+            qk, ov = qk + self._sink(float(sink)), parts.dropping(where, ov, {"tok": self.bos, "pos": 0})
         sign = -1.0 if ties == "first" else 1.0
         prefers = self._prefers_later(sign * preference) if ties != "mean" else Form()
         smallest = gap or smallest_gap(qk)

@@ -173,7 +173,12 @@ def _matrix(name: str, rows: Space, columns: Space, relation: Relation | None) -
         if set(rows.labels) != set(columns.labels):
             raise ConfigError(
                 f"{name}: the labels of {rows.name!r} ({listed(rows.labels)}) and of {columns.name!r} "
-                f"({listed(columns.labels)}) differ; say by relation= which go together"
+                f"({listed(columns.labels)}) differ; "
+                + (
+                    "say by relation= which go together"
+                    if relation is None
+                    else f"{relation} needs the same on both sides"
+                )
             )
         by = 0 if relation is None else relation.n
         for i, label in enumerate(rows.labels):

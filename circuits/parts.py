@@ -158,11 +158,22 @@ def bucket(
     return Neurons(name, layer, tuple(ramps))
 
 
-def dropping(form: Form, bos_places: Mapping[str, Label]) -> Form:
-    """What a head with a sink copies: nothing from the start of the text, where the form does not say otherwise."""
+def dropping(where: str, form: Form, bos_places: Mapping[str, Label]) -> Form:
+    """What a head with a sink copies: nothing from the start of the text, where the form does not say otherwise.
+
+    Raises `ConfigError`, beginning with `where`, for a term that copies nothing else.
+    """
 
     def kept(term: Term) -> Term:
         place = bos_places.get(term.rows.name)
-        return term if place is None or not term.drops_bos else term.without(place)
+        if place is None or not term.drops_bos:
+            return term
+        left = term.without(place)
+        if term.matrix.any() and not left.matrix.any():
+            raise ConfigError(
+                f"{where}: {term.name} copies nothing but {place!r}, the start of the text, which a head with a sink "
+                "drops; say copy(..., drop=()) to copy it"
+            )
+        return left
 
     return Form(tuple(map(kept, form.terms)))

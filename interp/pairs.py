@@ -14,7 +14,7 @@ from interp.interventions import Intervention, Patch
 from interp.metrics import Metric, as_metric
 from interp.packed import BaseRun
 from interp.reading import Prompts, Reading
-from interp.tokens import Text
+from interp.tokens import Text, token_strings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,10 +90,15 @@ class Pair:
             check_cache(source, model, tokens, mask, written)
             return cls(model, direction, tokens, mask, source)
         others, other_mask = model.tokens_and_mask(source, attention_mask)
+        if len(others) != len(tokens):
+            raise ShapeError(
+                f"{len(others)} {written} prompts and {len(tokens)} {runs} ones: they are patched in pairs, so as many of "
+                "each are needed"
+            )
         if others.shape != tokens.shape:
             raise ShapeError(
-                f"the {written} prompt has shape {tuple(others.shape)} [batch, pos], the {runs} one "
-                f"{tuple(tokens.shape)}; positions must correspond, so make them equally long"
+                f"the {written} prompt has {others.shape[1]} tokens{_words(model, others)}, the {runs} one "
+                f"{tokens.shape[1]}{_words(model, tokens)}; positions must correspond, so make them equally long"
             )
         if not _same_padding(mask, other_mask, tokens):
             raise ShapeError(f"the {written} and {runs} prompts are padded differently, so positions do not correspond")
@@ -124,6 +129,12 @@ class Pair:
             final = cache[last]
             written = Patch(cache)
         return Runs(self, BaseRun.of(self.model, self.tokens, self.mask, names), written, final)
+
+
+def _words(model: "HookedTransformer", tokens: Int[Tensor, "batch pos"]) -> str:
+    """How the first prompt was cut into tokens, where that can be said."""
+    words = token_strings(model, tokens[0].tolist()) if model.tokenizer is not None else []
+    return f" ({'|'.join(words)})" if 0 < len(words) <= 40 else ""
 
 
 def _check_placeless(source: Intervention) -> None:

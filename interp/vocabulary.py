@@ -89,8 +89,11 @@ class Vocabulary(TextCodec):
         shown = text if len(text) <= 60 else text[:57] + "..."
         return TokenError(
             f"unknown word {word!r} at place {place} (character {character}) of {shown!r}; the vocabulary has "
-            f"{self.d_vocab} words{did_you_mean(word, self.words)}"
+            f"{self.d_vocab} words{self._few()}{did_you_mean(word, self.words)}"
         )
+
+    def _few(self) -> str:
+        return f": {' '.join(map(repr, self.words))}" if self.d_vocab <= 12 else ""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text's words. Raises `TokenError` as `split` does."""

@@ -216,6 +216,16 @@ def test_a_declaration_that_cannot_be_is_refused_by_name(declare, message: str, 
         declare(c, Space("foreign", ("a", "b")))
 
 
+def test_a_copy_of_nothing_but_the_start_is_refused_where_the_sink_would_drop_it():
+    c = Circuit("!ab", 4, bos="!")
+    share = c.space("share", ["start"])
+    with pytest.raises(
+        ConfigError, match=r"head 'h': copy\(tok, share\) copies nothing but '!'.*say copy\(..., drop=\(\)\)"
+    ):
+        c.head(0, "h", match(c.tok, c.tok), copy(c.tok, share, {"!": "start"}), sink=0.5)
+    assert c.head(0, "h", match(c.tok, c.tok), copy(c.tok, share, {"!": "start"}, drop=()), sink=0.5).ov.terms
+
+
 def test_a_refused_head_leaves_no_trace():
     c = induction()
     with pytest.raises(ConfigError):
