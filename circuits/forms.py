@@ -171,14 +171,10 @@ def _matrix(name: str, rows: Space, columns: Space, relation: Relation | None) -
     matrix = torch.zeros(len(rows), len(columns), dtype=torch.float64)
     if relation is None or isinstance(relation, Shift):
         if set(rows.labels) != set(columns.labels):
+            advice = "say by relation= which go together" if relation is None else f"{relation} needs the same for both"
             raise ConfigError(
                 f"{name}: the labels of {rows.name!r} ({listed(rows.labels)}) and of {columns.name!r} "
-                f"({listed(columns.labels)}) differ; "
-                + (
-                    "say by relation= which go together"
-                    if relation is None
-                    else f"{relation} needs the same on both sides"
-                )
+                f"({listed(columns.labels)}) differ; {advice}"
             )
         by = 0 if relation is None else relation.n
         for i, label in enumerate(rows.labels):

@@ -219,11 +219,16 @@ def test_a_declaration_that_cannot_be_is_refused_by_name(declare, message: str, 
 def test_a_copy_of_nothing_but_the_start_is_refused_where_the_sink_would_drop_it():
     c = Circuit("!ab", 4, bos="!")
     share = c.space("share", ["start"])
-    with pytest.raises(
-        ConfigError, match=r"head 'h': copy\(tok, share\) copies nothing but '!'.*say copy\(..., drop=\(\)\)"
-    ):
+    message = r"head 'h': copy\(tok, share\) copies nothing but '!'.*say copy\(..., drop=\(\)\)"
+    with pytest.raises(ConfigError, match=message):
         c.head(0, "h", match(c.tok, c.tok), copy(c.tok, share, {"!": "start"}), sink=0.5)
     assert c.head(0, "h", match(c.tok, c.tok), copy(c.tok, share, {"!": "start"}, drop=()), sink=0.5).ov.terms
+
+
+def test_a_shift_between_spaces_with_other_labels_is_refused():
+    c = Circuit("!ab", 3)
+    with pytest.raises(ConfigError, match=r"match\(tok, pos\): .* differ; shift\(1\) needs the same for both"):
+        match(c.tok, c.pos, shift(1))
 
 
 def test_a_refused_head_leaves_no_trace():
