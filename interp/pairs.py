@@ -92,8 +92,8 @@ class Pair:
         others, other_mask = model.tokens_and_mask(source, attention_mask)
         if len(others) != len(tokens):
             raise ShapeError(
-                f"{len(others)} {written} prompts and {len(tokens)} {runs} ones: they are patched in pairs, so there must "
-                "be as many of each"
+                f"{len(others)} {written} prompts and {len(tokens)} {runs} ones: they are patched in pairs, so there "
+                "must be as many of each"
             )
         if others.shape != tokens.shape:
             raise ShapeError(
