@@ -1,6 +1,7 @@
 """What attention heads do, as numbers: how much they attend where, and whether they copy what they attend to.
 
-`head_scores(model)` scores all heads in one pass, and `score_table` sorts and filters the result. The scores:
+`head_scores(model)` scores all heads in one pass, and `score_table` sorts and filters the result; the functions of
+`pattern_scores.py` score a pattern by itself. The scores:
 
 | name | how much a head ... |
 |---|---|
@@ -27,7 +28,7 @@ from torch import Tensor
 from interp.errors import ConfigError, ShapeError, did_you_mean
 from interp.hooks import HookFn
 from interp.indices import is_index, layer_index
-from interp.pattern_scores import PADDING, PATTERN_SCORES, attention_on
+from interp.pattern_scores import PADDING, PATTERN_SCORES, attention_on, induction_score, previous_token_score
 from interp.progress import shown
 from interp.repeats import repeated_tokens
 from interp.tokens import Text, check_mask
@@ -39,6 +40,17 @@ if TYPE_CHECKING:
 
     from interp.cache import ActivationCache
     from interp.model import HookedTransformer
+
+__all__ = [
+    "PATTERN_SCORES",
+    "WEIGHT_SCORES",
+    "attention_on",
+    "head_scores",
+    "head_scores_of",
+    "induction_score",
+    "previous_token_score",
+    "score_table",
+]
 
 MEMORY = 2**26
 """Bytes that the patterns of one layer may take at a time in `head_scores`."""

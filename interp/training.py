@@ -27,8 +27,10 @@ from interp.errors import CheckpointError, ConfigError, RangeError, ShapeError
 from interp.loss import next_token_loss
 from interp.model import HookedTransformer
 from interp.progress import progress_bar
-from interp.repeats import Batch
+from interp.repeats import Batch, iid_tokens, variable_offset_repeats
 from interp.tokens import check_tokens
+
+__all__ = ["Batch", "Measure", "Training", "iid_tokens", "phase_change", "train", "variable_offset_repeats"]
 
 Measure = Callable[[HookedTransformer], Tensor | float]
 """What is asked of a model during training, such as a score of every head."""
