@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from circuits.lecture import ReadingCheck
 
 LONGEST_TABLE = 32
+ABOUT = """Two attention layers, built by hand. L0H0, the previous-token head, tells every token which one came before.
+L1H0, the induction head, seeks a token that came after the current one's like, and predicts it.
+"""
 HELP = """Build the two-layer induction model that lectures on transformers teach, by hand; check it entry by entry
 against the lecture's table, and draw it.
 
@@ -42,7 +45,7 @@ def demo(
     from circuits.lecture import check_readings
     from interp import Vocabulary
 
-    check_writable(out)
+    out = check_writable(out)
     vocabulary = Vocabulary(words.split(), sep=" ") if " " in words else Vocabulary(words)
     with busy("checking the model", quiet):
         checks = check_readings(text, vocabulary)
@@ -55,8 +58,11 @@ def demo(
 
 
 def _print(checks: dict[str, ReadingCheck], labels: list[str], scores: tuple[str, str]) -> None:
-    """The tables: layer-2 logits, readings of the mask with their differences, predictions, scores."""
+    """The tables: predictions, scores, layer-2 logits, readings of the mask with their differences."""
     causal, console = checks["causal"], Console()
+    console.print(ABOUT)
+    console.print(_prediction_table(causal, labels))
+    console.print(_score_table(scores))
     if len(labels) <= LONGEST_TABLE:
         print_whole(_logit_table(causal, labels))
     else:
@@ -66,8 +72,6 @@ def _print(checks: dict[str, ReadingCheck], labels: list[str], scores: tuple[str
         if check.differing:
             console.print(f"[bold]{name}[/bold]: {escape(_difference(check))}", soft_wrap=True)
     console.print()
-    console.print(_prediction_table(causal, labels))
-    console.print(_score_table(scores))
 
 
 def _logit_table(check: ReadingCheck, labels: list[str]) -> Table:
@@ -83,14 +87,15 @@ def _logit_table(check: ReadingCheck, labels: list[str]) -> Table:
         ]
         table.add_row(Text(f"{i}  {label}"), *cells)
     if different:
-        table.caption = "* differs from the slide's table, see below"
+        table.caption = "* differs from the lectures' table, see below"
     return table
 
 
 def _reading_table(checks: dict[str, ReadingCheck]) -> Table:
     from circuits.lecture import READINGS
 
-    table = Table("reading", "rule", "entries as on the slide", title="The lecture's mask, read in five ways")
+    title = "Entries that agree with the table in lectures, by how its mask is read"
+    table = Table("reading", "rule", "entries", title=title)
     for name, check in checks.items():
         table.add_row(name, Text(READINGS[name].rule), f"{check.matched}/{check.slide.numel()}")
     return table
