@@ -189,8 +189,8 @@ figures.curves(lines, title="The first token, layer by layer", x="layer", y="", 
 # %% [markdown]
 # Cause and effect: take away what single MLPs write at the first token. Without MLP 1 alone, or MLP 2 alone, sinks stay
 # in layers 3 to 9 (without MLP 1 weaker ones): what the other one writes is enough. Without both there are none, until
-# MLP 11 makes its own. Without MLP 11 the sinks of the layers after 12 are mostly gone; in layer 12 itself they stay, so
-# this stream is not the only thing that heads can rest on.
+# MLP 11 makes its own. Without MLP 11 the sinks of the layers after 12 are mostly gone; in layer 12 itself they stay,
+# so this stream is not the only thing that heads can rest on.
 
 
 # %%
@@ -251,7 +251,8 @@ assert torch.allclose(patterns[:, 0, :, it], patterns[:, 1, :, it], atol=1e-5)
 
 # %% [markdown]
 # What *it* does attend to, in both: some heads look at *chicken*, others at *road*. The most decided head is L13H8. But
-# this head looks at *chicken* from every later word, not only from *it*: one row of a pattern is not yet an explanation.
+# this head looks at *chicken* from every later word, not only from *it*: one row of a pattern is not yet an
+# explanation.
 
 # %%
 attends = {name: patterns[:, 0, :, it, key] for name, key in (("chicken", chicken), ("road", road))}
@@ -282,8 +283,8 @@ attention(
 )
 
 # %% [markdown]
-# A few heads see it: from *wide* they attend to *road* much more than from *tired*. In this pair the adjective finds the
-# noun that it can describe.
+# A few heads see it: from *wide* they attend to *road* much more than from *tired*. In this pair the adjective finds
+# the noun that it can describe.
 
 # %%
 first = to_road.flatten().argsort(descending=True)[:4].tolist()

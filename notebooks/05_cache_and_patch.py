@@ -289,8 +289,8 @@ for name, change in strongest(to_values):
 assert first == "L17H4" and effect < -0.8 and abs(second) < abs(effect) / 2
 
 # %% [markdown]
-# And L23H3, the suppressor? It reads the name that stands at S2: one path, from the token through the first MLP into its
-# values, carries most of its effect. No head writes directly to these values what matters here: all 207 heads of
+# And L23H3, the suppressor? It reads the name that stands at S2: one path, from the token through the first MLP into
+# its values, carries most of its effect. No head writes directly to these values what matters here: all 207 heads of
 # earlier layers together carry next to nothing. `path_tree` lets only the named paths differ.
 
 # %%

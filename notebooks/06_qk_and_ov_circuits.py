@@ -206,14 +206,14 @@ for layer, head in induction_heads:
     first = ", ".join(f"L{i // 9}H{i % 9} {read.values.ravel()[i]:.3f}" for i in order)
     print(f"L{layer}H{head} keys: {first}; median of all {float(read.median()):.3f}")
     assert 16 * 9 in order[: 2 if layer == 18 else 1] and float(read[16, 0]) > 3 * float(read.median())
-    assert max(float(read[11, 1]), float(read[2, 1])) < float(read[16, 0]) / 2  # see below
+    assert max(float(read[11, 1]), float(read[2, 1])) < float(read[16, 0]) / 2  # for the check below
 keys_of = composition.sel(kind="K", reader_layer=17, reader_head=4).isel(writer_layer=slice(0, 17))
 figures.array(keys_of, title="K-composition with L17H4", value="composition")
 
 # %% [markdown]
 # Weights make a prediction, a run can check it: without L16H0 these heads should lose their induction pattern. Other
-# previous-token heads are nearly as strong (in notebook 4, L11H1 with .85 and L2H1 with .73), but their composition with
-# the keys of these heads is less than half, near that of any head. They should not matter.
+# previous-token heads are nearly as strong (in notebook 4, L11H1 with .85 and L2H1 with .73), but their composition
+# with the keys of these heads is less than half, near that of any head. They should not matter.
 
 
 # %%
@@ -237,8 +237,8 @@ assert all(one[head] > whole[head] - 0.1 for head in whole for one in others)
 # The largest singular directions of `W_V W_O`, each with the tokens whose embeddings lie along what it reads, and those
 # whose logits lie along what it writes (Millidge & Black 2022). Take L27H1, another copier. At the ends of its
 # directions the tokens read and the tokens written overlap: of twelve, 1 to 7 are the same, out of a vocabulary of
-# 49,152. Some ends have a subject, of which some of the twelve speak, never all: prices and taxes at the + end of
-# number 1 (the first is 0), food at that of number 3, elections at that of number 5.
+# 49,152. Some ends have a subject that some of the twelve share, never all: prices and taxes at the + end of number 1
+# (the first is 0), food at that of number 3, elections at that of number 5.
 
 # %%
 directions = singular_directions(real, 27, 1, n_directions=6, n_tokens=12, fold_norms=True)
@@ -304,8 +304,8 @@ assert list(spoken) == ["embed -> L1H0"]
 
 # %% [markdown]
 # In SmolLM2 the sum is exact up to rounding, but long: the number of paths grows exponentially with the number of
-# layers, and each MLP is a source of its own. Sources and chains of one head are some 4,500 terms; all longer chains are
-# added up in one more.
+# layers, and each MLP is a source of its own. Sources and chains of one head are some 4,500 terms; all longer chains
+# are added up in one more.
 
 # %%
 PROMPT = "Mr and Mrs Dursley met Mr and Mrs D"
@@ -341,7 +341,7 @@ for name, heads in (("all heads", []), ("without induction heads", INDUCTION), (
         probabilities = real(PROMPT)[0, -1].softmax(-1)
     said[name] = real.to_string(probabilities.argmax()[None]), float(probabilities[answer])
     print(f"{name:24} most likely {said[name][0]!r:8} probability of 'urs' {said[name][1]:.2f}")
-assert said["without induction heads"][0] != "urs" == said["without others"][0] == said["all heads"][0]
+assert said["all heads"][0] == said["without others"][0] == "urs" and said["without induction heads"][0] != "urs"
 assert said["without induction heads"][1] < said["all heads"][1] / 2
 
 # %% [markdown]
