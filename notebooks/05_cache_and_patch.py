@@ -199,17 +199,17 @@ figures.sweep(stream)
 # ## Which heads carry it?
 #
 # The outputs of single heads (`z`) at the two positions, in both directions. Denoising asks what *suffices* to bring a
-# part back, noising what is *necessary*. Restricted to layers from 12 on, since nothing moves before. The suppressor is
+# part back, noising what is *necessary*. Restricted to layers from 15 on, since nothing moves before. The suppressor is
 # the largest in both, with nearly half of the difference. Intervals over the eight prompts are in the hover text.
 
 # %%
-options = {"layers": range(12, 30), "positions": [S2, END], "normalize": True, "progress": False}
+options = {"layers": range(15, 30), "positions": [S2, END], "normalize": True, "progress": False}
 denoised = sweep(model, corrupted, clean, metric, "z", ("layer", "head", "pos"), **options)
 noised = sweep(model, corrupted, clean, metric, "z", ("layer", "head", "pos"), direction="noising", **options)
 for where, pos in (("S2", S2), ("the last position", END)):
     print(f"at {where}:{'denoising':>18} {'noising':>22}")
     for i in np.argsort(-abs(denoised.sel(pos=pos).values).ravel())[: 2 if pos == S2 else 8]:
-        layer, head = 12 + i // 9, i % 9
+        layer, head = 15 + i // 9, i % 9
         cells = [one.sel(layer=layer, head=head, pos=pos) for one in (denoised, noised)]
         both = [f"{float(c):+.2f} [{float(c.ci_low):+.2f}, {float(c.ci_high):+.2f}]" for c in cells]
         print(f"  L{layer}H{head:<4} {both[0]:>22} {both[1]:>22}")
@@ -281,7 +281,7 @@ figures.bars(
 # head.
 
 # %%
-senders = [f"L{layer}H{head}" for layer in range(15, 20) for head in range(9)]
+senders = [f"L{layer}H{head}" for layer in range(16, 20) for head in range(9)]
 to_values = path_sweep(model, corrupted, clean, metric, ["L19H0.v", "L20H0.v"], senders, progress=False)
 for name, change in strongest(to_values):
     print(f"{name} -> values of L19H2 and L20H0: {change:+.2f}")
