@@ -116,7 +116,7 @@ assert gpt3.n_params.embed == 617_558_016
 #
 # Every token looks at the tokens up to it and asks how much each of them matters to it: a *score* for every pair.
 #
-# 1. The stream itself: $x_i \cdot x_j$. Symmetric, and what is like the query wins.
+# 1. The stream itself: $x_i \cdot x_j$. Symmetric: the tokens that are most like the query win.
 # 2. With weights: $q_i \cdot k_j$, $q = x W_Q$, $k = x W_K$. What a token looks for and what it offers are two things.
 #    With identity weights this is version 1.
 # 3. Scaled: $q_i \cdot k_j / \sqrt{d_k}$.
@@ -151,7 +151,8 @@ figures.heatmap(version_3, labels, labels, x="key", y="query", signed=True, titl
 
 # %% [markdown]
 # Why the root? A product of two random vectors of $d_k$ normal numbers has a standard deviation of $\sqrt{d_k}$, 8 at
-# $d_k = 64$. Unscaled, a softmax over such scores is nearly one-hot, and hardly learns.
+# $d_k = 64$. Unscaled, a softmax over such scores is nearly one-hot, so that hardly any gradient passes through it
+# (Vaswani et al. 2017, section 3.2.1).
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -176,9 +177,10 @@ figures.pattern(pattern, labels, title="L0H0: pattern")
 # %% [markdown]
 # ### A picture with keys as rows
 #
-# A well-known picture of this very sentence has it the other way round: a row a key, a column a query. In it,
+# A well-known picture of this very sentence has it the other way round: each row is a key, each column a query. In it,
 # *creature* attends to *fluffy* and *blue*, by scores that differ by .4, and *forest* to *verdant*. Read with queries
-# as rows, it would have an adjective look at a noun that is not there yet. Here is the head of the picture, by hand.
+# as rows, it would have an adjective look at a noun that is not there yet. Here is the head of the picture, by hand,
+# with queries as rows.
 
 # %%
 asks = torch.zeros(words.d_vocab, words.d_vocab)  # [query word, key word]
@@ -212,7 +214,8 @@ assert torch.allclose(side_by_side, cache["attn_out", 0][0], atol=1e-5)
 
 # %% [markdown]
 # As a matrix on the whole text, a head is $A\,x\,W_V W_O$: the pattern mixes positions, and a matrix of rank at most
-# `d_head` says what is moved. Two heads whose patterns are the same are therefore one, whose matrix is the sum.
+# `d_head` says what is moved. Two heads whose patterns are the same are therefore one, whose matrix is the sum of the
+# two. To show it, both heads here are given the pattern of the first.
 
 # %%
 OV = attn.W_V @ attn.W_O  # [head, d_model, d_model]
@@ -288,7 +291,7 @@ figures.heatmap(
 
 # %% [markdown]
 # The grammar has been learned: at each position nearly all probability is on words of the right kind, and after *the
-# verdant* not on *creature*, which the sentence has had already.
+# verdant* not on *creature*, which the sentence has used already.
 
 # %%
 for place, kind in enumerate(SENTENCE[1:]):

@@ -11,11 +11,13 @@
 # %% [markdown]
 # # The induction model, by hand
 #
-# A two-layer attention-only transformer with hand-written weights, as lectures on transformers teach it (after Elhage
-# et al. 2021, "A Mathematical Framework for Transformer Circuits", and Olsson et al. 2022, "In-context Learning and
-# Induction Heads"): a *previous-token head* feeds an *induction head*, which looks for an earlier occurrence of the
-# current token and copies what came next. Its residual stream has one
-# dimension for every fact it needs:
+# A two-layer attention-only transformer with hand-written weights: a *previous-token head* feeds an *induction head*,
+# which looks for an earlier occurrence of the current token and copies what came next. Lectures on transformers teach
+# this construction (after Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", and Olsson et al.
+# 2022, "In-context Learning and Induction Heads"). *The lecture*, in what follows, is this construction as it is taught
+# there, and *the slide* is its table of the scores of layer 2 for the text `!abacb`, which is reproduced below.
+#
+# The residual stream has one dimension for every fact that the model needs:
 #
 # $$[\ \text{current token}: V \ |\ \text{previous token}: V \ |\ \text{position}: n\ ]$$
 
@@ -39,7 +41,7 @@ model.hook_map()
 # ## Layer 1 (L0H0): attend to the previous position
 #
 # Queries are positions shifted by one, keys are positions, and the score of a match is 100. Position 0 has nothing
-# before it, so a softmax leaves it only itself.
+# before it, and under the causal mask only itself to attend to.
 
 # %%
 previous_pattern = cache["pattern", 0][0, 0]
@@ -58,20 +60,21 @@ figures.heatmap(stream, labels, dimensions, x="dimension", y="position", title="
 # %% [markdown]
 # ## Layer 2 (L1H0): is the token here the one before there?
 #
-# The query reads *current*, the key reads *previous*. Lectures show the table of all scores on a slide, as
-# $100 \cdot [x_i = x_{j-1}]$. Entry (0, 0) depends on what layer 1 does at position 0: under the slide's own rule it is
-# 100, on the slide it is 0. Here are five ways to read the lecture's mask.
+# The query reads *current*, the key reads *previous*. The slide shows the table of all 36 scores, as
+# $100 \cdot [x_i = x_{j-1}]$. Entry (0, 0) depends on what layer 1 does at position 0. On the slide it is 0; under the
+# causal mask, which is the slide's own rule, position 0 attends to itself and the entry is 100. Here are five ways to
+# read the lecture's mask, and how many entries come out as on the slide under each.
 
 # %%
 checks = check_readings("!abacb", "!abc")
 for name, check in checks.items():
     print(f"{name:18} {check.matched}/36 entries as on the slide   ({READINGS[name].rule})")
-assert [check.matched for check in checks.values()] == [35, 36, 36, 36, 30]
+assert [check.matched for check in checks.values()] == [35, 36, 36, 36, 30] and checks["causal"].table[0, 0] == 100
 figures.heatmap(checks["causal"].table, labels, labels, x="key", y="query", title="Layer-2 scores, unmasked")
 
 # %% [markdown]
 # Whatever the reading, position 3 (an `a`) finds the first `a` and attends to the `b` after it; position 5 (a `b`)
-# attends to the `a` after the first `b`. Where nothing matches, a softmax spreads over everything it sees.
+# attends to the `a` after the first `b`. Where nothing matches, the softmax spreads over all positions that it sees.
 
 # %%
 induction_pattern = cache["pattern", 1][0, 0]
@@ -104,4 +107,4 @@ for layer in (0, 1):
     ablated = model.run_with_hooks("!abacb", fwd_hooks=[(("z", layer), lambda z, hook: z.zero_())])
     predicted = [model.to_string(ablated[0, i].argmax()[None]) for i in (3, 5)]
     print(f"without the head in layer {layer + 1}: position 3 -> {predicted[0]}, position 5 -> {predicted[1]}")
-    assert predicted != ["b", "a"]
+    assert predicted[0] != "b" and predicted[1] != "a"

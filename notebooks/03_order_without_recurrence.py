@@ -73,7 +73,7 @@ assert broken_by["no mask, no positions"] < 1e-12
 assert broken_by["causal mask, no positions"] > 0.1 and broken_by["no mask, learned positions"] > 0.1
 
 # %% [markdown]
-# So *bit* sees a bag of words. The mask alone already tells it who came before.
+# Without mask and positions *bit* sees a bag of words. The mask alone already tells it who came before.
 
 # %%
 for name, model in cases.items():
@@ -83,15 +83,25 @@ for name, model in cases.items():
     assert (torch.allclose(one, other)) == (name == "no mask, no positions")
 
 # %% [markdown]
-# The pattern of a head shows it, too: in the symmetric model both `the` attend alike, in the others they do not.
+# The pattern of a head shows it, too: in the symmetric model both `the` attend alike, and are attended to alike; in the
+# others they are not.
 
 # %%
 sentence = "the dog bit the man"
-_, cache = cases["no mask, no positions"].run_with_cache(sentence, names_filter=("pattern", 0))
-pattern = cache["pattern", 0][0, 0]
-assert torch.allclose(pattern[0], pattern[3]) and torch.allclose(pattern[:, 0], pattern[:, 3])
+patterns = {}
+for name, model in cases.items():
+    _, cache = model.run_with_cache(sentence, names_filter=("pattern", 0))
+    patterns[name] = cache["pattern", 0][0, 0]
+alike = {
+    name: torch.allclose(pattern[0], pattern[3]) and torch.allclose(pattern[:, 0], pattern[:, 3])
+    for name, pattern in patterns.items()
+}
+assert [name for name, same in alike.items() if same] == ["no mask, no positions"]
 figures.pattern(
-    pattern, words.to_str_tokens(sentence), title="No mask, no positions (L0H0)", attention_dir="bidirectional"
+    patterns["no mask, no positions"],
+    words.to_str_tokens(sentence),
+    title="No mask, no positions (L0H0)",
+    attention_dir="bidirectional",
 )
 
 # %% [markdown]

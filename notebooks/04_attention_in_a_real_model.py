@@ -95,8 +95,10 @@ explorer.figure(18, 6)
 
 # %% [markdown]
 # Do these heads matter? On random repeats, the loss at tokens that can be copied, with heads switched off (`z` set to
-# zero). Without the 13 strongest induction heads the copied tokens are hardly foreseen any better than the others,
-# which no one can foresee. Without 13 other heads of the same layers little changes.
+# zero). Other tokens cannot be foreseen, so their loss is what copying has to beat. Without the 13 strongest induction
+# heads four fifths of that advantage are gone. The control is 13 other heads, as many from each layer, drawn three
+# times: little changes. But one head that is no induction head takes half of the advantage alone: L16H0, the strongest
+# previous-token head. Notebook 6 shows why.
 
 # %%
 tokens = repeated_tokens(model, n_prompts=12, seed=1)
@@ -112,21 +114,34 @@ def copy_loss(heads):
 
 
 by_score = sorted(np.ndindex(30, 9), key=lambda at: -float(induction[at]))
-generator = np.random.default_rng(0)
-inductive, rest = by_score[:13], [at for at in by_score[60:] if 14 <= at[0] <= 24]
-others = [rest[i] for i in generator.choice(len(rest), len(inductive), replace=False)]
-losses = {"all heads": copy_loss([]), "without 13 induction heads": copy_loss(inductive)}
-losses["without 13 other heads"] = copy_loss(others)
+generator, inductive = np.random.default_rng(0), by_score[:13]
+
+
+def others():
+    """As many other heads, drawn from the same layers."""
+    drawn = []
+    for layer in {layer for layer, _ in inductive}:
+        free = [(layer, head) for head in range(9) if (layer, head) not in inductive]
+        n = 9 - len(free)
+        drawn += [free[i] for i in generator.choice(len(free), n, replace=False)]
+    return drawn
+
+
+runs = {"all heads": [], "without 13 induction heads": inductive, "without L16H0": [(16, 0)]}
+runs |= {f"without 13 others, draw {i}": others() for i in (1, 2, 3)}
+losses = {name: copy_loss(heads) for name, heads in runs.items()}
+advantage = {name: elsewhere - at_copies for name, (at_copies, elsewhere) in losses.items()}
 for name, (at_copies, elsewhere) in losses.items():
-    print(f"{name:28} copied tokens {at_copies:5.2f}   other tokens {elsewhere:5.2f}")
-whole, without, control = (losses[name][0] for name in losses)
-assert without > whole + 3 and control < whole + (without - whole) / 3
+    print(f"{name:28} copied tokens {at_copies:5.2f}   other tokens {elsewhere:5.2f}   apart {advantage[name]:5.2f}")
+whole, without, previous, *controls = (advantage[name] / advantage["all heads"] for name in runs)
+print(f"left of the advantage: {without:.2f}, without L16H0 {previous:.2f}, controls {min(controls):.2f} and more")
+assert without < 0.3 and previous < 0.6 and min(controls) > 0.8
 
 # %% [markdown]
 # ## Sinks
 #
-# Across all heads, some 40 % of all attention goes to the first token, whatever it is (this model is run without a
-# beginning-of-text token). Heads that find nothing to do rest there.
+# Across all heads, some 40 % of all attention goes to the first token, although it is a random one (this model is run
+# without a beginning-of-text token).
 
 # %%
 sink = scores["first_token"]
@@ -135,13 +150,14 @@ assert 0.3 < float(sink.mean()) < 0.55 and int((sink > 0.5).sum()) > 60
 figures.head_scores(scores, "first_token", title="Attention to the first token, on random repeats")
 
 # %% [markdown]
-# How does a head know the first token? By its stream, which is far longer there than anywhere else (Sun et al. 2024,
-# "Massive Activations"). Length alone is lost in the norm, but all of it is one direction, and that is what keys find.
-# The values that heads make of it are small, so that resting there adds little.
+# How does a head know the first token? In most layers the residual stream is far longer there than at other tokens (Sun
+# et al. 2024, "Massive Activations in Large Language Models"). Length alone is lost in the norm, but nearly all of it
+# lies in one direction, coordinate 507, which keys can find. The values that heads make of it are small, so that
+# resting there adds little.
 #
-# The model makes it twice. The MLP of layer 2 writes it, those of layers 8 and 9 take it away, that of layer 11 writes
-# it again, 25,000 long. In between, in layers 10 and 11, hardly any head rests on the first token: where there is no
-# such stream there is no sink.
+# The model makes this stream twice. The MLPs of layers 1 and 2 write it and those of layers 8 to 10 take it away; the
+# MLP of layer 11 writes it again, some 25,000 long, and those of layers 28 and 29 take most of it away. In between, in
+# layers 10 and 11, the first token gets far less attention.
 
 # %%
 layers = np.arange(30)
@@ -153,24 +169,60 @@ print("layer   length of stream   of values (others: 1)   attention to it")
 for i in (1, 3, 8, 10, 11, 12, 25):
     print(f"{i:5} {float(stream_ratio[i]):18.1f} {float(value_ratio[i]):11.2f} {float(resting[i]):29.2f}")
 ordinary, long = [0, 1, 10, 11], [*range(3, 10), *range(12, 30)]
+
+first = torch.stack([cache["mlp_out", layer][0, 0] for layer in range(30)])  # what each MLP writes at the first token
+written = {layer: round(float(first[layer, 507])) for layer in range(30) if first[layer, 507].abs() > 50}
+print("\nMLPs that write more than 50 into coordinate 507 of the first token:", written)
+streams = {layer: cache["resid_post", layer][0, 0] for layer in (2, 11)}
+for layer, stream in streams.items():
+    share = float(stream[507] ** 2 / stream.square().sum())
+    print(f"after layer {layer}: length {float(stream.norm()):,.0f}, {share:.0%} of its square in coordinate 507")
+    assert stream.abs().argmax() == 507 and share > 0.85
+print(f"the MLP of layer 11 writes a vector of length {float(first[11].norm()):,.0f}")
+assert 20_000 < first[11].norm() < 30_000 and set(written) >= {1, 2, 8, 9, 10, 11, 28, 29}
+assert all(written[layer] > 0 for layer in (1, 2, 11)) and all(written[layer] < 0 for layer in (8, 9, 10, 28, 29))
 assert stream_ratio[ordinary].max() < 2 and stream_ratio[long].min() > 4
 assert resting[ordinary].max() < 0.3 and resting[long].min() > 0.4 and value_ratio[long].max() < 0.5
 lines = {"attention to the first token": (layers, resting), "length of its values / others": (layers, value_ratio)}
 figures.curves(lines, title="The first token, layer by layer", x="layer", y="", limits=(0, 1.8))
 
 # %% [markdown]
-# Cause and effect: take away what the MLP of layer 11 writes at the first token, and the sinks of all later layers are
-# gone.
+# Cause and effect: take away what single MLPs write at the first token. Without MLP 1 alone, or MLP 2 alone, sinks stay
+# in layers 3 to 9 (without MLP 1 weaker ones): what the other one writes is enough. Without both there are none, until
+# MLP 11 makes its own. Without MLP 11 the sinks of the layers after 12 are mostly gone; in layer 12 itself they stay,
+# so this stream is not the only thing that heads can rest on.
+
 
 # %%
-with model.intervene(Zero(site="mlp_out", layer=11, pos=0)):
-    _, without = model.run_with_cache(TEXT, names_filter="blocks.*.attn.hook_pattern")
-remaining = torch.stack([without["pattern", layer][0, :, 1:, 0].mean() for layer in range(30)])
-print(f"layers 12 to 29: {float(resting[12:].mean()):.2f} -> {float(remaining[12:].mean()):.2f}")
-assert remaining[12:].mean() < resting[12:].mean() / 3 and torch.allclose(remaining[:12], resting[:12], atol=1e-5)
+def remaining(*layers):
+    """Attention to the first token, layer by layer, without what the MLPs of these layers write there."""
+    with model.intervene(*(Zero(site="mlp_out", layer=layer, pos=0) for layer in layers)):
+        _, run = model.run_with_cache(TEXT, names_filter="blocks.*.attn.hook_pattern")
+    return torch.stack([run["pattern", layer][0, :, 1:, 0].mean() for layer in range(30)])
+
+
+lines = {"as it is": resting, "without MLP 1": remaining(1), "without MLP 2": remaining(2)}
+lines |= {"without MLPs 1 and 2": remaining(1, 2), "without MLP 11": remaining(11)}
+print(f"{'attention to the first token':30} layers 3-9 (least, most)   layer 12   layers 13-29 (mean)")
+for name, line in lines.items():
+    early = f"{float(line[3:10].min()):.2f} - {float(line[3:10].max()):.2f}"
+    print(f"{name:30} {early:>24} {float(line[12]):10.2f} {float(line[13:].mean()):21.2f}")
+assert lines["without MLP 2"][3:10].min() > 0.4 and lines["without MLP 1"][3:10].min() > 0.15
+assert lines["without MLPs 1 and 2"][3:10].max() < 0.05 and lines["without MLPs 1 and 2"][13:].mean() > 0.5
+assert torch.allclose(lines["without MLP 11"][:12], resting[:12], atol=1e-5)
+assert lines["without MLP 11"][13:].mean() < resting[13:].mean() / 2.5 and lines["without MLP 11"][12] > 0.4
+shown = ("as it is", "without MLPs 1 and 2", "without MLP 11")
+figures.curves(
+    {name: (layers, lines[name]) for name in shown},
+    title="Attention to the first token, MLPs ablated there",
+    x="layer",
+    y="",
+    limits=(0, 1),
+)
 
 # %% [markdown]
-# It is the *place*, not the word: the same word later in the text is no sink.
+# It is the *place*, not the word: the same word later in the text is no sink. (Attention from the last token, mean of
+# all heads.)
 
 # %%
 _, twice = model.run_with_cache("Mr Smith met Mr Jones")
@@ -183,9 +235,9 @@ assert attended[at[0]] > 3 * attended[at[1]]
 # ## What does *it* refer to?
 #
 # *The chicken didn't cross the road because it was too tired* - the chicken. *... too wide* - the road. A picture of a
-# head that attends from *it* to *chicken* in one sentence and to *road* in the other is in every introduction. Such a
-# picture is impossible here. The model is causal: at *it* the last word has not been read, so that *it* attends
-# to the same places in both.
+# head that attends from *it* to *chicken* in one sentence and to *road* in the other is in many introductions. Such a
+# picture is impossible here. The model is causal: at *it* the last word has not been read, so *it* attends to the same
+# places in both.
 
 # %%
 SENTENCE = "The chicken didn't cross the road because it was too"
@@ -198,8 +250,9 @@ print(f"largest difference at 'it': {float((patterns[:, 0, :, it] - patterns[:, 
 assert torch.allclose(patterns[:, 0, :, it], patterns[:, 1, :, it], atol=1e-5)
 
 # %% [markdown]
-# What *it* does attend to, in both: some heads look at *chicken*, others at *road*. L13H8 is the most decided. But it
-# looks at the subject from every later word: one row of a pattern is not yet an explanation.
+# What *it* does attend to, in both: some heads look at *chicken*, others at *road*. The most decided head is L13H8. But
+# this head looks at *chicken* from every later word, not only from *it*: one row of a pattern is not yet an
+# explanation.
 
 # %%
 attends = {name: patterns[:, 0, :, it, key] for name, key in (("chicken", chicken), ("road", road))}
@@ -208,6 +261,9 @@ for name, values in attends.items():
     print(f"it -> {name:8}", {f"L{i // 9}H{i % 9}": round(float(values.flatten()[i]), 2) for i in first})
 assert int(attends["chicken"].argmax()) == 13 * 9 + 8 and attends["chicken"].max() > 0.7
 assert attends["chicken"].max() > 1.5 * attends["road"].max()
+least = float(patterns[13, 0, 8, chicken + 1 :, chicken].min())
+print(f"L13H8 -> chicken, least of all words after it: {least:.2f}")
+assert least > 0.2
 figures.pattern(patterns[13, 0, 8], words, title="L13H8: 'it' attends to 'chicken', and so does the rest")
 
 # %% [markdown]
@@ -227,8 +283,8 @@ attention(
 )
 
 # %% [markdown]
-# A few heads see it: from *wide* they attend to *road* much more than from *tired*. So the adjective does find the noun
-# that it can describe.
+# A few heads see it: from *wide* they attend to *road* much more than from *tired*. In this pair the adjective finds
+# the noun that it can describe.
 
 # %%
 first = to_road.flatten().argsort(descending=True)[:4].tolist()
@@ -241,8 +297,8 @@ assert all(to_road.flatten()[i] > 0.15 for i in first[:2])
 
 # %% [markdown]
 # Does the model *understand* it? Ask, with five adjectives that fit the chicken and five that fit the road. The answer
-# is always the chicken. The odds move the right way, by a nat or so, and never far enough. That attention connects two
-# words does not say that the model draws the conclusion.
+# is always the chicken, by far. On average the odds move the right way, by a nat or so, and never far enough. That
+# attention connects two words does not say that the model draws the conclusion.
 
 # %%
 FIT = {

@@ -13,8 +13,8 @@
 #
 # *When Mary and John went to the store, John gave a drink to* ... Mary. Wang et al. 2022 ("Interpretability in the
 # Wild") found the circuit that solves this in GPT-2: name movers, S-inhibition heads, induction heads. Here the same
-# tools are used on SmolLM2, a model of 135 million parameters with grouped keys, rotary positions and 30 layers. Its
-# circuit turns out to have the same parts, and one more that does most of the work.
+# tools are used on SmolLM2, a model of 135 million parameters with grouped keys, rotary positions and 30 layers. Heads
+# of these three kinds turn out to be at work here, too; and one more, a suppressor, does more than any other head.
 #
 # The model is needed once on this machine: `interp fetch smollm2` downloads it.
 
@@ -85,8 +85,10 @@ at = np.arange(len(NAMES))
 through = lens["logit"].values[:, at, at] - lens["logit"].values[:, at, at + len(NAMES)]  # [layer, batch]
 print("most likely after layers 10, 20 and 29:", lens["top_token"].values[[11, 21, 30], 0, 0].tolist())
 steps = np.diff(through.mean(1))
-print(f"largest step: layer {steps[:-1].argmax()}, {steps[:-1].max():+.2f} of {through[-1].mean():.2f}")
-assert steps[:-1].argmax() == 23 and np.allclose(through[-1], difference, atol=1e-3)
+turn = int(steps[:-1].argmax())
+before, after = through.mean(1)[[turn, turn + 1]]
+print(f"largest step: layer {turn}, from {before:+.2f} to {after:+.2f}; at the end {through[-1].mean():+.2f}")
+assert turn == 23 and before < 0 < after and np.allclose(through[-1], difference, atol=1e-3)
 
 layers = np.arange(31)
 figures.curves(
@@ -140,8 +142,7 @@ figures.heatmap(
 )
 
 # %% [markdown]
-# And what does L23H3 write there? Not the IO: it pushes the *subject* down. It attends to the name that came twice and
-# suppresses it (McDougall et al. 2023 describe such a head in GPT-2, "Copy Suppression").
+# And what does L23H3 write there? Not the IO: it pushes the *subject* down. We call it the *suppressor*.
 
 # %%
 written = cache.stack_head_results()
@@ -151,7 +152,35 @@ for name in ("L23H3", "L23H0", "L29H1"):
     of_io, of_s = (float(row.gather(1, ids[:, None]).mean()) for ids in (right_ids, wrong_ids))
     print(f"{name}: logit of IO {of_io:+.2f}, of S {of_s:+.2f}, against the mean logit")
     if name == "L23H3":
-        assert of_s < -2 and abs(of_io) < 0.5
+        assert of_s < -1.5 and abs(of_io) < 0.5
+        repeated = (float(cache["pattern", 23][:, 3, END, S2].mean()), of_s)
+
+# %% [markdown]
+# Does this head look for the name that came *twice*? The control: a third name, which occurs once, gives the drink
+# (*When Mary and John went to the store, Emma gave a drink to*). L23H3 attends to that name as well, somewhat less, and
+# pushes it down nearly as far; names that only came earlier it hardly touches. So it suppresses the name that gives,
+# repeated or not. (The copy suppression that McDougall et al. 2023 describe in GPT-2 is something else: a head that
+# attends to a name when the model is about to say it. Whether L23H3 depends on that was not tested.)
+
+# %%
+thirds = [NAMES[(i + 3) % len(NAMES)][i % 2] for i in range(len(NAMES))]
+third_ids = torch.tensor([model.to_single_token(f" {name}") for name in thirds])
+abc = [PROMPT.format(*pair, third) for pair, third in zip(order, thirds, strict=True)]
+_, abc_cache = model.run_with_cache(abc)
+scale = abc_cache["ln_final.hook_scale"][:, END]
+row = model.ln_final.at_scale(abc_cache.stack_head_results()["L23H3"][:, END], scale) @ model.W_U
+row = row - row.mean(-1, keepdim=True)
+of_third, of_first_two = row.gather(1, third_ids[:, None]), row.gather(1, torch.stack([right_ids, wrong_ids], 1))
+to_third = abc_cache["pattern", 23][:, 3, END, S2]
+print(f"the name that gives, repeated: attention {repeated[0]:.2f}, written on its logit {repeated[1]:+.2f}")
+print(
+    f"the name that gives, not repeated: attention {float(to_third.mean()):.2f} (from {float(to_third.min()):.2f} to "
+    f"{float(to_third.max()):.2f}), written {float(of_third.mean()):+.2f} (from {float(of_third.min()):+.2f} to "
+    f"{float(of_third.max()):+.2f})"
+)
+print(f"the two names before it: written {float(of_first_two.mean()):+.2f}")
+assert 0.3 < to_third.mean() < repeated[0] and to_third.min() > 0.2 and of_third.max() < -0.8
+assert of_third.mean() < 0.7 * repeated[1] and of_first_two.mean() > of_third.mean() / 2
 
 # %% [markdown]
 # ## Where is it? Patching the stream
@@ -170,17 +199,17 @@ figures.sweep(stream)
 # ## Which heads carry it?
 #
 # The outputs of single heads (`z`) at the two positions, in both directions. Denoising asks what *suffices* to bring a
-# part back, noising what is *necessary*. Restricted to layers from 12 on, since nothing moves before. Intervals over
-# the eight prompts are in the hover text.
+# part back, noising what is *necessary*. Restricted to layers from 15 on, since nothing moves before. The suppressor is
+# the largest in both, with nearly half of the difference. Intervals over the eight prompts are in the hover text.
 
 # %%
-options = {"layers": range(12, 30), "positions": [S2, END], "normalize": True, "progress": False}
+options = {"layers": range(15, 30), "positions": [S2, END], "normalize": True, "progress": False}
 denoised = sweep(model, corrupted, clean, metric, "z", ("layer", "head", "pos"), **options)
 noised = sweep(model, corrupted, clean, metric, "z", ("layer", "head", "pos"), direction="noising", **options)
 for where, pos in (("S2", S2), ("the last position", END)):
     print(f"at {where}:{'denoising':>18} {'noising':>22}")
     for i in np.argsort(-abs(denoised.sel(pos=pos).values).ravel())[: 2 if pos == S2 else 8]:
-        layer, head = 12 + i // 9, i % 9
+        layer, head = 15 + i // 9, i % 9
         cells = [one.sel(layer=layer, head=head, pos=pos) for one in (denoised, noised)]
         both = [f"{float(c):+.2f} [{float(c.ci_low):+.2f}, {float(c.ci_high):+.2f}]" for c in cells]
         print(f"  L{layer}H{head:<4} {both[0]:>22} {both[1]:>22}")
@@ -190,6 +219,8 @@ assert agree > 0.95
 for layer, head, pos in ((17, 4, S2), (23, 3, END), (29, 1, END), (20, 0, END), (19, 2, END), (23, 0, END)):
     for one in (denoised, noised):
         assert float(one.ci_low.sel(layer=layer, head=head, pos=pos)) > 0
+for one in (denoised, noised):
+    assert float(one.sel(layer=23, head=3, pos=END)) == float(abs(one).max()) > 0.35
 figures.sweep(denoised.sel(pos=END))
 
 # %% [markdown]
@@ -250,7 +281,7 @@ figures.bars(
 # head.
 
 # %%
-senders = [f"L{layer}H{head}" for layer in range(15, 20) for head in range(9)]
+senders = [f"L{layer}H{head}" for layer in range(16, 20) for head in range(9)]
 to_values = path_sweep(model, corrupted, clean, metric, ["L19H0.v", "L20H0.v"], senders, progress=False)
 for name, change in strongest(to_values):
     print(f"{name} -> values of L19H2 and L20H0: {change:+.2f}")
@@ -258,30 +289,32 @@ for name, change in strongest(to_values):
 assert first == "L17H4" and effect < -0.8 and abs(second) < abs(effect) / 2
 
 # %% [markdown]
-# And L23H3, the suppressor? No head stands before it. It reads the name that stands at S2: one path, from the token
-# through the first MLP into its values, carries most of its effect. `path_tree` lets only the named path differ.
+# And L23H3, the suppressor? It reads the name that stands at S2: one path, from the token through the first MLP into
+# its values, carries most of its effect. No head writes directly to these values what matters here: all 207 heads of
+# earlier layers together carry next to nothing. `path_tree` lets only the named paths differ.
 
 # %%
 whole = path_tree(model, corrupted, clean, metric, [["L23H3", "logits"]])
 from_token = path_tree(model, corrupted, clean, metric, [["embed", "L0.mlp", "L23H3.v", "logits"]])
-by_induction = path_tree(model, corrupted, clean, metric, [["L17H4", "L23H3.v", "logits"]])
+earlier_heads = [f"L{layer}H{head}" for layer in range(23) for head in range(9)]
+from_heads = path_tree(model, corrupted, clean, metric, [[head, "L23H3.v", "logits"] for head in earlier_heads])
 found = {
     "L23H3 -> logits": whole,
     "embed -> L0.mlp -> L23H3.v -> logits": from_token,
-    "L17H4 -> L23H3.v -> logits": by_induction,
+    "all earlier heads -> L23H3.v -> logits": from_heads,
 }
 for name, one in found.items():
-    print(f"{name:38} {float(one) - one.attrs['baseline']:+.2f}")
+    print(f"{name:40} {float(one) - one.attrs['baseline']:+.2f}")
 assert float(from_token) - whole.attrs["baseline"] < 0.5 * (float(whole) - whole.attrs["baseline"])
-assert abs(float(by_induction) - whole.attrs["baseline"]) < 0.1
+assert abs(float(from_heads) - whole.attrs["baseline"]) < 0.3
 
 # %% [markdown]
 # ## The circuit
 #
-# 1. **Induction.** At S2, L17H4 finds the first occurrence of the name and marks the token S2 as *seen before*.
+# 1. **Induction.** At S2, L17H4 finds the first occurrence of the name, and writes a mark into the stream at S2.
 # 2. **S-inhibition.** At the last position, L20H0 and L19H2 attend to S2 and carry the mark there. It turns the queries
 #    of the **name movers** L23H0, H1, H2, H7 from S to IO.
-# 3. **Copy suppression.** L23H3 attends to S2 itself, and lowers the logit of the name that it finds.
+# 3. **Suppression.** L23H3 attends to the name at S2, repeated or not, and lowers the logit of that name.
 # 4. **In the last layers** L29H1 attends to its own position and raises what is there, L29H0 and L24H4 lower it.
 #
 # Interventions are values: they can be added, hashed, saved, and put on any run. Here the circuit's heads, at their
@@ -311,7 +344,7 @@ assert restored > 0.75 and left < 0.25
 
 # %% [markdown]
 # Is that much? Take as many other heads at random, from the same range of layers and at the same positions. They do
-# nothing.
+# next to nothing.
 
 # %%
 generator = np.random.default_rng(0)
@@ -360,6 +393,6 @@ figures.bars(
 )
 
 # %% [markdown]
-# What these numbers do not say: the prompts follow one template, and the eight-fold intervals are over names alone.
-# The mark that L17H4 writes was not decoded, only traced. And MLPs, which add to the answer in the last layers, were
+# What these numbers do not say: the prompts follow one template, and the intervals over eight prompts are over names
+# alone. The mark that L17H4 writes was traced, not decoded. And MLPs, which add to the answer in the last layers, were
 # left as they are.

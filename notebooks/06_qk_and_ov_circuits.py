@@ -68,29 +68,32 @@ assert np.isclose(float(copying_scores(by_hand)[1, 0]), 1)
 figures.heatmap(dense, alphabet, alphabet, title="By hand: W_E W_V W_O W_U", x="logit", y="attended", signed=True)
 
 # %% [markdown]
-# The same score for all heads of SmolLM2. A third of them lie beyond .9 or -.9, from the first layer to the last. Are
-# there so many copiers?
+# The same score for all heads of SmolLM2. The score of a third of them is above .9 or below -.9. Are there so many
+# copiers?
 
 # %%
 copying = copying_scores(real, fold_norms=True)
-print(f"beyond .9 or -.9: {int((abs(copying) > 0.9).sum())} of 270; L29H1 {float(copying[29, 1]):.3f}, "
+print(f"above .9 or below -.9: {int((abs(copying) > 0.9).sum())} of 270; L29H1 {float(copying[29, 1]):.3f}, "
       f"L29H0 {float(copying[29, 0]):.3f}")  # fmt: skip
-assert float(copying[29, 1]) > 0.9 and float(copying[29, 0]) < -0.99
+assert float(copying[29, 1]) > 0.9 and float(copying[29, 0]) < -0.9 and 60 < int((abs(copying) > 0.9).sum()) < 120
 figures.head_scores(copying, title="Copying, by the eigenvalues of the OV circuit")
 
 # %% [markdown]
-# Look at the eigenvalues before believing a score. Of L29H1 sixty-odd are positive and alike: it copies in every
-# direction.
+# Look at the eigenvalues before believing a score. L29H1 has 64, of which all but a few are positive, and no single one
+# decides the sum: it copies in nearly every direction.
 
 # %%
 eigenvalues = circuit.eigenvalues()
-assert (eigenvalues.real > 0).sum() >= 60
+share = float(eigenvalues.abs().max() / eigenvalues.abs().sum())
+print(f"{int((eigenvalues.real > 0).sum())} with a positive real part; share of the largest {share:.2f}")
+assert (eigenvalues.real > 0).sum() >= 60 and share < 0.2
 figures.eigenvalues(eigenvalues, title="L29H1")
 
 # %% [markdown]
 # L29H0 is its opposite (in notebook 5 these two end the model's answer). Its eigenvalues are negative, but a single one
-# is a third of the sum. Much of that is what all embeddings have in common: take their mean off, and the largest
-# singular value falls by more than half. Where nothing else counts, a score near 1 or -1 says little.
+# is a third of the sum. Much of what this head writes answers to what all embeddings have in common: take their mean
+# off, and the largest singular value falls by more than half. Where one direction counts for so much, a score near 1 or
+# -1 says little.
 
 # %%
 opposite = ov_circuit(real, 29, 0, fold_norms=True)
@@ -99,8 +102,8 @@ share = float(eigenvalues[0].abs() / eigenvalues.abs().sum())
 centred = FactoredMatrix(opposite.A - opposite.A.mean(0), opposite.B)
 largest = [float(one.singular_values()[0]) for one in (opposite, centred)]
 print(f"share of the largest eigenvalue {share:.2f}; largest singular value {largest[0]:.3g}, centred {largest[1]:.3g}")
-assert largest[1] < 0.6 * largest[0]
-assert (eigenvalues.real < 0).sum() >= 60 and 0.2 < share < 0.8
+assert largest[1] < 0.5 * largest[0]
+assert (eigenvalues.real < 0).sum() >= 60 and 0.25 < share < 0.4
 figures.eigenvalues(eigenvalues, title="L29H0")
 
 # %% [markdown]
@@ -117,8 +120,8 @@ assert first.index[0] == "L29H1" and float(first.iloc[0]) > 0.7 and int((strict[
 # %% [markdown]
 # ## The largest entries, of 2.4 billion
 #
-# `top_entries` walks over the matrix in blocks of rows and keeps the largest. Of L29H1 all ten lie on the diagonal:
-# attending to a token raises the logit of this token, most of all for rare ones.
+# `top_entries` walks over the matrix in blocks of rows and keeps the largest. Those of L29H1 lie on the diagonal:
+# attending to a token raises the logit of this token.
 
 # %%
 largest = top_entries(circuit, 10, progress=False)
@@ -128,8 +131,9 @@ assert on_diagonal >= 8
 figures.token_table(largest, real, "OV", title="L29H1: largest entries of the OV circuit")
 
 # %% [markdown]
-# For tokens of our own choice: what does attending to them raise most, in a row of 49,152? For nouns and names the word
-# and its kin; for a function word nothing that makes sense. Copying is not all that this matrix does.
+# For tokens of our own choice: what does attending to them raise most, in a row of 49,152? For *London*, *chicken* and
+# *seven* the word itself is among the first four; for *because* nothing that makes sense is. Copying is not all that
+# this matrix does.
 
 # %%
 chosen = [" London", " chicken", " blue", " seven", " because"]
@@ -137,7 +141,7 @@ ids = [real.to_single_token(word) for word in chosen]
 raised = top_entries(circuit[ids], 4, per_row=True, progress=False)
 own = [i in row for i, row in zip(ids, raised.columns.tolist(), strict=True)]
 print("among the four most raised:", dict(zip(chosen, own, strict=True)))
-assert own[:2] == [True, True]
+assert own[0] and own[1] and own[3] and not own[4]
 figures.token_table(raised, real, "OV", rows=ids, title="L29H1: what attending to a token raises")
 
 # %% [markdown]
@@ -162,15 +166,15 @@ for name, matrix in (("L29H1", circuit), ("L29H0, signs turned", -opposite)):
 # ## QK: where it attends
 #
 # A duplicate-token head looks for the token that it stands on. In notebook 4, L14H3 scored highest for that. Does its
-# QK circuit, from the embeddings alone, match a token with itself? Better than with 98 % of all tokens. That is far
-# from what the previous-token head L16H0 does, and far from perfect: at layer 14 the stream is no longer the embedding
-# that the circuit starts from.
+# QK circuit, from the embeddings alone, match a token with itself? The median token matches itself better than 98 % of
+# all tokens. That is far from what the previous-token head L16H0 does, and far from perfect: at layer 14 the stream is
+# no longer the embedding that the circuit starts from.
 
 # %%
 for layer, head in ((14, 3), (5, 6), (16, 0)):
     ranks = own_rank(qk_circuit(real, layer, head, fold_norms=True), sample)
     print(f"L{layer}H{head:<2} median rank of the token itself {int(ranks.median()):6,} of 49,152")
-    assert ranks.median() > 8000 if layer == 16 else ranks.median() < 3000
+    assert ranks.median() > 8000 if layer == 16 else ranks.median() < 1500
 duplicate = top_entries(qk_circuit(real, 14, 3, fold_norms=True), 8, progress=False)
 figures.token_table(duplicate, real, "QK", title="L14H3: largest entries of the QK circuit")
 
@@ -190,7 +194,8 @@ assert np.isclose(float(found.sel(kind="K")), 1)
 
 # %% [markdown]
 # In SmolLM2 there are 35,235 pairs of heads in different layers, and all take a few seconds. Who writes what the keys
-# of the induction head L17H4 read? One head stands out by far: L16H0, which is the strongest previous-token head.
+# of the induction head L17H4 read? One head stands out by far: L16H0, which is the strongest previous-token head. (So
+# it does for L17H3; the keys of L18H6 read one more head as well, L17H8.)
 
 # %%
 composition = composition_scores(real, fold_norms=True, progress=False)
@@ -200,13 +205,15 @@ for layer, head in induction_heads:
     order = np.argsort(-np.nan_to_num(read.values).ravel())[:3]
     first = ", ".join(f"L{i // 9}H{i % 9} {read.values.ravel()[i]:.3f}" for i in order)
     print(f"L{layer}H{head} keys: {first}; median of all {float(read.median()):.3f}")
-    assert 16 * 9 in order and float(read[16, 0]) > 3 * float(read.median())
+    assert 16 * 9 in order[: 2 if layer == 18 else 1] and float(read[16, 0]) > 3 * float(read.median())
+    assert max(float(read[11, 1]), float(read[2, 1])) < float(read[16, 0]) / 2  # for the check below
 keys_of = composition.sel(kind="K", reader_layer=17, reader_head=4).isel(writer_layer=slice(0, 17))
 figures.array(keys_of, title="K-composition with L17H4", value="composition")
 
 # %% [markdown]
 # Weights make a prediction, a run can check it: without L16H0 these heads should lose their induction pattern. Other
-# previous-token heads are nearly as strong (L11H1 .85, L2H1 .73), but do not compose, and should not matter.
+# previous-token heads are nearly as strong (in notebook 4, L11H1 with .85 and L2H1 with .73), but their composition
+# with the keys of these heads is less than half, near that of any head. They should not matter.
 
 
 # %%
@@ -228,32 +235,37 @@ assert all(one[head] > whole[head] - 0.1 for head in whole for one in others)
 # ## Singular directions, read as tokens
 #
 # The largest singular directions of `W_V W_O`, each with the tokens whose embeddings lie along what it reads, and those
-# whose logits lie along what it writes (Millidge & Black 2022). L27H1, another copier, has directions with subjects:
-# number 1 is prices and subsidies, number 3 food, number 5 elections. What is read and what is written is the same.
+# whose logits lie along what it writes (Millidge & Black 2022). Take L27H1, another copier. At the ends of its
+# directions the tokens read and the tokens written overlap: of twelve, 1 to 7 are the same, out of a vocabulary of
+# 49,152. Some ends have a subject that some of the twelve share, never all: prices and taxes at the + end of number 1
+# (the first is 0), food at that of number 3, elections at that of number 5.
 
 # %%
 directions = singular_directions(real, 27, 1, n_directions=6, n_tokens=12, fold_norms=True)
 
 
 def on_both_sides(found):
-    """How many of the tokens named are read and written alike, for each end of each direction."""
+    """How many of the tokens named are both read and written, for each end of each direction."""
     places = [(i, end) for i in range(6) for end in (0, 1)]
     return [len({*found.read_id[at].values} & {*found.write_id[at].values}) for at in places]
 
 
 shared = on_both_sides(directions)
-print(f"of twelve tokens, read and written alike: {shared}")
-assert np.mean(shared) > 1.5
+print(f"of twelve tokens, both read and written: {shared}")
+for i in (1, 3, 5):
+    for side in ("read", "write"):
+        print(f"{i}+ {side:6}", *directions[f"{side}_token"][i, 0].values)
+assert np.mean(shared) > 1.5 and max(shared) < 10
 figures.singular_directions(directions, title="L27H1: singular directions of the OV circuit")
 
 # %% [markdown]
-# Not every head reads so well. Of the induction head L17H4 the same table says little: it sits in the middle of the
-# model and reads and writes what other layers made, not tokens.
+# Not every head can be read in this way. For the induction head L17H4 no token is on both sides: this head sits in the
+# middle of the model, where the stream it reads and writes need no longer lie along tokens.
 
 # %%
 middle = singular_directions(real, 17, 4, n_directions=6, n_tokens=12, fold_norms=True)
-print(f"of twelve tokens, read and written alike: {on_both_sides(middle)}")
-assert np.mean(on_both_sides(middle)) < np.mean(shared) / 2
+print(f"of twelve tokens, both read and written: {on_both_sides(middle)}")
+assert np.mean(on_both_sides(middle)) < 0.3
 for i in range(3):
     print(*middle.read_token[i, 0].values[:4], "->", *middle.write_token[i, 0].values[:4])
 
@@ -262,7 +274,7 @@ for i in range(3):
 #
 # With the patterns of a run frozen, an attention-only model is a sum over paths. Which pair of paths makes the scores
 # of the induction head by hand? The query reads the word itself, the key the word before, by way of the previous-token
-# head. (The others are the sink and the preference for later matches.)
+# head. (The two other pairs are the sink and the preference for later matches.)
 
 # %%
 TEXT = "!abcabd"
@@ -279,7 +291,8 @@ assert int(matches[4].argmax()) == 2 and words[4] == "a" and words[2] == "b"
 figures.heatmap(matches, words, words, title="By hand: query embed, key embed -> L0H0", x="key", y="query", signed=True)
 
 # %% [markdown]
-# The paths to the logits, at the second `b`: only the induction head's direct reading of the word speaks.
+# The paths to the logit of `c`, at the second `b`: only one is not zero, on which the induction head reads the word `c`
+# directly from the embedding.
 
 # %%
 by_path = expand_logits(cache, "c", progress=False)
@@ -290,8 +303,9 @@ print(spoken)
 assert list(spoken) == ["embed -> L1H0"]
 
 # %% [markdown]
-# In SmolLM2 the sum is as exact, but long: the number of paths grows with the power of the layers, and each MLP is a
-# source of its own. Sources and chains of one head are some 4,500 terms; all longer chains are one more.
+# In SmolLM2 the sum is exact up to rounding, but long: the number of paths grows exponentially with the number of
+# layers, and each MLP is a source of its own. Sources and chains of one head are some 4,500 terms; all longer chains
+# are added up in one more.
 
 # %%
 PROMPT = "Mr and Mrs Dursley met Mr and Mrs D"
@@ -306,13 +320,29 @@ for label, value in zip(by_path.labels, last.tolist(), strict=True):
 print(f"{len(last)} terms, sum {float(last.sum()):.2f}")
 for kind, values in kinds.items():
     print(f"{kind:9} {len(values):5} terms {sum(values):+7.2f}")
-assert sum(kinds["direct"]) > sum(kinds["one head"])
+by_label = dict(zip(by_path.labels, last.tolist(), strict=True))
+late = sum(by_label[f"{layer}_mlp_out"] for layer in range(23, 30))
+print(f"MLPs of layers 23 to 29, direct: {late:+.2f}")
+assert sum(kinds["direct"]) > sum(kinds["one head"]) and late > 0.7 * float(last.sum())
 figures.paths(by_path, top=14, pos=-1)
 
 # %% [markdown]
-# The answer was found by induction (the name came before), yet little of its logit is written by attention heads: MLPs
-# of the last layers, which read what the heads brought, write most of it. What a head does and what it says directly
-# are two things; notebook 5 traces the first by patching.
+# Little of the answer's logit is written by attention heads: MLPs of the last layers write most of it. And yet the
+# answer is found by induction: without the eight induction heads of notebook 4 (score above .4) it is another one, and
+# without eight other heads of the same layers it stays. What a head does and what it says directly are two things;
+# notebook 5 traces the first by patching.
+
+# %%
+INDUCTION = [(17, 3), (17, 4), (17, 5), (18, 6), (18, 7), (20, 6), (23, 2), (23, 7)]
+OTHERS = [(17, 0), (17, 1), (17, 2), (18, 0), (18, 1), (20, 1), (23, 5), (23, 6)]
+said = {}
+for name, heads in (("all heads", []), ("without induction heads", INDUCTION), ("without others", OTHERS)):
+    with real.intervene(*(Zero(site="z", layer=layer, head=head) for layer, head in heads)):
+        probabilities = real(PROMPT)[0, -1].softmax(-1)
+    said[name] = real.to_string(probabilities.argmax()[None]), float(probabilities[answer])
+    print(f"{name:24} most likely {said[name][0]!r:8} probability of 'urs' {said[name][1]:.2f}")
+assert said["all heads"][0] == said["without others"][0] == "urs" and said["without induction heads"][0] != "urs"
+assert said["without induction heads"][1] < said["all heads"][1] / 2
 
 # %% [markdown]
 # ## Side by side
@@ -338,9 +368,10 @@ rows = {
 }
 columns = {name: [round(float(pair[i]), 2) for pair in rows.values()] for i, name in enumerate(("by hand", "SmolLM2"))}
 assert min(columns["by hand"][:2]) > 0.95 and min(columns["SmolLM2"][:2]) > 0.7 and columns["SmolLM2"][4] < 0.5
+assert columns["SmolLM2"][3] > 0.7
 figures.table({"": list(rows), **columns}, title="An induction circuit by hand, and L16H0 -> L17H4")
 
 # %% [markdown]
-# The pattern is the same, and so is the way it comes about: what L16H0 writes lies where the keys of L17H4 read best
-# (aligned: .82 of what is possible). What differs is the end. The head by hand writes its answer itself; the real one,
-# in the middle of 30 layers, leaves the writing to others.
+# The pattern is of the same kind, and so is the way it comes about: what L16H0 writes lies where the keys of L17H4 read
+# well (aligned: .82 of what is possible). What differs is the end. The head by hand writes its answer itself; the real
+# one, in the middle of 30 layers, does not copy by its own weights, and leaves the writing to others.

@@ -13,8 +13,9 @@
 #
 # Notebook 2 writes an induction circuit by hand. Here nobody writes it: a model of the same shape, two attention-only
 # layers with one head each, is trained to predict the next token of random sequences in which a segment comes again.
-# For a while it learns little. Then, within some fifty steps, the loss on copied tokens collapses, and the two heads
-# are the ones of notebook 2. A model with one layer, trained on the same data, never gets there.
+# For more than 200 steps it learns little. Then, within some sixty steps, the loss on copied tokens falls from 3.4 to
+# 1.2 nats, and the two heads become those of notebook 2. A model with one layer, trained as long on the same data, does
+# not get there.
 #
 # The transition was described by Olsson et al. 2022, "In-context Learning and Induction Heads".
 
@@ -44,8 +45,8 @@ def repeats(generator, batch=32):
 # ## The data
 #
 # In every sequence one random segment of 8 to 14 tokens comes again and again, with gaps of 0 to 12 random tokens
-# between. Below, the tokens that can be foretold by copying are marked: the second and later ones of each later
-# occurrence. The length of segments and gaps must vary: where repeats lie at *one* distance, a single layer can copy
+# between. Below, the tokens that can be foretold by copying are marked: in each later occurrence of the segment, all
+# but the first. The length of segments and gaps must vary: where repeats lie at *one* distance, a single layer can copy
 # from that distance without looking at the tokens at all (the last section shows it).
 
 # %%
@@ -108,8 +109,10 @@ changes = {"phase change": phase_change(two.copied_losses), "none": phase_change
 print(f"two layers: steepest at step {changes['phase change']}; one layer: {changes['none']}")
 late_two, late_one = float(two.copied_losses[-50:].mean()), float(one.copied_losses[-50:].mean())
 print(f"loss on copied tokens at the end: {late_two:.2f} and {late_one:.2f} (a guess: {math.log(D_VOCAB - 1):.2f})")
-assert 200 < changes["phase change"] < 350 and changes["none"] is None
-assert late_two < 0.75 and late_one > 3.0
+fall = [float(two.copied_losses[step : step + 10].mean()) for step in (changes["phase change"] + d for d in (-36, 24))]
+print(f"two layers, 36 steps before that step and 24 after it: {fall[0]:.2f} -> {fall[1]:.2f}")
+assert 200 < changes["phase change"] < 350 and changes["none"] is None and fall[0] > 3 and fall[1] < 1.8
+assert late_two < 0.75 and 3.0 < late_one < math.log(D_VOCAB - 1) - 0.2
 
 figures.loss_curves(
     {"two layers, copied tokens": two.copied_losses, "one layer, copied tokens": one.copied_losses},
@@ -119,9 +122,9 @@ figures.loss_curves(
 )
 
 # %% [markdown]
-# One layer does learn something: that tokens of this sequence are likelier than others, and likelier still at the usual
-# distances. What it cannot do is to look for *what came after the last time*, since that takes a key that knows the
-# token before it.
+# One layer does learn something: it ends .4 nats below a guess. (Tokens that this sequence has had are likelier than
+# others, at the usual distances above all, and one layer can make use of that.) What it cannot do is to look for *what
+# came after the last time*, since that takes a key that knows the token before it.
 #
 # The heads change at the same time as the loss. In layer 0 attention to the position before rises; in layer 1,
 # attention to the tokens that followed earlier occurrences.
@@ -139,6 +142,10 @@ for name, (_, values) in score_lines.items():
 final = {name: float(values[-1]) for name, (_, values) in score_lines.items()}
 assert final["L0H0 previous token"] > 0.4 and final["L1H0 induction"] > 0.7
 assert final["one layer: L0H0 previous token"] < 0.1 and final["one layer: L0H0 induction"] < 0.1
+for name in ("L0H0 previous token", "L1H0 induction"):
+    halfway = next(int(step) for step, value in zip(*score_lines[name], strict=True) if value > final[name] / 2)
+    print(f"{name}: half of its last value at step {halfway}; the loss falls most steeply at {changes['phase change']}")
+    assert abs(halfway - changes["phase change"]) <= 60
 marks = {"phase change": changes["phase change"]}
 figures.curves(score_lines, title="Head scores", x="step", y="score", marks=marks, limits=(0, 1))
 
@@ -146,8 +153,9 @@ figures.curves(score_lines, title="Head scores", x="step", y="score", marks=mark
 # ## The checks of notebook 2, on weights that nobody wrote
 #
 # Each head's pattern on a new sequence. In layer 0, a stripe at the position before, which leaks to its neighbours.
-# In layer 1, from a repeated token to the one that came after it the last time. While there is nothing to copy, the
-# head rests on the bos: the sink that one must declare when building by hand has been found, too.
+# In layer 1, from a repeated token to the one that came after it the last time. Where a token is new, and there is
+# nothing to copy, most of the head's attention rests on the bos: the sink that one must declare when building by hand
+# has been found, too.
 
 # %%
 sample = variable_offset_repeats(1, 32, range(1, D_VOCAB), segment=(8, 8), gap=(3, 6), bos=0, seed=4).tokens
@@ -164,8 +172,8 @@ assert resting > 0.5
 figures.pattern(pattern, labels, title="L1H0, trained: induction head")
 
 # %% [markdown]
-# Cut the circuit: without either head, copying is gone. In the hand-built model accuracy falls from 1 to 0; here from
-# .96 to less than .15, what is left being the odd lucky guess.
+# Cut the circuit: without either head, copying is gone. In notebook 2 both predictions became wrong; here accuracy
+# falls from .96 to less than .1.
 
 
 # %%
@@ -188,13 +196,13 @@ accuracy = {
 for name, value in accuracy.items():
     print(f"{name:24} {value:.3f}")
 assert accuracy["two layers"] > 0.93
-assert max(value for name, value in accuracy.items() if name != "two layers") < 0.25
+assert max(value for name, value in accuracy.items() if name != "two layers") < 0.2
 
 # %% [markdown]
 # Who writes the prediction? The logit of the right token, as a sum over what was written to the stream (through the
-# final norm at its true scale), averaged over the copied tokens. As in the hand-built model it is the induction head;
-# the previous-token head hardly speaks for the token itself, though without it nothing is right: it acts through the
-# keys of layer 1.
+# final norm at its true scale), averaged over the copied tokens. As in the hand-built model it is the induction head.
+# The previous-token head hardly speaks for the token itself, though without it hardly anything is right: it acts
+# through layer 1.
 
 # %%
 logits, cache = two.model.run_with_cache(probe.tokens)
@@ -207,15 +215,15 @@ for label, value in direct.items():
     print(f"{label:12} {value:+.2f}")
 right = logits.gather(-1, answers[..., None])[..., 0]
 assert torch.allclose(attribution.values.sum(0), right, atol=1e-3)
-assert max(direct, key=lambda label: direct[label]) == "L1H0"
+assert direct["L1H0"] > 3 and max(abs(value) for label, value in direct.items() if label != "L1H0") < 0.5
 
 # %% [markdown]
 # ## Why the distance must vary
 #
 # The same one-layer model, on segments of 12 tokens that follow each other without a gap. Now every repeat lies 12
-# positions back, and one head that attends there is enough: it copies nearly perfectly and its induction score is high.
-# On repeats at varied distances it is no better than before. A score on fixed distances would have called it an
-# induction head.
+# positions back, and one head that attends to what followed there is enough: it copies nearly perfectly and its
+# induction score is high. On repeats at varied distances it is no better than the one-layer model above. A score on
+# fixed distances would have called it an induction head.
 
 
 # %%
@@ -227,12 +235,12 @@ confounded = trained(1, fixed, steps=400).model
 test = fixed(3, batch=64)
 with torch.no_grad():
     logits, cache = confounded.run_with_cache(test.tokens, names_filter=("pattern", 0))
-accuracy = float((logits[:, :-1].argmax(-1) == test.tokens[:, 1:])[test.copied[:, 1:]].float().mean())
+at_fixed = float((logits[:, :-1].argmax(-1) == test.tokens[:, 1:])[test.copied[:, 1:]].float().mean())
 score = float(
     torch.stack([induction_score(p, t) for p, t in zip(cache["pattern", 0], test.tokens, strict=True)]).mean()
 )
-print(f"fixed distance: accuracy {accuracy:.3f}, 'induction score' {score:.2f}")
+print(f"fixed distance: accuracy {at_fixed:.3f}, 'induction score' {score:.2f}")
 varied_accuracy, varied_score = copied_accuracy(confounded), induction(confounded).item()
 print(f"varied distance: accuracy {varied_accuracy:.3f}, induction score {varied_score:.2f}")
-assert accuracy > 0.95 and score > 0.4
-assert varied_accuracy < 0.25 and varied_score < 0.2
+assert at_fixed > 0.95 and score > 0.4
+assert varied_accuracy < accuracy["one layer"] + 0.1 and varied_score < 0.2
