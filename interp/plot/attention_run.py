@@ -73,7 +73,6 @@ class AttentionRun:
             raise ConfigError("kind = 'contribution' needs logit_difference=(right, wrong) in attention()")
         return pattern * self.key_effects[layer, head] * self.query_factors[layer][:, None]
 
-
     def last_contributions(self) -> Float[np.ndarray, "layer head"]:
         """The size of what each head adds to the logit difference at the last position that is not padding.
 
