@@ -186,7 +186,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 		return pen;
 	}
 
-	function drawMap() {
+	function drawMap(follow) {
 		const pen = sheet(map, heads * (thumb + 6), ceil(order.length / heads || 1) * (thumb + 18));
 		pen.textAlign = "center";
 		order.forEach((head, i) => {
@@ -207,7 +207,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 			});
 		});
 		if (scores.length) find("output").textContent = state.least.toFixed(2);
-		drawRing();
+		drawRing(follow);
 	}
 
 	function drawRing(follow) {
@@ -326,7 +326,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 		const level = max(...Object.keys(what).map((key) => DEPTH[key] || 0)); // how much to draw anew
 		if (level > 1) arrange();
 		if (level > 2) measure();
-		if (level > 1) drawMap();
+		if (level > 1) drawMap(follow);
 		else drawRing(follow);
 		if (level) {
 			({ values, lost } = matrix(state.head));

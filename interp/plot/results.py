@@ -202,7 +202,7 @@ def _axis_title(result: xarray.DataArray, dim: str) -> str:
     roles = ROLES.get(str(result.attrs.get("direction")))
     if roles is None or dim != "pos" or "token" not in result.coords:
         return _word(dim)
-    return f"{_word(dim)} (tokens of the {roles[0]} prompt)"
+    return f"{_word(dim)} (tokens of the {roles[0]} prompt{'s' if result.attrs.get('n', 1) > 1 else ''})"
 
 
 def _notes(result: xarray.DataArray, also: dict[str, Any]) -> np.ndarray | None:
