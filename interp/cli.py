@@ -90,9 +90,7 @@ def main() -> None:
 
 
 def _hide_types_of_flags(command: Any) -> None:
-    """Let no flag of a command, or of those below it, look in the help as if it took a value (newer versions of typer
-    write `<bool>` beside it).
-    """
+    """Let no flag look in the help as if it took a value: newer versions of typer write `<bool>` beside it."""
     for below in getattr(command, "commands", {}).values():
         _hide_types_of_flags(below)
     for option in command.get_params(typer.Context(command)):

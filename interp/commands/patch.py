@@ -93,7 +93,7 @@ def _strongest(changes: np.ndarray, axis: int | None, top: int) -> list[tuple[in
     order = np.argsort(-np.abs(changes), axis=None, kind="stable").tolist()
     places = [tuple(int(i) for i in np.unravel_index(flat, changes.shape)) for flat in order]
     if axis is not None:
-        first = {place[axis]: place for place in reversed(places)}  # of several, the last to be written stays
+        first = {place[axis]: place for place in reversed(places)}  # the largest is written last
         places = [place for place in places if first[place[axis]] == place]
     return places[:top]
 

@@ -106,11 +106,8 @@ def source_of(scores: Any) -> str:
     prompts, n = str(about.get("prompts", "")), about.get("n", 0)
     if prompts.startswith("random repeats"):
         return f"Scores: of {n} random-repeat prompts, not of this text."
-    return (
-        f"Scores: of {'the prompt' if n == 1 else f'the {n} prompts'} given to head_scores."
-        if prompts == "given"
-        else ""
-    )
+    given = "the prompt" if n == 1 else f"the {n} prompts"
+    return f"Scores: of {given} given to head_scores." if prompts == "given" else ""
 
 
 def _numbers(name: str, given: Any, layers: list[int]) -> np.ndarray:
