@@ -10,7 +10,7 @@ import os
 import sys
 from importlib.metadata import entry_points, version
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,7 +63,9 @@ def main() -> None:
     try:
         for entry in entry_points(group="interp.commands"):
             entry.load()(app)
-        status = app(prog_name="interp", standalone_mode=False)
+        command = typer.main.get_command(app)
+        _hide_types_of_flags(command)
+        status = command.main(prog_name="interp", standalone_mode=False)
     except BrokenPipeError:  # such as `interp circuits list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
@@ -85,6 +87,15 @@ def main() -> None:
     if status == INTERRUPTED:
         _say("interrupted")
     sys.exit(status)
+
+
+def _hide_types_of_flags(command: Any) -> None:
+    """Let no flag look in the help as if it took a value: newer versions of typer write `<bool>` beside it."""
+    for below in getattr(command, "commands", {}).values():
+        _hide_types_of_flags(below)
+    for option in command.get_params(typer.Context(command)):
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
 
 
 def _say(what: str) -> None:

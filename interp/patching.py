@@ -137,6 +137,9 @@ def every(
         sites: names, or granularities by name. By default all of `SITES` that the model has; sites with heads over
             layer and head, the others over layer and position.
 
+    It costs as much as its sweeps together: a patched run for each prompt and place of each site, which takes minutes
+    where layers, heads and prompts are many. Name the `sites` that are wanted, and try few prompts first.
+
     The other arguments, and what is raised, are as for `sweep`. Key-value heads have an axis of their own, `kv_head`;
     intervals are variables too, such as `z_ci_low`.
     """

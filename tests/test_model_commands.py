@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -16,7 +18,7 @@ from interp import HookedTransformer
 from interp.checkpoints import fetch
 from interp.cli import app, main
 from interp.heads import head_scores, score_table
-from interp.metrics import LogitDifference
+from interp.metrics import Logit, LogitDifference
 from interp.patching import sweep
 
 CLEAN, CORRUPTED = "!abacb", "!acacb"
@@ -43,6 +45,11 @@ def asks_nothing(page: Path) -> bool:
     return not re.search(r"<(script|img|iframe|link)\b[^>]*\b(src|href)=(?![\"']?data:)", text)
 
 
+def meta_of(page: Path) -> dict[str, Any]:
+    """What an explorer's page tells its script."""
+    return json.loads(page.read_text("utf-8").split('<script type="application/json">')[1].split("</script>")[0])
+
+
 def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]) -> str:
     """The one line with which a command ends, its status 2 checked."""
     monkeypatch.setattr(sys, "argv", ["interp", *arguments])
@@ -61,6 +68,9 @@ def test_attention_writes_the_explorer_of_the_text(checkpoint: str, tmp_path: Pa
     done = run("attention", "--model", checkpoint, "--text", CLEAN, "--out", str(out), "--quiet")
     assert done.exit_code == 0
     assert "2 layers x 1 heads over 6 tokens" in done.output
+    assert f"Attention of {checkpoint} on “{CLEAN}”" in done.output
+    assert f"<title>Attention of {checkpoint} on “{CLEAN}”</title>" in out.read_text(encoding="utf-8")
+    assert meta_of(out)["kind"] == 0 and meta_of(out)["notes"] == []
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>") and asks_nothing(out)
 
 
@@ -70,9 +80,10 @@ def test_badges_and_a_logit_difference_are_shown_when_asked_for(checkpoint: str,
     done = run("attention", "--model", checkpoint, "--text", CLEAN, *options)
     assert "induction: L1H0 " in done.output
     assert "previous_token: L0H0 1.00" in done.output
-    assert "logit “a” \u2212 logit “b”" in json.loads(
-        '"' + re.findall(r'"answer":"(.*?)"', out.read_text("utf-8"))[0] + '"'
-    )
+    meta = meta_of(out)
+    assert meta["answer"] == "logit “a” \u2212 logit “b”"
+    assert meta["notes"] == ["Scores: of 16 random-repeat prompts, not of this text."]
+    assert meta["kind"] == 2  # the contributions are what was asked for
 
 
 # ---------------------------------------------------------------------- heads
@@ -82,6 +93,28 @@ def test_heads_prints_the_best_by_the_score_asked_for(checkpoint: str, tmp_path:
     done = run("heads", "--model", checkpoint, "--sort", "previous_token", "--top", "1")
     assert [row[:2] for row in rows(done.output)] == [["L0H0", "1.000"]]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_heads_says_what_its_columns_are_and_where_the_sorting_one_is_from(checkpoint: str):
+    of_patterns = run("heads", "--model", checkpoint, "--sort", "induction").output
+    assert "Heads by induction, on 16 prompts of random repeats" in of_patterns
+    header = next(line for line in of_patterns.splitlines() if "head " in line)
+    assert "±" in header and "entry mean" not in header
+    lines = [line.partition(": ")[0] for line in of_patterns.splitlines() if ": " in line]
+    assert lines[:3] == ["induction", "previous token", "duplicate token"]
+    assert {"±", "copying", "copying top"} < set(lines)
+    assert "induction entry mean: as induction" in of_patterns
+
+    of_weights = run("heads", "--model", checkpoint, "--sort", "copying").output
+    assert "Heads by copying, read off the weights" in of_weights and "±" not in of_weights
+    assert "Patterns are scored on 16 prompts of random repeats; copying and copying top are read off the" in of_weights
+
+
+def test_the_mean_of_entries_is_a_column_where_it_says_something_of_its_own(checkpoint: str):
+    for options in (["--text", "!abababab"], ["--sort", "induction_entry_mean"]):
+        done = run("heads", "--model", checkpoint, *options)
+        assert "entry mean" in next(line for line in done.output.splitlines() if "head " in line)
+        assert "as induction" not in done.output
 
 
 def test_heads_scores_a_given_text(checkpoint: str):
@@ -114,6 +147,7 @@ def test_heads_writes_a_map_for_every_score(checkpoint: str, tmp_path: Path):
     page = out.read_text(encoding="utf-8")
     assert page.count('class="plotly-graph-div"') == 8  # the table and seven scores
     assert "Largest: L1H0." in page and asks_nothing(out)
+    assert "Top heads by induction" in page and "The first 2 of 2 heads." in page
 
 
 # ---------------------------------------------------------------------- patch
@@ -131,12 +165,32 @@ def test_patch_prints_the_places_that_change_most(checkpoint: str, tmp_path: Pat
     first = changes.stack(place=("layer", "pos")).idxmax().item()
     shown = rows(done.output)
     assert len(shown) == 2
+    assert "corrupted token" in done.output
     assert [int(cell) for cell in shown[0][:2]] == list(first)
     assert shown[0][2] == str(result["token"][first[1]].item())
     assert float(shown[0][4]) == pytest.approx(float((result - result.attrs["baseline"])[first]), abs=6e-4)
     assert abs(float(shown[0][4])) >= abs(float(shown[1][4]))
     page = out.read_text(encoding="utf-8")
     assert page.count('class="plotly-graph-div"') == 1 and asks_nothing(out)
+
+
+@pytest.mark.parametrize("over", ["layer,pos", "pos,layer,head"])
+def test_patch_prints_one_place_a_position_and_says_whose_tokens_these_are(over: str, checkpoint: str, tmp_path: Path):
+    prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "--direction", "noising", "--site", "z"]
+    done = run("patch", "--model", checkpoint, *prompts, "--over", over, "--out", str(tmp_path / "x.html"))
+    axes = over.split(",")
+    model = HookedTransformer.from_pretrained(checkpoint)
+    granularities: Any = axes
+    result = sweep(model, CORRUPTED, CLEAN, Logit("b"), "z", granularities, direction="noising", progress=False)
+    changes = abs(result - result.attrs["baseline"])
+    best = changes.max([axis for axis in axes if axis != "pos"]).to_numpy()
+    shown = rows(done.output)
+    at = axes.index("pos")
+    assert sorted(int(row[at]) for row in shown) == list(range(len(CLEAN)))
+    got = {int(row[at]): abs(float(row[-2])) for row in shown}
+    np.testing.assert_allclose([got[i] for i in range(len(CLEAN))], best, atol=6e-4)
+    assert [row[len(axes)] for row in shown] == [CLEAN[int(row[at])] for row in shown]
+    assert "clean token" in done.output and "corrupted token" not in done.output
 
 
 @pytest.mark.parametrize(
@@ -279,6 +333,7 @@ def test_a_name_on_the_hub_without_a_network_is_one_line(name: str, said: str, t
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
     assert line.startswith(f"interp: {name!r} is no local folder") and said in line
+    assert len(line) < 200 and "snapshot" not in line
 
 
 def test_a_page_goes_where_a_tilde_points(checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -341,6 +396,17 @@ def test_the_help_of_fetch_names_every_model_that_there_is():
     text = " ".join(run("fetch", "--help").output.split())
     for word, model in fetch.MODELS.items():
         assert f"{word}: {model.about}; {model.size / 1e6:.0f} MB" in text and model.name in text
+
+
+@pytest.mark.parametrize("command", [["attention"], ["heads"], ["circuits", "verify"], []])
+def test_no_flag_looks_as_if_it_took_a_value(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["interp", *command, "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    shown = capsys.readouterr().out
+    assert "--help" in shown and not re.search("<bool>|BOOLEAN", shown)
 
 
 def test_an_unknown_command_is_told_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

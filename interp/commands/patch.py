@@ -12,6 +12,7 @@ from interp.commands.common import MODEL, ModelName, Quiet, check_different, che
 from interp.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
     from rich.table import Table
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 HELP = """Patch activations from one prompt into another, place by place, and measure the logit difference.
 
 Denoising runs the corrupted prompt and restores clean activations (what suffices?); noising runs the clean prompt and
-writes corrupted ones (what is necessary?). Both prompts need as many tokens. Prints the places that change most, and
-writes a page with the whole sweep.
+writes corrupted ones (what is necessary?). Both prompts need as many tokens. Prints the places that change most, of
+each position the one that does, and writes a page with the whole sweep.
 
 Example: interp patch --clean 'When Mary and John went to the store, John gave a drink to' --corrupted 'When Mary and
 John went to the store, Mary gave a drink to' --answer ' Mary' --wrong ' John'
@@ -43,7 +44,7 @@ def patch(
     ] = "resid_pre",
     over: Annotated[str, typer.Option(help="What is patched at a time, of: layer, pos, head, neuron.")] = "layer,pos",
     direction: Annotated[str, typer.Option(help="denoising or noising.")] = "denoising",
-    top: Annotated[int, typer.Option(help="How many places to print.", min=1)] = 10,
+    top: Annotated[int, typer.Option(help="How many places to print, one a position.", min=1)] = 10,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("patching.html"),
     quiet: Quiet = False,
 ) -> None:
@@ -74,7 +75,7 @@ def patch(
     base, target = result.attrs["baseline"], result.attrs["target"]
     runs, other = ROLES[direction]
     typer.echo(f"{result.attrs['metric']}: {base:.3f} on the {runs} prompt, {target:.3f} on the {other} one")
-    print_whole(_table(result, top))
+    print_whole(_table(result, top, f"{runs} token"))
     _write_page(out, result, model, clean, corrupted)
     wrote(out, "the whole sweep")
 
@@ -85,9 +86,20 @@ def _sites(model: HookedTransformer) -> list[str]:
     return [name for name, n in counts.items() if n == 1]
 
 
-def _table(result: xr.DataArray, top: int) -> Table:
-    """The places that change the metric most."""
+def _strongest(changes: np.ndarray, axis: int | None, top: int) -> list[tuple[int, ...]]:
+    """The places of the largest changes, the largest first: of each index on `axis` the one that changes most."""
     import numpy as np
+
+    order = np.argsort(-np.abs(changes), axis=None, kind="stable").tolist()
+    places = [tuple(int(i) for i in np.unravel_index(flat, changes.shape)) for flat in order]
+    if axis is not None:
+        first = {place[axis]: place for place in reversed(places)}  # the largest is written last
+        places = [place for place in places if first[place[axis]] == place]
+    return places[:top]
+
+
+def _table(result: xr.DataArray, top: int, token: str) -> Table:
+    """The places that change the metric most; `token` heads the column of the tokens at their positions."""
     from rich.table import Table
     from rich.text import Text
 
@@ -95,16 +107,16 @@ def _table(result: xr.DataArray, top: int) -> Table:
 
     base, target = result.attrs["baseline"], result.attrs["target"]
     values = result.to_numpy()
-    order = np.argsort(-np.abs(values - base), axis=None, kind="stable")[:top]
-    table = Table(title=Text(f"{result.attrs['site']}: the places that change it most"))
     axes = [str(dim) for dim in result.dims]
+    by_position = "pos" in axes and len(axes) > 1
+    which = "of each position, the place that changes" if by_position else "the places that change"
+    table = Table(title=Text(f"{result.attrs['site']}: {which} it most"))
     tokens = result["token"].to_numpy() if "token" in result.coords else None
-    for name in [*axes, *(["token"] if tokens is not None else [])]:
+    for name in [*axes, *([token] if tokens is not None else [])]:
         table.add_column(name.replace("_", " "))
     for name in ("metric", "change", "of the gap"):
         table.add_column(name, justify="right")
-    for place in order.tolist():
-        at = np.unravel_index(place, values.shape)
+    for at in _strongest(values - base, axes.index("pos") if by_position else None, top):
         cells = [str(result[axis].to_numpy()[i]) for axis, i in zip(axes, at, strict=True)]
         if tokens is not None:
             cells.append(visible(str(tokens[at[axes.index("pos")]])))

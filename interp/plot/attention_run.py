@@ -73,6 +73,16 @@ class AttentionRun:
             raise ConfigError("kind = 'contribution' needs logit_difference=(right, wrong) in attention()")
         return pattern * self.key_effects[layer, head] * self.query_factors[layer][:, None]
 
+    def last_contributions(self) -> Float[np.ndarray, "layer head"]:
+        """The size of what each head adds to the logit difference at the last position that is not padding.
+
+        Of a run that has `key_effects`.
+        """
+        last = max(i for i in range(self.pattern.shape[-1]) if i not in self.padding)
+        heads = [[self.values(layer, head, "contribution")[last] for head in range(self.pattern.shape[1])]
+                 for layer in range(len(self.layers))]  # fmt: skip
+        return np.abs(np.nansum(heads, axis=-1)).astype(np.float32)
+
 
 KINDS = ("attention", "weighted", "contribution")
 NO_VALUES = "the cache does not hold them; widen names_filter="

@@ -12,7 +12,7 @@ function attentionExplorer(host, meta, onSelect) {
 	const place = new Map((meta.kept || all).map((head, i) => [head, i]));
 	const NONE = [null, null]; // a pair of positions, [query, key]
 	const layerOf = (head) => floor(head / heads), name = (head) => `L${layers[layerOf(head)]}H${head % heads}`;
-	const state = { kind: 0, run: 0, role: 0, drop: false, own: false, by: meta.sort, sort: meta.sort >= 0, only: false,
+	const state = { kind: meta.kind, run: 0, role: 0, drop: false, own: false, by: meta.sort, sort: meta.sort >= 0, only: false,
 		least: 0.3, head: meta.head, headLocked: false, pair: NONE, lock: NONE };
 
 	// ---- values
@@ -150,7 +150,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 	strip.append(...tokens.map((token, i) => el("bdi", { id: `t${i}`, role: "option", title: `${i} “${token}”` }, token)));
 	if (scores.length) find("select").append(...scores.map((s, i) => el("option", { value: i }, `${s.short}: ${s.name}`)));
 	else find(".scores").remove();
-	root.append(...meta.notes.map((note) => el("p", { className: "note" }, note)));
+	root.prepend(el("h2", {}, meta.title), ...meta.notes.map((note) => el("p", { className: "note" }, note)));
 
 	const fixed = (v) => (isNaN(v) ? "masked" : v && abs(v) < 1e-3 ? v.toExponential(2) : v.toFixed(4)).replaceAll("-", "−");
 	const plus = (v) => (v > 0 ? "+" : "") + fixed(v), spell = (v) => (signed() ? plus : fixed)(v);
@@ -186,7 +186,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 		return pen;
 	}
 
-	function drawMap() {
+	function drawMap(follow) {
 		const pen = sheet(map, heads * (thumb + 6), ceil(order.length / heads || 1) * (thumb + 18));
 		pen.textAlign = "center";
 		order.forEach((head, i) => {
@@ -207,7 +207,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 			});
 		});
 		if (scores.length) find("output").textContent = state.least.toFixed(2);
-		drawRing();
+		drawRing(follow);
 	}
 
 	function drawRing(follow) {
@@ -234,7 +234,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 		draw(pen, picture, left, above, side);
 		pen.font = `bold 13${FONT}`;
 		write(name(state.head), 0, 12);
-		state.pair.forEach((mine, along) => range(n).forEach((i) => { // tokens beside and above, as many as there is room for
+		state.pair.forEach((mine, along) => range(n).forEach((i) => { // tokens, as many as there is room for
 			if (i !== mine && (i % every || (mine !== null && abs(i - mine) < every))) return;
 			pen.save();
 			pen.font = (i === mine ? "bold 11" : "11") + FONT;
@@ -291,7 +291,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 		const say = (...text) => lines.push(el("p", {}, ...text)), quote = (i) => `${i} “${tokens[i]}”`;
 		const side = (s, i) => `${SIDES[s]} ${quote(i)}${other[i] === tokens[i] ? "" : ` (patched: “${other[i]}”)`}`;
 		say(el("b", {}, name(head)), headLocked ? " (locked) " : " ", scores.map((s) => `${s.name} ${s.values[head].toFixed(2)}`).join(", "));
-		if (!place.has(head)) say("left out of the page, see below");
+		if (!place.has(head)) say("left out of the page, see above");
 		else if (q !== null && k !== null) {
 			say(`${side(0, q)} → ${side(1, k)}${held}`);
 			const of = (kind, drop, what = "values", at = q * n + k) => runs.map((_, r) => single(r, head, kind, drop)[what][at]);
@@ -326,7 +326,7 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 		const level = max(...Object.keys(what).map((key) => DEPTH[key] || 0)); // how much to draw anew
 		if (level > 1) arrange();
 		if (level > 2) measure();
-		if (level > 1) drawMap();
+		if (level > 1) drawMap(follow);
 		else drawRing(follow);
 		if (level) {
 			({ values, lost } = matrix(state.head));
@@ -416,9 +416,9 @@ ${check("sort", "sort")}${check("only", "filter")}</span></header><div class=str
 						`<text transform="translate(${at(i)} 85) rotate(-90)">${token}</text>`;
 				}).join("") + "</svg>";
 		},
-		HTML() { // this explorer alone, with its script, data and still picture
+		HTML() { // this explorer alone
 			const still = host.querySelector("figure")?.outerHTML || "", data = JSON.stringify(meta).replace(/</g, "\\u003c");
-			return `<!doctype html><html lang="en"><meta charset="utf-8"><title>Attention</title><div id="a">${still}` +
+			return `<!doctype html><html lang="en"><meta charset="utf-8"><title>${escaped(meta.title)}</title><div id="a">${still}` +
 				`</div><script>${attentionExplorer}\nattentionExplorer(document.getElementById("a"),${data})<\/script></html>`;
 		},
 	};

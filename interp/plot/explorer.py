@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -26,8 +27,8 @@ from interp.files import atomic_path
 from interp.indices import layer_index
 from interp.plot import packing, still
 from interp.plot.attention_run import AttentionRun, answer_ids, comparable, read_run
-from interp.plot.labels import Score, Tokens, read_scores, token_labels
-from interp.plot.style import printable
+from interp.plot.labels import Score, Tokens, read_scores, source_of, token_labels
+from interp.plot.style import clip, printable
 from interp.tokens import token_names
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ def attention(
     logit_difference: tuple[int | str, int | str] | None = None,
     patched: ActivationCache | None = None,
     patched_tokens: Tokens | None = None,
+    title: str | None = None,
+    note: str = "",
+    kind: Quantity = "attention",
     sort_by: str | None = None,
     head: tuple[int, int] | None = None,
     max_bytes: int = MAX_BYTES,
@@ -71,23 +75,28 @@ def attention(
             adds value-weighted attention, `A |v W_O|`. Weights are read now, and not again.
         tokens: a string a position; or the text or the ids that the model ran on ([pos] or [batch, pos]); None labels
             the positions with their numbers.
-        scores: numbers [layer, head] by name, shown as badges: a mapping, or an `xarray.Dataset`.
+        scores: numbers [layer, head] by name, shown as badges: a mapping, or an `xarray.Dataset`. Of a Dataset of
+            `head_scores` the page says which prompts it is of.
         batch: which sequence, negative from the end.
         logit_difference: (right, wrong), two tokens: adds what each key contributes to `logit(right) - logit(wrong)` of
             each query by this head's direct path, at the norms' scales in this run. Needs `hook_scale` of the norms.
         patched: a second run with as many positions: adds patched and patched - clean.
         patched_tokens: of the second run, where they differ; as `tokens`.
+        title: above the heads, and the name of the page; by default the text, where `tokens` is one.
+        note: a sentence below the title, such as where the scores are from.
+        kind: what is drawn at first: "attention", "weighted" or, with `logit_difference`, "contribution".
         sort_by: a score that orders the heads at first.
-        head: (layer, head) that is shown at first; by default the best by `sort_by`, or else by the first score.
+        head: (layer, head) that is shown at first; by default the best by `sort_by`, or else by the first score, and
+            for contributions the one that adds most, of either sign, at the last position.
         max_bytes: the most that the page may take. Where not all heads fit, those that score lowest are left out of the
             page (without scores: those that attend least to any single token besides the first), and the page says so.
 
     Raises:
-        HookNotFoundError: the cache lacks the patterns, or what `logit_difference` needs.
+        HookNotFoundError: the cache lacks the patterns, or what `logit_difference` or `kind` needs.
         ShapeError: positions, scores or the second run do not fit the patterns; `batch` out of range.
         RangeError: NaN in patterns or scores, or patterns outside [0, 1].
         TokenError: tokens do not fit the positions, or the model cannot read them.
-        ConfigError: an unknown score or head, no such pair of answers, or a budget that holds no head.
+        ConfigError: an unknown score, kind or head, no such pair of answers, or a budget that holds no head.
         CacheError: the model's weights changed since the run.
     """
     for name, given in (("cache", cache), ("patched", patched)):
@@ -98,6 +107,7 @@ def attention(
     runs = [read_run(one, batch, logit_difference) for one in (cache, patched) if one is not None]
     if len(runs) == 2:
         runs = comparable(*runs)
+    runs[0].values(0, 0, kind)  # which raises where it cannot be drawn
     n = runs[0].pattern.shape[-1]
     labels = [token_labels(cache, tokens, n, batch, "tokens")]
     if patched is not None:
@@ -120,8 +130,31 @@ def attention(
         raise ConfigError(f"head = {head!r}; allowed: (layer, head)")
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | float):
         raise ConfigError(f"max_bytes = {max_bytes!r}; allowed: a number of bytes")
+    if title is None:
+        title = f"Attention on “{clip(tokens, 100)}”" if isinstance(tokens, str) else ""
+    notes = [printable(line) for line in (source_of(scores), note) if line]
     sort = -1 if sort_by is None else names.index(sort_by)
-    return AttentionExplorer(runs, labels, badges, answer, cache.cfg.n_layers, max_bytes, sort, head)
+    opening = Opening(printable(title), notes, kind, sort, head)
+    return AttentionExplorer(runs, labels, badges, answer, cache.cfg.n_layers, max_bytes, opening)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a reader sees before touching anything.
+
+    Attributes:
+        title: above the heads, or "".
+        notes: sentences below it.
+        kind: what is drawn.
+        sort: the index of the score that orders the heads, or -1.
+        head: (layer, head) shown large, or None for the one that says most.
+    """
+
+    title: str
+    notes: list[str]
+    kind: Quantity
+    sort: int
+    head: tuple[int, int] | None
 
 
 class AttentionExplorer:
@@ -144,13 +177,12 @@ class AttentionExplorer:
         answer: str | None,
         n_layers: int,
         max_bytes: int,
-        sort: int,
-        head: tuple[int, int] | None,
+        opening: Opening,
     ):
         self.runs, self.tokens, self.scores, self.left_out = runs, tokens, scores, []
         self._answer, self._n_layers, self._max_bytes = answer, n_layers, max_bytes
-        self._n_heads = runs[0].pattern.shape[1]
-        self._pack(sort, head)  # now, so that errors come from here and not from the display
+        self._n_heads, self._title = runs[0].pattern.shape[1], opening.title
+        self._pack(opening)  # now, so that errors come from here and not from the display
 
     # ------------------------------------------------------------------ values
 
@@ -204,18 +236,14 @@ class AttentionExplorer:
 
     # ------------------------------------------------------------------ the page
 
-    def _pack(self, sort: int, head: tuple[int, int] | None) -> None:
+    def _pack(self, opening: Opening) -> None:
         """Everything that the page carries: what is shown at first, the still picture, and the data that fit."""
-        if head is not None:
-            at, inner = self._place(*head)
-            shown = at * self._n_heads + inner
-        else:
-            shown = int(self.scores[max(sort, 0)].values.argmax()) if self.scores else 0
-        self._meta = self._describe(sort, shown)
+        shown = self._shown(opening)
+        self._meta = self._describe(opening, shown)
         ranking = [shown, *(i for i in self._ranking() if i != shown)]
         pixels = self._map(int(np.clip((STILL / len(ranking)) ** 0.5, 20, 96)))
         self._still, self._still_width = still.png(pixels, still.color_table()), pixels.shape[1]
-        room = self._max_bytes - len(packing.page(self._html()).encode()) - RESERVE
+        room = self._max_bytes - len(self._page().encode()) - RESERVE
         data, kept = packing.fit(self.runs, self._meta["causal"], self._meta["levels"], ranking, room)
         gone = sorted(set(ranking) - set(kept))
         self.left_out = [self._at(i) for i in gone]
@@ -223,6 +251,15 @@ class AttentionExplorer:
             self._meta["notes"].insert(0, self._loss())
         self._meta |= {"kept": kept if gone else None, "data": data}
         self._meta["id"] = packing.identity(self._meta)
+
+    def _shown(self, opening: Opening) -> int:
+        """Which head of all is shown large at first."""
+        if opening.head is not None:
+            at, inner = self._place(*opening.head)
+            return at * self._n_heads + inner
+        if opening.kind == "contribution":
+            return int(self.runs[0].last_contributions().argmax())
+        return int(self.scores[max(opening.sort, 0)].values.argmax()) if self.scores else 0
 
     def _at(self, i: int) -> tuple[int, int]:
         """The (layer, head) of the i-th head of all."""
@@ -246,10 +283,10 @@ class AttentionExplorer:
             f"{by}. max_bytes= sets the budget."
         )
 
-    def _describe(self, sort: int, shown: int) -> dict[str, Any]:
+    def _describe(self, opening: Opening, shown: int) -> dict[str, Any]:
         run = self.runs[0]
         same = len(self.runs) == 1 or self.tokens[0] == self.tokens[1]
-        notes = list(dict.fromkeys(note for one in self.runs for note in one.notes))
+        notes = list(dict.fromkeys([*opening.notes, *(note for one in self.runs for note in one.notes)]))
         return {
             "id": "",
             "n": run.pattern.shape[-1],
@@ -272,8 +309,9 @@ class AttentionExplorer:
                 }
                 for score in self.scores
             ],
-            "sort": sort,
+            "sort": opening.sort,
             "head": shown,
+            "kind": get_args(Quantity).index(opening.kind),
             "norms": run.value_norms is not None,
             "answer": self._answer,
             "why": [
@@ -282,6 +320,7 @@ class AttentionExplorer:
                 "" if self._answer else "give logit_difference= in Python",
             ],
             "notes": notes,
+            "title": self._title or self._headline(),
             "summary": self._headline(),
             "palette": still.PALETTE,
             "style": packing.source("explorer.css"),
@@ -291,7 +330,10 @@ class AttentionExplorer:
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write one self-contained page, at most `max_bytes`, that opens offline."""
-        _write(path, packing.page(self._html()).encode())
+        _write(path, self._page().encode())
+
+    def _page(self) -> str:
+        return packing.page(self._meta["title"], self._html())
 
     def _html(self) -> str:
         width = self._still_width * (1 if self._still_width > 480 else 2)
@@ -352,8 +394,8 @@ class AttentionExplorer:
         return text + (", clean and patched" if len(self.runs) == 2 else "")
 
     def _lines(self) -> list[tuple[str, str]]:
-        """The summary: sizes, the best heads by every score with the colour of its badge, and the notes."""
-        lines = [(self._headline(), "")]
+        """The summary: title, sizes, the best heads by every score with the colour of its badge, and the notes."""
+        lines = [(line, "") for line in (self._title, self._headline()) if line]
         for score in self.scores:
             best = np.argsort(-score.values.ravel(), kind="stable")[:5].tolist()
             named = ", ".join("L{}H{} {:.2f}".format(*self._at(i), score.values.flat[i]) for i in best)

@@ -100,6 +100,16 @@ def read_scores(scores: Mapping[str, Any] | None, layers: list[int], n_layers: i
     ]
 
 
+def source_of(scores: Any) -> str:
+    """The prompts that a Dataset of `heads.head_scores` is of, in a sentence; "" for what does not say so."""
+    about = getattr(scores, "attrs", {})
+    prompts, n = str(about.get("prompts", "")), about.get("n", 0)
+    if prompts.startswith("random repeats"):
+        return f"Scores: of {n} random-repeat prompts, not of this text."
+    given = "the prompt" if n == 1 else f"the {n} prompts"
+    return f"Scores: of {given} given to head_scores." if prompts == "given" else ""
+
+
 def _numbers(name: str, given: Any, layers: list[int]) -> np.ndarray:
     """A score as an array; a labelled one in the order of its labels."""
     if hasattr(given, "dims") and set(given.dims) == {"layer", "head"}:

@@ -105,11 +105,11 @@ START = """for (const host of document.querySelectorAll('[data-attention="%s"]:n
 # By name, because a notebook may run the script apart from its place; all, because it may show one output twice.
 
 
-def page(inside: str) -> str:
+def page(title: str, inside: str) -> str:
     """A document around a fragment."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-        '<meta name="viewport" content="width=device-width"><title>Attention</title></head>'
+        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title></head>'
         f"<body>\n{inside}</body></html>\n"
     )
 

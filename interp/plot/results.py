@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, did_you_mean
+from interp.pairs import ROLES
 from interp.plot.builder import bars, heatmap
 from interp.plot.lines import curves
 from interp.plot.style import float32
@@ -57,7 +58,7 @@ def array(
     numbers = result.to_numpy()
     signed = bool((numbers < 0).any()) if signed is None else signed
     labels = [axis_labels(result, str(dim)) for dim in result.dims]
-    words = [_word(str(dim)) for dim in result.dims]
+    words = [_axis_title(result, str(dim)) for dim in result.dims]
     notes = _notes(result, dict(also or {}))
     if result.ndim == 1:
         return bars(
@@ -117,7 +118,8 @@ def sweep(
     elif base is not None:
         value, also = "change", {measured or "value": result}
         result = (result - base).assign_attrs(about)
-        lines[1] += f": {base:.3g} as it is" + ("" if target is None else f", {target:.3g} in the other run")
+        runs, other = ROLES.get(str(about.get("direction")), ("as it is", "in the other run"))
+        lines[1] += f": {base:.3g} {runs}" + ("" if target is None else f", {target:.3g} {other}")
     else:
         value, also = str(result.name or "effect"), {}
     written = "\n".join(line for line in lines if line) if title is None else title
@@ -162,7 +164,7 @@ def head_scores(
 def check_array(result: Any, what: str) -> None:
     """Raises `ConfigError` for anything but a labelled array, with what should be drawn in words."""
     if hasattr(result, "data_vars"):
-        names = ", ".join(map(str, result.data_vars))
+        names = ", ".join(name for name in map(str, result.data_vars) if not name.endswith(("_ci_low", "_ci_high")))
         raise ConfigError(f"a Dataset holds several arrays; draw one of them, result[name] of {names}")
     if not hasattr(result, "dims") or not hasattr(result, "coords"):
         raise ConfigError(f"this draws what {what}, a labelled array, not {type(result).__name__}")
@@ -193,6 +195,14 @@ def axis_labels(result: xarray.DataArray, dim: str) -> tuple[list[str], list[str
         return shown, [f"{_word(dim)} {one}" for one in shown]
     tokens = [visible(str(token)) for token in result[beside].to_numpy().tolist()]
     return tokens, [f"{_word(dim)} {at}: “{token}”" for at, token in zip(values, tokens, strict=True)]
+
+
+def _axis_title(result: xarray.DataArray, dim: str) -> str:
+    """What an axis is; beside positions of a patched run, which of the prompts their tokens are of."""
+    roles = ROLES.get(str(result.attrs.get("direction")))
+    if roles is None or dim != "pos" or "token" not in result.coords:
+        return _word(dim)
+    return f"{_word(dim)} (tokens of the {roles[0]} prompt{'s' if result.attrs.get('n', 1) > 1 else ''})"
 
 
 def _notes(result: xarray.DataArray, also: dict[str, Any]) -> np.ndarray | None:

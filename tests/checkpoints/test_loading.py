@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import huggingface_hub
+import huggingface_hub.errors
 import pytest
 import torch
 from hf_models import make
@@ -217,13 +218,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     repository, cache = tmp_path / "repository", tmp_path / "cache"
     cache.mkdir()
     fetch: Any = ModuleType("fetch")
-    fetch.local_path = lambda name: None
+    fetch.local_path, fetch.suggestion = (lambda name: None), (lambda name: "; a suggestion")
     monkeypatch.setitem(sys.modules, "interp.checkpoints.fetch", fetch)
     monkeypatch.setattr(interp.checkpoints, "fetch", fetch, raising=False)
 
     def snapshot_download(name: str, revision: str | None, allow_patterns: Any, ignore_patterns: Any = ()) -> str:
         if (name, revision) not in (("some/model", None), ("some/model", "step1000")):
-            raise huggingface_hub.errors.OfflineModeIsEnabled("no network in tests")
+            raise NOT_HAD[name]
         patterns = [allow_patterns] if isinstance(allow_patterns, str) else allow_patterns
         for path in repository.iterdir():
             if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns):
@@ -254,10 +255,47 @@ def test_a_repository_of_pickles_is_refused_and_says_so(hub: Path):
         HookedTransformer.from_pretrained("some/model")
 
 
-@pytest.mark.parametrize("name", ["other/model", "gpt3"])
-def test_a_repository_that_cannot_be_had_is_an_error_that_names_it(hub: Path, name: str):
-    with pytest.raises(CheckpointError, match=f"'{name}' is no local folder.*at revision 'main'.*no network"):
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def answered(kind: type[Exception]) -> Exception:
+    """An error of the hub itself, made without the response that its versions want in different ways."""
+    error = kind.__new__(kind)
+    error.args = ("404 Client Error.\n\nIf you are trying to access a private repo, make sure you are authenticated.",)
+    return error
+
+
+OFFLINE = huggingface_hub.errors.OfflineModeIsEnabled("Cannot reach it: offline mode is enabled")
+NOWHERE = (
+    "Cannot find an appropriate cached snapshot folder. To enable downloads online, pass 'local_files_only=False'."
+)
+NOT_HAD = {
+    "other/offline": caused(huggingface_hub.errors.LocalEntryNotFoundError(NOWHERE), OFFLINE),
+    "other/unreached": caused(huggingface_hub.errors.LocalEntryNotFoundError(NOWHERE), ConnectionError("[Errno -2]")),
+    "gpt3": answered(huggingface_hub.errors.RepositoryNotFoundError),
+    "other/gated": answered(huggingface_hub.errors.GatedRepoError),
+    "other/revision": answered(huggingface_hub.errors.RevisionNotFoundError),
+    "other/odd": ValueError("Something else is wrong.\nAnd this is advice."),
+}
+REASONS = {
+    "other/offline": "HF_HUB_OFFLINE is set, and no copy is in its cache",
+    "other/unreached": "no network, and no copy in its cache",
+    "gpt3": "there is no such repository, or it is private",
+    "other/gated": "its owner has to grant access (log in with `hf auth login`)",
+    "other/revision": "there is no such revision",
+    "other/odd": "Something else is wrong",
+}
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("name", list(NOT_HAD))
+def test_a_repository_that_cannot_be_had_is_an_error_that_names_it_and_says_why_in_a_few_words(name: str):
+    with pytest.raises(CheckpointError) as caught:
         HookedTransformer.from_pretrained(name, revision="main")
+    said = f"{name!r} is no local folder, and cannot be had from the Hugging Face hub at revision 'main': "
+    assert str(caught.value) == f"{said}{REASONS[name]}; a suggestion"
 
 
 # ---------------------------------------------------------------------------------------------- broken files

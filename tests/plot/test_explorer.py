@@ -33,6 +33,7 @@ from interp import (
     Vocabulary,
 )
 from interp.attribution import direct_attribution, source_effects
+from interp.heads import head_scores, head_scores_of
 from interp.plot import attention, packing, still
 
 HOSTILE = ["</script><script>alert(1)</script>", "<!--", "<img src=x onerror=alert(2)>", '"&amp;', "\u2028", "\ud800"]
@@ -396,6 +397,73 @@ def test_palettes_order_amounts_by_lightness_alone(theme: str):
     assert contrast(still.PALETTE[theme]["ink"], still.PALETTE[theme]["masked"]) >= 4.5
 
 
+def test_scores_of_a_dataset_say_which_prompts_they_are_of():
+    model = small(d_mlp=8)
+    _, cache = model.run_with_cache(torch.arange(7)[None])
+    names = ["induction", "previous_token"]
+    on_repeats = head_scores(model, scores=names, n_prompts=5, length=12, progress=False)[names]
+    on_text = head_scores_of(cache, torch.arange(7)[None], scores="previous_token")[["previous_token"]]
+    of_weights = head_scores(model, scores="copying", progress=False)
+    for scores, said in (
+        (on_repeats, ["Scores: of 5 random-repeat prompts, not of this text."]),
+        (on_text, ["Scores: of the prompt given to head_scores."]),
+        (of_weights, []),
+        ({"induction": on_repeats["induction"]}, []),
+    ):
+        explorer = attention(cache, scores=scores)  # pyright: ignore[reportArgumentType]
+        assert payload(page_of(explorer))["notes"] == said
+        assert [line for line in repr(explorer).splitlines() if line.startswith("Scores: ")] == said
+
+
+# ---------------------------------------------------------------------------------------------- what is seen at first
+
+
+def test_the_title_is_the_text_unless_another_is_given():
+    model = induction_model()
+    _, cache = model.run_with_cache("!abacb")
+    size = "Attention of 2 layers x 1 heads over 6 tokens"
+    for explorer, title in (
+        (attention(cache, "!abacb"), "Attention on “!abacb”"),
+        (attention(cache, "!abacb", title="Induction, by hand"), "Induction, by hand"),
+        (attention(cache, model.to_str_tokens("!abacb")), size),
+        (attention(cache, "!abacb", title=""), size),
+    ):
+        assert payload(page_of(explorer))["title"] == title
+        assert repr(explorer).splitlines() == list(dict.fromkeys([title, size]))
+
+
+def test_a_title_and_a_note_that_are_markup_stay_text(tmp_path: Path):
+    for text in HOSTILE:
+        explorer = attention(cache_of(small()), title=text, note=text)
+        explorer.to_html(tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert page.count("</script>") == 2
+        assert page.split("<body>")[0].count("<") == 9  # the head's own
+        assert page.count("<img") == 1
+        explorer.to_svg(tmp_path / "x.svg")
+        ElementTree.fromstring((tmp_path / "x.svg").read_bytes())
+
+
+def test_contributions_at_first_are_those_of_the_head_that_adds_most_at_the_last_position(plain: Run):
+    explorer = attention(plain.cache, logit_difference=(3, 5), kind="contribution", scores={"s": plain_scores(plain)})
+    meta = payload(page_of(explorer))
+    rows = plain.cache.logit_attrs(plain.cache.stack_head_results(), 3, 5)
+    sums = [
+        float(rows[f"L{layer}H{head}"][0, -1])
+        for layer in range(plain.cfg.n_layers)
+        for head in range(plain.cfg.n_heads)
+    ]
+    assert meta["kind"] == 2
+    assert meta["head"] == int(np.abs(sums).argmax())
+    assert payload(page_of(attention(plain.cache, logit_difference=(3, 5))))["kind"] == 0
+    chosen = attention(plain.cache, logit_difference=(3, 5), kind="contribution", head=(1, 2))
+    assert payload(page_of(chosen))["head"] == plain.cfg.n_heads + 2
+
+
+def plain_scores(run: Run) -> np.ndarray:
+    return np.random.default_rng(0).random((run.cfg.n_layers, run.cfg.n_heads))
+
+
 # ---------------------------------------------------------------------------------------------- outputs
 
 
@@ -537,7 +605,7 @@ REFUSED: dict[str, tuple[Callable[[ActivationCache], Any], type[InterpError], st
     "no pair": (lambda c: attention(c, head=(2,)), ConfigError, r"allowed: \(layer, head\)"),  # pyright: ignore
     "layer": (lambda c: attention(c, head=(2, 0)), ConfigError, "layer = 2; allowed"),
     "one answer": (lambda c: attention(c, logit_difference=(1,)), ConfigError, "two tokens"),  # pyright: ignore
-    "no token": (lambda c: attention(c, logit_difference=(1.5, 2)), ConfigError, "two tokens"),  # pyright: ignore
+    "no token": (lambda c: attention(c, logit_difference=(1.5, 2)), TokenError, "neither a token id"),  # pyright: ignore
     "same answer": (lambda c: attention(c, logit_difference=(1, 1)), ConfigError, "one token twice"),
     "answer": (lambda c: attention(c, logit_difference=(1, 20)), TokenError, "allowed: 0 to 19"),
     "patched tokens": (lambda c: attention(c, patched_tokens=["a"]), ConfigError, "without patched="),
@@ -551,6 +619,13 @@ REFUSED: dict[str, tuple[Callable[[ActivationCache], Any], type[InterpError], st
     "run": (lambda c: attention(c).values(0, 0, run="patched"), ConfigError, "give patched="),
     "no head": (lambda c: attention(c).values(0, 1.0), ConfigError, "head = 1.0"),  # pyright: ignore
     "budget": (lambda c: attention(c, max_bytes="1 MB"), ConfigError, "number of bytes"),  # pyright: ignore
+    "first kind": (lambda c: attention(c, kind="wieghted"), ConfigError, "did you mean 'weighted'"),  # pyright: ignore
+    "first kind without": (lambda c: attention(c, kind="contribution"), ConfigError, "needs logit_difference="),
+    "first kind lacking": (
+        lambda c: attention(only(c, "hook_pattern"), kind="weighted"),
+        HookNotFoundError,
+        "widen names_filter=",
+    ),
     "half a head": (lambda c: attention(c).to_png("x.png", 0), ConfigError, "give both"),
 }
 

@@ -106,13 +106,25 @@ def test_a_sweep_shows_its_change_from_the_run_as_it_is(swept: xr.DataArray):
     assert np.allclose(trace(figure).z, swept.to_numpy() - swept.attrs["baseline"], atol=1e-6)
     assert figure.layout.coloraxis.cmid == 0
     assert list(figure.layout.yaxis.ticktext) == ["0", "1", "2"]
-    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("position", "layer")
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == (
+        "position (tokens of the corrupted prompt)",
+        "layer",
+    )
     assert list(figure.layout.xaxis.ticktext)[2:5] == ["d", "&lt;/script&gt;&lt;b&gt;", "a"]
     cell = trace(figure).customdata[1, 2]
     assert list(cell[:2]) == ["layer 1", "position 2: “d”"]
     assert f"{float(swept[1, 2]):.4f}" in cell[2]
     assert "resid_pre, denoising" in figure.layout.title.text
-    assert "logit difference" in figure.layout.title.subtitle.text
+    ends = f"{swept.attrs['baseline']:.3g} corrupted, {swept.attrs['target']:.3g} clean"
+    assert ends in figure.layout.title.subtitle.text.replace("<br>", " ")
+
+
+def test_a_noising_sweep_says_that_the_clean_prompt_is_the_one_that_runs(model: HookedTransformer):
+    result = sweep(model, [OTHER, TEXT], [TEXT, OTHER], Logit("a"), direction="noising", progress=False)
+    figure = figures.sweep(result)
+    ends = f"{result.attrs['baseline']:.3g} clean, {result.attrs['target']:.3g} corrupted"
+    assert ends in figure.layout.title.subtitle.text.replace("<br>", " ")
+    assert figure.layout.xaxis.title.text == "position (tokens of the clean prompts)"
 
 
 def test_a_normalized_sweep_shows_its_own_numbers(model: HookedTransformer):
@@ -127,7 +139,7 @@ def test_a_normalized_sweep_shows_its_own_numbers(model: HookedTransformer):
 def test_a_transposed_sweep_is_drawn_transposed(swept: xr.DataArray):
     figure = figures.sweep(swept.transpose())
     assert np.array_equal(trace(figure).z, trace(figures.sweep(swept)).z.T)
-    assert figure.layout.yaxis.title.text == "position"
+    assert figure.layout.yaxis.title.text == "position (tokens of the corrupted prompt)"
 
 
 def test_one_of_several_metrics_is_chosen_by_name(model: HookedTransformer):
@@ -158,9 +170,10 @@ def test_intervals_over_prompts_are_under_the_pointer(model: HookedTransformer):
 
 
 def test_variables_of_every_and_path_sweeps_are_sweeps_too(model: HookedTransformer):
-    both = every(model, OTHER, TEXT, Logit("a"), ["resid_pre", "k"], progress=False)
+    both = every(model, [OTHER, TEXT], [TEXT, OTHER], Logit("a"), ["resid_pre", "k"], progress=False)
+    assert "k_ci_low" in both
     assert figures.sweep(both["k"]).layout.xaxis.title.text == "key-value head"
-    with pytest.raises(ConfigError, match="draw one of them"):
+    with pytest.raises(ConfigError, match=r"draw one of them, result\[name\] of resid_pre, k$"):
         figures.sweep(both)  # pyright: ignore[reportArgumentType]
     paths = path_sweep(model, OTHER, TEXT, Logit("a"), "L2H1.q", progress=False)
     assert np.isnan(trace(figures.sweep(paths)).z[2]).all()
