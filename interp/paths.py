@@ -32,7 +32,7 @@ from interp.errors import CacheError, ConfigError
 from interp.factored import at_least_float32
 from interp.indices import head_index, is_index, layer_index
 from interp.progress import shown
-from interp.residual import LogitAttribution, Stack
+from interp.residual import LogitAttribution, Stack, agree
 
 if TYPE_CHECKING:
     import xarray
@@ -245,7 +245,7 @@ class _Paths:
             whole = self.cache[last]
         if self.cache.edited:
             labels, values = [*labels, "edits"], torch.cat([values, (whole - values.sum(dim=0))[None]])
-        elif not _agree(values.sum(dim=0), whole, values.abs().sum(dim=0)):
+        elif not agree(values.sum(dim=0), whole, values.abs().sum(dim=0)):
             raise CacheError("the paths do not sum to the cached stream: weights or activations changed since the run")
         return Stack(values, labels, (self.stop, False))
 
@@ -319,7 +319,7 @@ def _check_scores(cache: ActivationCache, layer: int, head: int, terms: Tensor) 
     cached, total = cache[name][:, head], terms.sum(dim=(0, 1))
     total = total if cap is None else cap * torch.tanh(total / cap)
     seen = cached.isfinite()
-    if not _agree(total[seen], cached[seen], terms.abs().sum(dim=(0, 1))[seen]):
+    if not agree(total[seen], cached[seen], terms.abs().sum(dim=(0, 1))[seen]):
         raise CacheError("the terms do not sum to the scores in the cache: are they of another run, or other weights?")
 
 
@@ -338,12 +338,6 @@ def _add_to(rows: Tensor, i: int | None, addend: Tensor | None) -> None:
     """Add to row i, in place, if there is such a row and something to add."""
     if i is not None and addend is not None:
         rows[i] += addend.to(rows)
-
-
-def _agree(total: Tensor, cached: Tensor, size: Tensor) -> bool:
-    """Equal but for rounding of terms of that total size."""
-    tolerance = 0.1 if cached.dtype in (torch.float16, torch.bfloat16) else 1e-3
-    return bool(((total - cached).abs() <= tolerance * (1 + size)).all())
 
 
 def _check_count(cfg: TransformerConfig, stop: int, max_length: int | None, max_terms: int, sides: int) -> None:

@@ -70,6 +70,12 @@ class LogitAttribution(Rows):
     """How much each component adds to a logit or a logit difference: `values` is [component, batch, pos]."""
 
 
+def agree(total: Tensor, cached: Tensor, size: Tensor) -> bool:
+    """Whether two tensors are equal but for the rounding of terms whose sizes sum to `size`."""
+    tolerance = 0.1 if cached.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    return bool(((total - cached).abs() <= tolerance * (1 + size)).all())
+
+
 class ResidualStream:
     """Decompositions of the stream, for an `ActivationCache`."""
 
@@ -364,8 +370,7 @@ class ResidualStream:
             stream = self._stream(stop, mlp_input)
         except HookNotFoundError:
             return
-        tolerance = 0.1 if stream.dtype in (torch.float16, torch.bfloat16) else 1e-3
-        if not ((values.sum(dim=0) - stream).abs() <= tolerance * (1 + values.abs().sum(dim=0))).all():
+        if not agree(values.sum(dim=0), stream, values.abs().sum(dim=0)):
             raise CacheError("the rows do not sum to the cached stream: weights or activations changed since the run")
 
     def _layer(self, layer: int | None) -> int:
