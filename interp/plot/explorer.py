@@ -14,7 +14,6 @@ import base64
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -24,7 +23,7 @@ from jaxtyping import Float, UInt8
 from interp.cache import ActivationCache
 from interp.errors import ConfigError, check_choice
 from interp.files import atomic_path
-from interp.indices import layer_index
+from interp.indices import head_index, layer_index
 from interp.plot import packing, still
 from interp.plot.attention_run import AttentionRun, answer_ids, comparable, read_run
 from interp.plot.labels import Score, Tokens, read_scores, source_of, token_labels
@@ -205,9 +204,7 @@ class AttentionExplorer:
         layer = layer_index(layer, self._n_layers, "layer")
         if layer not in layers:
             raise ConfigError(f"layer = {layer} is not in the cache; allowed: {', '.join(map(str, layers))}")
-        if isinstance(head, bool) or not isinstance(head, Integral) or not -heads <= head < heads:
-            raise ConfigError(f"head = {head!r}; allowed: {-heads} to {heads - 1}")
-        return layers.index(layer), int(head) % heads
+        return layers.index(layer), head_index(head, heads)
 
     def figure(
         self, layer: int, head: int, kind: Quantity = "attention", run: Run = "clean"
