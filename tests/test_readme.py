@@ -17,3 +17,10 @@ def test_the_readmes_examples_run_one_after_another(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "strict 36/36 ['b', 'a']" in done.stdout
     assert "previous -K-> induction" in done.stdout
+
+
+def test_the_readmes_pictures_are_there_and_small():
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+\.png)\)", README)
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert 0 < (Path(__file__).parent.parent / picture).stat().st_size <= 200_000
