@@ -28,8 +28,7 @@ from circuits.sharpness import smallest_gap
 from circuits.space import Coordinate, Label, Number, Space, is_finite, listed
 from interp.errors import ConfigError, TokenError, check_choice, did_you_mean
 from interp.indices import is_index
-from interp.tokens import Text, check_tokens
-from interp.vocabulary import Vocabulary
+from interp.text import Text, Vocabulary, check_tokens
 
 if TYPE_CHECKING:
     from networkx import MultiDiGraph

@@ -22,12 +22,11 @@ from circuits.parts import Neurons, Ramp
 from circuits.positions import OneHot, PositionCode, Rotary, position_code
 from circuits.sharpness import check_resolution, choose_sharpness
 from circuits.space import Number, is_finite
-from interp.components import MLP, Attention
 from interp.config import TransformerConfig
 from interp.errors import ConfigError
 from interp.indices import is_index
-from interp.model import HookedTransformer
-from interp.tokens import Text
+from interp.model import MLP, Attention, HookedTransformer
+from interp.text import Text
 
 
 class CompileOptions(TypedDict, total=False):

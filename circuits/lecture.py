@@ -17,8 +17,7 @@ from torch import Tensor
 
 from circuits.gallery.induction import GAIN, TEXT, WORDS, induction_model
 from interp import HookedTransformer, HookPoint, Vocabulary
-from interp.hooks import HookFn
-from interp.names import HookName
+from interp.model import HookFn, HookName
 
 Scores = Float[Tensor, "batch head query_pos key_pos"]
 """Scores before the softmax, or weights after it."""

@@ -24,7 +24,7 @@ from interp.errors import ConfigError, TokenError, did_you_mean
 from interp.indices import is_index
 from interp.model import HookedTransformer
 from interp.progress import progress_bar
-from interp.vocabulary import Vocabulary
+from interp.text import Vocabulary
 
 if TYPE_CHECKING:
     from circuits.circuit import Circuit

@@ -5,7 +5,6 @@ your own) or `Tokenizer` (a trained one) turns text into tokens, `ActivationCach
 and takes the residual stream apart.
 """
 
-from interp.cache import ActivationCache
 from interp.config import TransformerConfig
 from interp.errors import (
     CacheError,
@@ -20,11 +19,8 @@ from interp.errors import (
     TokenError,
 )
 from interp.factored import FactoredMatrix
-from interp.hooks import HookPoint
-from interp.model import HookedTransformer
-from interp.residual import LogitAttribution, Stack
-from interp.tokenizer import Tokenizer
-from interp.vocabulary import Vocabulary
+from interp.model import ActivationCache, HookedTransformer, HookPoint, LogitAttribution, Stack
+from interp.text import Tokenizer, Vocabulary
 
 __all__ = [
     "ActivationCache",

@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 
 from interp import HookedTransformer, TransformerConfig, Vocabulary
-from interp.generate import Sampling
+from interp.model import Sampling
 from interp.plot import figures
-from interp.repeats import Batch
+from interp.text import Batch
 from interp.training import train
 
 plotly.io.renderers.default = "plotly_mimetype"

@@ -27,7 +27,7 @@ import torch
 
 from circuits.gallery.induction import induction_model
 from circuits.lecture import READINGS, check_readings
-from interp.pattern_scores import induction_score, previous_token_score
+from interp.heads import induction_score, previous_token_score
 from interp.plot import figures
 
 plotly.io.renderers.default = "plotly_mimetype"

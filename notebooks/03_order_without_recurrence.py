@@ -25,7 +25,7 @@ import plotly.io
 import torch
 
 from interp import HookedTransformer, TransformerConfig, Vocabulary
-from interp.pattern_scores import previous_token_score
+from interp.heads import previous_token_score
 from interp.plot import figures
 
 plotly.io.renderers.default = "plotly_mimetype"

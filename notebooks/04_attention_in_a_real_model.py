@@ -26,7 +26,7 @@ from interp import HookedTransformer
 from interp.heads import head_scores, head_scores_of, score_table
 from interp.interventions import Zero
 from interp.plot import attention, figures
-from interp.repeats import repeated_tokens
+from interp.text import repeated_tokens
 
 plotly.io.renderers.default = "plotly_mimetype"
 torch.set_grad_enabled(False)

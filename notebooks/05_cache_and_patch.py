@@ -28,9 +28,7 @@ from interp.heads import head_scores, score_table
 from interp.interventions import Interventions, Mean, Patch
 from interp.lens import direct_attribution, logit_lens
 from interp.metrics import LogitDifference
-from interp.patching import sweep
-from interp.path_patching import path_sweep
-from interp.path_tree import path_tree
+from interp.patching import path_sweep, path_tree, sweep
 from interp.plot import figures
 
 plotly.io.renderers.default = "plotly_mimetype"

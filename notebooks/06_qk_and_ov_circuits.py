@@ -27,7 +27,7 @@ from circuits.gallery import entry
 from interp import FactoredMatrix, HookedTransformer
 from interp.heads import head_scores, score_table
 from interp.interventions import Zero
-from interp.paths import expand_logits, expand_scores
+from interp.lens import expand_logits, expand_scores
 from interp.plot import figures
 from interp.weights import composition_scores, copying_scores, ov_circuit, qk_circuit, singular_directions, top_entries
 

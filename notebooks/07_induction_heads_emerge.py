@@ -26,9 +26,9 @@ import plotly.io
 import torch
 
 from interp import HookedTransformer, TransformerConfig
-from interp.pattern_scores import induction_score, previous_token_score
+from interp.heads import induction_score, previous_token_score
 from interp.plot import figures
-from interp.repeats import variable_offset_repeats
+from interp.text import variable_offset_repeats
 from interp.training import phase_change, train
 
 plotly.io.renderers.default = "plotly_mimetype"

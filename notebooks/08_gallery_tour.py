@@ -30,8 +30,7 @@ from circuits.parts import Head
 from interp.heads import head_scores
 from interp.interventions import Zero
 from interp.metrics import LogitDifference
-from interp.patching import sweep
-from interp.path_patching import path_sweep
+from interp.patching import path_sweep, sweep
 from interp.plot import figures
 from interp.weights import composition_scores, copying_scores
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp import ActivationCache, HookedTransformer, TransformerConfig
-from interp.codec import TextCodec
-from interp.components import Norm
-from interp.config import RotaryScaling
-from interp.hooks import HookFn
-from interp.names import HookName
+from interp.config.architecture import RotaryScaling
+from interp.model.components import Norm
+from interp.model.hooks import HookFn
+from interp.model.names import HookName
+from interp.text.codec import TextCodec
 
 SEED = int(os.environ.get("INTERP_SEED", random.SystemRandom().randrange(2**31)))
 """Of every random model of the grid in this session; printed at its end, and repeated by setting the variable."""

@@ -13,7 +13,7 @@ from rich.text import Text
 from torch import Tensor
 
 from interp.commands.common import Quiet, busy, check_writable, print_whole, wrote
-from interp.tokens import visible
+from interp.text import visible
 
 if TYPE_CHECKING:
     from circuits.lecture import ReadingCheck
@@ -132,7 +132,7 @@ def _prediction_table(check: ReadingCheck, labels: list[str]) -> Table:
 def _head_scores(check: ReadingCheck, tokens: Tensor) -> tuple[str, str]:
     """Previous-token score of the first head, induction score of the second, or why there is none."""
     from interp.errors import ShapeError, TokenError
-    from interp.pattern_scores import induction_score, previous_token_score
+    from interp.heads import induction_score, previous_token_score
 
     try:
         previous = f"{float(previous_token_score(check.patterns[0])):.3f}"

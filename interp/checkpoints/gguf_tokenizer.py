@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import CheckpointError, TokenError, did_you_mean
-from interp.tokenizer import Tokenizer
+from interp.text import Tokenizer
 
 if TYPE_CHECKING:
     from tokenizers.pre_tokenizers import PreTokenizer

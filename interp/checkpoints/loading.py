@@ -11,8 +11,8 @@ from interp.checkpoints import native
 from interp.checkpoints.registry import plan
 from interp.checkpoints.sources import INDEX, SINGLE, Dictionary, SafetensorsFolder, no_weights, read_json
 from interp.checkpoints.sources import shard_of_each_tensor as shards_of
-from interp.codec import TextCodec
 from interp.errors import CheckpointError, InterpError, did_you_mean
+from interp.text import TextCodec
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -138,7 +138,7 @@ def _tokenizer(folder: Path) -> TextCodec | None:
     """The tokenizer of a folder that has one, else None."""
     if not (folder / "tokenizer.json").exists():
         return None
-    from interp.tokenizer import Tokenizer
+    from interp.text import Tokenizer
 
     about = folder / "tokenizer_config.json"
     return Tokenizer.from_file(folder / "tokenizer.json", config=read_json(about) if about.exists() else {})

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from interp.checkpoints.sources import SINGLE, SafetensorsFolder, TensorSource, check_tensors
-from interp.codec import TextCodec
 from interp.config import TransformerConfig
 from interp.errors import CheckpointError, InterpError
 from interp.files import atomic_path
-from interp.tokenizer import Tokenizer
-from interp.vocabulary import Vocabulary
+from interp.text import TextCodec, Tokenizer, Vocabulary
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer

@@ -1,1 +1,7 @@
-"""The commands of `interp`, a module each, and what they share in `common`; `cli.py` puts them together."""
+"""The `interp` command: one file a command, what they share in `common`, put together in `cli`."""
+
+from interp.commands.cli import main
+
+__all__ = [
+    "main",
+]

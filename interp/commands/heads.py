@@ -36,8 +36,7 @@ def heads(
     quiet: Quiet = False,
 ) -> None:
     """Print a table of the best heads."""
-    from interp.heads import WEIGHT_SCORES, head_scores, score_table
-    from interp.pattern_scores import PATTERN_SCORES
+    from interp.heads import PATTERN_SCORES, WEIGHT_SCORES, head_scores, score_table
 
     known = [*PATTERN_SCORES, *WEIGHT_SCORES]
     if sort not in known:

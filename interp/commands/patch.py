@@ -50,8 +50,7 @@ def patch(
 ) -> None:
     """Print the top of a sweep and write its page."""
     from interp.metrics import Logit, LogitDifference
-    from interp.pairs import ROLES
-    from interp.patching import sweep
+    from interp.patching import ROLES, sweep
 
     words: list[Any] = [word.strip() for word in over.split(",")]
     for name, given, allowed in (("--direction", [direction], list(ROLES)), ("--over", words, GRANULARITIES)):
@@ -103,7 +102,7 @@ def _table(result: xr.DataArray, top: int, token: str) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from interp.tokens import visible
+    from interp.text import visible
 
     base, target = result.attrs["baseline"], result.attrs["target"]
     values = result.to_numpy()

@@ -20,15 +20,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.answers import token_ids
-from interp.attribution import source_effects, value_norms
-from interp.components import visible_keys
 from interp.errors import ConfigError, HookNotFoundError, ShapeError, check_choice, did_you_mean
+from interp.lens import source_effects, value_norms
+from interp.model import visible_keys
 from interp.plot.style import check_shares
+from interp.text import token_ids
 
 if TYPE_CHECKING:
-    from interp.cache import ActivationCache
-    from interp.model import HookedTransformer
+    from interp.model import ActivationCache, HookedTransformer
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, check_choice
+from interp.model import LogitAttribution, Rows
 from interp.plot.builder import bars, heatmap
 from interp.plot.results import axis_labels
 from interp.plot.style import LONGEST_IN_CELL, clip
-from interp.residual import LogitAttribution, Rows
-from interp.tokens import visible
+from interp.text import visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -177,7 +177,7 @@ def _parts(result: Any, batch: int | None, pos: int | None) -> tuple[list[str], 
         raise ConfigError(
             f"this draws what direct_attribution or cache.logit_attrs returns, not {type(result).__name__}"
         )
-    from interp.attribution import attribution_table
+    from interp.lens import attribution_table
 
     result = result.isel(_place(result["logit"].sizes, batch, pos))
     parts = attribution_table(

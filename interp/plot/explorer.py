@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from interp.cache import ActivationCache
 from interp.errors import ConfigError, check_choice
 from interp.files import atomic_path
 from interp.indices import head_index, layer_index
+from interp.model import ActivationCache
 from interp.plot import packing, still
 from interp.plot.attention_run import AttentionRun, answer_ids, comparable, read_run
 from interp.plot.labels import Score, Tokens, read_scores, source_of, token_labels
 from interp.plot.style import clip, printable
-from interp.tokens import token_names
+from interp.text import token_names
 
 if TYPE_CHECKING:
     import plotly.graph_objects

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.cache import ActivationCache
 from interp.errors import ConfigError, RangeError, ShapeError, TokenError
+from interp.model import ActivationCache
 from interp.plot import still
 from interp.plot.style import float32
-from interp.tokens import visible
+from interp.text import visible
 
 Tokens = str | Sequence[str] | Sequence[int] | Tensor | np.ndarray
 """The tokens of a run: its text, a string a position, or ids [pos] or [batch, pos]."""

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, did_you_mean
-from interp.pairs import ROLES
+from interp.patching import ROLES
 from interp.plot.builder import bars, heatmap
 from interp.plot.lines import curves
 from interp.plot.style import float32
-from interp.tokens import visible
+from interp.text import visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from interp.errors import ConfigError
+from interp.model import LogitAttribution, Rows
 from interp.plot.attributions import at_one_place
 from interp.plot.graph_figures import finish
 from interp.plot.style import NEGATIVE, POSITIVE, clip, literal
-from interp.residual import LogitAttribution, Rows
 
 if TYPE_CHECKING:
     import plotly.graph_objects

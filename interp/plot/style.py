@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from interp.errors import RangeError, ShapeError
-from interp.tokens import visible
+from interp.text import visible
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Colours of lines, told apart by every kind of colour vision (Okabe & Ito 2008)."""

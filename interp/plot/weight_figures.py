@@ -16,8 +16,8 @@ from interp.plot.builder import bars, heatmap
 from interp.plot.results import check_array
 from interp.plot.style import LONGEST_IN_CELL, NEGATIVE, POSITIVE, clip, headings
 from interp.plot.tables import table
-from interp.streaming import TopEntries
-from interp.tokens import token_names
+from interp.text import token_names
+from interp.weights import TopEntries
 
 if TYPE_CHECKING:
     import plotly.graph_objects

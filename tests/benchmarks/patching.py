@@ -31,8 +31,8 @@ from transformer_lens.model_bridge import TransformerBridge  # pyright: ignore[r
 
 from interp import HookedTransformer
 from interp.checkpoints.fetch import local_path
-from interp.metrics import LogitDifference
-from interp.patching import sweep
+from interp.metrics.kinds import LogitDifference
+from interp.patching.sweeps import sweep
 
 NAME = "smollm2-135m-instruct"
 CLEAN = "When Mary and John went to the store, John gave a drink to"

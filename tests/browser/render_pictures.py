@@ -15,9 +15,9 @@ from browsing import Explorer
 from conftest import ARGUMENTS
 
 from interp import HookedTransformer
-from interp.heads import head_scores
-from interp.metrics import LogitDifference
-from interp.patching import sweep
+from interp.heads.scores import head_scores
+from interp.metrics.kinds import LogitDifference
+from interp.patching.sweeps import sweep
 from interp.plot import attention, figures
 
 FOLDER = Path(__file__).parents[2] / "notebooks" / "pictures"

@@ -154,7 +154,7 @@ def test_the_cache_is_where_the_environment_says(
 
 
 def command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    code = "from interp.cli import main; main()"
+    code = "from interp.commands import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, "fetch", *arguments],
         env=os.environ | variables, capture_output=True, text=True, encoding="utf-8", check=False,

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from interp import CheckpointError, HookedTransformer
 from interp.checkpoints import gguf
 from interp.checkpoints.gguf_file import GGUFFile
-from interp.tokenizer import BYTE_OF
+from interp.text.tokenizer import BYTE_OF
 
 SYNTHETIC = [
     name

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from interp import HookedTransformer, TokenError, Tokenizer
 from interp.checkpoints import gguf
 from interp.checkpoints.gguf_file import GGUFFile
-from interp.tokenizer import BYTE_OF
+from interp.text.tokenizer import BYTE_OF
 
 CORPUS = [
     "When Mary and John went to the store, John gave a drink to",

@@ -13,7 +13,7 @@ from interp import ConfigError
 
 
 def interp(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from interp.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from interp.commands import main; main()", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", check=False)
 
 
@@ -43,7 +43,7 @@ def test_an_unknown_circuit_ends_with_the_nearest_and_status_2(tmp_path: Path):
 def test_an_interrupted_check_says_so_and_ends_with_status_130(tmp_path: Path):
     code = """
 import circuits.gallery
-from interp.cli import main
+from interp.commands.main import main
 def interrupt(*ignored, **options):
     raise KeyboardInterrupt
 circuits.gallery.verify = interrupt

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from circuits.gallery.induction import induction_model, lecture_circuit
 from circuits.lecture import READINGS, check_readings, slide_table
 from interp import ConfigError, HookedTransformer, TokenError, Vocabulary
-from interp.pattern_scores import induction_score, previous_token_score
+from interp.heads.pattern_scores import induction_score, previous_token_score
 
 SLIDE = torch.tensor(
     [

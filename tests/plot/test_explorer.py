@@ -32,8 +32,8 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
-from interp.attribution import direct_attribution, source_effects
-from interp.heads import head_scores, head_scores_of
+from interp.heads.scores import head_scores, head_scores_of
+from interp.lens.attribution import direct_attribution, source_effects
 from interp.plot import attention, packing, still
 
 HOSTILE = ["</script><script>alert(1)</script>", "<!--", "<img src=x onerror=alert(2)>", '"&amp;', "\u2028", "\ud800"]

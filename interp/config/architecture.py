@@ -1,0 +1,355 @@
+"""TransformerConfig: everything that fixes a model's shape and arithmetic, validated once and then frozen."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from numbers import Integral
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+
+from interp.config.counting import ParameterCounts, count_parameters
+from interp.errors import ConfigError, did_you_mean
+
+ActFn = Literal["relu", "gelu", "gelu_new", "silu"]
+NormType = Literal["LN", "RMS"]
+PositionType = Literal["standard", "onehot", "sinusoidal", "rotary", "shortformer", "none"]
+
+DERIVED: Any = None
+"""The default of a field that is computed from the others when it is not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotaryScaling:
+    """Slower rotary angles, for contexts longer than a model was first trained on.
+
+    Attributes:
+        kind: "linear" divides every frequency by `factor`; "llama3" does so to wavelengths above
+            `original_n_ctx / low_freq_factor`, leaves those below `original_n_ctx / high_freq_factor` as they are, and
+            interpolates between (Llama 3.1).
+        factor, low_freq_factor, high_freq_factor, original_n_ctx: the numbers in these formulas; only "llama3" reads
+            the last three.
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_n_ctx: int = 8192
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            if not _fits(getattr(self, name), hint):
+                raise ConfigError(f"rotary_scaling: {name} = {getattr(self, name)!r}; allowed: {_spell_all(hint)}")
+        if not 0 < self.low_freq_factor < self.high_freq_factor or self.factor <= 0 or self.original_n_ctx <= 0:
+            raise ConfigError(f"{self}: factors must be positive, and low_freq_factor below high_freq_factor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """The architecture of a `HookedTransformer`.
+
+    Attributes:
+        n_layers: number of blocks; 0 is the model that maps a token straight to its successors.
+        d_model: width of the residual stream.
+        n_ctx: longest sequence.
+        d_vocab: number of tokens.
+        n_heads: heads a layer; by default `d_model // d_head`.
+        d_head: width of a head; by default `d_model // n_heads`.
+        n_key_value_heads: heads with keys and values of their own, each shared by a group of query heads
+            (grouped-query attention, Ainslie et al. 2023); by default `n_heads`.
+        attn_only: blocks without an MLP.
+        d_mlp: hidden neurons; by default `4 * d_model`, and 0 in an attention-only model.
+        act_fn: "gelu" is the exact one, "gelu_new" its tanh approximation.
+        gated_mlp: `act(x W_gate + b_gate) * (x W_in + b_in)` (Shazeer 2020) in place of `act(x W_in + b_in)`.
+        normalization_type: "LN" (Ba et al. 2016, variance over d, not d - 1), "RMS" (Zhang & Sennrich 2019) or None.
+        norm_position: "pre" reads through the norm, `x + f(norm(x))`, with one more norm before the unembedding;
+            "post" normalises the stream itself, `norm(x + f(x))`, and has no final norm (Vaswani et al. 2017);
+            "both" is "pre" with one more norm on what is written, `x + norm(f(norm(x)))` (Gemma 2).
+        eps: added to the variance inside the square root.
+        positional_embedding_type: "standard" learned vectors added to the stream; "onehot" fixed unit vectors in
+            its last n_ctx dimensions; "sinusoidal" fixed (Vaswani et al. 2017, section 3.5); "rotary" (Su et al.
+            2021); "shortformer" learned vectors that only queries and keys see (Press et al. 2021); "none".
+        rotary_base: longest wavelength / 2 pi; one, or a tuple with one for each layer.
+        rotary_dim: how many leading dimensions of a head are rotated.
+        rotary_scaling: a `RotaryScaling` or None, or a tuple with one for each layer.
+        attention_dir: "causal" or "bidirectional".
+        attn_scale: what q . k is *divided* by; by default sqrt(d_head).
+        attn_implementation: "eager" writes attention out, with the same bits observed or not; "sdpa" uses torch's
+            fused kernel in every block whose scores and pattern nobody looks at.
+        window_size: a query sees itself and the `window_size - 1` keys before it; one, or a tuple with one (or None)
+            for each layer.
+        attn_scores_soft_cap, output_logits_soft_cap: `cap * tanh(x / cap)` on scores, on logits (Gemma 2).
+        use_qk_norm: RMS norm with a gain over d_head on every query and key (Qwen 3).
+        parallel_attn_mlp: attention and MLP read the same stream and their outputs are added together.
+        tie_word_embeddings: `W_U = W_E^T`.
+        embed_scale: token vectors are multiplied by it on their way into the stream (Gemma: sqrt(d_model)).
+        init_std: standard deviation of initial weights; by default `0.8 / sqrt(d_model)`. Biases start at 0.
+        seed: makes the initial weights repeatable without touching torch's global generator.
+        dtype: of the parameters; a name such as "float32" is understood.
+
+    Raises:
+        ConfigError: a field is unknown, has the wrong type or an impossible value, or two fields contradict.
+    """
+
+    n_layers: int
+    d_model: int
+    n_ctx: int
+    d_vocab: int
+    n_heads: int = DERIVED
+    d_head: int = DERIVED
+    n_key_value_heads: int = DERIVED
+    attn_only: bool = False
+    d_mlp: int = DERIVED
+    act_fn: ActFn = "gelu"
+    gated_mlp: bool = False
+    normalization_type: NormType | None = "LN"
+    norm_position: Literal["pre", "post", "both"] = "pre"
+    eps: float = 1e-5
+    positional_embedding_type: PositionType = "standard"
+    rotary_base: float | tuple[float, ...] | None = None
+    rotary_dim: int | None = None
+    rotary_scaling: RotaryScaling | tuple[RotaryScaling | None, ...] | None = None
+    attention_dir: Literal["causal", "bidirectional"] = "causal"
+    attn_scale: float = DERIVED
+    attn_implementation: Literal["eager", "sdpa"] = "eager"
+    window_size: int | tuple[int | None, ...] | None = None
+    attn_scores_soft_cap: float | None = None
+    output_logits_soft_cap: float | None = None
+    use_qk_norm: bool = False
+    parallel_attn_mlp: bool = False
+    tie_word_embeddings: bool = False
+    embed_scale: float = 1.0
+    init_std: float = DERIVED
+    seed: int | None = None
+    dtype: torch.dtype = torch.float32
+
+    def __new__(cls, **given: Any) -> "TransformerConfig":
+        """Refuse unknown and missing fields before the generated `__init__` does, and by name."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in given:
+            if name not in names:
+                raise ConfigError(f"unknown config field {name!r}{did_you_mean(name, names)}")
+        missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in given]
+        if missing:
+            raise ConfigError(f"config fields without a default are missing: {', '.join(missing)}")
+        return super().__new__(cls)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made as new configs are."""
+        return self.from_dict, (self.to_dict(),)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), Integral) and not isinstance(value, bool):
+                object.__setattr__(self, field.name, int(value))  # numpy's integers
+        for name in ("rotary_base", "rotary_scaling", "window_size"):  # as JSON has them
+            object.__setattr__(self, name, _from_json(getattr(self, name)))
+        if isinstance(self.dtype, str):
+            object.__setattr__(self, "dtype", _dtype(self.dtype))
+        for name, value in self._derived().items():
+            if getattr(self, name) is DERIVED:
+                object.__setattr__(self, name, value)
+        self._check_fields()
+        self._check_combinations()
+
+    def _derived(self) -> dict[str, Any]:
+        heads, width = self.n_heads, self.d_head
+        if heads is DERIVED and width is DERIVED:
+            raise ConfigError("give n_heads, d_head or both: neither can be derived from the other fields")
+        for name, value in (("d_model", self.d_model), ("n_heads", heads), ("d_head", width)):
+            if (value is not DERIVED or name == "d_model") and not (_fits(value, int) and value > 0):
+                raise ConfigError(f"{name} = {value!r}; allowed: a positive integer")
+        given, other = ("d_head", "n_heads") if heads is DERIVED else ("n_heads", "d_head")
+        if (heads is DERIVED or width is DERIVED) and self.d_model % (divisor := heads or width):
+            raise ConfigError(
+                f"d_model = {self.d_model} is not a multiple of {given} = {divisor}; give {other} as well"
+            )
+        heads, width = heads or self.d_model // width, width or self.d_model // heads
+        rotary = self.positional_embedding_type == "rotary"
+        return {
+            "n_heads": heads,
+            "d_head": width,
+            "n_key_value_heads": heads,
+            "d_mlp": 0 if self.attn_only else 4 * self.d_model,
+            "attn_scale": math.sqrt(width),
+            "init_std": 0.8 / math.sqrt(self.d_model),
+            "rotary_base": 10_000.0 if rotary else None,
+            "rotary_dim": width if rotary else None,
+        }
+
+    def _check_fields(self) -> None:
+        may_be_zero = {"n_layers", "d_mlp", "init_std", "seed"}
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if not _fits(value, hint):
+                options = [a for a in _alternatives(hint) if isinstance(a, str)]
+                raise ConfigError(f"{name} = {value!r}; allowed: {_spell_all(hint)}{did_you_mean(str(value), options)}")
+            if isinstance(value, tuple) and len(value) != self.n_layers:
+                raise ConfigError(f"{name} has {len(value)} values for n_layers = {self.n_layers}")
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and not isinstance(number, bool):
+                    lowest_ok = number >= 0 if name in may_be_zero else number > 0
+                    if not (lowest_ok and math.isfinite(number)):
+                        least = "zero or more" if name in may_be_zero else "more than zero"
+                        raise ConfigError(f"{name} = {value!r}; allowed: {least}")
+
+    def _check_combinations(self) -> None:
+        heads, kv_heads, positions = self.n_heads, self.n_key_value_heads, self.positional_embedding_type
+        _refuse(heads % kv_heads != 0, f"n_heads = {heads} is not a multiple of n_key_value_heads = {kv_heads}")
+        for name in ("d_mlp", "gated_mlp", "parallel_attn_mlp"):
+            value = getattr(self, name)
+            _refuse(self.attn_only and bool(value), f"attn_only = True leaves no MLP for {name} = {value}")
+        _refuse(not self.attn_only and self.d_mlp == 0, "d_mlp = 0 leaves no neurons; say attn_only = True")
+        _refuse(
+            self.parallel_attn_mlp and self.norm_position == "post",
+            "parallel_attn_mlp = True contradicts norm_position = 'post', which normalises between attention and MLP",
+        )
+        for name in ("rotary_dim", "rotary_base", "rotary_scaling"):
+            value = getattr(self, name)
+            _refuse(
+                positions != "rotary" and value is not None,
+                f"{name} = {value} contradicts positional_embedding_type = {positions!r}",
+            )
+        rotary_dim = self.rotary_dim or 0
+        _refuse(rotary_dim > self.d_head, f"rotary_dim = {rotary_dim} exceeds d_head = {self.d_head}")
+        _refuse(rotary_dim % 2 == 1, f"rotary_dim = {rotary_dim}: dimensions turn in pairs, so it must be even")
+        _refuse(
+            positions == "onehot" and self.d_model < self.n_ctx,
+            f"one-hot positions need d_model >= n_ctx, but d_model = {self.d_model} and n_ctx = {self.n_ctx}",
+        )
+        _refuse(
+            positions == "sinusoidal" and self.d_model % 2 == 1,
+            f"sinusoidal positions come in pairs, so d_model = {self.d_model} must be even",
+        )
+        _refuse(
+            self.window_size is not None and self.attention_dir == "bidirectional",
+            f"window_size = {self.window_size} needs attention_dir = 'causal'",
+        )
+        _refuse(
+            self.attn_implementation == "sdpa" and self.attn_scores_soft_cap is not None,
+            "attn_implementation = 'sdpa' cannot cap scores; drop attn_scores_soft_cap or say 'eager'",
+        )
+        allowed = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+        _refuse(self.dtype not in allowed, f"dtype = {self.dtype}; allowed: {', '.join(map(str, allowed))}")
+
+    def in_layer(self, value: Any, layer: int) -> Any:
+        """The value in one layer of a field that may differ between layers."""
+        return value[layer] if isinstance(value, tuple) else value
+
+    @property
+    def norms_reads(self) -> bool:
+        """Whether attention and MLP read through a norm."""
+        return self.norm_position in ("pre", "both")
+
+    @property
+    def normalizes_stream(self) -> bool:
+        """Whether the stream itself passes through norms (post-norm)."""
+        return self.norm_position == "post" and self.normalization_type is not None
+
+    @property
+    def has_resid_mid(self) -> bool:
+        """Whether a block has an MLP after its attention, and so a stream between the two."""
+        return not (self.attn_only or self.parallel_attn_mlp)
+
+    @property
+    def has_position_vectors(self) -> bool:
+        """Whether positions are vectors, added to the stream or to what queries and keys read."""
+        return self.positional_embedding_type not in ("rotary", "none")
+
+    @property
+    def positions_in_stream(self) -> bool:
+        """Whether position vectors are written to the stream."""
+        return self.has_position_vectors and self.positional_embedding_type != "shortformer"
+
+    @property
+    def n_params(self) -> ParameterCounts:
+        """Numbers of parameters by component, and their `total`, computed without making any."""
+        return count_parameters(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON values."""
+        return dataclasses.asdict(self) | {"dtype": str(self.dtype).removeprefix("torch.")}
+
+    def architecture(self) -> dict[str, Any]:
+        """`to_dict` without what only the first weights depend on (`seed`, `init_std`)."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("seed", "init_std")}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":
+        """The config whose `to_dict` this is. Raises `ConfigError` as the constructor does."""
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TransformerConfig":
+        """The config whose `to_json` this is. Raises `ConfigError` as the constructor does."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"a config is a JSON object, not {values!r}")
+        return cls.from_dict(values)
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtypes = {n: d for n in dir(torch) if isinstance(d := getattr(torch, n), torch.dtype)}
+    if name not in dtypes:
+        raise ConfigError(f"dtype = {name!r} is not a torch dtype{did_you_mean(name, dtypes)}")
+    return dtypes[name]
+
+
+def _refuse(contradiction: bool, explanation: str) -> None:
+    if contradiction:
+        raise ConfigError(explanation)
+
+
+def _alternatives(hint: Any) -> list[Any]:
+    """The types and literal values that a field's annotation allows, in a flat list."""
+    if get_origin(hint) in (Literal, Union, UnionType):
+        return [leaf for part in get_args(hint) for leaf in _alternatives(part)]
+    return [hint]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    for option in _alternatives(hint):
+        if isinstance(option, str):
+            ok = isinstance(value, str) and value == option
+        elif option is float:
+            ok = isinstance(value, int | float) and not isinstance(value, bool)
+        elif option is int:
+            ok = isinstance(value, int) and not isinstance(value, bool)
+        elif get_origin(option) is tuple:
+            ok = isinstance(value, tuple) and all(_fits(item, get_args(option)[0]) for item in value)
+        else:
+            ok = isinstance(value, option)
+        if ok:
+            return True
+    return False
+
+
+def _spell_all(hint: Any) -> str:
+    def spell(option: Any) -> str:
+        if get_origin(option) is tuple:
+            return f"a tuple of {_spell_all(get_args(option)[0])}, one a layer"
+        return repr(option) if isinstance(option, str) else "None" if option is NoneType else option.__name__
+
+    return " | ".join(map(spell, _alternatives(hint)))
+
+
+def _from_json(value: Any) -> Any:
+    """Tuples and `RotaryScaling`s from the lists and objects that JSON makes of them."""
+    if isinstance(value, list | tuple):
+        return tuple(_from_json(item) for item in value)
+    if isinstance(value, dict):
+        try:
+            return RotaryScaling(**value)
+        except TypeError as error:
+            raise ConfigError(f"rotary_scaling = {value!r}: {error}") from error
+    return value

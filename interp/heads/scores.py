@@ -1,0 +1,302 @@
+"""What attention heads do, as numbers: how much they attend where, and whether they copy what they attend to.
+
+`head_scores(model)` scores all heads in one pass, and `score_table` sorts and filters the result; the functions of
+`pattern_scores.py` score a pattern by itself. The scores:
+
+| name | how much a head ... |
+|---|---|
+| `previous_token` | attends to the position before |
+| `duplicate_token` | attends to earlier occurrences of the query's own token |
+| `induction` | attends to what followed these earlier occurrences (prefix matching), summed over them |
+| `induction_entry_mean` | the same as the mean of single pattern entries, as Olsson et al. 2022 average |
+| `first_token` | attends to the first position (a sink) |
+| `copying` | raises the logit of the token attended to, by the eigenvalues of its full OV circuit |
+| `copying_top` | the same, by the share of tokens whose own logit it raises most |
+
+Scores of patterns are means over prompts, 0 to 1. A score that is not defined is NaN, and says why in its `attrs`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.errors import ConfigError, ShapeError, did_you_mean
+from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on, induction_score, previous_token_score
+from interp.indices import is_index, layer_index
+from interp.model import HookFn
+from interp.progress import shown
+from interp.text import Text, check_mask, repeated_tokens
+from interp.weights import copying_scores, copying_top_scores
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from interp.model import ActivationCache, HookedTransformer
+
+__all__ = [
+    "PATTERN_SCORES",
+    "WEIGHT_SCORES",
+    "attention_on",
+    "head_scores",
+    "head_scores_of",
+    "induction_score",
+    "previous_token_score",
+    "score_table",
+]
+
+MEMORY = 2**26
+"""Bytes that the patterns of one layer may take at a time in `head_scores`."""
+
+WEIGHT_SCORES: dict[str, tuple[Callable[..., Any], str]] = {
+    "copying": (copying_scores, "sum(Re eigenvalue) / sum(|eigenvalue|) of W_E W_OV W_U, gains of norms included"),
+    "copying_top": (
+        copying_top_scores,
+        "share of up to 512 random tokens whose own logit, among theirs, W_E W_OV W_U raises most",
+    ),
+}
+"""Scores that are read off the weights: the function, and a definition in words."""
+
+# ---------------------------------------------------------------------- all heads at once
+
+
+@torch.no_grad()
+def head_scores(
+    model: "HookedTransformer",
+    tokens: Text | Tensor | None = None,
+    *,
+    scores: str | Sequence[str] | None = None,
+    n_prompts: int | None = None,
+    length: int | None = None,
+    seed: int | None = None,
+    attention_mask: Tensor | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> "xr.Dataset":
+    """Scores of all heads, in one run over the prompts; patterns are reduced as they arise and never kept.
+
+    Args:
+        model: hooks that it has act as in every run.
+        tokens: text, texts or ids to score on, in place of random repeats (`interp.text.repeated_tokens`).
+        scores: some of the names in this module's table, in the order wanted; None for all.
+        n_prompts, length, seed: of the random repeats; by default 16, about 64 tokens, and 0.
+        attention_mask: for `tokens` with padding, as for calling the model.
+        batch_size: how many prompts run at a time; by default as many as fit `MEMORY`. The scores do not depend on it.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        A variable [layer, head] for every score, and `<score>_se`, its standard error over prompts (NaN for a single
+        one). A coordinate `label` has the heads' names ("L5H3"), `attrs` the definitions, the number of prompts and
+        the hash of the weights. Grouped-key models have a score for every query head.
+
+    Raises:
+        ConfigError: an unknown score, options that contradict each other, or a model without heads.
+        TokenError: as `random_repeats` and as calling the model.
+    """
+    names = _checked_names(scores, model)
+    options = (tokens, n_prompts, length, seed, attention_mask)
+    if not any(name in PATTERN_SCORES for name in names):
+        if any(option is not None for option in options):
+            raise ConfigError(f"{', '.join(names)}: of the weights alone, so prompts mean nothing")
+        return _dataset(names, _Found(names, model, torch.empty(0, 0, dtype=torch.long)), {"prompts": "none"})
+    ids, real, attrs = _prompts(model, *options)
+    if batch_size is None:
+        batch_size = max(1, MEMORY // (model.cfg.n_heads * ids.shape[1] ** 2 * model.W_E.element_size()))
+    elif batch_size < 1:
+        raise ConfigError(f"batch_size = {batch_size}; allowed: 1 or more")
+
+    found = _Found(names, model, ids.masked_fill(~real, PADDING))
+    starts = range(0, len(ids), batch_size)
+    for start in shown(starts, "scoring heads", len(starts), progress):
+        rows = slice(start, start + batch_size)
+        mask = None if real.all() else real[rows]
+        model.run_with_hooks(ids[rows], None, [("blocks.*.attn.hook_pattern", found.watch(rows))], attention_mask=mask)
+    return _dataset(names, found, attrs)
+
+
+@torch.no_grad()
+def head_scores_of(
+    cache: "ActivationCache",
+    tokens: Text | Tensor,
+    *,
+    scores: str | Sequence[str] | None = None,
+) -> "xr.Dataset":
+    """As `head_scores`, of the patterns that a run on `tokens` left in a cache (edits by hooks included).
+
+    What was padding in the run is not scored.
+
+    Raises as `head_scores`, and:
+        HookNotFoundError: the cache lacks a pattern.
+        ShapeError: its patterns are not those of whole sequences of these tokens.
+        CacheError: a score of the weights is asked for, and these changed since the run.
+    """
+    model = cache.model
+    names = _checked_names(scores, model)
+    ids, _ = model.tokens_and_mask(tokens)
+    mask = cache.attention_mask
+    if mask is not None and mask.shape != ids.shape:
+        raise ShapeError(f"the cache is of a run on {tuple(mask.shape)} tokens, not on {tuple(ids.shape)}")
+    found = _Found(names, model, ids if mask is None else ids.masked_fill(~mask.to(ids.device), PADDING))
+    if len(found.names) < len(names):
+        cache.check_weights()
+    marks = found.marks(slice(None))
+    for layer in range(model.cfg.n_layers) if found.names else ():
+        pattern = cache["pattern", layer]
+        if (len(pattern), *pattern.shape[2:]) != (*ids.shape, ids.shape[1]):
+            raise ShapeError(
+                f"the cache holds patterns of shape {tuple(pattern.shape)} (batch head query_pos key_pos), which do "
+                f"not fit tokens of shape {tuple(ids.shape)}; whole sequences are needed, not cut or continued ones"
+            )
+        found.add(layer, slice(None), pattern, marks)
+    return _dataset(names, found, {"prompts": "given", "edited": int(cache.edited)})
+
+
+class _Found:
+    """Scores of patterns as they come in: `values` is [score, layer, prompt, head]; `tokens` have padding marked."""
+
+    def __init__(self, names: list[str], model: "HookedTransformer", tokens: Int[Tensor, "prompt pos"]):
+        self.names = [name for name in names if name in PATTERN_SCORES]
+        self.model, self.tokens = model, tokens
+        shape = (len(self.names), model.cfg.n_layers, len(tokens), model.cfg.n_heads)
+        self.values = torch.full(shape, torch.nan, dtype=torch.float64)
+        self.scored = torch.zeros(len(self.names), len(tokens), dtype=torch.bool)  # prompts with anything to score
+
+    def marks(self, rows: slice) -> list[Tensor]:
+        marks = [PATTERN_SCORES[name].marks(self.tokens[rows]) for name in self.names]
+        for i, marked in enumerate(marks):
+            self.scored[i, rows] = marked.flatten(1).any(dim=1).cpu()
+        return marks
+
+    def watch(self, rows: slice) -> HookFn:
+        """A hook that adds the pattern it sees."""
+        marks = self.marks(rows)
+        return lambda pattern, hook: self.add(hook.layer(), rows, pattern, marks)
+
+    def add(self, layer: int, rows: slice, pattern: Tensor, marks: list[Tensor]) -> None:
+        for i, (name, marked) in enumerate(zip(self.names, marks, strict=True)):
+            score = attention_on(pattern, marked.to(pattern.device), PATTERN_SCORES[name].average)
+            self.values[i, layer, rows] = score.double().cpu()
+
+
+def _prompts(
+    model: "HookedTransformer",
+    tokens: Text | Tensor | None,
+    n_prompts: int | None,
+    length: int | None,
+    seed: int | None,
+    attention_mask: Tensor | None,
+) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"], dict[str, Any]]:
+    """The prompts to score on, which of their ids are tokens, and what to say about them."""
+    if tokens is not None:
+        if (n_prompts, length, seed) != (None, None, None):
+            raise ConfigError("n_prompts, length and seed are those of random repeats; with tokens= they mean nothing")
+        return *_ids_and_mask(model, tokens, attention_mask), {"prompts": "given"}
+    if attention_mask is not None:
+        raise ConfigError("attention_mask masks padding in tokens=; random repeats have none")
+    seed = 0 if seed is None else seed
+    ids = repeated_tokens(model, 16 if n_prompts is None else n_prompts, length, seed)
+    about = {"prompts": "random repeats of varied length, offset and gap", "seed": seed}
+    return ids, torch.ones_like(ids, dtype=torch.bool), about
+
+
+def _ids_and_mask(
+    model: "HookedTransformer", tokens: Text | Tensor, attention_mask: Tensor | None
+) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    ids, mask = model.tokens_and_mask(tokens, attention_mask)
+    real = check_mask(mask, ids)
+    return ids, torch.ones_like(ids, dtype=torch.bool) if real is None else real
+
+
+def _checked_names(scores: str | Sequence[str] | None, model: "HookedTransformer") -> list[str]:
+    known = [*PATTERN_SCORES, *WEIGHT_SCORES]
+    names = known if scores is None else [scores] if isinstance(scores, str) else list(scores)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"no score is called {name!r}; allowed: {', '.join(known)}{did_you_mean(name, known)}")
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"scores = {names}; allowed: one or more, each once; None for all")
+    if model.cfg.n_layers == 0:
+        raise ConfigError("n_layers = 0: this model has no heads")
+    return names
+
+
+def _dataset(names: list[str], found: _Found, attrs: dict[str, Any]) -> "xr.Dataset":
+    import xarray as xr
+
+    cfg, dims = found.model.cfg, ("layer", "head")
+    labels = [[f"L{layer}H{head}" for head in range(cfg.n_heads)] for layer in range(cfg.n_layers)]
+    variables: dict[str, Any] = {}
+    for name in names:
+        if name in WEIGHT_SCORES:
+            of, definition = WEIGHT_SCORES[name]
+            # Where the stream itself is normalised, gains belong to no head.
+            values = of(found.model, fold_norms=cfg.norms_reads)
+            reasons = values["reason"].to_numpy()
+            undefined = [f"{labels[i][h]}: {reasons[i, h]}" for i, h in np.argwhere(reasons != "").tolist()]
+            about = {"definition": definition} | ({"undefined": "; ".join(undefined)} if undefined else {})
+            variables[name] = (dims, values.to_numpy(), about)
+            continue
+        i = found.names.index(name)
+        values = found.values[i][:, found.scored[i]]
+        n = values.shape[1]
+        about = {"definition": PATTERN_SCORES[name].definition, "n": n}
+        if n == 0:
+            about["undefined"] = f"everywhere: no prompt has {PATTERN_SCORES[name].needs}"
+        error = values.std(dim=1) / n**0.5 if n > 1 else torch.full_like(found.values[i, :, 0], torch.nan)
+        variables[name] = (dims, values.mean(dim=1).numpy(), about)
+        variables[f"{name}_se"] = (dims, error.numpy(), {"definition": f"standard error of {name} over prompts"})
+    coords = {"layer": range(cfg.n_layers), "head": range(cfg.n_heads), "label": (dims, labels)}
+    n_prompts, length = found.tokens.shape
+    attrs = attrs | {"n": n_prompts, "length": length, "model": found.model.weights_hash()}
+    return xr.Dataset(variables, coords, attrs)
+
+
+# ---------------------------------------------------------------------- the table
+
+
+def score_table(
+    scores: "xr.Dataset",
+    sort: str | None = None,
+    *,
+    at_least: float | None = None,
+    layer: int | Sequence[int] | None = None,
+    top: int | None = None,
+) -> "pd.DataFrame":
+    """What `head_scores` found as a table with a row for every head, called "L5H3".
+
+    Args:
+        scores: from `head_scores` or `head_scores_of`.
+        sort: the score to sort by, largest first (undefined ones last), beside its standard error; None keeps the
+            order of the model.
+        at_least: keep the heads whose score `sort` reaches this.
+        layer: keep the heads of this layer or these, negative from the end.
+        top: keep the first so many rows.
+
+    Raises `ConfigError` for a score or layer that is not there, `top` below 1, or `at_least` without `sort`.
+    """
+    names = [str(name) for name in scores.data_vars]
+    if sort is not None and sort not in names:
+        raise ConfigError(f"sort = {sort!r}; allowed: {', '.join(names)}{did_you_mean(sort, names)}")
+    if at_least is not None and sort is None:
+        raise ConfigError(f"at_least = {at_least} of which score? Name it with sort=")
+    if top is not None and (not is_index(top) or top < 1):
+        raise ConfigError(f"top = {top!r}; allowed: 1 or more")
+    first = [] if sort is None else [name for name in (sort, f"{sort}_se") if name in names]
+    columns = ["layer", "head", *first, *(n for n in names if n not in first and not n.endswith("_se"))]
+    table = scores.to_dataframe().reset_index().set_index("label").rename_axis(None).filter(columns)
+    layers = [int(i) for i in table["layer"]]
+    rows = list(range(len(layers)))
+    if layer is not None:
+        asked = cast(Sequence[int], [layer] if is_index(layer) else layer)
+        kept = {layer_index(i, max(layers) + 1, "layer") for i in asked}
+        rows = [row for row in rows if layers[row] in kept]
+    if sort is not None:
+        values = [float(value) for value in table[sort]]
+        rows.sort(key=lambda row: (math.isnan(values[row]), -values[row]))
+        rows = rows if at_least is None else [row for row in rows if values[row] >= at_least]
+    return table.iloc[rows[:top]]

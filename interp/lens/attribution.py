@@ -1,0 +1,312 @@
+"""Direct logit attribution: what each part of the model wrote for a logit, or for the difference of two.
+
+The direction of a logit is carried back from the unembedding to each place where something is written, through the
+norms on the way at the scale that they had in the run; a part's share is then one dot product. So nothing is folded,
+no part is ever made a vector of the stream, and with the biases, which have rows with names, all parts sum to the
+logit.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import ConfigError, ShapeError, did_you_mean
+from interp.indices import is_index
+from interp.lens.places import Places, Pos
+from interp.model import ActivationCache, Norm, select
+from interp.text import Answer, Text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+By = Literal["component", "head", "neuron", "position"]
+
+
+@torch.no_grad()
+def direct_attribution(
+    cache: ActivationCache,
+    tokens: Answer,
+    incorrect_tokens: Answer | None = None,
+    *,
+    by: By = "component",
+    pos: Pos = None,
+    prompt: Text | Tensor | None = None,
+) -> "xr.Dataset":
+    """What each part of the model wrote for a logit, or for the difference of two (Elhage et al. 2021).
+
+    Args:
+        cache: of a run with everything (or `names_filter` wide enough, which an error tells).
+        tokens: the answer, as an id, a text of one token, [batch], or [batch, pos] beside the positions of the cache.
+        incorrect_tokens: the answer to compare with.
+        by: what to split the logit into:
+
+            - "component": embeddings, attention and MLP of each layer, and biases, over `component`;
+            - "head": each head, over `layer` and `head`;
+            - "neuron": each neuron, over `layer` and `neuron`;
+            - "position": each head and each position that it attended to, over `layer`, `head` and `source`:
+              pattern times value (its bias included) through W_O.
+        pos: where the logit is read.
+        prompt: what the run read, for the token strings.
+
+    Returns:
+        `attribution` over the axes named, and `batch` and `pos`; with a split finer than components also `rest` over
+        `component`: everything else, the biases of what was split under names such as "3_attn_bias". Both together sum
+        to `logit`, which is taken before any soft cap. Where hooks edited the run, rows named "edits" hold what these
+        added beside the parts.
+
+    Raises:
+        ConfigError: an unknown `by`, or one that the model has no parts for.
+        TokenError, ShapeError: as `ActivationCache.logit_attrs`; positions out of range; for "position" a cache that
+            was cut or continued, whose values are not those of all the positions attended to.
+        HookNotFoundError: a needed activation is not in the cache.
+        CacheError: the weights changed since the run.
+    """
+    kinds = ("component", *SPLITS)
+    if by not in kinds:
+        raise ConfigError(f"by = {by!r}; allowed: {', '.join(kinds)}{did_you_mean(str(by), kinds)}")
+    cfg = cache.cfg
+    if by != "component" and (cfg.n_layers == 0 or (by == "neuron" and cfg.attn_only)):
+        raise ConfigError(f"by = {by!r}: this model has no {'neurons' if by == 'neuron' else 'heads'}")
+    places, cut = Places.of_cache(cache, prompt, pos), cache.slice(pos=pos)
+    tokens, incorrect_tokens = _cut_answer(tokens, places), _cut_answer(incorrect_tokens, places)
+    components = cut.logit_attrs(cut.decompose_resid(), tokens, incorrect_tokens)
+    about = {"by": by, "unit": "logit, before any soft cap", "edited": int(cache.edited)}
+    about |= {"tokens": _described(tokens), "incorrect_tokens": _described(incorrect_tokens)}
+    over = ("component", "batch", "pos")
+    if by == "component":
+        variables = {"attribution": (over, components.values), "logit": (over[1:], components.values.sum(dim=0))}
+        return places.dataset(variables, {"component": components.labels}, about)
+
+    split = SPLITS[by]
+    directions, _ = cut.logit_directions(cut["hook_embed"], tokens, incorrect_tokens)
+    rest = dict(components)
+    parts = []
+    for write in _writes(cut, split.site, directions):
+        part = split.parts(write, cache)
+        bias, whole = write.bias(), rest.pop(f"{write.layer}_{split.site}_out")
+        rest[f"{write.layer}_{split.site}_bias"] = bias
+        if cache.edited:
+            rest[f"{write.layer}_{split.site}_edits"] = whole - bias - _total(part)
+        parts.append(part)
+    others = torch.stack(list(rest.values()))
+    logit = others.sum(dim=0) + torch.stack([_total(part) for part in parts]).sum(dim=0)
+    dims = ("layer", split.dims[0], "batch", "pos", *split.dims[1:])
+    coords: dict[str, Any] = {
+        "component": list(rest),
+        "layer": range(cfg.n_layers),
+        split.dims[0]: range(len(parts[0])),
+    }
+    if split.site == "attn":
+        coords["label"] = (dims[:2], [[f"L{i}H{head}" for head in range(cfg.n_heads)] for i in range(cfg.n_layers)])
+    variables = {"attribution": (dims, torch.stack(parts)), "rest": (over, others), "logit": (over[1:], logit)}
+    return places.dataset(variables, coords, about)
+
+
+@dataclass(frozen=True)
+class Write:
+    """Where attention or an MLP writes, and which way counts there.
+
+    Attributes:
+        cache: cut to the positions asked for.
+        site: "attn" or "mlp".
+        layer: of the block.
+        added: the direction whose product with what is added to the stream is its part of the logit.
+        written: the same before the norm on the write path, where the model has one.
+    """
+
+    cache: ActivationCache
+    site: str
+    layer: int
+    added: Float[Tensor, "batch pos d_model"]
+    written: Float[Tensor, "batch pos d_model"]
+
+    def bias(self) -> Float[Tensor, "batch pos"]:
+        """What the biases on the way add."""
+        block = self.cache.model.blocks[self.layer]
+        attn = self.site == "attn"
+        bias, norm = (block.attn.b_O, block.ln1_post) if attn else (block.mlp.b_out, block.ln2_post)
+        value = self.written @ bias.to(self.written.device)
+        return value if norm.b is None else value + self.added @ norm.b.to(self.added.device)
+
+    def heads(self, cache: ActivationCache) -> Float[Tensor, "head batch pos"]:
+        """Of each head: `z W_O`."""
+        return (self.cache["z", self.layer] * self._read_by_heads()).sum(dim=-1).permute(2, 0, 1)
+
+    def sources(self, cache: ActivationCache) -> Float[Tensor, "head batch pos source"]:
+        """Of each head and position attended to: `pattern v W_O`; the values come from the whole `cache`."""
+        pattern, v = self.cache["pattern", self.layer], cache["v", self.layer]
+        if v.shape[1] != pattern.shape[3]:
+            raise ShapeError(
+                f"the cache holds values of {v.shape[1]} of the {pattern.shape[3]} positions attended to; cache a "
+                "whole run, and say with pos= where the logit is read"
+            )
+        v = v.repeat_interleave(pattern.shape[1] // v.shape[2], dim=2)
+        worth = einsum(
+            v, self._read_by_heads(), "batch source head d_head, batch pos head d_head -> head batch pos source"
+        )
+        return pattern.transpose(0, 1) * worth
+
+    def neurons(self, cache: ActivationCache) -> Float[Tensor, "neuron batch pos"]:
+        """Of each neuron: activation times `W_out`, which meets the direction first."""
+        W_out = self.cache.model.blocks[self.layer].mlp.W_out.to(self.written.device)
+        return (self.cache["post", self.layer] * (self.written @ W_out.T)).permute(2, 0, 1)
+
+    def _read_by_heads(self) -> Float[Tensor, "batch pos head d_head"]:
+        W_O = self.cache.model.blocks[self.layer].attn.W_O.to(self.written.device)
+        return einsum(self.written, W_O, "batch pos d_model, head d_head d_model -> batch pos head d_head")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A way to split what attention or MLPs write.
+
+    Attributes:
+        site: "attn" or "mlp".
+        parts: from a write and the whole cache to values [dims[0], batch, pos, *dims[1:]].
+        dims: the axes that the split adds.
+    """
+
+    site: Literal["attn", "mlp"]
+    parts: Callable[[Write, ActivationCache], Tensor]
+    dims: tuple[str, ...]
+
+
+SPLITS: dict[str, Split] = {
+    "head": Split("attn", Write.heads, ("head",)),
+    "neuron": Split("mlp", Write.neurons, ("neuron",)),
+    "position": Split("attn", Write.sources, ("head", "source")),
+}
+
+
+def _writes(
+    cache: ActivationCache, site: Literal["attn", "mlp"], directions: Float[Tensor, "batch pos d_model"]
+) -> list[Write]:
+    """The writes of every layer, first to last: directions of the logits carried back through the norms on the way."""
+
+    def before(name: str, after: Tensor) -> Tensor:
+        norm = cache.model.get_submodule(name)
+        assert isinstance(norm, Norm)
+        return after if norm.kind is None else norm.pull_back(after, cache[f"{name}.hook_scale"])
+
+    post = cache.cfg.norm_position == "post"
+    here = before("ln_final", directions)
+    writes = []
+    for layer in reversed(range(cache.cfg.n_layers)):
+        for part, name in (("mlp", "ln2"), ("attn", "ln1")):
+            if part == "mlp" and cache.cfg.attn_only:
+                continue
+            path = f"blocks.{layer}.{name}"
+            here = before(path, here) if post else here
+            if part == site:
+                writes.append(Write(cache, site, layer, here, before(f"{path}_post", here)))
+    return writes[::-1]
+
+
+def _total(part: Tensor) -> Float[Tensor, "batch pos"]:
+    """All parts of a layer together."""
+    return part.flatten(3).sum(dim=3).sum(dim=0) if part.ndim == 4 else part.sum(dim=0)
+
+
+def _cut_answer(tokens: Any, places: Places) -> Any:
+    """Answers [batch, pos] beside all positions, at those asked for."""
+    if isinstance(tokens, Tensor) and tokens.ndim == 2 and tokens.shape[1] == places.n_pos:
+        return select(tokens, 1, places.pos, "pos")
+    return tokens
+
+
+def _described(tokens: Any) -> str:
+    return "none" if tokens is None else repr(tokens.tolist() if isinstance(tokens, Tensor) else tokens)
+
+
+def attribution_table(result: "xr.Dataset", top: int = 10) -> "pd.DataFrame":
+    """The parts that `direct_attribution` found at one place, those of the largest size first.
+
+    Rows are called as everywhere: "L5H3", "L5N17", "4_mlp_out", "unembed_bias"; "L5H3 from 2" is what head L5H3
+    carried from position 2. Raises `ConfigError` for a result over several sequences or positions, or `top` below 1.
+    """
+    import pandas as pd
+
+    if not is_index(top) or top < 1:
+        raise ConfigError(f"top = {top!r}; allowed: 1 or more")
+    if several := {axis: n for axis, n in result["logit"].sizes.items() if n > 1}:
+        raise ConfigError(f"a table is of one place, not of {several}; choose it: result.isel(batch=0, pos=-1)")
+    rows = []
+    for name in ("attribution", "rest"):
+        if name in result:
+            values = result[name].squeeze([axis for axis in ("batch", "pos") if axis in result[name].dims])
+            rows += zip(_row_labels(values), values.to_numpy().ravel().tolist(), strict=True)
+    rows.sort(key=lambda row: -abs(row[1]))
+    return pd.DataFrame({"attribution": [value for _, value in rows[:top]]}, index=[label for label, _ in rows[:top]])
+
+
+def _row_labels(values: "xr.DataArray") -> Iterator[str]:
+    signs = {"layer": "L", "head": "H", "neuron": "N", "source": " from ", "component": ""}
+    axes = [[f"{signs[str(axis)]}{i}" for i in values[axis].to_numpy()] for axis in values.dims]
+    return map("".join, itertools.product(*axes))
+
+
+# ---------------------------------------------------------------------- each source, whatever attends to it
+
+
+@torch.no_grad()
+def value_norms(cache: ActivationCache, layer: int) -> Float[Tensor, "batch head source"]:
+    """`|v W_O|`, what each head would write if it attended to one position alone (Kobayashi et al. 2020).
+
+    Computed in float64, by way of `v (W_O W_O^T) v`, which never holds a vector of d_model a head and position. Raises
+    `HookNotFoundError` for a cache without `hook_v`, `CacheError` where the weights changed since the run.
+    """
+    cache.check_weights()
+    v, W_O = _values_and_W_O(cache, layer)
+    gram = einsum(W_O, W_O, "head i d_model, head j d_model -> head i j")
+    return einsum(v, gram, v, "batch pos head i, head i j, batch pos head j -> batch head pos").clamp(min=0).sqrt()
+
+
+@torch.no_grad()
+def source_effects(
+    cache: ActivationCache, layer: int, token: int | str, incorrect_token: int | str | None = None
+) -> tuple[Float[Tensor, "batch head source"], Float[Tensor, "batch pos"]]:
+    """What a head adds to a logit (or the difference of two) for each position attended to, in two factors.
+
+    `pattern[batch, head, pos, source] * effects[batch, head, source] * factors[batch, pos]` is what
+    `direct_attribution(..., by="position")` has for these tokens, without an array of all four axes. The effects are
+    `v W_O` times the direction of the logit, taken back through the weights of the norms on the way; the factors are 1
+    over the scales that these norms had in the run. Both are in float64.
+
+    Raises as `direct_attribution`.
+    """
+    cache.check_weights()
+    v, W_O = _values_and_W_O(cache, layer)
+    directions, _ = cache.logit_directions(cache.model.W_E[None, :1], token, incorrect_token)
+    direction, factors = directions[0, 0].to(v), v.new_ones(v.shape[:2])
+    for name in reversed(_norms_after(cache, layer)):
+        norm = cache.model.get_submodule(name)
+        assert isinstance(norm, Norm)
+        if norm.kind is not None:
+            direction = norm.pull_back(direction, direction.new_ones(1))
+            factors = factors / cache[f"{name}.hook_scale"][..., 0]
+    effects = einsum(v, W_O @ direction, "batch pos head d_head, head d_head -> batch head pos")
+    return effects, factors
+
+
+def _values_and_W_O(
+    cache: ActivationCache, layer: int
+) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "head d_head d_model"]]:
+    """Values, repeated for all heads that share them, and what the heads write them with, in float64."""
+    v, W_O = cache["v", layer].double(), cache.model.blocks[layer].attn.W_O
+    return v.repeat_interleave(len(W_O) // v.shape[2], dim=2), W_O.to(v.device).double()
+
+
+def _norms_after(cache: ActivationCache, layer: int) -> list[str]:
+    """The norms that a write of the heads of `layer` passes on its direct way to the logits, in order."""
+    cfg = cache.cfg
+    if cfg.norm_position == "post":
+        parts = ("ln1",) if cfg.attn_only else ("ln1", "ln2")
+        return [f"blocks.{later}.{part}" for later in range(layer, cfg.n_layers) for part in parts]
+    return [f"blocks.{layer}.ln1_post", "ln_final"]

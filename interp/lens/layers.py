@@ -1,0 +1,175 @@
+"""What the residual stream says about the next token: the logit lens, and direct logit attribution.
+
+- `logit_lens` reads the stream at every layer and position as if the model ended there.
+- `direct_attribution` (of `attribution.py`) splits one logit, or the difference of two, into what each component, head,
+  neuron, or position that a head attended to wrote for it; `attribution_table` lists the largest.
+
+Both return an `xarray.Dataset`. Its axes: `layer`, `head`, `neuron`, `component`, `batch`, `pos` (with the token
+strings as a second coordinate `token`, since these repeat) and `source`, the position that was attended to. What is
+asked of one text or one sequence of ids [pos] has no `batch` axis.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import CacheError, ConfigError
+from interp.factored import at_least_float32
+from interp.lens.attribution import attribution_table, direct_attribution
+from interp.lens.places import Places, Pos
+from interp.model import ActivationCache, HookedTransformer, HookName
+from interp.progress import shown
+from interp.results import array_of
+from interp.text import Answer, Text, token_ids, token_strings
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["attribution_table", "direct_attribution", "logit_lens"]
+
+MEMORY = 2**26
+"""Bytes that logits may take at a time in `logit_lens`."""
+
+
+@torch.no_grad()
+def logit_lens(
+    source: HookedTransformer | ActivationCache,
+    prompt: Text | Tensor | None = None,
+    *,
+    top_k: int = 5,
+    tokens: Answer = (),
+    incl_mid: bool = False,
+    pos: Pos = None,
+    attention_mask: Tensor | None = None,
+    progress: bool = True,
+) -> "xr.Dataset":
+    """The stream at every layer, through the final norm (with statistics of its own) and the unembedding.
+
+    Logits are computed a block at a time (`MEMORY`), and only what is asked for is kept of them.
+
+    Args:
+        source: a model, which is run on `prompt` (its hooks act), or the cache of a run.
+        prompt: text, texts, or ids [pos] or [batch, pos]; beside a cache what it was made of, for the token strings.
+        top_k: how many of the most likely tokens to name; 0 for none.
+        tokens: tokens to follow through the layers, each an id or a text of one token.
+        incl_mid: also read the stream between attention and MLP.
+        pos: positions to read.
+        attention_mask: for ids with padding, as for calling the model.
+        progress: show a progress bar on a terminal.
+
+    Returns:
+        Variables over `layer` ("0_pre" is the embedding, "final_post" gives the model's own logits), `batch`, `pos`:
+
+        - `kl`: KL(model's distribution || this layer's), in nats (Belrose et al. 2023, who read it as a depth).
+        - `top_token`, `top_id`, `top_prob`, `top_logit`, over `top`: the most likely tokens, best first.
+        - `logit`, `prob`, `rank`, over `answer`: of each of `tokens`; rank 0 is the most likely token.
+
+        Where texts were padded, a coordinate `is_token` tells tokens from padding.
+
+    Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
+
+    Raises:
+        ConfigError: `top_k` out of range, `incl_mid` where there is no stream in the middle, a model without a prompt.
+        TokenError: `tokens` out of range, unknown, or of several tokens; else as calling the model.
+        HookNotFoundError: the cache lacks the stream at some layer.
+        CacheError: hooks edited what the final norm returned, which the stream does not show.
+        ShapeError: positions out of range, or a prompt that is not the cache's.
+    """
+    model = source if isinstance(source, HookedTransformer) else source.model
+    if not 0 <= top_k <= model.cfg.d_vocab:
+        raise ConfigError(f"top_k = {top_k}; allowed: 0 to d_vocab = {model.cfg.d_vocab}")
+    answers = token_ids(tokens, model.to_single_token, model.cfg.d_vocab, "tokens").flatten().tolist()
+    if isinstance(source, ActivationCache):
+        if attention_mask is not None:
+            raise ConfigError("attention_mask is for running a model; the run behind a cache has had its own")
+        source.check_weights()
+        places, cache = Places.of_cache(source, prompt, pos), source.slice(pos=pos)
+    else:
+        places, cache = _run(model, prompt, pos, attention_mask, incl_mid)
+    stack = cache.accumulated_resid(incl_mid=incl_mid)
+    _check_final_norm(cache, stack.values[-1])
+
+    streams = stack.values.flatten(1, 2)
+    block = _block(model)
+    starts = range(0, streams.shape[1], block)
+    parts = [
+        _read_out(model, streams[:, start : start + block], top_k, answers)
+        for start in shown(starts, "reading the stream", len(starts), progress)
+    ]
+    variables: dict[str, tuple[tuple[str, ...], Any]] = {}
+    for name in parts[0]:
+        values = torch.cat([part[name] for part in parts], dim=1).unflatten(1, stack.values.shape[1:3])
+        last = () if name == "kl" else ("top",) if name.startswith("top") else ("answer",)
+        variables[name] = ("layer", "batch", "pos", *last), values
+    if top_k:
+        dims, ids = variables["top_id"]
+        variables["top_token"] = dims, array_of(token_strings(model, ids.flatten().tolist()), ids.shape)
+    coords: dict[str, Any] = {"layer": stack.labels} | ({"top": range(top_k)} if top_k else {})
+    if answers:
+        coords |= {"answer": array_of(token_strings(model, answers), [len(answers)]), "answer_id": ("answer", answers)}
+    return places.dataset(variables, coords, {"kl": "KL(final || layer), nats", "edited": int(cache.edited)})
+
+
+def _run(
+    model: HookedTransformer,
+    prompt: Text | Tensor | None,
+    pos: Pos,
+    attention_mask: Tensor | None,
+    incl_mid: bool,
+) -> tuple[Places, ActivationCache]:
+    """What the lens reads, of a run on the prompt."""
+    if prompt is None:
+        raise ConfigError("a model needs a prompt to run: logit_lens(model, text), or logit_lens(cache)")
+    if incl_mid and not model.cfg.has_resid_mid:
+        raise ConfigError("incl_mid = True, but blocks without or beside their MLP have no resid_mid")
+    places = Places.of_prompt(model, prompt, pos, attention_mask)
+    assert places.ids is not None
+    names: list[HookName] = ["blocks.*.hook_resid_pre", ("resid_post", -1)] if model.cfg.n_layers else ["hook_*embed"]
+    names += ["blocks.*.hook_resid_mid"] if incl_mid else []
+    # Where hooks wait at the final norm it must run, so that their edits do not go unseen.
+    norm_hooked = any(point.hooks for name, point in model.hook_points.items() if name.startswith("ln_final"))
+    names += ["ln_final.hook_normalized"] if norm_hooked else []
+    _, cache = model.run_with_cache(
+        places.ids, "logits" if norm_hooked else None, names, pos_slice=pos, attention_mask=places.real
+    )
+    return places, cache
+
+
+def _read_out(
+    model: HookedTransformer, streams: Float[Tensor, "row place d_model"], top_k: int, answers: list[int]
+) -> dict[str, Tensor]:
+    """What `logit_lens` keeps, [row, place, ...] on the CPU, of some places; the last row is the model's own."""
+
+    def logits_of(x: Tensor) -> Tensor:
+        return at_least_float32(model.unembed(model.ln_final.unhooked(x.to(model.W_E.device))))
+
+    final = logits_of(streams[-1:]).log_softmax(dim=-1)
+    groups = []
+    for group in streams.split(max(1, _block(model) // streams.shape[1])):
+        logits = logits_of(group)
+        log_probs = logits.log_softmax(dim=-1)
+        found = {"kl": (final.exp() * (final - log_probs)).sum(dim=-1).clamp(min=0)}
+        if top_k:
+            found["top_logit"], found["top_id"] = logits.topk(top_k, dim=-1)
+            found["top_prob"] = log_probs.gather(-1, found["top_id"]).exp()
+        if answers:
+            found["logit"], found["prob"] = logits[..., answers], log_probs[..., answers].exp()
+            found["rank"] = torch.stack([(logits > logits[..., [i]]).sum(dim=-1) for i in answers], dim=-1)
+        groups.append({name: value.cpu() for name, value in found.items()})
+    return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
+
+
+def _block(model: HookedTransformer) -> int:
+    """How many places are read at a time."""
+    return max(1, MEMORY // (model.cfg.d_vocab * max(4, model.W_E.element_size())))
+
+
+def _check_final_norm(cache: ActivationCache, stream: Float[Tensor, "batch pos d_model"]) -> None:
+    normalized = cache.get("ln_final.hook_normalized") if cache.edited else None
+    if normalized is None:
+        return
+    expected = cache.model.ln_final.unhooked(stream.to(cache.model.W_E.device)).to(normalized.device)
+    if not torch.allclose(normalized, expected, rtol=1e-3, atol=1e-3):
+        raise CacheError("hooks edited the final norm in this run: its logits are not those of the stream it read")

@@ -1,0 +1,361 @@
+"""Path expansion: the stream, the logits and the scores of a run as sums over paths through its heads.
+
+With the patterns of a run frozen, a head is a linear map of the stream: it moves what it attends to and multiplies by
+`W_V W_O`. The stream is then a sum over *paths*, each from a source through a chain of heads (Elhage et al. 2021, "path
+expansion trick"). A chain of one head is that head's direct reading of the source, a longer one a virtual head. Where
+the model has norms, each is taken at the scale it had in the run, which makes it linear too, so that the sum stays
+exact in every architecture; what an MLP wrote is a source of its own, because an MLP is linear in nothing.
+
+Labels are paths from left to right: "embed -> L0H2 -> L1H0". The sources:
+
+- "embed", "pos_embed": the vectors of tokens and positions.
+- "3_mlp_out": what the MLP of layer 3 added to the stream, its bias included.
+- "bias": the biases of attention and norms. A path from it through a head also holds that head's own value bias.
+
+All chains longer than `max_length` are summed in one row, "longer", so that the rows still sum to the whole. In runs
+that hooks edited, a row "edits" holds what the paths do not account for.
+"""
+
+import math
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.config import TransformerConfig
+from interp.errors import CacheError, ConfigError
+from interp.factored import at_least_float32
+from interp.indices import head_index, is_index, layer_index
+from interp.model import ActivationCache, LogitAttribution, Norm, Stack, agree, rotary_angles, rotate
+from interp.progress import shown
+from interp.text import Answer
+
+if TYPE_CHECKING:
+    import xarray
+
+MAX_TERMS = 10_000
+"""How many terms are computed unless a caller allows more."""
+
+
+@torch.no_grad()
+def expand_stream(
+    cache: ActivationCache,
+    layer: int | None = None,
+    max_length: int | None = None,
+    *,
+    max_terms: int = MAX_TERMS,
+    progress: bool = True,
+) -> Stack:
+    """The stream that enters `layer` as a sum over paths, shorter chains first.
+
+    Args:
+        cache: of a whole run: all positions, no `kv_cache`, and every point that is not lazy.
+        layer: 0 to n_layers, negative from the end; None for the stream that the unembedding reads.
+        max_length: the longest chain of heads with a row of its own; None for all.
+        max_terms: how many rows may be computed, each of [batch, pos, d_model] numbers.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        ConfigError: a layer out of range, a negative length, or more rows than `max_terms`; nothing was computed then.
+        CacheError: the weights changed since the run, or the cache holds only some of its positions.
+        HookNotFoundError: a needed activation is not in the cache.
+    """
+    stop = cache.cfg.n_layers if layer is None else layer_index(layer, cache.cfg.n_layers, "layer", end=True)
+    _check_count(cache.cfg, stop, max_length, max_terms, sides=1)
+    paths = _Paths(cache, stop, max_length)
+    for block in shown(range(stop), "paths", stop, progress):
+        paths.go_through(block)
+    return paths.stack()
+
+
+@torch.no_grad()
+def expand_logits(
+    cache: ActivationCache,
+    tokens: Answer,
+    incorrect_tokens: Answer | None = None,
+    max_length: int | None = None,
+    *,
+    max_terms: int = MAX_TERMS,
+    progress: bool = True,
+) -> LogitAttribution:
+    """How much each path adds to the logits of `tokens`; with `incorrect_tokens`, to the difference of the two logits.
+
+    The rows of `expand_stream` through the final norm at its scale in this run; its bias and `b_U` are the last rows,
+    and all sum to the logit (before any soft cap). Arguments and errors as for `expand_stream` and
+    `ActivationCache.logit_attrs`.
+    """
+    cache.logit_directions(cache["hook_embed"], tokens, incorrect_tokens)  # wrong answers fail before the long work
+    stack = expand_stream(cache, None, max_length, max_terms=max_terms, progress=progress)
+    return cache.logit_attrs(stack, tokens, incorrect_tokens)
+
+
+@torch.no_grad()
+def expand_scores(
+    cache: ActivationCache,
+    layer: int,
+    head: int,
+    max_length: int | None = None,
+    *,
+    max_terms: int = MAX_TERMS,
+    progress: bool = True,
+) -> "xarray.DataArray":
+    """The scores of a head as a sum over pairs of paths: one that its queries read, and one that its keys read.
+
+    The direct terms, and those of Q-, K- and Q-and-K-composition (Elhage et al. 2021). Rotations at fixed positions are
+    linear, as are norms of queries and keys at the scales of the run, so the sum is exact: `hook_attn_scores` before
+    any soft cap, continued to where the mask hides a key. The bias of the queries belongs to the path "bias" on their
+    side, that of the keys to the same path on theirs.
+
+    Args:
+        cache, max_length, progress: as for `expand_stream`.
+        layer, head: negative ones count from the end.
+        max_terms: how many pairs may be computed, each of [batch, pos, pos] numbers.
+
+    Returns:
+        [query_path, key_path, batch, query_pos, key_pos], in float32 at least:
+        `scores.sel(query_path="embed", key_path="embed -> L0H0")` is a table for each sequence.
+
+    Raises what `expand_stream` raises, and `CacheError` if the terms do not sum to the scores in the cache.
+    """
+    import xarray
+
+    cfg = cache.cfg
+    layer = layer_index(layer, cfg.n_layers, "layer")
+    head = head_index(head, cfg.n_heads)
+    _check_count(cfg, layer, max_length, max_terms, sides=2)
+    rotation = _rotation(cache, layer)
+    stack = _with_private_positions(
+        cache, expand_stream(cache, layer, max_length, max_terms=max_terms, progress=progress)
+    )
+    read = _read(cache, layer, stack)
+    q = _project(cache, layer, "q", head, read, stack.labels, rotation)
+    k = _project(cache, layer, "k", head // (cfg.n_heads // cfg.n_key_value_heads), read, stack.labels, rotation)
+    scores = einsum(q / cfg.attn_scale, k, "batch query one d_head, batch key two d_head -> one two batch query key")
+    if not cache.edited:
+        _check_scores(cache, layer, head, scores)
+    return xarray.DataArray(
+        at_least_float32(scores).cpu().numpy(),
+        dims=("query_path", "key_path", "batch", "query_pos", "key_pos"),
+        coords={"query_path": stack.labels, "key_path": stack.labels},
+        name=f"L{layer}H{head} scores",
+        attrs={
+            "definition": "q . k / attn_scale by pairs of paths, patterns and norm scales frozen",
+            "model": cache.model.weights_hash(),
+        },
+    )
+
+
+# ---------------------------------------------------------------------------------------------- along the stream
+
+
+class _Paths:
+    """The paths to the place in the stream that the walk has reached, and what each has put there."""
+
+    def __init__(self, cache: ActivationCache, stop: int, max_length: int | None):
+        self.cache, self.stop = cache, stop
+        self.max_length = math.inf if max_length is None else max_length
+        embeddings = cache.decompose_resid(0)
+        self.embedded = embeddings.values.sum(dim=0)
+        sources = [label for label in ("embed", "pos_embed") if label in embeddings.labels]
+        self.labels = [*sources, "bias"]
+        self.values = torch.stack([*(embeddings[label] for label in sources), torch.zeros_like(self.embedded)])
+        self.lengths = [0] * len(self.labels)
+        self.longer = torch.zeros_like(self.embedded[None])  # all chains above max_length
+
+    def go_through(self, layer: int) -> None:
+        """What the block makes of the paths so far, and the ones that it adds."""
+        cfg, block = self.cache.cfg, self.cache.model.blocks[layer]
+        stream_normed = cfg.norm_position == "post"
+        self._attend(layer)
+        b_O = block.attn.b_O.to(self.values).expand_as(self.embedded)
+        self._add_bias(_at_run_scale(self.cache, f"blocks.{layer}.ln1_post", b_O), block.ln1_post)
+        if stream_normed:
+            self._carry(f"blocks.{layer}.ln1", block.ln1)
+        if cfg.attn_only:
+            return
+        self._add([f"{layer}_mlp_out"], self.cache["mlp_out", layer][None], [0])
+        if stream_normed:
+            self._carry(f"blocks.{layer}.ln2", block.ln2)
+
+    def _attend(self, layer: int) -> None:
+        """Every path goes on through every head, too; as a path of its own, or in `longer`."""
+        n_heads, bias = self.cache.cfg.n_heads, self.labels.index("bias")
+        grown = [i for i, length in enumerate(self.lengths) if length < self.max_length]
+        ended = [i for i, length in enumerate(self.lengths) if length >= self.max_length]
+        if ended:
+            rows = self.longer + self.values[ended].sum(dim=0)
+            self.longer = self.longer + self._through_heads(layer, rows, 0 if bias in ended else None).sum(dim=1)
+        if grown:
+            written = self._through_heads(layer, self.values[grown], grown.index(bias) if bias in grown else None)
+            labels = [f"{self.labels[i]} -> L{layer}H{head}" for i in grown for head in range(n_heads)]
+            self._add(labels, written.flatten(0, 1), [self.lengths[i] + 1 for i in grown for _ in range(n_heads)])
+
+    def _through_heads(
+        self, layer: int, rows: Float[Tensor, "row batch pos d_model"], bias: int | None
+    ) -> Float[Tensor, "row head batch pos d_model"]:
+        """What each head writes of each row; the row number `bias` carries the biases on the way."""
+        cfg, block = self.cache.cfg, self.cache.model.blocks[layer]
+        pattern = self.cache["pattern", layer]
+        if pattern.shape[-2:] != (rows.shape[2], rows.shape[2]):
+            raise CacheError(
+                f"the pattern of layer {layer} is {tuple(pattern.shape[-2:])} for {rows.shape[2]} cached positions; "
+                "paths need all positions of a run, before any slice and without kv_cache="
+            )
+        if block.pre_norm:
+            rows = _at_run_scale(self.cache, f"blocks.{layer}.ln1", rows)
+            _add_to(rows, bias, block.ln1.b)
+        v = einsum(rows, block.attn.W_V.to(rows), "row batch pos d_model, n d_model d_head -> row batch pos n d_head")
+        _add_to(v, bias, block.attn.b_V)
+        v = v.repeat_interleave(cfg.n_heads // cfg.n_key_value_heads, dim=3)
+        z = einsum(pattern, v, "batch head query key, row batch key head d_head -> row head batch query d_head")
+        written = einsum(
+            z, block.attn.W_O.to(z), "row head batch pos d_head, head d_head d_model -> row head batch pos d_model"
+        )
+        return _at_run_scale(self.cache, f"blocks.{layer}.ln1_post", written)
+
+    def _add(self, labels: list[str], values: Tensor, lengths: list[int]) -> None:
+        self.labels += labels
+        self.lengths += lengths
+        self.values = torch.cat([self.values, values])
+
+    def _add_bias(self, bias: Tensor, norm: Norm) -> None:
+        """To the row of biases, with that of the norm that it came through."""
+        row = self.labels.index("bias")
+        _add_to(self.values, row, bias)
+        _add_to(self.values, row, norm.b)
+
+    def _carry(self, name: str, norm: Norm) -> None:
+        """Everything so far through a norm of the stream."""
+        self.values, self.longer = (_at_run_scale(self.cache, name, rows) for rows in (self.values, self.longer))
+        _add_to(self.values, self.labels.index("bias"), norm.b)
+
+    def stack(self) -> Stack:
+        """The paths by length, then "longer" and "edits" where there are any; checked against the cached stream."""
+        order = sorted(range(len(self.labels)), key=lambda i: self.lengths[i])
+        labels, values = [self.labels[i] for i in order], self.values[order]
+        if self.stop > self.max_length:
+            labels, values = [*labels, "longer"], torch.cat([values, self.longer])
+        whole = self.embedded
+        if self.stop:
+            last = ("resid_pre", self.stop) if self.stop < self.cache.cfg.n_layers else ("resid_post", self.stop - 1)
+            whole = self.cache[last]
+        if self.cache.edited:
+            labels, values = [*labels, "edits"], torch.cat([values, (whole - values.sum(dim=0))[None]])
+        elif not agree(values.sum(dim=0), whole, values.abs().sum(dim=0)):
+            raise CacheError("the paths do not sum to the cached stream: weights or activations changed since the run")
+        return Stack(values, labels, (self.stop, False))
+
+
+# ---------------------------------------------------------------------------------------------- queries and keys
+
+
+def _with_private_positions(cache: ActivationCache, stack: Stack) -> Stack:
+    """The paths that queries and keys read; in shortformer models they alone see the positions."""
+    if cache.cfg.positional_embedding_type != "shortformer":
+        return stack
+    return Stack(torch.cat([stack.values, cache["hook_pos_embed"][None]]), [*stack.labels, "pos_embed"])
+
+
+def _read(cache: ActivationCache, layer: int, stack: Stack) -> Float[Tensor, "path batch pos d_model"]:
+    """The paths after the norm that queries and keys read them through."""
+    block = cache.model.blocks[layer]
+    if not block.pre_norm:
+        return stack.values
+    if cache.cfg.positional_embedding_type == "shortformer":  # hook_scale shows what the values read, without positions
+        rows = block.ln1.at_scale(stack.values, block.ln1.scale(stack.values.sum(dim=0)))
+    else:
+        rows = _at_run_scale(cache, f"blocks.{layer}.ln1", stack.values)
+    _add_to(rows, stack.labels.index("bias"), block.ln1.b)
+    return rows
+
+
+def _project(
+    cache: ActivationCache,
+    layer: int,
+    side: Literal["q", "k"],
+    index: int,
+    read: Float[Tensor, "path batch pos d_model"],
+    labels: list[str],
+    rotation: tuple[Tensor, Tensor] | None,
+) -> Float[Tensor, "batch pos path d_head"]:
+    """Queries (or keys) of one head, as the scores multiply them, by path."""
+    attn = cache.model.blocks[layer].attn
+    W, b = (attn.W_Q, attn.b_Q) if side == "q" else (attn.W_K, attn.b_K)
+    rows = read @ W[index].to(read)
+    _add_to(rows, labels.index("bias"), b[index])
+    if cache.cfg.use_qk_norm:
+        scale = cache[f"blocks.{layer}.attn.{side}_norm.hook_scale"][:, :, index]
+        rows = cast(Norm, attn.get_submodule(f"{side}_norm")).at_scale(rows, scale)
+    paths = rows.permute(1, 2, 0, 3)
+    if rotation is not None:
+        paths = rotate(paths, rotation)
+    if cache.edited:
+        cached = cache[side if rotation is None else f"rot_{side}", layer][:, :, index]
+        _add_to(paths.permute(2, 0, 1, 3), labels.index("edits"), cached - paths.sum(dim=2))
+    return paths
+
+
+def _rotation(cache: ActivationCache, layer: int) -> tuple[Tensor, Tensor] | None:
+    """Cosines and sines of the rotary angles of the run, or None."""
+    cfg, embed, mask = cache.cfg, cache["hook_embed"], cache.attention_mask
+    base = cfg.in_layer(cfg.rotary_base, layer)
+    if base is None or cfg.rotary_dim is None:
+        return None
+    positions = torch.arange(embed.shape[1], device=embed.device)[None]
+    if mask is not None:
+        positions = (mask.to(embed.device).cumsum(dim=1) - 1).clamp(min=0)
+    return rotary_angles(base, cfg.rotary_dim, cfg.in_layer(cfg.rotary_scaling, layer), positions, embed.dtype)
+
+
+def _check_scores(cache: ActivationCache, layer: int, head: int, terms: Tensor) -> None:
+    """Where the cache holds the scores, the terms must sum to them."""
+    name, cap = f"blocks.{layer}.attn.hook_attn_scores", cache.cfg.attn_scores_soft_cap
+    if name not in cache:
+        return
+    cached, total = cache[name][:, head], terms.sum(dim=(0, 1))
+    total = total if cap is None else cap * torch.tanh(total / cap)
+    seen = cached.isfinite()
+    if not agree(total[seen], cached[seen], terms.abs().sum(dim=(0, 1))[seen]):
+        raise CacheError("the terms do not sum to the scores in the cache: are they of another run, or other weights?")
+
+
+# ---------------------------------------------------------------------------------------------- small steps
+
+
+def _at_run_scale(
+    cache: ActivationCache, name: str, rows: Float[Tensor, "*rows d_model"]
+) -> Float[Tensor, "*rows d_model"]:
+    """Rows through the norm of that name, without its bias, at the scale it had in the run."""
+    norm = cast(Norm, cache.model.get_submodule(name))
+    return rows.clone() if norm.kind is None else norm.at_scale(rows, cache[f"{name}.hook_scale"])
+
+
+def _add_to(rows: Tensor, i: int | None, addend: Tensor | None) -> None:
+    """Add to row i, in place, if there is such a row and something to add."""
+    if i is not None and addend is not None:
+        rows[i] += addend.to(rows)
+
+
+def _check_count(cfg: TransformerConfig, stop: int, max_length: int | None, max_terms: int, sides: int) -> None:
+    """Raise `ConfigError` for an impossible length, or for more terms than allowed."""
+    if max_length is not None and (not is_index(max_length) or max_length < 0):
+        raise ConfigError(f"max_length = {max_length!r}; allowed: 0 or more heads, or None for chains of any length")
+    wanted = count_paths(cfg, stop, max_length) ** sides
+    if wanted <= max_terms:
+        return
+    fits = [n for n in range(stop) if count_paths(cfg, stop, n) ** sides <= max_terms]
+    advice = f"; max_length = {fits[-1]} makes {count_paths(cfg, stop, fits[-1]) ** sides:,}" if fits else ""
+    raise ConfigError(f"max_length = {max_length} makes {wanted:,} terms, above max_terms = {max_terms:,}{advice}")
+
+
+def count_paths(cfg: TransformerConfig, layer: int, max_length: int | None = None) -> int:
+    """How many rows `expand_stream` has for an unedited run."""
+    of_length = [2 + cfg.positions_in_stream] + [0] * layer
+    longest = layer if max_length is None else min(max_length, layer)
+    for _ in range(layer):
+        for length in range(longest, 0, -1):
+            of_length[length] += cfg.n_heads * of_length[length - 1]
+        of_length[0] += not cfg.attn_only
+    return sum(of_length) + (longest < layer)

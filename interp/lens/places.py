@@ -1,0 +1,102 @@
+"""Results with names on their axes: from tensors over batch and positions to an `xarray.Dataset`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.errors import ShapeError
+from interp.model import ActivationCache, HookedTransformer, select
+from interp.results import array_of, as_array
+from interp.text import Text, check_mask, token_strings
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Pos = int | slice | Sequence[int] | None
+"""Positions: one (its axis goes away), some, or None for all; negative ones count from the end."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """The sequences and positions that a result is about.
+
+    Attributes:
+        model: whose run it was.
+        n_batch, n_pos: of the run; `pos` are those of the result.
+        pos: the positions that the result has.
+        ids: what the run read, or None where that is not known.
+        real: which of these are tokens rather than padding; None where all are.
+        single: one text or one sequence of ids, whose result has no batch axis.
+    """
+
+    model: HookedTransformer
+    n_batch: int
+    n_pos: int
+    pos: Pos = None
+    ids: Int[Tensor, "batch pos"] | None = None
+    real: Bool[Tensor, "batch pos"] | None = None
+    single: bool = False
+
+    @classmethod
+    def of_prompt(
+        cls, model: HookedTransformer, prompt: Text | Tensor, pos: Pos, attention_mask: Tensor | None = None
+    ) -> "Places":
+        """Those of a run on `prompt`. Raises as calling the model, and `ShapeError` for positions out of range."""
+        ids, mask = model.tokens_and_mask(prompt, attention_mask)
+        single = isinstance(prompt, str) or (isinstance(prompt, Tensor) and prompt.ndim == 1)
+        places = cls(model, len(ids), ids.shape[1], pos, ids, check_mask(mask, ids), single)
+        places.positions()
+        return places
+
+    @classmethod
+    def of_cache(cls, cache: ActivationCache, prompt: Text | Tensor | None, pos: Pos) -> "Places":
+        """Those of a cache. Raises as `of_prompt`; `ShapeError` for a prompt that is not the one it was made of."""
+        if not isinstance(cache, ActivationCache):
+            raise TypeError(f"a cache is needed, model.run_with_cache(prompt)[1], not {type(cache).__name__}")
+        name, value = next(iter(cache.items()))
+        shape = len(value), value.shape[cache.model.hook_points[name.removesuffix("_grad")].pos_axis]
+        if prompt is None:
+            places = cls(cache.model, *shape, pos, real=cache.attention_mask)
+            places.positions()
+            return places
+        places = cls.of_prompt(cache.model, prompt, pos, cache.attention_mask if isinstance(prompt, Tensor) else None)
+        if (places.n_batch, places.n_pos) != shape:
+            raise ShapeError(
+                f"the prompt is {places.n_batch} sequences of {places.n_pos} tokens, the cache holds {shape[0]} of "
+                f"{shape[1]}; give the prompt of its run, or none"
+            )
+        return places
+
+    def positions(self) -> list[int]:
+        """The positions of the result, counted from 0."""
+        return select(torch.arange(self.n_pos), 0, self.pos, "pos").tolist()
+
+    def dataset(
+        self, variables: Mapping[str, tuple[Sequence[str], Any]], coords: Mapping[str, Any], attrs: Mapping[str, Any]
+    ) -> "xr.Dataset":
+        """Variables as (axes, values) with their coordinates; `source` is an axis over all positions of the run."""
+        import xarray as xr
+
+        axes = {axis for dims, _ in variables.values() for axis in dims}
+        chosen = self.positions()
+        added: dict[str, Any] = {"batch": range(self.n_batch), "pos": chosen}
+        if "source" in axes:
+            added["source"] = range(self.n_pos)
+        if self.ids is not None:
+            words = array_of(token_strings(self.model, self.ids.flatten().tolist()), self.ids.shape)
+            added["token"] = (("batch", "pos"), words[:, chosen])
+            if "source" in axes:
+                added["source_token"] = (("batch", "source"), words)
+        if self.real is not None:
+            added["is_token"] = (("batch", "pos"), as_array(self.real[:, chosen]))
+        result = xr.Dataset(
+            {name: (tuple(dims), as_array(values)) for name, (dims, values) in variables.items()},
+            {**coords, **added},
+            {**attrs, "n": self.n_batch, "model": self.model.weights_hash()},
+        )
+        result = result.isel(batch=0, drop=True) if self.single else result
+        return result.isel(pos=0) if isinstance(self.pos, int) else result

@@ -1,0 +1,30 @@
+"""What a run is judged by: metrics that say which logits they need, so that no others are computed."""
+
+from interp.metrics.kinds import (
+    Function,
+    KLDivergence,
+    Logit,
+    LogitDifference,
+    LogProbability,
+    Loss,
+    Metric,
+    Probability,
+    Rank,
+    as_metric,
+)
+from interp.metrics.plan import Prompts, Reading
+
+__all__ = [
+    "Function",
+    "KLDivergence",
+    "LogProbability",
+    "Logit",
+    "LogitDifference",
+    "Loss",
+    "Metric",
+    "Probability",
+    "Prompts",
+    "Rank",
+    "Reading",
+    "as_metric",
+]

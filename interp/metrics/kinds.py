@@ -1,0 +1,331 @@
+"""What a run is judged by: functions of the logits that know which logits they need.
+
+A metric names the positions and the tokens that it reads, so that whoever runs the model for it (`patching.sweep`) can
+compute these logits and no others. It can also be called: `LogitDifference(" Mary", " John")(logits, model)` is one
+number a prompt.
+
+Answers are a token id, the text of a single token, or a list or tensor with one of these for each prompt. Positions are
+counted along the (padded) sequence, negative ones from its end; a metric that reads several is their mean. Logarithms
+are natural, so that probabilities, divergences and losses are in nats.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.errors import ConfigError, ShapeError, TokenError
+from interp.factored import at_least_float32
+from interp.metrics.plan import Positions, Prompts, Reading
+from interp.model import next_token_loss
+from interp.text import Answer, Text, check_mask
+
+if TYPE_CHECKING:
+    from interp.model import HookedTransformer
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A function of the logits, one value a prompt. See the subclasses; `Function` wraps any of your own."""
+
+    needs_tokens: ClassVar[bool] = False
+    """Whether it compares logits with the tokens of the run."""
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Which logits of these prompts are needed, and what is made of them."""
+        raise TypeError(f"{type(self).__name__} is not a metric that can be read; take one of its subclasses")
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "batch pos d_vocab"],
+        model: "HookedTransformer | None" = None,
+        tokens: Int[Tensor, "batch pos"] | None = None,
+        mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch"]:
+        """One value for each prompt.
+
+        Args:
+            logits: of a run.
+            model: turns answers given as text into ids; not needed for ids.
+            tokens, mask: what the run read; `Loss` needs it.
+
+        Raises:
+            TokenError: an answer that is not one token, or text without a model.
+            ShapeError: positions or answers that do not fit the logits.
+        """
+        if tokens is None and self.needs_tokens:
+            raise TokenError("a loss compares with the tokens of the run: give tokens=")
+        if logits.ndim != 3 or (tokens is not None and tokens.shape != logits.shape[:2]):
+            given = "" if tokens is None else f", and tokens {tuple(tokens.shape)}"
+            raise ShapeError(f"a metric takes logits [batch, pos, d_vocab] and tokens [batch, pos], not logits "
+                             f"{tuple(logits.shape)}{given}")  # fmt: skip
+        mask = check_mask(mask, logits)
+        logits = at_least_float32(logits)
+        tokens = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device) if tokens is None else tokens
+        d_vocab = logits.shape[-1]
+        prompts = Prompts(tokens, mask, model.to_single_token if model else _no_text, d_vocab, model or _no_run)
+        reading = self.read(prompts)
+        rows = torch.arange(len(logits), device=logits.device)
+        read = logits[rows[:, None], reading.positions]
+        if reading.tokens is not None:
+            read = read.gather(-1, reading.tokens[:, None, :].expand(-1, read.shape[1], -1))
+        return reading.score(read, rows)
+
+
+def _no_text(text: str) -> int:
+    raise TokenError(f"the answer {text!r} is text: give model= as well, or token ids")
+
+
+def _no_run(input: Any) -> Tensor:
+    raise TokenError(f"the reference {input!r} has to be run: give model= as well, or logits")
+
+
+def as_metric(metric: Metric | Callable[[Tensor], Any]) -> Metric:
+    """A metric as it is, any other function of the logits as a `Function`. Raises `ConfigError` for anything else."""
+    if isinstance(metric, Metric):
+        return metric
+    if callable(metric) and not isinstance(metric, type):
+        return Function(metric)
+    raise ConfigError(f"{metric!r} is not a metric; allowed: one of interp.metrics, or a function of the logits")
+
+
+# ---------------------------------------------------------------------- the metrics
+
+
+@dataclass(frozen=True)
+class _OfAnswer(Metric):
+    """A metric of one answer's place in the distribution.
+
+    Attributes:
+        answer: whose.
+        pos: where.
+    """
+
+    answer: Answer
+    pos: Positions = -1
+
+    def __post_init__(self) -> None:
+        _freeze(self, "answer", "pos")
+
+    def _whole(self, prompts: Prompts, what: str, value: Callable[[Tensor, Tensor], Tensor]) -> Reading:
+        """`value(logits [row read d_vocab], ids [row 1 1])`, averaged over positions."""
+        ids = prompts.ids(self.answer)
+
+        def score(logits: Tensor, rows: Tensor) -> Tensor:
+            return value(logits, ids[rows][:, None, None]).mean(dim=1)
+
+        return Reading(f"{what} of {_say(self.answer)}{_at(self.pos)}", prompts.positions(self.pos), None, score)
+
+
+class Logit(_OfAnswer):
+    """The logit of the answer."""
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs one column."""
+        name = f"logit of {_say(self.answer)}{_at(self.pos)}"
+        return Reading(name, prompts.positions(self.pos), prompts.ids(self.answer)[:, None], _mean_logit)
+
+
+@dataclass(frozen=True)
+class LogitDifference(Metric):
+    """The logit of the correct answer minus that of the incorrect one: the log of the ratio of their probabilities.
+
+    Attributes:
+        correct, incorrect: the answers.
+        pos: where.
+    """
+
+    correct: Answer
+    incorrect: Answer
+    pos: Positions = -1
+
+    def __post_init__(self) -> None:
+        _freeze(self, "correct", "incorrect", "pos")
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs two columns."""
+        name = f"logit difference {_say(self.correct)} - {_say(self.incorrect)}{_at(self.pos)}"
+        tokens = torch.stack([prompts.ids(self.correct), prompts.ids(self.incorrect)], dim=1)
+        return Reading(name, prompts.positions(self.pos), tokens, _mean_difference)
+
+
+class LogProbability(_OfAnswer):
+    """The log of the answer's probability."""
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs the whole vocabulary."""
+        return self._whole(prompts, "log-probability", _log_probability)
+
+
+class Probability(_OfAnswer):
+    """The answer's probability."""
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs the whole vocabulary."""
+        return self._whole(prompts, "probability", lambda logits, ids: _log_probability(logits, ids).exp())
+
+
+class Rank(_OfAnswer):
+    """How many tokens have a larger logit than the answer: 0 for the top prediction."""
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs the whole vocabulary."""
+        return self._whole(prompts, "rank", _rank)
+
+
+@dataclass(frozen=True, eq=False)
+class KLDivergence(Metric):
+    """KL(reference || run) = sum over tokens of p_reference (log p_reference - log p_run), in nats.
+
+    Attributes:
+        reference: logits [batch, pos, d_vocab], or text or ids of the run to compare with; None, in a sweep, for the
+            run that the effects are measured against: the clean one.
+        pos: where.
+    """
+
+    reference: Float[Tensor, "batch pos d_vocab"] | Int[Tensor, "batch pos"] | Text | None = None
+    pos: Positions = -1
+
+    def __post_init__(self) -> None:
+        _freeze(self, "pos")
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs the whole vocabulary. Raises `ShapeError` for a reference that does not fit the prompts."""
+        positions = prompts.positions(self.pos)
+        log_reference = at_least_float32(self._logits(prompts, positions)).log_softmax(dim=-1)
+
+        def score(logits: Tensor, rows: Tensor) -> Tensor:
+            wanted = log_reference[rows]
+            terms = wanted.exp() * (wanted - logits.log_softmax(dim=-1))
+            return terms.where(wanted > -torch.inf, 0).sum(dim=-1).mean(dim=1)  # 0 log 0 = 0
+
+        return Reading(f"KL divergence from the reference{_at(self.pos)}", positions, None, score)
+
+    def _logits(self, prompts: Prompts, positions: Int[Tensor, "batch read"]) -> Float[Tensor, "batch read d_vocab"]:
+        given = self.reference
+        if given is None:
+            if prompts.reference is None:
+                raise ConfigError("KLDivergence() has no reference here: give logits, text or ids of the run to "
+                                  "compare with")  # fmt: skip
+            return prompts.reference(positions)
+        if not (isinstance(given, Tensor) and given.is_floating_point()):
+            with torch.no_grad():
+                given = prompts.run(given)
+        wanted = (*prompts.tokens.shape, prompts.d_vocab)
+        if tuple(given.shape) != wanted:
+            raise ShapeError(f"the reference has logits of shape {tuple(given.shape)}, the run {wanted}")
+        return given[torch.arange(len(given), device=given.device)[:, None], positions]
+
+
+@dataclass(frozen=True)
+class Loss(Metric):
+    """Mean cross-entropy of every next token of the prompt."""
+
+    needs_tokens: ClassVar[bool] = True
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs all positions but the last, and the whole vocabulary. Raises `TokenError` for a single token."""
+        tokens, mask = prompts.tokens, prompts.mask
+        if tokens.shape[1] < 2:
+            raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
+        n_predicted = tokens.shape[1] - 1
+        if mask is not None and not (counts := (mask[:, 1:] & mask[:, :-1]).any(dim=1)).all():
+            raise TokenError(f"a loss needs at least two tokens, and prompt {int((~counts).nonzero()[0])} has fewer")
+
+        def score(logits: Tensor, rows: Tensor) -> Tensor:
+            own = None if mask is None else mask[rows]
+            padded = F.pad(logits, (0, 0, 0, 1))
+            losses = cast(Tensor, next_token_loss(padded, tokens[rows], own, per_token=True))
+            if own is None:
+                return losses.mean(dim=1)
+            return losses.sum(dim=1) / (own[:, 1:] & own[:, :-1]).sum(dim=1)
+
+        everywhere = torch.arange(n_predicted, device=tokens.device).expand(len(tokens), -1)
+        return Reading("loss", everywhere, None, score)
+
+
+@dataclass(frozen=True)
+class Function(Metric):
+    """Any function of the logits.
+
+    Attributes:
+        fn: logits [batch, read, d_vocab] of one run of every prompt to one value a prompt, or to a single number for
+            all of them together.
+        pos: the positions that it is given; None for all.
+        name: for labels; by default the function's own.
+    """
+
+    fn: Callable[[Tensor], Any]
+    pos: Positions = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        _freeze(self, "pos")
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Needs the whole vocabulary."""
+        name = self.name or getattr(self.fn, "__name__", None) or repr(self.fn)
+        score = partial(_apply, self.fn, name)
+        return Reading(name, prompts.positions(self.pos), None, score, whole_batch=True)
+
+
+# ---------------------------------------------------------------------- their arithmetic
+
+
+def _apply(fn: Callable[[Tensor], Any], name: str, logits: Tensor, rows: Tensor) -> Tensor:
+    value = fn(logits)
+    try:
+        value = torch.as_tensor(value, device=logits.device).to(logits.dtype)
+    except (TypeError, ValueError, RuntimeError):
+        raise ShapeError(f"the metric {name!r} made {value!r}; allowed: one number a prompt, or a single one") from None
+    if value.ndim == 0:
+        return value.expand(len(logits))
+    if value.shape != (len(logits),):
+        raise ShapeError(
+            f"the metric {name!r} made {tuple(value.shape)} of logits {tuple(logits.shape)}; allowed: one value a "
+            f"prompt, {(len(logits),)}, or a single one"
+        )
+    return value
+
+
+def _mean_logit(logits: Tensor, rows: Tensor) -> Tensor:
+    return logits[..., 0].mean(dim=1)
+
+
+def _mean_difference(logits: Tensor, rows: Tensor) -> Tensor:
+    return (logits[..., 0] - logits[..., 1]).mean(dim=1)
+
+
+def _log_probability(logits: Tensor, ids: Tensor) -> Tensor:
+    return (logits.gather(-1, ids.expand(-1, logits.shape[1], 1)) - logits.logsumexp(dim=-1, keepdim=True))[..., 0]
+
+
+def _rank(logits: Tensor, ids: Tensor) -> Tensor:
+    return (logits > logits.gather(-1, ids.expand(-1, logits.shape[1], 1))).sum(dim=-1).to(logits.dtype)
+
+
+def _freeze(metric: Metric, *names: str) -> None:
+    """Lists as tuples, tensors of ids too, so that metrics compare and hash by what they ask."""
+    for name in names:
+        value = getattr(metric, name)
+        if isinstance(value, Tensor):
+            if value.is_floating_point() or value.ndim > 1:
+                raise TokenError(f"{name} is ids, one a prompt, not {value.dtype} of shape {tuple(value.shape)}")
+            value = value.tolist()
+        object.__setattr__(metric, name, tuple(value) if isinstance(value, list | range) else value)
+
+
+def _say(answer: Answer) -> str:
+    if isinstance(answer, str) or not isinstance(answer, Sequence):
+        return repr(answer)
+    several = list(dict.fromkeys(answer))
+    return " / ".join(map(repr, several[:3])) + (" / ..." if len(several) > 3 else "")
+
+
+def _at(pos: Positions) -> str:
+    return " at every position" if pos is None else f" at position {pos}"

@@ -1,0 +1,46 @@
+"""The hookable transformer: its parts, its hook points, its runs, and what a run leaves behind.
+
+Read `transformer.py` from top to bottom first, then `components.py`. Every place where the residual stream is read or
+written is a `HookPoint`; `hooked.py` runs the model under their eyes; an `ActivationCache` keeps what flowed through
+them and takes the stream apart (`residual.py`); `generate.py` predicts, samples and appends.
+"""
+
+from interp.model.allocator import keep_freed_memory
+from interp.model.cache import ActivationCache, select
+from interp.model.components import MLP, Attention, Norm, SideInputs, rotary_angles, rotate, visible_keys
+from interp.model.generate import KVCache, Sampling
+from interp.model.hooked import ReturnType, RunOptions
+from interp.model.hooks import HookFn, HookPair, HookPoint
+from interp.model.loss import next_token_loss
+from interp.model.names import HookName, layer_of
+from interp.model.residual import LogitAttribution, Rows, Stack, agree
+from interp.model.transformer import Block, HookedTransformer
+
+__all__ = [
+    "MLP",
+    "ActivationCache",
+    "Attention",
+    "Block",
+    "HookFn",
+    "HookName",
+    "HookPair",
+    "HookPoint",
+    "HookedTransformer",
+    "KVCache",
+    "LogitAttribution",
+    "Norm",
+    "ReturnType",
+    "Rows",
+    "RunOptions",
+    "Sampling",
+    "SideInputs",
+    "Stack",
+    "agree",
+    "keep_freed_memory",
+    "layer_of",
+    "next_token_loss",
+    "rotary_angles",
+    "rotate",
+    "select",
+    "visible_keys",
+]

@@ -1,0 +1,175 @@
+"""ActivationCache: what one run left at its hook points; `residual.py` takes the residual stream in it apart."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp.errors import CheckpointError, HookNotFoundError, ShapeError
+from interp.files import atomic_path
+from interp.model.names import HookName, resolve
+from interp.model.residual import ResidualStream
+from interp.model.stacked import weights_now
+
+if TYPE_CHECKING:
+    from interp.model.transformer import HookedTransformer
+
+
+class ActivationCache(ResidualStream, Mapping[str, Tensor]):
+    """Activations by name: `cache["blocks.0.attn.hook_z"]`, `cache["z", 0]`, `cache["z", -1]`.
+
+    Attributes:
+        model: the model that ran; decompositions read its weights, and refuse if these changed since.
+        edited: whether hooks edited anything in the run.
+        attention_mask: [batch, pos], true for tokens and false for padding; None where nothing was padding.
+    """
+
+    def __init__(
+        self,
+        activations: Mapping[str, Tensor],
+        model: "HookedTransformer",
+        edited: bool = False,
+        attention_mask: Bool[Tensor, "batch pos"] | None = None,
+    ):
+        self._values = dict(activations)
+        self.model, self.cfg, self.edited = model, model.cfg, edited
+        self.attention_mask = None if attention_mask is None or bool(attention_mask.all()) else attention_mask
+        self._weights = weights_now(model)
+
+    # ------------------------------------------------------------------ a mapping
+
+    def __getitem__(self, name: HookName) -> Tensor:
+        if isinstance(name, str) and name in self._values:
+            return self._values[name]
+        try:
+            found = resolve(name, list(self._values), self.cfg.n_layers)
+        except HookNotFoundError as error:
+            try:
+                known = resolve(name, list(self.model.hook_points), self.cfg.n_layers)[0]
+            except HookNotFoundError:
+                raise error from None
+            raise HookNotFoundError(
+                f"{known!r} is a point of this model, but this cache does not hold it; name it in names_filter= "
+                "(a lazy point is cached only where it is named)"
+            ) from None
+        if len(found) > 1:
+            raise HookNotFoundError(f"{name!r} fits {len(found)} cached activations: {', '.join(found[:4])} ...")
+        return self._values[found[0]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        size = sum({v.untyped_storage().data_ptr(): v.untyped_storage().nbytes() for v in self.values()}.values())
+        return f"ActivationCache({len(self)} activations, {size / 1e6:.1f} MB)"
+
+    def is_current(self) -> bool:
+        """Whether the model's weights are still those of the run (writes through `.data` are not seen)."""
+        return weights_now(self.model) == self._weights
+
+    # ------------------------------------------------------------------ moving, slicing, files
+
+    def _with(self, activations: Mapping[str, Tensor], mask: Tensor | None = None) -> "ActivationCache":
+        """Other activations of the same run; without a mask, of the same positions."""
+        twin = ActivationCache(activations, self.model, self.edited, self.attention_mask if mask is None else mask)
+        twin._weights = self._weights
+        return twin
+
+    def to(self, device: str | torch.device) -> "ActivationCache":
+        """A cache with every tensor on `device`."""
+        mask = self.attention_mask
+        return self._with(
+            {name: value.to(device) for name, value in self.items()}, None if mask is None else mask.to(device)
+        )
+
+    def slice(
+        self,
+        batch: int | slice | Sequence[int] | None = None,
+        pos: int | slice | Sequence[int] | None = None,
+    ) -> "ActivationCache":
+        """A cache of some sequences and positions; axes stay, so an int leaves an axis of size 1.
+
+        Scores and patterns are cut along their query positions. Raises `ShapeError` for an index out of range.
+        """
+
+        def cut(name: str, value: Tensor) -> Tensor:
+            axis = self.model.hook_points[name.removesuffix("_grad")].pos_axis
+            return select(select(value, 0, batch, "batch"), axis, pos, "pos")
+
+        mask = self.attention_mask
+        if mask is not None:
+            mask = select(select(mask, 0, batch, "batch"), 1, pos, "pos")
+        return self._with({name: cut(name, value) for name, value in self.items()}, mask)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all activations to one safetensors file, whole or not at all."""
+        from safetensors.torch import save_file
+
+        about = {
+            "kind": "interp.ActivationCache",
+            "config": self.cfg.to_json(),
+            "weights": json.dumps(self.model.weights_hash()),
+            "names": json.dumps(list(self)),
+            "edited": json.dumps(self.edited),
+        }
+        tensors = {n: v.contiguous().clone() for n, v in self.items()}
+        if self.attention_mask is not None:
+            tensors["attention_mask"] = self.attention_mask.contiguous()
+        with atomic_path(path) as file:
+            save_file(tensors, file, metadata=about)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: "HookedTransformer") -> "ActivationCache":
+        """The cache that `save` wrote, bit for bit, on the model's device.
+
+        Raises `CheckpointError` for a file that is no such cache, or was made by a model of another configuration.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt", device=str(model.W_E.device)) as file:
+                about = file.metadata() or {}
+                if about.get("kind") != "interp.ActivationCache":
+                    raise CheckpointError(f"{path} is a safetensors file, but not a saved ActivationCache")
+                values = {name: file.get_tensor(name) for name in json.loads(about["names"])}
+                mask = file.get_tensor("attention_mask") if "attention_mask" in file.keys() else None  # noqa: SIM118
+                theirs, weights, edited = (json.loads(about[k]) for k in ("config", "weights", "edited"))
+        except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{path} cannot be read as a saved ActivationCache: {error!r}") from error
+        ours = json.loads(json.dumps(model.cfg.architecture()))
+        if differing := [k for k in ours if theirs.get(k) != ours[k]]:
+            values_of = ", ".join(f"{k} = {theirs.get(k)!r} (here {ours[k]!r})" for k in differing)
+            raise CheckpointError(f"{path} was made by another model: {values_of}")
+        if weights != model.weights_hash():
+            raise CheckpointError(f"{path} was made by a model of this configuration with other weights")
+        return cls(values, model, edited, mask)
+
+
+def select(value: Tensor, axis: int, index: int | slice | Sequence[int] | None, what: str) -> Tensor:
+    """Some entries along an axis, which stays. Raises `ShapeError` out of range, or where nothing is selected."""
+    if index is None:
+        return value
+    size = value.shape[axis]
+    if isinstance(index, slice):
+        chosen = list(range(size))[index]
+    else:
+        wanted = index.tolist() if isinstance(index, Tensor | np.ndarray) else index
+        wanted = list(wanted) if isinstance(wanted, Sequence) else [wanted]
+        for i in wanted:
+            if isinstance(i, bool) or not isinstance(i, Integral) or not -size <= int(i) < size:
+                raise ShapeError(f"{what} = {i!r}; allowed: integers from {-size} to {size - 1}, or a slice")
+        chosen = [int(i) % size for i in wanted]
+    if not chosen:
+        raise ShapeError(f"{what} = {index!r} selects nothing of {size}")
+    if chosen == list(range(chosen[0], chosen[0] + len(chosen))):
+        return value.narrow(axis, chosen[0], len(chosen))
+    return value.index_select(axis, torch.tensor(chosen, device=value.device))

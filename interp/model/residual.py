@@ -1,0 +1,377 @@
+"""The algebra of the residual stream, on what one run left in a cache.
+
+The stream is a sum of *writes*: token and position embeddings, every head, every MLP (or neuron), and biases. The
+methods here return those writes as a `Stack` whose rows sum exactly to the stream they decompose. In post-norm models,
+where the stream itself passes through norms, every earlier write is carried through each norm at the scale that the
+norm had in this run (a norm at a fixed scale is linear), and the norms' biases join the row "bias". Where the run was
+edited by hooks, a row "edits" holds what the edits added.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+from einops import einsum
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.config import TransformerConfig
+from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
+from interp.indices import layer_index
+from interp.model.components import WRITE_PER_HEAD, Norm
+from interp.text import Answer, token_ids
+
+if TYPE_CHECKING:
+    from interp.model.transformer import HookedTransformer
+
+
+@dataclass(frozen=True, repr=False)
+class Rows:
+    """Tensors with labels: `values[i]` belongs to `labels[i]`. `rows["L0H1"]` and `rows[i]` are single ones."""
+
+    values: Tensor
+    labels: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return zip(self.labels, self.values, strict=True)
+
+    def __getitem__(self, row: int | str) -> Tensor:
+        if isinstance(row, str):
+            if row not in self.labels:
+                raise HookNotFoundError(f"no row is called {row!r}{did_you_mean(row, self.labels)}")
+            row = self.labels.index(row)
+        return self.values[row]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.labels[:6]) + (", ..." if len(self) > 6 else "")
+        return f"{type(self).__name__}({len(self)} rows of shape {tuple(self.values.shape[1:])}: {shown})"
+
+
+@dataclass(frozen=True, repr=False)
+class Stack(Rows):
+    """Vectors in the residual stream: `values` is [component, batch, pos, d_model].
+
+    Attributes:
+        place: the layer whose stream they decompose, and whether it is the one that its MLP reads; None if not known.
+    """
+
+    place: tuple[int, bool] | None = None
+
+
+def _at(layer: int, mlp_input: bool, n_layers: int) -> str:
+    return "the final norm" if layer == n_layers else f"{'the MLP' if mlp_input else 'the attention'} of layer {layer}"
+
+
+class LogitAttribution(Rows):
+    """How much each component adds to a logit or a logit difference: `values` is [component, batch, pos]."""
+
+
+def agree(total: Tensor, cached: Tensor, size: Tensor) -> bool:
+    """Whether two tensors are equal but for the rounding of terms whose sizes sum to `size`."""
+    tolerance = 0.1 if cached.dtype in (torch.float16, torch.bfloat16) else 1e-3
+    return bool(((total - cached).abs() <= tolerance * (1 + size)).all())
+
+
+class ResidualStream:
+    """Decompositions of the stream, for an `ActivationCache`."""
+
+    model: "HookedTransformer"
+    cfg: TransformerConfig
+    edited: bool
+    _values: dict[str, Tensor]
+    is_current: Callable[[], bool]
+
+    def decompose_resid(self, layer: int | None = None, mlp_input: bool = False, apply_ln: bool = False) -> Stack:
+        """Embeddings and the write of every attention and MLP below `layer`, which sum to `resid_pre` there.
+
+        Args:
+            layer: 0 to n_layers, negative from the end; None for the stream that the unembedding reads.
+            mlp_input: go on to `resid_mid` of `layer`, what its MLP reads.
+            apply_ln: through the norm that reads the stream there, see `apply_ln_to_stack`.
+
+        Raises:
+            ConfigError: a layer out of range, or `mlp_input` where there is no `resid_mid`.
+            HookNotFoundError: a needed activation is not in the cache.
+        """
+        return self._decompose(layer, mlp_input, apply_ln, attn="out", mlp="out")
+
+    def get_full_resid_decomposition(
+        self,
+        layer: int | None = None,
+        mlp_input: bool = False,
+        expand_neurons: bool = True,
+        apply_ln: bool = False,
+    ) -> Stack:
+        """Embeddings, every head ("L0H1"), every neuron ("L0N7") or MLP ("0_mlp_out"), and "bias": all biases together.
+
+        Arguments and errors as for `decompose_resid`. Neurons need batch * pos * d_mlp * d_model numbers a layer.
+        """
+        return self._decompose(layer, mlp_input, apply_ln, attn="heads", mlp="neurons" if expand_neurons else "out")
+
+    @torch.no_grad()
+    def accumulated_resid(self, layer: int | None = None, incl_mid: bool = False, apply_ln: bool = False) -> Stack:
+        """The stream itself before each block ("0_pre", with `incl_mid` also "0_mid"), the last row being at `layer`.
+
+        With `apply_ln` every row goes through the final norm with statistics of its own, as the logit lens reads it
+        (nostalgebraist 2020). Errors as for `decompose_resid`.
+        """
+        stop = self._layer(layer)
+        if incl_mid and not self.cfg.has_resid_mid:
+            raise ConfigError("incl_mid = True, but blocks without or beside their MLP have no resid_mid")
+        rows, labels = [], []
+        for block in range(stop):
+            rows.append(self._get(f"blocks.{block}.hook_resid_pre"))
+            labels.append(f"{block}_pre")
+            if incl_mid:
+                rows.append(self._get(f"blocks.{block}.hook_resid_mid"))
+                labels.append(f"{block}_mid")
+        rows.append(self._stream(stop, mlp_input=False))
+        labels.append("final_post" if stop == self.cfg.n_layers else f"{stop}_pre")
+        stack = torch.stack(rows)
+        if apply_ln:
+            norm = self.model.ln_final
+            stack = norm.at_scale(stack, norm.scale(stack))
+            stack = stack if norm.b is None else stack + norm.b.to(stack.device)
+        return Stack(stack, labels)
+
+    def stack_head_results(self, layer: int | None = None, apply_ln: bool = False) -> Stack:
+        """What every head below `layer` wrote ("L0H0", "L0H1", ...), carried to `layer`. Errors as there."""
+        return self._decompose(layer, False, apply_ln, attn="heads", mlp=None, rest=False)
+
+    def stack_neuron_results(self, layer: int | None = None, apply_ln: bool = False) -> Stack:
+        """What every neuron below `layer` wrote ("L0N0", ...), carried to `layer`. Errors as there."""
+        if self.cfg.attn_only:
+            raise ConfigError("attn_only = True: this model has no neurons")
+        return self._decompose(layer, False, apply_ln, attn=None, mlp="neurons", rest=False)
+
+    @torch.no_grad()
+    def apply_ln_to_stack(self, stack: Stack, layer: int | None = None, mlp_input: bool = False) -> Stack:
+        """Components as the norm at `layer` passes them on, at the scale it had in this run; its bias is a last row.
+
+        The rows of a complete decomposition then sum to `hook_normalized`. The norm is ln1 of `layer`, with
+        `mlp_input` ln2, for None or n_layers the final one; where the stream is read as it is (post-norm, no norm)
+        nothing changes. Raises `ConfigError` for rows that decompose the stream of another place.
+        """
+        if not isinstance(stack, Stack):
+            raise ShapeError(f"rows with labels are needed, Stack(values, labels), not {type(stack).__name__}")
+        self.check_weights()
+        stop = self._layer(layer)
+        in_middle = mlp_input and not self.cfg.parallel_attn_mlp  # beside each other, both read the same stream
+        if stack.place not in (None, (stop, in_middle)):
+            raise ConfigError(
+                f"these rows decompose the stream that {_at(*stack.place, self.cfg.n_layers)} reads, not the one that "
+                f"{_at(stop, mlp_input, self.cfg.n_layers)} reads; name their place, or pass "
+                "Stack(rows.values, rows.labels) to read them elsewhere"
+            )
+        if stop == self.cfg.n_layers and not mlp_input:
+            name, norm = "ln_final", self.model.ln_final
+        else:
+            if mlp_input and (self.cfg.attn_only or stop == self.cfg.n_layers):
+                raise ConfigError(f"layer = {layer} has no MLP, so mlp_input = True names no norm")
+            name = f"blocks.{stop}.{'ln2' if mlp_input else 'ln1'}"
+            norm = cast(Norm, self.model.get_submodule(name))
+        if norm.kind is None or self.cfg.normalizes_stream:
+            return stack
+        scale = self._get(f"{name}.hook_scale")
+        if stack.values.shape[1:3] != scale.shape[:2]:
+            raise ShapeError(
+                f"rows [batch, pos] = {tuple(stack.values.shape[1:3])} do not fit the cache's "
+                f"{tuple(scale.shape[:2])}; slice the cache first: cache.slice(batch=, pos=)"
+            )
+        if f"{name}_bias" in stack.labels:
+            raise ShapeError(f"these rows went through {name} already (apply_ln=True?): they have a row '{name}_bias'")
+        values, labels = norm.at_scale(stack.values, scale), list(stack.labels)
+        if norm.b is not None:
+            values = torch.cat([values, norm.b.to(values.device).expand(values[:1].shape)])
+            labels.append(f"{name}_bias")
+        if "edits" in labels:  # the rows are complete, and hooks may have edited the norm's result as well
+            edits = self._get(f"{name}.hook_normalized") - values.sum(dim=0)
+            values, labels = torch.cat([values, edits[None]]), [*labels, f"{name}_edits"]
+        return Stack(values, labels)
+
+    # ------------------------------------------------------------------ logits
+
+    @torch.no_grad()
+    def logit_attrs(self, stack: Stack, tokens: Answer, incorrect_tokens: Answer | None = None) -> LogitAttribution:
+        """How much each component of a final-stream decomposition adds to the logits of `tokens`.
+
+        With `incorrect_tokens`, to the difference of the two logits. Norms need not be folded: components pass the
+        final norm at its scale in this run, gain included, its bias and `b_U` are the rows "ln_final_bias" and
+        "unembed_bias", and all rows of a complete decomposition sum to the logit (before any soft cap).
+
+        Raises:
+            TokenError: a token out of range, or text without a tokenizer or of several tokens.
+            ShapeError: answers of another shape than one, [batch] or [batch, pos].
+            ConfigError: the rows decompose the stream of an earlier layer.
+        """
+        read = self.apply_ln_to_stack(stack)
+        directions, offset = self.logit_directions(read.values[0], tokens, incorrect_tokens)
+        values = einsum(read.values, directions, "row batch pos d_model, batch pos d_model -> row batch pos")
+        return LogitAttribution(torch.cat([values, offset[None]]), [*read.labels, "unembed_bias"])
+
+    def logit_directions(
+        self,
+        beside: Float[Tensor, "its_batch its_pos d_model"],
+        tokens: Answer,
+        incorrect_tokens: Answer | None = None,
+    ) -> tuple[Float[Tensor, "its_batch its_pos d_model"], Float[Tensor, "its_batch its_pos"]]:
+        """Columns of `W_U` and entries of `b_U` for each position of `beside`, on its device; with two answers the
+        differences. Raises as `logit_attrs`.
+        """
+        W_U, b_U = (weight.to(beside.device) for weight in (self.model.W_U, self.model.b_U))
+        chosen = self._answers(tokens, beside)
+        directions, offset = W_U.T[chosen], b_U[chosen]
+        if incorrect_tokens is not None:
+            others = self._answers(incorrect_tokens, beside)
+            directions, offset = directions - W_U.T[others], offset - b_U[others]
+        return directions, offset
+
+    def _answers(
+        self, tokens: Answer, beside: Float[Tensor, "its_batch its_pos d_model"]
+    ) -> Int[Tensor, "its_batch its_pos"]:
+        shape = beside.shape[:2]
+        ids = token_ids(tokens, self.model.to_single_token, self.cfg.d_vocab).to(beside.device)
+        aligned = ids[:, None] if ids.ndim == 1 else ids
+        if ids.ndim > 2 or any(n not in (1, m) for n, m in zip(aligned.shape, shape, strict=False)):
+            raise ShapeError(
+                f"answers have shape {tuple(ids.shape)}; allowed: one token, [batch] or [batch, pos] = {tuple(shape)}"
+            )
+        return aligned.expand(shape)
+
+    # ------------------------------------------------------------------ the walk along the stream
+
+    @torch.no_grad()
+    def _decompose(
+        self,
+        layer: int | None,
+        mlp_input: bool,
+        apply_ln: bool,
+        *,
+        attn: Literal["out", "heads"] | None,
+        mlp: Literal["out", "neurons"] | None,
+        rest: bool = True,
+    ) -> Stack:
+        """The writes up to a place, in order: of attention and MLPs whole, in parts or left out, and the rest."""
+        self.check_weights()
+        stop = self._layer(layer)
+        if mlp_input and (not self.cfg.has_resid_mid or stop == self.cfg.n_layers):
+            raise ConfigError(f"mlp_input = True, but layer = {layer} has no resid_mid (no MLP after its attention)")
+        if not rest and stop == 0:
+            raise ConfigError(f"layer = {layer}: there is no block below it")
+        rows: list[Tensor] = []
+        labels: list[str] = []
+        bias: Tensor | float = 0.0
+        post_norm = self.cfg.normalizes_stream
+
+        def add(values: Tensor, names: list[str], constant: Tensor | float = 0.0) -> None:
+            nonlocal bias
+            rows.append(values)
+            labels.extend(names)
+            bias = bias + constant
+
+        def carry(norm: Norm, name: str) -> None:
+            """Everything so far through a norm of the stream, whose bias joins the others."""
+            nonlocal bias
+            scale = self._get(f"{name}.hook_scale")
+            rows[:] = [norm.at_scale(row, scale) for row in rows]
+            if rest:
+                bias = norm.at_scale(bias + torch.zeros_like(rows[0][:1]), scale)
+                bias = bias if norm.b is None else bias + norm.b.to(bias.device)
+
+        if rest:
+            add(self._get("hook_embed")[None], ["embed"])
+            if self.cfg.positions_in_stream:
+                add(self._get("hook_pos_embed")[None], ["pos_embed"])
+        for i, block in enumerate(self.model.blocks[: stop + mlp_input]):
+            if attn is not None:
+                add(*self._attn_writes(i, heads=attn == "heads"))
+            if post_norm:
+                carry(block.ln1, f"blocks.{i}.ln1")
+            if self.cfg.attn_only or (mlp_input and i == stop):
+                continue
+            if mlp is not None:
+                add(*self._mlp_writes(i, neurons=mlp == "neurons"))
+            if post_norm:
+                carry(block.ln2, f"blocks.{i}.ln2")
+
+        if rest and (attn == "heads" or mlp == "neurons" or post_norm):
+            add(bias + torch.zeros_like(rows[0][:1]), ["bias"])
+        values = torch.cat(rows)
+        if rest and self.edited:
+            values = torch.cat([values, (self._stream(stop, mlp_input) - values.sum(dim=0))[None]])
+            labels.append("edits")
+        elif rest:
+            self._check_sum(values, stop, mlp_input)
+        stack = Stack(values, labels, (stop, mlp_input))
+        return self.apply_ln_to_stack(stack, layer, mlp_input) if apply_ln else stack
+
+    def _attn_writes(self, i: int, heads: bool) -> tuple[Tensor, list[str], Tensor | float]:
+        """Rows, their labels, and the bias that is not in the rows."""
+        if not heads:
+            return self._get(f"blocks.{i}.hook_attn_out")[None], [f"{i}_attn_out"], 0.0
+        attn = self.model.blocks[i].attn
+        name = f"blocks.{i}.attn.hook_result"
+        result = self._values.get(name)
+        if result is None:
+            z = self._get(f"blocks.{i}.attn.hook_z")
+            result = einsum(z, attn.W_O.to(z.device), WRITE_PER_HEAD)
+        labels = [f"L{i}H{head}" for head in range(self.cfg.n_heads)]
+        return self._written(f"blocks.{i}.ln1_post", result.permute(2, 0, 1, 3), labels, attn.b_O)
+
+    def _mlp_writes(self, i: int, neurons: bool) -> tuple[Tensor, list[str], Tensor | float]:
+        if not neurons:
+            return self._get(f"blocks.{i}.hook_mlp_out")[None], [f"{i}_mlp_out"], 0.0
+        mlp = self.model.blocks[i].mlp
+        post = self._get(f"blocks.{i}.mlp.hook_post")
+        written = post.permute(2, 0, 1)[..., None] * mlp.W_out.to(post.device)[:, None, None, :]
+        labels = [f"L{i}N{neuron}" for neuron in range(self.cfg.d_mlp)]
+        return self._written(f"blocks.{i}.ln2_post", written, labels, mlp.b_out)
+
+    def _written(self, name: str, rows: Tensor, labels: list[str], bias: Tensor) -> tuple[Tensor, list[str], Tensor]:
+        """Rows and bias as they reach the stream: through the norm on the write path, where the model has one."""
+        norm, bias = cast(Norm, self.model.get_submodule(name)), bias.to(rows.device)
+        if norm.kind is None:
+            return rows, labels, bias
+        scale = self._get(f"{name}.hook_scale")
+        bias = norm.at_scale(bias.expand(rows.shape[1:]), scale)
+        return norm.at_scale(rows, scale), labels, bias if norm.b is None else bias + norm.b.to(rows.device)
+
+    def _stream(self, stop: int, mlp_input: bool) -> Tensor:
+        if mlp_input:
+            return self._get(f"blocks.{stop}.hook_resid_mid")
+        if stop < self.cfg.n_layers:
+            return self._get(f"blocks.{stop}.hook_resid_pre")
+        if stop:
+            return self._get(f"blocks.{stop - 1}.hook_resid_post")
+        vectors = self._get("hook_pos_embed") if self.cfg.positions_in_stream else 0.0
+        return self._get("hook_embed") + vectors  # no blocks: the embeddings are the stream
+
+    def _get(self, name: str) -> Tensor:
+        """A needed activation."""
+        if name not in self._values:
+            raise HookNotFoundError(
+                f"this needs {name!r}, which the cache does not hold; widen names_filter= (or stop_at_layer=)"
+                f"{did_you_mean(name, self._values, 0.8)}"
+            )
+        return self._values[name]
+
+    def check_weights(self) -> None:
+        """The weights that a decomposition reads must still be those of the run."""
+        if not self.is_current():
+            raise CacheError("the model's weights changed after this cache was made: run it again")
+
+    def _check_sum(self, values: Tensor, stop: int, mlp_input: bool) -> None:
+        """A complete decomposition sums to the stream, as far as that was cached; weights may have changed unseen."""
+        try:
+            stream = self._stream(stop, mlp_input)
+        except HookNotFoundError:
+            return
+        if not agree(values.sum(dim=0), stream, values.abs().sum(dim=0)):
+            raise CacheError("the rows do not sum to the cached stream: weights or activations changed since the run")
+
+    def _layer(self, layer: int | None) -> int:
+        return self.cfg.n_layers if layer is None else layer_index(layer, self.cfg.n_layers, "layer", end=True)

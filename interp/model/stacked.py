@@ -1,0 +1,176 @@
+"""The weights of all layers at once."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.config import TransformerConfig
+from interp.errors import ConfigError
+from interp.factored import FactoredMatrix
+from interp.model.components import Embed, PosEmbed, Unembed
+
+if TYPE_CHECKING:
+    from interp.model.transformer import Block
+
+
+class StackedWeights:
+    """A model's weights stacked over layers, keys and values repeated to the query heads.
+
+    The stacked ones are copies, made when they are asked for: to change a model, write to a block's own parameter
+    (`model.blocks[l].attn.W_Q[h] = ...` under `torch.no_grad()`).
+    """
+
+    cfg: TransformerConfig
+    blocks: Sequence["Block"]
+    embed: Embed
+    pos_embed: PosEmbed
+    unembed: Unembed
+
+    def weights_hash(self) -> str:
+        """A hash of all parameters, bit for bit; equal for equal weights on any device.
+
+        It is kept until a weight changes (other than through `.data`).
+        """
+        now = weights_now(cast(nn.Module, self))
+        kept = self.__dict__.get("_weights_hash")
+        if kept is None or kept[0] != now:
+            digest = hashlib.blake2b(digest_size=16)
+            for name, tensor in cast(nn.Module, self).state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            kept = self.__dict__["_weights_hash"] = (now, digest.hexdigest())
+        return kept[1]
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """The embedding."""
+        return self.embed.W_E
+
+    @property
+    def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
+        """The position vectors. Raises `ConfigError` where positions have none (rotary, none)."""
+        if not self.cfg.has_position_vectors:
+            raise ConfigError(f"positions are {self.cfg.positional_embedding_type!r} in this model: there is no W_pos")
+        return self.pos_embed.W_pos
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        """The unembedding; a writable view of `W_E^T` where the two are tied."""
+        return self.unembed.W_U
+
+    @property
+    def b_U(self) -> Float[Tensor, "d_vocab"]:
+        """The bias of the logits."""
+        return self.unembed.b_U
+
+    @property
+    def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Queries."""
+        return self._of_heads("W_Q")
+
+    @property
+    def W_K(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Keys."""
+        return self._of_heads("W_K")
+
+    @property
+    def W_V(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Values."""
+        return self._of_heads("W_V")
+
+    @property
+    def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
+        """What each head writes."""
+        return self._of_heads("W_O")
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """What queries seek in keys, `W_Q W_K^T / attn_scale` [layer, head, d_model, d_model] (Elhage et al. 2021).
+
+        A score is `query_read @ QK @ key_read`, where each side is the stream as the head reads it, with the biases and
+        (where there are any) the norms of queries and keys, the soft cap and the rotation left aside: in a rotary model
+        it is the circuit at distance 0.
+        """
+        return FactoredMatrix(self.W_Q / self.cfg.attn_scale, self.W_K.mT)
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """What a head writes for what it attends to, `W_V W_O` [layer, head, d_model, d_model], biases left aside."""
+        return FactoredMatrix(self.W_V, self.W_O)
+
+    @property
+    def b_Q(self) -> Float[Tensor, "layer head d_head"]:
+        """Query biases."""
+        return self._of_heads("b_Q")
+
+    @property
+    def b_K(self) -> Float[Tensor, "layer head d_head"]:
+        """Key biases."""
+        return self._of_heads("b_K")
+
+    @property
+    def b_V(self) -> Float[Tensor, "layer head d_head"]:
+        """Value biases."""
+        return self._of_heads("b_V")
+
+    @property
+    def b_O(self) -> Float[Tensor, "layer d_model"]:
+        """What attention writes whatever it attends to."""
+        return self._of_attns("b_O")
+
+    @property
+    def W_in(self) -> Float[Tensor, "layer d_model d_mlp"]:
+        """What each neuron reads. Raises `ConfigError` without MLPs."""
+        return self._of_mlps("W_in")
+
+    @property
+    def W_gate(self) -> Float[Tensor, "layer d_model d_mlp"]:
+        """What each neuron's gate reads. Raises `ConfigError` without gated MLPs."""
+        return self._of_mlps("W_gate")
+
+    @property
+    def W_out(self) -> Float[Tensor, "layer d_mlp d_model"]:
+        """What each neuron writes. Raises `ConfigError` without MLPs."""
+        return self._of_mlps("W_out")
+
+    @property
+    def b_in(self) -> Float[Tensor, "layer d_mlp"]:
+        """Biases of the neurons. Raises `ConfigError` without MLPs."""
+        return self._of_mlps("b_in")
+
+    @property
+    def b_gate(self) -> Float[Tensor, "layer d_mlp"]:
+        """Biases of the gates. Raises `ConfigError` without gated MLPs."""
+        return self._of_mlps("b_gate")
+
+    @property
+    def b_out(self) -> Float[Tensor, "layer d_model"]:
+        """What an MLP writes whatever its neurons do. Raises `ConfigError` without MLPs."""
+        return self._of_mlps("b_out")
+
+    def _of_heads(self, name: str) -> Tensor:
+        per_layer = self._of_attns(name)
+        return per_layer.repeat_interleave(self.cfg.n_heads // per_layer.shape[1], dim=1)
+
+    def _of_attns(self, name: str) -> Tensor:
+        if self.cfg.n_layers == 0:
+            raise ConfigError(f"n_layers = 0: this model has no blocks, so there is no {name}")
+        return torch.stack([block.attn.get_parameter(name) for block in self.blocks])
+
+    def _of_mlps(self, name: str) -> Tensor:
+        if self.cfg.attn_only or self.cfg.n_layers == 0 or (name.endswith("gate") and not self.cfg.gated_mlp):
+            kind = (
+                "attention-only" if self.cfg.attn_only else "without gates" if self.cfg.n_layers else "without blocks"
+            )
+            raise ConfigError(f"this model is {kind}: there is no {name}")
+        return torch.stack([block.mlp.get_parameter(name) for block in self.blocks])
+
+
+def weights_now(model: nn.Module) -> list[tuple[object, ...]]:
+    """Changes whenever a weight is replaced, cast, moved or written to (other than through `.data`)."""
+    tensors = (*model.parameters(), *model.buffers())
+    return [(t.data_ptr(), t.dtype, None if t.is_inference() else t._version) for t in tensors]

@@ -1,0 +1,432 @@
+"""The transformer, read from top to bottom.
+
+A sequence of tokens becomes a *residual stream*: one vector of width d_model for every position. Each block reads the
+stream and adds to it, first its attention heads (which move information between positions), then its MLP (which works
+on each position alone). At the end the stream is read out as logits for the next token. With norms left aside:
+
+    x = W_E[tokens] + W_pos[positions]
+    for block in blocks:
+        x = x + attention(x)
+        x = x + mlp(x)
+    logits = x @ W_U
+
+This file holds the block and the model around the blocks; attention, MLP and the rest are in `components.py`, which is
+the next to read. Every place where the stream is read or written, and every step in between, is a hook point;
+`model.hook_map()` lists them.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from interp.config import TransformerConfig
+from interp.errors import ConfigError, ShapeError, TokenError
+from interp.model.components import (
+    MLP,
+    Attention,
+    Embed,
+    Norm,
+    PosEmbed,
+    SideInputs,
+    Unembed,
+    rotary_angles,
+    visible_keys,
+)
+from interp.model.generate import Generates, KVCache
+from interp.model.hooked import Hooked, ReturnType
+from interp.model.hooks import HookPoint
+from interp.model.loss import next_token_loss
+from interp.model.split_inputs import private_reads
+from interp.model.stacked import StackedWeights
+from interp.text import Text, TextCodec, check_mask, check_tokens
+
+
+class Block(nn.Module):
+    """One layer: attention, then an MLP, each reading the stream and adding to it.
+
+    With pre-norm `t = x + attn(ln1(x))`, `y = t + mlp(ln2(t))`; with post-norm `t = ln1(x + attn(x))`,
+    `y = ln2(t + mlp(t))`; in parallel `y = x + attn(ln1(x)) + mlp(ln2(x))`. With norms on both sides (Gemma), what is
+    added is `ln1_post(attn(ln1(x)))`, and `ln2_post(mlp(ln2(t)))`. In shortformer models queries and keys read
+    `ln1(x + position)`, past the hook points of ln1, which show what the values read.
+    """
+
+    def __init__(self, cfg: TransformerConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.pre_norm, self.norms_writes = cfg.norms_reads, cfg.norm_position == "both"
+        kv = "kv_head" if cfg.n_key_value_heads < cfg.n_heads else "head"
+
+        def norm(wanted: bool = True) -> Norm:
+            return Norm(cfg.normalization_type if wanted else None, cfg.d_model, cfg.eps)
+
+        # In order of execution, which is the order of hook_map().
+        self.hook_resid_pre = HookPoint("batch pos d_model", "the residual stream that enters the block")
+        if self.pre_norm:
+            self.ln1 = norm()
+        self.hook_attn_in = HookPoint(f"batch pos {kv} d_model", "the stream as each head alone reads it", lazy=True)
+        self.hook_q_input = HookPoint("batch pos head d_model", "the stream as its queries alone read it", lazy=True)
+        self.hook_k_input = HookPoint(f"batch pos {kv} d_model", "the stream as its keys alone read it", lazy=True)
+        self.hook_v_input = HookPoint(f"batch pos {kv} d_model", "the stream as its values alone read it", lazy=True)
+        self.attn = Attention(cfg)
+        self.ln1_post = norm(self.norms_writes)
+        self.hook_attn_out = HookPoint("batch pos d_model", "what attention adds to the stream")
+        if not self.pre_norm:
+            self.ln1 = norm()
+        if not cfg.attn_only:
+            if not cfg.parallel_attn_mlp:
+                self.hook_resid_mid = HookPoint("batch pos d_model", "the stream between attention and MLP")
+            self.hook_mlp_in = HookPoint("batch pos d_model", "the stream as the MLP alone reads it", lazy=True)
+            if self.pre_norm:
+                self.ln2 = norm()
+            self.mlp = MLP(cfg)
+            self.ln2_post = norm(self.norms_writes)
+            self.hook_mlp_out = HookPoint("batch pos d_model", "what the MLP adds to the stream")
+            if not self.pre_norm:
+                self.ln2 = norm()
+        self.hook_resid_post = HookPoint("batch pos d_model", "the residual stream that leaves the block")
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"], side: SideInputs) -> Float[Tensor, "batch pos d_model"]:
+        """The stream after this block."""
+        x = self.hook_resid_pre(x)
+        attn_out = self.hook_attn_out(self._attend(x, side))
+        if self.cfg.parallel_attn_mlp:
+            return self.hook_resid_post(x + attn_out + self._apply_mlp(x))
+        x = x + attn_out
+        if not self.pre_norm:
+            x = self.ln1(x)
+        if self.cfg.attn_only:
+            return self.hook_resid_post(x)
+        x = self.hook_resid_mid(x)
+        x = x + self._apply_mlp(x)
+        if not self.pre_norm:
+            x = self.ln2(x)
+        return self.hook_resid_post(x)
+
+    def _attend(self, x: Float[Tensor, "batch pos d_model"], side: SideInputs) -> Float[Tensor, "batch pos d_model"]:
+        read, imposed_scale = self.ln1.read(x) if self.pre_norm else (x, None)
+        x_qk, read_qk = x, read
+        if side.position_reads is not None:
+            x_qk = x + side.position_reads
+            read_qk = self.ln1.unhooked(x_qk) if self.pre_norm else x_qk
+        out = self.attn(read_qk, read, side, private_reads(self, x_qk, x, imposed_scale))
+        return self.ln1_post(out) if self.norms_writes else out
+
+    def _apply_mlp(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        x = self.hook_mlp_in(x)
+        out = self.mlp(self.ln2(x) if self.pre_norm else x)
+        return self.hook_mlp_out(self.ln2_post(out) if self.norms_writes else out)
+
+
+class HookedTransformer(Hooked, Generates, StackedWeights):
+    """A transformer with a hook point at every step.
+
+    Args:
+        cfg: the architecture.
+        tokenizer: what turns text into token ids, if the model should take text.
+        device: where the parameters live; "meta" allocates nothing.
+        init_weights: False leaves the weights uninitialised, for a caller who fills them.
+
+    Raises:
+        ConfigError: the vocabulary has more words than `cfg.d_vocab`.
+    """
+
+    def __init__(
+        self,
+        cfg: TransformerConfig,
+        tokenizer: TextCodec | None = None,
+        device: str | torch.device | None = None,
+        init_weights: bool = True,
+    ):
+        super().__init__()
+        if tokenizer is not None and tokenizer.d_vocab_base > cfg.d_vocab:
+            wanted = tokenizer.d_vocab_base
+            raise ConfigError(f"d_vocab = {cfg.d_vocab} is too small for a vocabulary of {wanted} words")
+        self.cfg, self.tokenizer = cfg, tokenizer
+        with torch.device(device or torch.get_default_device()):
+            self.embed = Embed(cfg)
+            self.hook_embed = HookPoint("batch pos d_model", "the token's vector: the first write to the stream")
+            if cfg.has_position_vectors:
+                self.pos_embed = PosEmbed(cfg)
+                shown_to = "queries and keys only" if cfg.positional_embedding_type == "shortformer" else "the stream"
+                self.hook_pos_embed = HookPoint("batch pos d_model", f"the position's vector, added to {shown_to}")
+            self.blocks = cast(Sequence[Block], nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers)))
+            # In a post-norm model the last block has already normalised the stream.
+            self.ln_final = Norm(cfg.normalization_type if cfg.norms_reads else None, cfg.d_model, cfg.eps)
+            self.unembed = Unembed(cfg, self.embed)
+        self.to(cfg.dtype)
+        if init_weights:
+            self._init_weights()
+        sizes = {
+            "d_model": cfg.d_model,
+            "head": cfg.n_heads,
+            "kv_head": cfg.n_key_value_heads,
+            "d_head": cfg.d_head,
+            "d_mlp": cfg.d_mlp,
+        }
+        self.name_hook_points(sizes)
+
+    def forward(
+        self,
+        input: Text | Tensor,
+        return_type: ReturnType = "logits",
+        loss_per_token: bool = False,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        attention_mask: Tensor | None = None,
+        kv_cache: KVCache | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor] | None:
+        """Run the model, or the blocks from `start_at_layer` up to but not including `stop_at_layer`.
+
+        Args:
+            input: text, or several (padded on the left and masked where their lengths differ); token ids [batch, pos]
+                or [pos]; with `start_at_layer` the residual stream [batch, pos, d_model] that enters that block.
+            return_type: "logits" [batch, pos, d_vocab]; "loss", the mean cross-entropy in nats of each next token;
+                "both" as (logits, loss); None.
+            loss_per_token: a loss for every predicted token, [batch, pos - 1]; 0 where it or its predictor is padding.
+            start_at_layer, stop_at_layer: 0 to n_layers, or negative from the end. With `stop_at_layer` the result is
+                the stream that would enter that block (after all blocks: the one the final norm reads).
+            attention_mask: [batch, pos], true for tokens and false for padding. Positions count from the first token.
+            kv_cache: what attention needs of earlier runs; the input continues these, and is added to it.
+
+        Raises:
+            TokenError: text without a tokenizer, unknown words, ids that are not integers or out of range, an empty
+                sequence, or one longer than `n_ctx`.
+            ShapeError: a tensor of another shape or dtype than described.
+            ConfigError: a layer out of range, a return type that these layers cannot give, or a `kv_cache` where the
+                model is not causal or has another number of layers.
+        """
+        first, last = self._check_options(return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
+        tokens = None
+        if start_at_layer is None:
+            tokens, attention_mask = self.tokens_and_mask(input, attention_mask)
+        entering = self._check_stream(input) if tokens is None else tokens
+        mask = check_mask(attention_mask, entering)
+        whole_mask, positions = self._positions(entering, mask, kv_cache)
+        x = entering if tokens is None else self.hook_embed(self.embed(tokens))  # [batch pos d_model]
+        vectors = self._position_vectors(positions, x, embedding=tokens is not None)
+        if self.cfg.positions_in_stream and vectors is not None:
+            x, vectors = x + vectors, None
+
+        sides = self._side_inputs(x, positions, whole_mask, vectors, kv_cache)
+        for block, side in zip(self.blocks[first:last], sides[first:last], strict=True):
+            x = block(x, side)
+        if kv_cache is not None:
+            kv_cache.commit(x.shape[0], x.shape[1], whole_mask)
+        if stop_at_layer is not None:
+            return x
+        if return_type is None:
+            return None
+
+        logits = self.unembed(self.ln_final(x))  # [batch pos d_vocab]
+        if tokens is None or return_type == "logits":
+            return logits
+        loss = next_token_loss(logits, tokens, mask, loss_per_token)
+        return (logits, loss) if return_type == "both" else loss
+
+    def side_inputs(
+        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
+    ) -> list[SideInputs]:
+        """What each layer needs beside the stream in a run on `tokens`: masks, rotations, position vectors."""
+        whole_mask, positions = self._positions(tokens, mask, None)
+        x = self.embed(tokens)
+        vectors = None if self.cfg.positions_in_stream else self._position_vectors(positions, x, embedding=False)
+        return self._side_inputs(x, positions, whole_mask, vectors, None)
+
+    def _position_vectors(
+        self, positions: Int[Tensor, "batch_or_1 pos"], x: Float[Tensor, "batch pos d_model"], embedding: bool
+    ) -> Float[Tensor, "batch pos d_model"] | None:
+        """Rows of `W_pos`, where this run uses them: for the stream when it is begun, for queries and keys always."""
+        if not self.cfg.has_position_vectors or (self.cfg.positions_in_stream and not embedding):
+            return None
+        return self.hook_pos_embed(self.pos_embed(positions).expand(len(x), -1, -1))
+
+    def _positions(
+        self, new: Tensor, mask: Bool[Tensor, "batch pos"] | None, kv_cache: KVCache | None
+    ) -> tuple[Bool[Tensor, "batch n_keys"] | None, Int[Tensor, "batch_or_1 pos"]]:
+        """The mask of all keys, and the positions of the new tokens, counted from each sequence's first real one."""
+        batch, n_new = new.shape[:2]
+        past = 0
+        if kv_cache is not None:
+            past, mask = kv_cache.n_pos, kv_cache.whole_mask(batch, n_new, mask, new.device)
+            if past + n_new > self.cfg.n_ctx:
+                raise TokenError(f"{past} cached and {n_new} new tokens exceed the context, n_ctx = {self.cfg.n_ctx}")
+        if mask is None:
+            return None, torch.arange(past, past + n_new, device=new.device)[None]
+        return mask, (mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
+
+    def _side_inputs(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        positions: Int[Tensor, "batch_or_1 pos"],
+        mask: Bool[Tensor, "batch n_keys"] | None,
+        position_reads: Float[Tensor, "batch pos d_model"] | None,
+        kv_cache: KVCache | None,
+    ) -> list[SideInputs]:
+        """What each layer needs beside the stream; layers that agree on it share the tensors."""
+        cfg, n_new = self.cfg, x.shape[1]
+        n_keys = n_new + (0 if kv_cache is None else kv_cache.n_pos)
+        visible: dict[Any, Tensor] = {}
+        rotation: dict[Any, tuple[Tensor, Tensor] | None] = {(None, None): None}
+        sides = []
+        for layer in range(cfg.n_layers):
+            window = cfg.in_layer(cfg.window_size, layer)
+            if window not in visible:
+                visible[window] = visible_keys(cfg.attention_dir, window, n_new, n_keys, mask, x.device)
+            base, scaling = cfg.in_layer(cfg.rotary_base, layer), cfg.in_layer(cfg.rotary_scaling, layer)
+            if base is not None and cfg.rotary_dim is not None and (base, scaling) not in rotation:
+                rotation[base, scaling] = rotary_angles(base, cfg.rotary_dim, scaling, positions, x.dtype)
+            past = None if kv_cache is None else kv_cache.layers[layer]
+            sides.append(SideInputs(visible[window], rotation[base, scaling], position_reads, past))
+        return sides
+
+    # ------------------------------------------------------------------ checks on what comes in
+
+    def _check_options(
+        self,
+        return_type: ReturnType,
+        loss_per_token: bool,
+        start_at_layer: int | None,
+        stop_at_layer: int | None,
+        kv_cache: KVCache | None,
+    ) -> tuple[int, int]:
+        """The first block to run, and the first not to. Raises `ConfigError` as `forward` says."""
+        first, last = self._layer_range(start_at_layer, stop_at_layer)
+        if return_type not in ("logits", "loss", "both", None):
+            raise ConfigError(f"return_type = {return_type!r}; allowed: 'logits', 'loss', 'both' or None")
+        if loss_per_token and return_type not in ("loss", "both"):
+            raise ConfigError(f"loss_per_token = True contradicts return_type = {return_type!r}")
+        if kv_cache is not None and self.cfg.attention_dir != "causal":
+            raise ConfigError("kv_cache needs attention_dir = 'causal': here earlier positions attend to later ones")
+        if kv_cache is not None and len(kv_cache.layers) != self.cfg.n_layers:
+            raise ConfigError(f"kv_cache was made for {len(kv_cache.layers)} layers; here are {self.cfg.n_layers}")
+        if kv_cache is not None and (start_at_layer is not None or last < self.cfg.n_layers):
+            raise ConfigError(
+                "kv_cache needs every layer to run: it excludes start_at_layer and an earlier stop_at_layer"
+            )
+        if return_type in ("loss", "both") and (start_at_layer is not None or stop_at_layer is not None):
+            raise ConfigError(f"return_type = {return_type!r} needs tokens and logits, so it excludes start_at_layer "
+                              "and stop_at_layer")  # fmt: skip
+        return first, last
+
+    def tokens_and_mask(
+        self, input: Text | Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Int[Tensor, "batch pos"], Tensor | None]:
+        """Text or ids as checked token ids, and the mask: the given one, or what padded texts of unequal length."""
+        texts = isinstance(input, list | tuple) and all(isinstance(text, str) for text in input)
+        if not (texts or isinstance(input, str | Tensor)):
+            raise TokenError(f"input is text, a list of texts or a tensor of token ids, not {input!r}")
+        if isinstance(input, Tensor):
+            tokens = input
+        else:
+            tokens, real = self.to_tokens_and_mask(input)
+            if not real.all():
+                if attention_mask is not None:
+                    raise ShapeError("texts of unequal length bring their own mask; give attention_mask= with ids only")
+                attention_mask = real
+        return check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.W_E.device), attention_mask
+
+    def _check_stream(self, x: Text | Tensor) -> Float[Tensor, "batch pos d_model"]:
+        wanted = f"start_at_layer takes the residual stream [batch, pos, {self.cfg.d_model}] in {self.W_E.dtype}"
+        if not isinstance(x, Tensor):
+            raise ShapeError(f"{wanted}, not text")
+        if x.ndim != 3 or x.shape[2] != self.cfg.d_model or x.dtype != self.W_E.dtype or x.numel() == 0:
+            raise ShapeError(f"{wanted}, not {x.dtype} of shape {tuple(x.shape)}")
+        if x.device != self.W_E.device:
+            raise ShapeError(f"{wanted} on {self.W_E.device}, not on {x.device}")
+        if x.shape[1] > self.cfg.n_ctx:
+            raise ShapeError(f"{wanted} of at most n_ctx = {self.cfg.n_ctx} positions, not {x.shape[1]}")
+        return x
+
+    # ------------------------------------------------------------------ text
+
+    def to_tokens(
+        self, text: Text, prepend_bos: bool | None = None, padding_side: str = "left"
+    ) -> Int[Tensor, "batch pos"]:
+        """Token ids of one text or several, on the model's device. Raises `TokenError`.
+
+        `prepend_bos` None is the tokenizer's own habit. For the mask beside padded ids see `to_tokens_and_mask`.
+        """
+        return self.to_tokens_and_mask(text, prepend_bos, padding_side)[0]
+
+    def to_tokens_and_mask(
+        self, text: Text, prepend_bos: bool | None = None, padding_side: str = "left"
+    ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+        """As `to_tokens`, and which of the ids are tokens rather than padding: the `attention_mask` of a run."""
+        tokens, mask = self._tokenizer().to_tokens_and_mask(text, prepend_bos, padding_side)
+        return tokens.to(self.W_E.device), mask.to(self.W_E.device)
+
+    def to_str_tokens(self, text: str | Tensor, prepend_bos: bool | None = None) -> list[str]:
+        """The tokens of one text or one sequence of ids, as strings. Raises `TokenError`."""
+        return self._tokenizer().to_str_tokens(text, prepend_bos)
+
+    def to_string(self, tokens: Tensor) -> str:
+        """The text of one sequence of ids. Raises `TokenError`."""
+        return self._tokenizer().to_string(tokens)
+
+    def to_single_token(self, text: str) -> int:
+        """The id of a text that is exactly one token. Raises `TokenError` if it is not."""
+        return self._tokenizer().to_single_token(text)
+
+    def get_token_position(
+        self,
+        token: str | int,
+        text: str | Tensor,
+        mode: Literal["first", "last"] = "first",
+        prepend_bos: bool | None = None,
+    ) -> int:
+        """Where a token (its text, or its id) stands in one text or one sequence of ids. Raises `TokenError`."""
+        return self._tokenizer().get_token_position(token, text, mode, prepend_bos)
+
+    def _tokenizer(self) -> TextCodec:
+        if self.tokenizer is None:
+            raise TokenError("this model has no tokenizer; give it one (HookedTransformer(cfg, tokenizer=...)), or ids")
+        return self.tokenizer
+
+    # ------------------------------------------------------------------ weights
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write `config.json` and `model.safetensors`, each file whole or not at all."""
+        from interp.checkpoints import native
+
+        native.save(self, folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str] | None = None,
+        hf_model: Any = None,
+        dtype: torch.dtype | str | None = None,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        tokenizer: TextCodec | None = None,
+    ) -> "HookedTransformer":
+        """A saved or published model, with its weights as they are.
+
+        Args:
+            name_or_path: a folder (written by `save_pretrained` or transformers, one file or shards), a `.gguf` file,
+                a fetched model ("smollm2-135m-instruct"), or the name of a repository on the Hugging Face hub.
+            hf_model: an instance of a transformers model, in place of files.
+            dtype: of the parameters; None for the checkpoint's, in which `save_pretrained` comes back bit for bit.
+            device: where they live.
+            revision: branch, tag or commit of a repository on the hub, such as a step of training.
+            tokenizer: in place of the checkpoint's own; with `hf_model` there is none by default.
+
+        Raises `CheckpointError` naming the option that is not supported, or the file and the tensor that is missing,
+        surplus, or of another shape or dtype. Pickled weights are never loaded.
+        """
+        from interp.checkpoints import loading
+
+        return loading.load(cls, name_or_path, hf_model, dtype, device, revision, tokenizer)
+
+    def _init_weights(self) -> None:
+        """Normal weights, zero biases, unit gains; sampled in float32 on the CPU, so that a seed means one model."""
+        generator = None if self.cfg.seed is None else torch.Generator("cpu").manual_seed(self.cfg.seed)
+        for name, parameter in self.named_parameters():
+            if name.rsplit(".", 1)[1].startswith("W_") and not parameter.is_meta:
+                sample = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
+                with torch.no_grad():
+                    parameter.copy_(sample * self.cfg.init_std)

@@ -1,0 +1,282 @@
+"""Many patched runs at once, sharing everything that a patch cannot change: the engine behind `patching.sweep`.
+
+All runs differ from one *base run* by one patch each. A patch at layer l and position p of a causal model changes
+nothing below l and nothing before p, so that its *row* starts from the base run's stream at l and carries positions p,
+p + 1, ... only; at earlier positions its queries meet the base run's keys and values. One walk through the layers takes
+all rows along: at layer m those whose patch sits there join, and every weight is read once for all of them. For the
+linear layers, which dominate, the positions of all rows lie in one flat list; attention alone looks at rows in groups
+that share prompt and first position.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.model import ActivationCache, HookName, HookPoint, SideInputs
+
+if TYPE_CHECKING:
+    from interp.model import HookedTransformer
+
+SLAB = 4096
+"""How many positions pass a block at once: enough for large products, few enough for small temporaries."""
+
+
+@dataclass(frozen=True)
+class BaseRun:
+    """The run that all rows are variations of.
+
+    Attributes:
+        model: which ran.
+        tokens: what it ran on.
+        mask: which of them are tokens rather than padding, or None for all.
+        cache: the stream before every layer and after the last, keys and values, and what a sweep names besides.
+    """
+
+    model: "HookedTransformer"
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"] | None
+    cache: ActivationCache
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls,
+        model: "HookedTransformer",
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None,
+        also: Sequence[HookName],
+    ) -> "BaseRun":
+        """Run the model once and keep what rows will need, and the points named in `also`."""
+        names = ["blocks.*.hook_resid_pre", ("resid_post", -1), "blocks.*.attn.hook_v", *also]
+        names.append(f"blocks.*.attn.{_key_point(model)}")
+        _, cache = model.run_with_cache(tokens, return_type=None, names_filter=names, attention_mask=mask)
+        return cls(model, tokens, mask, cache)
+
+    @cached_property
+    def sides(self) -> list[SideInputs]:
+        """What each layer needs beside the stream."""
+        return self.model.side_inputs(self.tokens, self.mask)
+
+    @property
+    def final(self) -> Float[Tensor, "batch pos d_model"]:
+        """The stream that the final norm reads."""
+        return self.cache["resid_post", -1]
+
+    def keys(self, layer: int) -> Float[Tensor, "batch pos kv_head d_head"]:
+        """Keys as attention meets them."""
+        return self.cache[f"blocks.{layer}.attn.{_key_point(self.model)}"]
+
+    def values(self, layer: int) -> Float[Tensor, "batch pos kv_head d_head"]:
+        """Values."""
+        return self.cache[f"blocks.{layer}.attn.hook_v"]
+
+
+def _key_point(model: "HookedTransformer") -> str:
+    return "hook_rot_k" if model.cfg.positional_embedding_type == "rotary" else "hook_k"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Runs of one prompt that change from the same position on.
+
+    Attributes:
+        prompt: which sequence of the base run.
+        start: the first position that changes.
+        cells: what each row is patched for: its place in the sweep's results.
+        at: where each row is patched as it joins: `pos` and `part` (head or neuron); -1 stands for all.
+        x: the stream of the positions from `start` on; None before the rows join.
+    """
+
+    prompt: int
+    start: int
+    cells: Int[Tensor, "row"]
+    at: Int[Tensor, "row 2"]
+    x: Float[Tensor, "row pos d_model"] | None = None
+
+    def __getitem__(self, rows: slice) -> "Rows":
+        x = None if self.x is None else self.x[rows]
+        return Rows(self.prompt, self.start, self.cells[rows], self.at[rows], x)
+
+    def with_stream(self, x: Float[Tensor, "row pos d_model"]) -> "Rows":
+        """The same rows somewhere else in the model."""
+        return Rows(self.prompt, self.start, self.cells, self.at, x)
+
+    @property
+    def stream(self) -> Float[Tensor, "row pos d_model"]:
+        """`x` of rows that have joined."""
+        assert self.x is not None
+        return self.x
+
+    def write(self, activation: Float[Tensor, "row pos *part"], source: Float[Tensor, "pos *part"]) -> None:
+        """Copy into each row of `activation`, in place, the part of `source` that the row is patched with."""
+        pos, part = self.at.unbind(dim=1)
+        row = torch.arange(len(pos), device=activation.device)
+        all_positions, all_parts = bool(pos[0] < 0), bool(part[0] < 0)
+        if all_positions and all_parts:
+            activation.copy_(source.expand(activation.shape))
+        elif all_positions:
+            activation[row, :, part] = source[:, part].transpose(0, 1)
+        elif all_parts:
+            activation[row, pos - self.start] = source[pos - self.start]
+        else:
+            activation[row, pos - self.start, part] = source[pos - self.start, part]
+
+
+def grouped(rows: Iterable[Rows]) -> list[Rows]:
+    """Rows with the same prompt and start put together."""
+    groups: dict[tuple[int, int], list[Rows]] = {}
+    for some in rows:
+        groups.setdefault((some.prompt, some.start), []).append(some)
+
+    def join(prompt: int, start: int, parts: list[Rows]) -> Rows:
+        cells, at = torch.cat([part.cells for part in parts]), torch.cat([part.at for part in parts])
+        return Rows(prompt, start, cells, at, torch.cat([part.stream for part in parts]))
+
+    return [parts[0] if len(parts) == 1 else join(*key, parts) for key, parts in groups.items()]
+
+
+def slabs(groups: Iterable[Rows], limit: int) -> Iterator[list[Rows]]:
+    """Groups, split between rows where needed, in lists of at most `limit` positions (or one row)."""
+    slab: list[Rows] = []
+    room = limit
+    for rows in groups:
+        length, done = rows.stream.shape[1], 0
+        while done < len(rows.cells):
+            fit = min(room // length, len(rows.cells) - done)
+            if fit == 0 and slab:
+                yield slab
+                slab, room = [], limit
+                continue
+            fit = max(fit, 1)
+            slab.append(rows[done : done + fit])
+            room, done = room - fit * length, done + fit
+    if slab:
+        yield slab
+
+
+class Walk:
+    """A pass of many rows through the layers.
+
+    Args:
+        base: the run they vary.
+        site: full name of the patched point in each layer.
+        source: what patches write in a layer: the whole activation there, shaped as in the base run.
+        advance: told how many positions have passed a block.
+        slab: how many positions pass a block at once.
+    """
+
+    def __init__(
+        self,
+        base: BaseRun,
+        site: Callable[[int], str],
+        source: Callable[[int], Tensor],
+        advance: Callable[[int], object] = lambda n: None,
+        slab: int = SLAB,
+    ):
+        self.base, self.model, self.site, self.source = base, base.model, site, source
+        self.advance, self.slab = advance, slab
+
+    @torch.no_grad()
+    def run(self, joining: dict[int, list[Rows]]) -> list[Rows]:
+        """All rows after the last layer, from those that join at each."""
+        groups: list[Rows] = []
+        for layer in range(min(joining), self.model.cfg.n_layers):
+            new = [self._entered(layer, rows) for rows in joining.get(layer, ())]
+            if new and self.site(layer) == f"blocks.{layer}.hook_resid_pre":
+                for rows in new:
+                    rows.write(rows.stream, self.source(layer)[rows.prompt, rows.start :])
+                groups, new = grouped([*groups, *new]), []
+            passed = self._block(layer, groups)
+            if new:
+                passed = [*passed, *self._patched_block(layer, new)]
+            groups = grouped(passed)
+        return groups
+
+    def _entered(self, layer: int, rows: Rows) -> Rows:
+        """The rows with the base run's stream before `layer`."""
+        stream = self.base.cache[f"blocks.{layer}.hook_resid_pre"][rows.prompt, rows.start :]
+        return rows.with_stream(stream.repeat(len(rows.cells), 1, 1))
+
+    def _patched_block(self, layer: int, groups: list[Rows]) -> list[Rows]:
+        """As `_block`, each row's patch written at the site on the way."""
+        source, place = self.source(layer), _Place()
+
+        def edit(activation: Tensor, hook: HookPoint) -> Tensor:
+            if "query_pos" in hook.axes:  # attention looks at one group after another
+                rows = place.attending
+                rows.write(activation.transpose(1, 2), source[rows.prompt].transpose(0, 1)[rows.start :])
+            else:
+                for rows, part in zip(place.slab, _parts(activation, place.slab), strict=True):
+                    rows.write(part, source[rows.prompt, rows.start :])
+            return activation
+
+        with self.model.hooks(fwd_hooks=[(self.site(layer), edit)]):
+            return self._block(layer, groups, place)
+
+    def _block(self, layer: int, groups: list[Rows], place: "_Place | None" = None) -> list[Rows]:
+        """Rows before `layer` to the same rows after it."""
+        passed: list[Rows] = []
+        place = place or _Place()
+        for slab in slabs(groups, self.slab):
+            place.slab = slab
+            flat = torch.cat([rows.stream.flatten(0, 1) for rows in slab])[None]
+            out = self.model.blocks[layer](flat, self._side(layer, place))
+            passed += [rows.with_stream(part) for rows, part in zip(slab, _parts(out, slab), strict=True)]
+            self.advance(flat.shape[1])
+        return passed
+
+    def _side(self, layer: int, place: "_Place") -> SideInputs:
+        """What the block needs for a flat list of positions."""
+        side, base, attn = self.base.sides[layer], self.base, self.model.blocks[layer].attn
+
+        def of_positions(table: Tensor) -> Tensor:  # [batch or 1, pos, ...] to [1, flat, ...]
+            parts = [
+                _of(table, rows)[rows.start :].repeat(len(rows.cells), *[1] * (table.ndim - 2)) for rows in place.slab
+            ]
+            return torch.cat(parts)[None]
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            mixed = []
+            for rows, *own in zip(place.slab, *(_parts(each, place.slab) for each in (q, k, v)), strict=True):
+                place.attending = rows
+                keys = _after(base.keys(layer)[rows.prompt, : rows.start], own[1])
+                values = _after(base.values(layer)[rows.prompt, : rows.start], own[2])
+                visible = _of(side.visible, rows)[None, :, rows.start :]
+                z = attn.attend(own[0], keys, values, SideInputs(visible, None, None))
+                mixed.append(z.flatten(0, 1))
+            return torch.cat(mixed)[None]
+
+        rotation = None if side.rotation is None else (of_positions(side.rotation[0]), of_positions(side.rotation[1]))
+        reads = None if side.position_reads is None else of_positions(side.position_reads)
+        return SideInputs(side.visible, rotation, reads, attend=attend)
+
+
+class _Place:
+    """Where a walk is: the slab that passes a block, and the rows of it that attention looks at."""
+
+    slab: list[Rows]
+    attending: Rows
+
+
+def _of(table: Tensor, rows: Rows) -> Tensor:
+    """The rows' prompt in a table whose first axis is 1 where all prompts agree."""
+    return table[rows.prompt if len(table) > 1 else 0]
+
+
+def _after(
+    base: Float[Tensor, "before *head"], own: Float[Tensor, "row pos *head"]
+) -> Float[Tensor, "row n_keys *head"]:
+    """The base run's keys (values) before the first changed position, then each row's own."""
+    return torch.cat([base.expand(len(own), *base.shape), own], dim=1) if len(base) else own
+
+
+def _parts(flat: Float[Tensor, "1 flat *axes"], slab: list[Rows]) -> list[Float[Tensor, "row pos *axes"]]:
+    """Views of a flat list's parts that belong to each of the slab's rows."""
+    sizes = [rows.stream.shape[:2] for rows in slab]
+    parts = flat[0].split([n * length for n, length in sizes])
+    return [part.unflatten(0, size) for part, size in zip(parts, sizes, strict=True)]

@@ -1,0 +1,252 @@
+"""A run to patch, and where the activations come from that are written into it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
+from interp.factored import at_least_float32
+from interp.interventions import Intervention, Patch
+from interp.metrics import Metric, Prompts, Reading, as_metric
+from interp.model import ActivationCache
+from interp.patching.packed import BaseRun
+from interp.text import Text, token_strings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from interp.model import HookedTransformer
+
+Prompt = Text | Int[Tensor, "..."]
+"""A text, several of them, or token ids."""
+
+Source = Prompt | ActivationCache | Intervention
+"""Where activations come from: a run to make, a run that was made, or `Zero()`, `Mean(cache)`, `Resample(cache)`."""
+
+Direction = Literal["denoising", "noising"]
+
+ROLES: dict[str, tuple[str, str]] = {"denoising": ("corrupted", "clean"), "noising": ("clean", "corrupted")}
+"""By direction: which prompt runs, and whose activations are written."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What runs, and what is written into it.
+
+    Attributes:
+        model: whose runs they are.
+        direction: "denoising" or "noising".
+        tokens, mask: the run that is patched.
+        source: ids of the other prompt, the cache of its run, or an intervention without a place.
+    """
+
+    model: "HookedTransformer"
+    direction: Direction
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"] | None
+    source: Int[Tensor, "batch pos"] | ActivationCache | Intervention
+
+    @classmethod
+    def of(
+        cls,
+        model: "HookedTransformer",
+        corrupted: Source,
+        clean: Source,
+        direction: Direction | None,
+        attention_mask: Tensor | None,
+    ) -> "Pair":
+        """Check the two and say which is which. Raises as `patching.sweep` does."""
+        hooked = [point.name for point in model.hook_points.values() if point.hooks]
+        if hooked:
+            raise ConfigError(f"the model has hooks, at {hooked[0]!r} first; patched runs take none: leave the with "
+                              "block, or call reset_hooks()")  # fmt: skip
+        if model.cfg.n_layers == 0:
+            raise ConfigError("n_layers = 0: this model has no layer to patch")
+        if direction is None:
+            direction = "noising" if isinstance(corrupted, Intervention) else "denoising"
+        if direction not in ROLES:
+            raise ConfigError(
+                f"direction = {direction!r}; allowed: 'denoising' or 'noising'{did_you_mean(direction, ROLES)}"
+            )
+        runs, written = ROLES[direction]
+        run, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
+        if isinstance(run, ActivationCache | Intervention):
+            other = "noising" if direction == "denoising" else "denoising"
+            raise ConfigError(
+                f"{direction} runs the {runs} prompt, so it takes its text or ids, not {run!r}; or say "
+                f"direction={other!r}"
+            )
+        tokens, mask = model.tokens_and_mask(run, attention_mask)
+        if isinstance(source, Intervention):
+            _check_placeless(source)
+            if isinstance(source, Patch):
+                source.check_model(model)
+            return cls(model, direction, tokens, mask, source)
+        if isinstance(source, ActivationCache):
+            check_cache(source, model, tokens, mask, written)
+            return cls(model, direction, tokens, mask, source)
+        others, other_mask = model.tokens_and_mask(source, attention_mask)
+        if len(others) != len(tokens):
+            raise ShapeError(
+                f"{len(others)} {written} prompts and {len(tokens)} {runs} ones: they are patched in pairs, so there "
+                "must be as many of each"
+            )
+        if others.shape != tokens.shape:
+            raise ShapeError(
+                f"the {written} prompt has {others.shape[1]} tokens{_words(model, others)}, the {runs} one "
+                f"{tokens.shape[1]}{_words(model, tokens)}; positions must correspond, so make them equally long"
+            )
+        if not _same_padding(mask, other_mask, tokens):
+            raise ShapeError(f"the {written} and {runs} prompts are padded differently, so positions do not correspond")
+        return cls(model, direction, tokens, mask, others)
+
+    def run(self, names: list[str], target: bool = False) -> "Runs":
+        """Make the runs that are needed, keeping the points `names` of both; with `target`, the other's last stream.
+
+        Raises `HookNotFoundError` for a cache that lacks a point, `ConfigError` for a target that does not exist.
+        """
+        last = f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
+        source, final = self.source, None
+        if isinstance(source, Intervention):
+            if target:
+                raise ConfigError(
+                    f"{source!r} is not a run, so there is no other end to measure against: leave normalize out, and "
+                    "give KLDivergence a reference"
+                )
+            written = source
+        elif isinstance(source, ActivationCache):
+            final = _held(source, last) if target else source.get(last)
+            written = Patch({name: _held(source, name) for name in names})
+        else:
+            with torch.no_grad():
+                _, cache = self.model.run_with_cache(
+                    source, return_type=None, names_filter=[*names, last], attention_mask=self.mask
+                )
+            final = cache[last]
+            written = Patch(cache)
+        return Runs(self, BaseRun.of(self.model, self.tokens, self.mask, names), written, final)
+
+
+def _words(model: "HookedTransformer", tokens: Int[Tensor, "batch pos"]) -> str:
+    """How the first prompt was cut into tokens, where that can be said."""
+    words = token_strings(model, tokens[0].tolist()) if model.tokenizer is not None else []
+    return f" ({'|'.join(words)})" if 0 < len(words) <= 40 else ""
+
+
+def _check_placeless(source: Intervention) -> None:
+    given = [word for word in ("site", "layer", "head", "pos", "neuron") if getattr(source, word) is not None]
+    if given:
+        raise ConfigError(f"{source!r} says {given[0]}=, but here the sweep says where: give it without a place")
+
+
+def check_cache(
+    cache: ActivationCache,
+    model: "HookedTransformer",
+    tokens: Int[Tensor, "batch pos"],
+    mask: Tensor | None,
+    what: str,
+) -> None:
+    """A cache must be of this model, of these weights, and of as many prompts and positions, padded alike.
+
+    Raises `CacheError` or `ShapeError`.
+    """
+    if cache.model is model:
+        if not cache.is_current():
+            raise CacheError(f"the model's weights changed after the {what} cache was made: run it again")
+    else:
+        theirs, ours = cache.cfg.architecture(), model.cfg.architecture()
+        differing = [f"{k} = {theirs[k]!r}, not {ours[k]!r}" for k in ours if theirs[k] != ours[k]]
+        if not differing and cache.model.weights_hash() != model.weights_hash():
+            differing = [f"its weights are {cache.model.weights_hash()}, not {model.weights_hash()}"]
+        if differing:
+            raise CacheError(f"the {what} cache was made by another model than the one given: {'; '.join(differing)}")
+    for name, value in cache.items():
+        point = model.hook_points[name.removesuffix("_grad")]
+        if "pos" in point.axes and tuple(value.shape[:2]) != tuple(tokens.shape):
+            raise ShapeError(
+                f"the {what} cache holds {tuple(value.shape[:2])} [batch, pos], the run has {tuple(tokens.shape)}"
+            )
+    if not _same_padding(cache.attention_mask, mask, tokens):
+        raise ShapeError(f"the run of the {what} cache was padded differently, so positions do not correspond")
+
+
+def _same_padding(one: Tensor | None, other: Tensor | None, tokens: Int[Tensor, "batch pos"]) -> bool:
+    first, second = (torch.ones_like(tokens) if mask is None else mask.to(tokens) for mask in (one, other))
+    return torch.equal(first, second)
+
+
+def _held(cache: ActivationCache, name: str) -> Tensor:
+    if name not in cache:
+        raise HookNotFoundError(f"this needs {name!r}, which the cache does not hold; widen its names_filter=")
+    return cache[name]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of a pair.
+
+    Attributes:
+        pair: what was run.
+        base: the run that is patched.
+        source: what is written into it.
+        final: the last stream of the other prompt, where that is known.
+    """
+
+    pair: Pair
+    base: BaseRun
+    source: Intervention
+    final: Float[Tensor, "batch pos d_model"] | None
+
+    @property
+    def ablation(self) -> Intervention | None:
+        """What is written in place of another prompt's activations, or None."""
+        return self.source if isinstance(self.pair.source, Intervention) else None
+
+    def other(self, name: str) -> Tensor:
+        """The whole activation that the source has at a point."""
+        own = self.base.cache[name]
+        return self.source.edit(own, self.base.model.hook_points[name]).to(own.device)
+
+    def reading(self, metric: "Metric | Callable[[Tensor], object]") -> Reading:
+        """Which logits a metric needs. A divergence without a reference is from the clean run's."""
+        model, clean = self.base.model, self.base.final if self.pair.direction == "noising" else self.final
+
+        def reference(positions: Int[Tensor, "batch read"]) -> Tensor:
+            if clean is None:
+                raise ConfigError("KLDivergence() is from the clean run, whose last stream is not known here: give it "
+                                  "a reference, or cache the last resid_post as well")  # fmt: skip
+            return model.unembed(model.ln_final.unhooked(at(clean, positions)))
+
+        return as_metric(metric).read(Prompts.of(model, self.base.tokens, self.base.mask, reference))
+
+    def measure(
+        self, reading: Reading, streams: Float[Tensor, "row read d_model"], prompts: Int[Tensor, "row"]
+    ) -> Tensor:
+        """A metric's values, from the last streams at the positions that it reads."""
+        return self._of_normalized(reading, self.base.model.ln_final.unhooked(streams), prompts)
+
+    def _of_normalized(self, reading: Reading, normalized: Tensor, prompts: Tensor) -> Tensor:
+        model = self.base.model
+        if reading.tokens is None:
+            logits = model.unembed(normalized)
+        else:
+            logits = model.unembed.of_tokens(normalized, reading.tokens[prompts])
+        return reading.score(at_least_float32(logits), prompts)
+
+    def whole_run(
+        self,
+        reading: Reading,
+        final: Float[Tensor, "batch pos d_model"],
+        norm: "Callable[[Tensor], Tensor] | None" = None,
+    ) -> Float[Tensor, "batch"]:
+        """The metric of one run of all prompts, from its last stream as `norm` (by default the final one) reads it."""
+        normalized = at((norm or self.base.model.ln_final.unhooked)(final), reading.positions)
+        return self._of_normalized(reading, normalized, torch.arange(len(final), device=final.device))
+
+
+def at(stream: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, "batch read"]) -> Tensor:
+    """The stream at each prompt's own positions, [batch, read, d_model]."""
+    return stream[torch.arange(len(stream), device=stream.device)[:, None], positions]

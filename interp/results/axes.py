@@ -1,0 +1,104 @@
+"""Results of patching as labelled arrays, with intervals over prompts and a record of how they came about."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import ConfigError
+from interp.text import token_strings
+
+if TYPE_CHECKING:
+    import xarray
+
+    from interp.model import HookedTransformer
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of a result: its name, its indices, and a second coordinate beside these (name and strings), or None."""
+
+    name: str
+    indices: list[int]
+    beside: tuple[str, list[str]] | None = None
+
+
+def position_labels(model: "HookedTransformer", tokens: Int[Tensor, "batch pos"]) -> list[str]:
+    """What stands at each position: the token, or those of several prompts with strokes between (three at most)."""
+    rows = [token_strings(model, row) for row in tokens.tolist()]
+    columns = [list(dict.fromkeys(column)) for column in zip(*rows, strict=True)]
+    return ["/".join(column[:3]) + ("/…" if len(column) > 3 else "") for column in columns]
+
+
+def labelled(
+    values: Float[Tensor, "metric batch *cells"],
+    axes: list[Axis],
+    metrics: list[str] | None,
+    per_prompt: bool,
+    confidence: float,
+    attrs: dict[str, object],
+) -> "xarray.DataArray":
+    """The mean over prompts with an interval, or all prompts.
+
+    Args:
+        values: one for each metric, prompt and cell.
+        axes: of the cells.
+        metrics: names, where the first axis should stay.
+        per_prompt: keep the prompts.
+        confidence: of the interval.
+        attrs: what else the result should say of itself.
+    """
+    import xarray
+
+    n_prompts = values.shape[1]
+    dims = ["metric", "prompt", *(axis.name for axis in axes)]
+    coords: dict[str, object] = {axis.name: axis.indices for axis in axes}
+    coords |= {a.beside[0]: (a.name, array_of(a.beside[1], [len(a.indices)])) for a in axes if a.beside}
+    coords |= {"prompt": list(range(n_prompts)), "metric": metrics or [""]}
+    every = xarray.DataArray(values.detach().cpu().numpy(), dims=dims, coords=coords, name="effect", attrs=attrs)
+    if per_prompt:
+        result = every
+    else:
+        result = every.mean("prompt", keep_attrs=True)
+        pooled = bool((values == values[:, :1]).all())  # one number for all prompts has no spread over them
+        if n_prompts > 1 and not pooled:
+            margin = t_quantile((1 + confidence) / 2, n_prompts - 1) * every.std("prompt", ddof=1) / n_prompts**0.5
+            result = result.assign_coords(ci_low=result - margin, ci_high=result + margin)
+            result.attrs["confidence"] = confidence
+    return result if metrics else result.isel(metric=0, drop=True)
+
+
+def check_confidence(confidence: float) -> None:
+    """Raises `ConfigError` for one that is none."""
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence = {confidence}; allowed: above 0 and below 1, such as 0.95")
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """The quantile of Student's t distribution, above the median.
+
+    With t = sqrt(degrees) tan(angle) its density is proportional to cos(angle)^(degrees - 1), on a finite interval.
+    """
+    angle = np.linspace(0, np.pi / 2, 200_001)
+    density = np.cos(angle) ** (degrees - 1)
+    mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return float(np.sqrt(degrees) * np.tan(np.interp(probability - 0.5, mass / mass[-1] / 2, angle)))
+
+
+def array_of(strings: Sequence[str], shape: Sequence[int]) -> np.ndarray:
+    """Strings as an array of objects, since numpy's own strings lose what ends in a null character."""
+    flat = np.empty(len(strings), dtype=object)
+    flat[:] = strings
+    return flat.reshape(tuple(shape))
+
+
+def as_array(values: Any) -> np.ndarray:
+    """A tensor as an array, in float32 where numpy knows no such type; anything else as it is."""
+    if not isinstance(values, Tensor):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()

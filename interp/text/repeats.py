@@ -1,0 +1,212 @@
+"""Random sequences in which a segment is repeated: heads are scored on them, and toy models trained.
+
+Repeats at one fixed distance are confounded: a head, or a whole one-layer model, that copies from that distance
+whatever the token looks like an induction head on them. Here the length of the segment, where it starts and the gap
+before it comes again are drawn anew for every sequence: `random_repeats` has one repeat and no other token twice, which
+scores single heads; `variable_offset_repeats` fills the whole sequence with repeats, which trains a model.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.errors import ConfigError, TokenError
+from interp.indices import is_index
+from interp.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from interp.model import HookedTransformer
+
+LENGTH = 64
+SHORTEST = 5  # a segment of two tokens, twice, and one token to move them about
+
+
+def random_repeats(
+    words: int | Int[Tensor, "words"],
+    n_prompts: int,
+    length: int,
+    *,
+    bos: int | None = None,
+    seed: int = 0,
+) -> Int[Tensor, "prompt pos"]:
+    """Sequences `[bos] filler, segment, filler, segment, filler` of random tokens, equally long.
+
+    The tokens of a sequence are all different but for the segment's, which come twice. Of the L tokens beside the bos,
+    the segment takes from L / 6 (at least 2) to (L - 1) / 2; two random cuts divide what is left into filler before,
+    between and after the copies, where there may be none. A small vocabulary makes the shortest segments longer.
+
+    Args:
+        words: the token ids to draw from, or n for 0 to n - 1; `bos` is left out.
+        n_prompts: how many sequences.
+        length: of a sequence, the bos included.
+        bos: what every sequence starts with, if anything.
+        seed: of all random choices; equal seeds give equal sequences on any device.
+
+    Raises:
+        ConfigError: fewer than one sequence, or too short a length for a repeat that can move.
+        TokenError: too few different tokens for this length.
+    """
+    ids = torch.arange(words) if isinstance(words, int) else words.cpu().unique()
+    ids = ids[ids != bos] if bos is not None else ids
+    start = [] if bos is None else [bos]
+    body = length - len(start)
+    if not is_index(n_prompts) or n_prompts < 1:
+        raise ConfigError(f"n_prompts = {n_prompts!r}; allowed: 1 or more")
+    if not is_index(length) or body < SHORTEST:
+        raise ConfigError(f"length = {length!r}; allowed: {SHORTEST + len(start)} tokens or more")
+    longest = (body - 1) // 2
+    if len(ids) < body - longest:
+        raise TokenError(
+            f"a sequence of {length} tokens with one repeat needs {body - longest} different ones, and there are "
+            f"{len(ids)} to draw from (special tokens are not used); shorter ones need fewer, but at least 3"
+        )
+    shortest = max(2, body // 6, body - len(ids))
+    generator = torch.Generator().manual_seed(seed)
+
+    def below(n: int) -> int:
+        return int(torch.randint(n, (1,), generator=generator))
+
+    rows = []
+    for _ in range(n_prompts):
+        segment = shortest + below(longest - shortest + 1)
+        loose = body - 2 * segment
+        offset, second = sorted((below(loose + 1), below(loose + 1)))
+        drawn = ids[torch.randperm(len(ids), generator=generator)[: body - segment]].tolist()
+        copied = drawn[offset : offset + segment]
+        second += segment
+        rows.append([*start, *drawn[:second], *copied, *drawn[second:]])
+    return torch.tensor(rows)
+
+
+def repeated_tokens(
+    model: "HookedTransformer", n_prompts: int = 16, length: int | None = None, seed: int = 0
+) -> Int[Tensor, "prompt pos"]:
+    """`random_repeats` for a model, on its device: of its tokenizer's ordinary tokens, after its bos if it has one.
+
+    `length` None is 64, or what the context and a small vocabulary allow. Raises as `random_repeats`; `ConfigError`
+    too for a length beyond the context.
+    """
+    words, bos = ordinary_tokens(model)
+    if length is None:
+        body = min(LENGTH, model.cfg.n_ctx) - (bos is not None)
+        length = max(SHORTEST, min(body, 4 * len(words) // 3)) + (bos is not None)
+    if length > model.cfg.n_ctx:
+        raise ConfigError(f"length = {length} is longer than the context, n_ctx = {model.cfg.n_ctx}")
+    return random_repeats(words, n_prompts, length, bos=bos, seed=seed).to(model.W_E.device)
+
+
+def ordinary_tokens(model: "HookedTransformer") -> tuple[Int[Tensor, "words"], int | None]:
+    """The ids that are neither special (bos, end of text, added tokens) nor beyond the tokenizer, and the bos."""
+    codec = model.tokenizer
+    if codec is None:
+        return torch.arange(model.cfg.d_vocab), None
+    bos = None if codec.bos is None else codec.to_single_token(codec.bos)
+    special = set() if bos is None else {bos}
+    if isinstance(codec, Tokenizer):
+        special |= set(codec.backend.get_added_tokens_decoder())
+    n = min(codec.d_vocab, model.cfg.d_vocab)
+    return torch.tensor([i for i in range(n) if i not in special], dtype=torch.long), bos
+
+
+# ---------------------------------------------------------------------- to train on
+
+Seed = int | torch.Generator
+"""A seed, or a generator that goes on from where it is."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences, and which of their tokens can be predicted by copying.
+
+    Attributes:
+        tokens: token ids, [batch, pos].
+        copied: true at a token that repeats what followed an earlier occurrence of the token before it, [batch, pos].
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    copied: Bool[Tensor, "batch pos"]
+
+
+def iid_tokens(batch: int, n_pos: int, vocabulary: int | range, *, bos: int | None = None, seed: Seed) -> Batch:
+    """Tokens drawn independently and evenly, after the bos: a control on which there is nothing to learn but that.
+
+    Args:
+        batch, n_pos: the shape of the tokens, bos included.
+        vocabulary: the ids to draw from; an integer stands for all ids below it.
+        bos: the id that starts every sequence, or None for none; not one of those drawn.
+        seed: of this batch, or a generator.
+
+    Raises `ConfigError` for sizes that are not positive, fewer than two ids, or a bos among them.
+    """
+    ids = range(vocabulary) if isinstance(vocabulary, int) else vocabulary
+    if batch < 1 or n_pos < (1 if bos is None else 2):
+        raise ConfigError(f"batch = {batch}, n_pos = {n_pos}; allowed: at least 1, and one more position for a bos")
+    if len(ids) < 2 or ids[0] < 0 or ids[-1] < 0:
+        raise ConfigError(f"vocabulary = {vocabulary}; at least two ids are needed, none below 0")
+    if bos is not None and (bos < 0 or bos in ids):
+        raise ConfigError(f"bos = {bos}; it must be an id of its own, not one of vocabulary = {vocabulary}")
+    tokens = _draw(ids, (batch, n_pos), _generator(seed))
+    if bos is not None:
+        tokens[:, 0] = bos
+    return Batch(tokens, torch.zeros_like(tokens, dtype=torch.bool))
+
+
+def variable_offset_repeats(
+    batch: int,
+    n_pos: int,
+    vocabulary: int | range,
+    *,
+    segment: tuple[int, int] = (8, 14),
+    gap: tuple[int, int] = (0, 12),
+    bos: int | None = None,
+    seed: Seed,
+) -> Batch:
+    """Random tokens in which one random segment is repeated, at distances that cannot be predicted.
+
+    A sequence is `gap segment gap segment ...`, cut off at `n_pos`: its segment has one random length and holds random
+    tokens, every gap has a random length of its own and holds other random tokens. Copying from one fixed distance,
+    which a single layer can do and which passes for induction where repeats lie equally far apart, is of little use
+    here.
+
+    Args:
+        batch, n_pos, vocabulary, bos, seed: as for `iid_tokens`; segments and gaps draw from the same ids.
+        segment: shortest and longest length of a segment, in tokens; at least 2, as the first cannot be predicted.
+        gap: shortest and longest length of a gap, the one before the first segment included.
+
+    Raises `ConfigError` as `iid_tokens`, for lengths that cannot be, and where two segments might not fit.
+    """
+    body = n_pos - (bos is not None)
+    for name, (least, most), lowest in (("segment", segment, 2), ("gap", gap, 0)):
+        if not lowest <= least <= most:
+            raise ConfigError(f"{name} = {(least, most)}; allowed: the shortest and the longest, {lowest} or more")
+    if body < (needed := 2 * (segment[1] + gap[1])):
+        raise ConfigError(
+            f"{body} positions for segments of up to {segment[1]} tokens and gaps of up to {gap[1]}; two of each need "
+            f"{needed}"
+        )
+    generator = _generator(seed)
+    tokens = iid_tokens(batch, n_pos, vocabulary, bos=bos, seed=generator).tokens
+    words = iid_tokens(batch, segment[1], vocabulary, seed=generator).tokens
+    length = _draw(range(segment[0], segment[1] + 1), (batch, 1), generator)
+    gaps = _draw(range(gap[0], gap[1] + 1), (batch, body // segment[0] + 1), generator)
+    starts = (gaps + length).cumsum(dim=1) - length  # [batch occurrence]
+    at = torch.arange(body).expand(batch, -1).contiguous()
+    occurrence = torch.searchsorted(starts, at, right=True) - 1  # -1 in the gap before the first
+    within = at - starts.gather(1, occurrence.clamp(min=0))
+    inside = (occurrence >= 0) & (within < length)
+    after_bos = tokens[:, n_pos - body :]
+    after_bos[inside] = words.gather(1, within.clamp(0, segment[1] - 1))[inside]
+    copied = torch.zeros_like(tokens, dtype=torch.bool)
+    copied[:, n_pos - body :] = inside & (occurrence >= 1) & (within >= 1)
+    return Batch(tokens, copied)
+
+
+def _draw(ids: range, shape: tuple[int, int], generator: torch.Generator) -> Int[Tensor, "rows columns"]:
+    return ids.start + ids.step * torch.randint(len(ids), shape, generator=generator)
+
+
+def _generator(seed: Seed) -> torch.Generator:
+    return seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)

@@ -1,0 +1,249 @@
+"""Tokenizer: a trained tokenizer (of the `tokenizers` library) as a `TextCodec`."""
+
+import copy
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.errors import CheckpointError, TokenError, did_you_mean
+from interp.files import atomic_path
+from interp.text.codec import TextCodec, one_sequence
+
+if TYPE_CHECKING:
+    import tokenizers
+
+FILE = "tokenizer.json"
+"""The file of a checkpoint that holds a trained tokenizer."""
+
+
+class Tokenizer(TextCodec):
+    """Text to token ids and back, as a model was trained with.
+
+    Args:
+        backend: the trained tokenizer. It is not changed; padding and truncation it may have set up play no part.
+        bos, eos, pad: the tokens that start a text, end it, and fill up a batch, where there are any.
+        prepend_bos: whether a text starts with `bos` unless the caller says otherwise; by default whatever the
+            backend itself does. No end-of-text token is ever added.
+
+    A byte-level tokenizer without a normaliser brings every text back unchanged: `to_string(to_tokens(text)) == text`.
+
+    Raises:
+        TokenError: `bos`, `eos` or `pad` is not a token; `prepend_bos` without a bos.
+    """
+
+    def __init__(
+        self,
+        backend: "tokenizers.Tokenizer",
+        *,
+        bos: str | None = None,
+        eos: str | None = None,
+        pad: str | None = None,
+        prepend_bos: bool | None = None,
+    ):
+        if backend.padding is not None or backend.truncation is not None:
+            backend = copy.deepcopy(backend)
+            backend.no_padding()
+            backend.no_truncation()
+        self.backend, self.bos, self.eos, self.pad = backend, bos, eos, pad
+        self._spelling = Spelling.of(backend)
+        for name, token in (("bos", bos), ("eos", eos), ("pad", pad)):
+            if token is not None and backend.token_to_id(token) is None:
+                raise TokenError(f"{name} = {token!r} is not a token{did_you_mean(token, self._added().values())}")
+        if prepend_bos and bos is None:
+            raise TokenError("prepend_bos = True, but this tokenizer was made without bos=")
+        habit = bos is not None and backend.encode("").ids[:1] == [backend.token_to_id(bos)]
+        self.prepends_bos = habit if prepend_bos is None else prepend_bos
+        self._lost: set[int] = set()  # bytes without a token, which the backend would leave out in silence
+        if self._spelling.byte_level and getattr(backend.model, "unk_token", None) is None:
+            self._lost = {byte for char, byte in BYTE_OF.items() if backend.token_to_id(char) is None}
+
+    # ------------------------------------------------------------------ ids
+
+    @property
+    def d_vocab(self) -> int:
+        """How many tokens there are, added ones included."""
+        return self.backend.get_vocab_size()
+
+    @property
+    def d_vocab_base(self) -> int:
+        """How many tokens there are without the added ones."""
+        return min(self.backend.get_vocab_size(with_added_tokens=False), self.d_vocab)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id of `bos`, or None."""
+        return None if self.bos is None else self.backend.token_to_id(self.bos)
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills up a batch: the id of `pad`, else of `eos`, else 0. Every mask hides it."""
+        token = self.pad if self.pad is not None else self.eos
+        return (None if token is None else self.backend.token_to_id(token)) or 0
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, without a bos in front.
+
+        Raises `TokenError` for a text that UTF-8 cannot hold, or of which this tokenizer would leave out a part.
+        """
+        for text in texts:
+            self._check(text)
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def _check(self, text: str) -> None:
+        try:
+            held = text.encode()
+        except UnicodeEncodeError as error:
+            raise TokenError(f"character {error.start} of the text is half of a surrogate pair") from error
+        if not self._lost or self._lost.isdisjoint(held):
+            return
+        place, char = next((i, c) for i, c in enumerate(text) if not self._lost.isdisjoint(c.encode()))
+        raise TokenError(f"character {place} of the text, {char!r}, has a byte without a token; it would be left out")
+
+    # ------------------------------------------------------------------ text
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """The tokens with these ids as strings. Raises `TokenError` for ids out of range.
+
+        Joined, they are the text; but bytes that are only a part of a character show as escapes (backslash, x, f0).
+        """
+        return [part.decode(errors="backslashreplace") for part in self._bytes(ids)]
+
+    def _bytes(self, ids: Sequence[int]) -> list[bytes]:
+        added, parts = self._added(), []
+        for place, i in enumerate(ids):
+            token = self.backend.id_to_token(i) if i >= 0 else None
+            if token is None:
+                raise TokenError(f"token {i} at place {place}; allowed: 0 to {self.d_vocab - 1}")
+            parts.append(added[i].encode() if i in added else self._spelling.bytes_of(token))
+        return parts
+
+    def _added(self) -> dict[int, str]:
+        """The text of each added token, by id; one that is not special may be spelt as ordinary tokens are."""
+        spelt = self._spelling
+        return {
+            i: token.content if token.special or spelt.byte_level else spelt.replaced(token.content)
+            for i, token in self.backend.get_added_tokens_decoder().items()
+        }
+
+    def to_string(self, tokens: Int[Tensor, "..."]) -> str:
+        """The text of one sequence of ids, special tokens included; bytes that are no UTF-8 show as escapes.
+
+        Raises `TokenError` for ids out of range.
+        """
+        ids = one_sequence(tokens)
+        parts = self._bytes(ids)
+        if self._spelling.byte_level:
+            return b"".join(parts).decode(errors="backslashreplace")
+        return self.backend.decode(ids, skip_special_tokens=False)
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write the backend to `tokenizer.json`; returns what the backend does not know, as JSON values."""
+        with atomic_path(folder / FILE) as file:
+            file.write_text(self.backend.to_str(), encoding="utf-8")
+        return {"bos": self.bos, "eos": self.eos, "pad": self.pad, "prepend_bos": self.prepends_bos}
+
+    @classmethod
+    def load(cls, folder: Path, values: Mapping[str, Any]) -> "Tokenizer":
+        """The tokenizer whose `save` returned `values`. Raises `CheckpointError` as `from_file` does."""
+        config = {f"{name}_token": values[name] for name in ("bos", "eos", "pad")}
+        return cls.from_file(folder / FILE, config | {"add_bos_token": values["prepend_bos"]})
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], config: Mapping[str, Any] | None = None) -> "Tokenizer":
+        """The tokenizer of a `tokenizer.json`; `config` is what `tokenizer_config.json` holds, where there is one.
+
+        Raises `CheckpointError` naming the file.
+        """
+        from tokenizers import Tokenizer as Backend
+
+        config = config or {}
+        try:
+            backend = Backend.from_str(Path(path).read_text(encoding="utf-8"))
+        except Exception as error:  # tokenizers raises no narrower type
+            raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
+        special = {name: _content(config.get(f"{name}_token")) for name in ("bos", "eos", "pad")}
+        if special["bos"] is None and "bos_token" not in config:
+            special["bos"] = _first_added(backend)
+        habit = config.get("add_bos_token") if special["bos"] is not None else None
+        try:
+            return cls(backend, **special, prepend_bos=habit)
+        except TokenError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Tokenizer":
+        """Itself: nothing about it changes, and a copy of the model need not copy its vocabulary."""
+        return self
+
+    def __repr__(self) -> str:
+        kind = type(self.backend.model).__name__
+        return f"Tokenizer({kind} of {self.d_vocab} tokens, bos={self.bos!r}, eos={self.eos!r}, pad={self.pad!r})"
+
+
+class Spelling:
+    """How a tokenizer writes the bytes of its tokens, read off its decoder.
+
+    Attributes:
+        byte_level: every byte is a printable character of its own (GPT-2).
+        byte_fallback: a token such as `<0x0A>` is that byte (SentencePiece).
+        replacements: what stands for what, such as "▁" for a space.
+    """
+
+    def __init__(self, steps: Sequence[Mapping[str, Any]]):
+        kinds = {step["type"] for step in steps}
+        self.byte_level, self.byte_fallback = "ByteLevel" in kinds, "ByteFallback" in kinds
+        self.replacements = {
+            pattern: step["content"]
+            for step in steps
+            if step["type"] == "Replace" and (pattern := step["pattern"].get("String"))
+        } | {step["replacement"]: " " for step in steps if step["type"] == "Metaspace"}
+
+    @classmethod
+    def of(cls, backend: "tokenizers.Tokenizer") -> "Spelling":
+        """The spelling of this tokenizer, empty where it has no decoder."""
+        if backend.decoder is None:
+            return cls([])
+        decoder = json.loads(backend.decoder.__getstate__())
+        return cls(decoder["decoders"] if decoder["type"] == "Sequence" else [decoder])
+
+    def bytes_of(self, token: str) -> bytes:
+        """The bytes that a token stands for."""
+        if self.byte_level and all(char in BYTE_OF for char in token):
+            return bytes(BYTE_OF[char] for char in token)
+        if self.byte_fallback and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            return bytes([int(token[3:5], 16)])
+        return self.replaced(token).encode()
+
+    def replaced(self, token: str) -> str:
+        """A token with all that stands for something else replaced by it."""
+        for shown, meant in self.replacements.items():
+            token = token.replace(shown, meant)
+        return token
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The character that byte-level tokenizers write for each byte: itself where it is printable, else 256 and up."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+BYTE_OF = _byte_alphabet()
+"""The byte behind each character of a byte-level token (Radford et al. 2019, section 2.2)."""
+
+
+def _content(token: Any) -> str | None:
+    """The text of a special token as a configuration writes it: a string, or an object with `content`."""
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _first_added(backend: "tokenizers.Tokenizer") -> str | None:
+    """The token that the backend itself puts before a text, or None."""
+    start = backend.encode("").ids[:1]
+    return backend.id_to_token(start[0]) if start else None

@@ -1,0 +1,123 @@
+"""Vocabulary: a list of words of your own as a model's tokenizer."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.errors import TokenError, did_you_mean
+from interp.text.codec import TextCodec, one_sequence
+
+
+class Vocabulary(TextCodec):
+    """A predefined list of words; a word's id is its place in the list. Its habit is no bos.
+
+    Attributes:
+        words: the words, all different, none empty.
+        sep: what stands between two words of a text. With "" the words follow each other directly, and the longest
+            word that fits is taken. By default "" where every word is one character, else " ".
+        bos: the word that starts a text, or None.
+
+    A text that can be split at all comes back unchanged: `to_string(to_tokens(text)) == text`. Nothing is padded: the
+    texts of a batch have equally many words.
+
+    Raises:
+        TokenError: a word is empty, repeated, or contains the separator; `bos` is not a word.
+    """
+
+    prepends_bos = False
+
+    def __init__(self, words: Iterable[str], *, sep: str | None = None, bos: str | None = None):
+        self.words = tuple(words)
+        self.bos = bos
+        self._ids = {word: i for i, word in enumerate(self.words)}
+        if not self.words or not all(isinstance(word, str) and word for word in self.words):
+            raise TokenError("a vocabulary needs at least one word, and every word is a string that is not empty")
+        self._longest = max(map(len, self.words))
+        self.sep = ("" if all(len(word) == 1 for word in self.words) else " ") if sep is None else sep
+        for i, word in enumerate(self.words):
+            if self._ids[word] != i:
+                raise TokenError(f"word {word!r} stands at places {i} and {self._ids[word]} of the vocabulary")
+            if self.sep and self.sep in word:
+                raise TokenError(f"word {word!r} contains the separator {self.sep!r}; give another sep=")
+        if bos is not None:
+            self.to_single_token(bos)
+
+    @property
+    def d_vocab(self) -> int:
+        """How many words there are."""
+        return len(self.words)
+
+    @property
+    def d_vocab_base(self) -> int:
+        """How many words a model must know: all of them."""
+        return self.d_vocab
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id of `bos`, or None."""
+        return None if self.bos is None else self._ids[self.bos]
+
+    @property
+    def pad_id(self) -> None:
+        """No id: nothing is padded."""
+        return None
+
+    def split(self, text: str) -> list[str]:
+        """The words of `text`. Raises `TokenError` naming the first unknown word, its place and its character."""
+        if not text:
+            return []
+        found: list[str] = []
+        at = 0
+        for part in text.split(self.sep) if self.sep else ():
+            if part not in self._ids:
+                raise self._unknown(part, len(found), at, text)
+            found.append(part)
+            at += len(part) + len(self.sep)
+        while not self.sep and at < len(text):
+            lengths = range(min(self._longest, len(text) - at), 0, -1)
+            word = next((text[at : at + n] for n in lengths if text[at : at + n] in self._ids), None)
+            if word is None:
+                raise self._unknown(text[at], len(found), at, text)
+            found.append(word)
+            at += len(word)
+        return found
+
+    def _unknown(self, word: str, place: int, character: int, text: str) -> TokenError:
+        shown = text if len(text) <= 60 else text[:57] + "..."
+        return TokenError(
+            f"unknown word {word!r} at place {place} (character {character}) of {shown!r}; the vocabulary has "
+            f"{self.d_vocab} words{self._few()}{did_you_mean(word, self.words)}"
+        )
+
+    def _few(self) -> str:
+        return f": {' '.join(map(repr, self.words))}" if self.d_vocab <= 12 else ""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text's words. Raises `TokenError` as `split` does."""
+        return [[self._ids[word] for word in self.split(text)] for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """The words with these ids. Raises `TokenError` for ids out of range."""
+        for place, i in enumerate(ids):
+            if not 0 <= i < self.d_vocab:
+                raise TokenError(f"token {i} at place {place}; allowed: 0 to {self.d_vocab - 1}")
+        return [self.words[i] for i in ids]
+
+    def to_string(self, tokens: Int[Tensor, "..."]) -> str:
+        """The text of one sequence of ids. Raises `TokenError` for ids out of range."""
+        return self.sep.join(self.decode(one_sequence(tokens)))
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """The words, the separator and the bos as JSON values; no file is written."""
+        return {"words": list(self.words), "sep": self.sep, "bos": self.bos}
+
+    @classmethod
+    def load(cls, folder: Path, values: Mapping[str, Any]) -> "Vocabulary":
+        """The vocabulary whose `save` returned `values`; no file is read."""
+        return cls(values["words"], sep=values["sep"], bos=values["bos"])
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({self.d_vocab} words, sep={self.sep!r}, bos={self.bos!r})"

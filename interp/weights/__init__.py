@@ -1,0 +1,40 @@
+"""What the weights alone say, and other weights for the same function.
+
+QK and OV circuits over the vocabulary, composition of heads, copying, singular directions (`circuits.py`); the largest
+entries of matrices too large to hold (`extremes.py`); folding and centring (`processing.py`).
+"""
+
+from interp.weights.circuits import (
+    Kind,
+    composition_scores,
+    copying_scores,
+    copying_top_scores,
+    ov_circuit,
+    qk_circuit,
+    singular_directions,
+)
+from interp.weights.extremes import TopEntries, top_entries
+from interp.weights.processing import (
+    center_unembed,
+    center_writing_weights,
+    fold_layer_norm,
+    fold_value_biases,
+    refactor_factored_attn_matrices,
+)
+
+__all__ = [
+    "Kind",
+    "TopEntries",
+    "center_unembed",
+    "center_writing_weights",
+    "composition_scores",
+    "copying_scores",
+    "copying_top_scores",
+    "fold_layer_norm",
+    "fold_value_biases",
+    "ov_circuit",
+    "qk_circuit",
+    "refactor_factored_attn_matrices",
+    "singular_directions",
+    "top_entries",
+]

@@ -1,0 +1,109 @@
+"""Matrices over pairs of tokens are too large to hold: here they pass by, a block of rows at a time."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import ConfigError, RangeError, ShapeError, check_choice
+from interp.factored import FactoredMatrix, at_least_float32
+from interp.indices import is_index
+from interp.model import HookedTransformer
+from interp.progress import shown
+from interp.text import token_names
+
+BLOCK_NUMBERS = 2**25
+"""How many numbers the blocks of long computations hold by default: 134 MB in float32."""
+
+
+@dataclass(frozen=True)
+class TopEntries:
+    """Entries of a matrix, the most extreme first.
+
+    Attributes:
+        values: [k], or [rows, k] where they are those of each row.
+        rows, columns: where they stand, of the same shape.
+    """
+
+    values: Float[Tensor, "*rows k"]
+    rows: Int[Tensor, "*rows k"]
+    columns: Int[Tensor, "*rows k"]
+
+    def named(self, model: HookedTransformer) -> list[tuple[str, str, float]]:
+        """Row, column and value of each entry of a matrix over the vocabulary, its tokens named (see `token_names`)."""
+        rows, columns = token_names(model, self.rows.flatten()), token_names(model, self.columns.flatten())
+        return list(zip(rows, columns, self.values.flatten().tolist(), strict=True))
+
+
+@torch.no_grad()
+def top_entries(
+    matrix: FactoredMatrix,
+    k: int = 10,
+    by: Literal["largest", "smallest", "magnitude"] = "largest",
+    *,
+    per_row: bool = False,
+    block: int | None = None,
+    progress: bool = True,
+) -> TopEntries:
+    """The k most extreme entries of a matrix that is never held: blocks of rows are multiplied out, and a few kept.
+
+    Args:
+        matrix: [rows, columns], such as `ov_circuit(model, 5, 1)`.
+        k: how many; of equal entries any may be kept.
+        by: the largest, the smallest, or those farthest from 0.
+        per_row: those of each row, instead of the whole matrix.
+        block: how many rows at once; memory grows with `block * columns`, and the entries kept do not depend on it.
+        progress: show a progress bar on a terminal.
+
+    Raises:
+        ShapeError: a matrix with batch axes.
+        ConfigError: more entries than there are, a block below 1, or another `by`.
+        RangeError: a factor has entries that are infinite or not numbers.
+    """
+    if matrix.ndim != 2:
+        raise ShapeError(f"one matrix [rows, columns] is needed, not {list(matrix.shape)}; index it first")
+    check_choice("by", by, ("largest", "smallest", "magnitude"))
+    n_rows, n_columns = matrix.shape
+    most = n_columns if per_row else n_rows * n_columns
+    if not is_index(k) or not 1 <= k <= most:
+        raise ConfigError(f"k = {k!r}; allowed: 1 to {most}, the entries that there are")
+    if block is not None and (not is_index(block) or block < 1):
+        raise ConfigError(f"block = {block!r}; allowed: 1 row or more, or None")
+    A, B = at_least_float32(matrix.A), at_least_float32(matrix.B)
+    if not (A.isfinite().all() and B.isfinite().all()):
+        raise RangeError("a factor of the matrix has entries that are infinite or not numbers: none is largest")
+    A = -A if by == "smallest" else A
+    block = min(n_rows, max(1, BLOCK_NUMBERS // n_columns) if block is None else block)
+    held = A.new_empty(block, n_columns)
+    kept = [A.new_empty(0), A.new_empty(0), *torch.empty(2, 0, dtype=torch.long, device=A.device)]
+    of_rows: list[tuple[Tensor, Tensor]] = []
+    starts = range(0, n_rows, block)
+    for start in shown(starts, "largest entries", len(starts), progress):
+        values = torch.mm(A[start : start + block], B, out=held[: n_rows - start])
+        if per_row:
+            columns = _key(values, by).topk(k, dim=1).indices
+            of_rows.append((values.gather(1, columns), columns))
+            continue
+        extreme = values.amax(dim=1)
+        if by == "magnitude":
+            extreme = extreme.maximum(-values.amin(dim=1))
+        least = kept[0][-1] if len(kept[0]) == k else -math.inf
+        rows = (extreme > least).nonzero()[:, 0]  # after the first blocks only a few
+        top, columns = _key(values[rows], by).topk(min(k, n_columns), dim=1)
+        new = (top, values[rows].gather(1, columns), (rows + start)[:, None].expand_as(columns), columns)
+        kept = [torch.cat([old, one.flatten()]) for old, one in zip(kept, new, strict=True)]
+        order = kept[0].topk(min(k, len(kept[0]))).indices
+        kept = [one[order] for one in kept]
+    sign = -1 if by == "smallest" else 1
+    if per_row:
+        values, columns = (torch.cat(parts) for parts in zip(*of_rows, strict=True))
+        return TopEntries(sign * values, torch.arange(n_rows, device=A.device)[:, None].expand_as(columns), columns)
+    return TopEntries(sign * kept[1], kept[2], kept[3])
+
+
+def _key(values: Tensor, by: str) -> Tensor:
+    """What is largest in the entries that are kept."""
+    return values.abs() if by == "magnitude" else values

@@ -1,0 +1,102 @@
+"""The command line as a user runs it, in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def interp(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from interp.commands import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", check=False)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp("demo")
+    done = interp("demo", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout, folder / "induction.html"
+
+
+def test_the_demo_prints_the_slides_table(demo: tuple[str, Path]):
+    rows = [line for line in demo[0].splitlines() if line.startswith("│") and "100" in line]
+    numbers = [[cell.strip() for cell in row.strip("│").split("│")][1:] for row in rows if row.count("│") == 8]
+    assert numbers == [
+        ["100*", "100", "0", "0", "0", "0"],
+        ["0", "0", "100", "0", "100", "0"],
+        ["0", "0", "0", "100", "0", "0"],
+        ["0", "0", "100", "0", "100", "0"],
+        ["0", "0", "0", "0", "0", "100"],
+        ["0", "0", "0", "100", "0", "0"],
+    ]
+
+
+def test_the_demo_says_what_each_reading_matches(demo: tuple[str, Path]):
+    for reading, matched in {
+        "causal": 35,
+        "strict": 36,
+        "softmax_then_mask": 36,
+        "row_sum": 36,
+        "zero_masked": 30,
+    }.items():
+        (line,) = [line for line in demo[0].splitlines() if line.startswith(f"│ {reading} ")]
+        assert f"{matched}/36" in line
+
+
+def test_the_demo_explains_entry_0_0(demo: tuple[str, Path]):
+    assert "causal: (0,0) = 100 where the slide has 0. Position 0 can only attend to itself" in demo[0]
+
+
+def test_the_demo_prints_predictions_with_their_sources(demo: tuple[str, Path]):
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in demo[0].splitlines()]
+    assert ["3", "a", "b", "2 (b)"] in cells
+    assert ["5", "b", "a", "3 (a)"] in cells
+
+
+def test_the_demo_prints_both_head_scores(demo: tuple[str, Path]):
+    line = " ".join(demo[0].split())
+    assert "L0H0: previous token │ 1.000" in line
+    assert "L1H0: induction │ 1.000" in line
+
+
+def test_the_demo_writes_a_page_with_both_patterns(demo: tuple[str, Path]):
+    page = demo[1].read_text(encoding="utf-8")
+    assert page.count('class="plotly-graph-div"') == 2
+    assert "L0H0: previous-token head" in page
+    assert "L1H0: induction head" in page
+
+
+def test_the_demo_takes_other_words_and_texts(tmp_path: Path):
+    done = interp(
+        "demo", "--text", "<s> to be or not to", "--words", "<s> to be or not", "--out", "x.html", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 (be)" in done.stdout
+    assert (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--text", "!abd"], "interp: unknown word 'd' at place 3"),
+        (["demo", "--text", ""], "interp: an empty sequence"),
+        (["demo", "--words", "aa"], "interp: word 'a' stands at places 0 and 1"),
+        (["demo", "--out", "/dev/null/x.html"], "cannot write"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_status_2(arguments: list[str], message: str, tmp_path: Path):
+    done = interp(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_has_help_with_an_example(tmp_path: Path):
+    listing = interp("--help", cwd=tmp_path)
+    assert listing.returncode == 0
+    assert "demo" in listing.stdout
+    assert "Example: interp demo" in interp("demo", "--help", cwd=tmp_path).stdout

@@ -1,0 +1,179 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from grid import GRID, build, config, random_tensor
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp import ConfigError, ShapeError, TokenError, Vocabulary
+from interp.metrics.kinds import (
+    Function,
+    KLDivergence,
+    Logit,
+    LogitDifference,
+    LogProbability,
+    Loss,
+    Metric,
+    Probability,
+    Prompts,
+    Rank,
+    as_metric,
+)
+
+ANYTHING: dict[str, Any] = {"number": 3, "fractions": [1.5, 1, 2], "class": LogitDifference}
+LOGITS = random_tensor(3, 5, 7, seed=1)
+
+
+def test_a_logit_is_read_at_the_last_position_unless_another_is_named():
+    assert torch.equal(Logit(2)(LOGITS), LOGITS[:, -1, 2])
+    assert torch.equal(Logit(2, pos=1)(LOGITS), LOGITS[:, 1, 2])
+
+
+def test_several_positions_are_averaged():
+    assert torch.allclose(Logit(2, pos=(0, -1))(LOGITS), LOGITS[:, [0, 4], 2].mean(1))
+    assert torch.allclose(Logit(2, pos=None)(LOGITS), LOGITS[:, :, 2].mean(1))
+
+
+def test_answers_can_be_one_for_all_or_one_a_prompt():
+    expected = LOGITS[range(3), -1, [1, 2, 3]] - LOGITS[range(3), -1, [4, 4, 4]]
+    for correct in ((1, 2, 3), [1, 2, 3], torch.tensor([1, 2, 3])):
+        assert torch.allclose(LogitDifference(correct, 4)(LOGITS), expected)
+
+
+def test_a_logit_difference_is_the_log_of_the_ratio_of_probabilities():
+    difference = LogProbability(1)(LOGITS) - LogProbability(4)(LOGITS)
+    assert torch.allclose(LogitDifference(1, 4)(LOGITS), difference)
+
+
+def test_probabilities_are_those_of_the_softmax():
+    assert torch.allclose(Probability(6)(LOGITS), LOGITS[:, -1].softmax(-1)[:, 6])
+    assert torch.allclose(LogProbability(6)(LOGITS), LOGITS[:, -1].log_softmax(-1)[:, 6])
+
+
+@given(st.integers(0, 6), st.integers(-5, 4))
+def test_the_rank_counts_the_tokens_that_are_more_likely(answer: int, pos: int):
+    order = LOGITS[:, pos].argsort(-1, descending=True).tolist()
+    assert Rank(answer, pos=pos)(LOGITS).tolist() == [row.index(answer) for row in order]
+
+
+def test_the_divergence_is_that_of_torch_and_zero_from_itself():
+    other = random_tensor(3, 5, 7, seed=2)
+    expected = F.kl_div(LOGITS.log_softmax(-1), other.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+    assert torch.allclose(KLDivergence(other, pos=2)(LOGITS), expected[:, 2])
+    assert torch.allclose(KLDivergence(LOGITS, pos=None)(LOGITS), torch.zeros(3, dtype=torch.float64), atol=1e-12)
+
+
+def test_the_loss_is_the_models_own_for_each_prompt():
+    model = build(config(GRID["learned_ln"]), seed=3)
+    tokens = torch.randint(11, (3, 6), generator=torch.Generator().manual_seed(4))
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[1, :2] = False
+    for own in (None, mask):
+        logits, losses = model(tokens, "both", loss_per_token=True, attention_mask=own)
+        counts = torch.tensor([5, 5, 5] if own is None else [5, 3, 5])
+        assert torch.allclose(Loss()(logits, tokens=tokens, mask=own), losses.sum(1) / counts)
+
+
+def test_any_function_of_the_logits_is_a_metric():
+    assert torch.equal(as_metric(lambda logits: logits[:, 0, 0])(LOGITS), LOGITS[:, 0, 0])
+    assert torch.equal(Function(lambda logits: logits.sum(), pos=-1)(LOGITS), LOGITS[:, -1].sum().expand(3))
+    assert torch.equal(as_metric(lambda logits: 2.5)(LOGITS), torch.full((3,), 2.5, dtype=torch.float64))
+
+
+def test_text_answers_are_resolved_by_the_model():
+    model = build(config(GRID["learned_ln"]), seed=5, tokenizer=Vocabulary("abcdefghijk"))
+    logits = model("abc")
+    assert torch.equal(LogitDifference("c", "d")(logits, model), logits[:, -1, 2] - logits[:, -1, 3])
+    with pytest.raises(TokenError, match="give model="):
+        Logit("c")(logits)
+
+
+def test_metrics_compare_and_hash_by_what_they_ask():
+    assert Logit([1, 2]) == Logit(torch.tensor([1, 2])) and hash(Logit([1, 2])) == hash(Logit((1, 2)))
+    assert Logit(1) != Logit(1, pos=0) and Logit(1) != Rank(1)
+
+
+def test_metrics_say_what_they_need():
+    prompts = Prompts(torch.zeros(2, 4, dtype=torch.long), None, int, 9, torch.tensor)
+    reading = LogitDifference((1, 2), 3, pos=(0, -2)).read(prompts)
+    assert reading.positions.tolist() == [[0, 2], [0, 2]]
+    assert reading.tokens is not None and reading.tokens.tolist() == [[1, 3], [2, 3]]
+    assert reading.name == "logit difference 1 / 2 - 3 at position (0, -2)"
+    assert Rank(1).read(prompts).tokens is None
+    assert Loss().read(prompts).positions.tolist() == [[0, 1, 2]] * 2
+
+
+def test_a_position_that_is_padding_cannot_be_read():
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    mask[2, 4] = False
+    with pytest.raises(ShapeError, match="pos = -1 is padding in prompt 2"):
+        Logit(1)(LOGITS, mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "message"),
+    [
+        (lambda: Logit(7), TokenError, "answer 7 is no token; allowed: 0 to 6"),
+        (lambda: Logit(-1), TokenError, "answer -1 is no token"),
+        (lambda: Logit([1, 2]), ShapeError, "answers of shape \\(2,\\) for 3 prompts"),
+        (lambda: Logit(1, pos=5), ShapeError, "allowed: -5 to 4"),
+        (lambda: Logit(1, pos=()), ShapeError, "at least one position"),
+        (lambda: Logit(torch.zeros(3)), TokenError, "one a prompt"),
+        (lambda: KLDivergence(), ConfigError, "no reference here"),
+        (lambda: KLDivergence(LOGITS[:, :4]), ShapeError, r"\(3, 4, 7\), the run \(3, 5, 7\)"),
+        (lambda: Loss(), TokenError, "give tokens="),
+        (lambda: Function(lambda logits: logits), ShapeError, "one value a prompt"),
+        (lambda: as_metric(ANYTHING["number"]), ConfigError, "3 is not a metric"),
+        (Metric, TypeError, "subclasses"),
+        (lambda: Logit(ANYTHING["fractions"]), TokenError, "answer 1.5 is neither"),
+        (lambda: Logit(True), TokenError, "answer True is neither"),
+        (lambda: Logit(1, pos=ANYTHING["fractions"]), ShapeError, "pos = "),
+        (lambda: as_metric(ANYTHING["class"]), ConfigError, "is not a metric"),
+        (lambda: Function(lambda logits: None), ShapeError, "made None"),
+    ],
+)
+def test_a_metric_that_does_not_fit_is_an_error(metric: Any, error: type[Exception], message: str, as_installed: None):
+    with pytest.raises(error, match=message):
+        metric()(LOGITS)
+
+
+def test_a_uniform_distribution_costs_the_log_of_the_vocabulary():
+    logits, tokens = torch.zeros(1, 6, 7), torch.arange(6)[None]
+    assert math.isclose(float(Loss()(logits, tokens=tokens)), math.log(7), rel_tol=1e-6)
+
+
+def test_logits_in_half_precision_are_compared_in_float32():
+    half = LOGITS.bfloat16()
+    assert torch.equal(Rank(3)(half), Rank(3)(half.float()))
+    assert LogProbability(3)(half).dtype == torch.float32
+
+
+def test_a_reference_that_rules_a_token_out_gives_a_finite_divergence():
+    reference = LOGITS.clone()
+    reference[..., 2] = -torch.inf
+    assert torch.isfinite(KLDivergence(reference)(LOGITS)).all()
+
+
+def test_logits_and_tokens_of_other_shapes_are_refused(as_installed: None):
+    with pytest.raises(ShapeError, match="batch, pos, d_vocab"):
+        Loss()(LOGITS, tokens=torch.zeros(3, 4, dtype=torch.long))
+
+
+def test_a_prompt_of_one_token_has_no_loss():
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    mask[1, :4] = False
+    with pytest.raises(TokenError, match="prompt 1 has fewer"):
+        Loss()(LOGITS, tokens=torch.zeros(3, 5, dtype=torch.long), mask=mask)
+
+
+def test_a_mask_of_integers_is_the_same_mask():
+    logits, tokens = random_tensor(2, 4, 7), torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]])
+    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    assert torch.equal(Loss()(logits, tokens=tokens, mask=mask), Loss()(logits, tokens=tokens, mask=mask.bool()))
+    with pytest.raises(ShapeError, match="pos = 0 is padding in prompt 0"):
+        Logit(1, pos=0)(logits, mask=mask)
+    with pytest.raises(ShapeError, match=r"1 \(or True\) for real tokens"):
+        Logit(1)(logits, mask=2 * mask)

@@ -1,0 +1,381 @@
+"""The generators of toy data, and the trainer."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from grid import Run, build, config
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from interp import CheckpointError, ConfigError, HookedTransformer, RangeError, ShapeError, TokenError
+from interp.text.repeats import Batch, iid_tokens, variable_offset_repeats
+from interp.training.trainer import Training, phase_change, train
+
+SEEDS = st.integers(0, 2**31)
+TOY = {"n_layers": 1, "d_model": 8, "n_heads": 2, "n_ctx": 12, "d_vocab": 9, "attn_only": True}
+
+
+def toy(seed: int = 0, **changes: Any) -> HookedTransformer:
+    return build(config(TOY, **changes), seed)
+
+
+def few_tokens(generator: torch.Generator) -> Batch:
+    """Sequences of 4 of the 9 tokens: what there is to learn is which."""
+    return iid_tokens(16, 6, range(3, 7), seed=generator)
+
+
+def quick(model: HookedTransformer, steps: int = 3, **options: Any) -> Training:
+    return train(model, few_tokens, steps, **({"warmup": 0, "progress": False} | options))
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+@st.composite
+def repeats(draw: st.DrawFn) -> dict[str, Any]:
+    """Arguments of `variable_offset_repeats` that fit together."""
+    segment = sorted((draw(st.integers(2, 9)), draw(st.integers(2, 9))))
+    gap = sorted((draw(st.integers(0, 6)), draw(st.integers(0, 6))))
+    bos = draw(st.sampled_from([None, 0, 50]))
+    needed = 2 * (segment[1] + gap[1]) + (bos is not None)
+    return {
+        "batch": draw(st.integers(1, 4)),
+        "n_pos": needed + draw(st.integers(0, 40)),
+        "vocabulary": draw(st.sampled_from([range(1, 48), range(1, 3), range(10, 40, 3)])),
+        "segment": tuple(segment),
+        "gap": tuple(gap),
+        "bos": bos,
+        "seed": draw(SEEDS),
+    }
+
+
+@given(repeats())
+def test_every_copied_token_and_the_one_before_it_stood_side_by_side_earlier(arguments: dict[str, Any]):
+    data = variable_offset_repeats(**arguments)
+    for row, copied in zip(data.tokens.tolist(), data.copied.tolist(), strict=True):
+        pairs = list(pairwise(row))
+        for i in range(1, len(row)):
+            assert not copied[i] or pairs[i - 1] in pairs[: i - 1]
+
+
+@given(repeats())
+def test_every_sequence_holds_a_copy_of_its_whole_segment(arguments: dict[str, Any]):
+    longest_run = [
+        max(map(len, "".join(".x"[c] for c in row).split("."))) for row in variable_offset_repeats(**arguments).copied
+    ]
+    least, most = arguments["segment"]
+    together = 1 if arguments["gap"][0] > 0 else arguments["n_pos"]
+    assert all(least - 1 <= run for run in longest_run)
+    assert all(run <= (most - 1) * together for run in longest_run)
+
+
+@given(repeats())
+def test_tokens_are_of_the_vocabulary_after_the_bos(arguments: dict[str, Any]):
+    data = variable_offset_repeats(**arguments)
+    assert data.tokens.shape == data.copied.shape == (arguments["batch"], arguments["n_pos"])
+    has_bos = arguments["bos"] is not None
+    assert not has_bos or (data.tokens[:, 0] == arguments["bos"]).all()
+    assert set(data.tokens[:, int(has_bos) :].flatten().tolist()) <= set(arguments["vocabulary"])
+    assert not data.copied[:, 0].any()
+
+
+def test_segments_of_one_length_without_gaps_repeat_at_that_distance():
+    data = variable_offset_repeats(5, 40, 30, segment=(7, 7), gap=(0, 0), seed=3)
+    assert torch.equal(data.tokens[:, 7:], data.tokens[:, :-7])
+    first_of_segment = torch.arange(40) % 7 == 0
+    assert torch.equal(data.copied, (~first_of_segment & (torch.arange(40) > 7)).expand(5, -1))
+
+
+def test_repeats_lie_at_many_distances():
+    data = variable_offset_repeats(64, 64, range(1, 1000), bos=0, seed=0)
+    tokens, distances = data.tokens, []
+    for b, i in data.copied.nonzero().tolist():
+        earlier = (tokens[b, :i] == tokens[b, i]).nonzero()
+        distances.append(i - int(earlier[-1]))
+    counts = torch.bincount(torch.tensor(distances))
+    assert counts[:8].sum() < 0.05 * counts.sum()  # chance repeats apart, none nearer than the shortest segment
+    assert counts.max() < 0.15 * counts.sum()  # no distance serves more than one token in seven
+
+
+@given(SEEDS)
+def test_a_seed_repeats_a_batch_and_a_generator_goes_on(seed: int):
+    def draw(seed: int | torch.Generator) -> Tensor:
+        return variable_offset_repeats(2, 60, 40, seed=seed).tokens
+
+    generator = torch.Generator().manual_seed(seed)
+    assert torch.equal(draw(seed), draw(generator))
+    assert not torch.equal(draw(seed), draw(generator))
+
+
+def test_independent_tokens_are_spread_evenly_and_nothing_counts_as_copied():
+    data = iid_tokens(200, 51, range(2, 12), bos=0, seed=5)
+    counts = torch.bincount(data.tokens[:, 1:].flatten(), minlength=12)
+    assert counts[:2].sum() == 0 and (counts[2:] / 10_000 - 0.1).abs().max() < 0.02
+    assert not data.copied.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 0}, "batch = 0"),
+        ({"n_pos": 40}, "39 positions for segments of up to 14 tokens and gaps of up to 12; two of each need 52"),
+        ({"vocabulary": 1, "bos": None}, "at least two ids"),
+        ({"vocabulary": range(-3, 9)}, "none below 0"),
+        ({"vocabulary": 48}, "not one of vocabulary = 48"),
+        ({"bos": -1}, "bos = -1"),
+        ({"segment": (1, 4)}, "2 or more"),
+        ({"segment": (9, 4)}, r"segment = \(9, 4\); allowed: the shortest and the longest"),
+        ({"gap": (-1, 4)}, "0 or more"),
+    ],
+)
+def test_data_that_cannot_be_made_is_refused(changes: dict[str, Any], message: str):
+    arguments: dict[str, Any] = {"batch": 2, "n_pos": 64, "vocabulary": range(1, 48), "bos": 0, "seed": 0}
+    with pytest.raises(ConfigError, match=message):
+        variable_offset_repeats(**arguments | changes)
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+def test_gradients_flow_through_every_parameter(run: Run):
+    model = run.fresh_model()
+    model(run.tokens, "loss").backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        # A key bias adds the same to all scores of a query unless keys are rotated, normed or capped.
+        assert parameter.grad.abs().max() > 1e-9 or name.endswith("b_K"), name
+
+
+def test_a_trained_model_saved_and_loaded_gives_the_same_bits(run: Run, tmp_path: Path):
+    data = [Batch(run.tokens, torch.zeros_like(run.tokens, dtype=torch.bool))]
+    trained = train(run.fresh_model(), lambda _: data[0], 2, lr=1e-2, progress=False).model
+    trained.save_pretrained(tmp_path)
+    loaded = HookedTransformer.from_pretrained(tmp_path)
+    assert loaded.weights_hash() == trained.weights_hash() != run.model.weights_hash()
+    assert torch.equal(loaded(run.tokens), trained(run.tokens))
+
+
+def test_the_loss_falls_to_what_the_data_leaves_open():
+    done = quick(toy(), 150, lr=2e-2)
+    assert done.losses[0] > 2
+    assert float(done.losses[-20:].mean()) == pytest.approx(math.log(4), abs=0.05)
+
+
+def test_a_seed_repeats_a_run_bit_for_bit():
+    model = toy()
+    one, two, other = quick(model, seed=4), quick(model, seed=4), quick(model, seed=5)
+    assert torch.equal(one.losses, two.losses)
+    assert one.model.weights_hash() == two.model.weights_hash() != other.model.weights_hash()
+    assert not torch.equal(one.losses, other.losses)
+
+
+def test_the_model_that_was_given_is_left_as_it_was():
+    model = toy().eval()
+    before, state = model.weights_hash(), torch.get_rng_state()
+    done = quick(model)
+    assert model.weights_hash() == before != done.model.weights_hash()
+    assert all(parameter.grad is None for m in (model, done.model) for parameter in m.parameters())
+    assert not done.model.training and done.model is not model
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_training_works_where_gradients_are_switched_off():
+    with torch.no_grad():
+        assert quick(toy()).model.weights_hash() != toy().weights_hash()
+
+
+def test_frozen_parameters_stay_as_they_are():
+    model = toy()
+    model.embed.requires_grad_(False)
+    trained = quick(model).model
+    assert torch.equal(trained.W_E, model.W_E) and not trained.W_E.requires_grad
+    assert not torch.equal(trained.W_U, model.W_U)
+
+
+def test_the_recorded_losses_are_those_of_the_batch_before_the_step():
+    model = toy(dtype=torch.float64)
+    data = variable_offset_repeats(4, 12, range(1, 9), segment=(3, 4), gap=(0, 2), seed=1)
+    done = train(model, lambda _: data, 1, progress=False)
+    losses = model(data.tokens, "loss", loss_per_token=True).detach()
+    assert float(done.losses[0]) == pytest.approx(float(losses.mean()), abs=1e-6)
+    assert float(done.copied_losses[0]) == pytest.approx(float(losses[data.copied[:, 1:]].mean()), abs=1e-6)
+    assert quick(model).copied_losses.isnan().all()
+
+
+def test_the_learning_rate_rises_in_a_line_to_its_full_value():
+    model = toy(dtype=torch.float64)
+
+    def step_of(warmup: int) -> Tensor:
+        return quick(model, 1, warmup=warmup, lr=1e-3).model.W_U - model.W_U
+
+    assert torch.allclose(step_of(10), step_of(0) / 10, rtol=1e-6, atol=1e-12)
+    assert torch.equal(step_of(1), step_of(0))
+
+
+def test_gradients_are_scaled_down_to_the_largest_length_allowed():
+    model = toy(dtype=torch.float64)  # AdamW divides by |gradient| + 1e-8: far smaller gradients hardly move a weight
+    still = quick(model, 1, lr=1.0, weight_decay=0.0, max_grad_norm=1e-14).model
+    moved = quick(model, 1, lr=1.0, weight_decay=0.0, max_grad_norm=None).model
+    assert (still.W_U - model.W_U).abs().max() < 1e-5
+    assert (moved.W_U - model.W_U).abs().max() > 0.9
+
+
+def test_measures_are_taken_at_the_start_in_between_and_at_the_end():
+    graded = []
+
+    def score(model: HookedTransformer) -> Tensor:
+        graded.append(model.W_E.sum().requires_grad)
+        return model.W_E[:2, :3].double()
+
+    done = quick(toy(), 7, measures={"score": score, "one": lambda model: 1.0}, measure_every=3)
+    assert done.measured_at.tolist() == [0, 3, 6, 7]
+    assert done.measures["score"].shape == (4, 2, 3) and done.measures["one"].tolist() == [1.0] * 4
+    assert torch.equal(done.measures["score"][0], toy().W_E[:2, :3])
+    assert torch.equal(done.measures["score"][-1], done.model.W_E[:2, :3])
+    assert not any(graded)
+
+
+def test_checkpoints_are_models_of_their_steps(tmp_path: Path):
+    done = quick(toy(), 5, folder=tmp_path / "new", save_every=2)
+    assert [path.name for path in done.checkpoints] == ["step-000002", "step-000004", "step-000005"]
+    loaded = [HookedTransformer.from_pretrained(path).weights_hash() for path in done.checkpoints]
+    assert loaded[-1] == done.model.weights_hash()
+    assert loaded[0] == quick(toy(), 2).model.weights_hash()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps = 0"),
+        ({"lr": 0.0}, "lr = 0.0"),
+        ({"lr": math.inf}, "lr = inf"),
+        ({"lr": math.nan}, "lr = nan"),
+        ({"warmup": -1}, "warmup = -1"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm"),
+        ({"measure_every": 0}, "measure_every"),
+        ({"save_every": 0, "folder": "."}, "save_every = 0"),
+        ({"save_every": 2}, "needs a folder"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_before_any_batch_is_made(options: dict[str, Any], message: str):
+    def never(generator: torch.Generator) -> Batch:
+        raise AssertionError("a batch was made")
+
+    with pytest.raises(ConfigError, match=message):
+        train(toy(), never, **{"steps": 3, **options})
+
+
+def with_hook() -> HookedTransformer:
+    model = toy()
+    model.add_hook(("z", 0), lambda z, hook: None)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (with_hook, "hooks, at 'blocks.0.attn.hook_z'"),
+        (lambda: toy().requires_grad_(False), "nothing to train"),
+        (lambda: toy().to(torch.bfloat16), "bfloat16, too coarse"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused(make: Callable[[], HookedTransformer], message: str):
+    with pytest.raises(ConfigError, match=message):
+        quick(make())
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (Batch(torch.full((2, 5), 9), torch.zeros(2, 5, dtype=torch.bool)), TokenError, "token 9 at batch 0, pos 0"),
+        (Batch(torch.ones(2, 13).long(), torch.zeros(2, 13, dtype=torch.bool)), TokenError, "longer than the context"),
+        (Batch(torch.ones(2, 1).long(), torch.zeros(2, 1, dtype=torch.bool)), ShapeError, "at least two positions"),
+    ],
+)
+def test_a_batch_that_the_model_cannot_take_is_refused_before_anything_is_measured(
+    data: Batch, error: type[Exception], message: str
+):
+    def never(model: HookedTransformer) -> float:
+        raise AssertionError("a measure was taken")
+
+    with pytest.raises(error, match=message):
+        train(toy(), lambda _: data, 3, measures={"never": never}, progress=False)
+
+
+def test_bare_tokens_in_place_of_a_batch_are_refused(as_installed: None):
+    with pytest.raises(ShapeError, match=r"returned Tensor; a Batch\(tokens, copied\)"):
+        train(toy(), lambda _: torch.ones(2, 5).long(), 3)  # pyright: ignore[reportArgumentType]
+
+
+def test_tokens_of_any_integer_type_are_taken():
+    def small(generator: torch.Generator) -> Batch:
+        data = few_tokens(generator)
+        return Batch(data.tokens.int(), data.copied)
+
+    losses = train(toy(), small, 2, progress=False).losses
+    assert torch.equal(losses, train(toy(), few_tokens, 2, progress=False).losses)
+
+
+def test_marks_that_are_not_true_or_false_are_refused(as_installed: None):
+    with pytest.raises(ShapeError, match=r"copied \(2, 5\) in torch.int64; .* copied in torch.bool"):
+        train(toy(), lambda _: Batch(torch.ones(2, 5).long(), torch.ones(2, 5).long()), 3)
+
+
+@pytest.mark.parametrize("occupied", ["folder", "file"])
+def test_a_folder_in_use_is_refused(tmp_path: Path, occupied: str):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"not empty|cannot hold checkpoints"):
+        quick(toy(), folder=tmp_path / "file" if occupied == "file" else tmp_path)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_loss_that_is_no_longer_finite_ends_the_run_and_names_the_step():
+    with pytest.raises(RangeError, match="at step 2 the loss is nan; a smaller lr"):
+        quick(toy(), 5, lr=1e30)
+
+
+def test_progress_is_shown_on_a_terminal_only_and_can_be_switched_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def shown(**options: Any) -> str:
+        quick(toy(), **options)
+        out, err = capsys.readouterr()
+        assert out == ""
+        return err
+
+    monkeypatch.setenv("TTY_COMPATIBLE", "0")
+    assert shown(progress=True) == ""
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    assert "loss" in shown(progress=True)
+    assert shown(progress=False) == ""
+
+
+# ---------------------------------------------------------------------------------------------- the phase change
+
+
+@given(st.integers(100, 300), st.floats(0.8, 3.0))
+def test_a_phase_change_is_found_where_the_loss_falls_steepest(step: int, height: float):
+    noise = 0.05 * torch.randn(400, generator=torch.Generator().manual_seed(step))
+    losses = 1 + height * torch.sigmoid((step - torch.arange(400)) / 8) + noise
+    found = phase_change(losses)
+    assert found is not None and abs(found - step) <= 5
+
+
+def test_a_slow_decline_is_no_phase_change():
+    assert phase_change(torch.linspace(4, 1, 1000)) is None
+    assert phase_change(torch.linspace(4, 1, 1000), at_least=0.1) is not None
+
+
+def test_a_phase_change_needs_two_windows_of_finite_losses():
+    with pytest.raises(ConfigError, match="allowed: 1 to 49"):
+        phase_change(torch.ones(99))
+    with pytest.raises(RangeError, match="not finite"):
+        phase_change(torch.full((200,), math.nan))
