@@ -20,6 +20,7 @@ from interp.errors import ConfigError, ShapeError, did_you_mean
 from interp.indices import is_index
 from interp.lens.places import Places, Pos
 from interp.model import ActivationCache, Norm, select
+from interp.precision import at_least_float32, without_autocast
 from interp.text import Answer, Text
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ By = Literal["component", "head", "neuron", "position"]
 
 
 @torch.no_grad()
+@without_autocast()
 def direct_attribution(
     cache: ActivationCache,
     tokens: Answer,
@@ -132,16 +134,17 @@ class Write:
         block = self.cache.model.blocks[self.layer]
         attn = self.site == "attn"
         bias, norm = (block.attn.b_O, block.ln1_post) if attn else (block.mlp.b_out, block.ln2_post)
-        value = self.written @ bias.to(self.written.device)
-        return value if norm.b is None else value + self.added @ norm.b.to(self.added.device)
+        value = self.written @ bias.to(self.written)
+        return value if norm.b is None else value + self.added @ norm.b.to(self.added)
 
     def heads(self, cache: ActivationCache) -> Float[Tensor, "head batch pos"]:
         """Of each head: `z W_O`."""
-        return (self.cache["z", self.layer] * self._read_by_heads()).sum(dim=-1).permute(2, 0, 1)
+        read = self._read_by_heads()
+        return (self.cache["z", self.layer].to(read) * read).sum(dim=-1).permute(2, 0, 1)
 
     def sources(self, cache: ActivationCache) -> Float[Tensor, "head batch pos source"]:
         """Of each head and position attended to: `pattern v W_O`; the values come from the whole `cache`."""
-        pattern, v = self.cache["pattern", self.layer], cache["v", self.layer]
+        pattern, v = at_least_float32(self.cache["pattern", self.layer]), at_least_float32(cache["v", self.layer])
         if v.shape[1] != pattern.shape[3]:
             raise ShapeError(
                 f"the cache holds values of {v.shape[1]} of the {pattern.shape[3]} positions attended to; cache a "
@@ -155,11 +158,11 @@ class Write:
 
     def neurons(self, cache: ActivationCache) -> Float[Tensor, "neuron batch pos"]:
         """Of each neuron: activation times `W_out`, which meets the direction first."""
-        W_out = self.cache.model.blocks[self.layer].mlp.W_out.to(self.written.device)
-        return (self.cache["post", self.layer] * (self.written @ W_out.T)).permute(2, 0, 1)
+        W_out = self.cache.model.blocks[self.layer].mlp.W_out.to(self.written)
+        return (self.cache["post", self.layer].to(self.written) * (self.written @ W_out.T)).permute(2, 0, 1)
 
     def _read_by_heads(self) -> Float[Tensor, "batch pos head d_head"]:
-        W_O = self.cache.model.blocks[self.layer].attn.W_O.to(self.written.device)
+        W_O = self.cache.model.blocks[self.layer].attn.W_O.to(self.written)
         return einsum(self.written, W_O, "batch pos d_model, head d_head d_model -> batch pos head d_head")
 
 
@@ -256,6 +259,7 @@ def _row_labels(values: "xr.DataArray") -> Iterator[str]:
 
 
 @torch.no_grad()
+@without_autocast()
 def value_norms(cache: ActivationCache, layer: int) -> Float[Tensor, "batch head source"]:
     """`|v W_O|`, what each head would write if it attended to one position alone (Kobayashi et al. 2020).
 
@@ -269,6 +273,7 @@ def value_norms(cache: ActivationCache, layer: int) -> Float[Tensor, "batch head
 
 
 @torch.no_grad()
+@without_autocast()
 def source_effects(
     cache: ActivationCache, layer: int, token: int | str, incorrect_token: int | str | None = None
 ) -> tuple[Float[Tensor, "batch head source"], Float[Tensor, "batch pos"]]:

@@ -11,9 +11,9 @@ from interp.model.components import MLP, Attention, Norm, SideInputs, rotary_ang
 from interp.model.generate import KVCache, Sampling
 from interp.model.hooked import ReturnType, RunOptions
 from interp.model.hooks import HookFn, HookPair, HookPoint
-from interp.model.loss import next_token_loss
+from interp.model.loss import cross_entropy, next_token_loss
 from interp.model.names import HookName, layer_of
-from interp.model.residual import LogitAttribution, Rows, Stack, agree
+from interp.model.residual import LogitAttribution, Rows, Stack
 from interp.model.transformer import Block, HookedTransformer
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "Sampling",
     "SideInputs",
     "Stack",
-    "agree",
+    "cross_entropy",
     "keep_freed_memory",
     "layer_of",
     "next_token_loss",
