@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +6,6 @@ import torch
 from grid import GRID, SMALL, build, config, random_tensor
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from interp import CheckpointError, ConfigError, HookedTransformer, HookNotFoundError, HookPoint, ShapeError
 from interp.interventions.kinds import (
