@@ -199,7 +199,8 @@ def _prompts(
     if attention_mask is not None:
         raise ConfigError("attention_mask masks padding in tokens=; random repeats have none")
     seed = 0 if seed is None else seed
-    ids = repeated_tokens(model, 16 if n_prompts is None else n_prompts, length, seed)
+    ids = repeated_tokens(model.cfg, model.tokenizer, 16 if n_prompts is None else n_prompts, length, seed)
+    ids = ids.to(model.W_E.device)
     about = {"prompts": "random repeats of varied length, offset and gap", "seed": seed}
     return ids, torch.ones_like(ids, dtype=torch.bool), about
 

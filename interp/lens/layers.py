@@ -105,10 +105,10 @@ def logit_lens(
         variables[name] = ("layer", "batch", "pos", *last), values
     if top_k:
         dims, ids = variables["top_id"]
-        variables["top_token"] = dims, array_of(token_strings(model, ids.flatten().tolist()), ids.shape)
+        variables["top_token"] = dims, array_of(token_strings(model.tokenizer, ids.flatten().tolist()), ids.shape)
     coords: dict[str, Any] = {"layer": stack.labels} | ({"top": range(top_k)} if top_k else {})
     if answers:
-        coords |= {"answer": array_of(token_strings(model, answers), [len(answers)]), "answer_id": ("answer", answers)}
+        coords |= {"answer": array_of(token_strings(model.tokenizer, answers), [len(answers)]), "answer_id": ("answer", answers)}
     return places.dataset(variables, coords, {"kl": "KL(final || layer), nats", "edited": int(cache.edited)})
 
 

@@ -87,7 +87,7 @@ class Places:
         if "source" in axes:
             added["source"] = range(self.n_pos)
         if self.ids is not None:
-            words = array_of(token_strings(self.model, self.ids.flatten().tolist()), self.ids.shape)
+            words = array_of(token_strings(self.model.tokenizer, self.ids.flatten().tolist()), self.ids.shape)
             added["token"] = (("batch", "pos"), words[:, chosen])
             if "source" in axes:
                 added["source_token"] = (("batch", "source"), words)

@@ -132,7 +132,7 @@ class Pair:
 
 def _words(model: "HookedTransformer", tokens: Int[Tensor, "batch pos"]) -> str:
     """How the first prompt was cut into tokens, where that can be said."""
-    words = token_strings(model, tokens[0].tolist()) if model.tokenizer is not None else []
+    words = token_strings(model.tokenizer, tokens[0].tolist()) if model.tokenizer is not None else []
     return f" ({'|'.join(words)})" if 0 < len(words) <= 40 else ""
 
 
