@@ -28,7 +28,7 @@ from circuits.sharpness import smallest_gap
 from circuits.space import Coordinate, Label, Number, Space, is_finite, listed
 from interp.errors import ConfigError, TokenError, check_choice, did_you_mean
 from interp.indices import is_index
-from interp.text import Text, Vocabulary, check_tokens
+from interp.text import INPUT, Ids, Text, Vocabulary, as_ids, check_tokens, is_text
 
 if TYPE_CHECKING:
     from networkx import MultiDiGraph
@@ -281,7 +281,7 @@ class Circuit:
                     graph.add_edge(write.writer, read.reader, key=read.kind, spaces=through)
         return graph
 
-    def interpret(self, input: Text | Tensor) -> Interpretation:
+    def interpret(self, input: Text | Ids) -> Interpretation:
         """What the circuit does with one text or several, or token ids, symbolically (see `interpret.py`).
 
         Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start;
@@ -312,17 +312,12 @@ class Circuit:
         layout.check()
         return layout
 
-    def tokens(self, input: Text | Tensor) -> Int[Tensor, "batch pos"]:
+    def tokens(self, input: Text | Ids) -> Int[Tensor, "batch pos"]:
         """Token ids of one text or several, or the ids given, after every check.
 
         Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start.
         """
-        if isinstance(input, Tensor):
-            ids = input
-        elif isinstance(input, str) or (isinstance(input, list | tuple) and all(isinstance(one, str) for one in input)):
-            ids = self.vocabulary.to_tokens(input)
-        else:
-            raise TokenError(f"{input!r}; allowed: a text, a list of texts, or a tensor of token ids")
+        ids = self.vocabulary.to_tokens(input) if is_text(input) else as_ids(input, INPUT)
         ids = check_tokens(ids, self.vocabulary.d_vocab, self.n_ctx, ids.device)
         if self.bos is not None:
             start = self.vocabulary.to_single_token(self.bos)

@@ -21,7 +21,7 @@ from interp.errors import ConfigError, ShapeError, did_you_mean
 from interp.indices import is_index
 from interp.lens.places import Places, Pos
 from interp.model import ActivationCache, Step, select, steps
-from interp.text import Answer, Text
+from interp.text import Answer, Ids, Text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ def direct_attribution(
     *,
     by: By = "component",
     pos: Pos = None,
-    prompt: Text | Tensor | None = None,
+    prompt: Text | Ids | None = None,
 ) -> "xr.Dataset":
     """What each part of the model wrote for a logit, or for the difference of two (Elhage et al. 2021).
 

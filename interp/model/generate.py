@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.errors import ConfigError, ShapeError
 from interp.model.names import HookName
 from interp.progress import shown
-from interp.text import Answer, Text, check_mask, token_ids
+from interp.text import Answer, Ids, Text, check_mask, token_ids
 
 if TYPE_CHECKING:
     from interp.model.cache import ActivationCache
@@ -259,7 +259,7 @@ class Generates:
 
     def generate(
         self,
-        input: Text | Tensor,
+        input: Text | Ids,
         max_new_tokens: int = 32,
         *,
         temperature: float = 0.0,
@@ -301,7 +301,7 @@ class Generates:
 
     def stream(
         self,
-        input: Text | Tensor,
+        input: Text | Ids,
         max_new_tokens: int = 32,
         *,
         temperature: float = 0.0,

@@ -15,7 +15,7 @@ from interp.model.cache import ActivationCache, select
 from interp.model.generate import KVCache
 from interp.model.hooks import Direction, Hook, HookFn, HookPair, HookPoint, as_pairs
 from interp.model.names import HookInfo, HookMap, HookName, as_list, layer_of, resolve
-from interp.text import Text
+from interp.text import Ids, Text
 
 if TYPE_CHECKING:
     from interp.interventions import Intervention, Interventions
@@ -150,7 +150,7 @@ class Hooked(nn.Module):
 
     def run_with_hooks(
         self,
-        input: Text | Tensor,
+        input: Text | Ids,
         return_type: ReturnType = "logits",
         fwd_hooks: Iterable[HookPair] = (),
         bwd_hooks: Iterable[HookPair] = (),
@@ -180,7 +180,7 @@ class Hooked(nn.Module):
 
     def run_with_cache(
         self,
-        input: Text | Tensor,
+        input: Text | Ids,
         return_type: ReturnType = "logits",
         names_filter: HookName | Iterable[HookName] | None = None,
         device: str | torch.device | None = None,

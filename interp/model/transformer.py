@@ -17,7 +17,7 @@ the next to read. Every place where the stream is read or written, and every ste
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, SupportsIndex, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -42,7 +42,18 @@ from interp.model.hooks import HookPoint
 from interp.model.loss import next_token_loss
 from interp.model.split_inputs import private_reads
 from interp.model.stacked import StackedWeights
-from interp.text import Text, TextCodec, check_mask, check_tokens
+from interp.text import (
+    INPUT,
+    Ids,
+    Text,
+    TextCodec,
+    as_ids,
+    check_mask,
+    check_tokens,
+    is_text,
+    one_sequence,
+    token_ids,
+)
 
 
 class Block(nn.Module):
@@ -171,7 +182,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
     def forward(
         self,
-        input: Text | Tensor,
+        input: Text | Ids,
         return_type: ReturnType = "logits",
         loss_per_token: bool = False,
         start_at_layer: int | None = None,
@@ -183,7 +194,8 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
         Args:
             input: text, or several (padded on the left and masked where their lengths differ); token ids [batch, pos]
-                or [pos]; with `start_at_layer` the residual stream [batch, pos, d_model] that enters that block.
+                or [pos], as a tensor, an array or lists; with `start_at_layer` the residual stream
+                [batch, pos, d_model] that enters that block.
             return_type: "logits" [batch, pos, d_vocab]; "loss", the mean cross-entropy in nats of each next token;
                 "both" as (logits, loss); None.
             loss_per_token: a loss for every predicted token, [batch, pos - 1]; 0 where it or its predictor is padding.
@@ -313,26 +325,29 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         return first, last
 
     def tokens_and_mask(
-        self, input: Text | Tensor, attention_mask: Tensor | None = None
+        self, input: Text | Ids, attention_mask: Tensor | None = None
     ) -> tuple[Int[Tensor, "batch pos"], Tensor | None]:
-        """Text or ids as checked token ids, and the mask: the given one, or what padded texts of unequal length."""
-        texts = isinstance(input, list | tuple) and all(isinstance(text, str) for text in input)
-        if not (texts or isinstance(input, str | Tensor)):
-            raise TokenError(f"input is text, a list of texts or a tensor of token ids, not {input!r}")
+        """Checked token ids and the attention mask.
+
+        If texts had to be padded, the mask marks the padding; otherwise it is the mask that was given. Ids that are not
+        a tensor (see `interp.text.Ids`) are put on the model's device. Raises as `forward` does.
+        """
         if isinstance(input, Tensor):
             tokens = input
-        else:
+        elif is_text(input):
             tokens, real = self.to_tokens_and_mask(input)
             if not real.all():
                 if attention_mask is not None:
                     raise ShapeError("texts of unequal length bring their own mask; give attention_mask= with ids only")
                 attention_mask = real
+        else:
+            tokens = as_ids(input, INPUT).to(self.W_E.device)
         return check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.W_E.device), attention_mask
 
-    def _check_stream(self, x: Text | Tensor) -> Float[Tensor, "batch pos d_model"]:
+    def _check_stream(self, x: Text | Ids) -> Float[Tensor, "batch pos d_model"]:
         wanted = f"start_at_layer takes the residual stream [batch, pos, {self.cfg.d_model}] in {self.W_E.dtype}"
         if not isinstance(x, Tensor):
-            raise ShapeError(f"{wanted}, not text")
+            raise ShapeError(f"{wanted}, not a {type(x).__name__}")
         if x.ndim != 3 or x.shape[2] != self.cfg.d_model or x.dtype != self.W_E.dtype or x.numel() == 0:
             raise ShapeError(f"{wanted}, not {x.dtype} of shape {tuple(x.shape)}")
         if x.device != self.W_E.device:
@@ -359,13 +374,20 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         tokens, mask = self._tokenizer().to_tokens_and_mask(text, prepend_bos, padding_side)
         return tokens.to(self.W_E.device), mask.to(self.W_E.device)
 
-    def to_str_tokens(self, text: str | Tensor, prepend_bos: bool | None = None) -> list[str]:
-        """The tokens of one text or one sequence of ids, as strings. Raises `TokenError`."""
-        return self._tokenizer().to_str_tokens(text, prepend_bos)
+    def to_str_tokens(self, text: str | Ids, prepend_bos: bool | None = None) -> list[str]:
+        """The tokens of one text or of one sequence of ids, as strings. Raises `TokenError`.
 
-    def to_string(self, tokens: Tensor) -> str:
-        """The text of one sequence of ids. Raises `TokenError`."""
-        return self._tokenizer().to_string(tokens)
+        An id that the model has and its tokenizer lacks is shown as its number, "<50280>".
+        """
+        return self._tokenizer().to_str_tokens(text if isinstance(text, str) else self._in_range(text), prepend_bos)
+
+    def to_string(self, tokens: Ids) -> str:
+        """The text of one sequence of ids, those without a token as `to_str_tokens` shows them. Raises `TokenError`."""
+        return self._tokenizer().to_string(self._in_range(tokens))
+
+    def _in_range(self, tokens: Ids) -> list[int]:
+        """The ids of one sequence. Raises `TokenError` for an id that the model does not have."""
+        return token_ids(one_sequence(tokens), None, self.cfg.d_vocab, "token").tolist()
 
     def to_single_token(self, text: str) -> int:
         """The id of a text that is exactly one token. Raises `TokenError` if it is not."""
@@ -373,8 +395,8 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
     def get_token_position(
         self,
-        token: str | int,
-        text: str | Tensor,
+        token: str | SupportsIndex,
+        text: str | Ids,
         mode: Literal["first", "last"] = "first",
         prepend_bos: bool | None = None,
     ) -> int:

@@ -13,14 +13,14 @@ from interp.interventions import Intervention, Patch
 from interp.metrics import Metric, Prompts, Reading, as_metric
 from interp.model import ActivationCache
 from interp.patching.packed import BaseRun
-from interp.text import Text, token_strings
+from interp.text import Ids, Text, token_strings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from interp.model import HookedTransformer
 
-Prompt = Text | Int[Tensor, "..."]
+Prompt = Text | Ids
 """A text, several of them, or token ids."""
 
 Source = Prompt | ActivationCache | Intervention

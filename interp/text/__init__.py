@@ -8,7 +8,7 @@ sequences in which a segment is repeated.
 
 from interp.text.answers import Answer, token_ids
 from interp.text.codec import TextCodec
-from interp.text.ids import Ids, Text, as_ids, one_sequence
+from interp.text.ids import INPUT, Ids, Text, as_ids, is_single, is_text, one_sequence
 from interp.text.repeats import (
     Batch,
     iid_tokens,
@@ -22,6 +22,7 @@ from interp.text.tokens import check_mask, check_tokens, token_names, token_stri
 from interp.text.vocabulary import Vocabulary
 
 __all__ = [
+    "INPUT",
     "Answer",
     "Batch",
     "Ids",
@@ -34,6 +35,8 @@ __all__ = [
     "check_mask",
     "check_tokens",
     "iid_tokens",
+    "is_single",
+    "is_text",
     "one_sequence",
     "ordinary_tokens",
     "random_repeats",

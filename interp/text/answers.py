@@ -10,16 +10,16 @@ from torch import Tensor
 from interp.errors import TokenError
 from interp.text.ids import as_ids
 
-Answer = int | str | Sequence[int | str] | np.ndarray | Int[Tensor, ""] | Int[Tensor, "batch"] | Int[Tensor, "batch pos"]
+Answer = int | str | Sequence[int | str] | np.ndarray | Int[Tensor, "batch"] | Int[Tensor, "batch pos"]
 """One token for all prompts, one for each prompt, or (as ids) one for each position."""
 
 
-def token_ids(given: Any, to_id: Callable[[str], int], d_vocab: int, what: str = "answer") -> Int[Tensor, "..."]:
+def token_ids(given: Any, to_id: Callable[[str], int] | None, d_vocab: int, what: str = "answer") -> Int[Tensor, "..."]:
     """The ids of one token (no axes), of several ([n]), or of a tensor or of lists of lists (with their own axes).
 
     Args:
         given: ids (see `Ids`), or texts of one token each.
-        to_id: gives the id of a text of one token, as `model.to_single_token` does.
+        to_id: gives the id of a text of one token, as `model.to_single_token` does; None where only ids are allowed.
         d_vocab: the number of tokens.
         what: what messages call it.
 

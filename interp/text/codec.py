@@ -1,6 +1,6 @@
 """TextCodec: what a model asks of whatever turns text into token ids and back."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, SupportsIndex, overload, runtime_checkable
 
@@ -85,9 +85,9 @@ class TextCodec(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
     @overload
-    def encode(self, text: Iterable[str]) -> list[list[int]]: ...
+    def encode(self, text: list[str] | tuple[str, ...]) -> list[list[int]]: ...
 
-    def encode(self, text: str | Iterable[str]) -> list[int] | list[list[int]]:
+    def encode(self, text: Text) -> list[int] | list[list[int]]:
         """The ids of a text as a list, or of each of several texts, without a bos in front.
 
         `to_tokens` gives them as a tensor, with the bos. Raises `TokenError` for what is no text, and for a text that

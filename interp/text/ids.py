@@ -6,7 +6,7 @@ lists, a numpy array, or a tensor of any integer dtype. `as_ids` makes one tenso
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, TypeGuard
 
 import numpy as np
 import torch
@@ -21,6 +21,20 @@ Text = str | list[str] | tuple[str, ...]
 
 Ids = SupportsIndex | Sequence[SupportsIndex] | Sequence[Sequence[SupportsIndex]] | np.ndarray | Tensor
 """Token ids: one, a list of them, lists of lists, or an array or a tensor of any integer dtype."""
+
+
+INPUT = "input (text, a list of texts, or token ids)"
+"""What messages call the input of a model."""
+
+
+def is_text(given: object) -> TypeGuard[Text]:
+    """Whether it is a text or a list of texts, and not token ids."""
+    return isinstance(given, str) or (isinstance(given, list | tuple) and all(isinstance(one, str) for one in given))
+
+
+def is_single(given: Text | Ids) -> bool:
+    """Whether it is one text or one sequence of ids, rather than a batch."""
+    return isinstance(given, str) or (not is_text(given) and as_ids(given).ndim < 2)
 
 
 def as_ids(given: Any, what: str = "token ids", to_id: Callable[[str], int] | None = None) -> Int[Tensor, "..."]:
@@ -38,7 +52,7 @@ def as_ids(given: Any, what: str = "token ids", to_id: Callable[[str], int] | No
         return _as_integers(given, what)
     if isinstance(given, str) and to_id is not None:
         return torch.tensor(to_id(given))
-    if is_index(given):
+    if is_index(given) and not isinstance(given, str):
         return _tensor(operator.index(given), what)
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):
         if all(type(one) is int for one in given):  # the usual case, which needs no tensor for every id
@@ -47,14 +61,15 @@ def as_ids(given: Any, what: str = "token ids", to_id: Callable[[str], int] | No
         if len({row.shape for row in rows}) > 1:
             raise ShapeError(f"{what}: {len(rows)} lists of different lengths")
         return torch.stack(rows)
-    allowed = "is no token id, which is an integer" if to_id is None else "is neither a token id nor a text"
-    raise TokenError(f"{what} {_in_short(given)} {allowed}")
+    if to_id is None:
+        raise TokenError(f"{what}: {_in_short(given)} is no token id, which is an integer")
+    raise TokenError(f"{what} {_in_short(given)} is neither a token id nor a text")
 
 
 def _tensor(integers: int | list[int], what: str) -> Int[Tensor, "..."]:
     try:
         return torch.tensor(integers, dtype=torch.long)
-    except (OverflowError, RuntimeError) as error:
+    except (ValueError, OverflowError, RuntimeError) as error:
         raise TokenError(f"{what}: an integer beyond 64 bits is no token id") from error
 
 

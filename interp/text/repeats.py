@@ -7,6 +7,7 @@ scores single heads; `variable_offset_repeats` fills the whole sequence with rep
 """
 
 from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor

@@ -77,7 +77,11 @@ class Tokenizer(TextCodec):
 
     def has_token(self, token: int) -> bool:
         """Whether there is a token with this id; there may be gaps between the ids of added tokens."""
-        return 0 <= token < self.d_vocab and self.backend.id_to_token(token) is not None
+        return self._spelt(token) is not None
+
+    def _spelt(self, token: int) -> str | None:
+        """A token as the backend spells it, or None where there is none with this id."""
+        return self.backend.id_to_token(token) if 0 <= token < self.d_vocab else None
 
     @property
     def bos_id(self) -> int | None:
@@ -109,17 +113,18 @@ class Tokenizer(TextCodec):
     # ------------------------------------------------------------------ text
 
     def _decode(self, ids: list[int]) -> list[str]:
-        """Joined, they are the text; but bytes that are only a part of a character show as escapes (`\\xf0`)."""
+        r"""Joined, they are the text; but bytes that are only a part of a character show as escapes, such as "\xf0"."""
         return [part.decode(errors="backslashreplace") for part in self._bytes(ids)]
 
     def _bytes(self, ids: list[int]) -> list[bytes]:
         """The bytes of each token, or those of its number in angle brackets where there is no such token."""
         added, parts = self._added(), []
         for i in ids:
-            if not self.has_token(i):
-                parts.append(f"<{i}>".encode())
+            spelt = self._spelt(i)
+            if spelt is None or i in added:
+                parts.append(added.get(i, f"<{i}>").encode())
             else:
-                parts.append(added[i].encode() if i in added else self._spelling.bytes_of(self.backend.id_to_token(i)))
+                parts.append(self._spelling.bytes_of(spelt))
         return parts
 
     def _added(self) -> dict[int, str]:
@@ -134,11 +139,12 @@ class Tokenizer(TextCodec):
         """Special tokens are included; bytes that are no UTF-8 show as escapes."""
         if self._spelling.byte_level:
             return b"".join(self._bytes(ids)).decode(errors="backslashreplace")
-        if all(map(self.has_token, ids)):
+        spelt = [self._spelt(i) for i in ids]
+        if None not in spelt:
             return self.backend.decode(ids, skip_special_tokens=False)
-        spelt = [self.backend.id_to_token(i) if self.has_token(i) else f"<{i}>" for i in ids]  # decode() leaves gaps out
-        decoder = self.backend.decoder
-        return " ".join(spelt) if decoder is None else decoder.decode(spelt)
+        # The backend itself leaves out in silence what it does not have.
+        shown = [f"<{i}>" if word is None else word for i, word in zip(ids, spelt, strict=True)]
+        return " ".join(shown) if self.backend.decoder is None else self.backend.decoder.decode(shown)
 
     # ------------------------------------------------------------------ files
 
