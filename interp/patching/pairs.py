@@ -13,7 +13,7 @@ from interp.metrics import Metric, Prompts, Reading, as_metric
 from interp.model import ActivationCache
 from interp.patching.packed import BaseRun
 from interp.precision import at_least_float32
-from interp.text import Text, token_strings
+from interp.text import Ids, Text, token_strings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
