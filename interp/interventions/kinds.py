@@ -30,6 +30,7 @@ from interp.indices import is_index, layer_index
 from interp.interventions.core import Intervention
 from interp.interventions.values import Values, fitted, signature, values_of
 from interp.model import ActivationCache, HookPoint, layer_of
+from interp.precision import wide_mean
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -99,7 +100,8 @@ class Mean(Patch):
     def value(self, activation: Tensor, hook: HookPoint) -> Tensor:
         """The mean."""
         over = [0] if self.per_position else [0, hook.pos_axis]
-        return self.held(activation, hook).mean(dim=over, keepdim=True)
+        values = self.held(activation, hook)
+        return wide_mean(values, tuple(over), keepdim=True).to(values.dtype)
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,13 +12,16 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.errors import CheckpointError, HookNotFoundError, ShapeError
-from interp.files import atomic_path
+from interp.files import load_tensors, save_tensors
 from interp.model.names import HookName, resolve
 from interp.model.residual import ResidualStream
 from interp.model.stacked import weights_now
 
 if TYPE_CHECKING:
     from interp.model.transformer import HookedTransformer
+
+KIND = "interp.ActivationCache"
+"""Of the files that `save` writes."""
 
 
 class ActivationCache(ResidualStream, Mapping[str, Tensor]):
@@ -112,20 +115,16 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all activations to one safetensors file, whole or not at all."""
-        from safetensors.torch import save_file
-
-        about = {
-            "kind": "interp.ActivationCache",
-            "config": self.cfg.to_json(),
-            "weights": json.dumps(self.model.weights_hash()),
-            "names": json.dumps(list(self)),
-            "edited": json.dumps(self.edited),
-        }
-        tensors = {n: v.contiguous().clone() for n, v in self.items()}
+        tensors = dict(self)
         if self.attention_mask is not None:
-            tensors["attention_mask"] = self.attention_mask.contiguous()
-        with atomic_path(path) as file:
-            save_file(tensors, file, metadata=about)
+            tensors["attention_mask"] = self.attention_mask
+        about = {
+            "config": json.loads(self.cfg.to_json()),
+            "weights": self.model.weights_hash(),
+            "names": list(self),
+            "edited": self.edited,
+        }
+        save_tensors(path, KIND, tensors, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: "HookedTransformer") -> "ActivationCache":
@@ -133,17 +132,11 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
 
         Raises `CheckpointError` for a file that is no such cache, or was made by a model of another configuration.
         """
-        from safetensors import SafetensorError, safe_open
-
+        tensors, about = load_tensors(path, KIND, str(model.W_E.device))
         try:
-            with safe_open(path, "pt", device=str(model.W_E.device)) as file:
-                about = file.metadata() or {}
-                if about.get("kind") != "interp.ActivationCache":
-                    raise CheckpointError(f"{path} is a safetensors file, but not a saved ActivationCache")
-                values = {name: file.get_tensor(name) for name in json.loads(about["names"])}
-                mask = file.get_tensor("attention_mask") if "attention_mask" in file.keys() else None  # noqa: SIM118
-                theirs, weights, edited = (json.loads(about[k]) for k in ("config", "weights", "edited"))
-        except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+            theirs, weights, edited = about["config"], about["weights"], about["edited"]
+            values = {name: tensors[name] for name in about["names"]}
+        except KeyError as error:
             raise CheckpointError(f"{path} cannot be read as a saved ActivationCache: {error!r}") from error
         ours = json.loads(json.dumps(model.cfg.architecture()))
         if differing := [k for k in ours if theirs.get(k) != ours[k]]:
@@ -151,7 +144,7 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
             raise CheckpointError(f"{path} was made by another model: {values_of}")
         if weights != model.weights_hash():
             raise CheckpointError(f"{path} was made by a model of this configuration with other weights")
-        return cls(values, model, edited, mask)
+        return cls(values, model, edited, tensors.get("attention_mask"))
 
 
 def select(value: Tensor, axis: int, index: int | slice | Sequence[int] | None, what: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, Unpack, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from interp.model.transformer import HookedTransformer
 
 
+@runtime_checkable
 class Edit(Protocol):
     """What `intervene` takes: something that knows which hooks carry it out on a given model."""
 
@@ -134,6 +135,9 @@ class Hooked(nn.Module):
             HookNotFiredError: the block ended and one was never carried out, or not at all positions that it names.
         """
         model = cast("HookedTransformer", self)
+        for edit in edits:
+            if not isinstance(edit, Edit):
+                raise ConfigError(f"{type(edit).__name__} is no edit; allowed: interp.interventions, such as Zero(...)")
         with self.hooks(fwd_hooks=[pair for edit in edits for pair in edit.hooks(model)]):
             yield self
 
