@@ -38,7 +38,7 @@ from interp.model.components import (
 )
 from interp.model.generate import Generates, KVCache
 from interp.model.hooked import Hooked, ReturnType
-from interp.model.hooks import HookPoint
+from interp.model.hooks import HookPoint, Span
 from interp.model.loss import next_token_loss
 from interp.model.split_inputs import private_reads
 from interp.model.stacked import StackedWeights
@@ -219,21 +219,33 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         entering = self._check_stream(input) if tokens is None else tokens
         mask = check_mask(attention_mask, entering)
         whole_mask, positions = self._positions(entering, mask, kv_cache)
-        x = entering if tokens is None else self.hook_embed(self.embed(tokens))  # [batch pos d_model]
-        vectors = self._position_vectors(positions, x, embedding=tokens is not None)
-        if self.cfg.positions_in_stream and vectors is not None:
-            x, vectors = x + vectors, None
+        with self.running.over(self._span(entering, whole_mask, kv_cache)):
+            x = entering if tokens is None else self.hook_embed(self.embed(tokens))  # [batch pos d_model]
+            vectors = self._position_vectors(positions, x, embedding=tokens is not None)
+            if self.cfg.positions_in_stream and vectors is not None:
+                x, vectors = x + vectors, None
 
-        sides = self._side_inputs(x, positions, whole_mask, vectors, kv_cache)
-        for block, side in zip(self.blocks[first:last], sides[first:last], strict=True):
-            x = block(x, side)
+            sides = self._side_inputs(x, positions, whole_mask, vectors, kv_cache)
+            for block, side in zip(self.blocks[first:last], sides[first:last], strict=True):
+                x = block(x, side)
+            output = x if stop_at_layer is not None else self._read_out(x, tokens, mask, return_type, loss_per_token)
         if kv_cache is not None:
-            kv_cache.commit(x.shape[0], x.shape[1], whole_mask)
-        if stop_at_layer is not None:
-            return x
-        if return_type is None:
-            return None
+            kv_cache.commit(entering.shape[0], entering.shape[1], whole_mask)
+        return output
 
+    def _read_out(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        tokens: Int[Tensor, "batch pos"] | None,
+        mask: Bool[Tensor, "batch pos"] | None,
+        return_type: ReturnType,
+        loss_per_token: bool,
+    ) -> Tensor | tuple[Tensor, Tensor] | None:
+        """What a run returns, from its last stream; without a return type the final norm runs only where watched."""
+        if return_type is None:
+            if self.ln_final.is_watched():
+                self.ln_final(x)
+            return None
         logits = self.unembed(self.ln_final(x))  # [batch pos d_vocab]
         if tokens is None or return_type == "logits":
             return logits
@@ -248,6 +260,17 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         x = self.embed(tokens)
         vectors = None if self.cfg.positions_in_stream else self._position_vectors(positions, x, embedding=False)
         return self._side_inputs(x, positions, whole_mask, vectors, None)
+
+    @staticmethod
+    def _span(entering: Tensor, mask: Bool[Tensor, "batch n_keys"] | None, kv_cache: KVCache | None) -> Span:
+        """Which positions of its sequence this run carries."""
+        batch, n_new = entering.shape[:2]
+        if kv_cache is None:
+            return Span(0, n_new, batch, n_prompt=n_new, n_final=n_new, mask=mask)
+        n_prompt = kv_cache.n_prompt
+        if n_prompt is None and kv_cache.n_pos == 0:
+            n_prompt = n_new
+        return Span(kv_cache.n_pos, n_new, batch, n_prompt, kv_cache.n_final, mask)
 
     def _position_vectors(
         self, positions: Int[Tensor, "batch_or_1 pos"], x: Float[Tensor, "batch pos d_model"], embedding: bool
