@@ -24,10 +24,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.config import NormType, RotaryScaling, TransformerConfig
-from interp.factored import at_least_float32
 from interp.model.generate import LayerKeysValues
 from interp.model.hooks import HookPoint
 from interp.model.split_inputs import PrivateRead, PrivateReads
+from interp.precision import at_least_float32
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -134,6 +134,10 @@ class Norm(nn.Module):
     def extra_repr(self) -> str:
         """For `print(model)`."""
         return f"{self.kind}, {self.size}" if self.kind else "none"
+
+    def is_watched(self) -> bool:
+        """Whether there are hooks on its points."""
+        return self.w is not None and bool(self.hook_scale.hooks or self.hook_normalized.hooks)
 
     def scale(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes 1"]:
         """`sqrt(mean((x - mean)^2) + eps)`; RMS takes no mean off. At least float32."""
