@@ -12,7 +12,6 @@ Weights have the field's shapes (`W_Q[head, d_model, d_head]`) and are contiguou
 expect them to be (flat vectors of parameters, pruning, LBFGS, safetensors).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.config import NormType, RotaryScaling, TransformerConfig
+from interp.config import NormType, TransformerConfig
 from interp.model.generate import LayerKeysValues
 from interp.model.hooks import HookPoint
 from interp.model.split_inputs import PrivateRead, PrivateReads
@@ -84,28 +83,6 @@ def visible_keys(
     if mask is None:
         return seen[None, None]
     return ((seen & mask[:, None, :] & mask[:, n_keys - n_new :, None]) | (i == j))[:, None]
-
-
-def rotary_angles(
-    base: float,
-    rotary_dim: int,
-    scaling: RotaryScaling | None,
-    positions: Int[Tensor, "batch_or_1 pos"],
-    dtype: torch.dtype,
-) -> tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]]:
-    """Cosines and sines of `position / base^(2 i / rotary_dim)` (Su et al. 2021, equation 15), computed in float64."""
-    pair = torch.arange(0, rotary_dim, 2, dtype=torch.float64, device=positions.device)
-    frequency = base ** (-pair / rotary_dim)
-    if scaling is not None:
-        slowed = frequency / scaling.factor
-        if scaling.kind == "llama3":
-            turns = scaling.original_n_ctx * frequency / (2 * math.pi)  # over the context of the first training
-            span = scaling.high_freq_factor - scaling.low_freq_factor
-            kept = ((turns - scaling.low_freq_factor) / span).clamp(0, 1)
-            slowed = kept * frequency + (1 - kept) * slowed
-        frequency = slowed
-    angles = positions[..., None, None] * frequency
-    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(
