@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp import HookedTransformer, TokenError, Tokenizer
-from interp.checkpoints import gguf
 from interp.checkpoints.gguf_file import GGUFFile
 from interp.text.tokenizer import BYTE_OF
 
@@ -45,7 +44,7 @@ GPT2_SPLIT = regex.compile(r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}
 
 @pytest.fixture(scope="module")
 def smollm2(smollm2_path: Path) -> HookedTransformer:
-    return gguf.load(smollm2_path)
+    return HookedTransformer.from_pretrained(smollm2_path)
 
 
 @pytest.fixture(scope="module")
