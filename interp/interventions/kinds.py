@@ -39,7 +39,7 @@ from interp.files import load_tensors, save_tensors
 from interp.indices import as_indices, is_index, layer_index
 from interp.interventions.values import Values, signature, values_of
 from interp.model import ActivationCache, HookName, HookPair, HookPoint, layer_of
-from interp.precision import wide_mean
+from interp.precision import HALVES, autocast_devices, wide, wide_mean
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -129,6 +129,7 @@ class Intervention:
                     self._indices(word, sizes[axis])
         shape = [1 if axis == "1" else sizes.get(axis) for axis in point.axes]
         if None not in shape:
+            dtype = wide(dtype) if point.axes[-1] == "1" else dtype  # as norms compute their scales
             self.edit(torch.empty(cast(list[int], shape), dtype=dtype, device="meta"), point)
 
     def _indices(self, word: str, size: int) -> list[int]:
@@ -142,13 +143,11 @@ class Intervention:
         """The hook: what is written where the address says, `activation` elsewhere."""
         written = self.value(hook.name, activation, hook.axes)
         try:
-            if written.dtype != activation.dtype:
-                raise RuntimeError
-            written = written.to(activation.device).expand(activation.shape)
+            written = _beside(written, activation).expand(activation.shape)
         except RuntimeError:
             raise ShapeError(
                 f"{self!r}: {written.dtype} values of shape {tuple(written.shape)} do not fit {hook.name}, "
-                f"{activation.dtype} {tuple(activation.shape)} ({' '.join(hook.axes)})"
+                f"{activation.dtype} {tuple(activation.shape)} ({' '.join(hook.axes)}){_advice(written, activation)}"
             ) from None
         for word, axes in AXES.items():
             if getattr(self, word) is None:
@@ -159,6 +158,24 @@ class Intervention:
             here = here.view([-1 if i == axis else 1 for i in range(activation.ndim)])
             written = torch.where(here.to(activation.device), written, activation)
         return written
+
+
+def _beside(values: Tensor, activation: Tensor) -> Tensor:
+    """Values on the device of an activation, and in its dtype.
+
+    Under autocast the dtypes of a run differ from point to point, so there values are converted. Elsewhere another
+    dtype than the activation's is a mistake: a `RuntimeError`.
+    """
+    if values.dtype != activation.dtype and not autocast_devices():
+        raise RuntimeError
+    return values.to(activation)
+
+
+def _advice(values: Tensor, activation: Tensor) -> str:
+    """What to do about values in half precision where the run has none."""
+    if values.dtype not in HALVES or activation.dtype in HALVES:
+        return ""
+    return "; values that were cached under torch.autocast fit other runs under it, or have to be converted"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -318,15 +335,13 @@ class Steer(Intervention):
 
     def value(self, name: str, activation: Tensor, axes: tuple[str, ...]) -> Tensor:
         """`activation + scale * direction`."""
-        direction = self.direction["direction"].to(activation.device)
+        direction = self.direction["direction"]
         try:
-            if direction.dtype != activation.dtype:
-                raise RuntimeError
-            return activation + self.scale * direction.expand(activation.shape)
+            return activation + self.scale * _beside(direction, activation).expand(activation.shape)
         except RuntimeError:
             raise ShapeError(
                 f"{self!r}: a direction of {direction.dtype} {tuple(direction.shape)} does not fit {name}, "
-                f"{activation.dtype} {tuple(activation.shape)} ({' '.join(axes)})"
+                f"{activation.dtype} {tuple(activation.shape)} ({' '.join(axes)}){_advice(direction, activation)}"
             ) from None
 
 
