@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from grid import GRID, SMALL, build, config, random_tensor
+from grid import GRID, SMALL, build, config, random_tensor, random_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
