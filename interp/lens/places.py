@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.errors import ShapeError
 from interp.model import ActivationCache, HookedTransformer, select
 from interp.results import array_of, as_array
-from interp.text import Text, check_mask, token_strings
+from interp.text import AttentionMask, Text, token_strings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,12 +43,12 @@ class Places:
 
     @classmethod
     def of_prompt(
-        cls, model: HookedTransformer, prompt: Text | Tensor, pos: Pos, attention_mask: Tensor | None = None
+        cls, model: HookedTransformer, prompt: Text | Tensor, pos: Pos, attention_mask: AttentionMask | None = None
     ) -> "Places":
         """Those of a run on `prompt`. Raises as calling the model, and `ShapeError` for positions out of range."""
-        ids, mask = model.tokens_and_mask(prompt, attention_mask)
+        prompts = model.masked_tokens(prompt, attention_mask)
         single = isinstance(prompt, str) or (isinstance(prompt, Tensor) and prompt.ndim == 1)
-        places = cls(model, len(ids), ids.shape[1], pos, ids, check_mask(mask, ids), single)
+        places = cls(model, len(prompts), prompts.ids.shape[1], pos, prompts.ids, prompts.attention_mask, single)
         places.positions()
         return places
 

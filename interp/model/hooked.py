@@ -15,7 +15,7 @@ from interp.model.cache import ActivationCache, select
 from interp.model.generate import KVCache
 from interp.model.hooks import Direction, Hook, HookFn, HookPair, HookPoint, as_pairs
 from interp.model.names import HookInfo, HookMap, HookName, as_list, layer_of, resolve
-from interp.text import Text
+from interp.text import AttentionMask, MaskedTokens, Text, check_mask
 
 if TYPE_CHECKING:
     from interp.interventions import Intervention, Interventions
@@ -30,7 +30,7 @@ class RunOptions(TypedDict, total=False):
     loss_per_token: bool
     start_at_layer: int | None
     stop_at_layer: int | None
-    attention_mask: Tensor | None
+    attention_mask: AttentionMask | None
     kv_cache: KVCache | None
 
 
@@ -150,7 +150,7 @@ class Hooked(nn.Module):
 
     def run_with_hooks(
         self,
-        input: Text | Tensor,
+        input: Text | Tensor | MaskedTokens,
         return_type: ReturnType = "logits",
         fwd_hooks: Iterable[HookPair] = (),
         bwd_hooks: Iterable[HookPair] = (),
@@ -180,7 +180,7 @@ class Hooked(nn.Module):
 
     def run_with_cache(
         self,
-        input: Text | Tensor,
+        input: Text | Tensor | MaskedTokens,
         return_type: ReturnType = "logits",
         names_filter: HookName | Iterable[HookName] | None = None,
         device: str | torch.device | None = None,
@@ -225,11 +225,11 @@ class Hooked(nn.Module):
                 in_graph[hook.name] = value
             return value
 
-        if options.get("start_at_layer") is not None and isinstance(input, Tensor):
-            input = input.clone()  # the cache must not hold the caller's own tensor
         model = cast("HookedTransformer", self)
         if options.get("start_at_layer") is None:
-            input, options["attention_mask"] = model.tokens_and_mask(input, options.get("attention_mask"))
+            input = model.masked_tokens(input, options.pop("attention_mask", None))
+        elif isinstance(input, Tensor):
+            input = input.clone()  # the cache must not hold the caller's own tensor
         callers = [hook for point in self.hook_points.values() for hook in point.hooks]
         for hook in callers:
             hook.edited = False
@@ -249,8 +249,11 @@ class Hooked(nn.Module):
         if options.get("stop_at_layer") is not None:
             output = output.clone()  # nor hand out one of its own
         edited = any(hook.edited for hook in callers if hook.direction == "fwd")
-        mask = options.get("attention_mask")
-        return output, ActivationCache(kept, model, edited, None if mask is None else part(mask.bool(), 1))
+        if isinstance(input, MaskedTokens):
+            mask = input.attention_mask
+        else:
+            mask = check_mask(options.get("attention_mask"), cast(Tensor, input))
+        return output, ActivationCache(kept, model, edited, None if mask is None else part(mask, 1))
 
     def _reached(
         self, asked: HookName | list[HookName] | None, return_type: ReturnType, options: RunOptions

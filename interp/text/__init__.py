@@ -16,12 +16,23 @@ from interp.text.repeats import (
     variable_offset_repeats,
 )
 from interp.text.tokenizer import Spelling, Tokenizer
-from interp.text.tokens import Text, check_mask, check_tokens, token_names, token_strings, visible
+from interp.text.tokens import (
+    AttentionMask,
+    MaskedTokens,
+    Text,
+    check_mask,
+    check_tokens,
+    token_names,
+    token_strings,
+    visible,
+)
 from interp.text.vocabulary import Vocabulary
 
 __all__ = [
     "Answer",
+    "AttentionMask",
     "Batch",
+    "MaskedTokens",
     "Spelling",
     "Text",
     "TextCodec",
