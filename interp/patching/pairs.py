@@ -13,14 +13,14 @@ from interp.metrics import JudgedRun, Metric, MetricPlan, as_metric
 from interp.model import ActivationCache
 from interp.patching.packed import BaseRun
 from interp.precision import at_least_float32
-from interp.text import AttentionMask, MaskedTokens, Text, token_strings
+from interp.text import AttentionMask, Ids, MaskedTokens, Text, token_strings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from interp.model import HookedTransformer
 
-Prompt = Text | Int[Tensor, "..."]
+Prompt = Text | Ids
 """A text, several of them, or token ids."""
 
 Source = Prompt | ActivationCache | Intervention
@@ -129,7 +129,7 @@ class Pair:
 
 def _words(model: "HookedTransformer", prompts: MaskedTokens) -> str:
     """How the first prompt was cut into tokens, where that can be said."""
-    words = token_strings(model, prompts.ids[0].tolist()) if model.tokenizer is not None else []
+    words = token_strings(model.tokenizer, prompts.ids[0].tolist()) if model.tokenizer is not None else []
     return f" ({'|'.join(words)})" if 0 < len(words) <= 40 else ""
 
 
