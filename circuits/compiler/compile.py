@@ -23,7 +23,7 @@ from interp.config import TransformerConfig
 from interp.errors import ConfigError
 from interp.indices import is_index
 from interp.model import MLP, Attention, HookedTransformer
-from interp.text import Text
+from interp.text import Ids, Text, is_single
 
 
 class CompileOptions(TypedDict, total=False):
@@ -87,7 +87,7 @@ class CompiledTransformer(HookedTransformer):
     report: CompileReport
 
     @torch.no_grad()
-    def predict(self, text: Text | Tensor) -> list[Any]:
+    def predict(self, text: Text | Ids) -> list[Any]:
         """For each position a word, or None where there is nothing to predict; a list of such lists for several texts.
 
         Several texts have equally many words. Raises `TokenError` as `Circuit.tokens` does.
@@ -96,7 +96,7 @@ class CompiledTransformer(HookedTransformer):
         logits = self(tokens)
         assert isinstance(logits, Tensor)
         words = in_words(decode(logits, self.report.nothing_below), self.circuit.vocabulary.words)
-        single = isinstance(text, str) or (isinstance(text, Tensor) and text.ndim == 1)
+        single = is_single(text)
         return words[0] if single else words
 
 

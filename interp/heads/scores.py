@@ -30,7 +30,7 @@ from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on, i
 from interp.indices import is_index, layer_index
 from interp.model import HookFn
 from interp.progress import shown
-from interp.text import Text, check_mask, repeated_tokens
+from interp.text import Ids, Text, check_mask, repeated_tokens
 from interp.weights import copying_scores, copying_top_scores
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ WEIGHT_SCORES: dict[str, tuple[Callable[..., Any], str]] = {
 @torch.no_grad()
 def head_scores(
     model: "HookedTransformer",
-    tokens: Text | Tensor | None = None,
+    tokens: Text | Ids | None = None,
     *,
     scores: str | Sequence[str] | None = None,
     n_prompts: int | None = None,
@@ -122,7 +122,7 @@ def head_scores(
 @torch.no_grad()
 def head_scores_of(
     cache: "ActivationCache",
-    tokens: Text | Tensor,
+    tokens: Text | Ids,
     *,
     scores: str | Sequence[str] | None = None,
 ) -> "xr.Dataset":
@@ -185,7 +185,7 @@ class _Found:
 
 def _prompts(
     model: "HookedTransformer",
-    tokens: Text | Tensor | None,
+    tokens: Text | Ids | None,
     n_prompts: int | None,
     length: int | None,
     seed: int | None,
@@ -199,13 +199,14 @@ def _prompts(
     if attention_mask is not None:
         raise ConfigError("attention_mask masks padding in tokens=; random repeats have none")
     seed = 0 if seed is None else seed
-    ids = repeated_tokens(model, 16 if n_prompts is None else n_prompts, length, seed)
+    ids = repeated_tokens(model.cfg, model.tokenizer, 16 if n_prompts is None else n_prompts, length, seed)
+    ids = ids.to(model.W_E.device)
     about = {"prompts": "random repeats of varied length, offset and gap", "seed": seed}
     return ids, torch.ones_like(ids, dtype=torch.bool), about
 
 
 def _ids_and_mask(
-    model: "HookedTransformer", tokens: Text | Tensor, attention_mask: Tensor | None
+    model: "HookedTransformer", tokens: Text | Ids, attention_mask: Tensor | None
 ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
     ids, mask = model.tokens_and_mask(tokens, attention_mask)
     real = check_mask(mask, ids)

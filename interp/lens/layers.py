@@ -22,7 +22,7 @@ from interp.model import ActivationCache, HookedTransformer, HookName
 from interp.precision import at_least_float32
 from interp.progress import shown
 from interp.results import array_of
-from interp.text import Answer, Text, token_ids, token_strings
+from interp.text import Answer, Ids, Text, token_ids, token_strings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,7 +36,7 @@ MEMORY = 2**26
 @torch.no_grad()
 def logit_lens(
     source: HookedTransformer | ActivationCache,
-    prompt: Text | Tensor | None = None,
+    prompt: Text | Ids | None = None,
     *,
     top_k: int = 5,
     tokens: Answer = (),
@@ -105,16 +105,17 @@ def logit_lens(
         variables[name] = ("layer", "batch", "pos", *last), values
     if top_k:
         dims, ids = variables["top_id"]
-        variables["top_token"] = dims, array_of(token_strings(model, ids.flatten().tolist()), ids.shape)
+        variables["top_token"] = dims, array_of(token_strings(model.tokenizer, ids.flatten().tolist()), ids.shape)
     coords: dict[str, Any] = {"layer": stack.labels} | ({"top": range(top_k)} if top_k else {})
     if answers:
-        coords |= {"answer": array_of(token_strings(model, answers), [len(answers)]), "answer_id": ("answer", answers)}
+        words = array_of(token_strings(model.tokenizer, answers), [len(answers)])
+        coords |= {"answer": words, "answer_id": ("answer", answers)}
     return places.dataset(variables, coords, {"kl": "KL(final || layer), nats", "edited": int(cache.edited)})
 
 
 def _run(
     model: HookedTransformer,
-    prompt: Text | Tensor | None,
+    prompt: Text | Ids | None,
     pos: Pos,
     attention_mask: Tensor | None,
     incl_mid: bool,

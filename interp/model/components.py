@@ -135,6 +135,10 @@ class Norm(nn.Module):
         """For `print(model)`."""
         return f"{self.kind}, {self.size}" if self.kind else "none"
 
+    def is_watched(self) -> bool:
+        """Whether there are hooks on its points."""
+        return self.w is not None and bool(self.hook_scale.hooks or self.hook_normalized.hooks)
+
     def scale(self, x: Float[Tensor, "*axes size"]) -> Float[Tensor, "*axes 1"]:
         """`sqrt(mean((x - mean)^2) + eps)`; RMS takes no mean off. At least float32."""
         norm = torch.linalg.vector_norm(self._centred(at_least_float32(x)), dim=-1, keepdim=True)  # one pass over x

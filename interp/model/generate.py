@@ -14,7 +14,7 @@ from interp.errors import ConfigError, ShapeError
 from interp.model.names import HookName
 from interp.precision import at_least_float32
 from interp.progress import shown
-from interp.text import Answer, Text, check_mask, token_ids
+from interp.text import Answer, Ids, Text, check_mask, token_ids
 
 if TYPE_CHECKING:
     from interp.model.cache import ActivationCache
@@ -51,14 +51,20 @@ class KVCache:
     Pass the same object to one run after another: `model(prompt, kv_cache=cache)`, then `model(next, kv_cache=cache)`.
     A run that fails leaves it as it was.
 
+    Positions of hooks and interventions count along the whole sequence. Where the prompt ends, which negative positions
+    and "generated" ones refer to, only who makes the cache can know: `generate` says it.
+
     Attributes:
+        n_prompt: how many positions the prompt has, or None where that was not said.
+        n_final: how many positions the sequence can have in the end, or None where that was not said.
         layers: keys and values of each layer.
         mask: which of the positions seen are real tokens, or None where all are.
         n_pos: how many positions were seen.
         batch: of how many sequences, or None before the first run.
     """
 
-    def __init__(self, n_layers: int):
+    def __init__(self, n_layers: int, n_prompt: int | None = None, n_final: int | None = None):
+        self.n_prompt, self.n_final = n_prompt, n_final
         self.layers = [LayerKeysValues() for _ in range(n_layers)]
         self.mask: Bool[Tensor, "batch n_pos"] | None = None
         self.n_pos = 0
@@ -212,18 +218,19 @@ def _steps(
     device = tokens.device
     generator = None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
     stops = torch.tensor(list(stop_tokens), dtype=torch.long, device=device)
-    kv_cache = KVCache(model.cfg.n_layers)
+    n_prompt = tokens.shape[1]
+    kv_cache = KVCache(model.cfg.n_layers, n_prompt, n_final=n_prompt + max_new_tokens - 1)  # the last one is not run
     stopped = torch.zeros(len(tokens), dtype=torch.bool, device=device)
     last = tokens[:, -1]
-    final_points = [point for name, point in model.hook_points.items() if name.startswith("ln_final.")]
     for step in range(max_new_tokens):
         run: dict[str, Any] = {"kv_cache": kv_cache, "attention_mask": attention_mask if step == 0 else None}
         with torch.no_grad():
             if caches is None:
-                x = model(tokens, stop_at_layer=model.cfg.n_layers, **run)
-                if not any(point.hooks for point in final_points):  # hooks see every position
-                    x = x[:, -1:]
-                logits = model.unembed(model.ln_final(x))
+                if model.ln_final.is_watched():  # hooks see every position
+                    logits = model(tokens, **run)
+                else:
+                    x = model(tokens, stop_at_layer=model.cfg.n_layers, **run)
+                    logits = model.unembed(model.ln_final(x[:, -1:]))
             else:
                 logits, cache = model.run_with_cache(tokens, names_filter=names_filter, **run)
                 caches.append(cache)
@@ -261,7 +268,7 @@ class Generates:
 
     def generate(
         self,
-        input: Text | Tensor,
+        input: Text | Ids,
         max_new_tokens: int = 32,
         *,
         temperature: float = 0.0,
@@ -273,7 +280,10 @@ class Generates:
         names_filter: HookName | Iterable[HookName] | None = None,
         progress: bool = True,
     ) -> Generation:
-        """Predict, sample, append; the prompt runs once, then one position a step. Hooks act on every step.
+        """Predict, sample, append; the prompt runs once, then one position a step.
+
+        Hooks act on every step; `hook.first_pos` tells them where in the sequence a step begins. The positions that
+        interventions name count along the whole sequence, negative ones from the end of the prompt.
 
         Args:
             input: prompts, as text or token ids; of unequal length as left-padded ids with `attention_mask`.
@@ -303,7 +313,7 @@ class Generates:
 
     def stream(
         self,
-        input: Text | Tensor,
+        input: Text | Ids,
         max_new_tokens: int = 32,
         *,
         temperature: float = 0.0,

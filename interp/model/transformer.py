@@ -17,7 +17,7 @@ the next to read. Every place where the stream is read or written, and every ste
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, SupportsIndex, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,11 +38,22 @@ from interp.model.components import (
 )
 from interp.model.generate import Generates, KVCache
 from interp.model.hooked import Hooked, ReturnType
-from interp.model.hooks import HookPoint
+from interp.model.hooks import HookPoint, Span
 from interp.model.loss import next_token_loss
 from interp.model.split_inputs import private_reads
 from interp.model.stacked import StackedWeights
-from interp.text import Text, TextCodec, check_mask, check_tokens
+from interp.text import (
+    INPUT,
+    Ids,
+    Text,
+    TextCodec,
+    as_ids,
+    check_mask,
+    check_tokens,
+    is_text,
+    one_sequence,
+    token_ids,
+)
 
 
 class Block(nn.Module):
@@ -171,7 +182,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
     def forward(
         self,
-        input: Text | Tensor,
+        input: Text | Ids,
         return_type: ReturnType = "logits",
         loss_per_token: bool = False,
         start_at_layer: int | None = None,
@@ -183,7 +194,8 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
         Args:
             input: text, or several (padded on the left and masked where their lengths differ); token ids [batch, pos]
-                or [pos]; with `start_at_layer` the residual stream [batch, pos, d_model] that enters that block.
+                or [pos], as a tensor, an array or lists; with `start_at_layer` the residual stream
+                [batch, pos, d_model] that enters that block.
             return_type: "logits" [batch, pos, d_vocab]; "loss", the mean cross-entropy in nats over all next tokens of
                 the batch (`interp.metrics.Loss` is the mean of each prompt); "both" as (logits, loss); None. Losses
                 are in float32 at least, whatever the model's dtype.
@@ -207,21 +219,33 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         entering = self._check_stream(input) if tokens is None else tokens
         mask = check_mask(attention_mask, entering)
         whole_mask, positions = self._positions(entering, mask, kv_cache)
-        x = entering if tokens is None else self.hook_embed(self.embed(tokens))  # [batch pos d_model]
-        vectors = self._position_vectors(positions, x, embedding=tokens is not None)
-        if self.cfg.positions_in_stream and vectors is not None:
-            x, vectors = x + vectors, None
+        with self.running.over(self._span(entering, whole_mask, kv_cache)):
+            x = entering if tokens is None else self.hook_embed(self.embed(tokens))  # [batch pos d_model]
+            vectors = self._position_vectors(positions, x, embedding=tokens is not None)
+            if self.cfg.positions_in_stream and vectors is not None:
+                x, vectors = x + vectors, None
 
-        sides = self._side_inputs(x, positions, whole_mask, vectors, kv_cache)
-        for block, side in zip(self.blocks[first:last], sides[first:last], strict=True):
-            x = block(x, side)
+            sides = self._side_inputs(x, positions, whole_mask, vectors, kv_cache)
+            for block, side in zip(self.blocks[first:last], sides[first:last], strict=True):
+                x = block(x, side)
+            output = x if stop_at_layer is not None else self._read_out(x, tokens, mask, return_type, loss_per_token)
         if kv_cache is not None:
-            kv_cache.commit(x.shape[0], x.shape[1], whole_mask)
-        if stop_at_layer is not None:
-            return x
-        if return_type is None:
-            return None
+            kv_cache.commit(entering.shape[0], entering.shape[1], whole_mask)
+        return output
 
+    def _read_out(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        tokens: Int[Tensor, "batch pos"] | None,
+        mask: Bool[Tensor, "batch pos"] | None,
+        return_type: ReturnType,
+        loss_per_token: bool,
+    ) -> Tensor | tuple[Tensor, Tensor] | None:
+        """What a run returns, from its last stream; without a return type the final norm runs only where watched."""
+        if return_type is None:
+            if self.ln_final.is_watched():
+                self.ln_final(x)
+            return None
         logits = self.unembed(self.ln_final(x))  # [batch pos d_vocab]
         if tokens is None or return_type == "logits":
             return logits
@@ -236,6 +260,17 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         x = self.embed(tokens)
         vectors = None if self.cfg.positions_in_stream else self._position_vectors(positions, x, embedding=False)
         return self._side_inputs(x, positions, whole_mask, vectors, None)
+
+    @staticmethod
+    def _span(entering: Tensor, mask: Bool[Tensor, "batch n_keys"] | None, kv_cache: KVCache | None) -> Span:
+        """Which positions of its sequence this run carries."""
+        batch, n_new = entering.shape[:2]
+        if kv_cache is None:
+            return Span(0, n_new, batch, n_prompt=n_new, n_final=n_new, mask=mask)
+        n_prompt = kv_cache.n_prompt
+        if n_prompt is None and kv_cache.n_pos == 0:
+            n_prompt = n_new
+        return Span(kv_cache.n_pos, n_new, batch, n_prompt, kv_cache.n_final, mask)
 
     def _position_vectors(
         self, positions: Int[Tensor, "batch_or_1 pos"], x: Float[Tensor, "batch pos d_model"], embedding: bool
@@ -314,26 +349,29 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         return first, last
 
     def tokens_and_mask(
-        self, input: Text | Tensor, attention_mask: Tensor | None = None
+        self, input: Text | Ids, attention_mask: Tensor | None = None
     ) -> tuple[Int[Tensor, "batch pos"], Tensor | None]:
-        """Text or ids as checked token ids, and the mask: the given one, or what padded texts of unequal length."""
-        texts = isinstance(input, list | tuple) and all(isinstance(text, str) for text in input)
-        if not (texts or isinstance(input, str | Tensor)):
-            raise TokenError(f"input is text, a list of texts or a tensor of token ids, not {input!r}")
+        """Checked token ids and the attention mask.
+
+        If texts had to be padded, the mask marks the padding; otherwise it is the mask that was given. Ids that are not
+        a tensor (see `interp.text.Ids`) are put on the model's device. Raises as `forward` does.
+        """
         if isinstance(input, Tensor):
             tokens = input
-        else:
+        elif is_text(input):
             tokens, real = self.to_tokens_and_mask(input)
             if not real.all():
                 if attention_mask is not None:
                     raise ShapeError("texts of unequal length bring their own mask; give attention_mask= with ids only")
                 attention_mask = real
+        else:
+            tokens = as_ids(input, INPUT).to(self.W_E.device)
         return check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.W_E.device), attention_mask
 
-    def _check_stream(self, x: Text | Tensor) -> Float[Tensor, "batch pos d_model"]:
+    def _check_stream(self, x: Text | Ids) -> Float[Tensor, "batch pos d_model"]:
         wanted = f"start_at_layer takes the residual stream [batch, pos, {self.cfg.d_model}] in {self.W_E.dtype}"
         if not isinstance(x, Tensor):
-            raise ShapeError(f"{wanted}, not text")
+            raise ShapeError(f"{wanted}, not a {type(x).__name__}")
         if x.ndim != 3 or x.shape[2] != self.cfg.d_model or x.dtype != self.W_E.dtype or x.numel() == 0:
             raise ShapeError(f"{wanted}, not {x.dtype} of shape {tuple(x.shape)}")
         if x.device != self.W_E.device:
@@ -360,13 +398,20 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         tokens, mask = self._tokenizer().to_tokens_and_mask(text, prepend_bos, padding_side)
         return tokens.to(self.W_E.device), mask.to(self.W_E.device)
 
-    def to_str_tokens(self, text: str | Tensor, prepend_bos: bool | None = None) -> list[str]:
-        """The tokens of one text or one sequence of ids, as strings. Raises `TokenError`."""
-        return self._tokenizer().to_str_tokens(text, prepend_bos)
+    def to_str_tokens(self, text: str | Ids, prepend_bos: bool | None = None) -> list[str]:
+        """The tokens of one text or of one sequence of ids, as strings. Raises `TokenError`.
 
-    def to_string(self, tokens: Tensor) -> str:
-        """The text of one sequence of ids. Raises `TokenError`."""
-        return self._tokenizer().to_string(tokens)
+        An id that the model has and its tokenizer lacks is shown as its number, "<50280>".
+        """
+        return self._tokenizer().to_str_tokens(text if isinstance(text, str) else self._in_range(text), prepend_bos)
+
+    def to_string(self, tokens: Ids) -> str:
+        """The text of one sequence of ids, those without a token as `to_str_tokens` shows them. Raises `TokenError`."""
+        return self._tokenizer().to_string(self._in_range(tokens))
+
+    def _in_range(self, tokens: Ids) -> list[int]:
+        """The ids of one sequence. Raises `TokenError` for an id that the model does not have."""
+        return token_ids(one_sequence(tokens), None, self.cfg.d_vocab, "token").tolist()
 
     def to_single_token(self, text: str) -> int:
         """The id of a text that is exactly one token. Raises `TokenError` if it is not."""
@@ -374,8 +419,8 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
     def get_token_position(
         self,
-        token: str | int,
-        text: str | Tensor,
+        token: str | SupportsIndex,
+        text: str | Ids,
         mode: Literal["first", "last"] = "first",
         prepend_bos: bool | None = None,
     ) -> int:

@@ -13,14 +13,14 @@ from interp.metrics import Metric, Prompts, Reading, as_metric
 from interp.model import ActivationCache
 from interp.patching.packed import BaseRun
 from interp.precision import at_least_float32
-from interp.text import Text, token_strings
+from interp.text import Ids, Text, token_strings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from interp.model import HookedTransformer
 
-Prompt = Text | Int[Tensor, "..."]
+Prompt = Text | Ids
 """A text, several of them, or token ids."""
 
 Source = Prompt | ActivationCache | Intervention
@@ -132,7 +132,7 @@ class Pair:
 
 def _words(model: "HookedTransformer", tokens: Int[Tensor, "batch pos"]) -> str:
     """How the first prompt was cut into tokens, where that can be said."""
-    words = token_strings(model, tokens[0].tolist()) if model.tokenizer is not None else []
+    words = token_strings(model.tokenizer, tokens[0].tolist()) if model.tokenizer is not None else []
     return f" ({'|'.join(words)})" if 0 < len(words) <= 40 else ""
 
 

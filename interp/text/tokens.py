@@ -1,20 +1,14 @@
-"""Token ids: the checks before a model sees them, and how tokens are shown."""
+"""What a model's input must be, checked before the model sees it; and how tokens are named and shown."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import ShapeError, TokenError
-
-if TYPE_CHECKING:
-    from interp.model import HookedTransformer
-
-Text = str | list[str] | tuple[str, ...]
-"""One text, or a batch of them."""
-
+from interp.text.codec import TextCodec
 
 MARKS = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽"}
 
@@ -24,19 +18,22 @@ def visible(token: str) -> str:
     return "".join(MARKS.get(c) or (c if c.isprintable() else c.encode("unicode_escape").decode()) for c in token)
 
 
-def token_strings(model: "HookedTransformer", ids: Iterable[int]) -> list[str]:
-    """Tokens by their ids: the tokenizer's strings, the number without one, `<49160>` for an id beyond its tokens."""
-    ids, codec = list(ids), model.tokenizer
-    if codec is None:
+def token_strings(tokenizer: TextCodec | None, ids: Iterable[int]) -> list[str]:
+    """The string of each token id, as results hold it: "<50280>" for an id that the tokenizer does not have.
+
+    Without a tokenizer a token's string is its number. Pictures show these strings through `visible`.
+    """
+    ids = list(ids)
+    if tokenizer is None:
         return list(map(str, ids))
-    known = sorted({i for i in ids if i < codec.d_vocab})
-    words = dict(zip(known, codec.to_str_tokens(torch.tensor(known)), strict=True)) if known else {}
-    return [words.get(i, f"<{i}>") for i in ids]
+    distinct = sorted(set(ids))
+    strings = dict(zip(distinct, tokenizer.to_str_tokens(distinct), strict=True))
+    return [strings[i] for i in ids]
 
 
-def token_names(model: "HookedTransformer", ids: Int[Tensor, "n"]) -> list[str]:
-    """Tokens by their ids as they can be shown anywhere: `token_strings` made `visible`."""
-    return list(map(visible, token_strings(model, ids.tolist())))
+def token_names(tokenizer: TextCodec | None, ids: Int[Tensor, "n"]) -> list[str]:
+    """The name of each token id, for pictures: its `token_strings`, made `visible`."""
+    return list(map(visible, token_strings(tokenizer, ids.tolist())))
 
 
 def check_tokens(tokens: Tensor, d_vocab: int, n_ctx: int, device: torch.device) -> Int[Tensor, "batch pos"]:

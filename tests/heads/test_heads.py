@@ -434,7 +434,7 @@ def test_the_heads_of_a_real_model_show_the_known_kinds(smollm2: HookedTransform
     scores = head_scores(model, n_prompts=3, length=40, seed=SEED, scores=list(PATTERN_SCORES))
     for name in ("previous_token", "induction", "first_token"):
         assert len(score_table(scores, name, at_least=0.5)) >= 1
-    tokens = repeated_tokens(model, 3, 40, SEED)
+    tokens = repeated_tokens(model.cfg, model.tokenizer, 3, 40, SEED)
     assert (tokens[:, 0] == model.to_single_token("<|im_start|>")).all()
     assert (tokens[:, 1:] > 16).all()  # below are the special tokens
     layers = [0, 18, 29]

@@ -167,7 +167,6 @@ def test_an_exception_that_ends_a_block_is_not_hidden_by_hooks_that_never_ran(pl
 UNREACHABLE: list[tuple[Any, dict[str, Any]]] = [
     (("z", 1), {"stop_at_layer": 1}),
     ("ln_final.hook_scale", {"stop_at_layer": 3}),
-    ("ln_final.*", {"return_type": None}),
     (("resid_post", -1), {"stop_at_layer": -1}),
     (("resid_pre", 0), {"start_at_layer": 1}),
     ("hook_embed", {"start_at_layer": 0}),

@@ -261,12 +261,12 @@ def test_a_direction_that_no_token_lies_along_still_shows_what_it_writes():
 def test_tokens_are_named_where_they_have_a_name():
     words = Vocabulary(["a b", "<script>", "\n\u202e", "z"], sep="|")
     model = build(config(SMALL), SEED, words)
-    assert token_names(model, torch.tensor([0, 1, 2, 3, 7])) == ["a·b", "<script>", "⏎\\u202e", "z", "<7>"]
+    assert token_names(words, torch.tensor([0, 1, 2, 3, 7])) == ["a·b", "<script>", "⏎\\u202e", "z", "<7>"]
     found = singular_directions(model, 0, 0, n_directions=2, n_tokens=11)
     assert set(found.read_token.values[1, 1].tolist()) == {
-        "a·b",
+        "a b",
         "<script>",
-        "⏎\\u202e",
+        "\n\u202e",
         "z",
         *(f"<{i}>" for i in range(4, 11)),
     }
