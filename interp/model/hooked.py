@@ -15,7 +15,7 @@ from interp.model.cache import ActivationCache, entries_of_part, select
 from interp.model.generate import KVCache
 from interp.model.hooks import Direction, Hook, HookFn, HookPair, HookPoint, RunHook, Running, as_pairs
 from interp.model.names import HookInfo, HookMap, HookName, as_list, layer_of, resolve
-from interp.text import Ids, Text
+from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask
 
 if TYPE_CHECKING:
     from interp.model.transformer import HookedTransformer
@@ -39,7 +39,7 @@ class RunOptions(TypedDict, total=False):
     loss_per_token: bool
     start_at_layer: int | None
     stop_at_layer: int | None
-    attention_mask: Tensor | None
+    attention_mask: AttentionMask | None
     kv_cache: KVCache | None
 
 
@@ -160,7 +160,7 @@ class Hooked(nn.Module):
 
     def run_with_hooks(
         self,
-        input: Text | Ids,
+        input: Text | Ids | MaskedTokens,
         return_type: ReturnType = "logits",
         fwd_hooks: Iterable[HookPair] = (),
         bwd_hooks: Iterable[HookPair] = (),
@@ -188,7 +188,7 @@ class Hooked(nn.Module):
 
     def run_with_cache(
         self,
-        input: Text | Ids,
+        input: Text | Ids | MaskedTokens,
         return_type: ReturnType = "logits",
         names_filter: HookName | Iterable[HookName] | None = None,
         device: str | torch.device | None = None,
@@ -235,14 +235,14 @@ class Hooked(nn.Module):
                 in_graph[hook.name] = value
             return value
 
-        if options.get("start_at_layer") is not None and isinstance(input, Tensor):
-            input = input.clone()  # the cache must not hold the caller's own tensor
         model = cast("HookedTransformer", self)
         if options.get("start_at_layer") is None:
-            input, options["attention_mask"] = model.tokens_and_mask(input, options.get("attention_mask"))
-        kv_cache = options.get("kv_cache")
-        if kv_cache is not None and pos_slice is not None:
-            pos_slice = entries_of_part(pos_slice, kv_cache.n_pos, cast(Tensor, input).shape[1], "pos_slice")
+            input = model.masked_tokens(input, options.pop("attention_mask", None))
+            kv_cache = options.get("kv_cache")
+            if kv_cache is not None and pos_slice is not None:
+                pos_slice = entries_of_part(pos_slice, kv_cache.n_pos, input.ids.shape[1], "pos_slice")
+        elif isinstance(input, Tensor):
+            input = input.clone()  # the cache must not hold the caller's own tensor
         callers = [hook for point in self.hook_points.values() for hook in point.hooks]
         for hook in callers:
             hook.edited = False
@@ -262,8 +262,11 @@ class Hooked(nn.Module):
         if options.get("stop_at_layer") is not None:
             output = output.clone()  # nor hand out one of its own
         edited = any(hook.edited for hook in callers if hook.direction == "fwd")
-        mask = options.get("attention_mask")
-        return output, ActivationCache(kept, model, edited, None if mask is None else part(mask.bool(), 1))
+        if isinstance(input, MaskedTokens):
+            mask = input.attention_mask
+        else:
+            mask = check_mask(options.get("attention_mask"), cast(Tensor, input))
+        return output, ActivationCache(kept, model, edited, None if mask is None else part(mask, 1))
 
     def _reached(self, asked: HookName | list[HookName] | None, options: RunOptions) -> list[str]:
         """The points that `asked` names and a run with these options passes; an error if there are none."""
