@@ -4,9 +4,8 @@ Two shift heads tell each position the words one and two back. A key that agrees
 the current word alone 1, one that agrees in the word before alone .6; the sink at .95 lets the last one find nothing.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
-from circuits.verify import every_text
+from circuits import Circuit, copy, match, shift
+from circuits.verify import EveryText, every_text
 
 
 def build() -> Circuit:
@@ -30,6 +29,6 @@ def reference(text: str) -> list[str | None]:
     return answers
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 3^6 texts of six letters."""
     return every_text("abc", 6)

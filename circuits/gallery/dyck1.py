@@ -5,9 +5,8 @@ any position so far whose sign is negative; the start of the text, where it rest
 fine.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match
-from circuits.verify import every_text
+from circuits import Circuit, copy, match
+from circuits.verify import EveryText, every_text
 
 
 def build() -> Circuit:
@@ -33,6 +32,6 @@ def reference(text: str) -> list[str]:
     return answers
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 2^8 strings of eight parentheses."""
     return every_text("()", 8)

@@ -18,10 +18,9 @@ each, no norms, no 1/sqrt(d). For a vocabulary of V words and n positions the re
 
 from collections.abc import Iterable
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
-from circuits.space import is_finite
-from circuits.verify import every_text
+from circuits import Circuit, copy, match, shift
+from circuits.language import is_finite
+from circuits.verify import EveryText, every_text
 from interp import ConfigError, HookedTransformer, Vocabulary
 
 TEXT = "!abacb"
@@ -87,6 +86,6 @@ def reference(text: str) -> list[dict[str, float]]:
     return answers
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 3^5 texts of five letters after the start."""
     return every_text("abc", len(TEXT) - 1)

@@ -4,9 +4,8 @@ A previous-token head writes into each key which word came before it; the induct
 looks for it there (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
-from circuits.verify import every_text
+from circuits import Circuit, copy, match, shift
+from circuits.verify import EveryText, every_text
 
 
 def build() -> Circuit:
@@ -27,6 +26,6 @@ def reference(text: str) -> list[str | None]:
     return answers
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 5^6 texts of six letters."""
     return every_text("abcde", 6)

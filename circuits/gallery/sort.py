@@ -5,9 +5,8 @@ labels and the start of the text, whose share is then 1 / rank; the bucket that 
 or the start, which sees only itself, would claim rank 1. A last head fetches the letter whose rank is one's position.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match
-from circuits.verify import every_text
+from circuits import Circuit, copy, match
+from circuits.verify import EveryText, every_text
 
 LETTERS = "abcde"
 
@@ -30,6 +29,6 @@ def reference(text: str) -> list[str | None]:
     return [None, *sorted(text[1:])]
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 5^5 texts of five letters."""
     return every_text(LETTERS, 5)

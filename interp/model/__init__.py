@@ -7,13 +7,13 @@ them and takes the stream apart (`residual.py`); `generate.py` predicts, samples
 
 from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, select
-from interp.model.components import MLP, Attention, Norm, SideInputs, rotary_angles, rotate, visible_keys
+from interp.model.components import MLP, Attention, Norm, SideInputs, rotate, visible_keys
 from interp.model.generate import KVCache, Sampling
-from interp.model.hooked import ReturnType, RunOptions
-from interp.model.hooks import HookFn, HookPair, HookPoint
-from interp.model.loss import next_token_loss
+from interp.model.hooked import Edit, ReturnType, RunOptions
+from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
+from interp.model.loss import cross_entropy, next_token_loss
 from interp.model.names import HookName, layer_of
-from interp.model.residual import LogitAttribution, Rows, Stack, agree
+from interp.model.residual import LogitAttribution, Rows, Stack
 from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
 from interp.model.transformer import Block, HookedTransformer
 
@@ -22,6 +22,7 @@ __all__ = [
     "ActivationCache",
     "Attention",
     "Block",
+    "Edit",
     "HookFn",
     "HookName",
     "HookPair",
@@ -33,18 +34,19 @@ __all__ = [
     "NormAtScale",
     "ReturnType",
     "Rows",
+    "RunHook",
     "RunOptions",
     "Sampling",
     "SideInputs",
+    "Span",
     "Stack",
     "Step",
     "StreamPlace",
-    "agree",
+    "cross_entropy",
     "keep_freed_memory",
     "layer_of",
     "next_token_loss",
     "reading_norm",
-    "rotary_angles",
     "rotate",
     "select",
     "steps",

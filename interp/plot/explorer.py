@@ -128,7 +128,8 @@ def attention(
         check_choice("sort_by", sort_by, names)
     answer = None
     if answers is not None:
-        names_of_both = token_names(cache.model, torch.tensor([one for one in answers if one is not None]))
+        named = [one for one in answers if one is not None]
+        names_of_both = token_names(cache.model.tokenizer, torch.tensor(named))
         answer = " \u2212 ".join(f"logit “{name}”" for name in names_of_both)
     if head is not None and not (isinstance(head, tuple | list) and len(head) == 2):
         raise ConfigError(f"head = {head!r}; allowed: (layer, head)")

@@ -13,20 +13,20 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
-from circuits.basis import EPS, Basis, make_basis
-from circuits.circuit import Circuit
-from circuits.encoding import ONE, Encoding
-from circuits.factors import FactoredHead, factor_heads, fitting_d_head
-from circuits.interpret import decode, in_words
-from circuits.parts import Neurons, Ramp
-from circuits.positions import OneHot, PositionCode, Rotary, position_code
-from circuits.sharpness import check_resolution, choose_sharpness
-from circuits.space import Number, is_finite
+from circuits.compiler.basis import EPS, Basis, make_basis
+from circuits.compiler.encoding import ONE, Encoding
+from circuits.compiler.factors import FactoredHead, factor_heads, fitting_d_head
+from circuits.compiler.positions import OneHot, PositionCode, Rotary, position_code
+from circuits.compiler.sharpness import check_resolution, choose_sharpness
+from circuits.language import Declaration, Layout, Neurons, Number, Ramp, decode, in_words, is_finite, shortened
 from interp.config import TransformerConfig
 from interp.errors import ConfigError
 from interp.indices import is_index
 from interp.model import MLP, Attention, HookedTransformer
-from interp.text import Text
+from interp.text import Ids, Text, is_single
+
+SHOWN = 12
+"""The most heads that the repr of a report shows."""
 
 
 class CompileOptions(TypedDict, total=False):
@@ -65,7 +65,7 @@ class HeadReport:
     ov_rank: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CompileReport:
     """What the compiler chose.
 
@@ -82,15 +82,26 @@ class CompileReport:
     interference: float
     nothing_below: float
 
+    def __repr__(self) -> str:
+        lines = [
+            f"CompileReport: {self.n_coordinates} coordinates, interference {self.interference:.2g}, "
+            f"nothing below {self.nothing_below:.3g}"
+        ]
+        for name, head in list(self.heads.items())[:SHOWN]:
+            scores = f"sharp {head.sharp:.3g}, scores up to {head.largest_score:.3g}"
+            ranks = f"rank {head.qk_rank} (QK), {head.ov_rank} (OV)"
+            lines.append(f"  {f'L{head.layer}H{head.index}':7}{shortened(name, 24):25}{scores}, {ranks}")
+        return "\n".join(lines + [f"  ... and {len(self.heads) - SHOWN} more heads"] * (len(self.heads) > SHOWN))
+
 
 class CompiledTransformer(HookedTransformer):
     """A `HookedTransformer` that knows which circuit it was compiled from. Saved, it is a plain checkpoint."""
 
-    circuit: Circuit
+    circuit: Declaration
     report: CompileReport
 
     @torch.no_grad()
-    def predict(self, text: Text | Tensor) -> list[Any]:
+    def predict(self, text: Text | Ids) -> list[Any]:
         """For each position a word, or None where there is nothing to predict; a list of such lists for several texts.
 
         Several texts have equally many words. Raises `TokenError` as `Circuit.tokens` does.
@@ -99,12 +110,12 @@ class CompiledTransformer(HookedTransformer):
         logits = self(tokens)
         assert isinstance(logits, Tensor)
         words = in_words(decode(logits, self.report.nothing_below), self.circuit.vocabulary.words)
-        single = isinstance(text, str) or (isinstance(text, Tensor) and text.ndim == 1)
+        single = is_single(text)
         return words[0] if single else words
 
 
 def compile_circuit(
-    circuit: Circuit,
+    circuit: Declaration,
     *,
     d_head: int | None = None,
     d_model: int | None = None,
@@ -146,7 +157,7 @@ def compile_circuit(
             raise ConfigError(f"{name} = {size!r}; allowed: 1 or more, or None for what the circuit needs")
     _check_numbers(error, ballast, attn_scale, rotate, dtype)
     code = position_code(positions)
-    layout = circuit.layout(also=() if isinstance(code, OneHot) else (circuit.one,))
+    layout = Layout(circuit, also=() if isinstance(code, OneHot) else (circuit.one,))
     encoding, heads = factor_heads(layout, code, d_head)
     basis = make_basis(encoding.size, d_model, rotate, compress, norm, float(ballast))
     d_head = fitting_d_head(heads, encoding, d_head)
@@ -202,9 +213,11 @@ def _head_reports(heads: list[FactoredHead], chosen: dict[str, tuple[float, floa
     return reports
 
 
-def _sizes(circuit: Circuit, heads: list[FactoredHead], n_heads: int | None, attn_only: bool | None) -> dict[str, Any]:
+def _sizes(
+    circuit: Declaration, heads: list[FactoredHead], n_heads: int | None, attn_only: bool | None
+) -> dict[str, Any]:
     """The sizes among the fields of the config."""
-    n_layers = 1 + max((part.layer for part in circuit.parts), default=-1)
+    n_layers = circuit.n_layers
     needed = max((sum(one.head.layer == layer for one in heads) for layer in range(n_layers)), default=0)
     if n_heads is not None and n_heads < max(needed, 1):
         raise ConfigError(f"n_heads = {n_heads}, but a layer of the circuit has {needed}")
@@ -229,7 +242,7 @@ def _positions(code: PositionCode) -> dict[str, Any]:
     return {"positional_embedding_type": "standard"}
 
 
-def _ramps(circuit: Circuit, layer: int) -> list[Ramp]:
+def _ramps(circuit: Declaration, layer: int) -> list[Ramp]:
     return [ramp for part in circuit.parts if isinstance(part, Neurons) and part.layer == layer for ramp in part.ramps]
 
 
@@ -250,7 +263,7 @@ def _write(model: CompiledTransformer, encoding: Encoding, heads: list[FactoredH
         factor = report.sharp * model.cfg.attn_scale
         _write_head(model.blocks[report.layer].attn, report.index, one, factor, encoding, basis)
     for layer, block in enumerate(model.blocks if not model.cfg.attn_only else ()):
-        if ramps := _ramps(layout.circuit, layer):
+        if ramps := _ramps(layout.declaration, layer):
             _write_neurons(block.mlp, ramps, encoding, basis)
 
 

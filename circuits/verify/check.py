@@ -1,0 +1,217 @@
+"""The check: batch after batch of texts is run through model, interpreter and reference, and compared."""
+
+import itertools
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import TypedDict
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuits.compiler import compile_circuit
+from circuits.language import (
+    Declaration,
+    Interpretation,
+    Interpreter,
+    Layout,
+    Number,
+    decode,
+    in_words,
+    is_finite,
+    listed,
+)
+from circuits.verify.answers import Reference, interpreted_answers, reference_answers
+from circuits.verify.inputs import all_texts, batches, counted, sampled
+from circuits.verify.limits import LONG, MANY, TRIAL, too_many
+from circuits.verify.report import Report, Worst
+from interp.errors import ConfigError
+from interp.indices import is_index
+from interp.model import HookedTransformer
+from interp.progress import progress_bar
+from interp.text import Vocabulary
+
+
+class VerifyOptions(TypedDict, total=False):
+    """What `Circuit.verify` takes besides inputs and reference; see `verify`."""
+
+    model: HookedTransformer | None
+    length: int | None
+    sample: int | None
+    seed: int
+    limit: int | None
+    tolerance: Number
+    batch_size: int
+    progress: bool
+    title: str
+
+
+def verify(
+    circuit: Declaration,
+    inputs: Iterable[str] | None = None,
+    reference: Reference | None = None,
+    *,
+    model: HookedTransformer | None = None,
+    length: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    tolerance: Number = 1e-4,
+    batch_size: int = 4096,
+    progress: bool = True,
+    title: str = "verifying",
+) -> Report:
+    """Run every input through the model and the interpreter, and compare both with the reference.
+
+    Args:
+        inputs: texts; without them, all texts of `length` words after the start (never the start itself).
+        reference: gives the right answer at each position of a text; by default the interpreter does.
+        model: a model compiled from `circuit`, also one that was changed or saved and loaded since; by default
+            `circuit.compile()`.
+        length: words a text; by default as many as fit.
+        sample: run so many of the inputs, drawn at random without replacement. The report says of how many.
+        seed: of the sample.
+        limit: the most inputs that are run. By default a million, or as many as take an hour.
+        tolerance: how far logits may be from those that the reference gives.
+        batch_size: texts a run.
+        progress: show a progress bar, on standard error where that is a terminal.
+        title: what the progress bar is called.
+
+    Raises `ConfigError` for more inputs than the limit, which names the time that they would take and the ways out; for
+    options that contradict each other, no inputs at all, a model of other sizes, or a reference that answers for
+    another number of positions or with something else than words, None and mappings; `TokenError` for texts that the
+    circuit does not take.
+    """
+    if isinstance(inputs, str) or not (inputs is None or isinstance(inputs, Iterable)):
+        raise ConfigError(f"inputs = {inputs!r}; allowed: a list of texts")
+    if reference is not None and not callable(reference):
+        raise ConfigError(f"reference = {reference!r}; allowed: a function from a text to its answers")
+    if not is_index(seed) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed = {seed!r}; allowed: an integer from 0 on")
+    if inputs is not None and length is not None:
+        raise ConfigError("verify takes inputs or length, not both")
+    for name, value in (("length", length), ("sample", sample), ("limit", limit), ("batch_size", batch_size)):
+        if value is not None and (not is_index(value) or value < 1):
+            raise ConfigError(f"{name} = {value!r}; allowed: 1 or more")
+    if not is_finite(tolerance) or tolerance <= 0:
+        raise ConfigError(f"tolerance = {tolerance!r}; allowed: a finite number above 0")
+    most = MANY if limit is None else limit
+    given = counted(all_texts(circuit, length) if inputs is None else inputs, most)
+    model = compile_circuit(circuit) if model is None else model
+    _check_model(circuit, model)
+
+    def new_check() -> _Check:
+        return _Check(circuit, model, reference, float(tolerance))
+
+    n_wanted = given.count if given.count is None or sample is None else min(sample, given.count)
+    if n_wanted is None or n_wanted > most:
+        each = new_check().time_each(itertools.islice(given.texts, 2 * TRIAL), min(batch_size, TRIAL))
+        raise too_many(n_wanted, most, each, shorter=inputs is None)
+    given = given if sample is None else sampled(given, sample, seed)
+    check = new_check()
+    with progress_bar(title, given.count, progress) as advance:
+        for texts, words in batches(circuit, given.texts, batch_size, first=(TRIAL, TRIAL)):
+            seconds = check.add(texts, words)
+            advance(len(texts))
+            if limit is None and check.n_batches > 1 and seconds / len(texts) * n_wanted > LONG:
+                raise too_many(n_wanted, most, seconds / len(texts), shorter=inputs is None)
+    return check.report(given.sampled_from)
+
+
+def _check_model(circuit: Declaration, model: HookedTransformer) -> None:
+    """Raise `ConfigError` for a model that cannot have been compiled from the circuit."""
+    if not isinstance(model, HookedTransformer):
+        raise ConfigError(f"model = {model!r}; allowed: a HookedTransformer")
+    cfg, heads = model.cfg, Counter(head.layer for head in circuit.heads)
+    for what, has, needs in (
+        ("words", cfg.d_vocab, circuit.vocabulary.d_vocab),
+        ("positions", cfg.n_ctx, circuit.n_ctx),
+        ("layers", cfg.n_layers, circuit.n_layers),
+        ("heads a layer", cfg.n_heads, max(heads.values(), default=0)),
+    ):
+        if has != needs and not (what == "heads a layer" and has > needs):
+            raise ConfigError(f"the model has {has} {what}, the circuit {needs}: it was not compiled from it")
+    words = model.tokenizer.words if isinstance(model.tokenizer, Vocabulary) else circuit.vocabulary.words
+    if words != circuit.vocabulary.words:
+        raise ConfigError(f"the model's words are {listed(words)}, the circuit's {listed(circuit.vocabulary.words)}")
+
+
+class _Check:
+    """The check so far: it takes batch after batch, and makes the report."""
+
+    def __init__(self, circuit: Declaration, model: HookedTransformer, reference: Reference | None, tolerance: float):
+        self.circuit, self.model, self.reference, self.tolerance = circuit, model, reference, tolerance
+        self.interpreter = Interpreter(Layout(circuit))
+        layers = {head.layer: [one.name for one in circuit.heads if one.layer == head.layer] for head in circuit.heads}
+        self.heads = {name: (layer, index) for layer, names in layers.items() for index, name in enumerate(names)}
+        self.nothing_below = self.interpreter.nothing_below
+        self.n_batches = self.n_inputs = self.n_positions = self.n_right = self.n_symbolic = 0
+        self.logit_error, self.worst = 0.0, None
+        self.pattern_errors = dict.fromkeys(self.heads, 0.0)
+        self.ids = {word: i for i, word in enumerate(circuit.vocabulary.words)}
+
+    def add(self, texts: list[str], split: list[list[str]]) -> float:
+        """Run texts of one length, given as they are and in words. Returns the seconds that it took."""
+        start = time.perf_counter()
+        tokens = self.circuit.tokens(torch.tensor([[self.ids[word] for word in words] for words in split]))
+        symbolic = self.interpreter.run(tokens)
+        logits = self._run(tokens, symbolic)
+        if self.reference is None:
+            answers = interpreted_answers(symbolic, self.nothing_below)
+        else:
+            answers = reference_answers(self.reference, texts, tokens.shape[1], self.ids)
+        margins = answers.margins(logits, self.nothing_below, self.tolerance)
+        self.n_batches += 1
+        self.n_inputs += len(texts)
+        self.n_positions += tokens.numel()
+        self.n_right += int((margins > 0).sum())
+        self.n_symbolic += int((answers.margins(symbolic.logits, self.nothing_below, self.tolerance) > 0).sum())
+        self.logit_error = max(self.logit_error, _largest(logits - symbolic.logits))
+        row, position = divmod(int(margins.argmin()), tokens.shape[1])
+        if self.worst is None or float(margins[row, position]) < self.worst.margin:
+            said = in_words(decode(logits[row : row + 1], self.nothing_below), self.circuit.vocabulary.words)
+            expected = answers.given[row][position]
+            self.worst = Worst(texts[row], position, float(margins[row, position]), said[0][position], expected)
+        return time.perf_counter() - start
+
+    def time_each(self, texts: Iterable[str], size: int) -> float:
+        """The seconds that one of these texts takes, in batches of this size. The first of several is not counted."""
+        times = [self.add(*batch) / len(batch[0]) for batch in batches(self.circuit, texts, size)]
+        return sum(times[1:] or times) / len(times[1:] or times)
+
+    @torch.no_grad()
+    def _run(self, tokens: Int[Tensor, "batch pos"], symbolic: Interpretation) -> Float[Tensor, "batch pos d_vocab"]:
+        """The model's logits; its patterns are compared on the way."""
+        tokens = tokens.to(self.model.W_E.device)
+        if not self.heads:
+            return self.model(tokens).double().cpu()
+        patterns = [("pattern", layer) for layer in {layer for layer, _ in self.heads.values()}]
+        logits, cache = self.model.run_with_cache(tokens, names_filter=patterns)
+        for name, (layer, index) in self.heads.items():
+            pattern = cache["pattern", layer][:, index].double().cpu()
+            error = _largest(pattern - symbolic.patterns[name])
+            self.pattern_errors[name] = max(self.pattern_errors[name], error)
+        return logits.double().cpu()
+
+    def report(self, sampled_from: int | None) -> Report:
+        """All batches together. Raises `ConfigError` if nothing was run."""
+        if self.worst is None:
+            raise ConfigError("verify: there are no inputs")
+        return Report(
+            n_inputs=self.n_inputs,
+            n_positions=self.n_positions,
+            n_right=self.n_right,
+            n_symbolic=self.n_symbolic,
+            margin=self.worst.margin,
+            worst=self.worst,
+            logit_error=self.logit_error,
+            pattern_errors=self.pattern_errors,
+            sampled_from=sampled_from,
+        )
+
+
+def _largest(differences: Tensor) -> float:
+    """The largest absolute value; infinite where one is not a number."""
+    return float(differences.abs().nan_to_num(math.inf).max())

@@ -1,0 +1,99 @@
+"""Report: what a verification found."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from circuits.language import shortened
+from circuits.verify.limits import amount
+
+
+@dataclass(frozen=True, repr=False)
+class Worst:
+    """The input with the smallest margin.
+
+    Attributes:
+        text: the input.
+        position: where in it.
+        margin: see `Report.margin`; negative where the prediction is wrong.
+        predicted, expected: by the model and by the reference.
+    """
+
+    text: str
+    position: int
+    margin: float
+    predicted: str | None
+    expected: Any
+
+    def __repr__(self) -> str:
+        said, wanted = shortened(self.predicted, 12), shortened(self.expected, 12)
+        where = f"{shortened(self.text, 18)}, position={self.position}, margin={self.margin:.3g}"
+        return f"Worst({where}, predicted={said}, expected={wanted})"
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """What came out.
+
+    Attributes:
+        n_inputs, n_positions: how much was run.
+        n_right: positions at which the model predicts what the reference says.
+        n_symbolic: positions at which the interpreter does.
+        margin: over all positions, the smallest distance to another prediction, in logits: of the right word to the
+            next one and to nothing; of nothing to the first word; of a distribution to the tolerance.
+        worst: where that is.
+        logit_error: the largest difference between the model's logits and the interpreter's.
+        pattern_errors: for each head, the largest difference between the model's pattern and the interpreter's.
+        sampled_from: how many inputs there are, where only a random sample of them was run; None where all were.
+    """
+
+    n_inputs: int
+    n_positions: int
+    n_right: int
+    n_symbolic: int
+    margin: float
+    worst: Worst | None
+    logit_error: float
+    pattern_errors: dict[str, float]
+    sampled_from: int | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of positions at which the model is right."""
+        return self.n_right / self.n_positions
+
+    @property
+    def symbolic_accuracy(self) -> float:
+        """Share of positions at which the interpreter is right."""
+        return self.n_symbolic / self.n_positions
+
+    @property
+    def pattern_error(self) -> float:
+        """The largest of `pattern_errors`."""
+        return max(self.pattern_errors.values(), default=0.0)
+
+    @property
+    def ok(self) -> bool:
+        """Whether model and interpreter are right everywhere."""
+        return self.n_right == self.n_symbolic == self.n_positions
+
+    def __repr__(self) -> str:
+        inputs = f"all {self.n_inputs:,} inputs" if self.n_inputs > 1 else "one input"
+        if self.sampled_from is not None:
+            inputs = f"a random sample of {self.n_inputs:,} of {amount(self.sampled_from)} inputs"
+        margin, answers = f"{self.margin:.3g} logits", ""
+        if self.worst is not None:
+            margin += f", at position {self.worst.position} of {shortened(self.worst.text, 50)}"
+            predicted, expected = shortened(self.worst.predicted, 22), shortened(self.worst.expected, 22)
+            answers = f"where the model predicts {predicted}, and right is {expected}"
+        heads = sorted(self.pattern_errors, key=lambda name: -self.pattern_errors[name])
+        largest = f", most in head {shortened(heads[0], 30)}" if heads else ""
+        return "\n".join(
+            (
+                f"Report: {'ok' if self.ok else 'wrong'}, {inputs}, {self.n_positions:,} positions",
+                f"  right        model {self.n_right:,}, interpreter {self.n_symbolic:,}",
+                f"  margin       {margin}",
+                f"               {answers}".rstrip(),
+                f"  logits       within {self.logit_error:.2g} of the interpreter's",
+                f"  patterns     within {self.pattern_error:.2g} of the interpreter's{largest}",
+            )
+        )
