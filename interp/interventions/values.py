@@ -10,6 +10,7 @@ from torch import Tensor
 
 from interp.errors import CacheError, HookNotFoundError, ShapeError, did_you_mean
 from interp.model import ActivationCache, HookPoint
+from interp.precision import HALVES, autocast_devices
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -86,14 +87,19 @@ def fitted(
     run that carries a part of it they are cut to that part, and they must reach as far as `of_sequence` says that they
     are needed: which entries along which axes, or all of an axis that is not there.
 
-    Raises `ShapeError`, naming `whose` they are, for another shape or dtype.
+    Under autocast the dtypes of a run differ from point to point, so there the values take that of the activation.
+
+    Raises `ShapeError`, naming `whose` they are, for another shape or, without autocast, another dtype.
     """
     wrong = (
         f"{whose!r}: {values.dtype} values of shape {tuple(values.shape)} do not fit {hook.name}, "
         f"{activation.dtype} {tuple(activation.shape)} ({' '.join(hook.axes)})"
     )
-    if values.dtype != activation.dtype or values.ndim > activation.ndim:
+    if values.dtype in HALVES and activation.dtype not in HALVES:
+        wrong += "; values that were cached under torch.autocast fit other runs under it, or have to be converted"
+    if (values.dtype != activation.dtype and not autocast_devices()) or values.ndim > activation.ndim:
         raise ShapeError(wrong)
+    values = values.to(activation.dtype)
     try:
         if of_sequence is not None and hook.span is not None and hook.span.is_part:
             values = _part(values, activation, hook, whose, of_sequence.get(hook.pos_axis))
