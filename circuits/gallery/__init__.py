@@ -35,6 +35,10 @@ class Entry:
     arguments: Mapping[str, Any]
     slow: bool
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A module cannot be pickled; the name says all."""
+        return entry, (self.name,)
+
     @property
     def summary(self) -> str:
         """The first sentence of the file's docstring."""

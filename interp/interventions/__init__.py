@@ -16,7 +16,7 @@ from interp.interventions.kinds import (
     Steer,
     Zero,
 )
-from interp.interventions.values import Values, signature
+from interp.interventions.values import Values
 
 __all__ = [
     "FreezeNorms",
@@ -30,5 +30,4 @@ __all__ = [
     "Steer",
     "Values",
     "Zero",
-    "signature",
 ]

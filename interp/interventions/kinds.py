@@ -38,8 +38,8 @@ from interp.errors import (
 )
 from interp.files import atomic_path
 from interp.indices import as_indices, is_index, layer_index
-from interp.interventions.values import Values, signature, values_of
-from interp.model import ActivationCache, HookName, HookPair, HookPoint, layer_of
+from interp.interventions.values import Values, values_of
+from interp.model import ActivationCache, HookName, HookPair, HookPoint, layer_of, signature
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer

@@ -13,6 +13,7 @@ from interp.model.hooked import ReturnType, RunOptions
 from interp.model.hooks import HookFn, HookPair, HookPoint
 from interp.model.loss import next_token_loss
 from interp.model.names import HookName, layer_of
+from interp.model.provenance import signature
 from interp.model.residual import LogitAttribution, Rows, Stack, agree
 from interp.model.transformer import Block, HookedTransformer
 
@@ -42,5 +43,6 @@ __all__ = [
     "rotary_angles",
     "rotate",
     "select",
+    "signature",
     "visible_keys",
 ]

@@ -12,6 +12,7 @@ Weights have the field's shapes (`W_Q[head, d_model, d_head]`) but lie in memory
 ([output, input]), so that all heads are one product and no copy is made.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from interp.model.split_inputs import PrivateRead, PrivateReads
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_new": functools.partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
 }
 

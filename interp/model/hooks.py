@@ -161,11 +161,9 @@ class HookPoint:
             hook.on_graph = True
         return value
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "HookPoint":
-        """A copied model starts without the original's hooks."""
-        twin = HookPoint(" ".join(self.axes), self.meaning, self.lazy)
-        twin.name, twin.order = self.name, self.order
-        return twin
+    def __getstate__(self) -> dict[str, Any]:
+        """A copied or pickled model starts without the original's hooks."""
+        return self.__dict__ | {"hooks": [], "edited": False}
 
     def __repr__(self) -> str:
         return f"HookPoint({self.name!r}, [{' '.join(self.axes)}])"

@@ -20,6 +20,7 @@ from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
 from interp.indices import layer_index
 from interp.model.components import WRITE_PER_HEAD, Norm
+from interp.model.provenance import CHANGED
 from interp.text import Answer, token_ids
 
 if TYPE_CHECKING:
@@ -362,7 +363,7 @@ class ResidualStream:
     def check_weights(self) -> None:
         """The weights that a decomposition reads must still be those of the run."""
         if not self.is_current():
-            raise CacheError("the model's weights changed after this cache was made: run it again")
+            raise CacheError(CHANGED)
 
     def _check_sum(self, values: Tensor, stop: int, mlp_input: bool) -> None:
         """A complete decomposition sums to the stream, as far as that was cached; weights may have changed unseen."""

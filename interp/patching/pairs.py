@@ -153,16 +153,10 @@ def check_cache(
 
     Raises `CacheError` or `ShapeError`.
     """
-    if cache.model is model:
-        if not cache.is_current():
+    if differing := cache.made_by.differences(model):
+        if cache.model is model:
             raise CacheError(f"the model's weights changed after the {what} cache was made: run it again")
-    else:
-        theirs, ours = cache.cfg.architecture(), model.cfg.architecture()
-        differing = [f"{k} = {theirs[k]!r}, not {ours[k]!r}" for k in ours if theirs[k] != ours[k]]
-        if not differing and cache.model.weights_hash() != model.weights_hash():
-            differing = [f"its weights are {cache.model.weights_hash()}, not {model.weights_hash()}"]
-        if differing:
-            raise CacheError(f"the {what} cache was made by another model than the one given: {'; '.join(differing)}")
+        raise CacheError(f"the {what} cache was made by another model than the one given: {'; '.join(differing)}")
     for name, value in cache.items():
         point = model.hook_points[name.removesuffix("_grad")]
         if "pos" in point.axes and tuple(value.shape[:2]) != tuple(tokens.shape):

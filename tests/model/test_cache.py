@@ -322,7 +322,7 @@ def test_a_cache_of_the_same_architecture_from_another_seed_is_accepted(plain: R
 
 def test_a_cache_of_other_weights_is_an_error(plain: Run, tmp_path: Path):
     plain.cache.save(tmp_path / "cache")
-    with pytest.raises(CheckpointError, match="with other weights"):
+    with pytest.raises(CheckpointError, match="made by another model: other weights"):
         ActivationCache.load(tmp_path / "cache", build(plain.cfg, plain.seed + 1))
 
 
