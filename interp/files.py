@@ -1,11 +1,17 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and tensors with a description in one file."""
 
 import errno
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from interp.errors import CheckpointError
 
 
 @contextmanager
@@ -29,3 +35,45 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_tensors(
+    path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> None:
+    """Write tensors and a description (JSON values) to one safetensors file, whole or not at all.
+
+    Args:
+        path: of the file.
+        kind: what the file is, such as "interp.ActivationCache"; `load_tensors` asks for it.
+        tensors: by name.
+        about: by name.
+    """
+    from safetensors.torch import save_file
+
+    metadata = {"kind": kind, **{name: json.dumps(value) for name, value in about.items()}}
+    own = {
+        name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()
+    }  # the format shares no memory
+    with atomic_path(path) as file:
+        save_file(own, file, metadata=metadata)
+
+
+def load_tensors(
+    path: str | os.PathLike[str], kind: str, device: str = "cpu"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the description that `save_tensors` wrote.
+
+    Raises `CheckpointError` for a file that cannot be read, or that is of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt", device=device) as file:
+            about = file.metadata() or {}
+            if about.pop("kind", None) != kind:
+                raise CheckpointError(f"{path} is a safetensors file, but not a saved {kind.removeprefix('interp.')}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, {name: json.loads(value) for name, value in about.items()}
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        what = kind.removeprefix("interp.")
+        raise CheckpointError(f"{path} cannot be read as a saved {what}: {error!r}") from error

@@ -2,8 +2,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from interp.files import atomic_path
+from interp.errors import CheckpointError
+from interp.files import atomic_path, load_tensors, save_tensors
 
 
 def test_a_file_appears_when_the_block_ends_well(tmp_path: Path):
@@ -45,3 +47,22 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, path: str):
     with pytest.raises(OSError, match="cannot write") as error, atomic_path(tmp_path / path):
         pass
     assert os.path.realpath(tmp_path / path) == error.value.filename
+
+
+def test_tensors_come_back_bit_for_bit_with_their_description(tmp_path: Path):
+    base = torch.arange(12, dtype=torch.float64).view(3, 4)
+    tensors = {"whole": base, "shared": base[1:].T, "half": base.half(), "mask": base > 3, "empty": base[:0]}
+    about = {"name": 'L0H1 "é"', "numbers": [1, 2.5, None], "nested": {"edited": False}}
+    save_tensors(tmp_path / "file", "interp.Example", tensors, about)
+    back, described = load_tensors(tmp_path / "file", "interp.Example")
+    assert described == about and set(back) == set(tensors)
+    for name, tensor in tensors.items():
+        assert back[name].dtype == tensor.dtype and torch.equal(back[name], tensor)
+
+
+def test_a_file_of_another_kind_or_none_is_refused_by_name(tmp_path: Path):
+    save_tensors(tmp_path / "file", "interp.Example", {"x": torch.zeros(1)}, {})
+    (tmp_path / "text").write_text("no tensors")
+    for name, said in (("file", "not a saved Other"), ("text", "cannot be read"), ("absent", "cannot be read")):
+        with pytest.raises(CheckpointError, match=said):
+            load_tensors(tmp_path / name, "interp.Other")

@@ -136,7 +136,7 @@ def results() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
         "names": (model.hook_map(), repr),
         "parameters": (model.cfg.n_params, lambda counts: counts.total),
         "explorer": (attention(cache, [str(i) for i in range(7)]), lambda page: page.values(0, 1).tobytes()),
-        "figure": (attention(cache).figure(0, 1), lambda figure: figure.to_json()),
+        "figure": (attention(cache).figure(0, 1), lambda figure: figure),
     }
 
 

@@ -55,7 +55,7 @@ def attention(
     badges = _badges(loaded, quiet) if scores else None
 
     from interp.plot import attention as explorer
-    from interp.plot.style import clip
+    from interp.plot import clip
 
     with busy("drawing", quiet):
         page = explorer(

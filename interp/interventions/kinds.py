@@ -19,7 +19,6 @@ The first four, without a place, are also what a sweep can write (`patching.swee
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from interp.errors import (
     ShapeError,
     did_you_mean,
 )
-from interp.files import atomic_path
+from interp.files import load_tensors, save_tensors
 from interp.indices import as_indices, is_index, layer_index
 from interp.interventions.values import Values, values_of
 from interp.model import ActivationCache, HookName, HookPair, HookPoint, layer_of, signature
@@ -44,7 +43,7 @@ from interp.model import ActivationCache, HookName, HookPair, HookPoint, layer_o
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
 
-SCHEMA = 1
+KIND, SCHEMA = "interp.Interventions", 1
 """Of the files that `save` writes."""
 
 Index = int | Sequence[int] | None
@@ -381,8 +380,6 @@ class Interventions:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """One safetensors file, whole or not at all: the tensors, and in its metadata the rest as JSON."""
-        from safetensors.torch import save_file
-
         tensors: dict[str, Tensor] = {}
         described: list[dict[str, Any]] = []
         for number, item in enumerate(self):
@@ -390,36 +387,31 @@ class Interventions:
             for f in dataclasses.fields(item):
                 value = getattr(item, f.name)
                 if isinstance(value, Values):
-                    tensors |= {f"{number}/{f.name}/{name}": t.contiguous().clone() for name, t in value.items()}
+                    tensors |= {f"{number}/{f.name}/{name}": t for name, t in value.items()}
                     value = {"tensors": list(value), "made_by": value.made_by}
                 fields[f.name] = value
             described.append({"kind": type(item).__name__, **fields})
-        about = json.dumps({"schema": SCHEMA, "interventions": described})
-        with atomic_path(path) as file:
-            save_file(tensors, file, metadata={"interp.interventions": about})
+        save_tensors(path, KIND, tensors, {"schema": SCHEMA, "interventions": described})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Interventions":
         """What `save` wrote, equal to what was saved. Raises `CheckpointError` for any other file or schema."""
-        from safetensors import SafetensorError, safe_open
-
+        tensors, about = load_tensors(path, KIND)
         try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {})["interp.interventions"])
-                if about["schema"] != SCHEMA:
-                    raise CheckpointError(f"{path} has schema {about['schema']}; this version reads {SCHEMA}")
-                items = [_described(number, fields, file) for number, fields in enumerate(about["interventions"])]
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            if about["schema"] != SCHEMA:
+                raise CheckpointError(f"{path} has schema {about['schema']}; this version reads {SCHEMA}")
+            items = [_described(number, fields, tensors) for number, fields in enumerate(about["interventions"])]
+        except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be read as saved interventions: {error!r}") from error
         return cls(tuple(items))
 
 
-def _described(number: int, fields: dict[str, Any], file: Any) -> Intervention:
-    """One intervention from its JSON and the open file of tensors."""
+def _described(number: int, fields: dict[str, Any], tensors: Mapping[str, Tensor]) -> Intervention:
+    """One intervention from its description and the tensors of the file."""
     read: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, dict):
-            held = {n: file.get_tensor(f"{number}/{name}/{n}") for n in value["tensors"]}
+            held = {n: tensors[f"{number}/{name}/{n}"] for n in value["tensors"]}
             value = Values(held, value["made_by"])
         read[name] = tuple(value) if isinstance(value, list) else value
     kind = read.pop("kind")

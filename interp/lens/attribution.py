@@ -16,10 +16,11 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.config import TransformerConfig
 from interp.errors import ConfigError, ShapeError, did_you_mean
 from interp.indices import is_index
 from interp.lens.places import Places, Pos
-from interp.model import ActivationCache, Norm, select
+from interp.model import ActivationCache, Step, select, steps
 from interp.text import Answer, Text
 
 if TYPE_CHECKING:
@@ -90,10 +91,10 @@ def direct_attribution(
     parts = []
     for write in _writes(cut, split.site, directions):
         part = split.parts(write, cache)
-        bias, whole = write.bias(), rest.pop(f"{write.layer}_{split.site}_out")
-        rest[f"{write.layer}_{split.site}_bias"] = bias
+        bias, whole = write.bias(), rest.pop(write.step.label)
+        rest[f"{write.step.layer}_{split.site}_bias"] = bias
         if cache.edited:
-            rest[f"{write.layer}_{split.site}_edits"] = whole - bias - _total(part)
+            rest[f"{write.step.layer}_{split.site}_edits"] = whole - bias - _total(part)
         parts.append(part)
     others = torch.stack(list(rest.values()))
     logit = others.sum(dim=0) + torch.stack([_total(part) for part in parts]).sum(dim=0)
@@ -115,33 +116,29 @@ class Write:
 
     Attributes:
         cache: cut to the positions asked for.
-        site: "attn" or "mlp".
-        layer: of the block.
+        step: which write it is.
         added: the direction whose product with what is added to the stream is its part of the logit.
         written: the same before the norm on the write path, where the model has one.
     """
 
     cache: ActivationCache
-    site: str
-    layer: int
+    step: Step
     added: Float[Tensor, "batch pos d_model"]
     written: Float[Tensor, "batch pos d_model"]
 
     def bias(self) -> Float[Tensor, "batch pos"]:
         """What the biases on the way add."""
-        block = self.cache.model.blocks[self.layer]
-        attn = self.site == "attn"
-        bias, norm = (block.attn.b_O, block.ln1_post) if attn else (block.mlp.b_out, block.ln2_post)
-        value = self.written @ bias.to(self.written.device)
-        return value if norm.b is None else value + self.added @ norm.b.to(self.added.device)
+        bias = self.cache.model.get_parameter(self.step.bias_name)
+        value, norm = self.written @ bias.to(self.written.device), self.cache.norm(self.step.write_norm)
+        return value if norm.bias is None else value + self.added @ norm.bias
 
     def heads(self, cache: ActivationCache) -> Float[Tensor, "head batch pos"]:
         """Of each head: `z W_O`."""
-        return (self.cache["z", self.layer] * self._read_by_heads()).sum(dim=-1).permute(2, 0, 1)
+        return (self.cache["z", self.step.layer] * self._read_by_heads()).sum(dim=-1).permute(2, 0, 1)
 
     def sources(self, cache: ActivationCache) -> Float[Tensor, "head batch pos source"]:
         """Of each head and position attended to: `pattern v W_O`; the values come from the whole `cache`."""
-        pattern, v = self.cache["pattern", self.layer], cache["v", self.layer]
+        pattern, v = self.cache["pattern", self.step.layer], cache["v", self.step.layer]
         if v.shape[1] != pattern.shape[3]:
             raise ShapeError(
                 f"the cache holds values of {v.shape[1]} of the {pattern.shape[3]} positions attended to; cache a "
@@ -155,11 +152,11 @@ class Write:
 
     def neurons(self, cache: ActivationCache) -> Float[Tensor, "neuron batch pos"]:
         """Of each neuron: activation times `W_out`, which meets the direction first."""
-        W_out = self.cache.model.blocks[self.layer].mlp.W_out.to(self.written.device)
-        return (self.cache["post", self.layer] * (self.written @ W_out.T)).permute(2, 0, 1)
+        W_out = self.cache.model.blocks[self.step.layer].mlp.W_out.to(self.written.device)
+        return (self.cache["post", self.step.layer] * (self.written @ W_out.T)).permute(2, 0, 1)
 
     def _read_by_heads(self) -> Float[Tensor, "batch pos head d_head"]:
-        W_O = self.cache.model.blocks[self.layer].attn.W_O.to(self.written.device)
+        W_O = self.cache.model.blocks[self.step.layer].attn.W_O.to(self.written.device)
         return einsum(self.written, W_O, "batch pos d_model, head d_head d_model -> batch pos head d_head")
 
 
@@ -189,23 +186,12 @@ def _writes(
     cache: ActivationCache, site: Literal["attn", "mlp"], directions: Float[Tensor, "batch pos d_model"]
 ) -> list[Write]:
     """The writes of every layer, first to last: directions of the logits carried back through the norms on the way."""
-
-    def before(name: str, after: Tensor) -> Tensor:
-        norm = cache.model.get_submodule(name)
-        assert isinstance(norm, Norm)
-        return after if norm.kind is None else norm.pull_back(after, cache[f"{name}.hook_scale"])
-
-    post = cache.cfg.norm_position == "post"
-    here = before("ln_final", directions)
+    here = cache.norm("ln_final").pull_back(directions)
     writes = []
-    for layer in reversed(range(cache.cfg.n_layers)):
-        for part, name in (("mlp", "ln2"), ("attn", "ln1")):
-            if part == "mlp" and cache.cfg.attn_only:
-                continue
-            path = f"blocks.{layer}.{name}"
-            here = before(path, here) if post else here
-            if part == site:
-                writes.append(Write(cache, site, layer, here, before(f"{path}_post", here)))
+    for step in reversed(list(steps(cache.cfg))):
+        here = cache.norm(step.stream_norm).pull_back(here)
+        if step.part == site:
+            writes.append(Write(cache, step, here, cache.norm(step.write_norm).pull_back(here)))
     return writes[::-1]
 
 
@@ -285,12 +271,11 @@ def source_effects(
     v, W_O = _values_and_W_O(cache, layer)
     directions, _ = cache.logit_directions(cache.model.W_E[None, :1], token, incorrect_token)
     direction, factors = directions[0, 0].to(v), v.new_ones(v.shape[:2])
-    for name in reversed(_norms_after(cache, layer)):
-        norm = cache.model.get_submodule(name)
-        assert isinstance(norm, Norm)
-        if norm.kind is not None:
-            direction = norm.pull_back(direction, direction.new_ones(1))
-            factors = factors / cache[f"{name}.hook_scale"][..., 0]
+    for name in reversed(_norms_after(cache.cfg, layer)):
+        norm = cache.norm(name)
+        if norm.norm is not None and norm.scale is not None:
+            direction = norm.norm.pull_back(direction, direction.new_ones(1))
+            factors = factors / norm.scale[..., 0]
     effects = einsum(v, W_O @ direction, "batch pos head d_head, head d_head -> batch head pos")
     return effects, factors
 
@@ -303,10 +288,7 @@ def _values_and_W_O(
     return v.repeat_interleave(len(W_O) // v.shape[2], dim=2), W_O.to(v.device).double()
 
 
-def _norms_after(cache: ActivationCache, layer: int) -> list[str]:
+def _norms_after(cfg: TransformerConfig, layer: int) -> list[str | None]:
     """The norms that a write of the heads of `layer` passes on its direct way to the logits, in order."""
-    cfg = cache.cfg
-    if cfg.norm_position == "post":
-        parts = ("ln1",) if cfg.attn_only else ("ln1", "ln2")
-        return [f"blocks.{later}.{part}" for later in range(layer, cfg.n_layers) for part in parts]
-    return [f"blocks.{layer}.ln1_post", "ln_final"]
+    own, *later = (step for step in steps(cfg) if step.layer >= layer)
+    return [own.write_norm, own.stream_norm, *(step.stream_norm for step in later), "ln_final"]

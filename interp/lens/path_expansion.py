@@ -28,7 +28,19 @@ from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError
 from interp.factored import at_least_float32
 from interp.indices import head_index, is_index, layer_index
-from interp.model import ActivationCache, LogitAttribution, Norm, Stack, agree, rotary_angles, rotate
+from interp.model import (
+    ActivationCache,
+    LogitAttribution,
+    Norm,
+    NormAtScale,
+    Stack,
+    Step,
+    StreamPlace,
+    agree,
+    rotary_angles,
+    rotate,
+    steps,
+)
 from interp.progress import shown
 from interp.text import Answer
 
@@ -65,8 +77,9 @@ def expand_stream(
     stop = cache.cfg.n_layers if layer is None else layer_index(layer, cache.cfg.n_layers, "layer", end=True)
     _check_count(cache.cfg, stop, max_length, max_terms, sides=1)
     paths = _Paths(cache, stop, max_length)
-    for block in shown(range(stop), "paths", stop, progress):
-        paths.go_through(block)
+    walk = list(steps(cache.cfg, StreamPlace(stop)))
+    for step in shown(walk, "paths", len(walk), progress):
+        paths.take(step)
     return paths.stack()
 
 
@@ -164,72 +177,61 @@ class _Paths:
         self.lengths = [0] * len(self.labels)
         self.longer = torch.zeros_like(self.embedded[None])  # all chains above max_length
 
-    def go_through(self, layer: int) -> None:
-        """What the block makes of the paths so far, and the ones that it adds."""
-        cfg, block = self.cache.cfg, self.cache.model.blocks[layer]
-        stream_normed = cfg.norm_position == "post"
-        self._attend(layer)
-        b_O = block.attn.b_O.to(self.values).expand_as(self.embedded)
-        self._add_bias(_at_run_scale(self.cache, f"blocks.{layer}.ln1_post", b_O), block.ln1_post)
-        if stream_normed:
-            self._carry(f"blocks.{layer}.ln1", block.ln1)
-        if cfg.attn_only:
-            return
-        self._add([f"{layer}_mlp_out"], self.cache["mlp_out", layer][None], [0])
-        if stream_normed:
-            self._carry(f"blocks.{layer}.ln2", block.ln2)
+    def take(self, step: Step) -> None:
+        """What a step makes of the paths so far, and the ones that it adds."""
+        if step.part == "attn":
+            self._attend(step)
+            b_O = self.cache.model.get_parameter(step.bias_name).to(self.values).expand_as(self.embedded)
+            norm = self.cache.norm(step.write_norm)
+            _add_to(self.values, self.labels.index("bias"), norm.linear(b_O))
+            _add_to(self.values, self.labels.index("bias"), norm.bias)
+        else:
+            self._add([step.label], self.cache["mlp_out", step.layer][None], [0])
+        if step.stream_norm is not None:
+            norm = self.cache.norm(step.stream_norm)
+            self.values, self.longer = norm.linear(self.values), norm.linear(self.longer)
+            _add_to(self.values, self.labels.index("bias"), norm.bias)
 
-    def _attend(self, layer: int) -> None:
+    def _attend(self, step: Step) -> None:
         """Every path goes on through every head, too; as a path of its own, or in `longer`."""
         n_heads, bias = self.cache.cfg.n_heads, self.labels.index("bias")
         grown = [i for i, length in enumerate(self.lengths) if length < self.max_length]
         ended = [i for i, length in enumerate(self.lengths) if length >= self.max_length]
         if ended:
             rows = self.longer + self.values[ended].sum(dim=0)
-            self.longer = self.longer + self._through_heads(layer, rows, 0 if bias in ended else None).sum(dim=1)
+            self.longer = self.longer + self._through_heads(step, rows, 0 if bias in ended else None).sum(dim=1)
         if grown:
-            written = self._through_heads(layer, self.values[grown], grown.index(bias) if bias in grown else None)
-            labels = [f"{self.labels[i]} -> L{layer}H{head}" for i in grown for head in range(n_heads)]
+            written = self._through_heads(step, self.values[grown], grown.index(bias) if bias in grown else None)
+            labels = [f"{self.labels[i]} -> L{step.layer}H{head}" for i in grown for head in range(n_heads)]
             self._add(labels, written.flatten(0, 1), [self.lengths[i] + 1 for i in grown for _ in range(n_heads)])
 
     def _through_heads(
-        self, layer: int, rows: Float[Tensor, "row batch pos d_model"], bias: int | None
+        self, step: Step, rows: Float[Tensor, "row batch pos d_model"], bias: int | None
     ) -> Float[Tensor, "row head batch pos d_model"]:
         """What each head writes of each row; the row number `bias` carries the biases on the way."""
-        cfg, block = self.cache.cfg, self.cache.model.blocks[layer]
-        pattern = self.cache["pattern", layer]
+        cfg, attn = self.cache.cfg, self.cache.model.blocks[step.layer].attn
+        pattern = self.cache["pattern", step.layer]
         if pattern.shape[-2:] != (rows.shape[2], rows.shape[2]):
             raise CacheError(
-                f"the pattern of layer {layer} is {tuple(pattern.shape[-2:])} for {rows.shape[2]} cached positions; "
-                "paths need all positions of a run, before any slice and without kv_cache="
+                f"the pattern of layer {step.layer} is {tuple(pattern.shape[-2:])} for {rows.shape[2]} cached "
+                "positions; paths need all positions of a run, before any slice and without kv_cache="
             )
-        if block.pre_norm:
-            rows = _at_run_scale(self.cache, f"blocks.{layer}.ln1", rows)
-            _add_to(rows, bias, block.ln1.b)
-        v = einsum(rows, block.attn.W_V.to(rows), "row batch pos d_model, n d_model d_head -> row batch pos n d_head")
-        _add_to(v, bias, block.attn.b_V)
+        norm = self.cache.norm(step.read_norm)
+        rows = norm.linear(rows)
+        _add_to(rows, bias, norm.bias)
+        v = einsum(rows, attn.W_V.to(rows), "row batch pos d_model, n d_model d_head -> row batch pos n d_head")
+        _add_to(v, bias, attn.b_V)
         v = v.repeat_interleave(cfg.n_heads // cfg.n_key_value_heads, dim=3)
         z = einsum(pattern, v, "batch head query key, row batch key head d_head -> row head batch query d_head")
         written = einsum(
-            z, block.attn.W_O.to(z), "row head batch pos d_head, head d_head d_model -> row head batch pos d_model"
+            z, attn.W_O.to(z), "row head batch pos d_head, head d_head d_model -> row head batch pos d_model"
         )
-        return _at_run_scale(self.cache, f"blocks.{layer}.ln1_post", written)
+        return self.cache.norm(step.write_norm).linear(written)
 
     def _add(self, labels: list[str], values: Tensor, lengths: list[int]) -> None:
         self.labels += labels
         self.lengths += lengths
         self.values = torch.cat([self.values, values])
-
-    def _add_bias(self, bias: Tensor, norm: Norm) -> None:
-        """To the row of biases, with that of the norm that it came through."""
-        row = self.labels.index("bias")
-        _add_to(self.values, row, bias)
-        _add_to(self.values, row, norm.b)
-
-    def _carry(self, name: str, norm: Norm) -> None:
-        """Everything so far through a norm of the stream."""
-        self.values, self.longer = (_at_run_scale(self.cache, name, rows) for rows in (self.values, self.longer))
-        _add_to(self.values, self.labels.index("bias"), norm.b)
 
     def stack(self) -> Stack:
         """The paths by length, then "longer" and "edits" where there are any; checked against the cached stream."""
@@ -245,7 +247,7 @@ class _Paths:
             labels, values = [*labels, "edits"], torch.cat([values, (whole - values.sum(dim=0))[None]])
         elif not agree(values.sum(dim=0), whole, values.abs().sum(dim=0)):
             raise CacheError("the paths do not sum to the cached stream: weights or activations changed since the run")
-        return Stack(values, labels, (self.stop, False))
+        return Stack(values, labels, StreamPlace(self.stop))
 
 
 # ---------------------------------------------------------------------------------------------- queries and keys
@@ -264,10 +266,11 @@ def _read(cache: ActivationCache, layer: int, stack: Stack) -> Float[Tensor, "pa
     if not block.pre_norm:
         return stack.values
     if cache.cfg.positional_embedding_type == "shortformer":  # hook_scale shows what the values read, without positions
-        rows = block.ln1.at_scale(stack.values, block.ln1.scale(stack.values.sum(dim=0)))
+        norm = NormAtScale(block.ln1, block.ln1.scale(stack.values.sum(dim=0)))
     else:
-        rows = _at_run_scale(cache, f"blocks.{layer}.ln1", stack.values)
-    _add_to(rows, stack.labels.index("bias"), block.ln1.b)
+        norm = cache.norm(f"blocks.{layer}.ln1")
+    rows = norm.linear(stack.values)
+    _add_to(rows, stack.labels.index("bias"), norm.bias)
     return rows
 
 
@@ -322,14 +325,6 @@ def _check_scores(cache: ActivationCache, layer: int, head: int, terms: Tensor) 
 
 
 # ---------------------------------------------------------------------------------------------- small steps
-
-
-def _at_run_scale(
-    cache: ActivationCache, name: str, rows: Float[Tensor, "*rows d_model"]
-) -> Float[Tensor, "*rows d_model"]:
-    """Rows through the norm of that name, without its bias, at the scale it had in the run."""
-    norm = cast(Norm, cache.model.get_submodule(name))
-    return rows.clone() if norm.kind is None else norm.at_scale(rows, cache[f"{name}.hook_scale"])
 
 
 def _add_to(rows: Tensor, i: int | None, addend: Tensor | None) -> None:

@@ -15,6 +15,7 @@ from interp.model.loss import next_token_loss
 from interp.model.names import HookName, layer_of
 from interp.model.provenance import signature
 from interp.model.residual import LogitAttribution, Rows, Stack, agree
+from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
 from interp.model.transformer import Block, HookedTransformer
 
 __all__ = [
@@ -30,19 +31,24 @@ __all__ = [
     "KVCache",
     "LogitAttribution",
     "Norm",
+    "NormAtScale",
     "ReturnType",
     "Rows",
     "RunOptions",
     "Sampling",
     "SideInputs",
     "Stack",
+    "Step",
+    "StreamPlace",
     "agree",
     "keep_freed_memory",
     "layer_of",
     "next_token_loss",
+    "reading_norm",
     "rotary_angles",
     "rotate",
     "select",
     "signature",
+    "steps",
     "visible_keys",
 ]

@@ -1,6 +1,5 @@
 """ActivationCache: what one run left at its hook points; `residual.py` takes the residual stream in it apart."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
@@ -12,13 +11,16 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.errors import CheckpointError, ConfigError, HookNotFoundError, ShapeError
-from interp.files import atomic_path
+from interp.files import load_tensors, save_tensors
 from interp.model.names import HookName, resolve
 from interp.model.provenance import Provenance
 from interp.model.residual import ResidualStream
 
 if TYPE_CHECKING:
     from interp.model.transformer import HookedTransformer
+
+KIND = "interp.ActivationCache"
+"""Of the files that `save` writes."""
 
 
 class ActivationCache(ResidualStream, Mapping[str, Tensor]):
@@ -120,19 +122,11 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
 
         Raises `CacheError` if the weights of the run are gone, so that the file could not say whose it is.
         """
-        from safetensors.torch import save_file
-
-        about = {
-            "kind": "interp.ActivationCache",
-            "made_by": json.dumps(self.made_by.to_dict()),
-            "names": json.dumps(list(self)),
-            "edited": json.dumps(self.edited),
-        }
-        tensors = {n: v.contiguous().clone() for n, v in self.items()}
+        tensors = dict(self)
         if self.attention_mask is not None:
-            tensors["attention_mask"] = self.attention_mask.contiguous()
-        with atomic_path(path) as file:
-            save_file(tensors, file, metadata=about)
+            tensors["attention_mask"] = self.attention_mask
+        about = {"made_by": self.made_by.to_dict(), "names": list(self), "edited": self.edited}
+        save_tensors(path, KIND, tensors, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: "HookedTransformer") -> "ActivationCache":
@@ -140,21 +134,15 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
 
         Raises `CheckpointError` for a file that is no such cache, or was made by a model of another configuration.
         """
-        from safetensors import SafetensorError, safe_open
-
+        tensors, about = load_tensors(path, KIND, str(model.W_E.device))
         try:
-            with safe_open(path, "pt", device=str(model.W_E.device)) as file:
-                about = file.metadata() or {}
-                if about.get("kind") != "interp.ActivationCache":
-                    raise CheckpointError(f"{path} is a safetensors file, but not a saved ActivationCache")
-                values = {name: file.get_tensor(name) for name in json.loads(about["names"])}
-                mask = file.get_tensor("attention_mask") if "attention_mask" in file.keys() else None  # noqa: SIM118
-                made_by, edited = Provenance.from_dict(json.loads(about["made_by"])), json.loads(about["edited"])
-        except (SafetensorError, OSError, KeyError, ConfigError, json.JSONDecodeError) as error:
+            made_by, edited = Provenance.from_dict(about["made_by"]), about["edited"]
+            values = {name: tensors[name] for name in about["names"]}
+        except (KeyError, ConfigError) as error:
             raise CheckpointError(f"{path} cannot be read as a saved ActivationCache: {error!r}") from error
         if differing := made_by.differences(model):
             raise CheckpointError(f"{path} was made by another model: {', '.join(differing)}")
-        return cls(values, model, edited, mask)
+        return cls(values, model, edited, tensors.get("attention_mask"))
 
 
 def select(value: Tensor, axis: int, index: int | slice | Sequence[int] | None, what: str) -> Tensor:

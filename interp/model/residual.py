@@ -21,6 +21,7 @@ from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError
 from interp.indices import layer_index
 from interp.model.components import WRITE_PER_HEAD, Norm
 from interp.model.provenance import CHANGED
+from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
 from interp.text import Answer, token_ids
 
 if TYPE_CHECKING:
@@ -57,14 +58,10 @@ class Stack(Rows):
     """Vectors in the residual stream: `values` is [component, batch, pos, d_model].
 
     Attributes:
-        place: the layer whose stream they decompose, and whether it is the one that its MLP reads; None if not known.
+        place: where in the stream the rows sum to it, or None where that is not known.
     """
 
-    place: tuple[int, bool] | None = None
-
-
-def _at(layer: int, mlp_input: bool, n_layers: int) -> str:
-    return "the final norm" if layer == n_layers else f"{'the MLP' if mlp_input else 'the attention'} of layer {layer}"
+    place: StreamPlace | None = None
 
 
 class LogitAttribution(Rows):
@@ -130,7 +127,7 @@ class ResidualStream:
             if incl_mid:
                 rows.append(self._get(f"blocks.{block}.hook_resid_mid"))
                 labels.append(f"{block}_mid")
-        rows.append(self._stream(stop, mlp_input=False))
+        rows.append(self._stream(StreamPlace(stop)))
         labels.append("final_post" if stop == self.cfg.n_layers else f"{stop}_pre")
         stack = torch.stack(rows)
         if apply_ln:
@@ -161,22 +158,21 @@ class ResidualStream:
             raise ShapeError(f"rows with labels are needed, Stack(values, labels), not {type(stack).__name__}")
         self.check_weights()
         stop = self._layer(layer)
-        in_middle = mlp_input and not self.cfg.parallel_attn_mlp  # beside each other, both read the same stream
-        if stack.place not in (None, (stop, in_middle)):
+        if mlp_input and (self.cfg.attn_only or stop == self.cfg.n_layers):
+            raise ConfigError(f"layer = {layer} has no MLP, so mlp_input = True names no norm")
+        place = StreamPlace(stop, mlp_input)
+        # Attention and MLP that stand beside each other read the same stream.
+        decomposed = StreamPlace(stop, mlp_input and not self.cfg.parallel_attn_mlp)
+        if stack.place not in (None, decomposed):
             raise ConfigError(
-                f"these rows decompose the stream that {_at(*stack.place, self.cfg.n_layers)} reads, not the one that "
-                f"{_at(stop, mlp_input, self.cfg.n_layers)} reads; name their place, or pass "
+                f"these rows decompose the stream that {stack.place.described(self.cfg.n_layers)} reads, not the one "
+                f"that {place.described(self.cfg.n_layers)} reads; name their place, or pass "
                 "Stack(rows.values, rows.labels) to read them elsewhere"
             )
-        if stop == self.cfg.n_layers and not mlp_input:
-            name, norm = "ln_final", self.model.ln_final
-        else:
-            if mlp_input and (self.cfg.attn_only or stop == self.cfg.n_layers):
-                raise ConfigError(f"layer = {layer} has no MLP, so mlp_input = True names no norm")
-            name = f"blocks.{stop}.{'ln2' if mlp_input else 'ln1'}"
-            norm = cast(Norm, self.model.get_submodule(name))
-        if norm.kind is None or self.cfg.normalizes_stream:
+        name = reading_norm(self.cfg, place)
+        if name is None:
             return stack
+        norm = self.norm(name)
         scale = self._get(f"{name}.hook_scale")
         if stack.values.shape[1:3] != scale.shape[:2]:
             raise ShapeError(
@@ -185,9 +181,9 @@ class ResidualStream:
             )
         if f"{name}_bias" in stack.labels:
             raise ShapeError(f"these rows went through {name} already (apply_ln=True?): they have a row '{name}_bias'")
-        values, labels = norm.at_scale(stack.values, scale), list(stack.labels)
-        if norm.b is not None:
-            values = torch.cat([values, norm.b.to(values.device).expand(values[:1].shape)])
+        values, labels = norm.linear(stack.values), list(stack.labels)
+        if norm.bias is not None:
+            values = torch.cat([values, norm.bias.expand(values[:1].shape)])
             labels.append(f"{name}_bias")
         if "edits" in labels:  # the rows are complete, and hooks may have edited the norm's result as well
             edits = self._get(f"{name}.hook_normalized") - values.sum(dim=0)
@@ -263,10 +259,10 @@ class ResidualStream:
             raise ConfigError(f"mlp_input = True, but layer = {layer} has no resid_mid (no MLP after its attention)")
         if not rest and stop == 0:
             raise ConfigError(f"layer = {layer}: there is no block below it")
+        place = StreamPlace(stop, mlp_input)
         rows: list[Tensor] = []
         labels: list[str] = []
         bias: Tensor | float = 0.0
-        post_norm = self.cfg.normalizes_stream
 
         def add(values: Tensor, names: list[str], constant: Tensor | float = 0.0) -> None:
             nonlocal bias
@@ -274,75 +270,76 @@ class ResidualStream:
             labels.extend(names)
             bias = bias + constant
 
-        def carry(norm: Norm, name: str) -> None:
+        def carry(norm: NormAtScale) -> None:
             """Everything so far through a norm of the stream, whose bias joins the others."""
             nonlocal bias
-            scale = self._get(f"{name}.hook_scale")
-            rows[:] = [norm.at_scale(row, scale) for row in rows]
+            rows[:] = [norm.linear(row) for row in rows]
             if rest:
-                bias = norm.at_scale(bias + torch.zeros_like(rows[0][:1]), scale)
-                bias = bias if norm.b is None else bias + norm.b.to(bias.device)
+                bias = norm.linear(bias + torch.zeros_like(rows[0][:1]))
+                bias = bias if norm.bias is None else bias + norm.bias
 
         if rest:
             add(self._get("hook_embed")[None], ["embed"])
             if self.cfg.positions_in_stream:
                 add(self._get("hook_pos_embed")[None], ["pos_embed"])
-        for i, block in enumerate(self.model.blocks[: stop + mlp_input]):
-            if attn is not None:
-                add(*self._attn_writes(i, heads=attn == "heads"))
-            if post_norm:
-                carry(block.ln1, f"blocks.{i}.ln1")
-            if self.cfg.attn_only or (mlp_input and i == stop):
-                continue
-            if mlp is not None:
-                add(*self._mlp_writes(i, neurons=mlp == "neurons"))
-            if post_norm:
-                carry(block.ln2, f"blocks.{i}.ln2")
+        for step in steps(self.cfg, place):
+            split = attn if step.part == "attn" else mlp
+            if split == "out":
+                add(self._get(step.hook_name)[None], [step.label])
+            elif split is not None:
+                add(*self._written(step, *(self._of_heads(step) if split == "heads" else self._of_neurons(step))))
+            if step.stream_norm is not None:
+                carry(self.norm(step.stream_norm))
 
-        if rest and (attn == "heads" or mlp == "neurons" or post_norm):
+        if rest and (attn == "heads" or mlp == "neurons" or self.cfg.normalizes_stream):
             add(bias + torch.zeros_like(rows[0][:1]), ["bias"])
         values = torch.cat(rows)
         if rest and self.edited:
-            values = torch.cat([values, (self._stream(stop, mlp_input) - values.sum(dim=0))[None]])
+            values = torch.cat([values, (self._stream(place) - values.sum(dim=0))[None]])
             labels.append("edits")
         elif rest:
-            self._check_sum(values, stop, mlp_input)
-        stack = Stack(values, labels, (stop, mlp_input))
+            self._check_sum(values, place)
+        stack = Stack(values, labels, place)
         return self.apply_ln_to_stack(stack, layer, mlp_input) if apply_ln else stack
 
-    def _attn_writes(self, i: int, heads: bool) -> tuple[Tensor, list[str], Tensor | float]:
-        """Rows, their labels, and the bias that is not in the rows."""
-        if not heads:
-            return self._get(f"blocks.{i}.hook_attn_out")[None], [f"{i}_attn_out"], 0.0
-        attn = self.model.blocks[i].attn
-        name = f"blocks.{i}.attn.hook_result"
-        result = self._values.get(name)
+    def _of_heads(self, step: Step) -> tuple[Tensor, list[str]]:
+        """What each head of a block writes, before any norm on the write path."""
+        attn = self.model.blocks[step.layer].attn
+        result = self._values.get(f"blocks.{step.layer}.attn.hook_result")
         if result is None:
-            z = self._get(f"blocks.{i}.attn.hook_z")
+            z = self._get(f"blocks.{step.layer}.attn.hook_z")
             result = einsum(z, attn.W_O.to(z.device), WRITE_PER_HEAD)
-        labels = [f"L{i}H{head}" for head in range(self.cfg.n_heads)]
-        return self._written(f"blocks.{i}.ln1_post", result.permute(2, 0, 1, 3), labels, attn.b_O)
+        return result.permute(2, 0, 1, 3), [f"L{step.layer}H{head}" for head in range(self.cfg.n_heads)]
 
-    def _mlp_writes(self, i: int, neurons: bool) -> tuple[Tensor, list[str], Tensor | float]:
-        if not neurons:
-            return self._get(f"blocks.{i}.hook_mlp_out")[None], [f"{i}_mlp_out"], 0.0
-        mlp = self.model.blocks[i].mlp
-        post = self._get(f"blocks.{i}.mlp.hook_post")
-        written = post.permute(2, 0, 1)[..., None] * mlp.W_out.to(post.device)[:, None, None, :]
-        labels = [f"L{i}N{neuron}" for neuron in range(self.cfg.d_mlp)]
-        return self._written(f"blocks.{i}.ln2_post", written, labels, mlp.b_out)
+    def _of_neurons(self, step: Step) -> tuple[Tensor, list[str]]:
+        """What each neuron of a block writes, before any norm on the write path."""
+        post = self._get(f"blocks.{step.layer}.mlp.hook_post")
+        W_out = self.model.blocks[step.layer].mlp.W_out.to(post.device)
+        written = post.permute(2, 0, 1)[..., None] * W_out[:, None, None, :]
+        return written, [f"L{step.layer}N{neuron}" for neuron in range(self.cfg.d_mlp)]
 
-    def _written(self, name: str, rows: Tensor, labels: list[str], bias: Tensor) -> tuple[Tensor, list[str], Tensor]:
-        """Rows and bias as they reach the stream: through the norm on the write path, where the model has one."""
-        norm, bias = cast(Norm, self.model.get_submodule(name)), bias.to(rows.device)
-        if norm.kind is None:
-            return rows, labels, bias
-        scale = self._get(f"{name}.hook_scale")
-        bias = norm.at_scale(bias.expand(rows.shape[1:]), scale)
-        return norm.at_scale(rows, scale), labels, bias if norm.b is None else bias + norm.b.to(rows.device)
+    def _written(self, step: Step, rows: Tensor, labels: list[str]) -> tuple[Tensor, list[str], Tensor]:
+        """Rows as they reach the stream, their labels, and the bias that is added beside them."""
+        bias = self.model.get_parameter(step.bias_name).to(rows.device)
+        norm = self.norm(step.write_norm)
+        if step.write_norm is not None:
+            bias = norm.linear(bias.expand(rows.shape[1:]))
+        return norm.linear(rows), labels, bias if norm.bias is None else bias + norm.bias
 
-    def _stream(self, stop: int, mlp_input: bool) -> Tensor:
-        if mlp_input:
+    def norm(self, name: str | None) -> NormAtScale:
+        """The norm of this full name (`blocks.3.ln1`, `ln_final`) at the scale that it had in this run.
+
+        None, and the name of a norm that does nothing, give a norm that changes nothing. Raises `HookNotFoundError`
+        where the cache does not hold the scale.
+        """
+        norm = None if name is None else cast(Norm, self.model.get_submodule(name))
+        if norm is None or norm.kind is None:
+            return NormAtScale()
+        return NormAtScale(norm, self._get(f"{name}.hook_scale"))
+
+    def _stream(self, place: StreamPlace) -> Tensor:
+        stop = place.layer
+        if place.mlp_input:
             return self._get(f"blocks.{stop}.hook_resid_mid")
         if stop < self.cfg.n_layers:
             return self._get(f"blocks.{stop}.hook_resid_pre")
@@ -365,10 +362,10 @@ class ResidualStream:
         if not self.is_current():
             raise CacheError(CHANGED)
 
-    def _check_sum(self, values: Tensor, stop: int, mlp_input: bool) -> None:
+    def _check_sum(self, values: Tensor, place: StreamPlace) -> None:
         """A complete decomposition sums to the stream, as far as that was cached; weights may have changed unseen."""
         try:
-            stream = self._stream(stop, mlp_input)
+            stream = self._stream(place)
         except HookNotFoundError:
             return
         if not agree(values.sum(dim=0), stream, values.abs().sum(dim=0)):

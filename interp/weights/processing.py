@@ -26,7 +26,7 @@ from torch import Tensor
 
 from interp.config import TransformerConfig
 from interp.errors import ConfigError
-from interp.model import Attention, Block, HookedTransformer, Norm
+from interp.model import Attention, Block, HookedTransformer, Norm, steps
 
 Reader = tuple[Tensor, Tensor]
 """A weight [..., d_model, out] that reads a norm, and the bias [..., out] beside it."""
@@ -58,9 +58,11 @@ def fold_layer_norm(model: HookedTransformer) -> HookedTransformer:
             "reading weight can take it over; fold_layer_norm needs norm_position = 'pre' or 'both'"
         )
     new = _copy(model, tie_word_embeddings=False)
-    for block in new.blocks:
-        _fold_norm(block.ln1, _attention_readers(block))
-        if not cfg.attn_only:
+    for step in steps(cfg):
+        block = new.blocks[step.layer]
+        if step.part == "attn":
+            _fold_norm(block.ln1, _attention_readers(block))
+        else:
             _fold_norm(block.ln2, _mlp_readers(block))
     _fold_norm(new.ln_final, [(new.unembed.W_U, new.unembed.b_U)])
     return new

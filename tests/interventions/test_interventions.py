@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +6,9 @@ import torch
 from grid import GRID, SMALL, build, config, random_tensor
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from interp import CheckpointError, ConfigError, HookedTransformer, HookNotFoundError, HookPoint, ShapeError
+from interp.files import save_tensors
 from interp.interventions.kinds import (
     FreezeNorms,
     FreezePattern,
@@ -174,7 +173,7 @@ def test_a_file_of_another_schema_or_kind_is_refused(tmp_path: Path):
         ({"schema": 1}, "cannot be read"),
         ({"schema": 1, "interventions": [{"kind": "Zero", "layr": 1}]}, "layr"),
     ):
-        save_file({"x": torch.zeros(1)}, path, metadata={"interp.interventions": json.dumps(metadata)})
+        save_tensors(path, "interp.Interventions", {"x": torch.zeros(1)}, metadata)
         with pytest.raises(CheckpointError, match=message):
             Interventions.load(path)
     path.write_bytes(b"\x80\x04pickle?")

@@ -1,0 +1,126 @@
+"""The order in which a model writes to its residual stream, and the norms on the way.
+
+A model writes to the stream step by step: the attention of a block, then its MLP. Everything that walks along the
+stream (decompositions, attributions, path expansion, folding) takes the order from `steps`, so that a new kind of step
+is added here and nowhere else.
+
+A norm divides by a scale, which depends on what it reads. At the scale that it had in one run a norm is a linear map
+plus a bias; `NormAtScale` is that map.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.config import TransformerConfig
+from interp.model.components import Norm
+
+
+class StreamPlace(NamedTuple):
+    """A place in the stream: before the attention of `layer` (n_layers: before the final norm), or before its MLP."""
+
+    layer: int
+    mlp_input: bool = False
+
+    def described(self, n_layers: int) -> str:
+        """What reads the stream there, in words."""
+        if self.layer == n_layers:
+            return "the final norm"
+        return f"{'the MLP' if self.mlp_input else 'the attention'} of layer {self.layer}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One write to the stream, and the norms around it by their full names; None where the model has no such norm.
+
+    Attributes:
+        layer: the block that writes.
+        part: which part of the block.
+        read_norm: the norm through which the part reads the stream.
+        write_norm: the norm through which its output is added to the stream (`norm_position="both"`).
+        stream_norm: the norm through which the whole stream passes after the addition (`norm_position="post"`).
+    """
+
+    layer: int
+    part: Literal["attn", "mlp"]
+    read_norm: str | None
+    write_norm: str | None
+    stream_norm: str | None
+
+    @property
+    def label(self) -> str:
+        """What the write is called among the rows of a decomposition."""
+        return f"{self.layer}_{self.part}_out"
+
+    @property
+    def hook_name(self) -> str:
+        """The hook point that shows what is added to the stream."""
+        return f"blocks.{self.layer}.hook_{self.part}_out"
+
+    @property
+    def bias_name(self) -> str:
+        """The parameter that is written whatever the part reads."""
+        return f"blocks.{self.layer}." + ("attn.b_O" if self.part == "attn" else "mlp.b_out")
+
+
+def steps(cfg: TransformerConfig, until: StreamPlace | None = None) -> Iterator[Step]:
+    """The writes to the stream in their order, those before a place; None is the stream that the unembedding reads."""
+    layer, mlp_input = until or StreamPlace(cfg.n_layers)
+    for i in range(layer + mlp_input):
+        yield _step(cfg, i, "attn")
+        if not cfg.attn_only and not (mlp_input and i == layer):
+            yield _step(cfg, i, "mlp")
+
+
+def _step(cfg: TransformerConfig, layer: int, part: Literal["attn", "mlp"]) -> Step:
+    name = f"blocks.{layer}.{'ln1' if part == 'attn' else 'ln2'}"
+    return Step(
+        layer,
+        part,
+        read_norm=name if cfg.normalization_type and cfg.norms_reads else None,
+        write_norm=f"{name}_post" if cfg.normalization_type and cfg.norm_position == "both" else None,
+        stream_norm=name if cfg.normalizes_stream else None,
+    )
+
+
+def reading_norm(cfg: TransformerConfig, place: StreamPlace) -> str | None:
+    """The full name of the norm that reads the stream at a place; None where it is read as it is."""
+    if cfg.normalization_type is None or not cfg.norms_reads:
+        return None
+    if place.layer == cfg.n_layers:
+        return "ln_final"
+    return f"blocks.{place.layer}.{'ln2' if place.mlp_input else 'ln1'}"
+
+
+@dataclass(frozen=True, eq=False)
+class NormAtScale:
+    """A norm at the scale that it had in a run: a linear map plus a bias.
+
+    Attributes:
+        norm: the norm, or None for no norm, which changes nothing.
+        scale: what it divided by, [batch, pos, 1] (or whatever broadcasts to what it is applied to).
+    """
+
+    norm: Norm | None = None
+    scale: Float[Tensor, "*axes 1"] | None = None
+
+    def linear(self, x: Float[Tensor, "*rows size"]) -> Float[Tensor, "*rows size"]:
+        """`x` through the norm without its bias."""
+        return x if self.norm is None or self.scale is None else self.norm.at_scale(x, self.scale)
+
+    def pull_back(self, directions: Float[Tensor, "*rows size"]) -> Float[Tensor, "*rows size"]:
+        """Directions of the norm's output as directions of its input.
+
+        For all x, `linear(x) . directions = x . pull_back(directions)`.
+        """
+        return directions if self.norm is None or self.scale is None else self.norm.pull_back(directions, self.scale)
+
+    @property
+    def bias(self) -> Float[Tensor, "size"] | None:
+        """What the norm adds after its linear map (LayerNorm), or None."""
+        if self.norm is None or self.norm.b is None or self.scale is None:
+            return None
+        return self.norm.b.to(self.scale.device)
