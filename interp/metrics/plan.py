@@ -19,7 +19,7 @@ Positions = int | Sequence[int] | None
 """Where: one position, several, or (None) all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompts:
     """What a metric is applied to.
 
@@ -81,7 +81,7 @@ Score = Callable[[Float[Tensor, "row read d_read"], Int[Tensor, "row"]], Float[T
 """Logits of some rows, and which prompt each row is a run of, to a value for each."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
     """A metric on given prompts.
 

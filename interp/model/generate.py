@@ -146,7 +146,7 @@ class Sampling:
         return torch.multinomial(self.probabilities(logits), 1, generator=generator)[:, 0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Generation:
     """What `generate` returns.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from interp.model.transformer import HookedTransformer
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Rows:
     """Tensors with labels: `values[i]` belongs to `labels[i]`. `rows["L0H1"]` and `rows[i]` are single ones."""
 
@@ -53,7 +53,7 @@ class Rows:
         return f"{type(self).__name__}({len(self)} rows of shape {tuple(self.values.shape[1:])}: {shown})"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Stack(Rows):
     """Vectors in the residual stream: `values` is [component, batch, pos, d_model].
 

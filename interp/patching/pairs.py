@@ -32,7 +32,7 @@ ROLES: dict[str, tuple[str, str]] = {"denoising": ("corrupted", "clean"), "noisi
 """By direction: which prompt runs, and whose activations are written."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
     """What runs, and what is written into it.
 
@@ -178,7 +178,7 @@ def _held(cache: ActivationCache, name: str) -> Tensor:
     return cache[name]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Runs:
     """The runs of a pair.
 
