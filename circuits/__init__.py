@@ -1,10 +1,15 @@
 """Transformers whose weights are declared, not trained, and checks that they do what they were declared to do.
 
-Declare with `Circuit`, `match`, `copy` and `shift`; see `circuit.py`. `circuits.gallery` holds worked examples.
+Declare with `Circuit`, `match`, `copy` and `shift`; see `circuit.py`. The rooms, from the ground up:
+
+- `circuits.language` says what a circuit is made of, and what it means.
+- `circuits.compiler` writes its weights.
+- `circuits.verify` compares the model with what was declared.
+- `circuits.gallery` holds worked examples.
+- `circuits.lecture` reproduces a lecture's table, and `circuits.export` writes a circuit as a transformers GPT-2.
 """
 
 from circuits.circuit import Circuit
-from circuits.forms import Form, copy, match, shift
-from circuits.space import Space
+from circuits.language import Form, Space, copy, match, shift
 
 __all__ = ["Circuit", "Form", "Space", "copy", "match", "shift"]

@@ -7,374 +7,65 @@
     model = c.compile(d_head=6, d_model=24, rotate=0)      # an ordinary interp.HookedTransformer
     assert model.predict("!abacb") == [None, None, None, "b", None, "a"]
 
-The residual stream is cut into spaces (`space.py`); heads match and copy between them (`forms.py`); MLPs look labels
-up. The declaration is all there is to know: `edges()` reads off which part feeds which, `interpret()` runs it
-symbolically, `compile()` writes the weights, and `verify()` compares the results over all inputs.
+The residual stream is cut into spaces; heads match and copy between them; MLPs look labels up. These are declared by
+the methods of `Declaration` (`circuits.language`), and everything else follows from them: `edges()` reads off which
+part feeds which, `interpret()` runs the circuit symbolically, `compile()` writes the weights, and `verify()` compares
+the results over all inputs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Unpack
 
-import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits import parts
-from circuits.forms import Form, Term, match
-from circuits.interpret import Interpretation, Interpreter
-from circuits.layout import EMBED, POS_EMBED, UNEMBED, Layout
-from circuits.parts import Head, Part, Table, Ties
-from circuits.sharpness import smallest_gap
-from circuits.space import Coordinate, Label, Number, Space, is_finite, listed
-from interp.errors import ConfigError, TokenError, check_choice, did_you_mean
-from interp.indices import is_index
-from interp.text import Text, Vocabulary, check_tokens
+from circuits.compiler import CompiledTransformer, CompileOptions, compile_circuit
+from circuits.language import Declaration, Interpretation, Interpreter, Layout, edge_graph
+from circuits.verify import Report, VerifyOptions, verify
+from interp.text import Text
 
 if TYPE_CHECKING:
     from networkx import MultiDiGraph
 
-    from circuits.compile import CompiledTransformer, CompileOptions
-    from circuits.verify import Report, VerifyOptions
 
-RECENCY = 0.4
-"""The recency weight, as a share of the gap between a match and none: it must stay below half of it."""
+class Circuit(Declaration):
+    """A transformer in the making: declare its spaces and parts, then ask for its graph, its meaning or its weights.
 
-
-class Circuit:
-    """A transformer in the making: declared spaces and parts.
-
-    Args:
-        vocab: the words, or a string of one-character words, or a `Vocabulary`.
-        n_ctx: longest text, the start included.
-        bos: the word that every text starts with; a head that finds no match rests there (its sink).
-        attention_dir: "causal" or "bidirectional".
-        tied: read the prediction from `tok` itself instead of from a space of its own, as a tied unembedding does.
-
-    Attributes:
-        tok: the current word, written by the embedding.
-        pos: the position, 0 to n_ctx - 1.
-        one: a constant 1 at every position.
-        out: where predictions are written; the unembedding reads it.
-        spaces: all spaces by name.
-        parts: heads and MLPs in order of declaration.
-        embeddings: what a word writes into a space, [d_vocab, labels], by the name of the space.
-
-    Raises `TokenError` for repeated words or an unknown `bos`, `ConfigError` for an impossible `n_ctx`.
+    Arguments, attributes and errors are those of `Declaration`.
     """
 
-    def __init__(
-        self,
-        vocab: str | Iterable[str] | Vocabulary,
-        n_ctx: int,
-        bos: str | None = None,
-        attention_dir: Literal["causal", "bidirectional"] = "causal",
-        tied: bool = False,
-    ):
-        if not is_index(n_ctx) or n_ctx < 1:
-            raise ConfigError(f"n_ctx = {n_ctx!r}; allowed: 1 or more")
-        check_choice("attention_dir", attention_dir, ("causal", "bidirectional"))
-        given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
-        if bos is not None:
-            given.to_single_token(bos)
-        self.vocabulary, self.n_ctx = given, n_ctx
-        self.attention_dir: Literal["causal", "bidirectional"] = attention_dir
-        self.bos = given.bos if bos is None else bos
-        self.spaces: dict[str, Space] = {}
-        self.parts: list[Part] = []
-        self.embeddings: dict[str, Float[Tensor, "d_vocab labels"]] = {}
+    def layout(self) -> Layout:
+        """Where each space lies among the circuit's coordinates, and its parts as matrices between them.
 
-        self.tok = self.space("tok", given.words)
-        self.pos = self.space("pos", range(n_ctx))
-        self.one = self.space("one", ["1"])
-        self.out = self.tok if tied else self.space("out", self.tok)
-        self.embeddings["tok"] = torch.eye(given.d_vocab, dtype=torch.float64)
-        self.embeddings["one"] = torch.ones(given.d_vocab, 1, dtype=torch.float64)
-
-    # ------------------------------------------------------------------ declarations
-
-    def space(self, name: str, labels: Space | Iterable[Label]) -> Space:
-        """A new space, with labels of its own or those of another space.
-
-        Raises `ConfigError` for a name that is taken or no word, and for labels that `Space` does not take.
+        Raises `ConfigError` if a part reads a space that nothing earlier writes.
         """
-        if name in self.spaces:
-            raise ConfigError(f"space {name!r} is declared twice")
-        space = Space(name, labels.labels, labels.states) if isinstance(labels, Space) else Space(name, tuple(labels))
-        self.spaces[name] = space
-        return space
-
-    def embed(self, name: str, table: Mapping[str, Label | Sequence[Number]]) -> Space:
-        """A new space that the embedding writes: a label for each word of `table`, or a vector of features.
-
-        Words that are not in the table write nothing there. Raises `TokenError` for an unknown word, `ConfigError` for
-        vectors of several lengths, and features that are no finite numbers.
-        """
-        if not isinstance(table, Mapping):
-            raise ConfigError(f"space {name!r}: the table is {table!r}; allowed: a mapping from words")
-        unknown = next((word for word in table if word not in self.vocabulary.words), None)
-        if unknown is not None:
-            near = did_you_mean(str(unknown), self.vocabulary.words)
-            raise TokenError(f"space {name!r}: {unknown!r} is not a word{near}")
-        vectors = {word: self._features(name, word, v) for word, v in table.items() if not isinstance(v, str | int)}
-        if len(vectors) not in (0, len(table)) or len({len(v) for v in vectors.values()}) > 1:
-            raise ConfigError(f"space {name!r}: either a label for each word, or vectors of one length")
-        if vectors:
-            size = len(next(iter(vectors.values())))
-            space = self.space(name, Space(name, tuple(range(size)), tuple(dict.fromkeys(vectors.values()))))
-        else:
-            space = self.space(name, dict.fromkeys(label for label in table.values() if isinstance(label, str | int)))
-            vectors = {word: _one_hot(space, label) for word, label in table.items() if isinstance(label, str | int)}
-        rows = [vectors.get(word, (0.0,) * len(space)) for word in self.vocabulary.words]
-        self.embeddings[name] = torch.tensor(rows, dtype=torch.float64)
-        return space
-
-    @staticmethod
-    def _features(name: str, word: str, given: Sequence[Number]) -> tuple[float, ...]:
-        if not isinstance(given, Iterable) or not all(map(is_finite, given)):
-            raise ConfigError(f"space {name!r}: the features of {word!r} are {given!r}; allowed: finite numbers")
-        return tuple(map(float, given))
-
-    def head(
-        self,
-        layer: int,
-        name: str,
-        qk: Form | None = None,
-        ov: Form | None = None,
-        *,
-        sink: Number | None = None,
-        ties: Ties = "mean",
-        recency: Number | None = None,
-        sharp: Number | None = None,
-        gap: Number | None = None,
-    ) -> Head:
-        """An attention head.
-
-        Args:
-            layer: from 0 on; heads of one layer read the same stream.
-            name: what messages and `edges()` call it.
-            qk: what makes a key a match; without it, all visible keys tie.
-            ov: what is copied from the key that is attended to.
-            sink: weight of the start of the text as a key, to which the head goes where nothing matches. By default
-                between no match and the smallest match (0 without `bos` or `qk`); with 0 there is none, and without a
-                match the head averages over what it sees. A head with a sink copies nothing from there (see `copy`).
-            ties: what to attend to where several keys match: their "mean", the "latest" or the "first".
-            recency: how much the latest key is preferred to the first, for ties "latest" and "first"; below half the
-                gap, by default .4 of it.
-            sharp: factor on the scores; by default what `compile` needs for its error.
-            gap: by how much scores differ at least; by default computed from the form.
-
-        Raises `ConfigError` naming the head: an impossible layer, a name that is taken, a space of another circuit, a
-        sink without `bos`, a recency or gap out of range, a gap that is needed and not known.
-        """
-        where = f"head {name!r}"
-        self._check_place(where, layer, name)
-        for what, form in (("qk", qk), ("ov", ov)):
-            if form is not None and not isinstance(form, Form):
-                raise ConfigError(f"{where}: {what} = {form!r}; allowed: a form, such as match(...) or copy(...)")
-        qk, ov = qk or Form(), ov or Form()
-        for term in (*qk.terms, *ov.terms):
-            self._check_space(where, term.rows, term.columns)
-        check_choice(f"{where}: ties", ties, get_args(Ties))
-        for what, value in (("sharp", sharp), ("gap", gap)):
-            if value is not None and not (is_finite(value) and value > 0):
-                raise ConfigError(f"{where}: {what} = {value!r}; allowed: a finite number above 0")
-        gap = None if gap is None else float(gap)
-        gap_without_sink = gap or smallest_gap(qk) or (1.0 if qk.terms and not qk.relates_anything else None)
-        preference = self._recency(where, ties, recency, gap_without_sink)
-        if sink is None:
-            rests = self.bos is not None and bool(qk.terms)
-            if rests and gap_without_sink is None:
-                raise ConfigError(f"{where}: its scores are too many to find their smallest gap, where the sink would "
-                                  "lie; declare gap= or sink=")  # fmt: skip
-            best, worst = (gap_without_sink or 0) - (preference if ties == "first" else 0), abs(preference)
-            sink = (best + (worst if ties == "latest" else 0)) / 2 if rests else 0.0
-        if not is_finite(sink) or sink < 0:
-            raise ConfigError(f"{where}: sink = {sink!r}; allowed: a finite number from 0 on")
-        if sink:
-            if self.bos is None:
-                raise ConfigError(f"{where}: sink = {sink} needs the start of the text; give the circuit bos=")
-            qk, ov = qk + self._sink(float(sink)), parts.dropping(where, ov, {"tok": self.bos, "pos": 0})
-        sign = -1.0 if ties == "first" else 1.0
-        prefers = self._prefers_later(sign * preference) if ties != "mean" else Form()
-        smallest = gap or smallest_gap(qk)
-        if ties != "mean" and self.n_ctx > 1:
-            smallest = min(preference / self.n_ctx, smallest or float("inf"))
-        head = Head(name, layer, qk, ov, ties, prefers, smallest, None if sharp is None else float(sharp), float(sink))
-        self.parts.append(head)
-        return head
-
-    def mlp(
-        self, layer: int, name: str, reads: Space | Sequence[Space], writes: Space | Sequence[Space], table: Table
-    ) -> None:
-        """A lookup table in the MLP of a layer: two neurons an entry.
-
-        An entry fires where every space holds its label, and writes one label into each space of `writes`. The table is
-        a mapping from labels (a tuple where there are several spaces; `...` stands for any label), or a function of one
-        label a space which returns None for nothing. Raises `ConfigError` naming the table.
-        """
-        read = [reads] if isinstance(reads, Space | str) else list(reads)
-        written = [writes] if isinstance(writes, Space | str) else list(writes)
-        where = f"mlp {name!r}"
-        self._check_place(where, layer, name)
-        self._check_space(where, *read, *written)
-        self.parts.append(parts.lookup(name, layer, read, written, table))
-
-    def bucket(
-        self,
-        layer: int,
-        name: str,
-        number: Space | Coordinate,
-        writes: Space,
-        values: Mapping[Any, Number],
-        gate: Space | Coordinate | None = None,
-    ) -> None:
-        """A number as a one-hot label, in the MLP of a layer: the label of `writes` whose value is nearest.
-
-        Args:
-            layer, name: as for `mlp`.
-            number: a coordinate, or a space with a single label.
-            writes: where the label goes.
-            values: the number that each label stands for; below the first and above the last, these are taken.
-            gate: nothing is written where this coordinate, or every coordinate of this space, is 0.
-
-        Raises `ConfigError` naming the bucket: unknown labels, equal values, a space of several numbers.
-        """
-        where = f"bucket {name!r}"
-        self._check_place(where, layer, name)
-        gate = self.one if gate is None else gate
-        for one in (number, writes, gate):
-            self._check_space(where, one.space if isinstance(one, Coordinate) else one)
-        if isinstance(number, Space) and len(number) != 1:
-            raise ConfigError(f"{where}: space {number.name!r} has {len(number)} numbers; say which, as in "
-                              f"{number.name}[{number.labels[0]!r}]")  # fmt: skip
-        number = number[number.labels[0]] if isinstance(number, Space) else number
-        gates = [gate[label] for label in gate.labels] if isinstance(gate, Space) else [gate]
-        self.parts.append(parts.bucket(name, layer, number, writes, values, gates))
-
-    # ------------------------------------------------------------------ what can be done with it
+        return Layout(self)
 
     def edges(self) -> "MultiDiGraph":
-        """Which part feeds which: the exact graph, read off the declarations.
+        """Which part feeds which: the exact graph, read off the declaration.
 
         Nodes are the parts and "embed", "pos_embed", "unembed", each with its `layer` and `kind`. An edge's key is what
         it feeds, "Q", "K", "V", "mlp" or "out"; its `spaces` are those it goes through. There is an edge where the
-        product of what one part writes and what the other reads is not zero. Raises `ConfigError` as `compile` does.
+        product of what one part writes and what the other reads is not zero. Raises `ConfigError` as `layout` does.
         """
-        from networkx import MultiDiGraph
-
-        layout = self.layout()
-        graph = MultiDiGraph()
-        writes, reads = list(layout.writes()), list(layout.reads())
-        for name, layer, kind in (
-            (EMBED, -1, "embed"),
-            (POS_EMBED, -1, "embed"),
-            *((part.name, part.layer, "head" if isinstance(part, Head) else "mlp") for part in self.parts),
-            (UNEMBED, 1 + max((part.layer for part in self.parts), default=-1), "unembed"),
-        ):
-            graph.add_node(name, layer=layer, kind=kind)
-        for read in reads:
-            for write in (one for one in writes if one.time < read.time):
-                through = tuple(
-                    name for name, where in layout.slices.items() if (write.matrix[:, where] @ read.matrix[where]).any()
-                )
-                if through:
-                    graph.add_edge(write.writer, read.reader, key=read.kind, spaces=through)
-        return graph
+        return edge_graph(self.layout())
 
     def interpret(self, input: Text | Tensor) -> Interpretation:
-        """What the circuit does with one text or several, or token ids, symbolically (see `interpret.py`).
+        """What the circuit does with one text or several, or token ids, symbolically (see `Interpreter`).
 
         Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start;
-        `ConfigError` as `compile` does.
+        `ConfigError` as `layout` does.
         """
         return Interpreter(self.layout()).run(self.tokens(input))
 
-    def compile(self, **options: "Unpack[CompileOptions]") -> "CompiledTransformer":
-        """The circuit as a `HookedTransformer`; see `circuits.compile.compile_circuit` for the options."""
-        from circuits.compile import compile_circuit
-
+    def compile(self, **options: Unpack[CompileOptions]) -> CompiledTransformer:
+        """The circuit as a `HookedTransformer`; see `circuits.compiler.compile_circuit` for options and errors."""
         return compile_circuit(self, **options)
 
     def verify(
         self,
         inputs: Iterable[str] | None = None,
         reference: Callable[[str], Any] | None = None,
-        **options: "Unpack[VerifyOptions]",
-    ) -> "Report":
-        """Compare model, interpreter and reference function; see `circuits.verify.verify`."""
-        from circuits.verify import verify
-
+        **options: Unpack[VerifyOptions],
+    ) -> Report:
+        """Compare model, interpreter and reference function; see `circuits.verify.verify` for options and errors."""
         return verify(self, inputs, reference, **options)
-
-    def layout(self, also: Iterable[Space] = ()) -> Layout:
-        """The spaces side by side. Raises `ConfigError` if something is read that nothing earlier writes."""
-        layout = Layout(self, also)
-        layout.check()
-        return layout
-
-    def tokens(self, input: Text | Tensor) -> Int[Tensor, "batch pos"]:
-        """Token ids of one text or several, or the ids given, after every check.
-
-        Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start.
-        """
-        if isinstance(input, Tensor):
-            ids = input
-        elif isinstance(input, str) or (isinstance(input, list | tuple) and all(isinstance(one, str) for one in input)):
-            ids = self.vocabulary.to_tokens(input)
-        else:
-            raise TokenError(f"{input!r}; allowed: a text, a list of texts, or a tensor of token ids")
-        ids = check_tokens(ids, self.vocabulary.d_vocab, self.n_ctx, ids.device)
-        if self.bos is not None:
-            start = self.vocabulary.to_single_token(self.bos)
-            if (wrong := (ids[:, 0] != start).nonzero()).numel():
-                text = self.vocabulary.to_string(ids[int(wrong[0])])
-                raise TokenError(f"text {text!r} does not start with {self.bos!r}, where heads without a match rest")
-        return ids
-
-    def __repr__(self) -> str:
-        layers = 1 + max((part.layer for part in self.parts), default=-1)
-        named = ", ".join(part.name for part in self.parts)
-        return f"Circuit({self.vocabulary.d_vocab} words, n_ctx={self.n_ctx}, {layers} layers: {named})"
-
-    # ------------------------------------------------------------------ the small print
-
-    def _check_place(self, where: str, layer: int, name: str) -> None:
-        if not is_index(layer) or layer < 0:
-            raise ConfigError(f"{where}: layer = {layer!r}; allowed: 0 or more")
-        if not isinstance(name, str) or not name:
-            raise ConfigError(f"{where}: the name is {name!r}; allowed: a word")
-        if name in (EMBED, POS_EMBED, UNEMBED) or any(part.name == name for part in self.parts):
-            raise ConfigError(f"{where}: the name is taken")
-
-    def _check_space(self, where: str, *spaces: Space) -> None:
-        for space in spaces:
-            if not isinstance(space, Space):
-                raise ConfigError(f"{where}: {space!r} is not a space; this circuit has {listed(self.spaces)}")
-            if self.spaces.get(space.name) != space:
-                near = did_you_mean(space.name, self.spaces)
-                raise ConfigError(f"{where}: space {space.name!r} is not one of this circuit's{near}")
-
-    def _recency(self, where: str, ties: Ties, given: Number | None, gap: float | None) -> float:
-        if ties == "mean":
-            if given is not None:
-                raise ConfigError(f"{where}: recency = {given} contradicts ties = 'mean'")
-            return 0.0
-        if given is None and gap is None:
-            return 1.0  # nothing is matched, so that the latest key is all there is to prefer
-        recency = RECENCY * (gap or 0) if given is None else given
-        if not is_finite(recency) or recency <= 0 or (gap is not None and recency >= gap / 2):
-            raise ConfigError(f"{where}: recency = {recency!r}; allowed: above 0, and below half the gap between "
-                              f"scores, {(gap or 0) / 2:g}")  # fmt: skip
-        return float(recency)
-
-    def _sink(self, weight: float) -> Form:
-        (term,) = match(self.one, self.tok, {"1": self.bos or ""}).terms
-        return Form((Term("sink", term.rows, term.columns, term.matrix, weight),))
-
-    def _prefers_later(self, weight: float) -> Form:
-        ramp = torch.arange(self.n_ctx, dtype=torch.float64)[None] / self.n_ctx
-        return Form((Term("recency", self.one, self.pos, ramp, weight),))
-
-
-def _one_hot(space: Space, label: Label) -> tuple[float, ...]:
-    return tuple(float(one == label) for one in space.labels)

@@ -9,8 +9,8 @@ import math
 import os
 from typing import Unpack
 
-from circuits.circuit import Circuit
-from circuits.compile import CompiledTransformer, CompileOptions
+from circuits import Circuit
+from circuits.compiler import CompiledTransformer, CompileOptions
 from interp.errors import ConfigError
 
 FIXED = ("norm", "attn_only", "n_heads", "d_model")

@@ -15,7 +15,7 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.gallery.induction import GAIN, TEXT, WORDS, induction_model
+from circuits.gallery import induction
 from interp import HookedTransformer, HookPoint, Vocabulary
 from interp.model import HookFn, HookName
 
@@ -168,8 +168,8 @@ def slide_table(tokens: Int[Tensor, "pos"], strength: float = 100.0) -> Float[Te
 
 
 def check_readings(
-    text: str = TEXT,
-    vocabulary: str | Iterable[str] | Vocabulary = WORDS,
+    text: str = induction.TEXT,
+    vocabulary: str | Iterable[str] | Vocabulary = induction.WORDS,
     n_ctx: int | None = None,
     previous_sharpness: float = 100.0,
     induction_sharpness: float = 100.0,
@@ -186,7 +186,7 @@ def check_readings(
     vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
     tokens = vocabulary.to_tokens(text)
     n_ctx = max(1, tokens.shape[1]) if n_ctx is None else n_ctx
-    model = induction_model(vocabulary, n_ctx, previous_sharpness, induction_sharpness)
+    model = induction.induction_model(vocabulary, n_ctx, previous_sharpness, induction_sharpness)
     slide = slide_table(tokens[0], induction_sharpness)
     return {name: _check(model, tokens, name, slide) for name in READINGS}
 
@@ -194,7 +194,7 @@ def check_readings(
 def _check(model: HookedTransformer, tokens: Int[Tensor, "1 pos"], name: str, slide: Tensor) -> ReadingCheck:
     with torch.no_grad(), model.hooks(fwd_hooks=reading_hooks(READINGS[name])):
         _, cache = model.run_with_cache(tokens)
-        written = (cache["attn_out", 1] @ model.W_U)[0] / GAIN
+        written = (cache["attn_out", 1] @ model.W_U)[0] / induction.GAIN
     patterns = torch.cat([cache["pattern", 0][0], cache["pattern", 1][0]])
     table = raw_scores(cache["q", 1], cache["k", 1])[0, 0]
     words = model.to_str_tokens(torch.arange(model.cfg.d_vocab))

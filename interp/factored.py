@@ -14,6 +14,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from interp.errors import ShapeError
+from interp.precision import at_least_float32, without_autocast
 
 
 class SVD(NamedTuple):
@@ -105,6 +106,7 @@ class FactoredMatrix:
         """On another device, or in another floating dtype, as `Tensor.to`."""
         return FactoredMatrix(self.A.to(*args, **kwargs), self.B.to(*args, **kwargs))
 
+    @without_autocast()
     def dense(self) -> Float[Tensor, "*batch rows columns"]:
         """Multiplied out."""
         return (at_least_float32(self.A) @ at_least_float32(self.B)).to(self.dtype)
@@ -120,6 +122,7 @@ class FactoredMatrix:
     def __matmul__(self, other: "FactoredMatrix") -> "FactoredMatrix": ...
     @overload
     def __matmul__(self, other: Tensor) -> Any: ...
+    @without_autocast()
     def __matmul__(self, other: "Tensor | FactoredMatrix") -> Any:
         """With a matrix or a FactoredMatrix a FactoredMatrix, with a vector [columns] a tensor [*batch, rows]."""
         if not isinstance(other, Tensor | FactoredMatrix):
@@ -135,6 +138,7 @@ class FactoredMatrix:
             return self._like(A, inner @ at_least_float32(other.B))
         return self._like(A @ inner, other.B)
 
+    @without_autocast()
     def __rmatmul__(self, other: Tensor) -> Any:
         if not isinstance(other, Tensor):
             return NotImplemented
@@ -179,16 +183,19 @@ class FactoredMatrix:
 
     # ------------------------------------------------------------------ what the matrix is
 
+    @without_autocast()
     def svd(self) -> SVD:
         """The singular value decomposition, from those of A, of B and of a matrix no larger than [rank, rank]."""
         (q_A, r_A), (q_B, r_B) = torch.linalg.qr(at_least_float32(self.A)), torch.linalg.qr(at_least_float32(self.B).mT)
         U, S, Vh = torch.linalg.svd(r_A @ r_B.mT, full_matrices=False)
         return SVD(q_A @ U, S, Vh @ q_B.mT)
 
+    @without_autocast()
     def singular_values(self) -> Float[Tensor, "*batch k"]:
         """The S of `svd`, falling."""
         return torch.linalg.svdvals(self._core())
 
+    @without_autocast()
     def norm(self) -> Float[Tensor, "*batch"]:
         """The Frobenius norm."""
         return torch.linalg.matrix_norm(self._core())
@@ -198,6 +205,7 @@ class FactoredMatrix:
         self._check_square("a trace")
         return (at_least_float32(self.A) * at_least_float32(self.B).mT).sum(dim=(-2, -1))
 
+    @without_autocast()
     def eigenvalues(self) -> Complex[Tensor, "*batch k"]:
         """The min(rows, rank) eigenvalues that can differ from 0, of falling size; all others are 0.
 
@@ -208,6 +216,7 @@ class FactoredMatrix:
         found = torch.linalg.eigvals(B @ A if self.rank < self.shape[-1] else A @ B)
         return found.gather(-1, found.abs().argsort(dim=-1, descending=True))
 
+    @without_autocast()
     def reduced(self) -> Float[Tensor, "*batch k columns"]:
         """Fewer rows, k = min(rows, rank), that measure the same: `|reduced @ x| = |matrix @ x|` for every x."""
         return _triangle(at_least_float32(self.A)) @ at_least_float32(self.B)
@@ -303,8 +312,3 @@ def _one_a_matrix(factor: "int | float | Tensor") -> "int | float | Tensor":
 def _triangle(x: Tensor) -> Tensor:
     """The R of its QR decomposition; a gradient needs the Q too."""
     return torch.linalg.qr(x, mode="reduced" if x.requires_grad and torch.is_grad_enabled() else "r").R
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """The same numbers in a precision that sums and differences can be taken in: half precision becomes float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

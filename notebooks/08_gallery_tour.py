@@ -26,7 +26,7 @@ import plotly.io
 import torch
 
 from circuits.gallery import entries
-from circuits.parts import Head
+from circuits.language import Head
 from interp.heads import head_scores
 from interp.interventions import Zero
 from interp.metrics import LogitDifference

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from circuits.circuit import Circuit
+from circuits import Circuit
 from circuits.verify import Expected, Report, verify
 from interp.errors import ConfigError, did_you_mean
 

@@ -5,8 +5,7 @@ more), passes one on (9) or stops it. The carry into a column comes from the nea
 pass one on; one head finds it, so that no chain of columns is followed step by step.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
+from circuits import Circuit, copy, match, shift
 
 DIGITS = "0123456789"
 VARIANTS = {"addition_2": {"digits": 2}, "addition_3": {"digits": 3}}

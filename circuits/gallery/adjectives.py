@@ -6,8 +6,7 @@ half fluffy and half blue, forest becomes verdant.
 
 import itertools
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match
+from circuits import Circuit, copy, match
 
 SENTENCE = ["a", "fluffy", "blue", "creature", "roamed", "the", "verdant", "forest"]
 DESCRIBED_BY = {"creature": ["fluffy", "blue"], "forest": ["verdant"]}

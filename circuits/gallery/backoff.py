@@ -4,8 +4,7 @@ Two shift heads tell each position the words one and two back. A key that agrees
 the current word alone 1, one that agrees in the word before alone .6; the sink at .95 lets the last one find nothing.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
+from circuits import Circuit, copy, match, shift
 from circuits.verify import every_text
 
 

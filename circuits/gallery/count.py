@@ -1,7 +1,6 @@
 """Count: how many a's there are so far. As the histogram, with every position asking for the same word."""
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match
+from circuits import Circuit, copy, match
 from circuits.verify import every_text
 
 

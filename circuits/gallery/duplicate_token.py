@@ -3,8 +3,7 @@
 Matching positions count -2, so that a word that is new scores less at itself than the sink does.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match
+from circuits import Circuit, copy, match
 from circuits.verify import every_text
 
 

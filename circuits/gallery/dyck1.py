@@ -5,8 +5,7 @@ any position so far whose sign is negative; the start of the text, where it rest
 fine.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match
+from circuits import Circuit, copy, match
 from circuits.verify import every_text
 
 

@@ -6,8 +6,7 @@ position turns into a number. A closing bracket that leaves depth d belongs to t
 
 import itertools
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
+from circuits import Circuit, copy, match, shift
 from circuits.verify import every_text
 
 LENGTH, OPENING, CLOSING = 7, "([", ")]"

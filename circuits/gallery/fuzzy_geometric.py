@@ -4,8 +4,7 @@ Five words in three dimensions. A word and itself have the product 1, words of a
 lies between the last two.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
+from circuits import Circuit, copy, match, shift
 from circuits.gallery import fuzzy_induction
 
 FAR, NEAR = 0.91**0.5, 0.3

@@ -3,8 +3,7 @@
 Words of one class match half as much as a word and itself.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
+from circuits import Circuit, copy, match, shift
 from circuits.verify import every_text
 
 KIND = {"a": "vowel", "e": "vowel", "b": "stop", "d": "stop", "s": "sibilant"}

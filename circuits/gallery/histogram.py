@@ -4,8 +4,7 @@ The head spreads over the w occurrences of the word and, its sink weighing as mu
 text, which so gets the share 1 / (w + 1). Copying that share makes it a number; a bucket turns it into w.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match
+from circuits import Circuit, copy, match
 from circuits.verify import every_text
 
 LETTERS = "abcde"

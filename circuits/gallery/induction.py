@@ -18,9 +18,8 @@ each, no norms, no 1/sqrt(d). For a vocabulary of V words and n positions the re
 
 from collections.abc import Iterable
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
-from circuits.space import is_finite
+from circuits import Circuit, copy, match, shift
+from circuits.language import is_finite
 from circuits.verify import every_text
 from interp import ConfigError, HookedTransformer, Vocabulary
 

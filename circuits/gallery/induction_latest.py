@@ -4,8 +4,7 @@ A previous-token head writes into each key which word came before it; the induct
 looks for it there (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
+from circuits import Circuit, copy, match, shift
 from circuits.verify import every_text
 
 

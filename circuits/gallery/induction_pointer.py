@@ -4,8 +4,7 @@ The duplicate-token head finds an earlier occurrence of the current word and wri
 reads that pointer and attends to the position after it.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
+from circuits import Circuit, copy, match, shift
 from circuits.verify import every_text
 
 

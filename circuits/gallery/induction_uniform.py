@@ -6,8 +6,7 @@ followed the current one so far, as a share.
 
 from collections import Counter
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
+from circuits import Circuit, copy, match, shift
 from circuits.verify import every_text
 
 

@@ -7,8 +7,7 @@ are not marked.
 
 import itertools
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match
+from circuits import Circuit, copy, match
 
 NAMES = ["Mary", "John", "Anna", "Paul", "Lisa", "Mark", "Jane", "Tom", "Kate", "Sam"]
 TEMPLATE = "<s> When {} and {} went to the store {} gave a drink to"

@@ -1,7 +1,6 @@
 """Previous token: one head that attends one position back and copies what it sees."""
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
+from circuits import Circuit, copy, match, shift
 from circuits.verify import every_text
 
 

@@ -4,8 +4,7 @@ Attention to everything gives the start of the text the share 1 / (length + 1). 
 the mirrored position from length and position, and a last head fetches the word there.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match
+from circuits import Circuit, copy, match
 from circuits.verify import every_text
 
 

@@ -6,8 +6,7 @@ it must rhyme with. The OV circuit is the rhyme permutation.
 
 import random
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match
+from circuits import Circuit, copy, match
 
 RHYMES = {"cat": "hat", "night": "light", "moon": "spoon", "sea": "tree", "rain": "train"}
 PARTNER = RHYMES | {rhyme: word for word, rhyme in RHYMES.items()}

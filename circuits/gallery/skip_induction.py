@@ -4,8 +4,7 @@ After "a ? b", a text that comes to "a ?" again predicts b (n = 1). Both sides o
 the query's word n back, the key's word n + 1 back. This is how the ends of lines can agree while the rest varies.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
+from circuits import Circuit, copy, match, shift
 from circuits.verify import every_text
 
 VARIANTS = {f"skip_{n}": {"n": n} for n in range(3)}

@@ -5,8 +5,7 @@ labels and the start of the text, whose share is then 1 / rank; the bucket that 
 or the start, which sees only itself, would claim rank 1. A last head fetches the letter whose rank is one's position.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match
+from circuits import Circuit, copy, match
 from circuits.verify import every_text
 
 LETTERS = "abcde"

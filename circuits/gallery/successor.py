@@ -4,8 +4,7 @@ The head attends to its own position; its OV circuit is a cyclic permutation of 
 on the unit circle, so that the copying score, their sum, is 0.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match
+from circuits import Circuit, copy, match
 from circuits.verify import every_text
 
 DIGITS = "01234567"

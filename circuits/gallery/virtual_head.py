@@ -4,8 +4,7 @@ The second head's values read what the first head wrote, so that the two togethe
 their patterns and the product of their OV circuits.
 """
 
-from circuits.circuit import Circuit
-from circuits.forms import copy, match, shift
+from circuits import Circuit, copy, match, shift
 from circuits.verify import every_text
 
 

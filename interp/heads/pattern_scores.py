@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import ShapeError, TokenError, check_choice
-from interp.factored import at_least_float32
+from interp.precision import at_least_float32, without_autocast
 
 PADDING = -1
 """In place of a token id: not a token, neither attends nor is attended to."""
@@ -54,6 +54,7 @@ def _among_tokens(marks: Tensor, tokens: Tensor) -> Tensor:
 # ---------------------------------------------------------------------- how much it does
 
 
+@without_autocast()
 def attention_on(
     pattern: Float[Tensor, "*heads query_pos key_pos"],
     marks: Bool[Tensor, "*batch query_pos key_pos"],

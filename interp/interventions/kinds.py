@@ -39,6 +39,7 @@ from interp.files import load_tensors, save_tensors
 from interp.indices import as_indices, is_index, layer_index
 from interp.interventions.values import Values, values_of
 from interp.model import ActivationCache, HookName, HookPair, HookPoint, layer_of, signature
+from interp.precision import wide_mean
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -217,7 +218,8 @@ class Mean(Patch):
     def value(self, name: str, activation: Tensor, axes: tuple[str, ...]) -> Tensor:
         """The mean."""
         over = [0] if self.per_position else [0, axes.index("query_pos" if "query_pos" in axes else "pos")]
-        return self.values[name].mean(dim=over, keepdim=True)
+        values = self.values[name]
+        return wide_mean(values, tuple(over), keepdim=True).to(values.dtype)
 
 
 @dataclass(frozen=True, repr=False)

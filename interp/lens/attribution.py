@@ -21,6 +21,7 @@ from interp.errors import ConfigError, ShapeError, did_you_mean
 from interp.indices import is_index
 from interp.lens.places import Places, Pos
 from interp.model import ActivationCache, Step, select, steps
+from interp.precision import at_least_float32, without_autocast
 from interp.text import Answer, Text
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ By = Literal["component", "head", "neuron", "position"]
 
 
 @torch.no_grad()
+@without_autocast()
 def direct_attribution(
     cache: ActivationCache,
     tokens: Answer,
@@ -129,16 +131,18 @@ class Write:
     def bias(self) -> Float[Tensor, "batch pos"]:
         """What the biases on the way add."""
         bias = self.cache.model.get_parameter(self.step.bias_name)
-        value, norm = self.written @ bias.to(self.written.device), self.cache.norm(self.step.write_norm)
-        return value if norm.bias is None else value + self.added @ norm.bias
+        value, norm = self.written @ bias.to(self.written), self.cache.norm(self.step.write_norm)
+        return value if norm.bias is None else value + self.added @ norm.bias.to(self.added)
 
     def heads(self, cache: ActivationCache) -> Float[Tensor, "head batch pos"]:
         """Of each head: `z W_O`."""
-        return (self.cache["z", self.step.layer] * self._read_by_heads()).sum(dim=-1).permute(2, 0, 1)
+        read = self._read_by_heads()
+        return (self.cache["z", self.step.layer].to(read) * read).sum(dim=-1).permute(2, 0, 1)
 
     def sources(self, cache: ActivationCache) -> Float[Tensor, "head batch pos source"]:
         """Of each head and position attended to: `pattern v W_O`; the values come from the whole `cache`."""
-        pattern, v = self.cache["pattern", self.step.layer], cache["v", self.step.layer]
+        pattern = at_least_float32(self.cache["pattern", self.step.layer])
+        v = at_least_float32(cache["v", self.step.layer])
         if v.shape[1] != pattern.shape[3]:
             raise ShapeError(
                 f"the cache holds values of {v.shape[1]} of the {pattern.shape[3]} positions attended to; cache a "
@@ -152,11 +156,11 @@ class Write:
 
     def neurons(self, cache: ActivationCache) -> Float[Tensor, "neuron batch pos"]:
         """Of each neuron: activation times `W_out`, which meets the direction first."""
-        W_out = self.cache.model.blocks[self.step.layer].mlp.W_out.to(self.written.device)
-        return (self.cache["post", self.step.layer] * (self.written @ W_out.T)).permute(2, 0, 1)
+        W_out = self.cache.model.blocks[self.step.layer].mlp.W_out.to(self.written)
+        return (self.cache["post", self.step.layer].to(self.written) * (self.written @ W_out.T)).permute(2, 0, 1)
 
     def _read_by_heads(self) -> Float[Tensor, "batch pos head d_head"]:
-        W_O = self.cache.model.blocks[self.step.layer].attn.W_O.to(self.written.device)
+        W_O = self.cache.model.blocks[self.step.layer].attn.W_O.to(self.written)
         return einsum(self.written, W_O, "batch pos d_model, head d_head d_model -> batch pos head d_head")
 
 
@@ -242,6 +246,7 @@ def _row_labels(values: "xr.DataArray") -> Iterator[str]:
 
 
 @torch.no_grad()
+@without_autocast()
 def value_norms(cache: ActivationCache, layer: int) -> Float[Tensor, "batch head source"]:
     """`|v W_O|`, what each head would write if it attended to one position alone (Kobayashi et al. 2020).
 
@@ -255,6 +260,7 @@ def value_norms(cache: ActivationCache, layer: int) -> Float[Tensor, "batch head
 
 
 @torch.no_grad()
+@without_autocast()
 def source_effects(
     cache: ActivationCache, layer: int, token: int | str, incorrect_token: int | str | None = None
 ) -> tuple[Float[Tensor, "batch head source"], Float[Tensor, "batch pos"]]:

@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import CacheError, ConfigError
-from interp.factored import at_least_float32
 from interp.lens.attribution import attribution_table, direct_attribution
 from interp.lens.places import Places, Pos
 from interp.model import ActivationCache, HookedTransformer, HookName
+from interp.precision import at_least_float32
 from interp.progress import shown
 from interp.results import array_of
 from interp.text import Answer, Text, token_ids, token_strings

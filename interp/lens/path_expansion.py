@@ -26,7 +26,6 @@ from torch import Tensor
 
 from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError
-from interp.factored import at_least_float32
 from interp.indices import head_index, is_index, layer_index
 from interp.model import (
     ActivationCache,
@@ -36,11 +35,11 @@ from interp.model import (
     Stack,
     Step,
     StreamPlace,
-    agree,
     rotary_angles,
     rotate,
     steps,
 )
+from interp.precision import at_least_float32, equal_up_to_rounding, without_autocast
 from interp.progress import shown
 from interp.text import Answer
 
@@ -52,6 +51,7 @@ MAX_TERMS = 10_000
 
 
 @torch.no_grad()
+@without_autocast()
 def expand_stream(
     cache: ActivationCache,
     layer: int | None = None,
@@ -60,7 +60,7 @@ def expand_stream(
     max_terms: int = MAX_TERMS,
     progress: bool = True,
 ) -> Stack:
-    """The stream that enters `layer` as a sum over paths, shorter chains first.
+    """The stream that enters `layer` as a sum over paths, shorter chains first, in float32 at least.
 
     Args:
         cache: of a whole run: all positions, no `kv_cache`, and every point that is not lazy.
@@ -84,6 +84,7 @@ def expand_stream(
 
 
 @torch.no_grad()
+@without_autocast()
 def expand_logits(
     cache: ActivationCache,
     tokens: Answer,
@@ -105,6 +106,7 @@ def expand_logits(
 
 
 @torch.no_grad()
+@without_autocast()
 def expand_scores(
     cache: ActivationCache,
     layer: int,
@@ -149,7 +151,7 @@ def expand_scores(
     if not cache.edited:
         _check_scores(cache, layer, head, scores)
     return xarray.DataArray(
-        at_least_float32(scores).cpu().numpy(),
+        scores.cpu().numpy(),
         dims=("query_path", "key_path", "batch", "query_pos", "key_pos"),
         coords={"query_path": stack.labels, "key_path": stack.labels},
         name=f"L{layer}H{head} scores",
@@ -170,10 +172,11 @@ class _Paths:
         self.cache, self.stop = cache, stop
         self.max_length = math.inf if max_length is None else max_length
         embeddings = cache.decompose_resid(0)
-        self.embedded = embeddings.values.sum(dim=0)
-        sources = [label for label in ("embed", "pos_embed") if label in embeddings.labels]
-        self.labels = [*sources, "bias"]
-        self.values = torch.stack([*(embeddings[label] for label in sources), torch.zeros_like(self.embedded)])
+        wide = at_least_float32(embeddings.values)
+        self.embedded = wide.sum(dim=0)
+        sources = [i for i, label in enumerate(embeddings.labels) if label in ("embed", "pos_embed")]
+        self.labels = [*(embeddings.labels[i] for i in sources), "bias"]
+        self.values = torch.cat([wide[sources], torch.zeros_like(self.embedded[None])])
         self.lengths = [0] * len(self.labels)
         self.longer = torch.zeros_like(self.embedded[None])  # all chains above max_length
 
@@ -186,7 +189,7 @@ class _Paths:
             _add_to(self.values, self.labels.index("bias"), norm.linear(b_O))
             _add_to(self.values, self.labels.index("bias"), norm.bias)
         else:
-            self._add([step.label], self.cache["mlp_out", step.layer][None], [0])
+            self._add([step.label], self.cache["mlp_out", step.layer][None].to(self.values), [0])
         if step.stream_norm is not None:
             norm = self.cache.norm(step.stream_norm)
             self.values, self.longer = norm.linear(self.values), norm.linear(self.longer)
@@ -222,7 +225,7 @@ class _Paths:
         v = einsum(rows, attn.W_V.to(rows), "row batch pos d_model, n d_model d_head -> row batch pos n d_head")
         _add_to(v, bias, attn.b_V)
         v = v.repeat_interleave(cfg.n_heads // cfg.n_key_value_heads, dim=3)
-        z = einsum(pattern, v, "batch head query key, row batch key head d_head -> row head batch query d_head")
+        z = einsum(pattern.to(v), v, "batch head query key, row batch key head d_head -> row head batch query d_head")
         written = einsum(
             z, attn.W_O.to(z), "row head batch pos d_head, head d_head d_model -> row head batch pos d_model"
         )
@@ -242,10 +245,10 @@ class _Paths:
         whole = self.embedded
         if self.stop:
             last = ("resid_pre", self.stop) if self.stop < self.cache.cfg.n_layers else ("resid_post", self.stop - 1)
-            whole = self.cache[last]
+            whole = at_least_float32(self.cache[last])
         if self.cache.edited:
             labels, values = [*labels, "edits"], torch.cat([values, (whole - values.sum(dim=0))[None]])
-        elif not agree(values.sum(dim=0), whole, values.abs().sum(dim=0)):
+        elif not equal_up_to_rounding(values.sum(dim=0), whole, values.abs().sum(dim=0), self.cache.coarsest_dtype()):
             raise CacheError("the paths do not sum to the cached stream: weights or activations changed since the run")
         return Stack(values, labels, StreamPlace(self.stop))
 
@@ -257,7 +260,8 @@ def _with_private_positions(cache: ActivationCache, stack: Stack) -> Stack:
     """The paths that queries and keys read; in shortformer models they alone see the positions."""
     if cache.cfg.positional_embedding_type != "shortformer":
         return stack
-    return Stack(torch.cat([stack.values, cache["hook_pos_embed"][None]]), [*stack.labels, "pos_embed"])
+    private = cache["hook_pos_embed"][None].to(stack.values)
+    return Stack(torch.cat([stack.values, private]), [*stack.labels, "pos_embed"])
 
 
 def _read(cache: ActivationCache, layer: int, stack: Stack) -> Float[Tensor, "path batch pos d_model"]:
@@ -295,7 +299,7 @@ def _project(
     if rotation is not None:
         paths = rotate(paths, rotation)
     if cache.edited:
-        cached = cache[side if rotation is None else f"rot_{side}", layer][:, :, index]
+        cached = at_least_float32(cache[side if rotation is None else f"rot_{side}", layer][:, :, index])
         _add_to(paths.permute(2, 0, 1, 3), labels.index("edits"), cached - paths.sum(dim=2))
     return paths
 
@@ -309,7 +313,9 @@ def _rotation(cache: ActivationCache, layer: int) -> tuple[Tensor, Tensor] | Non
     positions = torch.arange(embed.shape[1], device=embed.device)[None]
     if mask is not None:
         positions = (mask.to(embed.device).cumsum(dim=1) - 1).clamp(min=0)
-    return rotary_angles(base, cfg.rotary_dim, cfg.in_layer(cfg.rotary_scaling, layer), positions, embed.dtype)
+    # the run's own angles, rounded as there
+    angles = rotary_angles(base, cfg.rotary_dim, cfg.in_layer(cfg.rotary_scaling, layer), positions, embed.dtype)
+    return at_least_float32(angles[0]), at_least_float32(angles[1])
 
 
 def _check_scores(cache: ActivationCache, layer: int, head: int, terms: Tensor) -> None:
@@ -320,7 +326,8 @@ def _check_scores(cache: ActivationCache, layer: int, head: int, terms: Tensor) 
     cached, total = cache[name][:, head], terms.sum(dim=(0, 1))
     total = total if cap is None else cap * torch.tanh(total / cap)
     seen = cached.isfinite()
-    if not agree(total[seen], cached[seen], terms.abs().sum(dim=(0, 1))[seen]):
+    size, rounded = terms.abs().sum(dim=(0, 1)), cache.coarsest_dtype()
+    if not equal_up_to_rounding(total[seen], cached[seen], size[seen], rounded):
         raise CacheError("the terms do not sum to the scores in the cache: are they of another run, or other weights?")
 
 

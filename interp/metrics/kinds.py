@@ -12,17 +12,16 @@ are natural, so that probabilities, divergences and losses are in nats.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, TokenError
-from interp.factored import at_least_float32
 from interp.metrics.plan import Positions, Prompts, Reading
-from interp.model import next_token_loss
+from interp.model import cross_entropy
+from interp.precision import at_least_float32
 from interp.text import Answer, Text, check_mask
 
 if TYPE_CHECKING:
@@ -65,7 +64,6 @@ class Metric:
             raise ShapeError(f"a metric takes logits [batch, pos, d_vocab] and tokens [batch, pos], not logits "
                              f"{tuple(logits.shape)}{given}")  # fmt: skip
         mask = check_mask(mask, logits)
-        logits = at_least_float32(logits)
         tokens = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device) if tokens is None else tokens
         d_vocab = logits.shape[-1]
         prompts = Prompts(tokens, mask, model.to_single_token if model else _no_text, d_vocab, model or _no_run)
@@ -74,7 +72,7 @@ class Metric:
         read = logits[rows[:, None], reading.positions]
         if reading.tokens is not None:
             read = read.gather(-1, reading.tokens[:, None, :].expand(-1, read.shape[1], -1))
-        return reading.score(read, rows)
+        return reading.score(at_least_float32(read), rows)
 
 
 def _no_text(text: str) -> int:
@@ -224,7 +222,11 @@ class KLDivergence(Metric):
 
 @dataclass(frozen=True)
 class Loss(Metric):
-    """Mean cross-entropy of every next token of the prompt."""
+    """The mean cross-entropy of every next token of a prompt, in nats.
+
+    The mean over prompts gives every prompt the same weight. `model(tokens, return_type="loss")` gives every token the
+    same weight instead, so that on prompts of unequal length the two differ.
+    """
 
     needs_tokens: ClassVar[bool] = True
 
@@ -234,16 +236,15 @@ class Loss(Metric):
         if tokens.shape[1] < 2:
             raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
         n_predicted = tokens.shape[1] - 1
-        if mask is not None and not (counts := (mask[:, 1:] & mask[:, :-1]).any(dim=1)).all():
-            raise TokenError(f"a loss needs at least two tokens, and prompt {int((~counts).nonzero()[0])} has fewer")
+        predicted = None if mask is None else mask[:, 1:] & mask[:, :-1]
+        if predicted is not None and not (any_one := predicted.any(dim=1)).all():
+            raise TokenError(f"a loss needs at least two tokens, and prompt {int((~any_one).nonzero()[0])} has fewer")
 
         def score(logits: Tensor, rows: Tensor) -> Tensor:
-            own = None if mask is None else mask[rows]
-            padded = F.pad(logits, (0, 0, 0, 1))
-            losses = cast(Tensor, next_token_loss(padded, tokens[rows], own, per_token=True))
-            if own is None:
+            losses = cross_entropy(logits, tokens[rows, 1:])
+            if predicted is None:
                 return losses.mean(dim=1)
-            return losses.sum(dim=1) / (own[:, 1:] & own[:, :-1]).sum(dim=1)
+            return losses.where(predicted[rows], 0).sum(dim=1) / predicted[rows].sum(dim=1)
 
         everywhere = torch.arange(n_predicted, device=tokens.device).expand(len(tokens), -1)
         return Reading("loss", everywhere, None, score)

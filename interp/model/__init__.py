@@ -11,10 +11,10 @@ from interp.model.components import MLP, Attention, Norm, SideInputs, rotary_ang
 from interp.model.generate import KVCache, Sampling
 from interp.model.hooked import ReturnType, RunOptions
 from interp.model.hooks import HookFn, HookPair, HookPoint
-from interp.model.loss import next_token_loss
+from interp.model.loss import cross_entropy, next_token_loss
 from interp.model.names import HookName, layer_of
 from interp.model.provenance import signature
-from interp.model.residual import LogitAttribution, Rows, Stack, agree
+from interp.model.residual import LogitAttribution, Rows, Stack
 from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
 from interp.model.transformer import Block, HookedTransformer
 
@@ -40,7 +40,7 @@ __all__ = [
     "Stack",
     "Step",
     "StreamPlace",
-    "agree",
+    "cross_entropy",
     "keep_freed_memory",
     "layer_of",
     "next_token_loss",

@@ -25,10 +25,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.config import NormType, RotaryScaling, TransformerConfig
-from interp.factored import at_least_float32
 from interp.model.generate import LayerKeysValues
 from interp.model.hooks import HookPoint
 from interp.model.split_inputs import PrivateRead, PrivateReads
+from interp.precision import at_least_float32
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

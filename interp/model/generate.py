@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError
 from interp.model.names import HookName
+from interp.precision import at_least_float32
 from interp.progress import shown
 from interp.text import Answer, Text, check_mask, token_ids
 
@@ -125,7 +126,8 @@ class Sampling:
                 )
 
     def probabilities(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
-        """The distribution the next token is drawn from."""
+        """The distribution the next token is drawn from, in float32 at least."""
+        logits = at_least_float32(logits)
         if self.temperature == 0 or self.top_k == 1:
             return torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
         logits = logits / self.temperature

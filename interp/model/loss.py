@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, TokenError
+from interp.precision import at_least_float32
 
 
 def next_token_loss(
@@ -13,19 +14,28 @@ def next_token_loss(
     mask: Bool[Tensor, "batch pos"] | None = None,
     per_token: bool = False,
 ) -> Float[Tensor, ""] | Float[Tensor, "batch predicted"]:
-    """Cross-entropy in nats of every token given those before it; the mean, or one a predicted token.
+    """Cross-entropy in nats of every token given those before it, in float32 at least.
 
-    Padding (mask false) neither predicts nor is predicted; such places count 0. Raises `TokenError` if nothing is
-    predicted at all.
+    The result is one number, the mean over all predicted tokens of the batch, or with `per_token` one a predicted
+    token. The mean gives every token the same weight, so that a longer prompt counts for more; the metric
+    `interp.metrics.Loss` gives every prompt the same weight. Padding (mask false) neither predicts nor is predicted;
+    its places hold 0. Raises `TokenError` if nothing is predicted at all.
     """
     real = None if mask is None else mask[:, 1:] & mask[:, :-1]
     if tokens.shape[1] < 2 or (real is not None and not real.any()):
         raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
-    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
+    losses = cross_entropy(logits[:, :-1], tokens[:, 1:])
     if real is None:
         return losses if per_token else losses.mean()
     losses = losses.where(real, 0)
     return losses if per_token else losses.sum() / real.sum()
+
+
+def cross_entropy(
+    logits: Float[Tensor, "batch predicted d_vocab"], targets: Int[Tensor, "batch predicted"]
+) -> Float[Tensor, "batch predicted"]:
+    """`-log softmax(logits)[target]` of every place, in nats and in float32 at least."""
+    return F.cross_entropy(at_least_float32(logits).transpose(1, 2), targets, reduction="none")
 
 
 def in_context_learning_score(
@@ -33,10 +43,10 @@ def in_context_learning_score(
 ) -> Float[Tensor, "*batch"]:
     """The loss of the token at position `late` minus that at position `early`, in nats (Olsson et al. 2022).
 
-    `losses` are those of a run with `loss_per_token=True`, whose first one belongs to position 1. Raises `ConfigError`
-    for positions that no loss belongs to.
+    `losses` are those of a run with `loss_per_token=True`, whose first one belongs to position 1. The score is in
+    float32 at least. Raises `ConfigError` for positions that no loss belongs to.
     """
     n = losses.shape[-1]
     if not 1 <= early < late <= n:
         raise ConfigError(f"early = {early}, late = {late}; allowed: 1 <= early < late <= {n}, the positions predicted")
-    return losses[..., late - 1] - losses[..., early - 1]
+    return at_least_float32(losses[..., late - 1]) - at_least_float32(losses[..., early - 1])

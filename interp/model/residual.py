@@ -22,6 +22,14 @@ from interp.indices import layer_index
 from interp.model.components import WRITE_PER_HEAD, Norm
 from interp.model.provenance import CHANGED
 from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
+from interp.precision import (
+    at_least_float32,
+    coarsest,
+    equal_up_to_rounding,
+    of_one_dtype,
+    wide_sum,
+    without_autocast,
+)
 from interp.text import Answer, token_ids
 
 if TYPE_CHECKING:
@@ -68,12 +76,6 @@ class LogitAttribution(Rows):
     """How much each component adds to a logit or a logit difference: `values` is [component, batch, pos]."""
 
 
-def agree(total: Tensor, cached: Tensor, size: Tensor) -> bool:
-    """Whether two tensors are equal but for the rounding of terms whose sizes sum to `size`."""
-    tolerance = 0.1 if cached.dtype in (torch.float16, torch.bfloat16) else 1e-3
-    return bool(((total - cached).abs() <= tolerance * (1 + size)).all())
-
-
 class ResidualStream:
     """Decompositions of the stream, for an `ActivationCache`."""
 
@@ -111,6 +113,7 @@ class ResidualStream:
         return self._decompose(layer, mlp_input, apply_ln, attn="heads", mlp="neurons" if expand_neurons else "out")
 
     @torch.no_grad()
+    @without_autocast()
     def accumulated_resid(self, layer: int | None = None, incl_mid: bool = False, apply_ln: bool = False) -> Stack:
         """The stream itself before each block ("0_pre", with `incl_mid` also "0_mid"), the last row being at `layer`.
 
@@ -147,6 +150,7 @@ class ResidualStream:
         return self._decompose(layer, False, apply_ln, attn=None, mlp="neurons", rest=False)
 
     @torch.no_grad()
+    @without_autocast()
     def apply_ln_to_stack(self, stack: Stack, layer: int | None = None, mlp_input: bool = False) -> Stack:
         """Components as the norm at `layer` passes them on, at the scale it had in this run; its bias is a last row.
 
@@ -186,19 +190,21 @@ class ResidualStream:
             values = torch.cat([values, norm.bias.expand(values[:1].shape)])
             labels.append(f"{name}_bias")
         if "edits" in labels:  # the rows are complete, and hooks may have edited the norm's result as well
-            edits = self._get(f"{name}.hook_normalized") - values.sum(dim=0)
-            values, labels = torch.cat([values, edits[None]]), [*labels, f"{name}_edits"]
+            edits = self._get(f"{name}.hook_normalized") - wide_sum(values, 0)
+            values, labels = torch.cat([values, edits[None].to(values)]), [*labels, f"{name}_edits"]
         return Stack(values, labels)
 
     # ------------------------------------------------------------------ logits
 
     @torch.no_grad()
+    @without_autocast()
     def logit_attrs(self, stack: Stack, tokens: Answer, incorrect_tokens: Answer | None = None) -> LogitAttribution:
         """How much each component of a final-stream decomposition adds to the logits of `tokens`.
 
         With `incorrect_tokens`, to the difference of the two logits. Norms need not be folded: components pass the
         final norm at its scale in this run, gain included, its bias and `b_U` are the rows "ln_final_bias" and
-        "unembed_bias", and all rows of a complete decomposition sum to the logit (before any soft cap).
+        "unembed_bias", and all rows of a complete decomposition sum to the logit (before any soft cap). The values are
+        in float32 at least.
 
         Raises:
             TokenError: a token out of range, or text without a tokenizer or of several tokens.
@@ -207,7 +213,8 @@ class ResidualStream:
         """
         read = self.apply_ln_to_stack(stack)
         directions, offset = self.logit_directions(read.values[0], tokens, incorrect_tokens)
-        values = einsum(read.values, directions, "row batch pos d_model, batch pos d_model -> row batch pos")
+        rows = at_least_float32(read.values)
+        values = einsum(rows, directions.to(rows), "row batch pos d_model, batch pos d_model -> row batch pos")
         return LogitAttribution(torch.cat([values, offset[None]]), [*read.labels, "unembed_bias"])
 
     def logit_directions(
@@ -216,15 +223,19 @@ class ResidualStream:
         tokens: Answer,
         incorrect_tokens: Answer | None = None,
     ) -> tuple[Float[Tensor, "its_batch its_pos d_model"], Float[Tensor, "its_batch its_pos"]]:
-        """Columns of `W_U` and entries of `b_U` for each position of `beside`, on its device; with two answers the
-        differences. Raises as `logit_attrs`.
+        """Columns of `W_U` and entries of `b_U` for each position of `beside`, on its device, in float32 at least; with
+        two answers the differences. Raises as `logit_attrs`.
         """
-        W_U, b_U = (weight.to(beside.device) for weight in (self.model.W_U, self.model.b_U))
-        chosen = self._answers(tokens, beside)
-        directions, offset = W_U.T[chosen], b_U[chosen]
+
+        def of_answer(answer: Answer) -> tuple[Tensor, Tensor]:
+            ids = self._answers(answer, beside).to(self.model.W_U.device)
+            columns, entries = self.model.W_U.T[ids], self.model.b_U[ids]
+            return at_least_float32(columns).to(beside.device), at_least_float32(entries).to(beside.device)
+
+        directions, offset = of_answer(tokens)
         if incorrect_tokens is not None:
-            others = self._answers(incorrect_tokens, beside)
-            directions, offset = directions - W_U.T[others], offset - b_U[others]
+            others, their_offset = of_answer(incorrect_tokens)
+            directions, offset = directions - others, offset - their_offset
         return directions, offset
 
     def _answers(
@@ -242,6 +253,7 @@ class ResidualStream:
     # ------------------------------------------------------------------ the walk along the stream
 
     @torch.no_grad()
+    @without_autocast()
     def _decompose(
         self,
         layer: int | None,
@@ -268,14 +280,14 @@ class ResidualStream:
             nonlocal bias
             rows.append(values)
             labels.extend(names)
-            bias = bias + constant
+            bias = bias + (at_least_float32(constant) if isinstance(constant, Tensor) else constant)
 
         def carry(norm: NormAtScale) -> None:
             """Everything so far through a norm of the stream, whose bias joins the others."""
             nonlocal bias
             rows[:] = [norm.linear(row) for row in rows]
             if rest:
-                bias = norm.linear(bias + torch.zeros_like(rows[0][:1]))
+                bias = norm.linear(bias + torch.zeros_like(at_least_float32(rows[0][:1])))
                 bias = bias if norm.bias is None else bias + norm.bias
 
         if rest:
@@ -292,10 +304,12 @@ class ResidualStream:
                 carry(self.norm(step.stream_norm))
 
         if rest and (attn == "heads" or mlp == "neurons" or self.cfg.normalizes_stream):
-            add(bias + torch.zeros_like(rows[0][:1]), ["bias"])
+            rows.append((bias + torch.zeros_like(rows[0][:1])).to(rows[0].dtype))
+            labels.append("bias")
         values = torch.cat(rows)
         if rest and self.edited:
-            values = torch.cat([values, (self._stream(place) - values.sum(dim=0))[None]])
+            edits = self._stream(place) - wide_sum(values, 0)
+            values = torch.cat([values, edits[None].to(values)])
             labels.append("edits")
         elif rest:
             self._check_sum(values, place)
@@ -308,7 +322,8 @@ class ResidualStream:
         result = self._values.get(f"blocks.{step.layer}.attn.hook_result")
         if result is None:
             z = self._get(f"blocks.{step.layer}.attn.hook_z")
-            result = einsum(z, attn.W_O.to(z.device), WRITE_PER_HEAD)
+            z, W_O = of_one_dtype(z, attn.W_O.to(z.device))
+            result = einsum(z, W_O, WRITE_PER_HEAD)
         return result.permute(2, 0, 1, 3), [f"L{step.layer}H{head}" for head in range(self.cfg.n_heads)]
 
     def _of_neurons(self, step: Step) -> tuple[Tensor, list[str]]:
@@ -362,13 +377,17 @@ class ResidualStream:
         if not self.is_current():
             raise CacheError(CHANGED)
 
+    def coarsest_dtype(self) -> torch.dtype:
+        """The dtype that rounded most in this run, as far as cached; under autocast it is not that of the weights."""
+        return coarsest(self._values.values())
+
     def _check_sum(self, values: Tensor, place: StreamPlace) -> None:
         """A complete decomposition sums to the stream, as far as that was cached; weights may have changed unseen."""
         try:
             stream = self._stream(place)
         except HookNotFoundError:
             return
-        if not agree(values.sum(dim=0), stream, values.abs().sum(dim=0)):
+        if not equal_up_to_rounding(wide_sum(values, 0), stream, wide_sum(values.abs(), 0), self.coarsest_dtype()):
             raise CacheError("the rows do not sum to the cached stream: weights or activations changed since the run")
 
     def _layer(self, layer: int | None) -> int:

@@ -184,8 +184,9 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         Args:
             input: text, or several (padded on the left and masked where their lengths differ); token ids [batch, pos]
                 or [pos]; with `start_at_layer` the residual stream [batch, pos, d_model] that enters that block.
-            return_type: "logits" [batch, pos, d_vocab]; "loss", the mean cross-entropy in nats of each next token;
-                "both" as (logits, loss); None.
+            return_type: "logits" [batch, pos, d_vocab]; "loss", the mean cross-entropy in nats over all next tokens of
+                the batch (`interp.metrics.Loss` is the mean of each prompt); "both" as (logits, loss); None. Losses
+                are in float32 at least, whatever the model's dtype.
             loss_per_token: a loss for every predicted token, [batch, pos - 1]; 0 where it or its predictor is padding.
             start_at_layer, stop_at_layer: 0 to n_layers, or negative from the end. With `stop_at_layer` the result is
                 the stream that would enter that block (after all blocks: the one the final norm reads).

@@ -8,11 +8,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
-from interp.factored import at_least_float32
 from interp.interventions import Intervention, Patch
 from interp.metrics import Metric, Prompts, Reading, as_metric
 from interp.model import ActivationCache
 from interp.patching.packed import BaseRun
+from interp.precision import at_least_float32
 from interp.text import Text, token_strings
 
 if TYPE_CHECKING:

@@ -25,9 +25,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, check_choice
-from interp.factored import FactoredMatrix, at_least_float32
+from interp.factored import FactoredMatrix
 from interp.indices import head_index, is_index, layer_index
 from interp.model import HookedTransformer, Norm
+from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
 from interp.text import ordinary_tokens, token_names
 from interp.weights.extremes import TopEntries, top_entries
@@ -68,6 +69,7 @@ class HeadWeights(NamedTuple):
 
 
 @torch.no_grad()
+@without_autocast()
 def qk_circuit(model: HookedTransformer, layer: int, head: int, *, fold_norms: bool = False) -> FactoredMatrix:
     """How much a token wants to attend to another, `W_E W_QK W_E^T` [d_vocab (query), d_vocab (key)].
 
@@ -83,6 +85,7 @@ def qk_circuit(model: HookedTransformer, layer: int, head: int, *, fold_norms: b
 
 
 @torch.no_grad()
+@without_autocast()
 def ov_circuit(model: HookedTransformer, layer: int, head: int, *, fold_norms: bool = False) -> FactoredMatrix:
     """How attending to a token changes the logits, `W_E W_OV W_U` [d_vocab (attended), d_vocab (logit)].
 
@@ -97,6 +100,7 @@ def ov_circuit(model: HookedTransformer, layer: int, head: int, *, fold_norms: b
 
 
 @torch.no_grad()
+@without_autocast()
 def copying_scores(model: HookedTransformer, *, fold_norms: bool = False) -> "xarray.DataArray":
     """How much each head copies, `sum(Re lambda) / sum(|lambda|)` over the eigenvalues of `W_E W_OV W_U`.
 
@@ -125,6 +129,7 @@ def copying_scores(model: HookedTransformer, *, fold_norms: bool = False) -> "xa
 
 
 @torch.no_grad()
+@without_autocast()
 def copying_top_scores(
     model: HookedTransformer, n_tokens: int = 512, seed: int = 0, *, fold_norms: bool = False
 ) -> "xarray.DataArray":
@@ -159,6 +164,7 @@ def copying_top_scores(
 
 
 @torch.no_grad()
+@without_autocast()
 def singular_directions(
     model: HookedTransformer,
     layer: int,
@@ -225,6 +231,7 @@ def singular_directions(
 
 
 @torch.no_grad()
+@without_autocast()
 def composition_scores(
     model: HookedTransformer,
     kinds: Iterable[Kind] = ("Q", "K", "V"),

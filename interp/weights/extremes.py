@@ -9,9 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, RangeError, ShapeError, check_choice
-from interp.factored import FactoredMatrix, at_least_float32
+from interp.factored import FactoredMatrix
 from interp.indices import is_index
 from interp.model import HookedTransformer
+from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
 from interp.text import token_names
 
@@ -39,6 +40,7 @@ class TopEntries:
 
 
 @torch.no_grad()
+@without_autocast()
 def top_entries(
     matrix: FactoredMatrix,
     k: int = 10,

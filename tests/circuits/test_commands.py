@@ -43,7 +43,7 @@ def test_an_unknown_circuit_ends_with_the_nearest_and_status_2(tmp_path: Path):
 def test_an_interrupted_check_says_so_and_ends_with_status_130(tmp_path: Path):
     code = """
 import circuits.gallery
-from interp.commands.main import main
+from interp.commands import main
 def interrupt(*ignored, **options):
     raise KeyboardInterrupt
 circuits.gallery.verify = interrupt

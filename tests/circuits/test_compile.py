@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from test_language import induction
 
 from circuits import Circuit, copy, match, shift
-from circuits.parts import Ties
-from circuits.positions import CODES, OneHot, PositionCode, Rotary, Sinusoidal, position_code
+from circuits.compiler import CODES, OneHot, PositionCode, Rotary, Sinusoidal, position_code
+from circuits.language import Ties
 from interp import ConfigError, HookedTransformer, RankError
 
 

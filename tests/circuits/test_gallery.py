@@ -7,7 +7,7 @@ import pytest
 import torch
 from grid import SEED
 
-from circuits.compile import CompiledTransformer
+from circuits.compiler import CompiledTransformer
 from circuits.gallery import (
     Entry,
     addition,
@@ -40,7 +40,7 @@ LAYERS = {
 def check(one: Entry, model: CompiledTransformer) -> Report:
     """The check of another compilation, on some of the inputs, evenly spread."""
     inputs = list(one.inputs())
-    return model.circuit.verify(inputs[:: 1 + len(inputs) // 1000], one.reference, model=model, progress=False)
+    return one.build().verify(inputs[:: 1 + len(inputs) // 1000], one.reference, model=model, progress=False)
 
 
 def test_every_row_is_there():

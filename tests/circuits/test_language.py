@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuits import Circuit, Space, copy, match, shift
-from circuits.forms import Form
-from circuits.interpret import attend
-from circuits.parts import Ties
+from circuits.language import Form, Ties, attend
 from interp import ConfigError, TokenError
 
 

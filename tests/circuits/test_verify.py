@@ -8,8 +8,8 @@ import torch
 from test_language import induction
 
 from circuits import Circuit, copy, match
+from circuits.compiler import CODES
 from circuits.gallery import entry
-from circuits.positions import CODES
 from circuits.verify import every_text
 from interp import ConfigError, HookedTransformer, TokenError
 

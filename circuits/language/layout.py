@@ -6,22 +6,16 @@ compiler maps them into the residual stream of a model.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.forms import Form
-from circuits.parts import Head, Neurons, Part
-from circuits.space import Coordinate, Space
+from circuits.language.declaration import Declaration
+from circuits.language.forms import Form
+from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, Head, Neurons, Part
+from circuits.language.space import Coordinate, Space
 from interp.errors import ConfigError
-
-if TYPE_CHECKING:
-    from circuits.circuit import Circuit
-
-EMBED, POS_EMBED, UNEMBED = "embed", "pos_embed", "unembed"
-"""The names of what writes first and of what reads last; a part cannot have them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,25 +60,29 @@ class Layout:
         size: how many coordinates there are.
         embedding, positions: what tokens and positions write, [d_vocab, size] and [n_ctx, size].
         unembedding: which coordinates are logits, [size, d_vocab].
+
+    Raises `ConfigError` for a space that is read and that nothing earlier writes.
     """
 
-    def __init__(self, circuit: "Circuit", also: Iterable[Space] = ()):
-        self.circuit = circuit
-        used = {circuit.out.name, *(space.name for space in also)} | {
-            name for part in circuit.parts for name in _spaces_of(part)
+    def __init__(self, declaration: Declaration, also: Iterable[Space] = ()):
+        self.declaration = declaration
+        tok, pos, one, out = declaration.tok, declaration.pos, declaration.one, declaration.out
+        used = {out.name, *(space.name for space in also)} | {
+            name for part in declaration.parts for name in _spaces_of(part)
         }
-        last = [circuit.pos, circuit.one] + ([] if circuit.out is circuit.tok else [circuit.out])
-        order = [space for space in circuit.spaces.values() if space not in last] + last
+        last = [pos, one] + ([] if out is tok else [out])
+        order = [space for space in declaration.spaces.values() if space not in last] + last
         self.spaces = [space for space in order if space.name in used]
         self.slices: dict[str, slice] = {}
         self.size = 0
         for space in self.spaces:
             self.slices[space.name] = slice(self.size, self.size + len(space))
             self.size += len(space)
-        self.embedding = self._table(circuit.embeddings, len(circuit.tok))
-        self.positions = self._table({circuit.pos.name: torch.eye(circuit.n_ctx, dtype=torch.float64)}, circuit.n_ctx)
-        self.unembedding = torch.zeros(self.size, len(circuit.tok), dtype=torch.float64)
-        self.unembedding[self.slices[circuit.out.name]] = torch.eye(len(circuit.tok), dtype=torch.float64)
+        self.embedding = self._table(declaration.embeddings, len(tok))
+        self.positions = self._table({pos.name: torch.eye(len(pos), dtype=torch.float64)}, len(pos))
+        self.unembedding = torch.zeros(self.size, len(tok), dtype=torch.float64)
+        self.unembedding[self.slices[out.name]] = torch.eye(len(tok), dtype=torch.float64)
+        self._check()
 
     def _table(self, blocks: dict[str, Tensor], n_rows: int) -> Float[Tensor, "rows size"]:
         table = torch.zeros(n_rows, self.size, dtype=torch.float64)
@@ -112,7 +110,7 @@ class Layout:
 
     def reads(self) -> Iterator[Read]:
         """Every way in which the stream is read, in order."""
-        for part in self.circuit.parts:
+        for part in self.declaration.parts:
             if isinstance(part, Head):
                 scores = self.matrix(part.scores)
                 yield Read(part.name, "Q", time_of(part), scores)
@@ -126,16 +124,16 @@ class Layout:
         """Everything that writes to the stream, in order of declaration."""
         yield Write(EMBED, -1.0, self.embedding)
         yield Write(POS_EMBED, -1.0, self.positions)
-        for part in self.circuit.parts:
+        for part in self.declaration.parts:
             if isinstance(part, Head):
-                share = 1 / self.circuit.n_ctx if part.ties == "mean" else 1.0
+                share = 1 / self.declaration.n_ctx if part.ties == "mean" else 1.0
                 yield Write(part.name, time_of(part), self.matrix(part.ov), share)
             else:
                 yield Write(part.name, time_of(part), self.vectors(ramp.writes for ramp in part.ramps))
 
-    def check(self) -> None:
+    def _check(self) -> None:
         """Raise `ConfigError` unless every space that is read is written by something earlier."""
-        writes, times = list(self.writes()), {part.name: part.layer for part in self.circuit.parts}
+        writes, times = list(self.writes()), {part.name: part.layer for part in self.declaration.parts}
         for read in self.reads():
             for space in self.spaces:
                 where = self.slices[space.name]
@@ -158,7 +156,7 @@ class Layout:
 
     def nothing_below(self) -> float:
         """Logits that stay below this predict nothing: half of the smallest one that a part writes alone."""
-        out, smallest = self.slices[self.circuit.out.name], float("inf")
+        out, smallest = self.slices[self.declaration.out.name], float("inf")
         for write in self.writes():
             written = write.matrix[:, out].abs()
             if written.any():

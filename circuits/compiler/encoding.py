@@ -9,10 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.forms import Form, Term
-from circuits.layout import Layout
-from circuits.parts import Head
-from circuits.positions import OneHot, PositionCode, StreamCode
+from circuits.compiler.positions import OneHot, PositionCode, StreamCode
+from circuits.language import Form, Head, Layout, Term
 from interp.errors import ConfigError
 
 POS, ONE = "pos", "one"
@@ -27,7 +25,7 @@ class Encoding:
     """
 
     def __init__(self, layout: Layout, code: PositionCode):
-        self.layout, self.code, self.n_ctx = layout, code, layout.circuit.n_ctx
+        self.layout, self.code, self.n_ctx = layout, code, layout.declaration.n_ctx
         self.vectors = code.vectors(self.n_ctx)
         self.slices: dict[str, slice] = {}
         self.size = 0

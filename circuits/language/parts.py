@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any, Literal
 
-from circuits.forms import NOTHING, Form, Term
-from circuits.space import Coordinate, Label, Number, Space, is_finite
+from circuits.language.forms import NOTHING, Form, Term
+from circuits.language.space import Coordinate, Label, Number, Space, is_finite
 from interp.errors import ConfigError
+
+EMBED, POS_EMBED, UNEMBED = "embed", "pos_embed", "unembed"
+"""The names of what writes first and of what reads last; a part cannot have them."""
 
 Ties = Literal["mean", "latest", "first"]
 """Which of several equally good keys a head attends to."""

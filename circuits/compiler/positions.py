@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.space import Number, is_finite
+from circuits.language import Number, is_finite
 from interp.errors import ConfigError, check_choice
 from interp.indices import is_index
 

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.layout import Layout
-from circuits.parts import Head, Neurons, Ties
+from circuits.language.layout import Layout
+from circuits.language.parts import Head, Neurons, Ties
 
 TIED = 1e-6
 """Scores that differ by less are the same score."""
@@ -44,27 +44,22 @@ class Interpretation:
 
 
 class Interpreter:
-    """Runs a circuit on token ids. Raises `ConfigError` for a circuit that reads what is not written."""
+    """Runs a circuit on token ids."""
 
     def __init__(self, layout: Layout):
-        layout.check()
-        self.layout = layout
-        self.circuit = layout.circuit
-        self.nothing_below = layout.nothing_below()
-        self._heads = {
-            part.name: (layout.matrix(part.qk), layout.matrix(part.ov))
-            for part in self.circuit.parts
-            if isinstance(part, Head)
-        }
-        self._neurons = {part.name: _steps(part, layout) for part in self.circuit.parts if isinstance(part, Neurons)}
+        self.layout, self.declaration, self.nothing_below = layout, layout.declaration, layout.nothing_below()
+        heads = self.declaration.heads
+        neurons = [part for part in self.declaration.parts if isinstance(part, Neurons)]
+        self._heads = {head.name: (layout.matrix(head.qk), layout.matrix(head.ov)) for head in heads}
+        self._neurons = {part.name: _steps(part, layout) for part in neurons}
 
     def run(self, tokens: Int[Tensor, "batch pos"]) -> Interpretation:
         """What the circuit does with these sequences."""
         x = self.layout.embedding[tokens] + self.layout.positions[: tokens.shape[1]]
-        visible = visible_keys(self.circuit.attention_dir, tokens.shape[1])
+        visible = visible_keys(self.declaration.attention_dir, tokens.shape[1])
         patterns = {}
-        for layer in range(1 + max((part.layer for part in self.circuit.parts), default=-1)):
-            parts = [part for part in self.circuit.parts if part.layer == layer]
+        for layer in range(self.declaration.n_layers):
+            parts = [part for part in self.declaration.parts if part.layer == layer]
             written = torch.zeros_like(x)
             for part in parts:
                 if isinstance(part, Head):
@@ -75,8 +70,8 @@ class Interpreter:
             fired = [self._neurons[part.name] for part in parts if isinstance(part, Neurons)]
             x = x + sum((((x @ reads) > middle).double() @ writes for reads, middle, writes in fired), x.new_zeros(()))
         logits = x @ self.layout.unembedding
-        ids = decode(logits, self.nothing_below)
-        return Interpretation(tokens, x, patterns, logits, in_words(ids, self.circuit.vocabulary.words), self.layout)
+        predictions = in_words(decode(logits, self.nothing_below), self.declaration.vocabulary.words)
+        return Interpretation(tokens, x, patterns, logits, predictions, self.layout)
 
 
 def _steps(

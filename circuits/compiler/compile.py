@@ -13,15 +13,12 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
-from circuits.basis import EPS, Basis, make_basis
-from circuits.circuit import Circuit
-from circuits.encoding import ONE, Encoding
-from circuits.factors import FactoredHead, factor_heads, fitting_d_head
-from circuits.interpret import decode, in_words
-from circuits.parts import Neurons, Ramp
-from circuits.positions import OneHot, PositionCode, Rotary, position_code
-from circuits.sharpness import check_resolution, choose_sharpness
-from circuits.space import Number, is_finite
+from circuits.compiler.basis import EPS, Basis, make_basis
+from circuits.compiler.encoding import ONE, Encoding
+from circuits.compiler.factors import FactoredHead, factor_heads, fitting_d_head
+from circuits.compiler.positions import OneHot, PositionCode, Rotary, position_code
+from circuits.compiler.sharpness import check_resolution, choose_sharpness
+from circuits.language import Declaration, Layout, Neurons, Number, Ramp, decode, in_words, is_finite
 from interp.config import TransformerConfig
 from interp.errors import ConfigError
 from interp.indices import is_index
@@ -86,7 +83,7 @@ class CompileReport:
 class CompiledTransformer(HookedTransformer):
     """A `HookedTransformer` that knows which circuit it was compiled from. Saved, it is a plain checkpoint."""
 
-    circuit: Circuit
+    circuit: Declaration
     report: CompileReport
 
     @torch.no_grad()
@@ -104,7 +101,7 @@ class CompiledTransformer(HookedTransformer):
 
 
 def compile_circuit(
-    circuit: Circuit,
+    circuit: Declaration,
     *,
     d_head: int | None = None,
     d_model: int | None = None,
@@ -146,7 +143,7 @@ def compile_circuit(
             raise ConfigError(f"{name} = {size!r}; allowed: 1 or more, or None for what the circuit needs")
     _check_numbers(error, ballast, attn_scale, rotate, dtype)
     code = position_code(positions)
-    layout = circuit.layout(also=() if isinstance(code, OneHot) else (circuit.one,))
+    layout = Layout(circuit, also=() if isinstance(code, OneHot) else (circuit.one,))
     encoding, heads = factor_heads(layout, code, d_head)
     basis = make_basis(encoding.size, d_model, rotate, compress, norm, float(ballast))
     d_head = fitting_d_head(heads, encoding, d_head)
@@ -202,9 +199,11 @@ def _head_reports(heads: list[FactoredHead], chosen: dict[str, tuple[float, floa
     return reports
 
 
-def _sizes(circuit: Circuit, heads: list[FactoredHead], n_heads: int | None, attn_only: bool | None) -> dict[str, Any]:
+def _sizes(
+    circuit: Declaration, heads: list[FactoredHead], n_heads: int | None, attn_only: bool | None
+) -> dict[str, Any]:
     """The sizes among the fields of the config."""
-    n_layers = 1 + max((part.layer for part in circuit.parts), default=-1)
+    n_layers = circuit.n_layers
     needed = max((sum(one.head.layer == layer for one in heads) for layer in range(n_layers)), default=0)
     if n_heads is not None and n_heads < max(needed, 1):
         raise ConfigError(f"n_heads = {n_heads}, but a layer of the circuit has {needed}")
@@ -229,7 +228,7 @@ def _positions(code: PositionCode) -> dict[str, Any]:
     return {"positional_embedding_type": "standard"}
 
 
-def _ramps(circuit: Circuit, layer: int) -> list[Ramp]:
+def _ramps(circuit: Declaration, layer: int) -> list[Ramp]:
     return [ramp for part in circuit.parts if isinstance(part, Neurons) and part.layer == layer for ramp in part.ramps]
 
 
@@ -250,7 +249,7 @@ def _write(model: CompiledTransformer, encoding: Encoding, heads: list[FactoredH
         factor = report.sharp * model.cfg.attn_scale
         _write_head(model.blocks[report.layer].attn, report.index, one, factor, encoding, basis)
     for layer, block in enumerate(model.blocks if not model.cfg.attn_only else ()):
-        if ramps := _ramps(layout.circuit, layer):
+        if ramps := _ramps(layout.declaration, layer):
             _write_neurons(block.mlp, ramps, encoding, basis)
 
 

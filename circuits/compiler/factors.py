@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.encoding import Encoding
-from circuits.layout import Layout
-from circuits.parts import Head
-from circuits.positions import ROTARY_DIM, PositionCode, Rotary
+from circuits.compiler.encoding import Encoding
+from circuits.compiler.positions import ROTARY_DIM, PositionCode, Rotary
+from circuits.language import Head, Layout
 from interp.errors import RankError
 
 
@@ -49,7 +48,7 @@ def factor_heads(layout: Layout, code: PositionCode, d_head: int | None) -> tupl
     Raises `ConfigError` for what the code cannot write.
     """
     encoding = Encoding(layout, code)
-    heads = [_factor(part, encoding) for part in layout.circuit.parts if isinstance(part, Head)]
+    heads = [_factor(head, encoding) for head in layout.declaration.heads]
     if isinstance(code, Rotary) and code.rotary_dim is None:
         taken = max((one.qk_rank for one in heads), default=0)
         room = ROTARY_DIM if d_head is None else max(2, (d_head - taken) // 2 * 2)

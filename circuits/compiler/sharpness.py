@@ -8,14 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.encoding import Encoding, by_position
-from circuits.forms import Form, Term
-from circuits.interpret import attend, visible_keys
-from circuits.parts import Head
+from circuits.compiler.encoding import Encoding, by_position
+from circuits.language import Head, Term, attend, visible_keys
 from interp.errors import ConfigError
-
-MANY = 20_000
-"""The most different scores of a head among which the smallest gap is looked for."""
 
 LARGE_SCORES = 1e4
 """Scores above this, in float32, are worth a warning: rounding begins to show in the pattern (1e-3)."""
@@ -35,7 +30,7 @@ def choose_sharpness(head: Head, encoding: Encoding, error: float) -> tuple[floa
             raise ConfigError(f"head {head.name!r}: the gap between its scores is not known; declare gap= or sharp=")
         sharp = head.sharp or sharpness_for_gap(head.gap or 1.0, encoding.n_ctx, error)
         return sharp, sharp * sum(float(term.weighted.abs().max()) for term in terms)
-    visible = visible_keys(encoding.layout.circuit.attention_dir, encoding.n_ctx)
+    visible = visible_keys(encoding.layout.declaration.attention_dir, encoding.n_ctx)
     target = attend(_by_position(head.qk.terms, encoding, declared=True), visible, head.ties) > 0
     scores = _by_position(terms, encoding, declared=False)
     sharp = sharpness_for_scores(scores, target, visible, error)
@@ -74,29 +69,6 @@ def check_resolution(name: str, largest: float, dtype: torch.dtype) -> None:
             f"head {name!r}: scores reach {largest:.3g} in {dtype}; weights of its pattern are exact to {step:.1g}",
             stacklevel=4,
         )
-
-
-def smallest_gap(form: Form) -> float | None:
-    """The smallest difference between two scores that `form` can give, or None where there are too many, or only one.
-
-    Every space is taken to hold one of its states, or nothing.
-    """
-    blocks: dict[tuple[str, str], Tensor] = {}
-    for term in form.terms:
-        values = term.weighted
-        if term.rows.states:
-            values = torch.tensor(term.rows.states, dtype=torch.float64) @ values
-        if term.columns.states:
-            values = values @ torch.tensor(term.columns.states, dtype=torch.float64).T
-        place = term.rows.name, term.columns.name
-        blocks[place] = blocks[place] + values if place in blocks else values
-    sums = torch.zeros(1, dtype=torch.float64)
-    for block in blocks.values():
-        values = torch.cat([block.flatten(), torch.zeros(1, dtype=torch.float64)]).mul(1e9).round().unique() / 1e9
-        if len(values) * len(sums) > MANY:
-            return None
-        sums = (sums[:, None] + values).mul(1e9).round().unique() / 1e9
-    return None if len(sums) < 2 else float(sums.diff().min())
 
 
 def sharpness_for_gap(gap: float, n_keys: int, error: float) -> float:

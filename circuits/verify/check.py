@@ -5,32 +5,35 @@ predict, or a mapping from words to logits (a distribution, for instance). Witho
 reference.
 """
 
-import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TypedDict
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.interpret import Interpretation, Interpreter, decode, in_words
-from circuits.layout import Layout
-from circuits.parts import Head
-from circuits.space import Number, is_finite, listed
-from interp.errors import ConfigError, TokenError, did_you_mean
+from circuits.compiler import compile_circuit
+from circuits.language import (
+    Declaration,
+    Interpretation,
+    Interpreter,
+    Layout,
+    Number,
+    decode,
+    in_words,
+    is_finite,
+    listed,
+)
+from circuits.verify.inputs import all_texts, batches
+from circuits.verify.report import Report, Worst
+from interp.errors import ConfigError, did_you_mean
 from interp.indices import is_index
 from interp.model import HookedTransformer
 from interp.progress import progress_bar
 from interp.text import Vocabulary
-
-if TYPE_CHECKING:
-    from circuits.circuit import Circuit
-
-MANY = 10**8
-"""The most inputs that are run unasked: beyond this many, `samples` must be given."""
 
 Expected = str | Mapping[str, float] | None
 """What should be predicted at one position: a word, nothing, or the logits of all words (0 where not given)."""
@@ -53,71 +56,8 @@ class VerifyOptions(TypedDict, total=False):
     total: int | None
 
 
-@dataclass(frozen=True)
-class Worst:
-    """The input with the smallest margin.
-
-    Attributes:
-        text: the input.
-        position: where in it.
-        margin: see `Report.margin`; negative where the prediction is wrong.
-        predicted, expected: by the model and by the reference.
-    """
-
-    text: str
-    position: int
-    margin: float
-    predicted: str | None
-    expected: Any
-
-
-@dataclass(frozen=True)
-class Report:
-    """What came out.
-
-    Attributes:
-        n_inputs, n_positions: how much was run.
-        n_right: positions at which the model predicts what the reference says.
-        n_symbolic: positions at which the interpreter does.
-        margin: over all positions, the smallest distance to another prediction, in logits: of the right word to the
-            next one and to nothing; of nothing to the first word; of a distribution to the tolerance.
-        worst: where that is.
-        logit_error: the largest difference between the model's logits and the interpreter's.
-        pattern_errors: for each head, the largest difference between the model's pattern and the interpreter's.
-    """
-
-    n_inputs: int
-    n_positions: int
-    n_right: int
-    n_symbolic: int
-    margin: float
-    worst: Worst | None
-    logit_error: float
-    pattern_errors: dict[str, float]
-
-    @property
-    def accuracy(self) -> float:
-        """Share of positions at which the model is right."""
-        return self.n_right / self.n_positions
-
-    @property
-    def symbolic_accuracy(self) -> float:
-        """Share of positions at which the interpreter is right."""
-        return self.n_symbolic / self.n_positions
-
-    @property
-    def pattern_error(self) -> float:
-        """The largest of `pattern_errors`."""
-        return max(self.pattern_errors.values(), default=0.0)
-
-    @property
-    def ok(self) -> bool:
-        """Whether model and interpreter are right everywhere."""
-        return self.n_right == self.n_symbolic == self.n_positions
-
-
 def verify(
-    circuit: "Circuit",
+    circuit: Declaration,
     inputs: Iterable[str] | None = None,
     reference: Reference | None = None,
     *,
@@ -165,29 +105,28 @@ def verify(
     if not is_finite(tolerance) or tolerance <= 0:
         raise ConfigError(f"tolerance = {tolerance!r}; allowed: a finite number above 0")
     if inputs is None:
-        inputs, total = _every_text(circuit, length, samples, seed)
+        inputs, total = all_texts(circuit, length, samples, seed)
     elif total is None and isinstance(inputs, Sequence):
         total = len(inputs)
-    model = circuit.compile() if model is None else model
+    model = compile_circuit(circuit) if model is None else model
     _check_model(circuit, model)
     check = _Check(circuit, model, reference, float(tolerance))
     with progress_bar(title, total, progress) as advance:
-        for texts, words in _batches(circuit, inputs, batch_size):
+        for texts, words in batches(circuit, inputs, batch_size):
             check.add(texts, words)
             advance(len(texts))
     return check.report()
 
 
-def _check_model(circuit: "Circuit", model: HookedTransformer) -> None:
+def _check_model(circuit: Declaration, model: HookedTransformer) -> None:
     """Raise `ConfigError` for a model that cannot have been compiled from the circuit."""
     if not isinstance(model, HookedTransformer):
         raise ConfigError(f"model = {model!r}; allowed: a HookedTransformer")
-    cfg, layers = model.cfg, [part.layer for part in circuit.parts]
-    heads = Counter(part.layer for part in circuit.parts if isinstance(part, Head))
+    cfg, heads = model.cfg, Counter(head.layer for head in circuit.heads)
     for what, has, needs in (
         ("words", cfg.d_vocab, circuit.vocabulary.d_vocab),
         ("positions", cfg.n_ctx, circuit.n_ctx),
-        ("layers", cfg.n_layers, 1 + max(layers, default=-1)),
+        ("layers", cfg.n_layers, circuit.n_layers),
         ("heads a layer", cfg.n_heads, max(heads.values(), default=0)),
     ):
         if has != needs and not (what == "heads a layer" and has > needs):
@@ -217,11 +156,10 @@ class _Wanted:
 class _Check:
     """The check so far: it takes batch after batch, and makes the report."""
 
-    def __init__(self, circuit: "Circuit", model: HookedTransformer, reference: Reference | None, tolerance: float):
+    def __init__(self, circuit: Declaration, model: HookedTransformer, reference: Reference | None, tolerance: float):
         self.circuit, self.model, self.reference, self.tolerance = circuit, model, reference, tolerance
         self.interpreter = Interpreter(Layout(circuit))
-        heads = [part for part in circuit.parts if isinstance(part, Head)]
-        layers = {part.layer: [one.name for one in heads if one.layer == part.layer] for part in heads}
+        layers = {head.layer: [one.name for one in circuit.heads if one.layer == head.layer] for head in circuit.heads}
         self.heads = {name: (layer, index) for layer, names in layers.items() for index, name in enumerate(names)}
         self.nothing_below = self.interpreter.nothing_below
         self.n_inputs = self.n_positions = self.n_right = self.n_symbolic = 0
@@ -333,51 +271,6 @@ class _Check:
             self.logit_error,
             self.pattern_errors,
         )
-
-
-def _every_text(
-    circuit: "Circuit", length: int | None, samples: int | None, seed: int
-) -> tuple[Iterator[str], int | None]:
-    """All texts of `length` words or `samples` of them, and how many there are."""
-    start = [] if circuit.bos is None else [circuit.bos]
-    length = circuit.n_ctx - len(start) if length is None else length
-    if not 1 <= length + len(start) <= circuit.n_ctx:
-        raise ConfigError(f"length = {length} does not fit n_ctx = {circuit.n_ctx}")
-    words = [word for word in circuit.vocabulary.words if word != circuit.bos]
-    rows, total = itertools.product(words, repeat=length), len(words) ** length
-    if samples is None and total > MANY:
-        raise ConfigError(
-            f"there are {len(words)}^{length} texts of {length} words; give samples= or a smaller length="
-        )
-    if samples is not None and words:
-        drawn = torch.randint(len(words), (samples, length), generator=torch.Generator("cpu").manual_seed(seed))
-        rows, total = (tuple(words[i] for i in row) for row in drawn.tolist()), samples
-    return (circuit.vocabulary.sep.join([*start, *row]) for row in rows), total
-
-
-def every_text(letters: Iterable[str], length: int, start: str = "!") -> list[str]:
-    """All texts of `length` letters after the start, in order."""
-    return [start + "".join(row) for row in itertools.product(letters, repeat=length)]
-
-
-Batch = tuple[list[str], list[list[str]]]
-"""Texts with equally many words, and their words."""
-
-
-def _batches(circuit: "Circuit", texts: Iterable[str], size: int) -> Iterator[Batch]:
-    """Texts in batches of equal length, in their order. Raises `TokenError` for an unknown word or an empty text."""
-
-    def words(text: str) -> list[str]:
-        if not isinstance(text, str):
-            raise TokenError(f"the inputs have {text!r} among them; allowed: texts")
-        return circuit.vocabulary.split(text)
-
-    split = ((text, words(text)) for text in texts)
-    for length, alike in itertools.groupby(split, key=lambda pair: len(pair[1])):
-        if not length:
-            raise TokenError("an empty text: at least one word is needed")
-        while batch := list(itertools.islice(alike, size)):
-            yield [text for text, _ in batch], [words for _, words in batch]
 
 
 def _largest(differences: Tensor) -> float:

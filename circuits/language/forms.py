@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.space import Label, Number, Space, is_finite, listed
+from circuits.language.space import Label, Number, Space, is_finite, listed
 from interp.errors import ConfigError
 from interp.indices import is_index
 

@@ -1,0 +1,35 @@
+"""The compiler: from a declared circuit to the weights of an ordinary `HookedTransformer`.
+
+`compile_circuit` takes these steps. Positions are written in a code (`positions.py`, `encoding.py`); each head's
+circuits are factored through d_head dimensions (`factors.py`); its scores are multiplied until the softmax does what
+was declared (`sharpness.py`); and all of it is put into a basis of the stream (`basis.py`). The `CompiledTransformer`
+knows its circuit, and its `report` says what was chosen.
+"""
+
+from circuits.compiler.compile import CompiledTransformer, CompileOptions, CompileReport, HeadReport, compile_circuit
+from circuits.compiler.positions import (
+    CODES,
+    Circle,
+    OneHot,
+    PositionCode,
+    Quadratic,
+    Rotary,
+    Sinusoidal,
+    position_code,
+)
+
+__all__ = [
+    "CODES",
+    "Circle",
+    "CompileOptions",
+    "CompileReport",
+    "CompiledTransformer",
+    "HeadReport",
+    "OneHot",
+    "PositionCode",
+    "Quadratic",
+    "Rotary",
+    "Sinusoidal",
+    "compile_circuit",
+    "position_code",
+]

@@ -1,0 +1,12 @@
+"""Verification: the compiled model, the symbolic interpreter and a reference function, compared on every input.
+
+`verify` runs texts through all three and returns a `Report`: how many positions are right, by what margin, and where
+the margin is smallest. The reference is plain Python: a function from a text to what should be predicted at each of its
+positions (`Expected`). Without one, the interpreter is the reference.
+"""
+
+from circuits.verify.check import Expected, Reference, VerifyOptions, verify
+from circuits.verify.inputs import every_text
+from circuits.verify.report import Report, Worst
+
+__all__ = ["Expected", "Reference", "Report", "VerifyOptions", "Worst", "every_text", "verify"]
