@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from grid import GRID, SMALL, Run, config, run_of
+from grid import GRID, SMALL, Run, config, run_of, where
 from torch import Tensor
 
 from interp import HookedTransformer
@@ -84,6 +84,7 @@ def test_a_point_of_its_own_is_copied_without_hooks(plain: Run):
         assert repr(twin) == repr(plain.model.hook_points["hook_embed"]) and not twin.hooks
 
 
+@where(lambda cfg: cfg.n_key_value_heads == 2 or cfg.norm_position == "post")
 def test_interventions_act_after_copies_and_pickles(run: Run):
     other = run.model.run_with_cache(run.tokens.flip(1))[1]
     whats: list[Intervention | Interventions] = [

@@ -69,7 +69,7 @@ class Hooked(nn.Module):
         made.settle()
         return cast(str, made.weights)
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         settle(self)
         return super()._apply(fn, recurse)
 
