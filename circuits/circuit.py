@@ -16,12 +16,10 @@ the results over all inputs.
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Unpack
 
-from torch import Tensor
-
 from circuits.compiler import CompiledTransformer, CompileOptions, compile_circuit
 from circuits.language import Declaration, Interpretation, Interpreter, Layout, edge_graph
 from circuits.verify import Report, VerifyOptions, verify
-from interp.text import Text
+from interp.text import Ids, Text
 
 if TYPE_CHECKING:
     from networkx import MultiDiGraph
@@ -49,7 +47,7 @@ class Circuit(Declaration):
         """
         return edge_graph(self.layout())
 
-    def interpret(self, input: Text | Tensor) -> Interpretation:
+    def interpret(self, input: Text | Ids) -> Interpretation:
         """What the circuit does with one text or several, or token ids, symbolically (see `Interpreter`).
 
         Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start;

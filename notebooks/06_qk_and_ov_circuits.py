@@ -29,6 +29,7 @@ from interp.heads import head_scores, score_table
 from interp.interventions import Zero
 from interp.lens import expand_logits, expand_scores
 from interp.plot import figures
+from interp.text import visible
 from interp.weights import composition_scores, copying_scores, ov_circuit, qk_circuit, singular_directions, top_entries
 
 plotly.io.renderers.default = "plotly_mimetype"
@@ -254,7 +255,7 @@ shared = on_both_sides(directions)
 print(f"of twelve tokens, both read and written: {shared}")
 for i in (1, 3, 5):
     for side in ("read", "write"):
-        print(f"{i}+ {side:6}", *directions[f"{side}_token"][i, 0].values)
+        print(f"{i}+ {side:6}", *map(visible, directions[f"{side}_token"][i, 0].values))
 assert np.mean(shared) > 1.5 and max(shared) < 10
 figures.singular_directions(directions, title="L27H1: singular directions of the OV circuit")
 
@@ -267,7 +268,8 @@ middle = singular_directions(real, 17, 4, n_directions=6, n_tokens=12, fold_norm
 print(f"of twelve tokens, both read and written: {on_both_sides(middle)}")
 assert np.mean(on_both_sides(middle)) < 0.3
 for i in range(3):
-    print(*middle.read_token[i, 0].values[:4], "->", *middle.write_token[i, 0].values[:4])
+    read, written = (map(visible, words[i, 0].values[:4]) for words in (middle.read_token, middle.write_token))
+    print(*read, "->", *written)
 
 # %% [markdown]
 # ## Path expansion

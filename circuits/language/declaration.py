@@ -18,7 +18,7 @@ from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, Head, Part, Table
 from circuits.language.space import Coordinate, Label, Number, Space, is_finite, listed
 from interp.errors import ConfigError, TokenError, check_choice, did_you_mean
 from interp.indices import is_index
-from interp.text import Text, Vocabulary, check_tokens
+from interp.text import INPUT, Ids, Text, Vocabulary, as_ids, check_tokens, is_text
 
 RECENCY = 0.4
 """The recency weight, as a share of the gap between a match and none: it must stay below half of it."""
@@ -247,17 +247,12 @@ class Declaration:
         """The number of layers: one more than the highest that a part is in, and 0 without parts."""
         return 1 + max((part.layer for part in self.parts), default=-1)
 
-    def tokens(self, input: Text | Tensor) -> Int[Tensor, "batch pos"]:
+    def tokens(self, input: Text | Ids) -> Int[Tensor, "batch pos"]:
         """Token ids of one text or several, or the ids given, after every check.
 
         Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start.
         """
-        if isinstance(input, Tensor):
-            ids = input
-        elif isinstance(input, str) or (isinstance(input, list | tuple) and all(isinstance(one, str) for one in input)):
-            ids = self.vocabulary.to_tokens(input)
-        else:
-            raise TokenError(f"{input!r}; allowed: a text, a list of texts, or a tensor of token ids")
+        ids = self.vocabulary.to_tokens(input) if is_text(input) else as_ids(input, INPUT)
         ids = check_tokens(ids, self.vocabulary.d_vocab, self.n_ctx, ids.device)
         if self.bos is not None:
             start = self.vocabulary.to_single_token(self.bos)
@@ -267,9 +262,9 @@ class Declaration:
         return ids
 
     def __repr__(self) -> str:
-        named = ", ".join(part.name for part in self.parts)
+        named = listed(part.name for part in self.parts)
         words, layers = self.vocabulary.d_vocab, self.n_layers
-        return f"{type(self).__name__}({words} words, n_ctx={self.n_ctx}, {layers} layers: {named})"
+        return f"{type(self).__name__}({words} words, n_ctx={self.n_ctx}, {layers} layers: {named or 'no parts'})"
 
     # ------------------------------------------------------------------ the small print
 

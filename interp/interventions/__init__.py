@@ -1,15 +1,15 @@
 """What can be done to a run, as values: frozen, hashable, combined with `+`, written to a file and read back.
 
-with model.intervene(Zero(site="z", layer=3, head=1) + Steer(vector, site="resid_pre", layer=5, pos=-1)):
-logits = model(text)
+    with model.intervene(Zero(site="z", layer=3, head=1) + Steer(vector, site="resid_pre", layer=5, pos=-1)):
+        logits = model(text)
+
+Each says *where* it writes (`core.py`) and *what* (`kinds.py`); `values.py` keeps the activations that it writes.
 """
 
+from interp.interventions.core import Index, Intervention, Interventions, Position
 from interp.interventions.kinds import (
     FreezeNorms,
     FreezePattern,
-    Index,
-    Intervention,
-    Interventions,
     Mean,
     Patch,
     Resample,
@@ -26,6 +26,7 @@ __all__ = [
     "Interventions",
     "Mean",
     "Patch",
+    "Position",
     "Resample",
     "Steer",
     "Values",

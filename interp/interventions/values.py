@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from interp.errors import HookNotFoundError, did_you_mean
-from interp.model import ActivationCache, signature
+from interp.errors import HookNotFoundError, ShapeError, did_you_mean
+from interp.model import ActivationCache, HookPoint, signature
+from interp.precision import HALVES, autocast_devices
 
 
 class Values(Mapping[str, Tensor]):
@@ -59,3 +60,60 @@ def values_of(cache: ActivationCache, names: Sequence[str] | None) -> Values:
     cache.check_weights()
     made_by = signature(cache.model)
     return Values({name: cache[name] for name in (cache if names is None else names)}, made_by)
+
+
+def fitted(
+    values: Tensor,
+    activation: Tensor,
+    hook: HookPoint,
+    whose: object,
+    of_sequence: Mapping[int, list[int]] | None = None,
+) -> Tensor:
+    """Values in the shape of the activation that they replace: the one check that they fit.
+
+    Axes that are missing or of size 1 stand for all. With `of_sequence`, the values are those of a whole sequence; in a
+    run that carries a part of it they are cut to that part, and they must reach as far as `of_sequence` says that they
+    are needed: which entries along which axes, or all of an axis that is not there.
+
+    Under autocast the dtypes of a run differ from point to point, so there the values take that of the activation.
+
+    Raises `ShapeError`, naming `whose` they are, for another shape or, without autocast, another dtype.
+    """
+    wrong = (
+        f"{whose!r}: {values.dtype} values of shape {tuple(values.shape)} do not fit {hook.name}, "
+        f"{activation.dtype} {tuple(activation.shape)} ({' '.join(hook.axes)})"
+    )
+    if values.dtype in HALVES and activation.dtype not in HALVES:
+        wrong += "; values that were cached under torch.autocast fit other runs under it, or have to be converted"
+    if (values.dtype != activation.dtype and not autocast_devices()) or values.ndim > activation.ndim:
+        raise ShapeError(wrong)
+    values = values.to(activation.dtype)
+    try:
+        if of_sequence is not None and hook.span is not None and hook.span.is_part:
+            values = _part(values, activation, hook, whose, of_sequence.get(hook.pos_axis))
+        return values.to(activation.device).expand(activation.shape)
+    except RuntimeError:
+        raise ShapeError(wrong) from None
+
+
+def _part(values: Tensor, activation: Tensor, hook: HookPoint, whose: object, here: Sequence[int] | None) -> Tensor:
+    """Values of a sequence at the positions of the run under way, as far as `here` (None: all) needs them."""
+    span, n = hook.span, activation.shape[hook.pos_axis]
+    axis = hook.pos_axis - activation.ndim
+    assert span is not None
+    if values.ndim >= -axis and (size := values.shape[axis]) != 1:
+        last = span.first + max(here) if here is not None else (span.n_final or span.n_keys) - 1
+        if last >= size:
+            raise ShapeError(
+                f"{whose!r}: its values for {hook.name} have {size} positions, and position {last} is to be written "
+                f"as well; name the ones that they are for, such as pos=range({size})"
+            )
+        numbers = torch.arange(span.first, span.first + n, device=values.device)
+        values = values.index_select(axis, numbers.clamp(max=size - 1))
+    if "key_pos" in hook.axes and values.ndim and (size := values.shape[-1]) != 1:
+        # Keys beyond those of the values come after every query that they are for: these are not seen anyway.
+        values = values[..., : span.n_keys]
+        if size < span.n_keys:
+            unseen = activation[..., size:].to(values.device)
+            values = torch.cat([values.expand(*activation.shape[:-1], size), unseen], dim=-1)
+    return values

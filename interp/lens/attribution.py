@@ -22,7 +22,7 @@ from interp.indices import is_index
 from interp.lens.places import Places, Pos
 from interp.model import ActivationCache, Step, select, steps
 from interp.precision import at_least_float32, without_autocast
-from interp.text import Answer, Text
+from interp.text import Answer, Ids, Text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ def direct_attribution(
     *,
     by: By = "component",
     pos: Pos = None,
-    prompt: Text | Tensor | None = None,
+    prompt: Text | Ids | None = None,
 ) -> "xr.Dataset":
     """What each part of the model wrote for a logit, or for the difference of two (Elhage et al. 2021).
 

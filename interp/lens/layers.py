@@ -22,7 +22,7 @@ from interp.model import ActivationCache, HookedTransformer, HookName
 from interp.precision import at_least_float32
 from interp.progress import shown
 from interp.results import array_of
-from interp.text import Answer, Text, token_ids, token_strings
+from interp.text import Answer, AttentionMask, Ids, MaskedTokens, Text, token_ids, token_strings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,13 +36,13 @@ MEMORY = 2**26
 @torch.no_grad()
 def logit_lens(
     source: HookedTransformer | ActivationCache,
-    prompt: Text | Tensor | None = None,
+    prompt: Text | Ids | None = None,
     *,
     top_k: int = 5,
     tokens: Answer = (),
     incl_mid: bool = False,
     pos: Pos = None,
-    attention_mask: Tensor | None = None,
+    attention_mask: AttentionMask | None = None,
     progress: bool = True,
 ) -> "xr.Dataset":
     """The stream at every layer, through the final norm (with statistics of its own) and the unembedding.
@@ -105,18 +105,19 @@ def logit_lens(
         variables[name] = ("layer", "batch", "pos", *last), values
     if top_k:
         dims, ids = variables["top_id"]
-        variables["top_token"] = dims, array_of(token_strings(model, ids.flatten().tolist()), ids.shape)
+        variables["top_token"] = dims, array_of(token_strings(model.tokenizer, ids.flatten().tolist()), ids.shape)
     coords: dict[str, Any] = {"layer": stack.labels} | ({"top": range(top_k)} if top_k else {})
     if answers:
-        coords |= {"answer": array_of(token_strings(model, answers), [len(answers)]), "answer_id": ("answer", answers)}
+        words = array_of(token_strings(model.tokenizer, answers), [len(answers)])
+        coords |= {"answer": words, "answer_id": ("answer", answers)}
     return places.dataset(variables, coords, {"kl": "KL(final || layer), nats", "edited": int(cache.edited)})
 
 
 def _run(
     model: HookedTransformer,
-    prompt: Text | Tensor | None,
+    prompt: Text | Ids | None,
     pos: Pos,
-    attention_mask: Tensor | None,
+    attention_mask: AttentionMask | None,
     incl_mid: bool,
 ) -> tuple[Places, ActivationCache]:
     """What the lens reads, of a run on the prompt."""
@@ -131,9 +132,8 @@ def _run(
     # Where hooks wait at the final norm it must run, so that their edits do not go unseen.
     norm_hooked = any(point.hooks for name, point in model.hook_points.items() if name.startswith("ln_final"))
     names += ["ln_final.hook_normalized"] if norm_hooked else []
-    _, cache = model.run_with_cache(
-        places.ids, "logits" if norm_hooked else None, names, pos_slice=pos, attention_mask=places.real
-    )
+    prompts = MaskedTokens(places.ids, places.real)
+    _, cache = model.run_with_cache(prompts, "logits" if norm_hooked else None, names, pos_slice=pos)
     return places, cache
 
 

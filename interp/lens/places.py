@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.errors import ShapeError
 from interp.model import ActivationCache, HookedTransformer, select
 from interp.results import array_of, as_array
-from interp.text import Text, check_mask, token_strings
+from interp.text import AttentionMask, Ids, Text, is_single, is_text, token_strings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,17 +43,16 @@ class Places:
 
     @classmethod
     def of_prompt(
-        cls, model: HookedTransformer, prompt: Text | Tensor, pos: Pos, attention_mask: Tensor | None = None
+        cls, model: HookedTransformer, prompt: Text | Ids, pos: Pos, attention_mask: AttentionMask | None = None
     ) -> "Places":
         """Those of a run on `prompt`. Raises as calling the model, and `ShapeError` for positions out of range."""
-        ids, mask = model.tokens_and_mask(prompt, attention_mask)
-        single = isinstance(prompt, str) or (isinstance(prompt, Tensor) and prompt.ndim == 1)
-        places = cls(model, len(ids), ids.shape[1], pos, ids, check_mask(mask, ids), single)
+        prompts, single = model.masked_tokens(prompt, attention_mask), is_single(prompt)
+        places = cls(model, len(prompts), prompts.ids.shape[1], pos, prompts.ids, prompts.attention_mask, single)
         places.positions()
         return places
 
     @classmethod
-    def of_cache(cls, cache: ActivationCache, prompt: Text | Tensor | None, pos: Pos) -> "Places":
+    def of_cache(cls, cache: ActivationCache, prompt: Text | Ids | None, pos: Pos) -> "Places":
         """Those of a cache. Raises as `of_prompt`; `ShapeError` for a prompt that is not the one it was made of."""
         if not isinstance(cache, ActivationCache):
             raise TypeError(f"a cache is needed, model.run_with_cache(prompt)[1], not {type(cache).__name__}")
@@ -63,7 +62,7 @@ class Places:
             places = cls(cache.model, *shape, pos, real=cache.attention_mask)
             places.positions()
             return places
-        places = cls.of_prompt(cache.model, prompt, pos, cache.attention_mask if isinstance(prompt, Tensor) else None)
+        places = cls.of_prompt(cache.model, prompt, pos, None if is_text(prompt) else cache.attention_mask)
         if (places.n_batch, places.n_pos) != shape:
             raise ShapeError(
                 f"the prompt is {places.n_batch} sequences of {places.n_pos} tokens, the cache holds {shape[0]} of "
@@ -87,7 +86,7 @@ class Places:
         if "source" in axes:
             added["source"] = range(self.n_pos)
         if self.ids is not None:
-            words = array_of(token_strings(self.model, self.ids.flatten().tolist()), self.ids.shape)
+            words = array_of(token_strings(self.model.tokenizer, self.ids.flatten().tolist()), self.ids.shape)
             added["token"] = (("batch", "pos"), words[:, chosen])
             if "source" in axes:
                 added["source_token"] = (("batch", "source"), words)

@@ -7,10 +7,10 @@ them and takes the stream apart (`residual.py`); `generate.py` predicts, samples
 
 from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, select
-from interp.model.components import MLP, Attention, Norm, SideInputs, rotary_angles, rotate, visible_keys
+from interp.model.components import MLP, Attention, Norm, SideInputs, rotate, visible_keys
 from interp.model.generate import KVCache, Sampling
-from interp.model.hooked import ReturnType, RunOptions
-from interp.model.hooks import HookFn, HookPair, HookPoint
+from interp.model.hooked import Edit, ReturnType, RunOptions
+from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
 from interp.model.loss import cross_entropy, next_token_loss
 from interp.model.names import HookName, layer_of
 from interp.model.provenance import signature
@@ -23,6 +23,7 @@ __all__ = [
     "ActivationCache",
     "Attention",
     "Block",
+    "Edit",
     "HookFn",
     "HookName",
     "HookPair",
@@ -34,9 +35,11 @@ __all__ = [
     "NormAtScale",
     "ReturnType",
     "Rows",
+    "RunHook",
     "RunOptions",
     "Sampling",
     "SideInputs",
+    "Span",
     "Stack",
     "Step",
     "StreamPlace",
@@ -45,7 +48,6 @@ __all__ = [
     "layer_of",
     "next_token_loss",
     "reading_norm",
-    "rotary_angles",
     "rotate",
     "select",
     "signature",

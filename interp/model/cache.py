@@ -149,7 +149,14 @@ def select(value: Tensor, axis: int, index: int | slice | Sequence[int] | None, 
     """Some entries along an axis, which stays. Raises `ShapeError` out of range, or where nothing is selected."""
     if index is None:
         return value
-    size = value.shape[axis]
+    chosen = entries(index, value.shape[axis], what)
+    if chosen == list(range(chosen[0], chosen[0] + len(chosen))):
+        return value.narrow(axis, chosen[0], len(chosen))
+    return value.index_select(axis, torch.tensor(chosen, device=value.device))
+
+
+def entries(index: int | slice | Sequence[int], size: int, what: str) -> list[int]:
+    """Which of `size` entries an index stands for, counted from 0. Raises `ShapeError` as `select` does."""
     if isinstance(index, slice):
         chosen = list(range(size))[index]
     else:
@@ -161,6 +168,18 @@ def select(value: Tensor, axis: int, index: int | slice | Sequence[int] | None, 
         chosen = [int(i) % size for i in wanted]
     if not chosen:
         raise ShapeError(f"{what} = {index!r} selects nothing of {size}")
-    if chosen == list(range(chosen[0], chosen[0] + len(chosen))):
-        return value.narrow(axis, chosen[0], len(chosen))
-    return value.index_select(axis, torch.tensor(chosen, device=value.device))
+    return chosen
+
+
+def entries_of_part(index: int | slice | Sequence[int], first: int, n: int, what: str) -> list[int]:
+    """As `entries` of the first n + `first` positions of a sequence, as far as they are among the last `n`.
+
+    Raises `ShapeError` if none is.
+    """
+    here = [i - first for i in entries(index, first + n, what) if i >= first]
+    if not here:
+        raise ShapeError(
+            f"{what} = {index!r} counts along the whole sequence, and this run carries positions {first} to "
+            f"{first + n - 1} of it"
+        )
+    return here

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, Unpack, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,25 @@ from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError, HookNotFiredError, check_choice
 from interp.indices import layer_index
 from interp.model.allocator import keep_freed_memory
-from interp.model.cache import ActivationCache, select
+from interp.model.cache import ActivationCache, entries_of_part, select
 from interp.model.generate import KVCache
-from interp.model.hooks import Direction, Hook, HookFn, HookPair, HookPoint, as_pairs
+from interp.model.hooks import Direction, Hook, HookFn, HookPair, HookPoint, RunHook, Running, as_pairs
 from interp.model.names import HookInfo, HookMap, HookName, as_list, layer_of, resolve
 from interp.model.provenance import KEPT, Provenance, settle
-from interp.text import Text
+from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask
 
 if TYPE_CHECKING:
-    from interp.interventions import Intervention, Interventions
     from interp.model.transformer import HookedTransformer
+
+
+@runtime_checkable
+class Edit(Protocol):
+    """What `intervene` takes: something that knows which hooks carry it out on a given model."""
+
+    def hooks(self, model: "HookedTransformer") -> list[HookPair]:
+        """The hooks, in the order in which they act."""
+        ...
+
 
 ReturnType = Literal["logits", "loss", "both"] | None
 
@@ -31,7 +40,7 @@ class RunOptions(TypedDict, total=False):
     loss_per_token: bool
     start_at_layer: int | None
     stop_at_layer: int | None
-    attention_mask: Tensor | None
+    attention_mask: AttentionMask | None
     kv_cache: KVCache | None
 
 
@@ -44,6 +53,7 @@ class Hooked(nn.Module):
     cfg: TransformerConfig
     hook_points: dict[str, HookPoint]
     axis_sizes: dict[str, int]
+    running: Running
 
     def name_hook_points(self, sizes: Mapping[str, int]) -> None:
         """Find every `HookPoint` below this module and name it; `sizes` are the axes whose size is fixed."""
@@ -54,8 +64,9 @@ class Hooked(nn.Module):
             if isinstance(point, HookPoint)
         }
         self.hook_points = dict(sorted(found.items(), key=lambda item: item[1].order))
+        self.running = Running()
         for name, point in self.hook_points.items():
-            point.name = name
+            point.name, point.running = name, self.running
         self.axis_sizes = dict(sizes)
 
     # ------------------------------------------------------------------ which model this is
@@ -138,25 +149,22 @@ class Hooked(nn.Module):
             yield self
         finally:
             self._detach(active, graphs=True)
-        for hook in active:
-            if not hook.fired:
-                raise HookNotFiredError(_never_ran(hook, "inside the block"))
+        _check_carried_out(active, "inside the block")
 
     @contextmanager
-    def intervene(self, *interventions: "Intervention | Interventions") -> Iterator[Self]:
-        """Interventions that act for the `with` block, in this order; see `interp.interventions`.
+    def intervene(self, *edits: Edit) -> Iterator[Self]:
+        """Edits that act for the `with` block, in this order; `interp.interventions` has a vocabulary of them.
 
-        Raises, naming the intervention:
+        Raises, naming the edit:
             HookNotFoundError, ConfigError: a site, layer, head or neuron that is not there (before the block begins).
             ShapeError, ConfigError: values or positions that do not fit the run (before its first block).
-            HookNotFiredError: the block ended and one was never carried out.
+            HookNotFiredError: the block ended and one was never carried out, or not at all positions that it names.
         """
-        from interp.interventions import Interventions
-
-        every = Interventions()
-        for one in interventions:
-            every = every + one
-        with self.hooks(fwd_hooks=every.hooks(cast("HookedTransformer", self))):
+        model = cast("HookedTransformer", self)
+        for edit in edits:
+            if not isinstance(edit, Edit):
+                raise ConfigError(f"{type(edit).__name__} is no edit; allowed: interp.interventions, such as Zero(...)")
+        with self.hooks(fwd_hooks=[pair for edit in edits for pair in edit.hooks(model)]):
             yield self
 
     def _attach(self, pairs: list[HookPair], direction: Direction, observes: bool = False) -> list[Hook]:
@@ -164,6 +172,7 @@ class Hooked(nn.Module):
         for names, hook in places:
             for name in names:
                 self.hook_points[name].hooks.append(hook)
+            self.running.hooks.append(hook)
         return [hook for _, hook in places]
 
     def _detach(self, hooks: Iterable[Hook], graphs: bool) -> None:
@@ -171,12 +180,13 @@ class Hooked(nn.Module):
         gone = set(hooks)
         for point in self.hook_points.values():
             point.hooks = [hook for hook in point.hooks if hook not in gone]
+        self.running.hooks = [hook for hook in self.running.hooks if hook not in gone]
         for hook in gone if graphs else ():
             hook.live = False
 
     def run_with_hooks(
         self,
-        input: Text | Tensor,
+        input: Text | Ids | MaskedTokens,
         return_type: ReturnType = "logits",
         fwd_hooks: Iterable[HookPair] = (),
         bwd_hooks: Iterable[HookPair] = (),
@@ -193,20 +203,18 @@ class Hooked(nn.Module):
         """
         forward, backward = as_pairs(fwd_hooks, "fwd_hooks"), as_pairs(bwd_hooks, "bwd_hooks")
         for asked, _ in forward + backward:
-            self._reached(asked, return_type, options)
+            self._reached(asked, options)
         active = self._attach(forward, "fwd") + self._attach(backward, "bwd")
         try:
             output = self(input, return_type, **options)
         finally:
             self._detach(active, graphs=False)
-        for hook in active:
-            if not (hook.fired or hook.on_graph):
-                raise HookNotFiredError(_never_ran(hook, "in this run"))
+        _check_carried_out(active, "in this run", later=True)
         return output
 
     def run_with_cache(
         self,
-        input: Text | Tensor,
+        input: Text | Ids | MaskedTokens,
         return_type: ReturnType = "logits",
         names_filter: HookName | Iterable[HookName] | None = None,
         device: str | torch.device | None = None,
@@ -220,7 +228,9 @@ class Hooked(nn.Module):
             input, return_type, options: as for calling the model.
             names_filter: which points; None stands for all that are not lazy.
             device: where the cache is kept.
-            pos_slice: the positions to keep (for scores and patterns: query positions); the others take no memory.
+            pos_slice: the positions to keep (for scores and patterns: query positions); the others take no memory. They
+                count along the sequence: in a run that continues a `kv_cache`, from the first position in that, and
+                negative ones from the end of this run.
             incl_bwd: also the gradient of the loss at each point that it depends on, as `name + "_grad"`; needs
                 `return_type="loss"`. No parameter's `.grad` is touched.
 
@@ -230,7 +240,7 @@ class Hooked(nn.Module):
         """
         if incl_bwd and (return_type != "loss" or options.get("loss_per_token")):
             raise ConfigError("incl_bwd differentiates the mean loss: pass return_type='loss', loss_per_token=False")
-        reached = {name for asked in as_list(names_filter) for name in self._reached(asked, return_type, options)}
+        reached = {name for asked in as_list(names_filter) for name in self._reached(asked, options)}
         keep_freed_memory()
         kept: dict[str, Tensor] = {}
         in_graph: dict[str, Tensor] = {}
@@ -251,11 +261,14 @@ class Hooked(nn.Module):
                 in_graph[hook.name] = value
             return value
 
-        if options.get("start_at_layer") is not None and isinstance(input, Tensor):
-            input = input.clone()  # the cache must not hold the caller's own tensor
         model = cast("HookedTransformer", self)
         if options.get("start_at_layer") is None:
-            input, options["attention_mask"] = model.tokens_and_mask(input, options.get("attention_mask"))
+            input = model.masked_tokens(input, options.pop("attention_mask", None))
+            kv_cache = options.get("kv_cache")
+            if kv_cache is not None and pos_slice is not None:
+                pos_slice = entries_of_part(pos_slice, kv_cache.n_pos, input.ids.shape[1], "pos_slice")
+        elif isinstance(input, Tensor):
+            input = input.clone()  # the cache must not hold the caller's own tensor
         callers = [hook for point in self.hook_points.values() for hook in point.hooks]
         for hook in callers:
             hook.edited = False
@@ -275,12 +288,13 @@ class Hooked(nn.Module):
         if options.get("stop_at_layer") is not None:
             output = output.clone()  # nor hand out one of its own
         edited = any(hook.edited for hook in callers if hook.direction == "fwd")
-        mask = options.get("attention_mask")
-        return output, ActivationCache(kept, model, edited, None if mask is None else part(mask.bool(), 1))
+        if isinstance(input, MaskedTokens):
+            mask = input.attention_mask
+        else:
+            mask = check_mask(options.get("attention_mask"), cast(Tensor, input))
+        return output, ActivationCache(kept, model, edited, None if mask is None else part(mask, 1))
 
-    def _reached(
-        self, asked: HookName | list[HookName] | None, return_type: ReturnType, options: RunOptions
-    ) -> list[str]:
+    def _reached(self, asked: HookName | list[HookName] | None, options: RunOptions) -> list[str]:
         """The points that `asked` names and a run with these options passes; an error if there are none."""
         start, stop = options.get("start_at_layer"), options.get("stop_at_layer")
         first, last = self._layer_range(start, stop)
@@ -290,13 +304,13 @@ class Hooked(nn.Module):
             if layer is not None:
                 return first <= layer < last
             if name.startswith("ln_final"):
-                return stop is None and return_type is not None
+                return stop is None
             read_by_heads = name == "hook_pos_embed" and self.cfg.positional_embedding_type == "shortformer"
             return start is None or read_by_heads
 
         found = [name for name in self.resolve_hooks(asked) if passed(name)]
         if not found:
-            limits = f"start_at_layer = {start}, stop_at_layer = {stop}, return_type = {return_type!r}"
+            limits = f"start_at_layer = {start}, stop_at_layer = {stop}"
             raise HookNotFiredError(f"{asked!r} is not reached by a run with {limits}")
         return found
 
@@ -309,13 +323,21 @@ class Hooked(nn.Module):
         return first, last
 
 
-def _never_ran(hook: Hook, where: str) -> str:
-    cause = (
-        "no forward pass reached it"
-        if hook.direction == "fwd"
-        else "no gradient flowed through it (was grad mode on, and backward called there?)"
-    )
-    return f"the {hook.direction} hook on {hook.asked!r} never ran {where}: {cause}"
+def _check_carried_out(hooks: Iterable[Hook], where: str, later: bool = False) -> None:
+    """Raise `HookNotFiredError` for a hook that never ran, or that did not come to do all that it was meant to do.
+
+    With `later`, a backward hook need only be part of a graph.
+    """
+    for hook in hooks:
+        if not (hook.fired or (later and hook.on_graph)):
+            cause = (
+                "no forward pass reached it"
+                if hook.direction == "fwd"
+                else "no gradient flowed through it (was grad mode on, and backward called there?)"
+            )
+            raise HookNotFiredError(f"the {hook.direction} hook on {hook.asked!r} never ran {where}: {cause}")
+        if isinstance(hook.fn, RunHook) and (undone := hook.fn.undone()):
+            raise HookNotFiredError(f"{undone} {where}")
 
 
 def _gradients(loss: Tensor, in_graph: dict[str, Tensor]) -> dict[str, Tensor]:

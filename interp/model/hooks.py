@@ -10,15 +10,20 @@ call. Rules that hold everywhere:
   through the point.
 - Hooks at one point run in the order in which they were added, backward hooks too.
 - Hooks belong to the model: runs in several threads at once would see each other's.
+- A run with a `kv_cache`, and every step of `generate`, carries a part of its sequence. `hook.span` says which part:
+  the first position that a hook sees is number `hook.first_pos` of the sequence. The keys of a pattern always start
+  with the sequence itself, at number 0.
 - *Lazy* points are not computed until something asks for them by name.
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from interp.errors import HookNotFoundError, ShapeError
@@ -31,6 +36,52 @@ HookPair = tuple[HookName | list[HookName], HookFn]
 """Where a hook goes, and what it does."""
 
 Direction = Literal["fwd", "bwd"]
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """Which positions of its sequence a run carries.
+
+    Attributes:
+        first: the number of the run's first position in the sequence: how many its `kv_cache` held before.
+        n_new: how many positions the run carries.
+        batch: how many sequences.
+        n_prompt: how many positions the prompt has; the later ones are generated. None where that is not known: in a
+            run that continues a `kv_cache` which was made without `n_prompt=`.
+        n_final: how many positions the sequence can have in the end; None where that is not known.
+        mask: which of the positions up to now are tokens rather than padding; None where all are.
+    """
+
+    first: int
+    n_new: int
+    batch: int
+    n_prompt: int | None
+    n_final: int | None
+    mask: Bool[Tensor, "batch n_keys"] | None = None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether other runs carry other positions of the same sequence, or may come to do so."""
+        return self.first > 0 or self.n_final != self.n_new
+
+    @property
+    def n_keys(self) -> int:
+        """How many positions of the sequence have been run when this run ends."""
+        return self.first + self.n_new
+
+
+class RunHook:
+    """A hook function that hears of every run before its first block, and can say what it never came to do."""
+
+    def __call__(self, activation: Tensor, hook: "HookPoint") -> Tensor | None:
+        """The hook itself."""
+        raise NotImplementedError
+
+    def begin(self, span: Span) -> None:
+        """Called before the first block of a run. Raises if it cannot act on that run."""
+
+    def undone(self) -> str | None:
+        """What of it was never carried out, for an error message, or None."""
 
 
 @dataclass(eq=False)
@@ -58,6 +109,35 @@ class Hook:
     live: bool = True
 
 
+class Running:
+    """What all hook points of a model share: the hooks on them, and the run that is under way.
+
+    Attributes:
+        hooks: every hook, in the order in which they were added.
+        span: which positions the innermost run under way carries, or None between runs.
+    """
+
+    def __init__(self) -> None:
+        self.hooks: list[Hook] = []
+        self.span: Span | None = None
+
+    @contextmanager
+    def over(self, span: Span) -> Iterator[None]:
+        """A run over these positions, which may be one inside a hook of another run."""
+        outer, self.span = self.span, span
+        try:
+            for hook in self.hooks:
+                if isinstance(hook.fn, RunHook):
+                    hook.fn.begin(span)
+            yield
+        finally:
+            self.span = outer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copied model starts without hooks and without a run."""
+        return Running, ()
+
+
 class HookPoint:
     """One named place in the forward pass.
 
@@ -68,6 +148,7 @@ class HookPoint:
         lazy: computed only when asked for.
         hooks: the active hooks, in the order in which they run.
         edited: whether a hook edited what passed here last.
+        running: what it shares with the other points of its model.
     """
 
     _created = itertools.count()
@@ -79,6 +160,7 @@ class HookPoint:
         self.lazy = lazy
         self.hooks: list[Hook] = []
         self.edited = False
+        self.running = Running()
         self.order = next(HookPoint._created)  # components create their points in order of execution
 
     def layer(self) -> int:
@@ -87,6 +169,16 @@ class HookPoint:
         if found is None:
             raise HookNotFoundError(f"{self.name!r} is not inside a block, so it has no layer")
         return found
+
+    @property
+    def span(self) -> Span | None:
+        """Which positions of its sequence the run under way carries; None outside a run."""
+        return self.running.span
+
+    @property
+    def first_pos(self) -> int:
+        """The number in the sequence of the first position that a hook sees here; 0 unless a `kv_cache` goes before."""
+        return 0 if self.span is None else self.span.first
 
     @property
     def pos_axis(self) -> int:

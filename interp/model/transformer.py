@@ -16,14 +16,14 @@ the next to read. Every place where the stream is read or written, and every ste
 """
 
 import os
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, SupportsIndex, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.config import TransformerConfig
+from interp.config import TransformerConfig, rotary_angles
 from interp.errors import ConfigError, ShapeError, TokenError
 from interp.model.components import (
     MLP,
@@ -33,16 +33,28 @@ from interp.model.components import (
     PosEmbed,
     SideInputs,
     Unembed,
-    rotary_angles,
     visible_keys,
 )
 from interp.model.generate import Generates, KVCache
 from interp.model.hooked import Hooked, ReturnType
-from interp.model.hooks import HookPoint
+from interp.model.hooks import HookPoint, Span
 from interp.model.loss import next_token_loss
 from interp.model.split_inputs import private_reads
 from interp.model.stacked import StackedWeights
-from interp.text import Text, TextCodec, check_mask, check_tokens
+from interp.text import (
+    INPUT,
+    AttentionMask,
+    Ids,
+    MaskedTokens,
+    Text,
+    TextCodec,
+    as_ids,
+    check_mask,
+    check_tokens,
+    is_text,
+    one_sequence,
+    token_ids,
+)
 
 
 class Block(nn.Module):
@@ -125,7 +137,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
     """A transformer with a hook point at every step.
 
     Args:
-        cfg: the architecture.
+        cfg: the architecture, or its fields as a dictionary.
         tokenizer: what turns text into token ids, if the model should take text.
         device: where the parameters live; "meta" allocates nothing.
         init_weights: False leaves the weights uninitialised, for a caller who fills them.
@@ -136,12 +148,13 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
     def __init__(
         self,
-        cfg: TransformerConfig,
+        cfg: TransformerConfig | Mapping[str, Any],
         tokenizer: TextCodec | None = None,
         device: str | torch.device | None = None,
         init_weights: bool = True,
     ):
         super().__init__()
+        cfg = cfg if isinstance(cfg, TransformerConfig) else TransformerConfig.from_dict(cfg)
         if tokenizer is not None and tokenizer.d_vocab_base > cfg.d_vocab:
             wanted = tokenizer.d_vocab_base
             raise ConfigError(f"d_vocab = {cfg.d_vocab} is too small for a vocabulary of {wanted} words")
@@ -171,26 +184,28 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
     def forward(
         self,
-        input: Text | Tensor,
+        input: Text | Ids | MaskedTokens,
         return_type: ReturnType = "logits",
         loss_per_token: bool = False,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: AttentionMask | None = None,
         kv_cache: KVCache | None = None,
     ) -> Tensor | tuple[Tensor, Tensor] | None:
         """Run the model, or the blocks from `start_at_layer` up to but not including `stop_at_layer`.
 
         Args:
             input: text, or several (padded on the left and masked where their lengths differ); token ids [batch, pos]
-                or [pos]; with `start_at_layer` the residual stream [batch, pos, d_model] that enters that block.
+                or [pos], as a tensor, an array or lists; with `start_at_layer` the residual stream
+                [batch, pos, d_model] that enters that block.
             return_type: "logits" [batch, pos, d_vocab]; "loss", the mean cross-entropy in nats over all next tokens of
                 the batch (`interp.metrics.Loss` is the mean of each prompt); "both" as (logits, loss); None. Losses
                 are in float32 at least, whatever the model's dtype.
             loss_per_token: a loss for every predicted token, [batch, pos - 1]; 0 where it or its predictor is padding.
             start_at_layer, stop_at_layer: 0 to n_layers, or negative from the end. With `stop_at_layer` the result is
                 the stream that would enter that block (after all blocks: the one the final norm reads).
-            attention_mask: [batch, pos], true for tokens and false for padding. Positions count from the first token.
+            attention_mask: [batch, pos], true or 1 for tokens and false or 0 for padding, of any type; of one sequence
+                also [pos]. Positions count from the first token.
             kv_cache: what attention needs of earlier runs; the input continues these, and is added to it.
 
         Raises:
@@ -203,39 +218,63 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         first, last = self._check_options(return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
         tokens = None
         if start_at_layer is None:
-            tokens, attention_mask = self.tokens_and_mask(input, attention_mask)
-        entering = self._check_stream(input) if tokens is None else tokens
-        mask = check_mask(attention_mask, entering)
+            prompts = self.masked_tokens(input, attention_mask)
+            tokens = entering = prompts.ids
+            mask = prompts.attention_mask
+        else:
+            entering = self._check_stream(input)
+            mask = check_mask(attention_mask, entering)
         whole_mask, positions = self._positions(entering, mask, kv_cache)
-        x = entering if tokens is None else self.hook_embed(self.embed(tokens))  # [batch pos d_model]
-        vectors = self._position_vectors(positions, x, embedding=tokens is not None)
-        if self.cfg.positions_in_stream and vectors is not None:
-            x, vectors = x + vectors, None
+        with self.running.over(self._span(entering, whole_mask, kv_cache)):
+            x = entering if tokens is None else self.hook_embed(self.embed(tokens))  # [batch pos d_model]
+            vectors = self._position_vectors(positions, x, embedding=tokens is not None)
+            if self.cfg.positions_in_stream and vectors is not None:
+                x, vectors = x + vectors, None
 
-        sides = self._side_inputs(x, positions, whole_mask, vectors, kv_cache)
-        for block, side in zip(self.blocks[first:last], sides[first:last], strict=True):
-            x = block(x, side)
+            sides = self._side_inputs(x, positions, whole_mask, vectors, kv_cache)
+            for block, side in zip(self.blocks[first:last], sides[first:last], strict=True):
+                x = block(x, side)
+            output = x if stop_at_layer is not None else self._read_out(x, tokens, mask, return_type, loss_per_token)
         if kv_cache is not None:
-            kv_cache.commit(x.shape[0], x.shape[1], whole_mask)
-        if stop_at_layer is not None:
-            return x
-        if return_type is None:
-            return None
+            kv_cache.commit(entering.shape[0], entering.shape[1], whole_mask)
+        return output
 
+    def _read_out(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        tokens: Int[Tensor, "batch pos"] | None,
+        mask: Bool[Tensor, "batch pos"] | None,
+        return_type: ReturnType,
+        loss_per_token: bool,
+    ) -> Tensor | tuple[Tensor, Tensor] | None:
+        """What a run returns, from its last stream; without a return type the final norm runs only where watched."""
+        if return_type is None:
+            if self.ln_final.is_watched():
+                self.ln_final(x)
+            return None
         logits = self.unembed(self.ln_final(x))  # [batch pos d_vocab]
         if tokens is None or return_type == "logits":
             return logits
         loss = next_token_loss(logits, tokens, mask, loss_per_token)
         return (logits, loss) if return_type == "both" else loss
 
-    def side_inputs(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
-    ) -> list[SideInputs]:
-        """What each layer needs beside the stream in a run on `tokens`: masks, rotations, position vectors."""
-        whole_mask, positions = self._positions(tokens, mask, None)
-        x = self.embed(tokens)
+    def side_inputs(self, prompts: MaskedTokens) -> list[SideInputs]:
+        """What each layer needs beside the stream in a run on `prompts`: masks, rotations, position vectors."""
+        whole_mask, positions = self._positions(prompts.ids, prompts.attention_mask, None)
+        x = self.embed(prompts.ids)
         vectors = None if self.cfg.positions_in_stream else self._position_vectors(positions, x, embedding=False)
         return self._side_inputs(x, positions, whole_mask, vectors, None)
+
+    @staticmethod
+    def _span(entering: Tensor, mask: Bool[Tensor, "batch n_keys"] | None, kv_cache: KVCache | None) -> Span:
+        """Which positions of its sequence this run carries."""
+        batch, n_new = entering.shape[:2]
+        if kv_cache is None:
+            return Span(0, n_new, batch, n_prompt=n_new, n_final=n_new, mask=mask)
+        n_prompt = kv_cache.n_prompt
+        if n_prompt is None and kv_cache.n_pos == 0:
+            n_prompt = n_new
+        return Span(kv_cache.n_pos, n_new, batch, n_prompt, kv_cache.n_final, mask)
 
     def _position_vectors(
         self, positions: Int[Tensor, "batch_or_1 pos"], x: Float[Tensor, "batch pos d_model"], embedding: bool
@@ -313,27 +352,35 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
                               "and stop_at_layer")  # fmt: skip
         return first, last
 
-    def tokens_and_mask(
-        self, input: Text | Tensor, attention_mask: Tensor | None = None
-    ) -> tuple[Int[Tensor, "batch pos"], Tensor | None]:
-        """Text or ids as checked token ids, and the mask: the given one, or what padded texts of unequal length."""
-        texts = isinstance(input, list | tuple) and all(isinstance(text, str) for text in input)
-        if not (texts or isinstance(input, str | Tensor)):
-            raise TokenError(f"input is text, a list of texts or a tensor of token ids, not {input!r}")
+    def masked_tokens(
+        self, input: Text | Ids | MaskedTokens, attention_mask: AttentionMask | None = None
+    ) -> MaskedTokens:
+        """Checked token ids and the attention mask, as every run reads them.
+
+        If texts had to be padded, the mask marks the padding; otherwise it is the one that was given. Ids that are not
+        a tensor (see `interp.text.Ids`) are put on the model's device. What this returns may be given wherever text or
+        ids may. Raises what `forward` raises for its input.
+        """
+        if isinstance(input, MaskedTokens):
+            if attention_mask is not None:
+                raise ShapeError("MaskedTokens bring their own mask; give attention_mask= with ids only")
+            return input
+        padded = None
         if isinstance(input, Tensor):
             tokens = input
+        elif is_text(input):
+            tokens, padded = self.to_tokens_and_mask(input)
+            if attention_mask is not None and not padded.all():
+                raise ShapeError("texts of unequal length bring their own mask; give attention_mask= with ids only")
         else:
-            tokens, real = self.to_tokens_and_mask(input)
-            if not real.all():
-                if attention_mask is not None:
-                    raise ShapeError("texts of unequal length bring their own mask; give attention_mask= with ids only")
-                attention_mask = real
-        return check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.W_E.device), attention_mask
+            tokens = as_ids(input, INPUT).to(self.W_E.device)
+        tokens = check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.W_E.device)
+        return MaskedTokens(tokens, check_mask(padded if attention_mask is None else attention_mask, tokens))
 
-    def _check_stream(self, x: Text | Tensor) -> Float[Tensor, "batch pos d_model"]:
+    def _check_stream(self, x: Text | Ids | MaskedTokens) -> Float[Tensor, "batch pos d_model"]:
         wanted = f"start_at_layer takes the residual stream [batch, pos, {self.cfg.d_model}] in {self.W_E.dtype}"
         if not isinstance(x, Tensor):
-            raise ShapeError(f"{wanted}, not text")
+            raise ShapeError(f"{wanted}, not a {type(x).__name__}")
         if x.ndim != 3 or x.shape[2] != self.cfg.d_model or x.dtype != self.W_E.dtype or x.numel() == 0:
             raise ShapeError(f"{wanted}, not {x.dtype} of shape {tuple(x.shape)}")
         if x.device != self.W_E.device:
@@ -360,13 +407,20 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         tokens, mask = self._tokenizer().to_tokens_and_mask(text, prepend_bos, padding_side)
         return tokens.to(self.W_E.device), mask.to(self.W_E.device)
 
-    def to_str_tokens(self, text: str | Tensor, prepend_bos: bool | None = None) -> list[str]:
-        """The tokens of one text or one sequence of ids, as strings. Raises `TokenError`."""
-        return self._tokenizer().to_str_tokens(text, prepend_bos)
+    def to_str_tokens(self, text: str | Ids, prepend_bos: bool | None = None) -> list[str]:
+        """The tokens of one text or of one sequence of ids, as strings. Raises `TokenError`.
 
-    def to_string(self, tokens: Tensor) -> str:
-        """The text of one sequence of ids. Raises `TokenError`."""
-        return self._tokenizer().to_string(tokens)
+        An id that the model has and its tokenizer lacks is shown as its number, "<50280>".
+        """
+        return self._tokenizer().to_str_tokens(text if isinstance(text, str) else self._in_range(text), prepend_bos)
+
+    def to_string(self, tokens: Ids) -> str:
+        """The text of one sequence of ids, those without a token as `to_str_tokens` shows them. Raises `TokenError`."""
+        return self._tokenizer().to_string(self._in_range(tokens))
+
+    def _in_range(self, tokens: Ids) -> list[int]:
+        """The ids of one sequence. Raises `TokenError` for an id that the model does not have."""
+        return token_ids(one_sequence(tokens), None, self.cfg.d_vocab, "token").tolist()
 
     def to_single_token(self, text: str) -> int:
         """The id of a text that is exactly one token. Raises `TokenError` if it is not."""
@@ -374,8 +428,8 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
     def get_token_position(
         self,
-        token: str | int,
-        text: str | Tensor,
+        token: str | SupportsIndex,
+        text: str | Ids,
         mode: Literal["first", "last"] = "first",
         prepend_bos: bool | None = None,
     ) -> int:

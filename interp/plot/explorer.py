@@ -123,7 +123,7 @@ def attention(
         check_choice("sort_by", sort_by, names)
     answer = None
     if logit_difference is not None:
-        names_of_both = token_names(cache.model, torch.tensor(answer_ids(cache.model, logit_difference)))
+        names_of_both = token_names(cache.model.tokenizer, torch.tensor(answer_ids(cache.model, logit_difference)))
         answer = " \u2212 ".join(f"logit “{name}”" for name in names_of_both)
     if head is not None and not (isinstance(head, tuple | list) and len(head) == 2):
         raise ConfigError(f"head = {head!r}; allowed: (layer, head)")

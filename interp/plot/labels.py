@@ -9,7 +9,6 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from interp.errors import ConfigError, RangeError, ShapeError, TokenError
 from interp.model import ActivationCache
 from interp.plot import still
 from interp.plot.style import float32
-from interp.text import visible
+from interp.text import as_ids, one_sequence, token_strings, visible
 
 Tokens = str | Sequence[str] | Sequence[int] | Tensor | np.ndarray
 """The tokens of a run: its text, a string a position, or ids [pos] or [batch, pos]."""
@@ -52,16 +51,16 @@ def token_labels(cache: ActivationCache, tokens: Any, n: int, batch: int, what: 
         raise TokenError(f"{what} is text, a string a position, or ids, not {tokens!r}")
     ids = None
     if isinstance(tokens, Tensor | np.ndarray):
-        ids = torch.as_tensor(tokens)
+        ids = as_ids(tokens, what)
         if ids.ndim == 2 and not -len(ids) <= batch < len(ids):
             raise TokenError(f"{what} has {len(ids)} sequences, so there is none for batch = {batch}")
         ids = ids[batch] if ids.ndim == 2 else ids
     else:
         tokens = list(tokens)
         if tokens and all(isinstance(token, Integral) and not isinstance(token, bool) for token in tokens):
-            ids = torch.tensor([int(token) for token in tokens])
+            ids = as_ids(tokens, what)
     if ids is not None:
-        tokens = cache.model.to_str_tokens(ids) if cache.model.tokenizer is not None else list(map(str, ids.tolist()))
+        tokens = token_strings(cache.model.tokenizer, one_sequence(ids))
     return shown_tokens(tokens, n, what)
 
 

@@ -16,7 +16,7 @@ from interp.plot.builder import bars, heatmap
 from interp.plot.results import check_array
 from interp.plot.style import LONGEST_IN_CELL, NEGATIVE, POSITIVE, clip, headings
 from interp.plot.tables import table
-from interp.text import token_names
+from interp.text import token_names, visible
 from interp.weights import TopEntries
 
 if TYPE_CHECKING:
@@ -113,14 +113,14 @@ def token_table(
     values = entries.values.detach().float().cpu()
     ranks = [str(i + 1) for i in range(values.shape[-1])]
     if values.ndim == 1:
-        names = token_names(model, at), token_names(model, entries.columns)
+        names = token_names(model.tokenizer, at), token_names(model.tokenizer, entries.columns)
         return table(
             {"": ranks, row: names[0], column: names[1], "entry": values.tolist()}, title=title, signed="entry"
         )
-    promoted = [token_names(model, ids) for ids in entries.columns]
+    promoted = [token_names(model.tokenizer, ids) for ids in entries.columns]
     return heatmap(
         values,
-        token_names(model, at[:, 0]),
+        token_names(model.tokenizer, at[:, 0]),
         ranks,
         title=title,
         x=f"{column}, by rank",
@@ -213,7 +213,8 @@ def singular_directions(
     sides = ("read", "write") if "read_token" in result else ("query", "key")
 
     def tokens(direction: int, side: str, end: str, most: int | None) -> str:
-        names = result[f"{side}_token"].isel(direction=direction).sel(end=end).to_numpy().tolist()
+        held = result[f"{side}_token"].isel(direction=direction).sel(end=end).to_numpy().tolist()
+        names = [visible(str(token)) for token in held]
         return " | ".join(names if most is None else [clip(name, LONGEST_IN_CELL) for name in names[:most]])
 
     n = result.sizes["direction"]

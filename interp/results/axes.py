@@ -29,7 +29,7 @@ class Axis:
 
 def position_labels(model: "HookedTransformer", tokens: Int[Tensor, "batch pos"]) -> list[str]:
     """What stands at each position: the token, or those of several prompts with strokes between (three at most)."""
-    rows = [token_strings(model, row) for row in tokens.tolist()]
+    rows = [token_strings(model.tokenizer, row) for row in tokens.tolist()]
     columns = [list(dict.fromkeys(column)) for column in zip(*rows, strict=True)]
     return ["/".join(column[:3]) + ("/…" if len(column) > 3 else "") for column in columns]
 

@@ -1,12 +1,14 @@
-"""Words and token ids: what a model reads, before it reads it.
+"""Text and token ids: what a model reads, before it reads it.
 
-`Vocabulary` splits text into words of your own, `Tokenizer` as a published model does; both are a `TextCodec`. The rest
-checks ids and masks, names tokens in tables and pictures, reads answers given as text or ids, and draws random
-sequences with repeats.
+A `Vocabulary` is a list of words of your own; a `Tokenizer` cuts text as a published model was trained with. Both are a
+`TextCodec`, and a model calls either one its `tokenizer`. The rest of this room checks token ids and attention masks,
+gives every token a string for tables and pictures, reads answers that are given as text or as ids, and draws random
+sequences in which a segment is repeated.
 """
 
 from interp.text.answers import Answer, token_ids
-from interp.text.codec import TextCodec, one_sequence
+from interp.text.codec import TextCodec
+from interp.text.ids import INPUT, Ids, Text, as_ids, is_single, is_text, one_sequence
 from interp.text.repeats import (
     Batch,
     iid_tokens,
@@ -16,20 +18,35 @@ from interp.text.repeats import (
     variable_offset_repeats,
 )
 from interp.text.tokenizer import Spelling, Tokenizer
-from interp.text.tokens import Text, check_mask, check_tokens, token_names, token_strings, visible
+from interp.text.tokens import (
+    AttentionMask,
+    MaskedTokens,
+    check_mask,
+    check_tokens,
+    token_names,
+    token_strings,
+    visible,
+)
 from interp.text.vocabulary import Vocabulary
 
 __all__ = [
+    "INPUT",
     "Answer",
+    "AttentionMask",
     "Batch",
+    "Ids",
+    "MaskedTokens",
     "Spelling",
     "Text",
     "TextCodec",
     "Tokenizer",
     "Vocabulary",
+    "as_ids",
     "check_mask",
     "check_tokens",
     "iid_tokens",
+    "is_single",
+    "is_text",
     "one_sequence",
     "ordinary_tokens",
     "random_repeats",

@@ -1,37 +1,45 @@
 """TextCodec: what a model asks of whatever turns text into token ids and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, SupportsIndex, overload, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import TokenError, check_choice, did_you_mean
+from interp.text.ids import Ids, Text, as_ids, one_sequence
 
 
 @runtime_checkable
 class TextCodec(Protocol):
-    """What `Vocabulary` and `Tokenizer` have in common; another class that derives from this one works as well.
+    """What `Vocabulary` and `Tokenizer` have in common. A class of your own that derives from this one works as well.
 
-    A subclass encodes and decodes; the bos, batches and their padding, single tokens and their positions are here.
-    Everywhere `prepend_bos` None is the codec's own habit, and a text that starts with the bos gets no second one.
+    A subclass says how one text becomes ids (`_encode`), which string a token has (`_decode`) and how tokens become a
+    text again (`_join`). Everything else is here: the bos, batches and their padding, single tokens and their
+    positions, and what becomes of an id that the tokenizer does not have.
+
+    Such ids exist because many published models have more rows in their embedding than their tokenizer has tokens.
+    They are shown as their number in angle brackets, "<50280>".
+
+    Every method takes `prepend_bos`: whether a text starts with the bos. None stands for the tokenizer's own habit,
+    `prepends_bos`. A text that starts with the bos already gets no second one.
     """
 
     bos: str | None
     """The token that starts a text, or None."""
     prepends_bos: bool
-    """The codec's habit: whether a text starts with `bos` where the caller says nothing."""
+    """Whether a text starts with `bos` where the caller says nothing."""
 
     @property
     def d_vocab(self) -> int:
-        """How many token ids there are: 0 to `d_vocab - 1`."""
+        """The number of token ids: no id is `d_vocab` or more."""
         ...
 
     @property
     def d_vocab_base(self) -> int:
-        """How many token ids every model must know: `d_vocab` without tokens added for what only some models read."""
+        """How many ids every model must know: `d_vocab` without tokens that were added for some models only."""
         ...
 
     @property
@@ -44,16 +52,22 @@ class TextCodec(Protocol):
         """The id that fills up a batch, or None where texts of unequal length are refused."""
         ...
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def has_token(self, token: int) -> bool:
+        """Whether there is a token with this id."""
+        return 0 <= token < self.d_vocab
+
+    # ------------------------------------------------------------------ what a subclass says
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text, without a bos in front. Raises `TokenError` for a text that has none."""
         ...
 
-    def decode(self, ids: Sequence[int]) -> list[str]:
-        """The token of each id as a string. Raises `TokenError` for ids out of range."""
+    def _decode(self, ids: list[int]) -> list[str]:
+        """The string of each token; the tokenizer has all these ids."""
         ...
 
-    def to_string(self, tokens: Int[Tensor, "..."]) -> str:
-        """The text of one sequence of ids."""
+    def _join(self, ids: list[int]) -> str:
+        """The text of a sequence. The tokenizer may lack some of the ids; `to_str_tokens` has a string for each."""
         ...
 
     def save(self, folder: Path) -> dict[str, Any]:
@@ -65,18 +79,37 @@ class TextCodec(Protocol):
         """The codec of which `save` wrote files into `folder` and returned `values`."""
         ...
 
+    # ------------------------------------------------------------------ text to ids
+
+    @overload
+    def encode(self, text: str) -> list[int]: ...
+
+    @overload
+    def encode(self, text: list[str] | tuple[str, ...]) -> list[list[int]]: ...
+
+    def encode(self, text: Text) -> list[int] | list[list[int]]:
+        """The ids of a text as a list, or of each of several texts, without a bos in front.
+
+        `to_tokens` gives them as a tensor, with the bos. Raises `TokenError` for what is no text, and for a text that
+        cannot be encoded.
+        """
+        ids = self._encode(_texts(text))
+        return ids[0] if isinstance(text, str) else ids
+
     def to_tokens_and_mask(
-        self, text: str | Sequence[str], prepend_bos: bool | None = None, padding_side: str = "left"
+        self, text: Text, prepend_bos: bool | None = None, padding_side: str = "left"
     ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-        """Ids of one text (batch 1) or several, padded to the longest, and which of them are tokens of the texts.
+        """The ids of one text (a batch of 1) or of several, and the mask that is true where a token of a text stands.
+
+        Shorter texts are padded to the length of the longest.
 
         Raises:
-            TokenError: an empty batch, `prepend_bos` without a bos, a text that cannot be encoded, or texts of unequal
-                length where there is no `pad_id`.
+            TokenError: what is no text, an empty batch, `prepend_bos` without a bos, a text that cannot be encoded, or
+                texts of unequal length where there is no `pad_id`.
             ConfigError: `padding_side` is neither "left" nor "right".
         """
         check_choice("padding_side", padding_side, ("left", "right"))
-        rows = self._rows([text] if isinstance(text, str) else list(text), prepend_bos)
+        rows = self._rows(_texts(text), prepend_bos)
         if not rows:
             raise TokenError("an empty batch: at least one text is needed")
         lengths, padding = {len(row) for row in rows}, self.pad_id
@@ -92,39 +125,67 @@ class TextCodec(Protocol):
             mask[i, filled] = True
         return tokens, mask
 
-    def _rows(self, texts: Sequence[str], prepend_bos: bool | None) -> list[list[int]]:
+    def _rows(self, texts: list[str], prepend_bos: bool | None) -> list[list[int]]:
         """The ids of each text, with the bos where it is wanted and not there already."""
         bos_id = self.bos_id
         if prepend_bos and bos_id is None:
             raise TokenError(f"prepend_bos = True, but this {type(self).__name__} was made without bos=")
         wanted = self.prepends_bos if prepend_bos is None else prepend_bos
-        rows = self.encode(texts)
+        rows = self._encode(texts)
         return [[bos_id, *row] if wanted and bos_id is not None and row[:1] != [bos_id] else row for row in rows]
 
     def to_tokens(
-        self, text: str | Sequence[str], prepend_bos: bool | None = None, padding_side: str = "left"
+        self, text: Text, prepend_bos: bool | None = None, padding_side: str = "left"
     ) -> Int[Tensor, "batch pos"]:
-        """Ids of one text (batch 1) or several; `to_tokens_and_mask` also tells padding from tokens."""
-        return self.to_tokens_and_mask(text, prepend_bos, padding_side)[0]
+        """The ids of one text (a batch of 1) or of several. `to_tokens_and_mask` also says which of them are padding.
 
-    def to_str_tokens(self, text: str | Int[Tensor, "..."], prepend_bos: bool | None = None) -> list[str]:
-        """The tokens of one text, as `to_tokens` makes them, or of one sequence of ids, as strings.
-
-        Raises `TokenError` for a text that cannot be encoded, or ids out of range.
+        Raises as `to_tokens_and_mask` does.
         """
-        return self.decode(self._rows([text], prepend_bos)[0] if isinstance(text, str) else one_sequence(text))
+        return self.to_tokens_and_mask(text, prepend_bos, padding_side)[0]
 
     def to_single_token(self, text: str) -> int:
         """The id of a text that is exactly one token. Raises `TokenError`, listing the tokens, if it is not."""
-        (ids,) = self.encode([text])
+        if not isinstance(text, str):
+            raise TokenError(f"to_single_token takes a text, not a value of type {type(text).__name__}")
+        ids = self.encode(text)
         if len(ids) != 1:
-            raise TokenError(f"{text!r} is {len(ids)} tokens, {self.decode(ids)}; a single one is needed")
+            raise TokenError(f"{text!r} is {len(ids)} tokens, {self.to_str_tokens(ids)}; a single one is needed")
         return ids[0]
+
+    # ------------------------------------------------------------------ ids to text
+
+    def to_str_tokens(self, text: str | Ids, prepend_bos: bool | None = None) -> list[str]:
+        """The tokens of one text, as `to_tokens` makes them, or of one sequence of ids, as strings.
+
+        Raises `TokenError` for a text that cannot be encoded, for what is not one sequence of ids, and for negative
+        ids.
+        """
+        return self._strings(self._ids_of(text, prepend_bos))
+
+    def to_string(self, tokens: Ids) -> str:
+        """The text of one sequence of ids.
+
+        Raises `TokenError` for what is not one sequence of ids, and for negative ids.
+        """
+        return self._join(_not_negative(one_sequence(tokens)))
+
+    def decode(self, tokens: Ids) -> str:
+        """The text of one sequence of ids: `to_string` by the name that other libraries have for it."""
+        return self.to_string(tokens)
+
+    def _ids_of(self, text: str | Ids, prepend_bos: bool | None) -> list[int]:
+        return self._rows([text], prepend_bos)[0] if isinstance(text, str) else _not_negative(one_sequence(text))
+
+    def _strings(self, ids: list[int]) -> list[str]:
+        """The string of each token, with a number in angle brackets for one that this tokenizer does not have."""
+        known = [i for i in ids if self.has_token(i)]
+        strings = iter(self._decode(known))
+        return [next(strings) if self.has_token(i) else f"<{i}>" for i in ids]
 
     def get_token_position(
         self,
-        token: str | int,
-        text: str | Int[Tensor, "..."],
+        token: str | SupportsIndex,
+        text: str | Ids,
         mode: Literal["first", "last"] = "first",
         prepend_bos: bool | None = None,
     ) -> int:
@@ -133,18 +194,31 @@ class TextCodec(Protocol):
         Raises `TokenError` if it is not there, or `token` is a text of several tokens; `ConfigError` for another mode.
         """
         check_choice("mode", mode, ("first", "last"))
-        wanted = self.to_single_token(token) if isinstance(token, str) else token
-        ids = self._rows([text], prepend_bos)[0] if isinstance(text, str) else one_sequence(text)
+        wanted = self.to_single_token(token) if isinstance(token, str) else int(as_ids(token, "token"))
+        ids = self._ids_of(text, prepend_bos)
         places = [place for place, i in enumerate(ids) if i == wanted]
         if not places:
-            held = self.decode(ids)
+            held = self._strings(ids)
             shown = repr(held) if len(held) <= 20 else f"{held[:20]!r} and {len(held) - 20} more"
             raise TokenError(f"token {token!r} is not among {shown}{did_you_mean(str(token), held)}")
         return places[0] if mode == "first" else places[-1]
 
 
-def one_sequence(tokens: Tensor) -> list[int]:
-    """The ids of a tensor [pos] or [1, pos]. Raises `TokenError` for any other."""
-    if tokens.dtype.is_floating_point or tokens.ndim not in (1, 2) or (tokens.ndim == 2 and len(tokens) != 1):
-        raise TokenError(f"one sequence of integer ids is needed, not {tokens.dtype} of shape {tuple(tokens.shape)}")
-    return tokens.flatten().tolist()
+def _texts(given: Any) -> list[str]:
+    """One text, or several, as a list. Raises `TokenError` for anything else."""
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given, Iterable) and not isinstance(given, Tensor | bytes | Mapping):
+        texts = list(given)
+        place = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+        if place is None:
+            return texts
+        raise TokenError(f"a text is a string; the one at place {place} has type {type(texts[place]).__name__}")
+    raise TokenError(f"text is a string or a list of strings, not a value of type {type(given).__name__}")
+
+
+def _not_negative(ids: list[int]) -> list[int]:
+    place = next((place for place, i in enumerate(ids) if i < 0), None)
+    if place is not None:
+        raise TokenError(f"token {ids[place]} at place {place}; a token id is 0 or more")
+    return ids

@@ -7,18 +7,16 @@ scores single heads; `variable_offset_repeats` fills the whole sequence with rep
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.config import TransformerConfig
 from interp.errors import ConfigError, TokenError
 from interp.indices import is_index
+from interp.text.codec import TextCodec
 from interp.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from interp.model import HookedTransformer
 
 LENGTH = 64
 SHORTEST = 5  # a segment of two tokens, twice, and one token to move them about
@@ -82,33 +80,47 @@ def random_repeats(
 
 
 def repeated_tokens(
-    model: "HookedTransformer", n_prompts: int = 16, length: int | None = None, seed: int = 0
+    cfg: TransformerConfig,
+    tokenizer: TextCodec | None = None,
+    n_prompts: int = 16,
+    length: int | None = None,
+    seed: int = 0,
 ) -> Int[Tensor, "prompt pos"]:
-    """`random_repeats` for a model, on its device: of its tokenizer's ordinary tokens, after its bos if it has one.
+    """`random_repeats` of the ordinary tokens of a model, each sequence after the model's bos if it has one.
 
-    `length` None is 64, or what the context and a small vocabulary allow. Raises as `random_repeats`; `ConfigError`
-    too for a length beyond the context.
+    Args:
+        cfg, tokenizer: those of the model: `repeated_tokens(model.cfg, model.tokenizer)`.
+        n_prompts: how many sequences.
+        length: the length of a sequence, the bos included. None stands for 64, or for less where the context is shorter
+            or the vocabulary too small for a sequence of that length.
+        seed: of all random choices.
+
+    The ids are on the CPU. Raises as `random_repeats` does, and `ConfigError` for a length beyond the context.
     """
-    words, bos = ordinary_tokens(model)
+    words, bos = ordinary_tokens(tokenizer, cfg.d_vocab)
     if length is None:
-        body = min(LENGTH, model.cfg.n_ctx) - (bos is not None)
+        body = min(LENGTH, cfg.n_ctx) - (bos is not None)
         length = max(SHORTEST, min(body, 4 * len(words) // 3)) + (bos is not None)
-    if length > model.cfg.n_ctx:
-        raise ConfigError(f"length = {length} is longer than the context, n_ctx = {model.cfg.n_ctx}")
-    return random_repeats(words, n_prompts, length, bos=bos, seed=seed).to(model.W_E.device)
+    if length > cfg.n_ctx:
+        raise ConfigError(f"length = {length} is longer than the context, n_ctx = {cfg.n_ctx}")
+    return random_repeats(words, n_prompts, length, bos=bos, seed=seed)
 
 
-def ordinary_tokens(model: "HookedTransformer") -> tuple[Int[Tensor, "words"], int | None]:
-    """The ids that are neither special (bos, end of text, added tokens) nor beyond the tokenizer, and the bos."""
-    codec = model.tokenizer
-    if codec is None:
-        return torch.arange(model.cfg.d_vocab), None
-    bos = None if codec.bos is None else codec.to_single_token(codec.bos)
+def ordinary_tokens(tokenizer: TextCodec | None, d_vocab: int) -> tuple[Int[Tensor, "words"], int | None]:
+    """The ids below `d_vocab` that stand for ordinary tokens of a text, and the id of the bos (None without one).
+
+    Special tokens (the bos, the end of a text, tokens that were added to the vocabulary) are left out, and so are ids
+    that the tokenizer does not have. Without a tokenizer every id is ordinary.
+    """
+    if tokenizer is None:
+        return torch.arange(d_vocab), None
+    bos = tokenizer.bos_id
     special = set() if bos is None else {bos}
-    if isinstance(codec, Tokenizer):
-        special |= set(codec.backend.get_added_tokens_decoder())
-    n = min(codec.d_vocab, model.cfg.d_vocab)
-    return torch.tensor([i for i in range(n) if i not in special], dtype=torch.long), bos
+    if isinstance(tokenizer, Tokenizer):
+        special |= set(tokenizer.backend.get_added_tokens_decoder())
+    n = min(tokenizer.d_vocab, d_vocab)
+    ordinary = [i for i in range(n) if i not in special and tokenizer.has_token(i)]
+    return torch.tensor(ordinary, dtype=torch.long), bos
 
 
 # ---------------------------------------------------------------------- to train on

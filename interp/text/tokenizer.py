@@ -4,15 +4,13 @@ import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Int
-from torch import Tensor
-
 from interp.errors import CheckpointError, TokenError, did_you_mean
 from interp.files import atomic_path
-from interp.text.codec import TextCodec, one_sequence
+from interp.text.codec import TextCodec
 
 if TYPE_CHECKING:
     import tokenizers
@@ -64,15 +62,26 @@ class Tokenizer(TextCodec):
 
     # ------------------------------------------------------------------ ids
 
-    @property
-    def d_vocab(self) -> int:
-        """How many tokens there are, added ones included."""
-        return self.backend.get_vocab_size()
+    @cached_property
+    def d_vocab(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The number of token ids: one more than the largest, so that ids without a token count as well."""
+        n, added = self.backend.get_vocab_size(), self.backend.get_added_tokens_decoder()
+        if n and self.backend.id_to_token(n - 1) is None:  # there are gaps
+            n = 1 + max(self.backend.get_vocab().values())
+        return max(n, 1 + max(added, default=-1))
 
     @property
     def d_vocab_base(self) -> int:
         """How many tokens there are without the added ones."""
         return min(self.backend.get_vocab_size(with_added_tokens=False), self.d_vocab)
+
+    def has_token(self, token: int) -> bool:
+        """Whether there is a token with this id; there may be gaps between the ids of added tokens."""
+        return self._spelt(token) is not None
+
+    def _spelt(self, token: int) -> str | None:
+        """A token as the backend spells it, or None where there is none with this id."""
+        return self.backend.id_to_token(token) if 0 <= token < self.d_vocab else None
 
     @property
     def bos_id(self) -> int | None:
@@ -85,14 +94,11 @@ class Tokenizer(TextCodec):
         token = self.pad if self.pad is not None else self.eos
         return (None if token is None else self.backend.token_to_id(token)) or 0
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without a bos in front.
-
-        Raises `TokenError` for a text that UTF-8 cannot hold, or of which this tokenizer would leave out a part.
-        """
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Raises `TokenError` for a text that UTF-8 cannot hold, or of which this tokenizer would leave out a part."""
         for text in texts:
             self._check(text)
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _check(self, text: str) -> None:
         try:
@@ -106,20 +112,19 @@ class Tokenizer(TextCodec):
 
     # ------------------------------------------------------------------ text
 
-    def decode(self, ids: Sequence[int]) -> list[str]:
-        """The tokens with these ids as strings. Raises `TokenError` for ids out of range.
-
-        Joined, they are the text; but bytes that are only a part of a character show as escapes (backslash, x, f0).
-        """
+    def _decode(self, ids: list[int]) -> list[str]:
+        r"""Joined, they are the text; but bytes that are only a part of a character show as escapes, such as "\xf0"."""
         return [part.decode(errors="backslashreplace") for part in self._bytes(ids)]
 
-    def _bytes(self, ids: Sequence[int]) -> list[bytes]:
+    def _bytes(self, ids: list[int]) -> list[bytes]:
+        """The bytes of each token, or those of its number in angle brackets where there is no such token."""
         added, parts = self._added(), []
-        for place, i in enumerate(ids):
-            token = self.backend.id_to_token(i) if i >= 0 else None
-            if token is None:
-                raise TokenError(f"token {i} at place {place}; allowed: 0 to {self.d_vocab - 1}")
-            parts.append(added[i].encode() if i in added else self._spelling.bytes_of(token))
+        for i in ids:
+            spelt = self._spelt(i)
+            if spelt is None or i in added:
+                parts.append(added.get(i, f"<{i}>").encode())
+            else:
+                parts.append(self._spelling.bytes_of(spelt))
         return parts
 
     def _added(self) -> dict[int, str]:
@@ -130,16 +135,16 @@ class Tokenizer(TextCodec):
             for i, token in self.backend.get_added_tokens_decoder().items()
         }
 
-    def to_string(self, tokens: Int[Tensor, "..."]) -> str:
-        """The text of one sequence of ids, special tokens included; bytes that are no UTF-8 show as escapes.
-
-        Raises `TokenError` for ids out of range.
-        """
-        ids = one_sequence(tokens)
-        parts = self._bytes(ids)
+    def _join(self, ids: list[int]) -> str:
+        """Special tokens are included; bytes that are no UTF-8 show as escapes."""
         if self._spelling.byte_level:
-            return b"".join(parts).decode(errors="backslashreplace")
-        return self.backend.decode(ids, skip_special_tokens=False)
+            return b"".join(self._bytes(ids)).decode(errors="backslashreplace")
+        spelt = [self._spelt(i) for i in ids]
+        if None not in spelt:
+            return self.backend.decode(ids, skip_special_tokens=False)
+        # The backend itself leaves out in silence what it does not have.
+        shown = [f"<{i}>" if word is None else word for i, word in zip(ids, spelt, strict=True)]
+        return " ".join(shown) if self.backend.decoder is None else self.backend.decoder.decode(shown)
 
     # ------------------------------------------------------------------ files
 
@@ -180,6 +185,21 @@ class Tokenizer(TextCodec):
     def __deepcopy__(self, memo: dict[int, Any]) -> "Tokenizer":
         """Itself: nothing about it changes, and a copy of the model need not copy its vocabulary."""
         return self
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other is a tokenizer with an equal backend, the same special tokens and the same habit."""
+        if not isinstance(other, Tokenizer):
+            return NotImplemented
+        if self._own_key != other._own_key:
+            return False
+        return self.backend is other.backend or self.backend.to_str() == other.backend.to_str()
+
+    def __hash__(self) -> int:
+        return hash(self._own_key)
+
+    @property
+    def _own_key(self) -> tuple[Any, ...]:
+        return self.d_vocab, self.bos, self.eos, self.pad, self.prepends_bos
 
     def __repr__(self) -> str:
         kind = type(self.backend.model).__name__

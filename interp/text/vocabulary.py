@@ -1,27 +1,25 @@
 """Vocabulary: a list of words of your own as a model's tokenizer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
-
 from interp.errors import TokenError, did_you_mean
-from interp.text.codec import TextCodec, one_sequence
+from interp.text.codec import TextCodec
 
 
 class Vocabulary(TextCodec):
-    """A predefined list of words; a word's id is its place in the list. Its habit is no bos.
+    """A list of words of your own. The id of a word is its place in the list.
 
     Attributes:
-        words: the words, all different, none empty.
-        sep: what stands between two words of a text. With "" the words follow each other directly, and the longest
-            word that fits is taken. By default "" where every word is one character, else " ".
-        bos: the word that starts a text, or None.
+        words: the words. All are different, and none is empty.
+        sep: what stands between two words of a text. With "" the words follow each other directly, and at every place
+            the longest word that fits is taken. By default it is "" where every word is one character, and else " ".
+        bos: the word that starts a text, or None. It is put in front only where `prepend_bos=True` asks for it.
 
-    A text that can be split at all comes back unchanged: `to_string(to_tokens(text)) == text`. Nothing is padded: the
-    texts of a batch have equally many words.
+    A text that can be split into words comes back unchanged: `to_string(to_tokens(text)) == text`. Nothing is padded,
+    so that all texts of a batch must have the same number of words. Two vocabularies with the same words, separator
+    and bos are equal.
 
     Raises:
         TokenError: a word is empty, repeated, or contains the separator; `bos` is not a word.
@@ -95,20 +93,14 @@ class Vocabulary(TextCodec):
     def _few(self) -> str:
         return f": {' '.join(map(repr, self.words))}" if self.d_vocab <= 12 else ""
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text's words. Raises `TokenError` as `split` does."""
+    def _encode(self, texts: list[str]) -> list[list[int]]:
         return [[self._ids[word] for word in self.split(text)] for text in texts]
 
-    def decode(self, ids: Sequence[int]) -> list[str]:
-        """The words with these ids. Raises `TokenError` for ids out of range."""
-        for place, i in enumerate(ids):
-            if not 0 <= i < self.d_vocab:
-                raise TokenError(f"token {i} at place {place}; allowed: 0 to {self.d_vocab - 1}")
+    def _decode(self, ids: list[int]) -> list[str]:
         return [self.words[i] for i in ids]
 
-    def to_string(self, tokens: Int[Tensor, "..."]) -> str:
-        """The text of one sequence of ids. Raises `TokenError` for ids out of range."""
-        return self.sep.join(self.decode(one_sequence(tokens)))
+    def _join(self, ids: list[int]) -> str:
+        return self.sep.join(self._strings(ids))
 
     def save(self, folder: Path) -> dict[str, Any]:
         """The words, the separator and the bos as JSON values; no file is written."""
@@ -118,6 +110,15 @@ class Vocabulary(TextCodec):
     def load(cls, folder: Path, values: Mapping[str, Any]) -> "Vocabulary":
         """The vocabulary whose `save` returned `values`; no file is read."""
         return cls(values["words"], sep=values["sep"], bos=values["bos"])
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other is a vocabulary of the same words, separator and bos."""
+        if not isinstance(other, Vocabulary):
+            return NotImplemented
+        return (self.words, self.sep, self.bos) == (other.words, other.sep, other.bos)
+
+    def __hash__(self) -> int:
+        return hash((self.words, self.sep, self.bos))
 
     def __repr__(self) -> str:
         return f"Vocabulary({self.d_vocab} words, sep={self.sep!r}, bos={self.bos!r})"

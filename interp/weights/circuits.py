@@ -30,7 +30,8 @@ from interp.indices import head_index, is_index, layer_index
 from interp.model import HookedTransformer, Norm
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
-from interp.text import ordinary_tokens, token_names
+from interp.results import array_of
+from interp.text import ordinary_tokens, token_strings
 from interp.weights.extremes import TopEntries, top_entries
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def copying_top_scores(
 
     Raises `ConfigError` for fewer than two tokens, and as `copying_scores`.
     """
-    words, _ = ordinary_tokens(model)
+    words, _ = ordinary_tokens(model.tokenizer, model.cfg.d_vocab)
     if min(n_tokens, len(words)) < 2:
         raise ConfigError(f"n_tokens = {n_tokens}, of {len(words)} ordinary tokens; allowed: 2 or more")
     chosen = words[torch.randperm(len(words), generator=torch.Generator().manual_seed(seed))[:n_tokens]]
@@ -186,7 +187,8 @@ def singular_directions(
         A dataset with `singular_value [direction]`, and for each side (`read` and `write`, or `query` and `key`)
         `<side>_token`, `<side>_id` and `<side>_value [direction, end, rank]`. A direction has two ends, "+" and "-":
         what lies at the "+" end of one side makes the other side's "+" end, and the same with "-". The token that
-        lies farthest along what is read or queried is at "+". Tokens without a name are shown as their number in <>.
+        lies farthest along what is read or queried is at "+". A token is the tokenizer's own string, or
+        its number in angle brackets where the tokenizer has no such token.
 
     Raises `ConfigError` for a layer or head out of range, numbers of directions or tokens that there are not, another
     circuit than those two, or `fold_norms` with post-norm.
@@ -213,8 +215,9 @@ def singular_directions(
     for side, along in zip(("query", "key") if circuit == "QK" else ("read", "write"), (first, second), strict=True):
         turned = sign * along
         ends = torch.stack([turned, -turned], dim=1).topk(n_tokens)
+        words = token_strings(model.tokenizer, ends.indices.flatten().tolist())
         columns |= {
-            f"{side}_token": (dims, [[token_names(model, ids) for ids in both] for both in ends.indices]),
+            f"{side}_token": (dims, array_of(words, ends.indices.shape)),
             f"{side}_id": (dims, ends.indices.cpu().numpy()),
             f"{side}_value": (dims, (ends.values * ends.values.new_tensor([[1], [-1]])).cpu().numpy()),
         }

@@ -14,7 +14,7 @@ from interp.indices import is_index
 from interp.model import HookedTransformer
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
-from interp.text import token_names
+from interp.text import token_strings
 
 BLOCK_NUMBERS = 2**25
 """How many numbers the blocks of long computations hold by default: 134 MB in float32."""
@@ -34,8 +34,8 @@ class TopEntries:
     columns: Int[Tensor, "*rows k"]
 
     def named(self, model: HookedTransformer) -> list[tuple[str, str, float]]:
-        """Row, column and value of each entry of a matrix over the vocabulary, its tokens named (see `token_names`)."""
-        rows, columns = token_names(model, self.rows.flatten()), token_names(model, self.columns.flatten())
+        """Row, column and value of each entry of a matrix over the vocabulary, its tokens as strings."""
+        rows, columns = (token_strings(model.tokenizer, ids.flatten().tolist()) for ids in (self.rows, self.columns))
         return list(zip(rows, columns, self.values.flatten().tolist(), strict=True))
 
 

@@ -311,10 +311,14 @@ def test_texts_are_checked():
             use("")
 
 
-@pytest.mark.parametrize("text", [3, None, [0, 1], {"!a"}])
-def test_what_is_no_text_is_refused(text: Any, as_installed: None):
-    with pytest.raises(TokenError, match="allowed: a text, a list of texts, or a tensor of token ids"):
+@pytest.mark.parametrize("text", [None, 1.5, {"!a"}])
+def test_what_is_neither_text_nor_ids_is_refused(text: Any, as_installed: None):
+    with pytest.raises(TokenError, match=r"input \(text, a list of texts, or token ids\): .* is no token id"):
         induction().interpret(text)
+
+
+def test_ids_in_a_list_are_the_text_they_spell():
+    assert induction().tokens([0, 1]).tolist() == induction().tokens("!a").tolist()
 
 
 WORDS = ["<b>x</b>", "&amp;", "\n", "\u00a0", "🙂", "👨‍👩‍👧", "e\u0301", "é", "\x00", "x" * 5000]

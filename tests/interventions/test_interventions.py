@@ -3,17 +3,16 @@ from typing import Any
 
 import pytest
 import torch
-from grid import GRID, SMALL, build, config, random_tensor
+from grid import GRID, SMALL, build, config, random_tensor, random_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
 from interp import CheckpointError, ConfigError, HookedTransformer, HookNotFoundError, HookPoint, ShapeError
 from interp.files import save_tensors
+from interp.interventions.core import Intervention, Interventions
 from interp.interventions.kinds import (
     FreezeNorms,
     FreezePattern,
-    Intervention,
-    Interventions,
     Mean,
     Patch,
     Resample,
@@ -197,7 +196,7 @@ def test_a_file_of_another_schema_or_kind_is_refused(tmp_path: Path):
         (lambda c: Patch(c.slice(pos=slice(0, 5)), site="z", layer=0), ShapeError, r"Patch\(.*do not fit"),
         (lambda c: Patch(c.slice(batch=[0, 1]), site="z", layer=0), ShapeError, r"Patch\(.*\(2, 6, 4, 5\)"),
         (lambda c: Zero(site="z", layer=0, pos=6), ConfigError, "pos = 6; allowed: -6 to 5"),
-        (lambda c: Steer(torch.zeros(5, dtype=torch.float64), site="resid_pre"), ShapeError, "a direction of"),
+        (lambda c: Steer(torch.zeros(5, dtype=torch.float64), site="resid_pre"), ShapeError, "do not fit"),
         (lambda c: Steer(torch.zeros(24), site="resid_pre", layer=0), ShapeError, "float32|float64"),
         (lambda c: Patch({"blocks.1.hook_z": torch.zeros(1)}, site="z"), HookNotFoundError, "no values for"),
         (lambda c: Zero(site="z", layer=ANYTHING["text"]), ConfigError, "Zero: layer = '1'; allowed: int"),
@@ -259,3 +258,14 @@ def test_a_direction_is_its_own_from_then_on():
     steer = Steer(vector, site="resid_pre")
     vector.zero_()
     assert steer.direction["direction"].sum() == 24
+
+
+def test_norms_of_a_half_precision_model_are_frozen_at_the_float32_scales_that_they_have():
+    model = build(config(SMALL, dtype=torch.bfloat16), seed=13)
+    tokens, others = random_tokens(model.cfg, 1), random_tokens(model.cfg, 2)
+    usual, cache = model.run_with_cache(tokens)
+    unfrozen = model(others)
+    for edit in (FreezeNorms(cache), Patch(cache, site=("scale", "ln1"), layer=1)):
+        with model.intervene(edit):
+            assert torch.equal(model(tokens), usual)
+            assert not torch.equal(model(others), unfrozen)

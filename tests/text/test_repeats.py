@@ -68,25 +68,24 @@ def test_a_vocabulary_too_small_for_distinct_tokens_is_an_error():
 
 def test_a_model_draws_from_its_vocabulary_after_its_bos():
     model = build(config(SMALL | {"n_ctx": 12}), SEED, Vocabulary("!abcdefghij", bos="!"))
-    tokens = repeated_tokens(model, 6, seed=SEED)
+    tokens = repeated_tokens(model.cfg, model.tokenizer, 6, seed=SEED)
     assert tokens.shape[0] == 6
     assert (tokens[:, 0] == 0).all()
     assert (tokens[:, 1:] > 0).all()
     with pytest.raises(ConfigError, match="longer than the context, n_ctx = 12"):
-        repeated_tokens(model, 6, 13)
+        repeated_tokens(model.cfg, model.tokenizer, 6, 13)
 
 
 @pytest.mark.parametrize("words", ["abc", "abcd", "abcdefg"])
 def test_small_vocabularies_get_short_sequences_by_default(words: str):
     model = build(config(SMALL | {"n_ctx": 30, "d_vocab": len(words)}), SEED, Vocabulary(words))
-    assert copies(repeated_tokens(model, 1)[0])[0]
+    assert copies(repeated_tokens(model.cfg, model.tokenizer, 1)[0])[0]
 
 
 def test_a_vocabulary_of_two_words_cannot_repeat_a_segment():
     with pytest.raises(TokenError, match="at least 3"):
-        repeated_tokens(build(config(SMALL | {"d_vocab": 2}), SEED, Vocabulary("ab")))
+        repeated_tokens(config(SMALL | {"d_vocab": 2}), Vocabulary("ab"))
 
 
 def test_rows_that_only_fill_up_the_embedding_are_not_drawn():
-    model = build(config(SMALL), SEED, Vocabulary("abcdefg"))
-    assert ordinary_tokens(model)[0].tolist() == list(range(7))
+    assert ordinary_tokens(Vocabulary("abcdefg"), SMALL["d_vocab"])[0].tolist() == list(range(7))

@@ -91,11 +91,10 @@ def test_half_of_a_surrogate_pair_is_an_error_that_says_where(plain: Tokenizer):
         plain.to_tokens("ab\ud800")
 
 
-@pytest.mark.parametrize("bad", [-1, 10**6])
-def test_an_id_out_of_range_is_an_error_that_names_its_place(plain: Tokenizer, bad: int):
+def test_a_negative_id_is_an_error_that_names_its_place(plain: Tokenizer):
     for method in (plain.to_str_tokens, plain.to_string):
-        with pytest.raises(TokenError, match=rf"token {bad} at place 1; allowed: 0 to {plain.d_vocab - 1}"):
-            method(torch.tensor([0, bad]))
+        with pytest.raises(TokenError, match="token -1 at place 1; a token id is 0 or more"):
+            method(torch.tensor([0, -1]))
 
 
 def test_two_sequences_are_not_one_text(plain: Tokenizer):

@@ -1,7 +1,6 @@
 """Circuits, composition, copying, singular directions and largest entries, each held against the dense matrices."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -262,12 +261,12 @@ def test_a_direction_that_no_token_lies_along_still_shows_what_it_writes():
 def test_tokens_are_named_where_they_have_a_name():
     words = Vocabulary(["a b", "<script>", "\n\u202e", "z"], sep="|")
     model = build(config(SMALL), SEED, words)
-    assert token_names(model, torch.tensor([0, 1, 2, 3, 7])) == ["a·b", "<script>", "⏎\\u202e", "z", "<7>"]
+    assert token_names(words, torch.tensor([0, 1, 2, 3, 7])) == ["a·b", "<script>", "⏎\\u202e", "z", "<7>"]
     found = singular_directions(model, 0, 0, n_directions=2, n_tokens=11)
     assert set(found.read_token.values[1, 1].tolist()) == {
-        "a·b",
+        "a b",
         "<script>",
-        "⏎\\u202e",
+        "\n\u202e",
         "z",
         *(f"<{i}>" for i in range(4, 11)),
     }
@@ -374,8 +373,8 @@ def test_no_analysis_changes_the_model_or_carries_gradients(run: Run):
     assert run.model.weights_hash() == before
 
 
-def test_on_a_real_model_composition_and_largest_entries_are_the_dense_ones(smollm2_path: Path):
-    model = HookedTransformer.from_pretrained(smollm2_path)
+def test_on_a_real_model_composition_and_largest_entries_are_the_dense_ones(smollm2: HookedTransformer):
+    model = smollm2
     scores = composition_scores(model, ["K"])
     assert scores.shape == (1, 30, 9, 30, 9)
     for writer, reader in (((0, 0), (29, 8)), ((3, 2), (17, 5)), ((28, 8), (29, 1)), ((11, 4), (12, 0))):

@@ -1,0 +1,323 @@
+"""Where something is written, one edit or several: what all kinds have in common, and their files."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+
+from interp.errors import CheckpointError, ConfigError, InterpError, did_you_mean
+from interp.files import load_tensors, save_tensors
+from interp.indices import as_indices, is_index, layer_index
+from interp.interventions.values import Values, fitted
+from interp.model import HookName, HookPair, HookPoint, RunHook, Span
+from interp.precision import wide
+
+if TYPE_CHECKING:
+    from interp.model import HookedTransformer
+
+KIND, SCHEMA = "interp.Interventions", 1
+"""Of the files that `save` writes."""
+
+KINDS: dict[str, type["Intervention"]] = {}
+"""Every kind of intervention by its name, as files spell it."""
+
+Index = int | Sequence[int] | None
+"""One, several (kept as a tuple), or (None) all; negative ones count from the end."""
+
+Position = Index | Literal["generated"]
+"""Positions along the whole sequence, negative ones from the end of the prompt; or all that come after the prompt."""
+
+AXES = {"head": ("head", "kv_head"), "pos": ("query_pos", "pos"), "key_pos": ("key_pos",), "neuron": ("d_mlp",)}
+"""Which axes of a hook point a word of an address speaks of."""
+
+ADDRESS = ("site", "layer", *AXES)
+"""The words of an address."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intervention:
+    """Where something is written; subclasses say what.
+
+    Positions are columns of the batch, padding included, and count along the whole sequence: in `generate`, and in runs
+    that continue a `kv_cache`, position 9 is written to once, by the run that carries it. Negative positions count from
+    the end of the prompt. `pos="generated"` stands for every position after the prompt. (The first generated token is
+    predicted at the last position of the prompt, pos=-1.)
+
+    Attributes:
+        site: short name of a hook point, such as "z", "resid_pre" or "pattern"; `("scale", "ln1")` where several parts
+            of a block have one.
+        layer, head, pos, neuron: where of it. In keys and values `head` counts key-value heads, in a pattern `pos` is
+            the query's position.
+        key_pos: in scores and patterns, the position of the key.
+
+    Raises `ConfigError` for anything that is not an index, several, or None.
+    """
+
+    of_sequence: ClassVar[bool] = False
+    """Whether the positions of its `value` are those of the whole sequence, of which a run may carry a part."""
+
+    site: str | tuple[str, str] | None = None
+    layer: Index = None
+    head: Index = None
+    pos: Position = None
+    neuron: Index = None
+    key_pos: Position = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        KINDS[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        kind = type(self).__name__
+        words = self.site if isinstance(self.site, tuple) else (self.site,)
+        if self.site is not None and not all(isinstance(word, str) for word in words):
+            raise ConfigError(f"{kind}: site = {self.site!r}; allowed: a name, or a name and its part")
+        for name in ("layer", *AXES):
+            value = getattr(self, name)
+            positions = name.endswith("pos")
+            if value is None or (positions and isinstance(value, str) and value == "generated"):
+                continue
+            try:
+                several = as_indices(value)
+            except TypeError:
+                allowed = "int, several, 'generated', None" if positions else "int, several, None"
+                raise ConfigError(f"{kind}: {name} = {value!r}; allowed: {allowed}") from None
+            if not several:
+                raise ConfigError(f"{kind}: {name} = {value!r} names nothing")
+            object.__setattr__(self, name, several[0] if is_index(value) else tuple(dict.fromkeys(several)))
+
+    def __repr__(self) -> str:
+        given = [f"{f.name}={v!r}" for f in dataclasses.fields(self) if (v := getattr(self, f.name)) != f.default]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    def __add__(self, other: "Intervention | Interventions") -> "Interventions":
+        return Interventions((self,)) + other
+
+    def value(self, activation: Tensor, hook: HookPoint) -> Tensor:
+        """What the point gets in place of `activation`, before it is cut down to the place."""
+        raise TypeError(f"{type(self).__name__} writes nothing; take one of its subclasses")
+
+    def check_model(self, model: "HookedTransformer") -> None:
+        """Raises `CacheError` if what is written cannot be from this model."""
+
+    def points(self, model: "HookedTransformer") -> list[HookPoint]:
+        """The hook points it writes to. Raises `HookNotFoundError` or `ConfigError`, naming the intervention."""
+        if self.site is None:
+            raise ConfigError(f"{self!r} has no place; say where, such as site='z', layer=0")
+        n_layers = model.cfg.n_layers
+        asked = range(n_layers) if self.layer is None else (self.layer,) if isinstance(self.layer, int) else self.layer
+        short, *part = (self.site,) if isinstance(self.site, str) else self.site
+        try:
+            layers = [layer_index(i, n_layers, "layer") for i in asked]
+            names = [model.resolve_hooks(cast(HookName, (short, i, *part)))[0] for i in dict.fromkeys(layers)]
+        except InterpError as error:
+            raise type(error)(f"{self!r}: {error}") from None
+        return [model.hook_points[name] for name in names]
+
+    def hooks(self, model: "HookedTransformer") -> list[HookPair]:
+        """The hooks that carry it out. What a run's own sizes decide is checked before the first block of that run.
+
+        Raises `HookNotFoundError`, `ConfigError` or `CacheError`, naming the intervention.
+        """
+        self.check_model(model)
+        points = self.points(model)
+        for point in points:
+            for word, axes in AXES.items():
+                if getattr(self, word) is not None:
+                    axis = next((axis for axis in axes if axis in point.axes), None)
+                    if axis is None:
+                        raise ConfigError(f"{self!r}: {point.name} has no {word} (its axes: {' '.join(point.axes)})")
+                    if axis in model.axis_sizes:
+                        self._indices(word, model.axis_sizes[axis])
+        return [(point.name, Act(self, point, model.axis_sizes, model.W_E.dtype)) for point in points]
+
+    def _indices(self, word: str, size: int) -> list[int]:
+        """Heads or neurons of `size`, counted from 0."""
+        index = getattr(self, word)
+        several = [index] if isinstance(index, int) else list(index)
+        if bad := [i for i in several if not -size <= i < size]:
+            raise ConfigError(f"{self!r}: {word} = {bad[0]}; allowed: {-size} to {size - 1}")
+        return [i % size for i in several]
+
+    def numbers(self, word: str, span: Span) -> dict[int | str, list[int]]:
+        """For "pos" or "key_pos": each position as it was written, and its numbers in the sequence up to now.
+
+        Raises `ConfigError` for positions that this sequence never has, or whose number cannot be known.
+        """
+        written = getattr(self, word)
+        found: dict[int | str, list[int]] = {}
+        for one in written if isinstance(written, tuple) else (written,):
+            n_prompt = span.n_prompt
+            if n_prompt is None and (one == "generated" or one < 0):
+                raise ConfigError(
+                    f"{self!r}: this run continues a kv_cache that does not know where the prompt ends, from which "
+                    f"{word} = {one!r} counts; make it with KVCache(n_layers, n_prompt=), or count from the start"
+                )
+            if one == "generated":
+                found[one] = list(range(cast(int, n_prompt), span.n_keys))
+                continue
+            lowest = None if n_prompt is None else -n_prompt
+            if (lowest is not None and one < lowest) or (span.n_final is not None and one >= span.n_final):
+                highest = "" if span.n_final is None else f" to {span.n_final - 1}"
+                raise ConfigError(f"{self!r}: {word} = {one}; allowed: {lowest or 0}{highest}")
+            found[one] = [one if one >= 0 else one + cast(int, n_prompt)]
+        return found
+
+    def places(self, activation: Tensor, hook: HookPoint) -> dict[int, list[int]]:
+        """Which entries along which axes of `activation` are written to; axes that are not here stand for all."""
+        found: dict[int, list[int]] = {}
+        for word, axes in AXES.items():
+            if getattr(self, word) is None:
+                continue
+            axis = next(i for i, axis in enumerate(hook.axes) if axis in axes)
+            size = activation.shape[axis]
+            if word.endswith("pos"):
+                first = hook.first_pos if word == "pos" else 0
+                span = hook.span or Span(0, size, len(activation), n_prompt=size, n_final=size)
+                numbers = [number - first for several in self.numbers(word, span).values() for number in several]
+                found[axis] = [number for number in numbers if 0 <= number < size]
+            else:
+                found[axis] = self._indices(word, size)
+        return found
+
+    def try_on(self, activation: Tensor, hook: HookPoint) -> None:
+        """Raise what `edit` would raise for an activation that has a shape and a dtype, but no data."""
+        self.edit(activation, hook)
+
+    def edit(self, activation: Tensor, hook: HookPoint) -> Tensor:
+        """What is written where the address says, `activation` elsewhere."""
+        places = self.places(activation, hook)
+        if not all(places.values()):
+            return activation  # it names positions of which this run carries none
+        written = fitted(self.value(activation, hook), activation, hook, self, places if self.of_sequence else None)
+        for axis, here in places.items():
+            chosen = torch.zeros(activation.shape[axis], dtype=torch.bool)
+            chosen[here] = True
+            chosen = chosen.view([-1 if i == axis else 1 for i in range(activation.ndim)])
+            written = torch.where(chosen.to(activation.device), written, activation)
+        return written
+
+
+class Act(RunHook):
+    """The hook that carries out an intervention at one point."""
+
+    def __init__(self, item: Intervention, point: HookPoint, sizes: Mapping[str, int], dtype: torch.dtype):
+        self.item, self.point, self.sizes = item, point, sizes
+        self.dtype = wide(dtype) if point.name.endswith("scale") else dtype
+        self.left = {word: self._written(word) for word in ("pos", "key_pos") if getattr(item, word) is not None}
+
+    def _written(self, word: str) -> list[int | str]:
+        given = getattr(self.item, word)
+        return list(given) if isinstance(given, tuple) else [given]
+
+    def begin(self, span: Span) -> None:
+        """Whether it fits this run. Raises `ConfigError` or `ShapeError`, naming the intervention."""
+        n, sizes = span.n_new, self.sizes
+        known = {**sizes, "batch": span.batch, "pos": n, "query_pos": n, "key_pos": span.n_keys, "1": 1}
+        for word in self.left:
+            self._refuse_padding(word, span)
+        shape = [known[axis] for axis in self.point.axes]
+        self.item.try_on(torch.empty(shape, dtype=self.dtype, device="meta"), self.point)
+
+    def _refuse_padding(self, word: str, span: Span) -> None:
+        first = span.first if word == "pos" else 0
+        for written, numbers in self.item.numbers(word, span).items():
+            for number in numbers:
+                if span.mask is None or not first <= number < span.n_keys or span.mask[:, number].all():
+                    continue
+                prompt = int((~span.mask[:, number]).nonzero()[0])
+                raise ConfigError(
+                    f"{self.item!r}: {word} = {written!r} is padding in prompt {prompt}; positions are columns of the "
+                    "padded batch, so count from the side on which the prompts end or begin together"
+                )
+
+    def __call__(self, activation: Tensor, hook: HookPoint) -> Tensor:
+        """The edit."""
+        edited = self.item.edit(activation, hook)
+        if self.left and edited is not activation and hook.span is not None:
+            for word, left in self.left.items():
+                first = hook.first_pos if word == "pos" else 0
+                numbers = self.item.numbers(word, hook.span)
+                left[:] = [one for one in left if not any(first <= n < hook.span.n_keys for n in numbers[one])]
+        return edited
+
+    def undone(self) -> str | None:
+        """The positions that no run had."""
+        for word, left in self.left.items():
+            if left:
+                which = left[0] if len(left) == 1 else left
+                return f"{self.item!r} was never carried out at {word} = {which!r}: no run had that position"
+        return None
+
+
+@dataclass(frozen=True)
+class Interventions:
+    """Several, acting in this order."""
+
+    items: tuple[Intervention, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "items", tuple(self.items))
+        for item in self.items:
+            if not isinstance(item, Intervention):
+                raise ConfigError(f"{item!r} is not an intervention; allowed: {', '.join(KINDS)}, or several")
+
+    def __add__(self, other: "Intervention | Interventions") -> "Interventions":
+        return Interventions(self.items + (other.items if isinstance(other, Interventions) else (other,)))
+
+    def __iter__(self) -> Iterator[Intervention]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def hooks(self, model: "HookedTransformer") -> list[HookPair]:
+        """The hooks of all, in this order. Raises as one's do."""
+        return [pair for item in self for pair in item.hooks(model)]
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """One safetensors file, whole or not at all: the tensors, and in its metadata the rest as JSON."""
+        tensors: dict[str, Tensor] = {}
+        described: list[dict[str, Any]] = []
+        for number, item in enumerate(self):
+            fields: dict[str, Any] = {}
+            for f in dataclasses.fields(item):
+                value = getattr(item, f.name)
+                if isinstance(value, Values):
+                    tensors |= {f"{number}/{f.name}/{name}": t for name, t in value.items()}
+                    value = {"tensors": list(value), "made_by": value.made_by}
+                fields[f.name] = value
+            described.append({"kind": type(item).__name__, **fields})
+        save_tensors(path, KIND, tensors, {"schema": SCHEMA, "interventions": described})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Interventions":
+        """What `save` wrote, equal to what was saved. Raises `CheckpointError` for any other file or schema."""
+        tensors, about = load_tensors(path, KIND)
+        try:
+            if about["schema"] != SCHEMA:
+                raise CheckpointError(f"{path} has schema {about['schema']}; this version reads {SCHEMA}")
+            items = [_described(number, fields, tensors) for number, fields in enumerate(about["interventions"])]
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} cannot be read as saved interventions: {error!r}") from error
+        return cls(tuple(items))
+
+
+def _described(number: int, fields: dict[str, Any], tensors: Mapping[str, Tensor]) -> Intervention:
+    """One intervention from its description and the tensors of the file."""
+    read: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            held = {n: tensors[f"{number}/{name}/{n}"] for n in value["tensors"]}
+            value = Values(held, value["made_by"])
+        read[name] = tuple(value) if isinstance(value, list) else value
+    kind = read.pop("kind")
+    if kind not in KINDS:
+        raise CheckpointError(f"unknown intervention {kind!r}; known: {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
+    return KINDS[kind](**read)

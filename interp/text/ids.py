@@ -1,0 +1,102 @@
+"""Token ids as callers have them, and as tensors.
+
+Every function of this package that takes token ids takes an integer, a list, a tuple or a range of integers, lists of
+lists, a numpy array, or a tensor of any integer dtype. `as_ids` makes one tensor of all of these.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsIndex, TypeGuard
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.errors import ShapeError, TokenError
+from interp.indices import is_index
+
+Text = str | list[str] | tuple[str, ...]
+"""One text, or a batch of them."""
+
+Ids = SupportsIndex | Sequence[SupportsIndex] | Sequence[Sequence[SupportsIndex]] | np.ndarray | Tensor
+"""Token ids: one, a list of them, lists of lists, or an array or a tensor of any integer dtype."""
+
+
+INPUT = "input (text, a list of texts, or token ids)"
+"""What messages call the input of a model."""
+
+
+def is_text(given: object) -> TypeGuard[Text]:
+    """Whether it is a text or a list of texts, and not token ids."""
+    return isinstance(given, str) or (isinstance(given, list | tuple) and all(isinstance(one, str) for one in given))
+
+
+def is_single(given: Text | Ids) -> bool:
+    """Whether it is one text or one sequence of ids, rather than a batch."""
+    return isinstance(given, str) or (not is_text(given) and as_ids(given).ndim < 2)
+
+
+def as_ids(given: Any, what: str = "token ids", to_id: Callable[[str], int] | None = None) -> Int[Tensor, "..."]:
+    """Token ids as one int64 tensor whose axes are those of the lists, the array or the tensor that was given.
+
+    Args:
+        given: see `Ids`.
+        what: what messages call it.
+        to_id: the id of a text that is one token, where texts may stand among the ids.
+
+    Raises `TokenError` for anything that is not an integer (truth values and numbers with a point included), and
+    `ShapeError` for lists of different lengths.
+    """
+    if isinstance(given, Tensor | np.ndarray):
+        return _as_integers(given, what)
+    if isinstance(given, str) and to_id is not None:
+        return torch.tensor(to_id(given))
+    if is_index(given) and not isinstance(given, str):
+        return _tensor(operator.index(given), what)
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        if all(type(one) is int for one in given):  # the usual case, which needs no tensor for every id
+            return _tensor(list(given), what)
+        rows = [as_ids(one, what, to_id) for one in given]
+        if len({row.shape for row in rows}) > 1:
+            raise ShapeError(f"{what}: {len(rows)} lists of different lengths")
+        return torch.stack(rows)
+    if to_id is None:
+        raise TokenError(f"{what}: {_in_short(given)} is no token id, which is an integer")
+    raise TokenError(f"{what} {_in_short(given)} is neither a token id nor a text")
+
+
+def _tensor(integers: int | list[int], what: str) -> Int[Tensor, "..."]:
+    try:
+        return torch.tensor(integers, dtype=torch.long)
+    except (ValueError, OverflowError, RuntimeError) as error:
+        raise TokenError(f"{what}: an integer beyond 64 bits is no token id") from error
+
+
+def _as_integers(given: Tensor | np.ndarray, what: str) -> Int[Tensor, "..."]:
+    try:
+        ids = torch.as_tensor(given)
+    except TypeError as error:
+        raise TokenError(f"{what}: token ids are integers, not an array of {given.dtype}") from error
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TokenError(f"{what}: token ids are integers, not {ids.dtype}")
+    return ids.long()
+
+
+def one_sequence(tokens: Ids) -> list[int]:
+    """The ids of one sequence, as a list: of one id, of [pos] or of [1, pos].
+
+    Raises `TokenError` for a batch, or for what is not integers.
+    """
+    ids = as_ids(tokens)
+    if ids.ndim > 2 or (ids.ndim == 2 and len(ids) != 1):
+        raise TokenError(
+            f"one sequence of token ids is needed, and these have shape {tuple(ids.shape)}; take one of them at a time"
+        )
+    return ids.flatten().tolist()
+
+
+def _in_short(given: object) -> str:
+    """A value in a message: itself where it is short, else its type."""
+    shown = repr(given) if isinstance(given, str | bytes | int | float | complex | None) else ""
+    return shown if 0 < len(shown) <= 60 else f"a value of type {type(given).__name__}"
