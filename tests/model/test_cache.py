@@ -322,7 +322,7 @@ def test_a_cache_of_the_same_architecture_from_another_seed_is_accepted(plain: R
 
 def test_a_cache_of_other_weights_is_an_error(plain: Run, tmp_path: Path):
     plain.cache.save(tmp_path / "cache")
-    with pytest.raises(CheckpointError, match="with other weights"):
+    with pytest.raises(CheckpointError, match="made by another model: other weights"):
         ActivationCache.load(tmp_path / "cache", build(plain.cfg, plain.seed + 1))
 
 
@@ -331,7 +331,9 @@ def test_the_file_says_what_it_is_and_which_config_made_it(plain: Run, tmp_path:
     with safetensors.safe_open(tmp_path / "cache", "pt") as file:
         about = file.metadata()
     assert about["kind"] == "interp.ActivationCache"
-    assert TransformerConfig.from_dict(json.loads(about["config"])) == plain.cfg
+    made_by = json.loads(about["made_by"])
+    assert TransformerConfig.from_dict(made_by["config"]).architecture() == plain.cfg.architecture()
+    assert made_by["weights"] == plain.model.weights_hash()
 
 
 def test_the_stream_that_goes_in_or_comes_out_is_not_the_caches_own():
