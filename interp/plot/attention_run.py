@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from interp.model import ActivationCache, HookedTransformer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionRun:
     """One sequence of one run; arrays are float32.
 
