@@ -1,6 +1,6 @@
 """Runs that watch or change what flows through the hook points."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, Unpack, cast, get_args, runtime_checkable
 
@@ -15,7 +15,8 @@ from interp.model.cache import ActivationCache, entries_of_part, select
 from interp.model.generate import KVCache
 from interp.model.hooks import Direction, Hook, HookFn, HookPair, HookPoint, RunHook, Running, as_pairs
 from interp.model.names import HookInfo, HookMap, HookName, as_list, layer_of, resolve
-from interp.text import Ids, Text
+from interp.model.provenance import KEPT, Provenance, settle
+from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask
 
 if TYPE_CHECKING:
     from interp.model.transformer import HookedTransformer
@@ -39,7 +40,7 @@ class RunOptions(TypedDict, total=False):
     loss_per_token: bool
     start_at_layer: int | None
     stop_at_layer: int | None
-    attention_mask: Tensor | None
+    attention_mask: AttentionMask | None
     kv_cache: KVCache | None
 
 
@@ -67,6 +68,31 @@ class Hooked(nn.Module):
         for name, point in self.hook_points.items():
             point.name, point.running = name, self.running
         self.axis_sizes = dict(sizes)
+
+    # ------------------------------------------------------------------ which model this is
+
+    def weights_hash(self) -> str:
+        """A hash of all parameters and buffers, bit for bit; equal for equal weights on any device.
+
+        It is kept until a weight changes (other than through `.data`).
+        """
+        made = Provenance.of(self)
+        made.settle()
+        return cast(str, made.weights)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        settle(self)
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        settle(self)  # before the parts below this module are loaded
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles take: everything but hooks, and what this model was last known by."""
+        return {name: value for name, value in self.__dict__.items() if name not in KEPT}
+
+    # ------------------------------------------------------------------ hook points and hooks
 
     def hook_map(self) -> HookMap:
         """The table of all hook points of this model: name, shape, meaning, and whether the point is lazy."""
@@ -160,7 +186,7 @@ class Hooked(nn.Module):
 
     def run_with_hooks(
         self,
-        input: Text | Ids,
+        input: Text | Ids | MaskedTokens,
         return_type: ReturnType = "logits",
         fwd_hooks: Iterable[HookPair] = (),
         bwd_hooks: Iterable[HookPair] = (),
@@ -188,7 +214,7 @@ class Hooked(nn.Module):
 
     def run_with_cache(
         self,
-        input: Text | Ids,
+        input: Text | Ids | MaskedTokens,
         return_type: ReturnType = "logits",
         names_filter: HookName | Iterable[HookName] | None = None,
         device: str | torch.device | None = None,
@@ -235,14 +261,14 @@ class Hooked(nn.Module):
                 in_graph[hook.name] = value
             return value
 
-        if options.get("start_at_layer") is not None and isinstance(input, Tensor):
-            input = input.clone()  # the cache must not hold the caller's own tensor
         model = cast("HookedTransformer", self)
         if options.get("start_at_layer") is None:
-            input, options["attention_mask"] = model.tokens_and_mask(input, options.get("attention_mask"))
-        kv_cache = options.get("kv_cache")
-        if kv_cache is not None and pos_slice is not None:
-            pos_slice = entries_of_part(pos_slice, kv_cache.n_pos, cast(Tensor, input).shape[1], "pos_slice")
+            input = model.masked_tokens(input, options.pop("attention_mask", None))
+            kv_cache = options.get("kv_cache")
+            if kv_cache is not None and pos_slice is not None:
+                pos_slice = entries_of_part(pos_slice, kv_cache.n_pos, input.ids.shape[1], "pos_slice")
+        elif isinstance(input, Tensor):
+            input = input.clone()  # the cache must not hold the caller's own tensor
         callers = [hook for point in self.hook_points.values() for hook in point.hooks]
         for hook in callers:
             hook.edited = False
@@ -262,8 +288,11 @@ class Hooked(nn.Module):
         if options.get("stop_at_layer") is not None:
             output = output.clone()  # nor hand out one of its own
         edited = any(hook.edited for hook in callers if hook.direction == "fwd")
-        mask = options.get("attention_mask")
-        return output, ActivationCache(kept, model, edited, None if mask is None else part(mask.bool(), 1))
+        if isinstance(input, MaskedTokens):
+            mask = input.attention_mask
+        else:
+            mask = check_mask(options.get("attention_mask"), cast(Tensor, input))
+        return output, ActivationCache(kept, model, edited, None if mask is None else part(mask, 1))
 
     def _reached(self, asked: HookName | list[HookName] | None, options: RunOptions) -> list[str]:
         """The points that `asked` names and a run with these options passes; an error if there are none."""

@@ -10,11 +10,14 @@ from interp.errors import ShapeError, TokenError
 from interp.model.components import Embed
 from interp.text import (
     INPUT,
+    AttentionMask,
     Ids,
+    MaskedTokens,
     Text,
     TextCodec,
     as_ids,
     as_tokenizer,
+    check_mask,
     check_tokens,
     check_vocabulary,
     is_text,
@@ -44,25 +47,30 @@ class ReadsText:
         check_vocabulary(tokenizer, self.cfg.d_vocab)
         self._codec = tokenizer
 
-    def tokens_and_mask(
-        self, input: Text | Ids, attention_mask: Tensor | None = None
-    ) -> tuple[Int[Tensor, "batch pos"], Tensor | None]:
-        """Checked token ids and the attention mask.
+    def masked_tokens(
+        self, input: Text | Ids | MaskedTokens, attention_mask: AttentionMask | None = None
+    ) -> MaskedTokens:
+        """Checked token ids and the attention mask, as every run reads them.
 
-        If texts had to be padded, the mask marks the padding; otherwise it is the mask that was given. Ids that are not
-        a tensor (see `interp.text.Ids`) are put on the model's device. Raises as `forward` does.
+        If texts had to be padded, the mask marks the padding; otherwise it is the one that was given. Ids that are not
+        a tensor (see `interp.text.Ids`) are put on the model's device. What this returns may be given wherever text or
+        ids may. Raises what `forward` raises for its input.
         """
+        if isinstance(input, MaskedTokens):
+            if attention_mask is not None:
+                raise ShapeError("MaskedTokens bring their own mask; give attention_mask= with ids only")
+            return input
+        padded = None
         if isinstance(input, Tensor):
             tokens = input
         elif is_text(input):
-            tokens, real = self.to_tokens_and_mask(input)
-            if not real.all():
-                if attention_mask is not None:
-                    raise ShapeError("texts of unequal length bring their own mask; give attention_mask= with ids only")
-                attention_mask = real
+            tokens, padded = self.to_tokens_and_mask(input)
+            if attention_mask is not None and not padded.all():
+                raise ShapeError("texts of unequal length bring their own mask; give attention_mask= with ids only")
         else:
             tokens = as_ids(input, INPUT).to(self.embed.W_E.device)
-        return check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.embed.W_E.device), attention_mask
+        tokens = check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.embed.W_E.device)
+        return MaskedTokens(tokens, check_mask(padded if attention_mask is None else attention_mask, tokens))
 
     def to_tokens(
         self, text: Text, prepend_bos: bool | None = None, padding_side: str = "left"

@@ -43,7 +43,7 @@ from interp.model.loss import next_token_loss
 from interp.model.split_inputs import private_reads
 from interp.model.stacked import StackedWeights
 from interp.model.text import ReadsText
-from interp.text import Ids, Text, check_mask
+from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask
 
 
 class Block(nn.Module):
@@ -172,12 +172,12 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
 
     def forward(
         self,
-        input: Text | Ids,
+        input: Text | Ids | MaskedTokens,
         return_type: ReturnType = "logits",
         loss_per_token: bool = False,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: AttentionMask | None = None,
         kv_cache: KVCache | None = None,
     ) -> Tensor | tuple[Tensor, Tensor] | None:
         """Run the model, or the blocks from `start_at_layer` up to but not including `stop_at_layer`.
@@ -192,7 +192,8 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
             loss_per_token: a loss for every predicted token, [batch, pos - 1]; 0 where it or its predictor is padding.
             start_at_layer, stop_at_layer: 0 to n_layers, or negative from the end. With `stop_at_layer` the result is
                 the stream that would enter that block (after all blocks: the one the final norm reads).
-            attention_mask: [batch, pos], true for tokens and false for padding. Positions count from the first token.
+            attention_mask: [batch, pos], true or 1 for tokens and false or 0 for padding, of any type; of one sequence
+                also [pos]. Positions count from the first token.
             kv_cache: what attention needs of earlier runs; the input continues these, and is added to it.
 
         Raises:
@@ -205,9 +206,12 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         first, last = self._check_options(return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
         tokens = None
         if start_at_layer is None:
-            tokens, attention_mask = self.tokens_and_mask(input, attention_mask)
-        entering = self._check_stream(input) if tokens is None else tokens
-        mask = check_mask(attention_mask, entering)
+            prompts = self.masked_tokens(input, attention_mask)
+            tokens = entering = prompts.ids
+            mask = prompts.attention_mask
+        else:
+            entering = self._check_stream(input)
+            mask = check_mask(attention_mask, entering)
         whole_mask, positions = self._positions(entering, mask, kv_cache)
         with self.running.over(self._span(entering, whole_mask, kv_cache)):
             x = entering if tokens is None else self.hook_embed(self.embed(tokens))  # [batch pos d_model]
@@ -242,12 +246,10 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         loss = next_token_loss(logits, tokens, mask, loss_per_token)
         return (logits, loss) if return_type == "both" else loss
 
-    def side_inputs(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
-    ) -> list[SideInputs]:
-        """What each layer needs beside the stream in a run on `tokens`: masks, rotations, position vectors."""
-        whole_mask, positions = self._positions(tokens, mask, None)
-        x = self.embed(tokens)
+    def side_inputs(self, prompts: MaskedTokens) -> list[SideInputs]:
+        """What each layer needs beside the stream in a run on `prompts`: masks, rotations, position vectors."""
+        whole_mask, positions = self._positions(prompts.ids, prompts.attention_mask, None)
+        x = self.embed(prompts.ids)
         vectors = None if self.cfg.positions_in_stream else self._position_vectors(positions, x, embedding=False)
         return self._side_inputs(x, positions, whole_mask, vectors, None)
 
@@ -338,7 +340,7 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
                               "and stop_at_layer")  # fmt: skip
         return first, last
 
-    def _check_stream(self, x: Text | Ids) -> Float[Tensor, "batch pos d_model"]:
+    def _check_stream(self, x: Text | Ids | MaskedTokens) -> Float[Tensor, "batch pos d_model"]:
         wanted = f"start_at_layer takes the residual stream [batch, pos, {self.cfg.d_model}] in {self.W_E.dtype}"
         if not isinstance(x, Tensor):
             raise ShapeError(f"{wanted}, not a {type(x).__name__}")

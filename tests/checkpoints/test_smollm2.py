@@ -43,11 +43,6 @@ GPT2_SPLIT = regex.compile(r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}
 
 
 @pytest.fixture(scope="module")
-def smollm2(smollm2_path: Path) -> HookedTransformer:
-    return HookedTransformer.from_pretrained(smollm2_path)
-
-
-@pytest.fixture(scope="module")
 def original(smollm2_path: Path) -> Any:
     """transformers' own reading of the file."""
     return transformers.AutoModelForCausalLM.from_pretrained(
