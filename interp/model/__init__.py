@@ -15,6 +15,7 @@ from interp.model.hooked import Edit, ReturnType, RunOptions
 from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
 from interp.model.loss import cross_entropy, next_token_loss
 from interp.model.names import HookName, layer_of
+from interp.model.provenance import signature
 from interp.model.residual import LogitAttribution, Rows, Stack
 from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
 from interp.model.transformer import Block, HookedTransformer
@@ -58,6 +59,7 @@ __all__ = [
     "reading_norm",
     "rotate",
     "select",
+    "signature",
     "steps",
     "visible_keys",
 ]
