@@ -39,6 +39,15 @@ class Metric:
         """Which logits of these prompts are needed, and what is made of them."""
         raise TypeError(f"{type(self).__name__} is not a metric that can be read; take one of its subclasses")
 
+    def on(
+        self,
+        model: "HookedTransformer",
+        tokens: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"] | None = None,
+    ) -> Reading:
+        """Which logits of a run of `model` on these tokens are needed, and what is made of them."""
+        return self.read(Prompts.of(model, tokens, mask))
+
     def __call__(
         self,
         logits: Float[Tensor, "batch pos d_vocab"],

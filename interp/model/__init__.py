@@ -9,10 +9,11 @@ from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, select
 from interp.model.components import MLP, Attention, Norm, SideInputs, rotary_angles, rotate, visible_keys
 from interp.model.generate import KVCache, Sampling
-from interp.model.hooked import Edit, ReturnType, RunOptions
+from interp.model.hooked import Edit, ReadOut, ReturnType, RunOptions
 from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
 from interp.model.loss import cross_entropy, next_token_loss
 from interp.model.names import HookName, layer_of
+from interp.model.recording import Differentiable, LogitMetric
 from interp.model.residual import LogitAttribution, Rows, Stack
 from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
 from interp.model.transformer import Block, HookedTransformer
@@ -22,6 +23,7 @@ __all__ = [
     "ActivationCache",
     "Attention",
     "Block",
+    "Differentiable",
     "Edit",
     "HookFn",
     "HookName",
@@ -30,8 +32,10 @@ __all__ = [
     "HookedTransformer",
     "KVCache",
     "LogitAttribution",
+    "LogitMetric",
     "Norm",
     "NormAtScale",
+    "ReadOut",
     "ReturnType",
     "Rows",
     "RunHook",

@@ -37,7 +37,7 @@ from interp.model.components import (
     visible_keys,
 )
 from interp.model.generate import Generates, KVCache
-from interp.model.hooked import Hooked, ReturnType
+from interp.model.hooked import Hooked, ReadOut, ReturnType
 from interp.model.hooks import HookPoint, Span
 from interp.model.loss import next_token_loss
 from interp.model.split_inputs import private_reads
@@ -183,7 +183,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
     def forward(
         self,
         input: Text | Ids,
-        return_type: ReturnType = "logits",
+        return_type: ReturnType | ReadOut = "logits",
         loss_per_token: bool = False,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
@@ -212,7 +212,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
             ConfigError: a layer out of range, a return type that these layers cannot give, or a `kv_cache` where the
                 model is not causal or has another number of layers.
         """
-        first, last = self._check_options(return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
+        first, last = self.check_options(return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
         tokens = None
         if start_at_layer is None:
             tokens, attention_mask = self.tokens_and_mask(input, attention_mask)
@@ -238,15 +238,28 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         x: Float[Tensor, "batch pos d_model"],
         tokens: Int[Tensor, "batch pos"] | None,
         mask: Bool[Tensor, "batch pos"] | None,
-        return_type: ReturnType,
+        return_type: ReturnType | ReadOut,
         loss_per_token: bool,
     ) -> Tensor | tuple[Tensor, Tensor] | None:
         """What a run returns, from its last stream; without a return type the final norm runs only where watched."""
-        if return_type is None:
-            if self.ln_final.is_watched():
-                self.ln_final(x)
+        if return_type is None and not self.ln_final.is_watched():
             return None
-        logits = self.unembed(self.ln_final(x))  # [batch pos d_vocab]
+        read = self.ln_final(x)
+        if return_type is None:
+            return None
+        if callable(return_type):
+            return return_type(read)
+        return self.output_of(self.unembed(read), tokens, mask, return_type, loss_per_token)
+
+    @staticmethod
+    def output_of(
+        logits: Float[Tensor, "batch pos d_vocab"],
+        tokens: Int[Tensor, "batch pos"] | None,
+        mask: Bool[Tensor, "batch pos"] | None,
+        return_type: Literal["logits", "loss", "both"],
+        loss_per_token: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """What a run with these logits returns; a loss needs the tokens."""
         if tokens is None or return_type == "logits":
             return logits
         loss = next_token_loss(logits, tokens, mask, loss_per_token)
@@ -321,9 +334,9 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
     # ------------------------------------------------------------------ checks on what comes in
 
-    def _check_options(
+    def check_options(
         self,
-        return_type: ReturnType,
+        return_type: ReturnType | ReadOut,
         loss_per_token: bool,
         start_at_layer: int | None,
         stop_at_layer: int | None,
@@ -331,7 +344,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
     ) -> tuple[int, int]:
         """The first block to run, and the first not to. Raises `ConfigError` as `forward` says."""
         first, last = self._layer_range(start_at_layer, stop_at_layer)
-        if return_type not in ("logits", "loss", "both", None):
+        if not callable(return_type) and return_type not in ("logits", "loss", "both", None):
             raise ConfigError(f"return_type = {return_type!r}; allowed: 'logits', 'loss', 'both' or None")
         if loss_per_token and return_type not in ("loss", "both"):
             raise ConfigError(f"loss_per_token = True contradicts return_type = {return_type!r}")
