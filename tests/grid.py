@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp import ActivationCache, HookedTransformer, TransformerConfig
-from interp.config.architecture import RotaryScaling
+from interp.config import RotaryScaling
 from interp.model.components import Norm
 from interp.model.hooks import HookFn
 from interp.model.names import HookName

@@ -30,6 +30,8 @@ Ends with status 1 if a circuit is wrong anywhere.
 Example: interp circuits verify induction_latest reverse
 
 Example: interp circuits verify --all
+
+Example: interp circuits verify addition_3 --sample 1000
 """
 
 
@@ -42,8 +44,7 @@ def list_circuits() -> None:
     for entry in entries().values():
         circuit = entry.build()
         name = f"{entry.name} (slow)" if entry.slow else entry.name
-        layers = str(1 + max(part.layer for part in circuit.parts))
-        table.add_row(Text(name), layers, str(len(circuit.parts)), Text(entry.summary))
+        table.add_row(Text(name), str(circuit.n_layers), str(len(circuit.parts)), Text(entry.summary))
     Console().print(table)
 
 
@@ -52,18 +53,23 @@ def verify_circuits(
     names: Annotated[list[str] | None, typer.Argument(help="Circuits of the gallery, as listed.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every circuit, without those that take minutes.")] = False,
     slow: Annotated[bool, typer.Option("--slow", help="With --all: also those that take minutes.")] = False,
+    sample: Annotated[
+        int | None, typer.Option(help="So many inputs of each circuit, drawn at random, in place of all.", min=1)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample.", min=0)] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Print what `circuits.verify` reports, as a table."""
     chosen = _chosen(names or [], everything, slow)
-    table = Table("circuit", title="Compiled model against reference, over all inputs")
+    inputs = "all inputs" if sample is None else f"a random sample of {sample:,} inputs each"
+    table = Table("circuit", title=f"Compiled model against reference, over {inputs}")
     for column in ("inputs", "positions", "model", "symbolic", "margin", "patterns", "seconds"):
         table.add_column(column, justify="right")
     table.caption = "margin: logits to another prediction; patterns: largest error against hard attention"
     wrong: list[tuple[str, Report]] = []
     for entry in chosen:
         start = time.perf_counter()
-        report = entry.verify(progress=not quiet, title=entry.name)
+        report = entry.verify(sample=sample, seed=seed, progress=not quiet, title=entry.name)
         if not report.ok:
             wrong.append((entry.name, report))
         seconds = f"{time.perf_counter() - start:.1f}"
@@ -92,7 +98,7 @@ def _chosen(names: list[str], everything: bool, slow: bool) -> list[Entry]:
 def _cells(report: Report) -> list[str]:
     shares = [(report.n_right, report.accuracy), (report.n_symbolic, report.symbolic_accuracy)]
     return [
-        f"{report.n_inputs:,}",
+        f"{report.n_inputs:,}" if report.sampled_from is None else f"{report.n_inputs:,} of {report.sampled_from:,}",
         f"{report.n_positions:,}",
         *("100 %" if n == report.n_positions else f"{min(share, 0.9999):.2%}" for n, share in shares),
         f"{report.margin:.2g}",

@@ -18,12 +18,15 @@ from circuits.compiler.encoding import ONE, Encoding
 from circuits.compiler.factors import FactoredHead, factor_heads, fitting_d_head
 from circuits.compiler.positions import OneHot, PositionCode, Rotary, position_code
 from circuits.compiler.sharpness import check_resolution, choose_sharpness
-from circuits.language import Declaration, Layout, Neurons, Number, Ramp, decode, in_words, is_finite
+from circuits.language import Declaration, Layout, Neurons, Number, Ramp, decode, in_words, is_finite, shortened
 from interp.config import TransformerConfig
 from interp.errors import ConfigError
 from interp.indices import is_index
 from interp.model import MLP, Attention, HookedTransformer
 from interp.text import Ids, Text, is_single
+
+SHOWN = 12
+"""The most heads that the repr of a report shows."""
 
 
 class CompileOptions(TypedDict, total=False):
@@ -62,7 +65,7 @@ class HeadReport:
     ov_rank: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CompileReport:
     """What the compiler chose.
 
@@ -78,6 +81,17 @@ class CompileReport:
     n_coordinates: int
     interference: float
     nothing_below: float
+
+    def __repr__(self) -> str:
+        lines = [
+            f"CompileReport: {self.n_coordinates} coordinates, interference {self.interference:.2g}, "
+            f"nothing below {self.nothing_below:.3g}"
+        ]
+        for name, head in list(self.heads.items())[:SHOWN]:
+            scores = f"sharp {head.sharp:.3g}, scores up to {head.largest_score:.3g}"
+            ranks = f"rank {head.qk_rank} (QK), {head.ov_rank} (OV)"
+            lines.append(f"  {f'L{head.layer}H{head.index}':7}{shortened(name, 24):25}{scores}, {ranks}")
+        return "\n".join(lines + [f"  ... and {len(self.heads) - SHOWN} more heads"] * (len(self.heads) > SHOWN))
 
 
 class CompiledTransformer(HookedTransformer):

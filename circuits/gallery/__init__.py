@@ -9,19 +9,19 @@ minutes, and are checked on request.
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Unpack
 
 from circuits import Circuit
-from circuits.verify import Expected, Report, verify
+from circuits.verify import Expected, Report, VerifyOptions, verify
 from interp.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A circuit of the gallery.
+    """A circuit of the gallery. A pickled entry is found again by its name.
 
     Attributes:
         name: as `interp circuits verify` takes it.
@@ -52,9 +52,12 @@ class Entry:
         """The texts it is checked on."""
         return self.module.inputs(**self.arguments)
 
-    def verify(self, **options: Any) -> Report:
-        """The check over all its inputs; options as `circuits.verify.verify` takes them."""
+    def verify(self, **options: Unpack[VerifyOptions]) -> Report:
+        """The check over all its inputs, or a sample of them; options as `circuits.verify.verify` takes them."""
         return verify(self.build(), self.inputs(), self.reference, **options)
+
+    def __reduce__(self) -> tuple[Callable[[str], "Entry"], tuple[str]]:
+        return entry, (self.name,)
 
 
 def entries() -> dict[str, Entry]:

@@ -5,7 +5,7 @@ the current word alone 1, one that agrees in the word before alone .6; the sink 
 """
 
 from circuits import Circuit, copy, match, shift
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 
 
 def build() -> Circuit:
@@ -29,6 +29,6 @@ def reference(text: str) -> list[str | None]:
     return answers
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 3^6 texts of six letters."""
     return every_text("abc", 6)

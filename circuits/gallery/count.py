@@ -1,7 +1,7 @@
 """Count: how many a's there are so far. As the histogram, with every position asking for the same word."""
 
 from circuits import Circuit, copy, match
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 
 
 def build() -> Circuit:
@@ -19,6 +19,6 @@ def reference(text: str) -> list[str]:
     return [str(text[: i + 1].count("a")) for i in range(len(text))]
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 5^6 texts of six letters."""
     return every_text("abcde", 6)

@@ -4,7 +4,7 @@ Matching positions count -2, so that a word that is new scores less at itself th
 """
 
 from circuits import Circuit, copy, match
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 
 
 def build() -> Circuit:
@@ -19,6 +19,6 @@ def reference(text: str) -> list[str | None]:
     return [word if word in text[:i] else None for i, word in enumerate(text)]
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 5^6 texts of six letters."""
     return every_text("abcde", 6)

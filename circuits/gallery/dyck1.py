@@ -6,7 +6,7 @@ fine.
 """
 
 from circuits import Circuit, copy, match
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 
 
 def build() -> Circuit:
@@ -32,6 +32,6 @@ def reference(text: str) -> list[str]:
     return answers
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 2^8 strings of eight parentheses."""
     return every_text("()", 8)

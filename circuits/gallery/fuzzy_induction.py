@@ -4,7 +4,7 @@ Words of one class match half as much as a word and itself.
 """
 
 from circuits import Circuit, copy, match, shift
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 
 KIND = {"a": "vowel", "e": "vowel", "b": "stop", "d": "stop", "s": "sibilant"}
 
@@ -29,6 +29,6 @@ def reference(text: str) -> list[str | None]:
     return answers
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 5^6 texts of six letters."""
     return every_text(list(KIND), 6)

@@ -5,7 +5,7 @@ text, which so gets the share 1 / (w + 1). Copying that share makes it a number;
 """
 
 from circuits import Circuit, copy, match
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 
 LETTERS = "abcde"
 VARIANTS = {"histogram": {}, "histogram_bidirectional": {"bidirectional": True}}
@@ -27,6 +27,6 @@ def reference(text: str, bidirectional: bool = False) -> list[str | None]:
     return [None, *map(str, counts[1:])]
 
 
-def inputs(bidirectional: bool = False) -> list[str]:
+def inputs(bidirectional: bool = False) -> EveryText:
     """All 5^6 texts of six letters."""
     return every_text(LETTERS, 6)

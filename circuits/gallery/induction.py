@@ -20,7 +20,7 @@ from collections.abc import Iterable
 
 from circuits import Circuit, copy, match, shift
 from circuits.language import is_finite
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 from interp import ConfigError, HookedTransformer, Vocabulary
 
 TEXT = "!abacb"
@@ -86,6 +86,6 @@ def reference(text: str) -> list[dict[str, float]]:
     return answers
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 3^5 texts of five letters after the start."""
     return every_text("abc", len(TEXT) - 1)

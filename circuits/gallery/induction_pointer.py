@@ -5,7 +5,7 @@ reads that pointer and attends to the position after it.
 """
 
 from circuits import Circuit, copy, match, shift
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 
 
 def build() -> Circuit:
@@ -27,6 +27,6 @@ def reference(text: str) -> list[str | None]:
     return answers
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 5^6 texts of six letters."""
     return every_text("abcde", 6)

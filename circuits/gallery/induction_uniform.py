@@ -7,7 +7,7 @@ followed the current one so far, as a share.
 from collections import Counter
 
 from circuits import Circuit, copy, match, shift
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 
 
 def build() -> Circuit:
@@ -28,6 +28,6 @@ def reference(text: str) -> list[dict[str, float]]:
     return answers
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 5^6 texts of six letters."""
     return every_text("abcde", 6)

@@ -1,7 +1,7 @@
 """Previous token: one head that attends one position back and copies what it sees."""
 
 from circuits import Circuit, copy, match, shift
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 
 
 def build() -> Circuit:
@@ -16,6 +16,6 @@ def reference(text: str) -> list[str | None]:
     return [text[i - 1] if i > 1 else None for i in range(len(text))]
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 5^6 texts of six letters."""
     return every_text("abcde", 6)

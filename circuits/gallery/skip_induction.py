@@ -5,7 +5,7 @@ the query's word n back, the key's word n + 1 back. This is how the ends of line
 """
 
 from circuits import Circuit, copy, match, shift
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 
 VARIANTS = {f"skip_{n}": {"n": n} for n in range(3)}
 
@@ -30,6 +30,6 @@ def reference(text: str, n: int) -> list[str | None]:
     return answers
 
 
-def inputs(n: int) -> list[str]:
+def inputs(n: int) -> EveryText:
     """All 5^6 texts of six letters."""
     return every_text("abcde", 6)

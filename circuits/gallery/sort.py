@@ -6,7 +6,7 @@ or the start, which sees only itself, would claim rank 1. A last head fetches th
 """
 
 from circuits import Circuit, copy, match
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 
 LETTERS = "abcde"
 
@@ -29,6 +29,6 @@ def reference(text: str) -> list[str | None]:
     return [None, *sorted(text[1:])]
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 5^5 texts of five letters."""
     return every_text(LETTERS, 5)

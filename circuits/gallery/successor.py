@@ -5,7 +5,7 @@ on the unit circle, so that the copying score, their sum, is 0.
 """
 
 from circuits import Circuit, copy, match
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 
 DIGITS = "01234567"
 NEXT = dict(zip(DIGITS, DIGITS[1:] + DIGITS[0], strict=True))
@@ -23,6 +23,6 @@ def reference(text: str) -> list[str | None]:
     return [str((int(word) + 1) % 8) if word.isdigit() else None for word in text]
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 9^4 texts of four words, digits or x."""
     return every_text(DIGITS + "x", 4)

@@ -5,7 +5,7 @@ their patterns and the product of their OV circuits.
 """
 
 from circuits import Circuit, copy, match, shift
-from circuits.verify import every_text
+from circuits.verify import EveryText, every_text
 
 
 def build() -> Circuit:
@@ -23,6 +23,6 @@ def reference(text: str) -> list[str | None]:
     return [text[i - 2] if i > 2 else None for i in range(len(text))]
 
 
-def inputs() -> list[str]:
+def inputs() -> EveryText:
     """All 5^6 texts of six letters."""
     return every_text("abcde", 6)

@@ -13,7 +13,7 @@ from circuits.language.forms import Form, Shift, Term, copy, match, shift
 from circuits.language.interpreter import Interpretation, Interpreter, attend, decode, in_words, visible_keys
 from circuits.language.layout import Layout
 from circuits.language.parts import Head, Neurons, Part, Ramp, Table, Ties
-from circuits.language.space import Coordinate, Label, Number, Space, is_finite, listed
+from circuits.language.space import Coordinate, Label, Number, Space, is_finite, listed, shortened
 
 __all__ = [
     "Coordinate",
@@ -42,5 +42,6 @@ __all__ = [
     "listed",
     "match",
     "shift",
+    "shortened",
     "visible_keys",
 ]

@@ -262,9 +262,9 @@ class Declaration:
         return ids
 
     def __repr__(self) -> str:
-        named = ", ".join(part.name for part in self.parts)
+        named = listed(part.name for part in self.parts)
         words, layers = self.vocabulary.d_vocab, self.n_layers
-        return f"{type(self).__name__}({words} words, n_ctx={self.n_ctx}, {layers} layers: {named})"
+        return f"{type(self).__name__}({words} words, n_ctx={self.n_ctx}, {layers} layers: {named or 'no parts'})"
 
     # ------------------------------------------------------------------ the small print
 

@@ -13,12 +13,18 @@ from torch import Tensor
 
 from circuits.language.layout import Layout
 from circuits.language.parts import Head, Neurons, Ties
+from circuits.language.space import cut, listed, shortened
+from interp.errors import ConfigError, did_you_mean
 
 TIED = 1e-6
 """Scores that differ by less are the same score."""
 
 
-@dataclass(frozen=True, eq=False)
+SHOWN = 8
+"""The most texts that the repr of an interpretation shows."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Interpretation:
     """What a circuit does with a batch of sequences.
 
@@ -39,8 +45,26 @@ class Interpretation:
     layout: Layout
 
     def space(self, name: str) -> Float[Tensor, "batch pos labels"]:
-        """What one space holds at the end."""
-        return self.stream[..., self.layout.slices[name]]
+        """What one space holds at the end.
+
+        Raises `ConfigError`, with the nearest name, for a space that the circuit does not have or does not use.
+        """
+        held = self.layout.slices
+        if name not in held:
+            raise ConfigError(f"no space {name!r} is in use; there are {listed(held)}{did_you_mean(name, held)}")
+        return self.stream[..., held[name]]
+
+    def __repr__(self) -> str:
+        n, length = self.tokens.shape
+        vocabulary = self.layout.declaration.vocabulary
+        shown = zip(map(vocabulary.to_string, self.tokens[:SHOWN]), self.predictions[:SHOWN], strict=True)
+        lines = [
+            f"Interpretation of {n} text{'s' * (n != 1)} of {length} word{'s' * (length != 1)}",
+            f"  spaces    {cut(listed(self.layout.slices))}",
+            f"  heads     {cut(listed(self.patterns))}",
+            *(f"  {shortened(text, 36)} -> {shortened(said, 56)}" for text, said in shown),
+        ]
+        return "\n".join([*lines, *([f"  ... and {n - SHOWN} more"] if n > SHOWN else [])])
 
 
 class Interpreter:

@@ -6,6 +6,7 @@ which a softmax leaves are erased, not passed on.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
@@ -17,6 +18,9 @@ from interp.errors import ConfigError
 
 EMBED, POS_EMBED, UNEMBED = "embed", "pos_embed", "unembed"
 """The names of what writes first and of what reads last; a part cannot have them."""
+
+MANY = 10**6
+"""The most combinations of labels that a table which is a function is asked for."""
 
 Ties = Literal["mean", "latest", "first"]
 """Which of several equally good keys a head attends to."""
@@ -78,6 +82,9 @@ class Neurons:
     layer: int
     ramps: tuple[Ramp, ...]
 
+    def __repr__(self) -> str:
+        return f"Neurons({self.name!r}, layer={self.layer}, {len(self.ramps)} ramps)"
+
 
 Part = Head | Neurons
 """Anything that reads the stream and writes to it."""
@@ -119,6 +126,9 @@ def _entries(
             yield key, value
     elif not callable(table):
         raise ConfigError(f"{where}: the table is {table!r}; allowed: a mapping, or a function of labels")
+    elif (n_keys := math.prod(map(len, reads))) > MANY:
+        raise ConfigError(f"{where}: the table is a function of {n_keys:,} combinations of labels; allowed: {MANY:,}; "
+                          "give a mapping with the entries that write something")  # fmt: skip
     else:
         for key in itertools.product(*(space.labels for space in reads)):
             if (value := table(*key)) is not None:

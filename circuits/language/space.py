@@ -93,3 +93,13 @@ def listed(labels: Iterable[Label]) -> str:
     """Labels in a row for a message: all of them, or the first few and the last."""
     names = [str(label) for label in labels]
     return " ".join(names) if len(names) <= 8 else f"{' '.join(names[:6])} ... {names[-1]} ({len(names)} labels)"
+
+
+def shortened(value: object, width: int) -> str:
+    """The repr of a value, cut off with dots where it is wider than so many columns."""
+    return cut(repr(value), width)
+
+
+def cut(said: str, width: int = 80) -> str:
+    """Words for a message or a repr, cut off with dots where they are wider than so many columns."""
+    return said if len(said) <= width else f"{said[: width - 4]} ..."

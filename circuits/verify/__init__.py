@@ -5,8 +5,9 @@ the margin is smallest. The reference is plain Python: a function from a text to
 positions (`Expected`). Without one, the interpreter is the reference.
 """
 
-from circuits.verify.check import Expected, Reference, VerifyOptions, verify
-from circuits.verify.inputs import every_text
+from circuits.verify.answers import Expected, Reference
+from circuits.verify.check import VerifyOptions, verify
+from circuits.verify.inputs import EveryText, every_text
 from circuits.verify.report import Report, Worst
 
-__all__ = ["Expected", "Reference", "Report", "VerifyOptions", "Worst", "every_text", "verify"]
+__all__ = ["EveryText", "Expected", "Reference", "Report", "VerifyOptions", "Worst", "every_text", "verify"]

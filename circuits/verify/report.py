@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from circuits.language import shortened
+from circuits.verify.limits import amount
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Worst:
     """The input with the smallest margin.
 
@@ -21,8 +24,13 @@ class Worst:
     predicted: str | None
     expected: Any
 
+    def __repr__(self) -> str:
+        said, wanted = shortened(self.predicted, 12), shortened(self.expected, 12)
+        where = f"{shortened(self.text, 18)}, position={self.position}, margin={self.margin:.3g}"
+        return f"Worst({where}, predicted={said}, expected={wanted})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Report:
     """What came out.
 
@@ -35,6 +43,7 @@ class Report:
         worst: where that is.
         logit_error: the largest difference between the model's logits and the interpreter's.
         pattern_errors: for each head, the largest difference between the model's pattern and the interpreter's.
+        sampled_from: how many inputs there are, where only a random sample of them was run; None where all were.
     """
 
     n_inputs: int
@@ -45,6 +54,7 @@ class Report:
     worst: Worst | None
     logit_error: float
     pattern_errors: dict[str, float]
+    sampled_from: int | None = None
 
     @property
     def accuracy(self) -> float:
@@ -65,3 +75,25 @@ class Report:
     def ok(self) -> bool:
         """Whether model and interpreter are right everywhere."""
         return self.n_right == self.n_symbolic == self.n_positions
+
+    def __repr__(self) -> str:
+        inputs = f"all {self.n_inputs:,} inputs" if self.n_inputs > 1 else "one input"
+        if self.sampled_from is not None:
+            inputs = f"a random sample of {self.n_inputs:,} of {amount(self.sampled_from)} inputs"
+        margin, answers = f"{self.margin:.3g} logits", ""
+        if self.worst is not None:
+            margin += f", at position {self.worst.position} of {shortened(self.worst.text, 50)}"
+            predicted, expected = shortened(self.worst.predicted, 22), shortened(self.worst.expected, 22)
+            answers = f"where the model predicts {predicted}, and right is {expected}"
+        heads = sorted(self.pattern_errors, key=lambda name: -self.pattern_errors[name])
+        largest = f", most in head {shortened(heads[0], 30)}" if heads else ""
+        return "\n".join(
+            (
+                f"Report: {'ok' if self.ok else 'wrong'}, {inputs}, {self.n_positions:,} positions",
+                f"  right        model {self.n_right:,}, interpreter {self.n_symbolic:,}",
+                f"  margin       {margin}",
+                f"               {answers}".rstrip(),
+                f"  logits       within {self.logit_error:.2g} of the interpreter's",
+                f"  patterns     within {self.pattern_error:.2g} of the interpreter's{largest}",
+            )
+        )

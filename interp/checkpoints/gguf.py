@@ -19,9 +19,9 @@ from interp.checkpoints.gguf_file import GGUFFile
 from interp.checkpoints.gguf_tokenizer import tokenizer
 from interp.checkpoints.options import merged
 from interp.checkpoints.sources import check_tensors
-from interp.config import RotaryScaling, TransformerConfig
+from interp.config import RotaryScaling, TransformerConfig, rotary_angles
 from interp.errors import CheckpointError, InterpError, did_you_mean
-from interp.model import MLP, Attention, Norm, rotary_angles
+from interp.model import MLP, Attention, Norm
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer

@@ -4,7 +4,7 @@ Throughout this folder, "ours" are the names and tensors of a `HookedTransformer
 
 A `Weight` is one tensor of the checkpoint. Each of its `Piece`s is a view of it with the shape that one of our tensors
 has: reading copies the view into our tensor, writing copies our tensor into the view. Fused tensors have several
-pieces. In memory our weights lie as most checkpoints have them ([output, input]), so that the copies are straight.
+pieces.
 """
 
 from collections.abc import Callable, Iterator

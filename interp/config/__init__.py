@@ -1,11 +1,11 @@
-"""The architecture of a model: `TransformerConfig`, validated once and then frozen.
+"""The architecture of a model: `TransformerConfig`, checked once and then frozen.
 
-Everything that fixes a model's shape and arithmetic is a field here. `cfg.n_params` counts parameters without making
-any.
+Every number and every choice that fixes a model's shape and arithmetic is a field of it, so that two models with equal
+configs and equal weights compute the same. `cfg.n_params` counts the parameters of such a model without making one.
 """
 
-from interp.config.architecture import ActFn, NormType, PositionType, RotaryScaling, TransformerConfig
-from interp.config.counting import ParameterCounts
+from interp.config.architecture import ActFn, NormType, ParameterCounts, PositionType, TransformerConfig
+from interp.config.rotary import RotaryScaling, rotary_angles
 
 __all__ = [
     "ActFn",
@@ -14,4 +14,5 @@ __all__ = [
     "PositionType",
     "RotaryScaling",
     "TransformerConfig",
+    "rotary_angles",
 ]

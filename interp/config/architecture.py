@@ -3,14 +3,15 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import torch
 
-from interp.config.counting import ParameterCounts, count_parameters
+from interp.config.fields import alternatives, fits, spell_all, torch_dtype
+from interp.config.rotary import RotaryScaling
 from interp.errors import ConfigError, did_you_mean
 
 ActFn = Literal["relu", "gelu", "gelu_new", "silu"]
@@ -22,29 +23,29 @@ DERIVED: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class RotaryScaling:
-    """Slower rotary angles, for contexts longer than a model was first trained on.
+class ParameterCounts:
+    """Numbers of parameters by component, over all layers.
 
     Attributes:
-        kind: "linear" divides every frequency by `factor`; "llama3" does so to wavelengths above
-            `original_n_ctx / low_freq_factor`, leaves those below `original_n_ctx / high_freq_factor` as they are, and
-            interpolates between (Llama 3.1).
-        factor, low_freq_factor, high_freq_factor, original_n_ctx: the numbers in these formulas; only "llama3" reads
-            the last three.
+        embed: `W_E`.
+        pos_embed: `W_pos` where it is learned; fixed tables are not parameters.
+        attention: `W_Q W_K W_V W_O` and their biases.
+        mlp: `W_in W_out`, `W_gate` where there is one, and their biases.
+        norms: gains and biases, of the norms of queries and keys too.
+        unembed: `W_U` and `b_U`; `b_U` alone where `W_U` is tied to `W_E`.
     """
 
-    kind: Literal["linear", "llama3"]
-    factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_n_ctx: int = 8192
+    embed: int
+    pos_embed: int
+    attention: int
+    mlp: int
+    norms: int
+    unembed: int
 
-    def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            if not _fits(getattr(self, name), hint):
-                raise ConfigError(f"rotary_scaling: {name} = {getattr(self, name)!r}; allowed: {_spell_all(hint)}")
-        if not 0 < self.low_freq_factor < self.high_freq_factor or self.factor <= 0 or self.original_n_ctx <= 0:
-            raise ConfigError(f"{self}: factors must be positive, and low_freq_factor below high_freq_factor")
+    @property
+    def total(self) -> int:
+        """All of them, each parameter counted once."""
+        return sum(dataclasses.astuple(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,7 @@ class TransformerConfig:
         for name in ("rotary_base", "rotary_scaling", "window_size"):  # as JSON has them
             object.__setattr__(self, name, _from_json(getattr(self, name)))
         if isinstance(self.dtype, str):
-            object.__setattr__(self, "dtype", _dtype(self.dtype))
+            object.__setattr__(self, "dtype", torch_dtype(self.dtype))
         for name, value in self._derived().items():
             if getattr(self, name) is DERIVED:
                 object.__setattr__(self, name, value)
@@ -160,7 +161,7 @@ class TransformerConfig:
         if heads is DERIVED and width is DERIVED:
             raise ConfigError("give n_heads, d_head or both: neither can be derived from the other fields")
         for name, value in (("d_model", self.d_model), ("n_heads", heads), ("d_head", width)):
-            if (value is not DERIVED or name == "d_model") and not (_fits(value, int) and value > 0):
+            if (value is not DERIVED or name == "d_model") and not (fits(value, int) and value > 0):
                 raise ConfigError(f"{name} = {value!r}; allowed: a positive integer")
         given, other = ("d_head", "n_heads") if heads is DERIVED else ("n_heads", "d_head")
         if (heads is DERIVED or width is DERIVED) and self.d_model % (divisor := heads or width):
@@ -184,9 +185,9 @@ class TransformerConfig:
         may_be_zero = {"n_layers", "d_mlp", "init_std", "seed"}
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            if not _fits(value, hint):
-                options = [a for a in _alternatives(hint) if isinstance(a, str)]
-                raise ConfigError(f"{name} = {value!r}; allowed: {_spell_all(hint)}{did_you_mean(str(value), options)}")
+            if not fits(value, hint):
+                options = [a for a in alternatives(hint) if isinstance(a, str)]
+                raise ConfigError(f"{name} = {value!r}; allowed: {spell_all(hint)}{did_you_mean(str(value), options)}")
             if isinstance(value, tuple) and len(value) != self.n_layers:
                 raise ConfigError(f"{name} has {len(value)} values for n_layers = {self.n_layers}")
             for number in value if isinstance(value, tuple) else (value,):
@@ -267,7 +268,7 @@ class TransformerConfig:
     @property
     def n_params(self) -> ParameterCounts:
         """Numbers of parameters by component, and their `total`, computed without making any."""
-        return count_parameters(self)
+        return _count_parameters(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -278,8 +279,13 @@ class TransformerConfig:
         return {name: value for name, value in self.to_dict().items() if name not in ("seed", "init_std")}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TransformerConfig":
-        """The config whose `to_dict` this is. Raises `ConfigError` as the constructor does."""
+    def from_dict(cls, values: Mapping[str, Any]) -> "TransformerConfig":
+        """The config with these fields, such as `to_dict` returns. Raises `ConfigError` as the constructor does."""
+        if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+            given = type(values).__name__
+            raise ConfigError(
+                f"a config is a TransformerConfig, or a dictionary with its fields by name, not a {given}"
+            )
         return cls(**values)
 
     def to_json(self) -> str:
@@ -293,54 +299,12 @@ class TransformerConfig:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise ConfigError(f"not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"a config is a JSON object, not {values!r}")
         return cls.from_dict(values)
-
-
-def _dtype(name: str) -> torch.dtype:
-    dtypes = {n: d for n in dir(torch) if isinstance(d := getattr(torch, n), torch.dtype)}
-    if name not in dtypes:
-        raise ConfigError(f"dtype = {name!r} is not a torch dtype{did_you_mean(name, dtypes)}")
-    return dtypes[name]
 
 
 def _refuse(contradiction: bool, explanation: str) -> None:
     if contradiction:
         raise ConfigError(explanation)
-
-
-def _alternatives(hint: Any) -> list[Any]:
-    """The types and literal values that a field's annotation allows, in a flat list."""
-    if get_origin(hint) in (Literal, Union, UnionType):
-        return [leaf for part in get_args(hint) for leaf in _alternatives(part)]
-    return [hint]
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    for option in _alternatives(hint):
-        if isinstance(option, str):
-            ok = isinstance(value, str) and value == option
-        elif option is float:
-            ok = isinstance(value, int | float) and not isinstance(value, bool)
-        elif option is int:
-            ok = isinstance(value, int) and not isinstance(value, bool)
-        elif get_origin(option) is tuple:
-            ok = isinstance(value, tuple) and all(_fits(item, get_args(option)[0]) for item in value)
-        else:
-            ok = isinstance(value, option)
-        if ok:
-            return True
-    return False
-
-
-def _spell_all(hint: Any) -> str:
-    def spell(option: Any) -> str:
-        if get_origin(option) is tuple:
-            return f"a tuple of {_spell_all(get_args(option)[0])}, one a layer"
-        return repr(option) if isinstance(option, str) else "None" if option is NoneType else option.__name__
-
-    return " | ".join(map(spell, _alternatives(hint)))
 
 
 def _from_json(value: Any) -> Any:
@@ -353,3 +317,29 @@ def _from_json(value: Any) -> Any:
         except TypeError as error:
             raise ConfigError(f"rotary_scaling = {value!r}: {error}") from error
     return value
+
+
+def _count_parameters(cfg: TransformerConfig) -> ParameterCounts:
+    """The parameters that a `HookedTransformer` of this configuration has."""
+    embedding, learned = cfg.d_vocab * cfg.d_model, cfg.positional_embedding_type in ("standard", "shortformer")
+    queries, keys = cfg.n_heads * cfg.d_head, cfg.n_key_value_heads * cfg.d_head
+    attention = 2 * (queries + keys) * cfg.d_model + (queries + 2 * keys + cfg.d_model)
+    neuron_reads = (2 if cfg.gated_mlp else 1) * (cfg.d_model + 1)
+    mlp = 0 if cfg.attn_only else cfg.d_mlp * (neuron_reads + cfg.d_model) + cfg.d_model
+    return ParameterCounts(
+        embed=embedding,
+        pos_embed=cfg.n_ctx * cfg.d_model if learned else 0,
+        attention=cfg.n_layers * attention,
+        mlp=cfg.n_layers * mlp,
+        norms=_count_norms(cfg),
+        unembed=cfg.d_vocab + (0 if cfg.tie_word_embeddings else embedding),
+    )
+
+
+def _count_norms(cfg: TransformerConfig) -> int:
+    of_queries_and_keys = cfg.n_layers * 2 * cfg.d_head if cfg.use_qk_norm else 0
+    if cfg.normalization_type is None:
+        return of_queries_and_keys
+    sublayers = cfg.n_layers * (1 if cfg.attn_only else 2)
+    norms = sublayers * (2 if cfg.norm_position == "both" else 1) + (1 if cfg.norms_reads else 0)
+    return norms * (2 if cfg.normalization_type == "LN" else 1) * cfg.d_model + of_queries_and_keys

@@ -24,7 +24,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.config import TransformerConfig
+from interp.config import TransformerConfig, rotary_angles
 from interp.errors import CacheError, ConfigError
 from interp.indices import head_index, is_index, layer_index
 from interp.model import (
@@ -35,7 +35,6 @@ from interp.model import (
     Stack,
     Step,
     StreamPlace,
-    rotary_angles,
     rotate,
     steps,
 )

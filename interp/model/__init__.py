@@ -7,7 +7,7 @@ them and takes the stream apart (`residual.py`); `generate.py` predicts, samples
 
 from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, select
-from interp.model.components import MLP, Attention, Norm, SideInputs, rotary_angles, rotate, visible_keys
+from interp.model.components import MLP, Attention, Norm, SideInputs, rotate, visible_keys
 from interp.model.generate import KVCache, Sampling
 from interp.model.hooked import Edit, ReadOut, ReturnType, RunOptions
 from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
@@ -51,7 +51,6 @@ __all__ = [
     "layer_of",
     "next_token_loss",
     "reading_norm",
-    "rotary_angles",
     "rotate",
     "select",
     "steps",

@@ -8,13 +8,13 @@ Axes, everywhere in this package:
 - `head`, `d_head`: attention heads and their width; `kv_head` where several query heads share keys and values.
 - `d_mlp`: hidden neurons. `d_vocab`: tokens.
 
-Weights have the field's shapes (`W_Q[head, d_model, d_head]`) but lie in memory the way a matrix product wants them
-([output, input]), so that all heads are one product and no copy is made.
+Weights have the field's shapes (`W_Q[head, d_model, d_head]`) and are contiguous, as torch's own tools for parameters
+expect them to be (flat vectors of parameters, pruning, LBFGS, safetensors).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.config import NormType, RotaryScaling, TransformerConfig
+from interp.config import NormType, TransformerConfig
 from interp.model.generate import LayerKeysValues
 from interp.model.hooks import HookPoint
 from interp.model.split_inputs import PrivateRead, PrivateReads
@@ -32,12 +32,14 @@ from interp.precision import at_least_float32
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_new": partial(F.gelu, approximate="tanh"),  # and no lambda, so that a model can be pickled
     "silu": F.silu,
 }
 
 WRITE_PER_HEAD = "batch pos head d_head, head d_head d_model -> batch pos head d_model"
 NO_EDITS = PrivateReads()
+FEW_VECTORS = 32
+"""Up to so many vectors are read through each head's weights where these lie; see `per_head`."""
 READ_PER_HEAD = "batch pos head d_model, head d_model d_head -> batch pos head d_head"
 
 
@@ -81,28 +83,6 @@ def visible_keys(
     if mask is None:
         return seen[None, None]
     return ((seen & mask[:, None, :] & mask[:, n_keys - n_new :, None]) | (i == j))[:, None]
-
-
-def rotary_angles(
-    base: float,
-    rotary_dim: int,
-    scaling: RotaryScaling | None,
-    positions: Int[Tensor, "batch_or_1 pos"],
-    dtype: torch.dtype,
-) -> tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]]:
-    """Cosines and sines of `position / base^(2 i / rotary_dim)` (Su et al. 2021, equation 15), computed in float64."""
-    pair = torch.arange(0, rotary_dim, 2, dtype=torch.float64, device=positions.device)
-    frequency = base ** (-pair / rotary_dim)
-    if scaling is not None:
-        slowed = frequency / scaling.factor
-        if scaling.kind == "llama3":
-            turns = scaling.original_n_ctx * frequency / (2 * math.pi)  # over the context of the first training
-            span = scaling.high_freq_factor - scaling.low_freq_factor
-            kept = ((turns - scaling.low_freq_factor) / span).clamp(0, 1)
-            slowed = kept * frequency + (1 - kept) * slowed
-        frequency = slowed
-    angles = positions[..., None, None] * frequency
-    return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(
@@ -249,7 +229,7 @@ class Attention(nn.Module):
         self.W_Q, self.b_Q = _read_weight(heads, cfg), nn.Parameter(torch.zeros(heads, cfg.d_head))
         self.W_K, self.b_K = _read_weight(kv_heads, cfg), nn.Parameter(torch.zeros(kv_heads, cfg.d_head))
         self.W_V, self.b_V = _read_weight(kv_heads, cfg), nn.Parameter(torch.zeros(kv_heads, cfg.d_head))
-        self.W_O = nn.Parameter(torch.empty(cfg.d_model, heads, cfg.d_head).permute(1, 2, 0))
+        self.W_O = nn.Parameter(torch.empty(heads, cfg.d_head, cfg.d_model))
         self.b_O = nn.Parameter(torch.zeros(cfg.d_model))
         qk_kind = "RMS" if cfg.use_qk_norm else None
         kv = "kv_head" if kv_heads < heads else "head"
@@ -332,7 +312,7 @@ class Attention(nn.Module):
         b: Float[Tensor, "n d_head"],
     ) -> Float[Tensor, "batch pos n d_head"]:
         """`x @ W[h] + b[h]` for every head at once; of a head's own copy of `x` where that was edited."""
-        out = F.linear(x, W.transpose(1, 2).flatten(0, 1), b.flatten()).view(*x.shape[:-1], *b.shape)
+        out = per_head(x, W, b)
         if private is None:
             return out
         return torch.where(
@@ -365,7 +345,7 @@ class Attention(nn.Module):
 
     def _write(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
         """`sum over heads of z W_O`, plus `b_O`; the sum of the heads' edited writes where one was edited."""
-        out = F.linear(z.flatten(2), self.W_O.permute(2, 0, 1).flatten(1), self.b_O)
+        out = F.linear(z.flatten(2), self.W_O.flatten(0, 1).T, self.b_O)
         if self.hook_result.hooks:
             result = einsum(z, self.W_O, WRITE_PER_HEAD)
             edited = self.hook_result(result)
@@ -383,11 +363,11 @@ class MLP(nn.Module):
         self.act = ACTIVATIONS[cfg.act_fn]
         self.gated = cfg.gated_mlp
         if self.gated:
-            self.W_gate = nn.Parameter(torch.empty(cfg.d_mlp, cfg.d_model).T)
+            self.W_gate = nn.Parameter(torch.empty(cfg.d_model, cfg.d_mlp))
             self.b_gate = nn.Parameter(torch.zeros(cfg.d_mlp))
-        self.W_in = nn.Parameter(torch.empty(cfg.d_mlp, cfg.d_model).T)
+        self.W_in = nn.Parameter(torch.empty(cfg.d_model, cfg.d_mlp))
         self.b_in = nn.Parameter(torch.zeros(cfg.d_mlp))
-        self.W_out = nn.Parameter(torch.empty(cfg.d_model, cfg.d_mlp).T)
+        self.W_out = nn.Parameter(torch.empty(cfg.d_mlp, cfg.d_model))
         self.b_out = nn.Parameter(torch.zeros(cfg.d_model))
         self.hook_pre = HookPoint("batch pos d_mlp", "neurons before the activation function")
         if self.gated:
@@ -414,7 +394,7 @@ class Unembed(nn.Module):
         self.cap = cfg.output_logits_soft_cap
         self._tied_to = (embed,) if cfg.tie_word_embeddings else ()  # a tuple, so as not to register it twice
         if not cfg.tie_word_embeddings:
-            self.W_U = nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model).T)
+            self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab))
         self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab))
 
     def __getattr__(self, name: str) -> Any:
@@ -438,5 +418,18 @@ class Unembed(nn.Module):
 
 
 def _read_weight(n: int, cfg: TransformerConfig) -> nn.Parameter:
-    """[n, d_model, d_head] in shape, [n * d_head, d_model] in memory."""
-    return nn.Parameter(torch.empty(n, cfg.d_head, cfg.d_model).transpose(1, 2))
+    return nn.Parameter(torch.empty(n, cfg.d_model, cfg.d_head))
+
+
+def per_head(
+    x: Float[Tensor, "*axes d_model"], W: Float[Tensor, "n d_model d_head"], b: Float[Tensor, "n d_head"]
+) -> Float[Tensor, "*axes n d_head"]:
+    """`x @ W[h] + b[h]` for every head.
+
+    With few vectors, reading the weights takes the time: they are read where they lie. With many, one product with the
+    matrices of all heads side by side is faster, and that copy costs little beside it.
+    """
+    if x.numel() <= FEW_VECTORS * x.shape[-1]:
+        rows = x.reshape(1, -1, x.shape[-1]).expand(len(W), -1, -1)
+        return torch.baddbmm(b[:, None], rows, W).transpose(0, 1).unflatten(0, x.shape[:-1])
+    return F.linear(x, W.transpose(0, 1).flatten(1).T, b.flatten()).unflatten(-1, b.shape)

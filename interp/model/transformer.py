@@ -16,14 +16,14 @@ the next to read. Every place where the stream is read or written, and every ste
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, SupportsIndex, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.config import TransformerConfig
+from interp.config import TransformerConfig, rotary_angles
 from interp.errors import ConfigError, ShapeError, TokenError
 from interp.model.components import (
     MLP,
@@ -33,7 +33,6 @@ from interp.model.components import (
     PosEmbed,
     SideInputs,
     Unembed,
-    rotary_angles,
     visible_keys,
 )
 from interp.model.generate import Generates, KVCache
@@ -136,7 +135,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
     """A transformer with a hook point at every step.
 
     Args:
-        cfg: the architecture.
+        cfg: the architecture, or its fields as a dictionary.
         tokenizer: what turns text into token ids, if the model should take text.
         device: where the parameters live; "meta" allocates nothing.
         init_weights: False leaves the weights uninitialised, for a caller who fills them.
@@ -147,12 +146,13 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
     def __init__(
         self,
-        cfg: TransformerConfig,
+        cfg: TransformerConfig | Mapping[str, Any],
         tokenizer: TextCodec | None = None,
         device: str | torch.device | None = None,
         init_weights: bool = True,
     ):
         super().__init__()
+        cfg = cfg if isinstance(cfg, TransformerConfig) else TransformerConfig.from_dict(cfg)
         if tokenizer is not None and tokenizer.d_vocab_base > cfg.d_vocab:
             wanted = tokenizer.d_vocab_base
             raise ConfigError(f"d_vocab = {cfg.d_vocab} is too small for a vocabulary of {wanted} words")

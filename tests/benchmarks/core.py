@@ -35,14 +35,12 @@ def bare_forward(model: HookedTransformer, tokens: Tensor) -> Tensor:
         attn, mlp = block.attn, block.mlp
         read = norm(x, block.ln1)
         q, k, v = (
-            F.linear(read, W.transpose(1, 2).reshape(heads * d_head, -1), b.flatten())
-            .view(batch, n, heads, d_head)
-            .transpose(1, 2)
+            F.linear(read, W.transpose(0, 1).flatten(1).T, b.flatten()).view(batch, n, heads, d_head).transpose(1, 2)
             for W, b in ((attn.W_Q, attn.b_Q), (attn.W_K, attn.b_K), (attn.W_V, attn.b_V))
         )
         scores = ((q / model.cfg.attn_scale) @ k.transpose(2, 3)).masked_fill(~visible, float("-inf"))
         z = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, n, heads * d_head)
-        x = x + F.linear(z, attn.W_O.permute(2, 0, 1).reshape(-1, heads * d_head), attn.b_O)
+        x = x + F.linear(z, attn.W_O.flatten(0, 1).T, attn.b_O)
         hidden = F.gelu(F.linear(norm(x, block.ln2), mlp.W_in.T, mlp.b_in))
         x = x + F.linear(hidden, mlp.W_out.T, mlp.b_out)
     return F.linear(norm(x, model.ln_final), model.W_U.T, model.b_U)

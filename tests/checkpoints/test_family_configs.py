@@ -10,7 +10,7 @@ from hf_models import LINEAR, LLAMA3, VARIANTS, make
 from interp import CheckpointError, HookedTransformer, TransformerConfig
 from interp.checkpoints.options import Options
 from interp.checkpoints.registry import FAMILIES, from_hf, to_hf
-from interp.config.architecture import RotaryScaling
+from interp.config import RotaryScaling
 
 
 def read(model_type: str, values: dict[str, Any], dtype: torch.dtype = torch.float32) -> TransformerConfig:

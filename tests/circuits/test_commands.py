@@ -32,6 +32,12 @@ def test_verify_prints_a_row_for_each_circuit(tmp_path: Path):
     assert rows["ioi"][:4] == ["180", "2,520", "100 %", "100 %"]
 
 
+def test_verify_takes_a_sample():
+    done = CliRunner().invoke(commands.app, ["verify", "dyck1", "--sample", "20"], catch_exceptions=False)
+    assert done.exit_code == 0 and "a random sample of 20 inputs each" in done.output
+    assert cells(done.output)["dyck1"][:3] == ["20 of 256", "180", "100 %"]
+
+
 def test_an_unknown_circuit_ends_with_the_nearest_and_status_2(tmp_path: Path):
     done = interp("circuits", "verify", "dyck", cwd=tmp_path)
     assert done.returncode == 2

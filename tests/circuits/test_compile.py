@@ -430,7 +430,7 @@ def test_a_compressed_circuit_loses_accuracy_and_verify_says_how_much():
     for d_model in (36, 28, 20):
         model = c.compile(d_model=d_model, compress=True)
         assert 0 < model.report.interference < 0.8
-        accuracy[d_model] = c.verify(model=model, samples=500, progress=False).accuracy
+        accuracy[d_model] = c.verify(model=model, sample=500, progress=False).accuracy
     assert accuracy[36] > 0.9 > accuracy[20]
     assert accuracy[36] > accuracy[28] > accuracy[20]
 

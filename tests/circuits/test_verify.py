@@ -1,7 +1,11 @@
 """Verification: what it counts, what it finds, and what it refuses."""
 
+import copy as copying
 import math
+import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from circuits import Circuit, copy, match
 from circuits.compiler import CODES
 from circuits.gallery import entry
 from circuits.verify import every_text
+from circuits.verify.limits import duration
 from interp import ConfigError, HookedTransformer, TokenError
 
 
@@ -118,7 +123,7 @@ def test_samples_are_repeatable_and_other_seeds_are_others():
     runs = []
     for seed in (1, 1, 2):
         seen.clear()
-        assert c.verify(reference=note, samples=20, seed=seed, progress=False).ok
+        assert c.verify(reference=note, sample=20, seed=seed, progress=False).ok
         runs.append(seen[:20])
     assert runs[0] == runs[1] != runs[2]
 
@@ -132,10 +137,10 @@ def test_texts_of_several_lengths_are_verified_in_their_order():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"inputs": ["!a"], "length": 2}, "takes inputs, or length and samples, not both"),
+        ({"inputs": ["!a"], "length": 2}, "takes inputs or length, not both"),
         ({"length": 6}, "length = 6 does not fit n_ctx = 6"),
-        ({"samples": 0}, "^samples = 0; allowed: 1 or more"),
-        ({"samples": 1.5}, "^samples = 1.5; allowed: 1 or more"),
+        ({"sample": 0}, "^sample = 0; allowed: 1 or more"),
+        ({"sample": 1.5}, "^sample = 1.5; allowed: 1 or more"),
         ({"length": 0}, "^length = 0; allowed: 1 or more"),
         ({"length": "3"}, "^length = '3'; allowed: 1 or more"),
         ({"batch_size": 0}, "^batch_size = 0; allowed: 1 or more"),
@@ -156,7 +161,7 @@ def test_texts_of_several_lengths_are_verified_in_their_order():
         ({"inputs": ["!ab"], "model": "induction"}, "model = 'induction'; allowed: a HookedTransformer"),
         ({"inputs": "!ab"}, "inputs = '!ab'; allowed: a list of texts"),
         ({"reference": "!ab"}, "reference = '!ab'; allowed: a function"),
-        ({"samples": 3, "seed": "x"}, "seed = 'x'; allowed: an integer"),
+        ({"sample": 3, "seed": "x"}, "seed = 'x'; allowed: an integer"),
         (
             {"inputs": ["!"], "reference": lambda text: [{"a": math.nan}]},
             "gives 'a' the logit nan at position 0",
@@ -204,12 +209,153 @@ def test_a_reference_is_asked_once_for_each_text():
     assert report.worst is not None and report.worst.expected == "c"
 
 
-def test_more_texts_than_can_be_run_are_refused_unless_sampled():
-    c = Circuit("!ab", 40, bos="!")
+WORDS_8 = "!abcdefgh"
+
+
+@pytest.mark.parametrize("n_words", [8, 39, 200])
+def test_more_texts_than_a_million_are_refused_with_their_number_the_time_and_ways_out(n_words: int):
+    c = Circuit(WORDS_8, 1 + n_words, bos="!")
     c.head(0, "here", qk=match(c.pos, c.pos), ov=copy(c.tok, c.out))
-    with pytest.raises(ConfigError, match=r"there are 2\^39 texts of 39 words; give samples="):
+    many = {8: "16,777,216", 39: r"about 10\^35", 200: r"about 10\^180"}[n_words]
+    ways = "give sample=10000 for a random sample, or a smaller length="
+    ways += ", or limit=16777216 to run them all$" if n_words == 8 else "$"
+    with pytest.raises(ConfigError, match=f"there are {many} inputs, which would take about [0-9.,^]+ [a-z]+; {ways}"):
         c.verify(progress=False)
-    assert c.verify(samples=3, progress=False).ok
+    report = c.verify(sample=3, progress=False)  # each way out is one
+    assert report.ok and (report.n_inputs, report.sampled_from) == (3, 8**n_words)
+    assert c.verify(length=2, progress=False).n_inputs == 64
+
+
+def test_the_limit_is_what_the_caller_says():
+    c = one_head("!ab")
+    with pytest.raises(ConfigError, match=r"there are 32 inputs, .* or limit=32 to run them all"):
+        c.verify(limit=31, progress=False)
+    report = c.verify(limit=32, progress=False)
+    assert report.n_inputs == 32 and report.sampled_from is None
+    with pytest.raises(
+        ConfigError, match=r"there are 31 inputs, .*; give sample=30 for a random sample, or limit=31 to"
+    ):
+        c.verify(every_text("ab", 5)[:31], limit=30, progress=False)
+    with pytest.raises(ConfigError, match=r"there are 31 inputs"):
+        c.verify(sample=31, limit=30, progress=False)
+
+
+def test_inputs_that_would_take_more_than_an_hour_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("circuits.verify.check.LONG", 0.0)
+    monkeypatch.setattr("circuits.verify.check.TRIAL", 4)
+    c, asked = one_head("!ab"), []
+    with pytest.raises(ConfigError, match=r"there are 32 inputs, which would take about .* limit=32"):
+        c.verify(reference=lambda text: asked.append(text) or [None, *text[1:]], progress=False)
+    assert len(asked) == 8  # told after the second batch
+    assert c.verify(limit=32, progress=False).ok  # asked for
+    assert c.verify(sample=4, progress=False).ok
+
+
+def test_inputs_without_a_length_are_counted_as_far_as_the_limit():
+    texts = every_text("ab", 3)
+    assert one_head("!ab").verify(iter(texts), limit=8, progress=False).n_inputs == 8
+    with pytest.raises(ConfigError, match=r"more than 7 inputs, .* more than .*; give a list for inputs= and sample=7"):
+        one_head("!ab").verify(iter(texts), limit=7, progress=False)
+    assert one_head("!ab").verify(set(texts), sample=5, progress=False).sampled_from == 8
+    assert one_head("!ab").verify(iter(texts), sample=5, progress=False).sampled_from == 8
+
+
+def test_a_sample_is_drawn_without_replacement_and_in_order():
+    seen: list[str] = []
+    texts = ["!" + word * n for word in "ab" for n in range(1, 6)]
+    for size in (1, 7, 10, 11):
+        seen.clear()
+        report = one_head("!ab").verify(
+            texts, lambda text: seen.append(text) or [None, *text[1:]], sample=size, seed=size, progress=False
+        )
+        assert report.ok and report.n_inputs == len(set(seen)) == min(size, 10)
+        assert report.sampled_from == (10 if size < 10 else None)
+        assert seen == sorted(seen, key=texts.index)
+
+
+def test_every_text_is_written_when_it_is_asked_for():
+    texts = every_text("abc", 3)
+    assert len(texts) == 27 and list(texts) == [texts[i] for i in range(27)] == texts[:]
+    assert list(texts)[:4] == ["!aaa", "!aab", "!aac", "!aba"] and texts[-1] == "!ccc"
+    assert texts[20:2:-7] == list(texts)[20:2:-7]
+    assert "!abc" in texts and "!abd" not in texts
+    with pytest.raises(IndexError):
+        texts[27]
+    assert list(every_text("ab", 0)) == ["!"] and repr(every_text("ab", 70)) == "<about 10^21 texts of 70 words>"
+    with pytest.raises(ConfigError, match="length = -1; allowed: 0 or more"):
+        every_text("ab", -1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.0, "0.1 seconds"), (1.26, "1.3 seconds"), (89, "89 seconds"), (90, "1.5 minutes"), (3600, "60 minutes"),
+     (7200, "2 hours"), (1e6, "12 days"), (5e9, "159 years"), (1e30, r"10^22 years")],
+)  # fmt: skip
+def test_a_time_is_said_in_words(seconds: float, said: str):
+    assert duration(seconds) == said
+
+
+def words_of(n: int) -> list[str]:
+    return ["!", *(f"a-rather-long-word-{i}" for i in range(n))]
+
+
+def many_heads() -> Circuit:
+    """A circuit with long words, long names and many heads, of which the prediction is a mixture."""
+    c = Circuit(words_of(12), 12, bos="!")
+    for i in range(14):
+        c.head(0, f"a head with a long name, number {i}", qk=match(c.pos, c.pos), ov=copy(c.tok, c.out))
+    return c
+
+
+def test_a_report_and_an_interpretation_fit_a_terminal():
+    c = many_heads()
+    mixture = dict.fromkeys(words_of(12), 1.0)
+    for reference in (None, lambda text: [mixture] * 12):
+        report = c.verify(reference=reference, sample=40, progress=False)
+        said = repr(report).splitlines()
+        assert max(map(len, said)) <= 100 and len(said) == 6
+        assert ("ok" in said[0]) == report.ok
+        assert f"random sample of 40 of {12**11:,} inputs, 480 positions" in said[0]
+        assert len(report.pattern_errors) == 14  # all is still there
+        assert len(repr(report.worst)) <= 100
+    for n in (1, 40):
+        made = c.interpret([" ".join(words_of(11))] * n)
+        said = repr(made).splitlines()
+        assert max(map(len, said)) <= 100 and len(said) <= 13
+        assert f"{n} text" in said[0] and ("... and 32 more" in said[-1]) == (n == 40)
+        assert len(made.predictions) == n
+    assert max(map(len, repr(c.compile().report).splitlines())) <= 100
+    assert len(repr(c)) <= 400 and len(repr(entry("addition_2").build().parts)) < 2000
+
+
+def test_an_interpretation_names_the_nearest_space():
+    made = induction().interpret("!ab")
+    assert made.space("prev").shape == (1, 3, 4)
+    with pytest.raises(ConfigError, match=r"no space 'prv' is in use; there are .*did you mean 'prev'"):
+        made.space("prv")
+
+
+def through_pickle(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))
+
+
+@pytest.mark.parametrize("copied", [through_pickle, copying.deepcopy])
+def test_a_copy_of_anything_works_as_the_original(copied: Callable[[Any], Any]):
+    c = copied(induction(ties="latest"))
+    c.head(1, "another", qk=match(c.pos, c.pos), ov=0.25 * copy(c.tok, c.out))
+    assert c.verify(length=3, progress=False).ok and c.edges().number_of_edges() > 0
+    model = copied(c.compile(rotate=1, norm="LN"))
+    assert model.predict("!abab") == c.interpret("!abab").predictions[0] == copied(c).compile().predict("!abab")
+    assert copied(model.report) == model.report and model.circuit.n_layers == 2
+    report = copied(c.verify(length=2, sample=4, model=model, progress=False))
+    assert report.ok and report.sampled_from == 9 and report == copied(report) and repr(report) == repr(copied(report))
+    made, again = c.interpret("!abab"), copied(c.interpret("!abab"))
+    assert repr(made) == repr(again) and torch.equal(made.space("prev"), again.space("prev"))
+    texts = copied(every_text("ab", 2))
+    assert list(texts) == list(every_text("ab", 2))
+    assert copied(c.parts) and repr(copied(c.parts)) == repr(c.parts)
+    assert copied(entry("skip_1")).build().compile().predict("!ab") == entry("skip_1").build().compile().predict("!ab")
+    assert copied(c.compile(positions="quadratic").report).n_coordinates > 0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from grid import GRID, SMALL, config, configs, run_of
+from grid import GRID, SMALL, Run, config, configs, run_of
 from hypothesis import given
 
 from interp import ConfigError, HookedTransformer, TransformerConfig
@@ -249,3 +249,21 @@ def test_every_valid_config_makes_a_model_of_its_dtype(fields: dict[str, Any]):
 
 def test_the_smallest_description_of_a_model_is_enough():
     assert TransformerConfig(**SMALL).normalization_type == "LN"
+
+
+def test_a_model_is_made_from_the_fields_of_a_config_as_well(plain: Run):
+    fields = plain.cfg.to_dict()
+    model = HookedTransformer(fields)
+    assert model.cfg == plain.cfg
+    model.load_state_dict(plain.model.state_dict())
+    assert torch.equal(model(plain.tokens), plain.logits)
+
+
+def test_what_is_no_config_is_an_error_that_says_what_is_one(as_installed: None):
+    for bad in (5, None, "gpt2", [("n_layers", 1)], {1: 2}):
+        with pytest.raises(
+            ConfigError, match=r"a TransformerConfig, or a dictionary with its fields by name, not a \w+"
+        ):
+            HookedTransformer(bad)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="unknown config field 'n_layer'; did you mean 'n_layers'"):
+        HookedTransformer({"n_layer": 1})

@@ -8,7 +8,7 @@ from grid import ATTN_ONLY, GATED, GRID, ROTARY, SMALL, Run, config, run_of, run
 from hypothesis import given
 
 from interp import HookedTransformer, TransformerConfig
-from interp.config.counting import ParameterCounts
+from interp.config import ParameterCounts
 
 GPT2 = TransformerConfig(n_layers=12, d_model=768, n_ctx=1024, n_heads=12, d_vocab=50257, tie_word_embeddings=True)
 GPT3 = TransformerConfig(n_layers=96, d_model=12288, n_ctx=2048, n_heads=96, d_vocab=50257, tie_word_embeddings=True)

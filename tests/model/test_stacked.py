@@ -1,37 +1,14 @@
-"""Weights: what a model shows is what its blocks hold, writing changes the model, and the layout in memory."""
-
-import copy
-from collections.abc import Callable
+"""Weights: what a model shows is what its blocks hold, and writing changes the model."""
 
 import pytest
 import torch
 from grid import SMALL, Run, assert_close, config, run_of, where
-from torch import Tensor
 
 from interp import ConfigError, HookedTransformer
 
 QUERY_SIDE = ["W_Q", "b_Q", "W_O"]
 KEY_SIDE = ["W_K", "W_V", "b_K", "b_V"]
 OF_MLPS = ["W_in", "W_out", "b_in", "b_out"]
-
-
-def read_matrices(model: HookedTransformer) -> list[tuple[str, Tensor]]:
-    """Every weight as the [output, input] matrix that the matrix product reads."""
-    found = []
-    for layer, block in enumerate(model.blocks):
-        for name in ("W_Q", "W_K", "W_V"):
-            found.append((f"{layer} {name}", block.attn.get_parameter(name).transpose(1, 2).flatten(0, 1)))
-        found.append((f"{layer} W_O", block.attn.W_O.permute(2, 0, 1).flatten(1)))
-        for name, weight in [] if model.cfg.attn_only else block.mlp.named_parameters():
-            if name.startswith("W_"):
-                found.append((f"{layer} {name}", weight.T))
-    return [*found, ("W_U", model.W_U.T)]
-
-
-def shared_storage(model: HookedTransformer) -> dict[str, bool]:
-    storages = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    matrices = read_matrices(model)
-    return {name: m.untyped_storage().data_ptr() in storages and m.is_contiguous() for name, m in matrices}
 
 
 # ---------------------------------------------------------------------------------------------- stacked
@@ -147,41 +124,3 @@ def test_writing_a_positions_vector_changes_the_model(run: Run):
     with torch.no_grad():
         model.W_pos[2] += 1 - model.W_pos[3]
     assert (model(run.tokens) - run.logits)[:, 2:].abs().max() > 1e-4
-
-
-# ---------------------------------------------------------------------------------------------- layout in memory
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_matrices_that_products_read_are_views_of_the_weights(run: Run, dtype: torch.dtype):
-    model = HookedTransformer(config(run.fields, dtype=dtype))
-    assert [name for name, shared in shared_storage(model).items() if not shared] == []
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        lambda model: model.to(torch.float32),
-        lambda model: model.half(),
-        lambda model: model.requires_grad_(False),
-        copy.deepcopy,
-    ],
-    ids=["to", "half", "requires_grad_", "deepcopy"],
-)
-def test_conversions_and_copies_keep_the_layout(run: Run, changed: Callable[[HookedTransformer], HookedTransformer]):
-    assert [name for name, shared in shared_storage(changed(run.fresh_model())).items() if not shared] == []
-
-
-def test_loading_a_state_dict_keeps_the_layout(run: Run):
-    model = HookedTransformer(run.cfg)
-    model.load_state_dict({name: tensor.contiguous() for name, tensor in run.model.state_dict().items()})
-    assert [name for name, shared in shared_storage(model).items() if not shared] == []
-
-
-def test_an_optimizer_step_keeps_the_layout():
-    run = run_of("rotary_rms_gated_grouped")
-    model = run.fresh_model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-    model(run.tokens, "loss").backward()
-    optimizer.step()
-    assert [name for name, shared in shared_storage(model).items() if not shared] == []

@@ -30,7 +30,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from interp import ConfigError, HookedTransformer, TransformerConfig, Vocabulary
-from interp.config.architecture import RotaryScaling
+from interp.config import RotaryScaling
 from interp.model.components import Norm
 from interp.weights.processing import (
     center_unembed,

@@ -1,0 +1,109 @@
+"""Answers: what is right at each position of a text, and how far a prediction is from another one."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuits.language import Interpretation, is_finite
+from interp.errors import ConfigError, did_you_mean
+
+Expected = str | Mapping[str, float] | None
+"""The right answer at one position: a word, None for nothing to predict, or the logits of all words (0 where a word is
+not given)."""
+
+Reference = Callable[[str], Sequence[Expected]]
+"""A function from a text to the right answer at each of its positions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The right answers for a batch of texts.
+
+    A position is answered in one of two ways. Either the prediction must be one of a set of words; an empty set means
+    that nothing is to be predicted. Or all logits must have certain values.
+
+    Attributes:
+        given: the answers as they were given, by text and position.
+        words: marks the words of the set.
+        by_logits: marks the positions that are answered by the logits of all words.
+        logits: the values which all logits must have there.
+    """
+
+    given: Sequence[Sequence[Expected]]
+    words: Bool[Tensor, "batch pos d_vocab"]
+    by_logits: Bool[Tensor, "batch pos"]
+    logits: Float[Tensor, "batch pos d_vocab"]
+
+    def margins(
+        self, logits: Float[Tensor, "batch pos d_vocab"], nothing_below: float, tolerance: float
+    ) -> Float[Tensor, "batch pos"]:
+        """How far the predictions of a model with these logits are from other ones; above 0 where they are right."""
+        right = logits.masked_fill(~self.words, -math.inf).amax(-1)
+        others = logits.masked_fill(self.words, -math.inf).amax(-1).clamp(min=nothing_below)
+        of_words = torch.where(self.words.any(-1), right - others, nothing_below - logits.amax(-1))
+        of_logits = tolerance - (logits - self.logits).abs().amax(-1)
+        margins = torch.where(self.by_logits, of_logits, of_words)
+        return margins.nan_to_num(nan=-math.inf, neginf=-math.inf, posinf=math.inf)
+
+
+def interpreted_answers(interpretation: Interpretation, nothing_below: float) -> Answers:
+    """What the interpreter predicts; where several words tie, any of them is right."""
+    logits = interpretation.logits
+    top = logits.amax(-1, keepdim=True)
+    words = (logits >= top - nothing_below / 10) & (top >= nothing_below)
+    return Answers(interpretation.predictions, words, torch.zeros(logits.shape[:2], dtype=torch.bool), logits)
+
+
+def reference_answers(reference: Reference, texts: Sequence[str], n_pos: int, ids: Mapping[str, int]) -> Answers:
+    """What the reference predicts for texts of `n_pos` words; `ids` are those of all words.
+
+    Raises `ConfigError` for answers of another number, and for an answer that is no word, None or mapping of words.
+    """
+    given = [_checked(reference(text), text, n_pos) for text in texts]
+    words = torch.zeros(len(texts), n_pos, len(ids), dtype=torch.bool)
+    by_logits = torch.zeros(len(texts), n_pos, dtype=torch.bool)
+    logits = torch.zeros(len(texts), n_pos, len(ids), dtype=torch.float64)
+    chosen: list[tuple[int, int, int]] = []
+    for row, text in enumerate(texts):
+        for position, answer in enumerate(given[row]):
+            where = f"position {position} of {text!r}"
+            if isinstance(answer, str):
+                chosen.append((row, position, _id(answer, where, ids)))
+            elif isinstance(answer, Mapping):
+                by_logits[row, position] = True
+                for word, logit in answer.items():
+                    logits[row, position, _id(word, where, ids)] = _logit(logit, word, where)
+            elif answer is not None:
+                raise ConfigError(
+                    f"the reference answers {answer!r} at {where}; allowed: a word, None, or a mapping from words to "
+                    "logits"
+                )
+    if chosen:
+        words[tuple(torch.tensor(chosen).T)] = True
+    return Answers(given, words, by_logits, logits)
+
+
+def _checked(answers: Any, text: str, n_pos: int) -> Sequence[Expected]:
+    if isinstance(answers, str) or not isinstance(answers, Sequence):
+        raise ConfigError(f"the reference answers {text!r} with {answers!r}; allowed: a list, an answer a position")
+    if len(answers) != n_pos:
+        raise ConfigError(f"the reference answers for {len(answers)} positions of {text!r}, which has {n_pos}")
+    return answers
+
+
+def _logit(logit: Any, word: str, where: str) -> float:
+    if not is_finite(logit):
+        raise ConfigError(f"the reference gives {word!r} the logit {logit!r} at {where}; allowed: a finite number")
+    return float(logit)
+
+
+def _id(word: Any, where: str, ids: Mapping[str, int]) -> int:
+    if word not in ids:
+        near = did_you_mean(str(word), ids)
+        raise ConfigError(f"the reference predicts {word!r} at {where}, which is not a word{near}")
+    return ids[word]
