@@ -1,4 +1,9 @@
-"""What all tests share: the grid as a fixture, hypothesis settings, and when the run-time type checks are off."""
+"""What all tests share: the grid as a fixture, one real model, which tests a session takes, and in which order.
+
+The whole suite runs on worker processes, one a core; tests that are named on the command line run in one process, which
+starts sooner (`-n 2` to have it otherwise). A run with jaxtyping's import hook (`--jaxtyping-packages`) checks shapes:
+it takes few architectures of the grid, few examples, and no test of a browser or the real model.
+"""
 
 import os
 from collections.abc import Iterator
@@ -8,20 +13,83 @@ from typing import no_type_check
 import jaxtyping
 import pytest
 import torch
-from grid import GRID, SEED, Run, run_of
+from grid import GRID, SEED, SHAPE_CHECKED, Run, run_of
 from hypothesis import HealthCheck, settings
 
-from interp import CheckpointError, TransformerConfig
+from interp import CheckpointError, HookedTransformer, TransformerConfig
 from interp.checkpoints import fetch
 
-settings.register_profile(
-    "interp", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+patient = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("interp", deadline=None, max_examples=20, suppress_health_check=patient)
+settings.register_profile("shapes", settings.get_profile("interp"), max_examples=3)
 settings.load_profile("interp")
 torch.set_num_threads(1)
 
 # The config checks its fields itself and answers with ConfigError: the type checker must not answer first.
 no_type_check(TransformerConfig.__init__)
+
+
+# ---------------------------------------------------------------------------------------------- sessions
+
+
+def shapes_are_checked(config: pytest.Config) -> bool:
+    return bool(config.getoption("jaxtyping_packages"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if shapes_are_checked(config):
+        settings.load_profile("shapes")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Workers are worth their start for the whole suite only. None leaves the number to xdist: one a core."""
+    return None if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+
+
+@pytest.hookimpl(trylast=True)  # when others have dropped what they drop
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    by_address = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if by_address:
+        raise pytest.UsageError(f"ids that differ between worker processes: {by_address}; use ids=as_text, of grid.py")
+    if shapes_are_checked(config):
+        kept = [item for item in items if shows_shapes(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+    worker = getattr(config, "workerinput", None)  # of xdist, in its worker processes
+    if worker is not None:
+        items[:] = dealt(items, worker["workercount"])
+
+
+def shows_shapes(item: pytest.Item) -> bool:
+    """Whether the test belongs to a session that checks shapes: see SHAPE_CHECKED."""
+    assert isinstance(item, pytest.Function)
+    of_grid = item.callspec.params.get("run") if hasattr(item, "callspec") else None
+    apart = {"smollm2_path", "chromium"} & set(item.fixturenames) or item.get_closest_marker("long")
+    return of_grid in (None, *SHAPE_CHECKED) and not apart
+
+
+def dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """The tests marked `long` dealt out to the heads of what each worker starts with, so that none is left to the end.
+
+    `--dist worksteal` cuts the list into one piece a worker.
+    """
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    hands: list[pytest.Item] = []
+    size, more = divmod(len(items), workers)
+    for i in range(workers):
+        hand = long[i::workers]
+        rest = max(size + (i >= workers - more) - len(hand), 0)
+        hands += hand + others[:rest]
+        del others[:rest]
+    return hands + others
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"INTERP_SEED={SEED} repeats the random models of this run")
+
+
+# ---------------------------------------------------------------------------------------------- fixtures
 
 
 @pytest.fixture(params=list(GRID))
@@ -62,5 +130,13 @@ def smollm2_path() -> Path:
         pytest.skip(str(error))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    terminalreporter.write_line(f"INTERP_SEED={SEED} repeats the random models of this run")
+@pytest.fixture(scope="session")
+def loaded_smollm2(smollm2_path: Path) -> HookedTransformer:
+    return HookedTransformer.from_pretrained(smollm2_path)
+
+
+@pytest.fixture
+def smollm2(loaded_smollm2: HookedTransformer) -> Iterator[HookedTransformer]:
+    """The real model, loaded once and shared: no test writes to it, and hooks that one leaves are removed."""
+    yield loaded_smollm2
+    loaded_smollm2.reset_hooks()

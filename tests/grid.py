@@ -20,8 +20,11 @@ from interp.model.hooks import HookFn
 from interp.model.names import HookName
 from interp.text.codec import TextCodec
 
-SEED = int(os.environ.get("INTERP_SEED", random.SystemRandom().randrange(2**31)))
-"""Of every random model of the grid in this session; printed at its end, and repeated by setting the variable."""
+SEED = int(os.environ.setdefault("INTERP_SEED", str(random.SystemRandom().randrange(2**31))))
+"""Of every random model of the grid in this session; printed at its end, and repeated by setting the variable.
+
+It is kept in the environment, so that all worker processes of a session draw the same models.
+"""
 
 SMALL: dict[str, Any] = {
     "n_layers": 3,
@@ -100,6 +103,25 @@ GRID: dict[str, dict[str, Any]] = {
         | {"attn_implementation": "sdpa", "n_key_value_heads": 2, "window_size": 4, "attn_scale": 2.0},
     }.items()
 }
+
+
+SHAPE_CHECKED = [
+    "learned_ln",
+    "gemma_like",
+    "post_rms_gated_grouped",
+    "shortformer_rms_grouped",
+    "sdpa_rotary_grouped_window",
+]
+"""The architectures of the grid on which the shapes of annotations are checked at run time, which takes long."""
+
+
+def as_text(value: Any) -> str | None:
+    """A parameter as part of a test's id: its text, or None (pytest then counts) where texts differ between processes.
+
+    Worker processes must collect the same ids, and the text of a function or an object can hold its address.
+    """
+    text = str(value)
+    return None if " at 0x" in text or "tensor(" in text else text
 
 
 def config(fields: dict[str, Any], **changes: Any) -> TransformerConfig:

@@ -227,7 +227,7 @@ def test_indexing_is_that_of_the_dense_tensor(data: st.DataObject):
         ((2, 1, torch.tensor([True, False, True, True, False])), True),
         (([0, 2], [1, 3]), True),
         ((None, 1), True),
-        (torch.rand(3, 4) > 0.5, True),
+        (random_tensor(3, 4) > 0, True),
         ((0, 1, 2), False),
         ((..., 2, 3), False),
         ((..., -1), False),

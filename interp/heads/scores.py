@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, did_you_mean
@@ -30,7 +30,7 @@ from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on, i
 from interp.indices import is_index, layer_index
 from interp.model import HookFn
 from interp.progress import shown
-from interp.text import Ids, Text, check_mask, repeated_tokens
+from interp.text import AttentionMask, Ids, MaskedTokens, Text, repeated_tokens
 from interp.weights import copying_scores, copying_top_scores
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def head_scores(
     n_prompts: int | None = None,
     length: int | None = None,
     seed: int | None = None,
-    attention_mask: Tensor | None = None,
+    attention_mask: AttentionMask | None = None,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> "xr.Dataset":
@@ -104,18 +104,18 @@ def head_scores(
         if any(option is not None for option in options):
             raise ConfigError(f"{', '.join(names)}: of the weights alone, so prompts mean nothing")
         return _dataset(names, _Found(names, model, torch.empty(0, 0, dtype=torch.long)), {"prompts": "none"})
-    ids, real, attrs = _prompts(model, *options)
+    prompts, attrs = _prompts(model, *options)
+    ids = prompts.ids
     if batch_size is None:
         batch_size = max(1, MEMORY // (model.cfg.n_heads * ids.shape[1] ** 2 * model.W_E.element_size()))
     elif batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size}; allowed: 1 or more")
 
-    found = _Found(names, model, ids.masked_fill(~real, PADDING))
+    found = _Found(names, model, ids.masked_fill(~prompts.is_token, PADDING))
     starts = range(0, len(ids), batch_size)
     for start in shown(starts, "scoring heads", len(starts), progress):
         rows = slice(start, start + batch_size)
-        mask = None if real.all() else real[rows]
-        model.run_with_hooks(ids[rows], None, [("blocks.*.attn.hook_pattern", found.watch(rows))], attention_mask=mask)
+        model.run_with_hooks(prompts[rows], None, [("blocks.*.attn.hook_pattern", found.watch(rows))])
     return _dataset(names, found, attrs)
 
 
@@ -137,7 +137,7 @@ def head_scores_of(
     """
     model = cache.model
     names = _checked_names(scores, model)
-    ids, _ = model.tokens_and_mask(tokens)
+    ids = model.masked_tokens(tokens).ids
     mask = cache.attention_mask
     if mask is not None and mask.shape != ids.shape:
         raise ShapeError(f"the cache is of a run on {tuple(mask.shape)} tokens, not on {tuple(ids.shape)}")
@@ -189,28 +189,20 @@ def _prompts(
     n_prompts: int | None,
     length: int | None,
     seed: int | None,
-    attention_mask: Tensor | None,
-) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"], dict[str, Any]]:
-    """The prompts to score on, which of their ids are tokens, and what to say about them."""
+    attention_mask: AttentionMask | None,
+) -> tuple[MaskedTokens, dict[str, Any]]:
+    """The prompts to score on, and what to say about them."""
     if tokens is not None:
         if (n_prompts, length, seed) != (None, None, None):
             raise ConfigError("n_prompts, length and seed are those of random repeats; with tokens= they mean nothing")
-        return *_ids_and_mask(model, tokens, attention_mask), {"prompts": "given"}
+        return model.masked_tokens(tokens, attention_mask), {"prompts": "given"}
     if attention_mask is not None:
         raise ConfigError("attention_mask masks padding in tokens=; random repeats have none")
     seed = 0 if seed is None else seed
     ids = repeated_tokens(model.cfg, model.tokenizer, 16 if n_prompts is None else n_prompts, length, seed)
     ids = ids.to(model.W_E.device)
     about = {"prompts": "random repeats of varied length, offset and gap", "seed": seed}
-    return ids, torch.ones_like(ids, dtype=torch.bool), about
-
-
-def _ids_and_mask(
-    model: "HookedTransformer", tokens: Text | Ids, attention_mask: Tensor | None
-) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    ids, mask = model.tokens_and_mask(tokens, attention_mask)
-    real = check_mask(mask, ids)
-    return ids, torch.ones_like(ids, dtype=torch.bool) if real is None else real
+    return MaskedTokens(ids), about
 
 
 def _checked_names(scores: str | Sequence[str] | None, model: "HookedTransformer") -> list[str]:

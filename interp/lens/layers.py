@@ -22,7 +22,7 @@ from interp.model import ActivationCache, HookedTransformer, HookName
 from interp.precision import at_least_float32
 from interp.progress import shown
 from interp.results import array_of
-from interp.text import Answer, Ids, Text, token_ids, token_strings
+from interp.text import Answer, AttentionMask, Ids, MaskedTokens, Text, token_ids, token_strings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,7 +42,7 @@ def logit_lens(
     tokens: Answer = (),
     incl_mid: bool = False,
     pos: Pos = None,
-    attention_mask: Tensor | None = None,
+    attention_mask: AttentionMask | None = None,
     progress: bool = True,
 ) -> "xr.Dataset":
     """The stream at every layer, through the final norm (with statistics of its own) and the unembedding.
@@ -117,7 +117,7 @@ def _run(
     model: HookedTransformer,
     prompt: Text | Ids | None,
     pos: Pos,
-    attention_mask: Tensor | None,
+    attention_mask: AttentionMask | None,
     incl_mid: bool,
 ) -> tuple[Places, ActivationCache]:
     """What the lens reads, of a run on the prompt."""
@@ -132,9 +132,8 @@ def _run(
     # Where hooks wait at the final norm it must run, so that their edits do not go unseen.
     norm_hooked = any(point.hooks for name, point in model.hook_points.items() if name.startswith("ln_final"))
     names += ["ln_final.hook_normalized"] if norm_hooked else []
-    _, cache = model.run_with_cache(
-        places.ids, "logits" if norm_hooked else None, names, pos_slice=pos, attention_mask=places.real
-    )
+    prompts = MaskedTokens(places.ids, places.real)
+    _, cache = model.run_with_cache(prompts, "logits" if norm_hooked else None, names, pos_slice=pos)
     return places, cache
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.errors import ShapeError
 from interp.model import ActivationCache, HookedTransformer, select
 from interp.results import array_of, as_array
-from interp.text import Ids, Text, check_mask, is_single, is_text, token_strings
+from interp.text import AttentionMask, Ids, Text, is_single, is_text, token_strings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,12 +43,11 @@ class Places:
 
     @classmethod
     def of_prompt(
-        cls, model: HookedTransformer, prompt: Text | Ids, pos: Pos, attention_mask: Tensor | None = None
+        cls, model: HookedTransformer, prompt: Text | Ids, pos: Pos, attention_mask: AttentionMask | None = None
     ) -> "Places":
         """Those of a run on `prompt`. Raises as calling the model, and `ShapeError` for positions out of range."""
-        ids, mask = model.tokens_and_mask(prompt, attention_mask)
-        single = is_single(prompt)
-        places = cls(model, len(ids), ids.shape[1], pos, ids, check_mask(mask, ids), single)
+        prompts, single = model.masked_tokens(prompt, attention_mask), is_single(prompt)
+        places = cls(model, len(prompts), prompts.ids.shape[1], pos, prompts.ids, prompts.attention_mask, single)
         places.positions()
         return places
 

@@ -12,19 +12,19 @@ from interp.metrics.kinds import (
     Rank,
     as_metric,
 )
-from interp.metrics.plan import Prompts, Reading
+from interp.metrics.plan import JudgedRun, MetricPlan
 
 __all__ = [
     "Function",
+    "JudgedRun",
     "KLDivergence",
     "LogProbability",
     "Logit",
     "LogitDifference",
     "Loss",
     "Metric",
+    "MetricPlan",
     "Probability",
-    "Prompts",
     "Rank",
-    "Reading",
     "as_metric",
 ]

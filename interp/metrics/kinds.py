@@ -15,14 +15,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, TokenError
-from interp.metrics.plan import Positions, Prompts, Reading
+from interp.metrics.plan import JudgedRun, MetricPlan, Positions
 from interp.model import cross_entropy
 from interp.precision import at_least_float32
-from interp.text import Answer, Text, check_mask
+from interp.text import Answer, AttentionMask, MaskedTokens, Text, check_mask
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -35,32 +35,27 @@ class Metric:
     needs_tokens: ClassVar[bool] = False
     """Whether it compares logits with the tokens of the run."""
 
-    def read(self, prompts: Prompts) -> Reading:
-        """Which logits of these prompts are needed, and what is made of them."""
-        raise TypeError(f"{type(self).__name__} is not a metric that can be read; take one of its subclasses")
+    def plan(self, run: JudgedRun) -> MetricPlan:
+        """Which logits of this run are needed, and what is made of them."""
+        raise TypeError(f"{type(self).__name__} says not which logits it needs; take one of its subclasses")
 
-    def on(
-        self,
-        model: "HookedTransformer",
-        tokens: Int[Tensor, "batch pos"],
-        mask: Bool[Tensor, "batch pos"] | None = None,
-    ) -> Reading:
-        """Which logits of a run of `model` on these tokens are needed, and what is made of them."""
-        return self.read(Prompts.of(model, tokens, mask))
+    def on(self, model: "HookedTransformer", prompts: MaskedTokens) -> MetricPlan:
+        """Which logits of a run of `model` on these prompts are needed, and what is made of them."""
+        return self.plan(JudgedRun.of(model, prompts))
 
     def __call__(
         self,
         logits: Float[Tensor, "batch pos d_vocab"],
         model: "HookedTransformer | None" = None,
         tokens: Int[Tensor, "batch pos"] | None = None,
-        mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
+        attention_mask: AttentionMask | None = None,
     ) -> Float[Tensor, "batch"]:
         """One value for each prompt.
 
         Args:
             logits: of a run.
             model: turns answers given as text into ids; not needed for ids.
-            tokens, mask: what the run read; `Loss` needs it.
+            tokens, attention_mask: what the run read; `Loss` needs it.
 
         Raises:
             TokenError: an answer that is not one token, or text without a model.
@@ -72,16 +67,16 @@ class Metric:
             given = "" if tokens is None else f", and tokens {tuple(tokens.shape)}"
             raise ShapeError(f"a metric takes logits [batch, pos, d_vocab] and tokens [batch, pos], not logits "
                              f"{tuple(logits.shape)}{given}")  # fmt: skip
-        mask = check_mask(mask, logits)
+        mask = check_mask(attention_mask, logits)
         tokens = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device) if tokens is None else tokens
         d_vocab = logits.shape[-1]
-        prompts = Prompts(tokens, mask, model.to_single_token if model else _no_text, d_vocab, model or _no_run)
-        reading = self.read(prompts)
+        prompts = MaskedTokens(tokens, mask)
+        plan = self.plan(JudgedRun(prompts, model.to_single_token if model else _no_text, d_vocab, model or _no_run))
         rows = torch.arange(len(logits), device=logits.device)
-        read = logits[rows[:, None], reading.positions]
-        if reading.tokens is not None:
-            read = read.gather(-1, reading.tokens[:, None, :].expand(-1, read.shape[1], -1))
-        return reading.score(at_least_float32(read), rows)
+        read = logits[rows[:, None], plan.positions]
+        if plan.tokens is not None:
+            read = read.gather(-1, plan.tokens[:, None, :].expand(-1, read.shape[1], -1))
+        return plan.score(at_least_float32(read), rows)
 
 
 def _no_text(text: str) -> int:
@@ -119,23 +114,23 @@ class _OfAnswer(Metric):
     def __post_init__(self) -> None:
         _freeze(self, "answer", "pos")
 
-    def _whole(self, prompts: Prompts, what: str, value: Callable[[Tensor, Tensor], Tensor]) -> Reading:
+    def _whole(self, run: JudgedRun, what: str, value: Callable[[Tensor, Tensor], Tensor]) -> MetricPlan:
         """`value(logits [row read d_vocab], ids [row 1 1])`, averaged over positions."""
-        ids = prompts.ids(self.answer)
+        ids = run.ids(self.answer)
 
         def score(logits: Tensor, rows: Tensor) -> Tensor:
             return value(logits, ids[rows][:, None, None]).mean(dim=1)
 
-        return Reading(f"{what} of {_say(self.answer)}{_at(self.pos)}", prompts.positions(self.pos), None, score)
+        return MetricPlan(f"{what} of {_say(self.answer)}{_at(self.pos)}", run.positions(self.pos), None, score)
 
 
 class Logit(_OfAnswer):
     """The logit of the answer."""
 
-    def read(self, prompts: Prompts) -> Reading:
+    def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs one column."""
         name = f"logit of {_say(self.answer)}{_at(self.pos)}"
-        return Reading(name, prompts.positions(self.pos), prompts.ids(self.answer)[:, None], _mean_logit)
+        return MetricPlan(name, run.positions(self.pos), run.ids(self.answer)[:, None], _mean_logit)
 
 
 @dataclass(frozen=True)
@@ -154,35 +149,35 @@ class LogitDifference(Metric):
     def __post_init__(self) -> None:
         _freeze(self, "correct", "incorrect", "pos")
 
-    def read(self, prompts: Prompts) -> Reading:
+    def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs two columns."""
         name = f"logit difference {_say(self.correct)} - {_say(self.incorrect)}{_at(self.pos)}"
-        tokens = torch.stack([prompts.ids(self.correct), prompts.ids(self.incorrect)], dim=1)
-        return Reading(name, prompts.positions(self.pos), tokens, _mean_difference)
+        tokens = torch.stack([run.ids(self.correct), run.ids(self.incorrect)], dim=1)
+        return MetricPlan(name, run.positions(self.pos), tokens, _mean_difference)
 
 
 class LogProbability(_OfAnswer):
     """The log of the answer's probability."""
 
-    def read(self, prompts: Prompts) -> Reading:
+    def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs the whole vocabulary."""
-        return self._whole(prompts, "log-probability", _log_probability)
+        return self._whole(run, "log-probability", _log_probability)
 
 
 class Probability(_OfAnswer):
     """The answer's probability."""
 
-    def read(self, prompts: Prompts) -> Reading:
+    def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs the whole vocabulary."""
-        return self._whole(prompts, "probability", lambda logits, ids: _log_probability(logits, ids).exp())
+        return self._whole(run, "probability", lambda logits, ids: _log_probability(logits, ids).exp())
 
 
 class Rank(_OfAnswer):
     """How many tokens have a larger logit than the answer: 0 for the top prediction."""
 
-    def read(self, prompts: Prompts) -> Reading:
+    def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs the whole vocabulary."""
-        return self._whole(prompts, "rank", _rank)
+        return self._whole(run, "rank", _rank)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,29 +196,29 @@ class KLDivergence(Metric):
     def __post_init__(self) -> None:
         _freeze(self, "pos")
 
-    def read(self, prompts: Prompts) -> Reading:
-        """Needs the whole vocabulary. Raises `ShapeError` for a reference that does not fit the prompts."""
-        positions = prompts.positions(self.pos)
-        log_reference = at_least_float32(self._logits(prompts, positions)).log_softmax(dim=-1)
+    def plan(self, run: JudgedRun) -> MetricPlan:
+        """Needs the whole vocabulary. Raises `ShapeError` for a reference that does not fit the run."""
+        positions = run.positions(self.pos)
+        log_reference = at_least_float32(self._logits(run, positions)).log_softmax(dim=-1)
 
         def score(logits: Tensor, rows: Tensor) -> Tensor:
             wanted = log_reference[rows]
             terms = wanted.exp() * (wanted - logits.log_softmax(dim=-1))
             return terms.where(wanted > -torch.inf, 0).sum(dim=-1).mean(dim=1)  # 0 log 0 = 0
 
-        return Reading(f"KL divergence from the reference{_at(self.pos)}", positions, None, score)
+        return MetricPlan(f"KL divergence from the reference{_at(self.pos)}", positions, None, score)
 
-    def _logits(self, prompts: Prompts, positions: Int[Tensor, "batch read"]) -> Float[Tensor, "batch read d_vocab"]:
+    def _logits(self, run: JudgedRun, positions: Int[Tensor, "batch read"]) -> Float[Tensor, "batch read d_vocab"]:
         given = self.reference
         if given is None:
-            if prompts.reference is None:
+            if run.reference is None:
                 raise ConfigError("KLDivergence() has no reference here: give logits, text or ids of the run to "
                                   "compare with")  # fmt: skip
-            return prompts.reference(positions)
+            return run.reference(positions)
         if not (isinstance(given, Tensor) and given.is_floating_point()):
             with torch.no_grad():
-                given = prompts.run(given)
-        wanted = (*prompts.tokens.shape, prompts.d_vocab)
+                given = run.logits_of(given)
+        wanted = (*run.prompts.ids.shape, run.d_vocab)
         if tuple(given.shape) != wanted:
             raise ShapeError(f"the reference has logits of shape {tuple(given.shape)}, the run {wanted}")
         return given[torch.arange(len(given), device=given.device)[:, None], positions]
@@ -239,9 +234,9 @@ class Loss(Metric):
 
     needs_tokens: ClassVar[bool] = True
 
-    def read(self, prompts: Prompts) -> Reading:
+    def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs all positions but the last, and the whole vocabulary. Raises `TokenError` for a single token."""
-        tokens, mask = prompts.tokens, prompts.mask
+        tokens, mask = run.prompts.ids, run.prompts.attention_mask
         if tokens.shape[1] < 2:
             raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
         n_predicted = tokens.shape[1] - 1
@@ -256,7 +251,7 @@ class Loss(Metric):
             return losses.where(predicted[rows], 0).sum(dim=1) / predicted[rows].sum(dim=1)
 
         everywhere = torch.arange(n_predicted, device=tokens.device).expand(len(tokens), -1)
-        return Reading("loss", everywhere, None, score)
+        return MetricPlan("loss", everywhere, None, score)
 
 
 @dataclass(frozen=True)
@@ -277,11 +272,11 @@ class Function(Metric):
     def __post_init__(self) -> None:
         _freeze(self, "pos")
 
-    def read(self, prompts: Prompts) -> Reading:
+    def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs the whole vocabulary."""
         name = self.name or getattr(self.fn, "__name__", None) or repr(self.fn)
         score = partial(_apply, self.fn, name)
-        return Reading(name, prompts.positions(self.pos), None, score, whole_batch=True)
+        return MetricPlan(name, run.positions(self.pos), None, score, whole_batch=True)
 
 
 # ---------------------------------------------------------------------- their arithmetic

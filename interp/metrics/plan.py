@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ShapeError
 from interp.indices import as_indices
-from interp.text import Answer, token_ids
+from interp.text import Answer, MaskedTokens, token_ids
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -19,40 +19,37 @@ Positions = int | Sequence[int] | None
 """Where: one position, several, or (None) all."""
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """What a metric is applied to.
+@dataclass(frozen=True, eq=False)
+class JudgedRun:
+    """The run that a metric is applied to.
 
     Attributes:
-        tokens: ids of the run whose logits it will see.
-        mask: which of them are tokens rather than padding, or None for all.
+        prompts: what the run reads.
         to_id: the id of a single token's text.
         d_vocab: number of tokens.
-        run: logits of another text or ids.
+        logits_of: logits of another text or ids.
         reference: logits of the run that a divergence is taken from, at [batch, read] positions, or None.
     """
 
-    tokens: Int[Tensor, "batch pos"]
-    mask: Bool[Tensor, "batch pos"] | None
+    prompts: MaskedTokens
     to_id: Callable[[str], int]
     d_vocab: int
-    run: Callable[[Any], Tensor]
+    logits_of: Callable[[Any], Tensor]
     reference: Callable[[Int[Tensor, "batch read"]], Float[Tensor, "batch read d_vocab"]] | None = None
 
     @classmethod
     def of(
         cls,
         model: "HookedTransformer",
-        tokens: Int[Tensor, "batch pos"],
-        mask: Bool[Tensor, "batch pos"] | None = None,
+        prompts: MaskedTokens,
         reference: Callable[[Int[Tensor, "batch read"]], Float[Tensor, "batch read d_vocab"]] | None = None,
-    ) -> "Prompts":
-        """The prompts of a run of `model`."""
-        return cls(tokens, mask, model.to_single_token, model.cfg.d_vocab, model, reference)
+    ) -> "JudgedRun":
+        """A run of `model`."""
+        return cls(prompts, model.to_single_token, model.cfg.d_vocab, model, reference)
 
     def positions(self, pos: Positions) -> Int[Tensor, "batch read"]:
         """`pos`, counted from the start. Raises `ShapeError` out of range, or where a prompt has padding there."""
-        batch, n = self.tokens.shape
+        (batch, n), mask = self.prompts.ids.shape, self.prompts.attention_mask
         try:
             wanted = list(range(n)) if pos is None else as_indices(pos)
         except TypeError:
@@ -61,16 +58,16 @@ class Prompts:
             raise ShapeError(f"pos = {bad[0]}; allowed: {-n} to {n - 1} (the prompts have {n} positions)")
         if not wanted:
             raise ShapeError("pos = (): a metric reads at least one position")
-        found = torch.tensor([p % n for p in wanted], device=self.tokens.device)
-        if self.mask is not None and pos is not None and not self.mask[:, found].all():
-            place = [int(i) for i in (~self.mask[:, found]).nonzero()[0]]
+        found = torch.tensor([p % n for p in wanted], device=self.prompts.ids.device)
+        if mask is not None and pos is not None and not mask[:, found].all():
+            place = [int(i) for i in (~mask[:, found]).nonzero()[0]]
             raise ShapeError(f"pos = {wanted[place[1]]} is padding in prompt {place[0]}")
         return found.expand(batch, -1)
 
     def ids(self, answer: Answer) -> Int[Tensor, "batch"]:
         """The token id that `answer` means for each prompt. Raises `TokenError`."""
-        batch = len(self.tokens)
-        ids = token_ids(answer, self.to_id, self.d_vocab).to(self.tokens.device)
+        batch = len(self.prompts)
+        ids = token_ids(answer, self.to_id, self.d_vocab).to(self.prompts.ids.device)
         if ids.ndim and ids.shape != (batch,):
             raise ShapeError(f"answers of shape {tuple(ids.shape)} for {batch} prompts; allowed: one for all, or one a "
                              "prompt")  # fmt: skip
@@ -81,9 +78,9 @@ Score = Callable[[Float[Tensor, "row read d_read"], Int[Tensor, "row"]], Float[T
 """Logits of some rows, and which prompt each row is a run of, to a value for each."""
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A metric on given prompts.
+@dataclass(frozen=True, eq=False)
+class MetricPlan:
+    """What a metric makes of a given run: which logits it needs, and how these become values.
 
     Attributes:
         name: for labels.

@@ -14,7 +14,7 @@ from interp.errors import ConfigError, ShapeError
 from interp.model.names import HookName
 from interp.precision import at_least_float32
 from interp.progress import shown
-from interp.text import Answer, Ids, Text, check_mask, token_ids
+from interp.text import Answer, AttentionMask, Ids, MaskedTokens, Text, token_ids
 
 if TYPE_CHECKING:
     from interp.model.cache import ActivationCache
@@ -173,11 +173,10 @@ class Generation:
 
 def stream(
     model: "HookedTransformer",
-    tokens: Int[Tensor, "batch pos"],
+    prompts: MaskedTokens,
     max_new_tokens: int,
     sampling: Sampling,
     stop_tokens: Sequence[int] = (),
-    attention_mask: Tensor | None = None,
     names_filter: HookName | Iterable[HookName] | None = None,
     caches: "list[ActivationCache] | None" = None,
 ) -> Iterator[Int[Tensor, "batch"]]:
@@ -193,53 +192,51 @@ def stream(
         raise ConfigError(f"max_new_tokens = {max_new_tokens!r}; allowed: 1 or more")
     if model.cfg.attention_dir != "causal":
         raise ConfigError(f"attention_dir = {model.cfg.attention_dir!r}: only a causal model predicts the next token")
-    mask = check_mask(attention_mask, tokens)
+    mask = prompts.attention_mask
     if mask is not None and not mask[:, -1].all():
         row = int((~mask[:, -1]).nonzero()[0])
         raise ShapeError(f"attention_mask: sequence {row} ends with padding; prompts are padded on the left")
-    n_prompt, n_ctx = tokens.shape[1], model.cfg.n_ctx
+    n_prompt, n_ctx = prompts.ids.shape[1], model.cfg.n_ctx
     if n_prompt + max_new_tokens > n_ctx + 1:  # the last token is not run
         raise ConfigError(
             f"{n_prompt} tokens and max_new_tokens = {max_new_tokens} exceed the context, n_ctx = {n_ctx}"
         )
-    return _steps(model, tokens, max_new_tokens, sampling, stop_tokens, mask, names_filter, caches)
+    return _steps(model, prompts, max_new_tokens, sampling, stop_tokens, names_filter, caches)
 
 
 def _steps(
     model: "HookedTransformer",
-    tokens: Int[Tensor, "batch pos"],
+    prompts: MaskedTokens,
     max_new_tokens: int,
     sampling: Sampling,
     stop_tokens: Sequence[int],
-    attention_mask: Bool[Tensor, "batch pos"] | None,
     names_filter: HookName | Iterable[HookName] | None,
     caches: "list[ActivationCache] | None",
 ) -> Iterator[Int[Tensor, "batch"]]:
-    device = tokens.device
+    device = prompts.ids.device
     generator = None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
     stops = torch.tensor(list(stop_tokens), dtype=torch.long, device=device)
-    n_prompt = tokens.shape[1]
+    n_prompt = prompts.ids.shape[1]
     kv_cache = KVCache(model.cfg.n_layers, n_prompt, n_final=n_prompt + max_new_tokens - 1)  # the last one is not run
-    stopped = torch.zeros(len(tokens), dtype=torch.bool, device=device)
-    last = tokens[:, -1]
-    for step in range(max_new_tokens):
-        run: dict[str, Any] = {"kv_cache": kv_cache, "attention_mask": attention_mask if step == 0 else None}
+    stopped = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    last = prompts.ids[:, -1]
+    for _ in range(max_new_tokens):
         with torch.no_grad():
             if caches is None:
                 if model.ln_final.is_watched():  # hooks see every position
-                    logits = model(tokens, **run)
+                    logits = model(prompts, kv_cache=kv_cache)
                 else:
-                    x = model(tokens, stop_at_layer=model.cfg.n_layers, **run)
+                    x = model(prompts, stop_at_layer=model.cfg.n_layers, kv_cache=kv_cache)
                     logits = model.unembed(model.ln_final(x[:, -1:]))
             else:
-                logits, cache = model.run_with_cache(tokens, names_filter=names_filter, **run)
+                logits, cache = model.run_with_cache(prompts, names_filter=names_filter, kv_cache=kv_cache)
                 caches.append(cache)
         last = torch.where(stopped, last, sampling.choose(logits[:, -1], generator))
         stopped = stopped | torch.isin(last, stops)
         yield last
         if stopped.all():
             return
-        tokens = last[:, None]
+        prompts = MaskedTokens(last[:, None])
 
 
 def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
@@ -268,7 +265,7 @@ class Generates:
 
     def generate(
         self,
-        input: Text | Ids,
+        input: Text | Ids | MaskedTokens,
         max_new_tokens: int = 32,
         *,
         temperature: float = 0.0,
@@ -276,7 +273,7 @@ class Generates:
         top_p: float | None = None,
         seed: int | None = None,
         stop_tokens: Answer = (),
-        attention_mask: Tensor | None = None,
+        attention_mask: AttentionMask | None = None,
         names_filter: HookName | Iterable[HookName] | None = None,
         progress: bool = True,
     ) -> Generation:
@@ -298,22 +295,22 @@ class Generates:
         causal, `TokenError` for a stop token that is none; else as `forward`.
         """
         model = cast("HookedTransformer", self)
-        tokens, attention_mask = model.tokens_and_mask(input, attention_mask)
+        prompts = model.masked_tokens(input, attention_mask)
         stops = token_ids(stop_tokens, model.to_single_token, model.cfg.d_vocab, "stop token").flatten().tolist()
         caches: list[ActivationCache] | None = None if names_filter is None else []
         sampling = Sampling(temperature, top_k, top_p, seed)
-        steps = stream(model, tokens, max_new_tokens, sampling, stops, attention_mask, names_filter, caches)
+        steps = stream(model, prompts, max_new_tokens, sampling, stops, names_filter, caches)
         new = torch.stack(list(shown(steps, "generating", max_new_tokens, progress)), dim=1)
         texts = None
         if model.tokenizer is not None:
             rows = [list(itertools.takewhile(lambda token: token not in stops, row)) for row in new.tolist()]
             texts = [model.to_string(torch.tensor(row, dtype=torch.long)) for row in rows]
         cache = None if caches is None else join_steps(caches)
-        return Generation(torch.cat([tokens, new], dim=1), tokens.shape[1], texts, cache)
+        return Generation(torch.cat([prompts.ids, new], dim=1), prompts.ids.shape[1], texts, cache)
 
     def stream(
         self,
-        input: Text | Ids,
+        input: Text | Ids | MaskedTokens,
         max_new_tokens: int = 32,
         *,
         temperature: float = 0.0,
@@ -321,10 +318,10 @@ class Generates:
         top_p: float | None = None,
         seed: int | None = None,
         stop_tokens: Answer = (),
-        attention_mask: Tensor | None = None,
+        attention_mask: AttentionMask | None = None,
     ) -> Iterator[Int[Tensor, "batch"]]:
         """As `generate`, one step at a time: the next token of every sequence."""
         model = cast("HookedTransformer", self)
-        tokens, attention_mask = model.tokens_and_mask(input, attention_mask)
+        prompts = model.masked_tokens(input, attention_mask)
         stops = token_ids(stop_tokens, model.to_single_token, model.cfg.d_vocab, "stop token").flatten().tolist()
-        return stream(model, tokens, max_new_tokens, Sampling(temperature, top_k, top_p, seed), stops, attention_mask)
+        return stream(model, prompts, max_new_tokens, Sampling(temperature, top_k, top_p, seed), stops)

@@ -16,7 +16,7 @@ from interp.model.generate import KVCache
 from interp.model.hooks import Direction, Hook, HookFn, HookPair, HookPoint, RunHook, Running, as_pairs
 from interp.model.names import HookInfo, HookMap, HookName, as_list, layer_of, resolve
 from interp.model.recording import Differentiable, LastPointReached, Logits, Recording, objective, stop_here
-from interp.text import Ids, Text, check_mask
+from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask
 
 if TYPE_CHECKING:
     from interp.model.transformer import HookedTransformer
@@ -43,7 +43,7 @@ class RunOptions(TypedDict, total=False):
     loss_per_token: bool
     start_at_layer: int | None
     stop_at_layer: int | None
-    attention_mask: Tensor | None
+    attention_mask: AttentionMask | None
     kv_cache: KVCache | None
 
 
@@ -103,7 +103,8 @@ class Hooked(nn.Module):
 
     def reset_hooks(self) -> None:
         """Remove every hook from every point; backward hooks still there stop acting on existing graphs, too."""
-        self._detach([hook for point in self.hook_points.values() for hook in point.hooks], graphs=True)
+        on_points = [hook for point in self.hook_points.values() for hook in point.hooks]
+        self._detach([*on_points, *self.running.hooks], graphs=True)
 
     @contextmanager
     def hooks(
@@ -164,7 +165,7 @@ class Hooked(nn.Module):
 
     def run_with_hooks(
         self,
-        input: Text | Ids,
+        input: Text | Ids | MaskedTokens,
         return_type: ReturnType = "logits",
         fwd_hooks: Iterable[HookPair] = (),
         bwd_hooks: Iterable[HookPair] = (),
@@ -192,7 +193,7 @@ class Hooked(nn.Module):
 
     def run_with_cache(
         self,
-        input: Text | Ids,
+        input: Text | Ids | MaskedTokens,
         return_type: ReturnType = "logits",
         names_filter: HookName | Iterable[HookName] | None = None,
         device: str | torch.device | None = None,
@@ -226,17 +227,18 @@ class Hooked(nn.Module):
         gradient_of = self._what_to_differentiate(incl_bwd, gradient_of, options)
         reached = {name for asked in as_list(names_filter) for name in self._reached(asked, options)}
         keep_freed_memory()
-        if options.get("start_at_layer") is not None and isinstance(input, Tensor):
-            input = input.clone()  # the cache must not hold the caller's own tensor
-        model = cast("HookedTransformer", self)
+        model, kv_cache = cast("HookedTransformer", self), options.get("kv_cache")
         if options.get("start_at_layer") is None:
-            input, options["attention_mask"] = model.tokens_and_mask(input, options.get("attention_mask"))
-        kv_cache = options.get("kv_cache")
+            input = model.masked_tokens(input, options.pop("attention_mask", None))
+            entering, tokens, mask = input.ids, input.ids, input.attention_mask
+        else:
+            entering = model.check_stream(input).clone()  # the cache must not hold the caller's own tensor
+            input, tokens, mask = entering, None, check_mask(options.get("attention_mask"), entering)
         if kv_cache is not None and pos_slice is not None:
-            pos_slice = entries_of_part(pos_slice, kv_cache.n_pos, cast(Tensor, input).shape[1], "pos_slice")
+            pos_slice = entries_of_part(pos_slice, kv_cache.n_pos, entering.shape[1], "pos_slice")
         outputs = None
         if gradient_of is not None:
-            outputs = self._objective(gradient_of, return_type, cast(Tensor, input), options)
+            outputs = self._objective(gradient_of, return_type, entering, tokens, mask, options)
         callers = [hook for point in self.hook_points.values() for hook in point.hooks]
         for hook in callers:
             hook.edited = False
@@ -251,7 +253,7 @@ class Hooked(nn.Module):
             if outputs is None:
                 output = self(input, return_type, **options)
             else:
-                output = self._differentiated(cast(Tensor, input), outputs, options, recording)
+                output = self._differentiated(input, outputs, options, recording)
         except LastPointReached:
             output = None
         finally:
@@ -261,8 +263,7 @@ class Hooked(nn.Module):
         if options.get("stop_at_layer") is not None:
             output = cast(Tensor, output).clone()  # nor hand out one of its own
         edited = any(hook.edited for hook in callers if hook.direction == "fwd")
-        mask = options.get("attention_mask")
-        mask = None if mask is None else recording.part(mask.bool(), 1)
+        mask = None if mask is None else recording.part(mask, 1)
         return output, ActivationCache(recording.kept, model, edited, mask)
 
     def _what_to_differentiate(
@@ -278,15 +279,19 @@ class Hooked(nn.Module):
         return asked
 
     def _objective(
-        self, asked: Differentiable, return_type: ReturnType, input: Tensor, options: RunOptions
+        self,
+        asked: Differentiable,
+        return_type: ReturnType,
+        entering: Tensor,
+        tokens: Tensor | None,
+        mask: Tensor | None,
+        options: RunOptions,
     ) -> Callable[[Logits], tuple[Any, Tensor]]:
         """From the logits, what the run returns and what is differentiated. Runs of references are made here."""
         model = cast("HookedTransformer", self)
         per_token = options.get("loss_per_token", False)
         model.check_options(return_type, per_token, options.get("start_at_layer"), None, options.get("kv_cache"))
-        mask = check_mask(options.get("attention_mask"), input)
-        tokens = input if options.get("start_at_layer") is None else None
-        values_of = objective(asked, model, input, tokens, mask)
+        values_of = objective(asked, model, entering, tokens, mask)
 
         def outputs(logits: Logits) -> tuple[Any, Tensor]:
             if return_type is None:
@@ -299,7 +304,7 @@ class Hooked(nn.Module):
 
     def _differentiated(
         self,
-        input: Tensor,
+        input: MaskedTokens | Tensor,
         outputs: Callable[[Logits], tuple[Any, Tensor]],
         options: RunOptions,
         recording: Recording,

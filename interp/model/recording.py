@@ -13,6 +13,7 @@ from interp.model.cache import select
 from interp.model.hooks import HookPoint
 from interp.model.loss import next_token_loss
 from interp.precision import at_least_float32
+from interp.text import MaskedTokens
 
 if TYPE_CHECKING:
     from interp.model.components import Unembed
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class LogitReading(Protocol):
+class LogitPlan(Protocol):
     """Which logits of given prompts a metric reads, and what it makes of them.
 
     Attributes:
@@ -47,10 +48,8 @@ class LogitMetric(Protocol):
 
     needs_tokens: Any
 
-    def on(
-        self, model: "HookedTransformer", tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None
-    ) -> LogitReading:
-        """What it reads in a run of `model` on these tokens."""
+    def on(self, model: "HookedTransformer", prompts: MaskedTokens) -> LogitPlan:
+        """What it reads in a run of `model` on these prompts."""
         ...
 
 
@@ -107,8 +106,8 @@ def objective(
         )
     if isinstance(asked, LogitMetric):
         beside = torch.zeros(entering.shape[:2], dtype=torch.long, device=entering.device) if tokens is None else tokens
-        reading, rows = asked.on(model, beside, mask), torch.arange(len(entering), device=entering.device)
-        return lambda logits: reading.score(logits.at(reading.positions, reading.tokens), rows)
+        plan, rows = asked.on(model, MaskedTokens(beside, mask)), torch.arange(len(entering), device=entering.device)
+        return lambda logits: plan.score(logits.at(plan.positions, plan.tokens), rows)
     name = getattr(asked, "__name__", type(asked).__name__)
 
     def values(logits: Logits) -> Tensor:

@@ -43,7 +43,9 @@ from interp.model.split_inputs import private_reads
 from interp.model.stacked import StackedWeights
 from interp.text import (
     INPUT,
+    AttentionMask,
     Ids,
+    MaskedTokens,
     Text,
     TextCodec,
     as_ids,
@@ -182,12 +184,12 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
     def forward(
         self,
-        input: Text | Ids,
+        input: Text | Ids | MaskedTokens,
         return_type: ReturnType | ReadOut = "logits",
         loss_per_token: bool = False,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: AttentionMask | None = None,
         kv_cache: KVCache | None = None,
     ) -> Tensor | tuple[Tensor, Tensor] | None:
         """Run the model, or the blocks from `start_at_layer` up to but not including `stop_at_layer`.
@@ -202,7 +204,8 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
             loss_per_token: a loss for every predicted token, [batch, pos - 1]; 0 where it or its predictor is padding.
             start_at_layer, stop_at_layer: 0 to n_layers, or negative from the end. With `stop_at_layer` the result is
                 the stream that would enter that block (after all blocks: the one the final norm reads).
-            attention_mask: [batch, pos], true for tokens and false for padding. Positions count from the first token.
+            attention_mask: [batch, pos], true or 1 for tokens and false or 0 for padding, of any type; of one sequence
+                also [pos]. Positions count from the first token.
             kv_cache: what attention needs of earlier runs; the input continues these, and is added to it.
 
         Raises:
@@ -215,9 +218,12 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         first, last = self.check_options(return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
         tokens = None
         if start_at_layer is None:
-            tokens, attention_mask = self.tokens_and_mask(input, attention_mask)
-        entering = self._check_stream(input) if tokens is None else tokens
-        mask = check_mask(attention_mask, entering)
+            prompts = self.masked_tokens(input, attention_mask)
+            tokens = entering = prompts.ids
+            mask = prompts.attention_mask
+        else:
+            entering = self.check_stream(input)
+            mask = check_mask(attention_mask, entering)
         whole_mask, positions = self._positions(entering, mask, kv_cache)
         with self.running.over(self._span(entering, whole_mask, kv_cache)):
             x = entering if tokens is None else self.hook_embed(self.embed(tokens))  # [batch pos d_model]
@@ -265,12 +271,10 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         loss = next_token_loss(logits, tokens, mask, loss_per_token)
         return (logits, loss) if return_type == "both" else loss
 
-    def side_inputs(
-        self, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None
-    ) -> list[SideInputs]:
-        """What each layer needs beside the stream in a run on `tokens`: masks, rotations, position vectors."""
-        whole_mask, positions = self._positions(tokens, mask, None)
-        x = self.embed(tokens)
+    def side_inputs(self, prompts: MaskedTokens) -> list[SideInputs]:
+        """What each layer needs beside the stream in a run on `prompts`: masks, rotations, position vectors."""
+        whole_mask, positions = self._positions(prompts.ids, prompts.attention_mask, None)
+        x = self.embed(prompts.ids)
         vectors = None if self.cfg.positions_in_stream else self._position_vectors(positions, x, embedding=False)
         return self._side_inputs(x, positions, whole_mask, vectors, None)
 
@@ -361,27 +365,33 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
                               "and stop_at_layer")  # fmt: skip
         return first, last
 
-    def tokens_and_mask(
-        self, input: Text | Ids, attention_mask: Tensor | None = None
-    ) -> tuple[Int[Tensor, "batch pos"], Tensor | None]:
-        """Checked token ids and the attention mask.
+    def masked_tokens(
+        self, input: Text | Ids | MaskedTokens, attention_mask: AttentionMask | None = None
+    ) -> MaskedTokens:
+        """Checked token ids and the attention mask, as every run reads them.
 
-        If texts had to be padded, the mask marks the padding; otherwise it is the mask that was given. Ids that are not
-        a tensor (see `interp.text.Ids`) are put on the model's device. Raises as `forward` does.
+        If texts had to be padded, the mask marks the padding; otherwise it is the one that was given. Ids that are not
+        a tensor (see `interp.text.Ids`) are put on the model's device. What this returns may be given wherever text or
+        ids may. Raises what `forward` raises for its input.
         """
+        if isinstance(input, MaskedTokens):
+            if attention_mask is not None:
+                raise ShapeError("MaskedTokens bring their own mask; give attention_mask= with ids only")
+            return input
+        padded = None
         if isinstance(input, Tensor):
             tokens = input
         elif is_text(input):
-            tokens, real = self.to_tokens_and_mask(input)
-            if not real.all():
-                if attention_mask is not None:
-                    raise ShapeError("texts of unequal length bring their own mask; give attention_mask= with ids only")
-                attention_mask = real
+            tokens, padded = self.to_tokens_and_mask(input)
+            if attention_mask is not None and not padded.all():
+                raise ShapeError("texts of unequal length bring their own mask; give attention_mask= with ids only")
         else:
             tokens = as_ids(input, INPUT).to(self.W_E.device)
-        return check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.W_E.device), attention_mask
+        tokens = check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.W_E.device)
+        return MaskedTokens(tokens, check_mask(padded if attention_mask is None else attention_mask, tokens))
 
-    def _check_stream(self, x: Text | Ids) -> Float[Tensor, "batch pos d_model"]:
+    def check_stream(self, x: Text | Ids | MaskedTokens) -> Float[Tensor, "batch pos d_model"]:
+        """A residual stream as a run can begin with it. Raises `ShapeError` for anything else."""
         wanted = f"start_at_layer takes the residual stream [batch, pos, {self.cfg.d_model}] in {self.W_E.dtype}"
         if not isinstance(x, Tensor):
             raise ShapeError(f"{wanted}, not a {type(x).__name__}")

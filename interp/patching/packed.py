@@ -14,10 +14,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.model import ActivationCache, HookName, HookPoint, SideInputs
+from interp.text import MaskedTokens
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -32,35 +33,27 @@ class BaseRun:
 
     Attributes:
         model: which ran.
-        tokens: what it ran on.
-        mask: which of them are tokens rather than padding, or None for all.
+        prompts: what it ran on.
         cache: the stream before every layer and after the last, keys and values, and what a sweep names besides.
     """
 
     model: "HookedTransformer"
-    tokens: Int[Tensor, "batch pos"]
-    mask: Bool[Tensor, "batch pos"] | None
+    prompts: MaskedTokens
     cache: ActivationCache
 
     @classmethod
     @torch.no_grad()
-    def of(
-        cls,
-        model: "HookedTransformer",
-        tokens: Int[Tensor, "batch pos"],
-        mask: Bool[Tensor, "batch pos"] | None,
-        also: Sequence[HookName],
-    ) -> "BaseRun":
+    def of(cls, model: "HookedTransformer", prompts: MaskedTokens, also: Sequence[HookName]) -> "BaseRun":
         """Run the model once and keep what rows will need, and the points named in `also`."""
         names = ["blocks.*.hook_resid_pre", ("resid_post", -1), "blocks.*.attn.hook_v", *also]
         names.append(f"blocks.*.attn.{_key_point(model)}")
-        _, cache = model.run_with_cache(tokens, return_type=None, names_filter=names, attention_mask=mask)
-        return cls(model, tokens, mask, cache)
+        _, cache = model.run_with_cache(prompts, return_type=None, names_filter=names)
+        return cls(model, prompts, cache)
 
     @cached_property
     def sides(self) -> list[SideInputs]:
         """What each layer needs beside the stream."""
-        return self.model.side_inputs(self.tokens, self.mask)
+        return self.model.side_inputs(self.prompts)
 
     @property
     def final(self) -> Float[Tensor, "batch pos d_model"]:

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
 from interp.interventions import Intervention, Patch
-from interp.metrics import Metric, Prompts, Reading, as_metric
+from interp.metrics import JudgedRun, Metric, MetricPlan, as_metric
 from interp.model import ActivationCache
 from interp.patching.packed import BaseRun
 from interp.precision import at_least_float32
-from interp.text import Ids, Text, token_strings
+from interp.text import AttentionMask, Ids, MaskedTokens, Text, token_strings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,15 +39,14 @@ class Pair:
     Attributes:
         model: whose runs they are.
         direction: "denoising" or "noising".
-        tokens, mask: the run that is patched.
-        source: ids of the other prompt, the cache of its run, or an intervention without a place.
+        prompts: of the run that is patched.
+        source: the other prompts, the cache of its run, or an intervention without a place.
     """
 
     model: "HookedTransformer"
     direction: Direction
-    tokens: Int[Tensor, "batch pos"]
-    mask: Bool[Tensor, "batch pos"] | None
-    source: Int[Tensor, "batch pos"] | ActivationCache | Intervention
+    prompts: MaskedTokens
+    source: MaskedTokens | ActivationCache | Intervention
 
     @classmethod
     def of(
@@ -56,7 +55,7 @@ class Pair:
         corrupted: Source,
         clean: Source,
         direction: Direction | None,
-        attention_mask: Tensor | None,
+        attention_mask: AttentionMask | None,
     ) -> "Pair":
         """Check the two and say which is which. Raises as `patching.sweep` does."""
         hooked = [point.name for point in model.hook_points.values() if point.hooks]
@@ -79,29 +78,29 @@ class Pair:
                 f"{direction} runs the {runs} prompt, so it takes its text or ids, not {run!r}; or say "
                 f"direction={other!r}"
             )
-        tokens, mask = model.tokens_and_mask(run, attention_mask)
+        prompts = model.masked_tokens(run, attention_mask)
         if isinstance(source, Intervention):
             _check_placeless(source)
             if isinstance(source, Patch):
                 source.check_model(model)
-            return cls(model, direction, tokens, mask, source)
+            return cls(model, direction, prompts, source)
         if isinstance(source, ActivationCache):
-            check_cache(source, model, tokens, mask, written)
-            return cls(model, direction, tokens, mask, source)
-        others, other_mask = model.tokens_and_mask(source, attention_mask)
-        if len(others) != len(tokens):
+            check_cache(source, model, prompts, written)
+            return cls(model, direction, prompts, source)
+        others = model.masked_tokens(source, attention_mask)
+        if len(others) != len(prompts):
             raise ShapeError(
-                f"{len(others)} {written} prompts and {len(tokens)} {runs} ones: they are patched in pairs, so there "
+                f"{len(others)} {written} prompts and {len(prompts)} {runs} ones: they are patched in pairs, so there "
                 "must be as many of each"
             )
-        if others.shape != tokens.shape:
+        if others.ids.shape != prompts.ids.shape:
             raise ShapeError(
-                f"the {written} prompt has {others.shape[1]} tokens{_words(model, others)}, the {runs} one "
-                f"{tokens.shape[1]}{_words(model, tokens)}; positions must correspond, so make them equally long"
+                f"the {written} prompt has {others.ids.shape[1]} tokens{_words(model, others)}, the {runs} one "
+                f"{prompts.ids.shape[1]}{_words(model, prompts)}; positions must correspond, so make them equally long"
             )
-        if not _same_padding(mask, other_mask, tokens):
+        if not torch.equal(others.is_token, prompts.is_token):
             raise ShapeError(f"the {written} and {runs} prompts are padded differently, so positions do not correspond")
-        return cls(model, direction, tokens, mask, others)
+        return cls(model, direction, prompts, others)
 
     def run(self, names: list[str], target: bool = False) -> "Runs":
         """Make the runs that are needed, keeping the points `names` of both; with `target`, the other's last stream.
@@ -122,17 +121,15 @@ class Pair:
             written = Patch({name: _held(source, name) for name in names})
         else:
             with torch.no_grad():
-                _, cache = self.model.run_with_cache(
-                    source, return_type=None, names_filter=[*names, last], attention_mask=self.mask
-                )
+                _, cache = self.model.run_with_cache(source, return_type=None, names_filter=[*names, last])
             final = cache[last]
             written = Patch(cache)
-        return Runs(self, BaseRun.of(self.model, self.tokens, self.mask, names), written, final)
+        return Runs(self, BaseRun.of(self.model, self.prompts, names), written, final)
 
 
-def _words(model: "HookedTransformer", tokens: Int[Tensor, "batch pos"]) -> str:
+def _words(model: "HookedTransformer", prompts: MaskedTokens) -> str:
     """How the first prompt was cut into tokens, where that can be said."""
-    words = token_strings(model.tokenizer, tokens[0].tolist()) if model.tokenizer is not None else []
+    words = token_strings(model.tokenizer, prompts.ids[0].tolist()) if model.tokenizer is not None else []
     return f" ({'|'.join(words)})" if 0 < len(words) <= 40 else ""
 
 
@@ -142,13 +139,7 @@ def _check_placeless(source: Intervention) -> None:
         raise ConfigError(f"{source!r} says {given[0]}=, but here the sweep says where: give it without a place")
 
 
-def check_cache(
-    cache: ActivationCache,
-    model: "HookedTransformer",
-    tokens: Int[Tensor, "batch pos"],
-    mask: Tensor | None,
-    what: str,
-) -> None:
+def check_cache(cache: ActivationCache, model: "HookedTransformer", prompts: MaskedTokens, what: str) -> None:
     """A cache must be of this model, of these weights, and of as many prompts and positions, padded alike.
 
     Raises `CacheError` or `ShapeError`.
@@ -165,17 +156,13 @@ def check_cache(
             raise CacheError(f"the {what} cache was made by another model than the one given: {'; '.join(differing)}")
     for name, value in cache.items():
         point = model.hook_points[name.removesuffix("_grad")]
-        if "pos" in point.axes and tuple(value.shape[:2]) != tuple(tokens.shape):
+        if "pos" in point.axes and value.shape[:2] != prompts.ids.shape:
             raise ShapeError(
-                f"the {what} cache holds {tuple(value.shape[:2])} [batch, pos], the run has {tuple(tokens.shape)}"
+                f"the {what} cache holds {tuple(value.shape[:2])} [batch, pos], the run has {tuple(prompts.ids.shape)}"
             )
-    if not _same_padding(cache.attention_mask, mask, tokens):
+    padded = MaskedTokens(prompts.ids, cache.attention_mask).is_token.to(prompts.ids.device)
+    if not torch.equal(padded, prompts.is_token):
         raise ShapeError(f"the run of the {what} cache was padded differently, so positions do not correspond")
-
-
-def _same_padding(one: Tensor | None, other: Tensor | None, tokens: Int[Tensor, "batch pos"]) -> bool:
-    first, second = (torch.ones_like(tokens) if mask is None else mask.to(tokens) for mask in (one, other))
-    return torch.equal(first, second)
 
 
 def _held(cache: ActivationCache, name: str) -> Tensor:
@@ -210,7 +197,7 @@ class Runs:
         own = self.base.cache[name]
         return self.source.edit(own, self.base.model.hook_points[name]).to(own.device)
 
-    def reading(self, metric: "Metric | Callable[[Tensor], object]") -> Reading:
+    def planned(self, metric: "Metric | Callable[[Tensor], object]") -> MetricPlan:
         """Which logits a metric needs. A divergence without a reference is from the clean run's."""
         model, clean = self.base.model, self.base.final if self.pair.direction == "noising" else self.final
 
@@ -220,31 +207,31 @@ class Runs:
                                   "a reference, or cache the last resid_post as well")  # fmt: skip
             return model.unembed(model.ln_final.unhooked(at(clean, positions)))
 
-        return as_metric(metric).read(Prompts.of(model, self.base.tokens, self.base.mask, reference))
+        return as_metric(metric).plan(JudgedRun.of(model, self.base.prompts, reference))
 
     def measure(
-        self, reading: Reading, streams: Float[Tensor, "row read d_model"], prompts: Int[Tensor, "row"]
+        self, plan: MetricPlan, streams: Float[Tensor, "row read d_model"], prompts: Int[Tensor, "row"]
     ) -> Tensor:
         """A metric's values, from the last streams at the positions that it reads."""
-        return self._of_normalized(reading, self.base.model.ln_final.unhooked(streams), prompts)
+        return self._of_normalized(plan, self.base.model.ln_final.unhooked(streams), prompts)
 
-    def _of_normalized(self, reading: Reading, normalized: Tensor, prompts: Tensor) -> Tensor:
+    def _of_normalized(self, plan: MetricPlan, normalized: Tensor, prompts: Tensor) -> Tensor:
         model = self.base.model
-        if reading.tokens is None:
+        if plan.tokens is None:
             logits = model.unembed(normalized)
         else:
-            logits = model.unembed.of_tokens(normalized, reading.tokens[prompts])
-        return reading.score(at_least_float32(logits), prompts)
+            logits = model.unembed.of_tokens(normalized, plan.tokens[prompts])
+        return plan.score(at_least_float32(logits), prompts)
 
     def whole_run(
         self,
-        reading: Reading,
+        plan: MetricPlan,
         final: Float[Tensor, "batch pos d_model"],
         norm: "Callable[[Tensor], Tensor] | None" = None,
     ) -> Float[Tensor, "batch"]:
         """The metric of one run of all prompts, from its last stream as `norm` (by default the final one) reads it."""
-        normalized = at((norm or self.base.model.ln_final.unhooked)(final), reading.positions)
-        return self._of_normalized(reading, normalized, torch.arange(len(final), device=final.device))
+        normalized = at((norm or self.base.model.ln_final.unhooked)(final), plan.positions)
+        return self._of_normalized(plan, normalized, torch.arange(len(final), device=final.device))
 
 
 def at(stream: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, "batch read"]) -> Tensor:

@@ -21,17 +21,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, check_choice, did_you_mean
-from interp.metrics import Reading
+from interp.metrics import MetricPlan
 from interp.model import HookPair, HookPoint, SideInputs, layer_of
 from interp.patching.nodes import Node
 from interp.patching.pairs import Direction, Pair, Runs, Source
 from interp.patching.sweeps import GIGABYTE, Metrics, as_named
 from interp.progress import progress_bar
 from interp.results import Axis, check_confidence, labelled
+from interp.text import AttentionMask
 
 if TYPE_CHECKING:
     import xarray
@@ -56,7 +57,7 @@ def path_sweep(
     mlps: Reaction = "live",
     norms: Reaction = "live",
     direction: Direction = "noising",
-    attention_mask: Bool[Tensor, "batch pos"] | None = None,
+    attention_mask: AttentionMask | None = None,
     per_prompt: bool = False,
     confidence: float = 0.95,
     max_bytes: int = 2 * GIGABYTE,
@@ -87,10 +88,10 @@ def path_sweep(
     _check_receivers(targets)
     metrics, names = as_named(metric)
     runs = pair.run(needed_points(model))
-    readings = [runs.reading(m) for m in metrics.values()]
+    readings = [runs.planned(m) for m in metrics.values()]
     final_norm = final_norm_of(runs, norms)
     paths = _Paths(runs, targets, mlps, norms)
-    values = runs.base.final.new_full((len(readings), len(pair.tokens), len(sources)), math.nan)
+    values = runs.base.final.new_full((len(readings), len(pair.prompts), len(sources)), math.nan)
     portions = list(paths.portions(sources, max_bytes))
     with progress_bar("patching paths", len(portions), progress) as advance:
         for portion in portions:
@@ -163,7 +164,7 @@ def final_norm_of(runs: Runs, norms: Reaction) -> Callable[[Tensor], Tensor] | N
     return lambda stream: norm.at_scale(stream, scale) + bias
 
 
-def about_paths(runs: Runs, readings: list[Reading], mlps: str, norms: str) -> dict[str, object]:
+def about_paths(runs: Runs, readings: list[MetricPlan], mlps: str, norms: str) -> dict[str, object]:
     """What a result says of itself."""
     baseline = torch.stack([runs.whole_run(reading, runs.base.final) for reading in readings])
     return {
@@ -173,7 +174,7 @@ def about_paths(runs: Runs, readings: list[Reading], mlps: str, norms: str) -> d
         "positions": "together",
         "mlps": mlps,
         "norms": norms,
-        "n": len(runs.base.tokens),
+        "n": len(runs.base.prompts.ids),
         "baseline": baseline.mean(dim=1).tolist() if len(baseline) > 1 else float(baseline.mean()),
         "model": runs.base.model.weights_hash(),
     }
@@ -189,7 +190,7 @@ class _Paths:
 
     def portions(self, senders: list[Node], max_bytes: int) -> Iterator[list[Node]]:
         """Senders that some receiver reads, by kind and layer, as many at once as the memory takes."""
-        cfg, tokens = self.model.cfg, self.runs.base.tokens
+        cfg, tokens = self.model.cfg, self.runs.base.prompts.ids
         parallel = cfg.parallel_attn_mlp
         width = 3 * cfg.n_heads * cfg.d_model + 3 * cfg.d_mlp + 10 * cfg.d_model + 3 * cfg.n_heads * tokens.shape[1]
         each = tokens.numel() * width * self.runs.base.final.element_size()
@@ -205,7 +206,7 @@ class _Paths:
 
     def final(self, senders: list[Node]) -> Float[Tensor, "sender batch pos d_model"]:
         """The stream after the last layer for each sender of one kind and layer."""
-        n, batch = len(senders), len(self.runs.base.tokens)
+        n, batch = len(senders), len(self.runs.base.prompts.ids)
         arrived = self._arriving(senders)
         if self.receivers[0].kind == "logits":
             return arrived[self.last, "stream"].unflatten(0, (n, batch))
@@ -219,7 +220,7 @@ class _Paths:
             if node.reads in ("q", "k"):
                 stream = with_positions(self.runs, node.layer, stream)
             hooks.append((point, partial(read_instead, stream, node.head)))
-        mask = self.runs.base.mask
+        mask = self.runs.base.prompts.attention_mask
         out = self.model.run_with_hooks(
             self._rows(f"blocks.{first}.hook_resid_pre", n),
             fwd_hooks=hooks,

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError
@@ -26,6 +26,7 @@ from interp.patching.path_sweeps import (
 )
 from interp.patching.sweeps import Metrics, as_named
 from interp.results import check_confidence, labelled
+from interp.text import AttentionMask
 
 if TYPE_CHECKING:
     import xarray
@@ -47,7 +48,7 @@ def path_tree(
     *,
     norms: Reaction = "live",
     direction: Direction = "noising",
-    attention_mask: Bool[Tensor, "batch pos"] | None = None,
+    attention_mask: AttentionMask | None = None,
     per_prompt: bool = False,
     confidence: float = 0.95,
 ) -> "xarray.DataArray":
@@ -77,7 +78,7 @@ def path_tree(
     tree = _tree([[Node.of(name, model, on_the_way=True) for name in path] for path in paths], model)
     metrics, names = as_named(metric)
     runs = pair.run(needed_points(model))
-    readings = [runs.reading(m) for m in metrics.values()]
+    readings = [runs.planned(m) for m in metrics.values()]
     final = runs.base.final + _TreeRun(runs, norms).change(tree)
     final_norm = final_norm_of(runs, norms)
     values = torch.stack([runs.whole_run(reading, final, final_norm) for reading in readings])
@@ -168,6 +169,6 @@ class _TreeRun:
             fwd_hooks=hooks,
             start_at_layer=layer,
             stop_at_layer=layer + 1,
-            attention_mask=self.runs.base.mask,
+            attention_mask=self.runs.base.prompts.attention_mask,
         )
         return kept[out] if writer.kind == "mlp" else self._of_head(writer, kept[out], self.own.__getitem__)

@@ -18,19 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import CheckpointError, ConfigError, HookNotFoundError
 from interp.files import atomic_path
 from interp.interventions import Index, Values, signature
-from interp.metrics import Function, KLDivergence, Metric, Reading
+from interp.metrics import Function, KLDivergence, Metric, MetricPlan
 from interp.model import ActivationCache
 from interp.patching.packed import Rows, Walk
 from interp.patching.pairs import Direction, Pair, Runs, Source, at
 from interp.patching.plan import Granularity, Place, Plan
 from interp.progress import progress_bar
 from interp.results import Axis, check_confidence, labelled, position_labels
+from interp.text import AttentionMask
 
 if TYPE_CHECKING:
     import xarray
@@ -61,7 +62,7 @@ def sweep(
     positions: Index = None,
     heads: Index = None,
     neurons: Index = None,
-    attention_mask: Bool[Tensor, "batch pos"] | None = None,
+    attention_mask: AttentionMask | None = None,
     per_prompt: bool = False,
     confidence: float = 0.95,
     max_bytes: int = 2 * GIGABYTE,
@@ -108,7 +109,7 @@ def sweep(
         CheckpointError: a checkpoint of another sweep.
     """
     pair = Pair.of(model, corrupted, clean, direction, attention_mask)
-    place = Place.of(model, site, over, pair.tokens.shape[1], layers, positions, heads, neurons)
+    place = Place.of(model, site, over, pair.prompts.ids.shape[1], layers, positions, heads, neurons)
     runs = pair.run(place.names, target=normalize)
     plan = Plan.of(runs, place, max_bytes, many=checkpoint is not None)
     return _sweep(plan, metric, normalize, per_prompt, confidence, max_bytes, progress, checkpoint)
@@ -124,7 +125,7 @@ def every(
     *,
     direction: Direction | None = None,
     normalize: bool = False,
-    attention_mask: Bool[Tensor, "batch pos"] | None = None,
+    attention_mask: AttentionMask | None = None,
     per_prompt: bool = False,
     confidence: float = 0.95,
     max_bytes: int = 2 * GIGABYTE,
@@ -148,7 +149,7 @@ def every(
     sites = [sites] if isinstance(sites, str) else sites
     if not isinstance(sites, Mapping):
         sites = {site: _usual(model, site) for site in (sites or [s for s in SITES if _has(model, s)])}
-    places = {site: Place.of(model, site, over, pair.tokens.shape[1]) for site, over in sites.items()}
+    places = {site: Place.of(model, site, over, pair.prompts.ids.shape[1]) for site, over in sites.items()}
     names = list(dict.fromkeys(name for place in places.values() for name in place.names))
     runs = pair.run(names, target=normalize)
     plans = {site: Plan.of(runs, place, max_bytes, many=False) for site, place in places.items()}
@@ -199,7 +200,7 @@ def _sweep(
     check_confidence(confidence)
     runs, place = plan.runs, plan.place
     metrics, names = as_named(metric)
-    readings = [runs.reading(m) for m in metrics.values()]
+    readings = [runs.planned(m) for m in metrics.values()]
     baseline = torch.stack([runs.whole_run(reading, runs.base.final) for reading in readings])
     target = None
     if runs.final is not None:
@@ -227,7 +228,11 @@ def _sweep(
 
 
 def _measure(
-    runs: Runs, readings: list[Reading], groups: list[Rows], values: Float[Tensor, "metric batch cell"], max_bytes: int
+    runs: Runs,
+    readings: list[MetricPlan],
+    groups: list[Rows],
+    values: Float[Tensor, "metric batch cell"],
+    max_bytes: int,
 ) -> None:
     """Write each row's metrics into `values`."""
     for reading, of_metric in zip(readings, values, strict=True):
@@ -251,7 +256,7 @@ def _measure(
 
 
 def _at_read(
-    rows: Rows, base: Float[Tensor, "batch read d_model"], reading: Reading
+    rows: Rows, base: Float[Tensor, "batch read d_model"], reading: MetricPlan
 ) -> Float[Tensor, "row read d_model"]:
     """The last stream where a metric reads: the rows' own from `start` on, the base run's before."""
     positions = reading.positions[rows.prompt]
@@ -260,7 +265,7 @@ def _at_read(
 
 
 def _about(
-    plan: Plan, readings: list[Reading], baseline: Float[Tensor, "metric batch"], target: Tensor | None
+    plan: Plan, readings: list[MetricPlan], baseline: Float[Tensor, "metric batch"], target: Tensor | None
 ) -> dict[str, object]:
     """What a result says of itself."""
     runs, place = plan.runs, plan.place
@@ -271,7 +276,7 @@ def _about(
         "site": place.site,
         "granularity": " ".join(place.over),
         "positions": "together" if place.positions is None else " ".join(map(str, place.positions)),
-        "n": len(runs.base.tokens),
+        "n": len(runs.base.prompts.ids),
         "edited": int(isinstance(runs.pair.source, ActivationCache) and runs.pair.source.edited),
         "baseline": _plain(baseline),
         "model": runs.base.model.weights_hash(),
@@ -284,7 +289,7 @@ def _axes(plan: Plan) -> dict[Granularity, Axis]:
     runs, place = plan.runs, plan.place
     axes: dict[Granularity, Axis] = {"layer": Axis("layer", place.layers)}
     if place.positions is not None:
-        tokens = position_labels(runs.base.model, runs.base.tokens)
+        tokens = position_labels(runs.base.model, runs.base.prompts.ids)
         axes["pos"] = Axis("pos", place.positions, ("token", [tokens[i] for i in place.positions]))
     if place.parts is not None and place.part_axis is not None:
         axes["neuron" if place.part_axis == "neuron" else "head"] = Axis(place.part_axis, place.parts)
@@ -315,8 +320,11 @@ class _Saved:
         self.path = Path(path)
         place, base = plan.place, plan.runs.base
         told: list[Any] = [place.site, place.over, place.layers, place.positions, place.parts, str(plan.chunks)]
-        told += [plan.runs.pair.direction, signature(base.model), base.tokens.tolist()]
-        told += [None if base.mask is None else base.mask.tolist(), {n: _told(m) for n, m in metrics.items()}]
+        told += [plan.runs.pair.direction, signature(base.model), base.prompts.ids.tolist()]
+        told += [
+            None if base.prompts.attention_mask is None else base.prompts.attention_mask.tolist(),
+            {n: _told(m) for n, m in metrics.items()},
+        ]
         written = {point.name: plan.runs.other(point.name) for point in place.points}
         told += [Values(written | {"final": base.final, "baseline": baseline}).digest]
         self.key = hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()

@@ -18,14 +18,24 @@ from interp.text.repeats import (
     variable_offset_repeats,
 )
 from interp.text.tokenizer import Spelling, Tokenizer
-from interp.text.tokens import check_mask, check_tokens, token_names, token_strings, visible
+from interp.text.tokens import (
+    AttentionMask,
+    MaskedTokens,
+    check_mask,
+    check_tokens,
+    token_names,
+    token_strings,
+    visible,
+)
 from interp.text.vocabulary import Vocabulary
 
 __all__ = [
     "INPUT",
     "Answer",
+    "AttentionMask",
     "Batch",
     "Ids",
+    "MaskedTokens",
     "Spelling",
     "Text",
     "TextCodec",

@@ -1,8 +1,10 @@
 """What a model's input must be, checked before the model sees it; and how tokens are named and shown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -63,24 +65,77 @@ def check_tokens(tokens: Tensor, d_vocab: int, n_ctx: int, device: torch.device)
     return tokens
 
 
-def check_mask(mask: Any, beside: Tensor) -> Bool[Tensor, "batch pos"] | None:
-    """An attention mask (true: a real token; false: padding) as booleans, or None.
+AttentionMask = Tensor | np.ndarray | Sequence[Any]
+"""Which positions are tokens rather than padding, [batch, pos] or, beside a single sequence, [pos]: booleans, or the
+numbers 1 and 0 in any type, as a tensor, an array or nested lists."""
 
-    `beside` are the tokens [batch, pos] or the stream [batch, pos, d_model] that it masks. Raises `ShapeError` for
-    another shape or device, values other than 0 and 1, or a sequence of padding only.
+
+@dataclass(frozen=True, eq=False)
+class MaskedTokens:
+    """Checked token ids and their attention mask: what a model has made of a text or of given ids.
+
+    Attributes:
+        ids: int64, on the model's device.
+        attention_mask: true for tokens and false for padding; None where nothing is padding.
     """
-    if mask is None:
+
+    ids: Int[Tensor, "batch pos"]
+    attention_mask: Bool[Tensor, "batch pos"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: slice) -> "MaskedTokens":
+        """Some of the sequences, padded as they were."""
+        mask = None if self.attention_mask is None else self.attention_mask[rows]
+        return MaskedTokens(self.ids[rows], None if mask is None or bool(mask.all()) else mask)
+
+    @property
+    def is_token(self) -> Bool[Tensor, "batch pos"]:
+        """The attention mask, true everywhere where nothing is padding."""
+        return torch.ones_like(self.ids, dtype=torch.bool) if self.attention_mask is None else self.attention_mask
+
+
+def check_mask(attention_mask: AttentionMask | None, beside: Tensor) -> Bool[Tensor, "batch pos"] | None:
+    """An attention mask as booleans on the device of `beside`; None where it marks no padding.
+
+    This is the only place where masks are read: whatever spelling is accepted here means the same everywhere.
+
+    Args:
+        attention_mask: see `AttentionMask`. A tensor has to be on the device of `beside`, as tokens have to.
+        beside: the tokens [batch, pos], or the stream or logits [batch, pos, ...], that it belongs to.
+
+    Raises `ShapeError` for another shape or device, values other than 0 and 1, or a sequence of padding only.
+    """
+    if attention_mask is None:
         return None
-    if not isinstance(mask, Tensor):
-        raise ShapeError(f"attention_mask is a tensor [batch, pos], not {type(mask).__name__}")
-    if mask.shape != beside.shape[:2] or mask.device != beside.device:
+    wanted = tuple(beside.shape[:2])
+    mask = _as_tensor(attention_mask, wanted, beside.device)
+    if mask.ndim == 1 and wanted[0] == 1:
+        mask = mask[None]
+    if tuple(mask.shape) != wanted or mask.device != beside.device:
         raise ShapeError(
             f"attention_mask has shape {tuple(mask.shape)} on {mask.device}; "
-            f"the input has {tuple(beside.shape[:2])} on {beside.device}"
+            f"the input has {wanted} [batch, pos] on {beside.device}"
         )
-    if not ((mask == 0) | (mask == 1)).all():
+    real = mask if mask.dtype == torch.bool else mask == 1
+    if not (real | (mask == 0)).all():
         raise ShapeError("attention_mask holds 1 (or True) for real tokens and 0 (or False) for padding, nothing else")
-    real = mask.bool()
     if not real.any(dim=1).all():
         raise ShapeError(f"attention_mask: sequence {int((~real.any(dim=1)).nonzero()[0])} is padding only")
-    return real
+    return None if bool(real.all()) else real
+
+
+def _as_tensor(given: object, wanted: tuple[int, ...], device: torch.device) -> Tensor:
+    if isinstance(given, Tensor):
+        return given
+    try:
+        array = np.asarray(given)
+        if array.dtype.kind not in "buif":
+            raise TypeError(f"of {array.dtype}")
+        return torch.tensor(array if array.dtype.kind == "b" else array.astype(np.float64), device=device)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(
+            f"attention_mask is a tensor, an array or lists of shape {wanted} [batch, pos] with 1 (or True) for real "
+            f"tokens and 0 (or False) for padding, not {type(given).__name__}"
+        ) from error

@@ -1,4 +1,4 @@
-"""The explorer in notebooks: exported to HTML, and in JupyterLab, trusted and not."""
+"""Notebooks in a browser: the figures of those of this project, and the explorer, exported and in JupyterLab."""
 
 import os
 import re
@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 from browsing import PATIENCE, Explorer
+from nbconvert import HTMLExporter
 from nbformat import v4
+from render_notebooks import figures
 
 from circuits.gallery.induction import induction_model
 from interp.plot import AttentionExplorer, attention
@@ -49,8 +51,7 @@ def assert_draws_the_stripe(page: Explorer) -> None:
 
 
 def test_an_exported_notebook_draws_it_without_a_network(explorer: AttentionExplorer, chromium: Any, tmp_path: Path):
-    nbconvert = pytest.importorskip("nbconvert")
-    html, _ = nbconvert.HTMLExporter().from_notebook_node(notebook_of(explorer))
+    html, _ = HTMLExporter().from_notebook_node(notebook_of(explorer))
     (tmp_path / "export.html").write_text(html, encoding="utf-8")
     context = chromium.new_context(viewport={"width": 1100, "height": 900})
     context.route("http*://**", lambda route: route.abort())  # the export's own template asks for scripts
@@ -61,6 +62,23 @@ def test_an_exported_notebook_draws_it_without_a_network(explorer: AttentionExpl
     assert_draws_the_stripe(drawn)
     assert drawn.host.locator("section").evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(255, 255, 255)"
     context.close()
+
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda source: source.stem)
+def test_an_exported_notebook_shows_every_figure_offline(source: Path, chromium: Any, tmp_path: Path):
+    notebook = nbformat.read(source, as_version=4)
+    page_file = tmp_path / "notebook.html"
+    page_file.write_text(HTMLExporter().from_notebook_node(notebook)[0], encoding="utf-8")
+    context = chromium.new_context()
+    context.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
+    page = context.new_page()
+    page.goto(page_file.as_uri(), wait_until="load")
+    shown = page.eval_on_selector_all(".jp-RenderedImage img", "all => all.filter(i => i.naturalWidth > 99).length")
+    context.close()
+    assert shown == len(figures(notebook))
 
 
 # ---------------------------------------------------------------------------------------------- JupyterLab

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp import HookedTransformer, TokenError, Tokenizer
-from interp.checkpoints import gguf
 from interp.checkpoints.gguf_file import GGUFFile
 from interp.text.tokenizer import BYTE_OF
 
@@ -41,11 +40,6 @@ CORPUS = [
     "The quick brown fox jumps over the lazy dog. " * 8,
 ]
 GPT2_SPLIT = regex.compile(r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
-
-
-@pytest.fixture(scope="module")
-def smollm2(smollm2_path: Path) -> HookedTransformer:
-    return gguf.load(smollm2_path)
 
 
 @pytest.fixture(scope="module")

@@ -288,8 +288,8 @@ def test_every_text_is_written_when_it_is_asked_for():
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.0, "0.1 seconds"), (1.26, "1.3 seconds"), (89, "89 seconds"), (90, "1.5 minutes"), (3600, "60 minutes"),
-     (7200, "2 hours"), (1e6, "12 days"), (5e9, "159 years"), (1e30, r"10^22 years")],
+    [(0.0, "0.1 seconds"), (1.26, "1.3 seconds"), (89.0, "89 seconds"), (90.0, "1.5 minutes"), (3600.0, "60 minutes"),
+     (7200.0, "2 hours"), (1e6, "12 days"), (5e9, "159 years"), (1e30, r"10^22 years")],
 )  # fmt: skip
 def test_a_time_is_said_in_words(seconds: float, said: str):
     assert duration(seconds) == said

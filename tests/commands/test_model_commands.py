@@ -420,8 +420,8 @@ def test_the_command_line_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_the_three_commands_read_a_real_model(smollm2_path: Path, tmp_path: Path):
-    model = HookedTransformer.from_pretrained("smollm2-135m-instruct")
+def test_the_three_commands_read_a_real_model(smollm2: HookedTransformer, tmp_path: Path):
+    model = smollm2
     text = "When Mary and John went to the store, John gave a drink to"
     other = "When Mary and John went to the store, Mary gave a drink to"
     page = tmp_path / "page.html"

@@ -1,6 +1,5 @@
 import math
 import weakref
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -430,8 +429,8 @@ def test_a_table_that_cannot_be_made_is_an_error(plain: Run, options: dict[str, 
 # ---------------------------------------------------------------------------------------------- a real model
 
 
-def test_the_heads_of_a_real_model_show_the_known_kinds(smollm2_path: Path):
-    model = HookedTransformer.from_pretrained(smollm2_path)
+def test_the_heads_of_a_real_model_show_the_known_kinds(smollm2: HookedTransformer):
+    model = smollm2
     scores = head_scores(model, n_prompts=3, length=40, seed=SEED, scores=list(PATTERN_SCORES))
     for name in ("previous_token", "induction", "first_token"):
         assert len(score_table(scores, name, at_least=0.5)) >= 1

@@ -1,6 +1,5 @@
 """The logit lens, and direct logit attribution, against loops, the forward algebra, and interventions."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -421,8 +420,8 @@ def test_answers_and_places_that_do_not_fit_are_an_error(options: dict[str, Any]
 # ---------------------------------------------------------------------------------------------- a real model
 
 
-def test_a_real_model_says_mary_and_its_parts_sum_to_the_logit_difference(smollm2_path: Path):
-    model = HookedTransformer.from_pretrained(smollm2_path)
+def test_a_real_model_says_mary_and_its_parts_sum_to_the_logit_difference(smollm2: HookedTransformer):
+    model = smollm2
     prompt = "When Mary and John went to the store, John gave a drink to"
     with torch.no_grad():
         logits, cache = model.run_with_cache(prompt)

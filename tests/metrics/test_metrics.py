@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp import ConfigError, ShapeError, TokenError, Vocabulary
+from interp.metrics import JudgedRun
 from interp.metrics.kinds import (
     Function,
     KLDivergence,
@@ -18,10 +19,10 @@ from interp.metrics.kinds import (
     Loss,
     Metric,
     Probability,
-    Prompts,
     Rank,
     as_metric,
 )
+from interp.text import MaskedTokens
 
 ANYTHING: dict[str, Any] = {"number": 3, "fractions": [1.5, 1, 2], "class": LogitDifference}
 LOGITS = random_tensor(3, 5, 7, seed=1)
@@ -74,7 +75,7 @@ def test_the_loss_is_the_models_own_for_each_prompt():
     for own in (None, mask):
         logits, losses = model(tokens, "both", loss_per_token=True, attention_mask=own)
         counts = torch.tensor([5, 5, 5] if own is None else [5, 3, 5])
-        assert torch.allclose(Loss()(logits, tokens=tokens, mask=own), losses.sum(1) / counts)
+        assert torch.allclose(Loss()(logits, tokens=tokens, attention_mask=own), losses.sum(1) / counts)
 
 
 def test_any_function_of_the_logits_is_a_metric():
@@ -97,20 +98,20 @@ def test_metrics_compare_and_hash_by_what_they_ask():
 
 
 def test_metrics_say_what_they_need():
-    prompts = Prompts(torch.zeros(2, 4, dtype=torch.long), None, int, 9, torch.tensor)
-    reading = LogitDifference((1, 2), 3, pos=(0, -2)).read(prompts)
+    prompts = JudgedRun(MaskedTokens(torch.zeros(2, 4, dtype=torch.long)), int, 9, torch.tensor)
+    reading = LogitDifference((1, 2), 3, pos=(0, -2)).plan(prompts)
     assert reading.positions.tolist() == [[0, 2], [0, 2]]
     assert reading.tokens is not None and reading.tokens.tolist() == [[1, 3], [2, 3]]
     assert reading.name == "logit difference 1 / 2 - 3 at position (0, -2)"
-    assert Rank(1).read(prompts).tokens is None
-    assert Loss().read(prompts).positions.tolist() == [[0, 1, 2]] * 2
+    assert Rank(1).plan(prompts).tokens is None
+    assert Loss().plan(prompts).positions.tolist() == [[0, 1, 2]] * 2
 
 
 def test_a_position_that_is_padding_cannot_be_read():
     mask = torch.ones(3, 5, dtype=torch.bool)
     mask[2, 4] = False
     with pytest.raises(ShapeError, match="pos = -1 is padding in prompt 2"):
-        Logit(1)(LOGITS, mask=mask)
+        Logit(1)(LOGITS, attention_mask=mask)
 
 
 @pytest.mark.parametrize(
@@ -166,14 +167,16 @@ def test_a_prompt_of_one_token_has_no_loss():
     mask = torch.ones(3, 5, dtype=torch.bool)
     mask[1, :4] = False
     with pytest.raises(TokenError, match="prompt 1 has fewer"):
-        Loss()(LOGITS, tokens=torch.zeros(3, 5, dtype=torch.long), mask=mask)
+        Loss()(LOGITS, tokens=torch.zeros(3, 5, dtype=torch.long), attention_mask=mask)
 
 
 def test_a_mask_of_integers_is_the_same_mask():
     logits, tokens = random_tensor(2, 4, 7), torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]])
     mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
-    assert torch.equal(Loss()(logits, tokens=tokens, mask=mask), Loss()(logits, tokens=tokens, mask=mask.bool()))
+    assert torch.equal(
+        Loss()(logits, tokens=tokens, attention_mask=mask), Loss()(logits, tokens=tokens, attention_mask=mask.bool())
+    )
     with pytest.raises(ShapeError, match="pos = 0 is padding in prompt 0"):
-        Logit(1, pos=0)(logits, mask=mask)
+        Logit(1, pos=0)(logits, attention_mask=mask)
     with pytest.raises(ShapeError, match=r"1 \(or True\) for real tokens"):
-        Logit(1)(logits, mask=2 * mask)
+        Logit(1)(logits, attention_mask=2 * mask)

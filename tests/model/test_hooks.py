@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from grid import SEED, Run, assert_close, everywhere, random_tensor, reference_logits, run_of, where
+from grid import SEED, Run, as_text, assert_close, everywhere, random_tensor, reference_logits, run_of, where
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -71,7 +71,7 @@ def hooks_left(model: HookedTransformer) -> list[str]:
         ("ln_final.*", ["ln_final.hook_scale", "ln_final.hook_normalized"]),
         (lambda name: name.endswith("mlp_in"), [f"blocks.{layer}.hook_mlp_in" for layer in range(3)]),
     ],
-    ids=str,
+    ids=as_text,
 )
 def test_a_name_in_every_form_reaches_its_points(asked: Any, want: list[str]):
     assert names_of(run_of("learned_ln").model, asked) == want
@@ -112,7 +112,7 @@ def test_every_point_in_a_block_answers_to_its_layer_from_the_end(run: Run, as_i
         (("blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"), "several names go in a list"),
         (3, "3 is not a name, a predicate or a list of them"),
     ],
-    ids=str,
+    ids=as_text,
 )
 def test_a_name_that_answers_to_nothing_is_an_error_that_helps(asked: Any, message: str, as_installed: None):
     with pytest.raises(HookNotFoundError, match=message):
@@ -126,7 +126,7 @@ def test_a_name_that_no_point_has_never_resolves(suffix: str):
         model.resolve_hooks("nothing." + suffix)
 
 
-@pytest.mark.parametrize("hooks", [[identity], ["hook_embed"], [("hook_embed", None)], ["ab"]], ids=str)
+@pytest.mark.parametrize("hooks", [[identity], ["hook_embed"], [("hook_embed", None)], ["ab"]], ids=as_text)
 def test_hooks_that_are_not_pairs_of_name_and_function_are_an_error(hooks: Any, as_installed: None):
     with pytest.raises(TypeError, match=r"list of \(name, function\) pairs"), run_of("learned_ln").model.hooks(hooks):
         pass
@@ -371,7 +371,7 @@ def test_a_glob_that_ends_in_bare_wildcards_leaves_lazy_points_out(glob: str):
     assert not any(model.hook_points[name].lazy for name in model.resolve_hooks(glob))
 
 
-@pytest.mark.parametrize("asked", ["*hook_q*", lambda name: "q_input" in name or name.endswith("hook_q")], ids=str)
+@pytest.mark.parametrize("asked", ["*hook_q*", lambda name: "q_input" in name or name.endswith("hook_q")], ids=as_text)
 def test_every_other_glob_and_every_predicate_takes_all_that_it_fits(asked: Any):
     found = run_of("learned_ln").model.resolve_hooks(asked)
     assert [name for name in found if name.startswith("blocks.0.")] == ["blocks.0.hook_q_input", "blocks.0.attn.hook_q"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from grid import SEED, Run, assert_close, everywhere, random_tensor, run_of, where
+from grid import SEED, Run, as_text, assert_close, everywhere, random_tensor, run_of, where
 from torch import Tensor
 
 from interp import CacheError, HookedTransformer, HookNotFiredError, HookNotFoundError, HookPoint
@@ -175,7 +175,7 @@ UNREACHABLE: list[tuple[Any, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "forward"), UNREACHABLE, ids=str)
+@pytest.mark.parametrize(("asked", "forward"), UNREACHABLE, ids=as_text)
 @pytest.mark.parametrize("method", ["run_with_hooks", "run_with_cache"])
 def test_a_name_that_the_run_cannot_reach_is_an_error_before_the_run(
     plain: Run, method: str, asked: Any, forward: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -221,13 +221,15 @@ def test_a_cache_without_a_filter_holds_every_point_that_is_not_lazy(run: Run):
         ([("result", 1), "embed", ("z", 1)], ["hook_embed", "blocks.1.attn.hook_z", "blocks.1.attn.hook_result"]),
         ([("z", 1), ("z", 1)], ["blocks.1.attn.hook_z"]),
     ],
-    ids=str,
+    ids=as_text,
 )
 def test_a_cache_holds_the_points_that_its_filter_names_in_order_of_execution(plain: Run, names: Any, want: list[str]):
     assert list(plain.model.run_with_cache(plain.tokens, names_filter=names)[1]) == want
 
 
-@pytest.mark.parametrize("names", [[], ["hook_embed", "hook_embet"], "blocks.*.hook_none", lambda name: False], ids=str)
+@pytest.mark.parametrize(
+    "names", [[], ["hook_embed", "hook_embet"], "blocks.*.hook_none", lambda name: False], ids=as_text
+)
 def test_a_filter_that_names_nothing_is_an_error(plain: Run, names: Any):
     with pytest.raises(HookNotFoundError):
         plain.model.run_with_cache(plain.tokens, names_filter=names)

@@ -1,7 +1,6 @@
 """Circuits, composition, copying, singular directions and largest entries, each held against the dense matrices."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -374,8 +373,8 @@ def test_no_analysis_changes_the_model_or_carries_gradients(run: Run):
     assert run.model.weights_hash() == before
 
 
-def test_on_a_real_model_composition_and_largest_entries_are_the_dense_ones(smollm2_path: Path):
-    model = HookedTransformer.from_pretrained(smollm2_path)
+def test_on_a_real_model_composition_and_largest_entries_are_the_dense_ones(smollm2: HookedTransformer):
+    model = smollm2
     scores = composition_scores(model, ["K"])
     assert scores.shape == (1, 30, 9, 30, 9)
     for writer, reader in (((0, 0), (29, 8)), ((3, 2), (17, 5)), ((28, 8), (29, 1)), ((11, 4), (12, 0))):
