@@ -17,17 +17,22 @@ HALVES = (torch.float16, torch.bfloat16)
 
 def at_least_float32(x: Tensor) -> Tensor:
     """The same numbers in a precision that sums and differences can be taken in: half precision becomes float32."""
-    return x.float() if x.dtype in HALVES else x
+    return x.to(wide(x.dtype))
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that sums of numbers of a dtype are taken in."""
+    return torch.float32 if dtype in HALVES else dtype
 
 
 def wide_sum(x: Float[Tensor, "..."], dim: int | tuple[int, ...]) -> Float[Tensor, "..."]:
     """The sum over some axes, in float32 at least."""
-    return x.sum(dim=dim, dtype=torch.float32 if x.dtype in HALVES else None)
+    return x.sum(dim=dim, dtype=wide(x.dtype))
 
 
 def wide_mean(x: Float[Tensor, "..."], dim: int | tuple[int, ...], keepdim: bool = False) -> Float[Tensor, "..."]:
     """The mean over some axes, in float32 at least."""
-    return x.mean(dim=dim, keepdim=keepdim, dtype=torch.float32 if x.dtype in HALVES else None)
+    return x.mean(dim=dim, keepdim=keepdim, dtype=wide(x.dtype))
 
 
 def of_one_dtype(*tensors: Tensor) -> list[Tensor]:

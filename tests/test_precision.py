@@ -13,6 +13,7 @@ from interp.heads import attention_on, head_scores_of, is_previous
 from interp.interventions import Mean
 from interp.lens import direct_attribution, expand_logits, expand_scores, expand_stream, logit_lens
 from interp.metrics import KLDivergence, Logit, LogitDifference, LogProbability, Loss, Metric, Probability, Rank
+from interp.model import HookPoint
 from interp.model.generate import Sampling
 from interp.model.loss import in_context_learning_score, next_token_loss
 from interp.precision import (
@@ -143,7 +144,9 @@ def test_greedy_probabilities_are_in_float32_too():
 def test_a_mean_over_more_values_than_half_precision_can_sum_is_exact(half: torch.dtype):
     values = (300 + random_tensor(60, 40, 5, seed=3)).to(half)
     for per_position, over in ((True, (0,)), (False, (0, 1))):
-        mean = Mean({"x": values}, per_position=per_position).value("x", values[:1], ("batch", "pos", "d_model"))
+        point = HookPoint("batch pos d_model", "")
+        point.name = "x"
+        mean = Mean({"x": values}, per_position=per_position).value(values[:1], point)
         assert torch.equal(mean, values.double().mean(over, keepdim=True).to(half)) and mean.dtype == half
 
 

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 HELP = """Draw the attention of all heads on a text: the explorer, in a page of its own.
 
 With --scores, badges say which heads look like previous-token, duplicate-token, induction and first-token heads on
-random repeated tokens (not on the text). With --answer and --wrong, the page opens on what each attended token adds to
-the difference of these two logits.
+random repeated tokens (not on the text). With --correct, the page opens on what each attended token adds to the logit
+of that token; with --incorrect as well, to the difference of the two logits.
 
 Example: interp attention --text 'When Mary and John went to the store, John gave a drink to' --scores
 
-Example: interp attention --text 'When Mary and John went to the store, John gave a drink to' --answer ' Mary' --wrong
-' John' --out ioi.html
+Example: interp attention --text 'When Mary and John went to the store, John gave a drink to' --correct ' Mary'
+--incorrect ' John' --out ioi.html
 """
 
 BADGES = ("induction", "previous_token", "duplicate_token", "first_token")
@@ -32,26 +32,25 @@ def attention(
     text: Annotated[str, typer.Option(help="What the model reads.")],
     model: ModelName = MODEL,
     scores: Annotated[bool, typer.Option("--scores", help="Score the heads, as badges.")] = False,
-    answer: Annotated[str | None, typer.Option(help="A token, such as ' Mary', whose logit counts for.")] = None,
-    wrong: Annotated[str | None, typer.Option(help="A token whose logit counts against.")] = None,
+    correct: Annotated[str | None, typer.Option(help="A token, such as ' Mary', whose logit counts for.")] = None,
+    incorrect: Annotated[str | None, typer.Option(help="A token whose logit counts against.")] = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("attention.html"),
     quiet: Quiet = False,
 ) -> None:
     """Write the explorer's page."""
-    if (answer is None) != (wrong is None):
-        raise ConfigError("--answer and --wrong go together: the difference of their logits is what is shown")
-    difference = None if answer is None or wrong is None else (answer, wrong)
-    if difference:
-        check_different(*difference, "--answer and --wrong")
+    if correct is None and incorrect is not None:
+        raise ConfigError("--incorrect goes with --correct: the difference of their logits is what is shown")
+    answers = [token for token in (correct, incorrect) if token is not None]
+    if correct is not None and incorrect is not None:
+        check_different(correct, incorrect, "--correct and --incorrect")
     out = check_writable(out)
     loaded = load(model, quiet)
-    if difference:
-        for token in difference:
-            loaded.to_single_token(token)
+    for token in answers:
+        loaded.to_single_token(token)
     names = ["blocks.*.attn.hook_pattern", "blocks.*.attn.hook_attn_scores", "blocks.*.attn.hook_v"]
-    names += ["*.hook_scale"] if difference and loaded.cfg.normalization_type is not None else []
+    names += ["*.hook_scale"] if answers and loaded.cfg.normalization_type is not None else []
     with busy("reading the text", quiet):
-        _, cache = loaded.run_with_cache(text, "logits" if difference else None, names)  # the last norm is for logits
+        _, cache = loaded.run_with_cache(text, "logits" if answers else None, names)  # the last norm is for logits
     badges = _badges(loaded, quiet) if scores else None
 
     from interp.plot import attention as explorer
@@ -62,9 +61,10 @@ def attention(
             cache,
             text,
             badges,
-            logit_difference=difference,
+            correct=correct,
+            incorrect=incorrect,
             title=f"Attention of {model} on “{clip(text, 100)}”",
-            kind="contribution" if difference else "attention",
+            kind="contribution" if answers else "attention",
             sort_by=next(iter(badges)) if badges else None,
         )
         page.to_html(out)

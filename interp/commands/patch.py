@@ -25,7 +25,7 @@ writes corrupted ones (what is necessary?). Both prompts need as many tokens. Pr
 each position the one that does, and writes a page with the whole sweep.
 
 Example: interp patch --clean 'When Mary and John went to the store, John gave a drink to' --corrupted 'When Mary and
-John went to the store, Mary gave a drink to' --answer ' Mary' --wrong ' John'
+John went to the store, Mary gave a drink to' --correct ' Mary' --incorrect ' John'
 
 Example: interp patch ... --site z --over layer,head --direction noising --out heads.html
 """
@@ -36,8 +36,10 @@ GRANULARITIES = ("layer", "pos", "head", "neuron")
 def patch(
     clean: Annotated[str, typer.Option(help="The prompt that shows the behaviour.")],
     corrupted: Annotated[str, typer.Option(help="The prompt that does not.")],
-    answer: Annotated[str, typer.Option(help="The right token, such as ' Mary' (mind the space).")],
-    wrong: Annotated[str | None, typer.Option(help="The wrong token; without it, the logit of the answer.")] = None,
+    correct: Annotated[str, typer.Option(help="The right token, such as ' Mary' (mind the space).")],
+    incorrect: Annotated[
+        str | None, typer.Option(help="The wrong token; without it, the logit of the right one.")
+    ] = None,
     model: ModelName = MODEL,
     site: Annotated[
         str, typer.Option(help="resid_pre, resid_mid, attn_out, mlp_out, z, q, k, v, pattern, result, post, ...")
@@ -61,14 +63,14 @@ def patch(
     if "layer" not in words or len({*words}) < len(words):
         raise ConfigError(f"--over {over!r}; allowed: layer, and at most once each pos, head, neuron")
     check_different(clean, corrupted, "--clean and --corrupted")
-    if wrong is not None:
-        check_different(answer, wrong, "--answer and --wrong")
+    if incorrect is not None:
+        check_different(correct, incorrect, "--correct and --incorrect")
     out = check_writable(out)
     loaded = load(model, quiet)
     sites = _sites(loaded)
     if site.removeprefix("hook_") not in sites:
         raise ConfigError(f"--site {site!r}; allowed: {', '.join(sites)}{did_you_mean(site, sites)}")
-    metric = Logit(answer) if wrong is None else LogitDifference(answer, wrong)
+    metric = Logit(correct) if incorrect is None else LogitDifference(correct, incorrect)
     chosen: Any = direction
     result = sweep(loaded, corrupted, clean, metric, site, words, direction=chosen, progress=not quiet)
     base, target = result.attrs["baseline"], result.attrs["target"]

@@ -14,7 +14,7 @@ from interp.files import load_tensors, save_tensors
 from interp.indices import as_indices, is_index, layer_index
 from interp.interventions.values import Values, fitted
 from interp.model import HookName, HookPair, HookPoint, RunHook, Span
-from interp.precision import at_least_float32
+from interp.precision import wide
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -207,7 +207,7 @@ class Act(RunHook):
 
     def __init__(self, item: Intervention, point: HookPoint, sizes: Mapping[str, int], dtype: torch.dtype):
         self.item, self.point, self.sizes = item, point, sizes
-        self.dtype = at_least_float32(torch.empty(0, dtype=dtype)).dtype if point.name.endswith("scale") else dtype
+        self.dtype = wide(dtype) if point.name.endswith("scale") else dtype
         self.left = {word: self._written(word) for word in ("pos", "key_pos") if getattr(item, word) is not None}
 
     def _written(self, word: str) -> list[int | str]:

@@ -1,18 +1,14 @@
 """Values: activations of another run that are written somewhere, compared by content, with the model they are of."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from interp.errors import CacheError, HookNotFoundError, ShapeError, did_you_mean
-from interp.model import ActivationCache, HookPoint
-
-if TYPE_CHECKING:
-    from interp.model import HookedTransformer
+from interp.errors import HookNotFoundError, ShapeError, did_you_mean
+from interp.model import ActivationCache, HookPoint, signature
+from interp.precision import HALVES, autocast_devices
 
 
 class Values(Mapping[str, Tensor]):
@@ -59,18 +55,11 @@ class Values(Mapping[str, Tensor]):
         return f"Values({', '.join(list(self)[:3])}{', ...' if len(self) > 3 else ''})"
 
 
-def signature(model: "HookedTransformer") -> str:
-    """Says which model, with which weights, made a run."""
-    return hashlib.blake2b(
-        f"{json.dumps(model.cfg.architecture())} {model.weights_hash()}".encode(), digest_size=16
-    ).hexdigest()
-
-
 def values_of(cache: ActivationCache, names: Sequence[str] | None) -> Values:
     """Some of a cache's activations, or all. Raises `CacheError` for a cache older than its model's weights."""
-    if not cache.is_current():
-        raise CacheError("the model's weights changed after this cache was made: run it again")
-    return Values({name: cache[name] for name in (cache if names is None else names)}, signature(cache.model))
+    cache.check_weights()
+    made_by = signature(cache.model)
+    return Values({name: cache[name] for name in (cache if names is None else names)}, made_by)
 
 
 def fitted(
@@ -86,14 +75,19 @@ def fitted(
     run that carries a part of it they are cut to that part, and they must reach as far as `of_sequence` says that they
     are needed: which entries along which axes, or all of an axis that is not there.
 
-    Raises `ShapeError`, naming `whose` they are, for another shape or dtype.
+    Under autocast the dtypes of a run differ from point to point, so there the values take that of the activation.
+
+    Raises `ShapeError`, naming `whose` they are, for another shape or, without autocast, another dtype.
     """
     wrong = (
         f"{whose!r}: {values.dtype} values of shape {tuple(values.shape)} do not fit {hook.name}, "
         f"{activation.dtype} {tuple(activation.shape)} ({' '.join(hook.axes)})"
     )
-    if values.dtype != activation.dtype or values.ndim > activation.ndim:
+    if values.dtype in HALVES and activation.dtype not in HALVES:
+        wrong += "; values that were cached under torch.autocast fit other runs under it, or have to be converted"
+    if (values.dtype != activation.dtype and not autocast_devices()) or values.ndim > activation.ndim:
         raise ShapeError(wrong)
+    values = values.to(activation.dtype)
     try:
         if of_sequence is not None and hook.span is not None and hook.span.is_part:
             values = _part(values, activation, hook, whose, of_sequence.get(hook.pos_axis))

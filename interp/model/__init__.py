@@ -13,6 +13,7 @@ from interp.model.hooked import Edit, ReadOut, ReturnType, RunOptions
 from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
 from interp.model.loss import cross_entropy, next_token_loss
 from interp.model.names import HookName, layer_of
+from interp.model.provenance import signature
 from interp.model.recording import Differentiable, LogitMetric
 from interp.model.residual import LogitAttribution, Rows, Stack
 from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
@@ -53,6 +54,7 @@ __all__ = [
     "reading_norm",
     "rotate",
     "select",
+    "signature",
     "steps",
     "visible_keys",
 ]

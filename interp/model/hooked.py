@@ -15,6 +15,7 @@ from interp.model.cache import ActivationCache, entries_of_part
 from interp.model.generate import KVCache
 from interp.model.hooks import Direction, Hook, HookFn, HookPair, HookPoint, RunHook, Running, as_pairs
 from interp.model.names import HookInfo, HookMap, HookName, as_list, layer_of, resolve
+from interp.model.provenance import KEPT, Provenance, settle
 from interp.model.recording import Differentiable, LastPointReached, Logits, Recording, objective, stop_here
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask
 
@@ -71,6 +72,31 @@ class Hooked(nn.Module):
         for name, point in self.hook_points.items():
             point.name, point.running = name, self.running
         self.axis_sizes = dict(sizes)
+
+    # ------------------------------------------------------------------ which model this is
+
+    def weights_hash(self) -> str:
+        """A hash of all parameters and buffers, bit for bit; equal for equal weights on any device.
+
+        It is kept until a weight changes (other than through `.data`).
+        """
+        made = Provenance.of(self)
+        made.settle()
+        return cast(str, made.weights)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        settle(self)
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        settle(self)  # before the parts below this module are loaded
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles take: everything but hooks, and what this model was last known by."""
+        return {name: value for name, value in self.__dict__.items() if name not in KEPT}
+
+    # ------------------------------------------------------------------ hook points and hooks
 
     def hook_map(self) -> HookMap:
         """The table of all hook points of this model: name, shape, meaning, and whether the point is lazy."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from interp.model import ActivationCache, HookedTransformer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionRun:
     """One sequence of one run; arrays are float32.
 
@@ -69,11 +69,11 @@ class AttentionRun:
                 raise HookNotFoundError(f"kind = 'weighted' needs hook_v of every layer shown: {NO_VALUES}")
             return pattern * self.value_norms[layer, head]
         if self.key_effects is None or self.query_factors is None:
-            raise ConfigError("kind = 'contribution' needs logit_difference=(right, wrong) in attention()")
+            raise ConfigError("kind = 'contribution' needs correct= in attention(): the token whose logit counts")
         return pattern * self.key_effects[layer, head] * self.query_factors[layer][:, None]
 
     def last_contributions(self) -> Float[np.ndarray, "layer head"]:
-        """The size of what each head adds to the logit difference at the last position that is not padding.
+        """The size of what each head adds to the logit (difference) at the last position that is not padding.
 
         Of a run that has `key_effects`.
         """
@@ -88,8 +88,8 @@ NO_VALUES = "the cache does not hold them; widen names_filter="
 
 
 @torch.no_grad()
-def read_run(cache: ActivationCache, batch: int, logit_difference: tuple[Any, Any] | None) -> AttentionRun:
-    """The run of sequence `batch` in `cache`. Errors as for `attention`."""
+def read_run(cache: ActivationCache, batch: int, answers: tuple[int, int | None] | None) -> AttentionRun:
+    """The run of sequence `batch` in `cache`, with what is added to the answers' logits. Errors as for `attention`."""
     held = [layer for layer in range(cache.cfg.n_layers) if _name(layer, "pattern") in cache]
     if not held:
         raise HookNotFoundError(
@@ -109,15 +109,14 @@ def read_run(cache: ActivationCache, batch: int, logit_difference: tuple[Any, An
         causal = False
     norms = None
     if any(_name(layer, "v") not in cache for layer in held):
-        if logit_difference is not None:
-            raise HookNotFoundError(f"logit_difference= needs hook_v of every layer shown: {NO_VALUES}")
+        if answers is not None:
+            raise HookNotFoundError(f"correct= needs hook_v of every layer shown: {NO_VALUES}")
         notes.append(f"Value-weighted attention is not offered: it needs hook_v of every layer; {NO_VALUES}.")
     else:
         norms = _stacked([value_norms(cache, layer) for layer in held])
     effects = factors = None
-    if logit_difference is not None:
-        right, wrong = answer_ids(cache.model, logit_difference)
-        both = [source_effects(cache, layer, right, wrong) for layer in held]
+    if answers is not None:
+        both = [source_effects(cache, layer, *answers) for layer in held]
         effects, factors = _stacked([one for one, _ in both]), _stacked([one for _, one in both])
     direction = "causal" if causal else "bidirectional"
     return AttentionRun(held, pattern, norms, effects, factors, _padding(pattern), direction, notes)
@@ -191,11 +190,16 @@ def _padding(pattern: Float[np.ndarray, "layer head query_pos key_pos"]) -> list
 # ---------------------------------------------------------------------- answers
 
 
-def answer_ids(model: HookedTransformer, answers: tuple[Any, Any]) -> tuple[int, int]:
-    """The ids of two different tokens, given as ids or as text. Raises `TokenError` or `ConfigError`."""
-    if not isinstance(answers, tuple | list) or len(answers) != 2:
-        raise ConfigError(f"logit_difference = {answers!r}; allowed: (right, wrong), two tokens as text or ids")
-    ids = token_ids(answers, model.to_single_token, model.cfg.d_vocab, "logit_difference:").tolist()
+def answer_ids(model: HookedTransformer, correct: int | str, incorrect: int | str | None) -> tuple[int, int | None]:
+    """The ids of one or two different tokens, given as ids or as text. Raises `TokenError` or `ConfigError`."""
+
+    def id_of(name: str, token: int | str) -> int:
+        found = token_ids(token, model.to_single_token, model.cfg.d_vocab, f"{name}:")
+        if found.ndim:
+            raise ConfigError(f"{name} = {token!r}; allowed: one token, as text or id")
+        return int(found)
+
+    ids = id_of("correct", correct), None if incorrect is None else id_of("incorrect", incorrect)
     if ids[0] == ids[1]:
-        raise ConfigError(f"logit_difference = {answers!r} names one token twice")
-    return ids[0], ids[1]
+        raise ConfigError(f"correct = {correct!r} and incorrect = {incorrect!r} are one token")
+    return ids

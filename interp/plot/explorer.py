@@ -57,7 +57,8 @@ def attention(
     scores: Mapping[str, Any] | None = None,
     *,
     batch: int = 0,
-    logit_difference: tuple[int | str, int | str] | None = None,
+    correct: int | str | None = None,
+    incorrect: int | str | None = None,
     patched: ActivationCache | None = None,
     patched_tokens: Tokens | None = None,
     title: str | None = None,
@@ -77,13 +78,14 @@ def attention(
         scores: numbers [layer, head] by name, shown as badges: a mapping, or an `xarray.Dataset`. Of a Dataset of
             `head_scores` the page says which prompts it is of.
         batch: which sequence, negative from the end.
-        logit_difference: (right, wrong), two tokens: adds what each key contributes to `logit(right) - logit(wrong)` of
-            each query by this head's direct path, at the norms' scales in this run. Needs `hook_scale` of the norms.
+        correct, incorrect: tokens, as text or ids. They add what each key contributes to `logit(correct)`, or with both
+            to `logit(correct) - logit(incorrect)`, of each query by this head's direct path, at the norms' scales in
+            this run. This needs `hook_scale` of the norms.
         patched: a second run with as many positions: adds patched and patched - clean.
         patched_tokens: of the second run, where they differ; as `tokens`.
         title: above the heads, and the name of the page; by default the text, where `tokens` is one.
         note: a sentence below the title, such as where the scores are from.
-        kind: what is drawn at first: "attention", "weighted" or, with `logit_difference`, "contribution".
+        kind: what is drawn at first: "attention", "weighted" or, with `correct`, "contribution".
         sort_by: a score that orders the heads at first.
         head: (layer, head) that is shown at first; by default the best by `sort_by`, or else by the first score, and
             for contributions the one that adds most, of either sign, at the last position.
@@ -91,11 +93,11 @@ def attention(
             page (without scores: those that attend least to any single token besides the first), and the page says so.
 
     Raises:
-        HookNotFoundError: the cache lacks the patterns, or what `logit_difference` or `kind` needs.
+        HookNotFoundError: the cache lacks the patterns, or what `correct` or `kind` needs.
         ShapeError: positions, scores or the second run do not fit the patterns; `batch` out of range.
         RangeError: NaN in patterns or scores, or patterns outside [0, 1].
         TokenError: tokens do not fit the positions, or the model cannot read them.
-        ConfigError: an unknown score, kind or head, no such pair of answers, or a budget that holds no head.
+        ConfigError: an unknown score, kind or head, answers that are no two tokens, or a budget that holds no head.
         CacheError: the model's weights changed since the run.
     """
     for name, given in (("cache", cache), ("patched", patched)):
@@ -103,7 +105,10 @@ def attention(
             raise ConfigError(
                 f"{name} is an ActivationCache, not {type(given).__name__}; run_with_cache returns (logits, cache)"
             )
-    runs = [read_run(one, batch, logit_difference) for one in (cache, patched) if one is not None]
+    if correct is None and incorrect is not None:
+        raise ConfigError("incorrect= goes with correct=: the difference of their logits is what is shown")
+    answers = None if correct is None else answer_ids(cache.model, correct, incorrect)
+    runs = [read_run(one, batch, answers) for one in (cache, patched) if one is not None]
     if len(runs) == 2:
         runs = comparable(*runs)
     runs[0].values(0, 0, kind)  # which raises where it cannot be drawn
@@ -122,8 +127,9 @@ def attention(
             raise ConfigError(f"sort_by = {sort_by!r} without scores= to sort by")
         check_choice("sort_by", sort_by, names)
     answer = None
-    if logit_difference is not None:
-        names_of_both = token_names(cache.model.tokenizer, torch.tensor(answer_ids(cache.model, logit_difference)))
+    if answers is not None:
+        named = [one for one in answers if one is not None]
+        names_of_both = token_names(cache.model.tokenizer, torch.tensor(named))
         answer = " \u2212 ".join(f"logit “{name}”" for name in names_of_both)
     if head is not None and not (isinstance(head, tuple | list) and len(head) == 2):
         raise ConfigError(f"head = {head!r}; allowed: (layer, head)")
@@ -314,7 +320,7 @@ class AttentionExplorer:
             "why": [
                 "",
                 "" if run.value_norms is not None else "the cache lacks hook_v",
-                "" if self._answer else "give logit_difference= in Python",
+                "" if self._answer else "give correct= in Python",
             ],
             "notes": notes,
             "title": self._title or self._headline(),

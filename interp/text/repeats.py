@@ -129,7 +129,7 @@ Seed = int | torch.Generator
 """A seed, or a generator that goes on from where it is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Sequences, and which of their tokens can be predicted by copying.
 

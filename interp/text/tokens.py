@@ -123,7 +123,7 @@ def check_mask(attention_mask: AttentionMask | None, beside: Tensor) -> Bool[Ten
         raise ShapeError("attention_mask holds 1 (or True) for real tokens and 0 (or False) for padding, nothing else")
     if not real.any(dim=1).all():
         raise ShapeError(f"attention_mask: sequence {int((~real.any(dim=1)).nonzero()[0])} is padding only")
-    return None if bool(real.all()) else real
+    return None if bool(real.all()) else real.contiguous()  # the layout in memory can change the order of sums
 
 
 def _as_tensor(given: object, wanted: tuple[int, ...], device: torch.device) -> Tensor:

@@ -34,7 +34,7 @@ Measure = Callable[[HookedTransformer], Tensor | float]
 """What is asked of a model during training, such as a score of every head."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Training:
     """What `train` returns.
 

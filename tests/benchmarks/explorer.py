@@ -36,7 +36,7 @@ def of_random_weights() -> AttentionExplorer:
             block.attn.W_Q.mul_(4)  # attention as uneven as a trained model's
         _, cache = model.run_with_cache(torch.randint(1_000, (1, 128)))
     scores = {name: torch.rand(12, 12) for name in ("previous", "induction", "duplicate", "first")}
-    return attention(cache, [f" token{i}" for i in range(128)], scores, logit_difference=(1, 2))
+    return attention(cache, [f" token{i}" for i in range(128)], scores, correct=1, incorrect=2)
 
 
 def of_smollm2() -> AttentionExplorer:
@@ -46,7 +46,7 @@ def of_smollm2() -> AttentionExplorer:
     ids = model.to_tokens(text)[:, :256]
     with torch.no_grad():
         _, cache = model.run_with_cache(ids)
-    return attention(cache, ids, logit_difference=(" tired", " wide"))
+    return attention(cache, ids, correct=" tired", incorrect=" wide")
 
 
 def measure(browser: Any, explorer: AttentionExplorer, path: Path) -> None:

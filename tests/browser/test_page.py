@@ -46,7 +46,7 @@ def run(tokens: torch.Tensor | None = None, sharpness: float = 6.0, **fields: An
 @pytest.fixture(scope="module")
 def explorer() -> AttentionExplorer:
     patched = run(torch.arange(N).flip(0)[None])
-    return attention(run(), TOKENS, SCORES, logit_difference=(1, 2), patched=patched, patched_tokens=TOKENS[::-1])
+    return attention(run(), TOKENS, SCORES, correct=1, incorrect=2, patched=patched, patched_tokens=TOKENS[::-1])
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def close(got: list[float | None], want: np.ndarray, atol: float) -> None:
 @pytest.mark.parametrize(("n", "atol"), [(N, 0.00002), (100, 0.004)])  # of few entries each takes two bytes
 def test_values_in_the_page_are_within_004_of_numpys(n: int, atol: float, visit: Visit, tmp_path: Path):
     clean, patched = (run(torch.randint(12, (1, n))) for _ in range(2))
-    explorer = attention(clean, patched=patched, logit_difference=(1, 2))
+    explorer = attention(clean, patched=patched, correct=1, incorrect=2)
     explorer.to_html(tmp_path / "page.html")
     page = Explorer(visit(tmp_path / "page.html"))
     for i, of in enumerate(("clean", "patched", "difference")):
@@ -292,7 +292,7 @@ def test_a_page_says_its_title_and_note_above_the_heads(visit: Visit, tmp_path: 
 
 def test_a_page_may_open_on_contributions_with_its_head_in_view(visit: Visit, tmp_path: Path):
     cache = run(n_layers=24, n_heads=2)
-    explorer = attention(cache, TOKENS, logit_difference=(1, 2), kind="contribution", head=(23, 1))
+    explorer = attention(cache, TOKENS, correct=1, incorrect=2, kind="contribution", head=(23, 1))
     explorer.to_html(tmp_path / "page.html")
     page = Explorer(visit(tmp_path / "page.html"))
     assert page.host.locator("input[name=kind]:checked").input_value() == "2"

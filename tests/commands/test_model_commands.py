@@ -76,7 +76,7 @@ def test_attention_writes_the_explorer_of_the_text(checkpoint: str, tmp_path: Pa
 
 def test_badges_and_a_logit_difference_are_shown_when_asked_for(checkpoint: str, tmp_path: Path):
     out = tmp_path / "page.html"
-    options = ["--scores", "--answer", "a", "--wrong", "b", "--out", str(out)]
+    options = ["--scores", "--correct", "a", "--incorrect", "b", "--out", str(out)]
     done = run("attention", "--model", checkpoint, "--text", CLEAN, *options)
     assert "induction: L1H0 " in done.output
     assert "previous_token: L0H0 1.00" in done.output
@@ -134,7 +134,7 @@ def test_heads_says_what_a_text_of_one_token_leaves_undefined(checkpoint: str):
 
 
 def test_patch_takes_every_site_that_it_says_is_allowed(checkpoint: str, tmp_path: Path):
-    prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "--out", str(tmp_path / "x.html")]
+    prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--correct", "b", "--out", str(tmp_path / "x.html")]
     refused = CliRunner().invoke(app, ["patch", "--model", checkpoint, *prompts, "--site", "no"]).exception
     for site in str(refused).split("allowed: ")[1].split("; ")[0].split(", "):
         done = run("patch", "--model", checkpoint, *prompts, "--over", "layer", "--site", site)
@@ -155,7 +155,7 @@ def test_heads_writes_a_map_for_every_score(checkpoint: str, tmp_path: Path):
 
 def test_patch_prints_the_places_that_change_most(checkpoint: str, tmp_path: Path):
     out = tmp_path / "patch.html"
-    prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "--wrong", "a"]
+    prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--correct", "b", "--incorrect", "a"]
     done = run("patch", "--model", checkpoint, *prompts, "--top", "2", "--out", str(out))
     assert done.exit_code == 0
     result = sweep(
@@ -176,7 +176,7 @@ def test_patch_prints_the_places_that_change_most(checkpoint: str, tmp_path: Pat
 
 @pytest.mark.parametrize("over", ["layer,pos", "pos,layer,head"])
 def test_patch_prints_one_place_a_position_and_says_whose_tokens_these_are(over: str, checkpoint: str, tmp_path: Path):
-    prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "--direction", "noising", "--site", "z"]
+    prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--correct", "b", "--direction", "noising", "--site", "z"]
     done = run("patch", "--model", checkpoint, *prompts, "--over", over, "--out", str(tmp_path / "x.html"))
     axes = over.split(",")
     model = HookedTransformer.from_pretrained(checkpoint)
@@ -203,7 +203,7 @@ def test_patch_prints_one_place_a_position_and_says_whose_tokens_these_are(over:
 )
 def test_patch_takes_any_site_over_any_axes(options: list[str], figures: int, checkpoint: str, tmp_path: Path):
     out = tmp_path / "patch.html"
-    prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b"]
+    prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--correct", "b"]
     done = run("patch", "--model", checkpoint, *prompts, *options, "--out", str(out))
     assert done.exit_code == 0, done.output
     assert out.read_text(encoding="utf-8").count('class="plotly-graph-div"') == figures
@@ -212,7 +212,7 @@ def test_patch_takes_any_site_over_any_axes(options: list[str], figures: int, ch
 # ---------------------------------------------------------------------- what all share
 
 
-PATCH = ["patch", "--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "--out", "x.html"]
+PATCH = ["patch", "--clean", CLEAN, "--corrupted", CORRUPTED, "--correct", "b", "--out", "x.html"]
 
 
 @pytest.mark.parametrize(
@@ -225,10 +225,10 @@ PATCH = ["patch", "--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "
         (["heads", "--text", ""], "an empty sequence"),
         (["heads", "--text", "!" + 8 * "ab"], "longer than the context, n_ctx = 16"),
         ([*PATCH, "--clean", "", "--corrupted", "a"], "an empty sequence"),
-        ([*PATCH, "--answer", "ab"], "'ab' is 2 tokens"),
-        ([*PATCH, "--answer", ""], "'' is 0 tokens"),
-        (["attention", "--text", "!ab", "--answer", "a"], "--answer and --wrong go together"),
-        (["attention", "--text", "!ab", "--answer", "a", "--wrong", "x"], "'x'"),
+        ([*PATCH, "--correct", "ab"], "'ab' is 2 tokens"),
+        ([*PATCH, "--correct", ""], "'' is 0 tokens"),
+        (["attention", "--text", "!ab", "--incorrect", "a"], "--incorrect goes with --correct"),
+        (["attention", "--text", "!ab", "--correct", "a", "--incorrect", "x"], "'x'"),
         (["attention", "--text", "!ab", "--out", "/dev/null/x.html"], "cannot write"),
         (["attention", "--text", "!ab", "--out", "."], "cannot write: Is a directory"),
         (["attention", "--text", "!ab", "--scroes"], "No such option: --scroes"),
@@ -239,7 +239,7 @@ PATCH = ["patch", "--clean", CLEAN, "--corrupted", CORRUPTED, "--answer", "b", "
         ([*PATCH, "--site", "resid_per"], "did you mean 'resid_pre'"),
         ([*PATCH, "--site", "scale"], "--site 'scale'; allowed: "),
         ([*PATCH, "--site", "embed"], "--site 'embed'; allowed: resid_pre, "),
-        ([*PATCH, "--wrong", "ab"], "'ab'"),
+        ([*PATCH, "--incorrect", "ab"], "'ab'"),
         ([*PATCH, "--corrupted", "!ab"], "positions must correspond"),
     ],
 )
@@ -261,11 +261,14 @@ def test_bad_input_ends_with_one_line_and_status_2(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["attention", "--text", "!ab", "--answer", "a", "--wrong", "a"], "--answer and --wrong are both 'a'"),
+        (
+            ["attention", "--text", "!ab", "--correct", "a", "--incorrect", "a"],
+            "--correct and --incorrect are both 'a'",
+        ),
         (["attention", "--text", "!ab", "--out", ""], "cannot write: Is a directory: '.'"),
         (["heads", "--top", "-1"], "--top"),
         (["heads", "--sort", "nothing like it"], "--sort 'nothing like it'; allowed: "),
-        ([*PATCH, "--wrong", "b"], "--answer and --wrong are both 'b'"),
+        ([*PATCH, "--incorrect", "b"], "--correct and --incorrect are both 'b'"),
         ([*PATCH, "--corrupted", CLEAN], f"--clean and --corrupted are both {CLEAN!r}"),
         ([*PATCH, "--over", "head"], "--over 'head'; allowed: layer, and at most once each"),
         ([*PATCH, "--over", "layer,layer"], "--over 'layer,layer'"),
@@ -425,14 +428,14 @@ def test_the_three_commands_read_a_real_model(smollm2: HookedTransformer, tmp_pa
     text = "When Mary and John went to the store, John gave a drink to"
     other = "When Mary and John went to the store, Mary gave a drink to"
     page = tmp_path / "page.html"
-    done = run("attention", "--text", text, "--answer", " Mary", "--wrong", " John", "--out", str(page), "--quiet")
+    done = run("attention", "--text", text, "--correct", " Mary", "--incorrect", " John", "--out", str(page), "--quiet")
     assert "30 layers x 9 heads over 14 tokens" in done.output and asks_nothing(page)
 
     best = score_table(head_scores(model, text, progress=False), "induction", top=2)
     done = run("heads", "--model", "smollm2", "--text", text, "--top", "2", "--quiet")
     assert [row[0] for row in rows(done.output)] == list(best.index)
 
-    prompts = ["--clean", text, "--corrupted", other, "--answer", " Mary", "--wrong", " John"]
+    prompts = ["--clean", text, "--corrupted", other, "--correct", " Mary", "--incorrect", " John"]
     done = run("patch", *prompts, "--over", "layer", "--site", "attn_out", "--top", "1", "--out", str(page), "--quiet")
     result = sweep(model, other, text, LogitDifference(" Mary", " John"), "attn_out", ("layer",), progress=False)
     strongest = int(abs(result - result.attrs["baseline"]).to_numpy().argmax())

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from grid import GRID, SMALL, build, config, random_tensor
+from grid import GRID, SMALL, build, config, random_tensor, random_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -258,3 +258,14 @@ def test_a_direction_is_its_own_from_then_on():
     steer = Steer(vector, site="resid_pre")
     vector.zero_()
     assert steer.direction["direction"].sum() == 24
+
+
+def test_norms_of_a_half_precision_model_are_frozen_at_the_float32_scales_that_they_have():
+    model = build(config(SMALL, dtype=torch.bfloat16), seed=13)
+    tokens, others = random_tokens(model.cfg, 1), random_tokens(model.cfg, 2)
+    usual, cache = model.run_with_cache(tokens)
+    unfrozen = model(others)
+    for edit in (FreezeNorms(cache), Patch(cache, site=("scale", "ln1"), layer=1)):
+        with model.intervene(edit):
+            assert torch.equal(model(tokens), usual)
+            assert not torch.equal(model(others), unfrozen)

@@ -86,14 +86,14 @@ def test_value_weighted_attention_is_attention_times_the_norm_of_what_the_value_
 
 
 def test_contributions_summed_over_the_keys_are_the_heads_row_of_logit_attrs(run: Run):
-    right, wrong = 3, 5
-    explorer = attention(run.cache, batch=2, logit_difference=(right, wrong))
-    rows = run.cache.logit_attrs(run.cache.stack_head_results(), right, wrong)
-    for layer in range(run.cfg.n_layers):
-        for head in range(run.cfg.n_heads):
-            summed = np.nansum(explorer.values(layer, head, "contribution"), axis=1)
-            wanted = rows[f"L{layer}H{head}"][2].detach().numpy()
-            np.testing.assert_allclose(summed, wanted, rtol=1e-4, atol=1e-5 * max(1, np.abs(wanted).max()))
+    for correct, incorrect in ((3, 5), (3, None)):
+        explorer = attention(run.cache, batch=2, correct=correct, incorrect=incorrect)
+        rows = run.cache.logit_attrs(run.cache.stack_head_results(), correct, incorrect)
+        for layer in range(run.cfg.n_layers):
+            for head in range(run.cfg.n_heads):
+                summed = np.nansum(explorer.values(layer, head, "contribution"), axis=1)
+                wanted = rows[f"L{layer}H{head}"][2].detach().numpy()
+                np.testing.assert_allclose(summed, wanted, rtol=1e-4, atol=1e-5 * max(1, np.abs(wanted).max()))
 
 
 def test_effects_and_factors_multiply_to_direct_attribution_by_position(run: Run):
@@ -107,7 +107,7 @@ def test_effects_and_factors_multiply_to_direct_attribution_by_position(run: Run
 def test_the_difference_is_patched_minus_clean(plain: Run):
     with torch.no_grad():
         _, patched = plain.model.run_with_cache(plain.tokens.flip(1))
-    explorer = attention(plain.cache, patched=patched, logit_difference=(1, 2))
+    explorer = attention(plain.cache, patched=patched, correct=1, incorrect=2)
     for kind in ("attention", "weighted", "contribution"):
         clean, changed, difference = (explorer.values(2, 1, kind, run) for run in ("clean", "patched", "difference"))
         np.testing.assert_allclose(difference, changed - clean, atol=1e-6)
@@ -231,7 +231,7 @@ def random_patterns(n_layers: int, n_heads: int, n: int, sharpness: float) -> Ac
 def test_144_heads_of_128_tokens_take_at_most_1_3_megabytes(sharpness: float, tmp_path: Path):
     cache = random_patterns(12, 12, 128, sharpness)
     scores = {name: torch.rand(12, 12) for name in ("previous", "induction", "duplicate", "first")}
-    explorer = attention(cache, [" token"] * 128, scores, logit_difference=(1, 2))
+    explorer = attention(cache, [" token"] * 128, scores, correct=1, incorrect=2)
     explorer.to_html(tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size <= 1_300_000
     assert explorer.left_out == []
@@ -445,7 +445,7 @@ def test_a_title_and_a_note_that_are_markup_stay_text(tmp_path: Path):
 
 
 def test_contributions_at_first_are_those_of_the_head_that_adds_most_at_the_last_position(plain: Run):
-    explorer = attention(plain.cache, logit_difference=(3, 5), kind="contribution", scores={"s": plain_scores(plain)})
+    explorer = attention(plain.cache, correct=3, incorrect=5, kind="contribution", scores={"s": plain_scores(plain)})
     meta = payload(page_of(explorer))
     rows = plain.cache.logit_attrs(plain.cache.stack_head_results(), 3, 5)
     sums = [
@@ -455,8 +455,8 @@ def test_contributions_at_first_are_those_of_the_head_that_adds_most_at_the_last
     ]
     assert meta["kind"] == 2
     assert meta["head"] == int(np.abs(sums).argmax())
-    assert payload(page_of(attention(plain.cache, logit_difference=(3, 5))))["kind"] == 0
-    chosen = attention(plain.cache, logit_difference=(3, 5), kind="contribution", head=(1, 2))
+    assert payload(page_of(attention(plain.cache, correct=3, incorrect=5)))["kind"] == 0
+    chosen = attention(plain.cache, correct=3, incorrect=5, kind="contribution", head=(1, 2))
     assert payload(page_of(chosen))["head"] == plain.cfg.n_heads + 2
 
 
@@ -541,7 +541,7 @@ def test_a_notebook_gets_html_with_a_still_picture_a_png_and_text():
 
 def test_plotly_figures_hold_the_same_values():
     cache = cache_of(small(n_heads=5))
-    explorer = attention(cache, logit_difference=(0, 1), patched=cache_of(small(n_heads=5)))
+    explorer = attention(cache, correct=0, incorrect=1, patched=cache_of(small(n_heads=5)))
     figure: Any = explorer.figure(1, 4, "contribution", "difference")
     np.testing.assert_array_equal(figure.data[0].z, explorer.values(1, 4, "contribution", "difference"))
     assert figure.layout.coloraxis.cmid == 0
@@ -604,23 +604,24 @@ REFUSED: dict[str, tuple[Callable[[ActivationCache], Any], type[InterpError], st
     "head": (lambda c: attention(c, head=(0, 3)), ConfigError, "head = 3; allowed: -3 to 2"),
     "no pair": (lambda c: attention(c, head=(2,)), ConfigError, r"allowed: \(layer, head\)"),  # pyright: ignore
     "layer": (lambda c: attention(c, head=(2, 0)), ConfigError, "layer = 2; allowed"),
-    "one answer": (lambda c: attention(c, logit_difference=(1,)), ConfigError, "two tokens"),  # pyright: ignore
-    "no token": (lambda c: attention(c, logit_difference=(1.5, 2)), TokenError, "neither a token id"),  # pyright: ignore
-    "same answer": (lambda c: attention(c, logit_difference=(1, 1)), ConfigError, "one token twice"),
-    "answer": (lambda c: attention(c, logit_difference=(1, 20)), TokenError, "allowed: 0 to 19"),
+    "two answers as one": (lambda c: attention(c, correct=(1, 2)), ConfigError, "allowed: one token"),  # pyright: ignore
+    "only a wrong answer": (lambda c: attention(c, incorrect=1), ConfigError, "goes with correct="),
+    "no token": (lambda c: attention(c, correct=1.5, incorrect=2), TokenError, "neither a token id"),  # pyright: ignore
+    "same answer": (lambda c: attention(c, correct=1, incorrect=1), ConfigError, "are one token"),
+    "answer": (lambda c: attention(c, correct=1, incorrect=20), TokenError, "allowed: 0 to 19"),
     "patched tokens": (lambda c: attention(c, patched_tokens=["a"]), ConfigError, "without patched="),
     "no values": (
-        lambda c: attention(only(c, "hook_pattern", "hook_scale"), logit_difference=(0, 1)),
+        lambda c: attention(only(c, "hook_pattern", "hook_scale"), correct=0, incorrect=1),
         HookNotFoundError,
         "hook_v",
     ),
     "kind": (lambda c: attention(c).values(0, 0, "wieghted"), ConfigError, "did you mean 'weighted'"),  # pyright: ignore
-    "no answer": (lambda c: attention(c).values(0, 0, "contribution"), ConfigError, "logit_difference="),
+    "no answer": (lambda c: attention(c).values(0, 0, "contribution"), ConfigError, "correct="),
     "run": (lambda c: attention(c).values(0, 0, run="patched"), ConfigError, "give patched="),
     "no head": (lambda c: attention(c).values(0, 1.0), ConfigError, "head = 1.0"),  # pyright: ignore
     "budget": (lambda c: attention(c, max_bytes="1 MB"), ConfigError, "number of bytes"),  # pyright: ignore
     "first kind": (lambda c: attention(c, kind="wieghted"), ConfigError, "did you mean 'weighted'"),  # pyright: ignore
-    "first kind without": (lambda c: attention(c, kind="contribution"), ConfigError, "needs logit_difference="),
+    "first kind without": (lambda c: attention(c, kind="contribution"), ConfigError, "needs correct="),
     "first kind lacking": (
         lambda c: attention(only(c, "hook_pattern"), kind="weighted"),
         HookNotFoundError,
@@ -649,7 +650,7 @@ def test_a_cache_whose_model_changed_is_refused():
 def test_nothing_is_changed_by_drawing(plain: Run):
     before = {name: value.clone() for name, value in plain.cache.items()}
     weights = plain.model.weights_hash()
-    page_of(attention(plain.cache, logit_difference=(0, 1)))
+    page_of(attention(plain.cache, correct=0, incorrect=1))
     assert all(torch.equal(before[name], plain.cache[name]) for name in before)
     assert plain.model.weights_hash() == weights
 
@@ -659,7 +660,7 @@ def test_patterns_of_half_precision_are_drawn(dtype: torch.dtype):
     model = HookedTransformer(config(GRID["rotary_rms_gated_grouped"], dtype=dtype))
     with torch.no_grad():
         _, cache = model.run_with_cache(torch.arange(6)[None])
-    explorer = attention(cache, logit_difference=(0, 1))
+    explorer = attention(cache, correct=0, incorrect=1)
     assert np.isfinite(explorer.values(2, 3, "contribution")[5]).all()
 
 
