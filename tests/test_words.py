@@ -41,14 +41,12 @@ def test_what_a_room_is_said_to_have_it_has():
 
 
 def test_files_that_are_named_are_there():
-    names = {
-        path.name for folder in ("interp", "circuits", "tests", "notebooks") for path in (ROOT / folder).rglob("*")
-    }
+    folders = ("interp", "circuits", "tests", "notebooks")
+    there = [f"/{path.relative_to(ROOT).as_posix()}" for folder in folders for path in (ROOT / folder).rglob("*")]
     missing = []
     for place, text in PROSE:
         for path in re.findall(r"`([\w./]+\.(?:py|js|css))`", text):
-            inside = ROOT / path if "/" in path else None
-            if (inside is not None and not inside.exists()) or Path(path).name not in names:
+            if not any(known.endswith(f"/{path}") for known in there):
                 missing.append(f"{place}: no file {path}")
     assert missing == []
 
