@@ -131,7 +131,7 @@ class Prediction:
     matched: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReadingCheck:
     """The model under one reading of the mask, held against the slide.
 

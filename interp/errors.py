@@ -1,6 +1,6 @@
 """What can go wrong, as types. A message says what was given, what is allowed, and the nearest match."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 
@@ -46,10 +46,17 @@ class CheckpointError(InterpError, ValueError):
     """A file of weights, activations or configuration cannot be used; no half-loaded object is returned."""
 
 
-def did_you_mean(given: str, allowed: Iterable[str], cutoff: float = 0.5) -> str:
-    """`"; did you mean 'a' or 'b'?"`, or nothing where no option is close."""
+def did_you_mean(
+    given: str, allowed: Iterable[str], cutoff: float = 0.5, said: Mapping[str, object] | None = None
+) -> str:
+    """`"; did you mean 'a' or 'b'?"`, or nothing where no option is close.
+
+    What is suggested must work when it is pasted. Where that is something else than the word that is compared, `said`
+    has it, by the word.
+    """
     near = get_close_matches(given, list(allowed), n=3, cutoff=cutoff)
-    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    suggested = dict.fromkeys(repr(word if said is None else said[word]) for word in near)
+    return f"; did you mean {' or '.join(suggested)}?" if suggested else ""
 
 
 def check_choice(name: str, given: object, allowed: Sequence[str]) -> None:

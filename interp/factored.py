@@ -62,6 +62,14 @@ class FactoredMatrix:
         batch = _batch_of(A.shape, B.shape)
         self.A, self.B = A.expand(*batch, -1, -1), B.expand(*batch, -1, -1)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What deep copies and pickles take: values alone, beside the graph that made them."""
+        return {"A": self.A.detach(), "B": self.B.detach()}
+
+    def __copy__(self) -> "FactoredMatrix":
+        """The same factors, still in their graph."""
+        return FactoredMatrix(self.A, self.B)
+
     # ------------------------------------------------------------------ like a tensor
 
     @property

@@ -218,7 +218,7 @@ def _rotary_scaling(keys: _Keys, base: float, d_head: int) -> RotaryScaling | No
 # ---------------------------------------------------------------------------------------------- tensors
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TensorSlot:
     """The part of the model that a tensor of the file fills.
 

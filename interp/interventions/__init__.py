@@ -16,7 +16,7 @@ from interp.interventions.kinds import (
     Steer,
     Zero,
 )
-from interp.interventions.values import Values, signature
+from interp.interventions.values import Values
 
 __all__ = [
     "FreezeNorms",
@@ -31,5 +31,4 @@ __all__ = [
     "Steer",
     "Values",
     "Zero",
-    "signature",
 ]

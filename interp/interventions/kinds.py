@@ -28,8 +28,8 @@ from torch import Tensor
 from interp.errors import CacheError, ConfigError
 from interp.indices import is_index, layer_index
 from interp.interventions.core import Intervention
-from interp.interventions.values import Values, fitted, signature, values_of
-from interp.model import ActivationCache, HookPoint, layer_of
+from interp.interventions.values import Values, fitted, values_of
+from interp.model import ActivationCache, HookPoint, layer_of, signature
 from interp.precision import wide_mean
 
 if TYPE_CHECKING:

@@ -1,19 +1,14 @@
 """Values: activations of another run that are written somewhere, compared by content, with the model they are of."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from interp.errors import CacheError, HookNotFoundError, ShapeError, did_you_mean
-from interp.model import ActivationCache, HookPoint
+from interp.errors import HookNotFoundError, ShapeError, did_you_mean
+from interp.model import ActivationCache, HookPoint, signature
 from interp.precision import HALVES, autocast_devices
-
-if TYPE_CHECKING:
-    from interp.model import HookedTransformer
 
 
 class Values(Mapping[str, Tensor]):
@@ -60,18 +55,11 @@ class Values(Mapping[str, Tensor]):
         return f"Values({', '.join(list(self)[:3])}{', ...' if len(self) > 3 else ''})"
 
 
-def signature(model: "HookedTransformer") -> str:
-    """Says which model, with which weights, made a run."""
-    return hashlib.blake2b(
-        f"{json.dumps(model.cfg.architecture())} {model.weights_hash()}".encode(), digest_size=16
-    ).hexdigest()
-
-
 def values_of(cache: ActivationCache, names: Sequence[str] | None) -> Values:
     """Some of a cache's activations, or all. Raises `CacheError` for a cache older than its model's weights."""
-    if not cache.is_current():
-        raise CacheError("the model's weights changed after this cache was made: run it again")
-    return Values({name: cache[name] for name in (cache if names is None else names)}, signature(cache.model))
+    cache.check_weights()
+    made_by = signature(cache.model)
+    return Values({name: cache[name] for name in (cache if names is None else names)}, made_by)
 
 
 def fitted(

@@ -112,7 +112,7 @@ def direct_attribution(
     return places.dataset(variables, coords, about)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Write:
     """Where attention or an MLP writes, and which way counts there.
 

@@ -20,7 +20,7 @@ Pos = int | slice | Sequence[int] | None
 """Positions: one (its axis goes away), some, or None for all; negative ones count from the end."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Places:
     """The sequences and positions that a result is about.
 

@@ -1,6 +1,5 @@
 """ActivationCache: what one run left at its hook points; `residual.py` takes the residual stream in it apart."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
@@ -11,11 +10,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.errors import CheckpointError, HookNotFoundError, ShapeError
+from interp.errors import CheckpointError, ConfigError, HookNotFoundError, ShapeError
 from interp.files import load_tensors, save_tensors
 from interp.model.names import HookName, resolve
+from interp.model.provenance import Provenance
 from interp.model.residual import ResidualStream
-from interp.model.stacked import weights_now
 
 if TYPE_CHECKING:
     from interp.model.transformer import HookedTransformer
@@ -29,6 +28,7 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
 
     Attributes:
         model: the model that ran; decompositions read its weights, and refuse if these changed since.
+        made_by: which model, with which weights, ran.
         edited: whether hooks edited anything in the run.
         attention_mask: [batch, pos], true for tokens and false for padding; None where nothing was padding.
     """
@@ -43,7 +43,7 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
         self._values = dict(activations)
         self.model, self.cfg, self.edited = model, model.cfg, edited
         self.attention_mask = None if attention_mask is None or bool(attention_mask.all()) else attention_mask
-        self._weights = weights_now(model)
+        self.made_by = Provenance.of(model)
 
     # ------------------------------------------------------------------ a mapping
 
@@ -77,14 +77,18 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
 
     def is_current(self) -> bool:
         """Whether the model's weights are still those of the run (writes through `.data` are not seen)."""
-        return weights_now(self.model) == self._weights
+        return self.made_by.is_of(self.model)
+
+    def __copy__(self) -> "ActivationCache":
+        """A cache of the same tensors and the same model."""
+        return self._with(self._values)
 
     # ------------------------------------------------------------------ moving, slicing, files
 
     def _with(self, activations: Mapping[str, Tensor], mask: Tensor | None = None) -> "ActivationCache":
         """Other activations of the same run; without a mask, of the same positions."""
         twin = ActivationCache(activations, self.model, self.edited, self.attention_mask if mask is None else mask)
-        twin._weights = self._weights
+        twin.made_by = self.made_by
         return twin
 
     def to(self, device: str | torch.device) -> "ActivationCache":
@@ -114,16 +118,14 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
         return self._with({name: cut(name, value) for name, value in self.items()}, mask)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all activations to one safetensors file, whole or not at all."""
+        """Write all activations to one safetensors file, whole or not at all.
+
+        Raises `CacheError` if the weights of the run are gone, so that the file could not say whose it is.
+        """
         tensors = dict(self)
         if self.attention_mask is not None:
             tensors["attention_mask"] = self.attention_mask
-        about = {
-            "config": json.loads(self.cfg.to_json()),
-            "weights": self.model.weights_hash(),
-            "names": list(self),
-            "edited": self.edited,
-        }
+        about = {"made_by": self.made_by.to_dict(), "names": list(self), "edited": self.edited}
         save_tensors(path, KIND, tensors, about)
 
     @classmethod
@@ -134,16 +136,12 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
         """
         tensors, about = load_tensors(path, KIND, str(model.W_E.device))
         try:
-            theirs, weights, edited = about["config"], about["weights"], about["edited"]
+            made_by, edited = Provenance.from_dict(about["made_by"]), about["edited"]
             values = {name: tensors[name] for name in about["names"]}
-        except KeyError as error:
+        except (KeyError, ConfigError) as error:
             raise CheckpointError(f"{path} cannot be read as a saved ActivationCache: {error!r}") from error
-        ours = json.loads(json.dumps(model.cfg.architecture()))
-        if differing := [k for k in ours if theirs.get(k) != ours[k]]:
-            values_of = ", ".join(f"{k} = {theirs.get(k)!r} (here {ours[k]!r})" for k in differing)
-            raise CheckpointError(f"{path} was made by another model: {values_of}")
-        if weights != model.weights_hash():
-            raise CheckpointError(f"{path} was made by a model of this configuration with other weights")
+        if differing := made_by.differences(model):
+            raise CheckpointError(f"{path} was made by another model: {', '.join(differing)}")
         return cls(values, model, edited, tensors.get("attention_mask"))
 
 

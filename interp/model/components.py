@@ -43,7 +43,7 @@ FEW_VECTORS = 32
 READ_PER_HEAD = "batch pos head d_model, head d_model d_head -> batch pos head d_head"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SideInputs:
     """What one layer needs to know beyond the stream itself.
 

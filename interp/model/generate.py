@@ -154,7 +154,7 @@ class Sampling:
         return torch.multinomial(self.probabilities(logits), 1, generator=generator)[:, 0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Generation:
     """What `generate` returns.
 

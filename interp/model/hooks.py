@@ -16,7 +16,6 @@ call. Rules that hold everywhere:
 - *Lazy* points are not computed until something asks for them by name.
 """
 
-import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -254,11 +253,9 @@ class HookPoint:
             hook.on_graph = True
         return value
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "HookPoint":
-        """A copied model starts without the original's hooks."""
-        twin = HookPoint(" ".join(self.axes), self.meaning, self.lazy)
-        twin.name, twin.order, twin.running = self.name, self.order, copy.deepcopy(self.running, memo)
-        return twin
+    def __getstate__(self) -> dict[str, Any]:
+        """A copied or pickled model starts without the original's hooks."""
+        return self.__dict__ | {"hooks": [], "edited": False}
 
     def __repr__(self) -> str:
         return f"HookPoint({self.name!r}, [{' '.join(self.axes)}])"

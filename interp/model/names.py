@@ -22,8 +22,9 @@ def layer_of(name: str) -> int | None:
 def resolve(asked: HookName, names: Sequence[str], n_layers: int) -> list[str]:
     """The full names that `asked` stands for, in the order of `names`.
 
-    Layers may be negative, in full names as well. Raises `HookNotFoundError` where nothing answers, or where a short
-    name fits several points.
+    Layers may be negative, in full names as well. The word of a short name may carry its part: `("ln1.hook_scale", 0)`
+    is `("scale", 0, "ln1")`. Raises `HookNotFoundError` where nothing answers, or where a short name fits several
+    points; the names that it suggests work as they stand.
     """
     if callable(asked):
         found = [name for name in names if asked(name)]
@@ -45,13 +46,43 @@ def resolve(asked: HookName, names: Sequence[str], n_layers: int) -> list[str]:
     if any(sign in full for sign in "*?["):
         if found := [name for name in names if fnmatchcase(name, full)]:
             return found
-        raise HookNotFoundError(f"the glob {asked!r} matches none of the {len(names)} names here")
-    short = full.removeprefix("hook_")
-    if any(name.endswith(f".hook_{short}") for name in names):
-        raise HookNotFoundError(
-            f"{asked!r} is in every layer: say ({short!r}, layer), or '*hook_{short}' for all of them"
-        )
-    raise HookNotFoundError(f"{asked!r} names nothing here{_range_hint(full, n_layers)}{did_you_mean(full, names)}")
+        in_blocks = [name for name in names if layer_of(name) is not None]
+        globs = [f"*.{name.rsplit('.', 1)[-1]}" for name in in_blocks]
+        globs += [re.sub(r"^blocks\.\d+\.", "blocks.*.", name) for name in in_blocks]
+        near = did_you_mean(full, dict.fromkeys(globs), 0.8)
+        raise HookNotFoundError(f"the glob {asked!r} matches none of the {len(names)} names here{near}")
+    raise HookNotFoundError(_unknown(asked, full, names, n_layers))
+
+
+def _unknown(asked: str, full: str, names: Sequence[str], n_layers: int) -> str:
+    """What is said of a word that is no name: that it is one of every layer, or which names are near."""
+    *parts, word = full.split(".")
+    tail = ".".join([*parts, f"hook_{word.removeprefix('hook_')}"])
+    if full and (found := [name for name in names if name.endswith(f".{tail}")]):
+        shorts = _short_names([name for name in names if layer_of(name) == layer_of(found[0])])
+        one = dict.fromkeys(short for short, name in shorts.values() if name in found)
+        return f"{asked!r} is in every layer: say {' or '.join(map(repr, one))} for one of them, or '*.{tail}' for all"
+    outside = _range_hint(full, n_layers)
+    if near := did_you_mean(full, names):
+        return f"{asked!r} names nothing here{outside}{near}"
+    first = next((layer for name in names if (layer := layer_of(name)) is not None), None)
+    shorts = {key: short for key, (short, _) in _short_names(n for n in names if layer_of(n) == first).items()}
+    return f"{asked!r} names nothing here{outside}{did_you_mean(full.replace('hook_', ''), shorts, said=shorts)}"
+
+
+def _short_names(names: Iterable[str]) -> dict[str, tuple[tuple[str, int] | tuple[str, int, str], str]]:
+    """The short name of each point of a layer with its full name, by all words that one may compare with it."""
+    split = [(name, name.split(".")) for name in names if layer_of(name) is not None and "hook_" in name]
+    words = [parts[-1].removeprefix("hook_") for _, parts in split]
+    found: dict[str, tuple[tuple[str, int] | tuple[str, int, str], str]] = {}
+    for (name, parts), word in zip(split, words, strict=True):
+        part = parts[-2] if len(parts) > 3 else ""
+        if words.count(word) == 1:
+            found[word] = (word, int(parts[1])), name
+            found[f"{part}.{word}"] = found[word]
+        else:
+            found[f"{part}.{word}"] = (word, int(parts[1]), part), name
+    return found
 
 
 def as_list(asked: HookName | Iterable[HookName] | None) -> list[HookName | None]:
@@ -68,27 +99,31 @@ def as_list(asked: HookName | Iterable[HookName] | None) -> list[HookName | None
 
 
 def _resolve_short(asked: tuple[Any, ...], names: Sequence[str], n_layers: int) -> str:
-    if len(asked) not in (2, 3) or not isinstance(asked[0], str) or not is_index(asked[1]):
+    if (
+        len(asked) not in (2, 3)
+        or not all(isinstance(one, str) for one in (asked[0], *asked[2:]))
+        or not is_index(asked[1])
+    ):
         raise HookNotFoundError(
-            f"{asked!r} is not a short name; allowed: (name, layer) such as ('pattern', 3), or "
-            "(name, layer, part) such as ('scale', 3, 'ln1'); several names go in a list"
+            f"{asked!r} is not a short name; allowed: (name, layer) such as ('pattern', 0), or "
+            "(name, layer, part) such as ('scale', 0, 'ln1'); several names go in a list"
         )
-    short = asked[0].removeprefix("hook_")
+    *parts, word = asked[0].split(".")
+    word, parts = word.removeprefix("hook_"), [*parts, *asked[2:]]
     try:
         layer = layer_index(asked[1], n_layers, "layer")
     except ConfigError as error:
         raise HookNotFoundError(f"{asked!r}: {error}") from None
     here = [name for name in names if layer_of(name) == layer]
-    found = [name for name in here if name.endswith(f".hook_{short}")]
-    if len(asked) == 3:
-        found = [name for name in found if asked[2] in name.split(".")]
+    found = [name for name in here if name.endswith(f".hook_{word}") and set(parts) <= set(name.split(".")[2:])]
     if len(found) == 1:
         return found[0]
+    shorts = {key: short for key, (short, _) in _short_names(here).items()}
     if found:
-        parts = " or ".join(repr(name.split(".")[-2]) for name in found)
-        raise HookNotFoundError(f"{asked!r} fits {len(found)} points; add which part, {parts}, as a third item")
-    shorts = [name.rsplit("hook_", 1)[1] for name in here]
-    raise HookNotFoundError(f"{asked!r} names nothing in layer {layer}{did_you_mean(short, shorts)}")
+        ways = " or ".join(repr(shorts[".".join(name.rsplit(".", 2)[-2:]).replace("hook_", "")]) for name in found)
+        raise HookNotFoundError(f"{asked!r} fits {len(found)} points; say {ways}")
+    near = did_you_mean(".".join([*parts, word]), shorts, said=shorts)
+    raise HookNotFoundError(f"{asked!r} names nothing in layer {layer}{near}")
 
 
 def _range_hint(name: str, n_layers: int) -> str:

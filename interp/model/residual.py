@@ -20,6 +20,7 @@ from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
 from interp.indices import layer_index
 from interp.model.components import WRITE_PER_HEAD, Norm
+from interp.model.provenance import CHANGED
 from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
 from interp.precision import (
     at_least_float32,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from interp.model.transformer import HookedTransformer
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Rows:
     """Tensors with labels: `values[i]` belongs to `labels[i]`. `rows["L0H1"]` and `rows[i]` are single ones."""
 
@@ -60,7 +61,7 @@ class Rows:
         return f"{type(self).__name__}({len(self)} rows of shape {tuple(self.values.shape[1:])}: {shown})"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Stack(Rows):
     """Vectors in the residual stream: `values` is [component, batch, pos, d_model].
 
@@ -374,7 +375,7 @@ class ResidualStream:
     def check_weights(self) -> None:
         """The weights that a decomposition reads must still be those of the run."""
         if not self.is_current():
-            raise CacheError("the model's weights changed after this cache was made: run it again")
+            raise CacheError(CHANGED)
 
     def coarsest_dtype(self) -> torch.dtype:
         """The dtype that rounded most in this run, as far as cached; under autocast it is not that of the weights."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from interp.model.transformer import Block
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PrivateRead:
     """What each head reads of its own copy, after the norm.
 
@@ -31,7 +31,7 @@ class PrivateRead:
     edited: Bool[Tensor, "batch pos n 1"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PrivateReads:
     """Of queries (n = head), keys and values (n = kv_head); None: nobody asked."""
 

@@ -1,12 +1,11 @@
 """The weights of all layers at once."""
 
-import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.config import TransformerConfig
 from interp.errors import ConfigError
@@ -29,21 +28,6 @@ class StackedWeights:
     embed: Embed
     pos_embed: PosEmbed
     unembed: Unembed
-
-    def weights_hash(self) -> str:
-        """A hash of all parameters, bit for bit; equal for equal weights on any device.
-
-        It is kept until a weight changes (other than through `.data`).
-        """
-        now = weights_now(cast(nn.Module, self))
-        kept = self.__dict__.get("_weights_hash")
-        if kept is None or kept[0] != now:
-            digest = hashlib.blake2b(digest_size=16)
-            for name, tensor in cast(nn.Module, self).state_dict().items():
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-            kept = self.__dict__["_weights_hash"] = (now, digest.hexdigest())
-        return kept[1]
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
@@ -168,9 +152,3 @@ class StackedWeights:
             )
             raise ConfigError(f"this model is {kind}: there is no {name}")
         return torch.stack([block.mlp.get_parameter(name) for block in self.blocks])
-
-
-def weights_now(model: nn.Module) -> list[tuple[object, ...]]:
-    """Changes whenever a weight is replaced, cast, moved or written to (other than through `.data`)."""
-    tensors = (*model.parameters(), *model.buffers())
-    return [(t.data_ptr(), t.dtype, None if t.is_inference() else t._version) for t in tensors]

@@ -27,7 +27,7 @@ SLAB = 4096
 """How many positions pass a block at once: enough for large products, few enough for small temporaries."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BaseRun:
     """The run that all rows are variations of.
 
@@ -73,7 +73,7 @@ def _key_point(model: "HookedTransformer") -> str:
     return "hook_rot_k" if model.cfg.positional_embedding_type == "rotary" else "hook_k"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Runs of one prompt that change from the same position on.
 

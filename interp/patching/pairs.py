@@ -32,7 +32,7 @@ ROLES: dict[str, tuple[str, str]] = {"denoising": ("corrupted", "clean"), "noisi
 """By direction: which prompt runs, and whose activations are written."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pair:
     """What runs, and what is written into it.
 
@@ -144,16 +144,10 @@ def check_cache(cache: ActivationCache, model: "HookedTransformer", prompts: Mas
 
     Raises `CacheError` or `ShapeError`.
     """
-    if cache.model is model:
-        if not cache.is_current():
+    if differing := cache.made_by.differences(model):
+        if cache.model is model:
             raise CacheError(f"the model's weights changed after the {what} cache was made: run it again")
-    else:
-        theirs, ours = cache.cfg.architecture(), model.cfg.architecture()
-        differing = [f"{k} = {theirs[k]!r}, not {ours[k]!r}" for k in ours if theirs[k] != ours[k]]
-        if not differing and cache.model.weights_hash() != model.weights_hash():
-            differing = [f"its weights are {cache.model.weights_hash()}, not {model.weights_hash()}"]
-        if differing:
-            raise CacheError(f"the {what} cache was made by another model than the one given: {'; '.join(differing)}")
+        raise CacheError(f"the {what} cache was made by another model than the one given: {'; '.join(differing)}")
     for name, value in cache.items():
         point = model.hook_points[name.removesuffix("_grad")]
         if "pos" in point.axes and value.shape[:2] != prompts.ids.shape:
@@ -171,7 +165,7 @@ def _held(cache: ActivationCache, name: str) -> Tensor:
     return cache[name]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Runs:
     """The runs of a pair.
 

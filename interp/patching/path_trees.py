@@ -1,4 +1,4 @@
-"""Path patching on the full tree of paths (Goldowsky-Dill et al. 2023, section 3); see `path_patching.py`."""
+"""Path patching on the full tree of paths (Goldowsky-Dill et al. 2023, section 3); see `path_sweeps.py`."""
 
 import itertools
 from collections.abc import Callable, Sequence

@@ -147,7 +147,7 @@ def _chosen(what: str, index: Index, size: int) -> list[int]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What is run, in which portions.
 

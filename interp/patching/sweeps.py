@@ -23,9 +23,9 @@ from torch import Tensor
 
 from interp.errors import CheckpointError, ConfigError, HookNotFoundError
 from interp.files import atomic_path
-from interp.interventions import Index, Values, signature
+from interp.interventions import Index, Values
 from interp.metrics import Function, KLDivergence, Metric, MetricPlan
-from interp.model import ActivationCache
+from interp.model import ActivationCache, signature
 from interp.patching.packed import Rows, Walk
 from interp.patching.pairs import Direction, Pair, Runs, Source, at
 from interp.patching.plan import Granularity, Place, Plan

@@ -1,6 +1,6 @@
 """What the attention explorer shows of one run: patterns with their masked entries, and what the values are worth.
 
-Both of the extras come from interp/attribution.py, in factors that are small however long the text:
+Both of the extras come from `interp.lens`, in factors that are small however long the text:
 
 - value-weighted attention `A[q, k] |v_k W_O|` needs one norm a layer, head and key (`value_norms`; Kobayashi et al.
   2020, "Attention is Not Only a Weight");
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from interp.model import ActivationCache, HookedTransformer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionRun:
     """One sequence of one run; arrays are float32.
 

@@ -128,7 +128,7 @@ def paths(
 ) -> plotly.graph_objects.Figure:
     """What the most important paths add to a logit or a logit difference, those of the largest size first.
 
-    Args and errors as for `contributions`; `result` is what `paths.expand_logits` returns.
+    Args and errors as for `contributions`; `result` is what `lens.expand_logits` returns.
     """
     if not isinstance(result, Rows):
         raise ConfigError(f"this draws what paths.expand_logits returns, not {type(result).__name__}")

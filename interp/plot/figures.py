@@ -3,7 +3,7 @@
 | figure | of what |
 |---|---|
 | `pattern`, `patterns` | one head's attention; that of all heads of a layer |
-| `sweep` | what `patching.sweep`, `patching.every` (a variable of it) and `path_patching.path_sweep` return |
+| `sweep` | what `patching.sweep`, `patching.every` (a variable of it) and `patching.path_sweep` return |
 | `lens` | what `logit_lens` returns |
 | `contributions` | what `direct_attribution` or `cache.logit_attrs` returns |
 | `head_scores` | a score of all heads, of `heads.head_scores` or `weights.copying_scores` |
@@ -11,7 +11,7 @@
 | `token_table` | the `top_entries` of an OV or QK circuit |
 | `eigenvalues` | a circuit, or its eigenvalues |
 | `singular_directions` | what `weights.singular_directions` returns |
-| `paths`, `path_sankey` | what `paths.expand_logits` returns |
+| `paths`, `path_sankey` | what `lens.expand_logits` returns |
 | `loss_curves` | losses of training, with the phase change |
 | `circuit` | a circuit that was built, `Circuit` or its `edges()` |
 | `token_flow` | attention between tokens, layer by layer |

@@ -22,7 +22,7 @@ Tokens = str | Sequence[str] | Sequence[int] | Tensor | np.ndarray
 """The tokens of a run: its text, a string a position, or ids [pos] or [batch, pos]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Score:
     """One number a head.
 

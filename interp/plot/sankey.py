@@ -43,7 +43,7 @@ def path_sankey(
     lower it; paths that share a step share its ribbon. Sources that are read directly, and biases, are ribbons too.
 
     Args:
-        result: from `paths.expand_logits`.
+        result: from `lens.expand_logits`.
         top: so many paths, the largest first.
         batch, pos: the place, where the result has several.
         title: by default what is shown of the whole.

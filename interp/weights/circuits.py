@@ -6,12 +6,12 @@ embeddings on both sides they are matrices over pairs of tokens, which exist her
 
 Weights are taken as they are. What a norm does is divide by a scale, which depends on the input and is always positive,
 and multiply by a matrix, which does not: its gain, and for LayerNorm the projection that takes the mean off. With
-`fold_norms=True` that matrix is counted into the weights beside it, as `processing.fold_layer_norm` does. A circuit is
+`fold_norms=True` that matrix is counted into the weights beside it, as `fold_layer_norm` does. A circuit is
 then what the model computes on a direct path, exactly, but for one positive factor for each reading position and one
 for each writing one: signs, zeros and the order of the tokens that an attended token promotes are the model's own.
 Without it a circuit is that of a model whose norms do nothing. Biases belong to no circuit. Where the stream itself is
 normalised (`norm_position="post"`) the matrices between two layers belong to neither of them, so there
-`fold_norms=True` is an error; `paths.py` follows the norms of a run in every architecture.
+`fold_norms=True` is an error; `lens.expand_logits` follows the norms of a run in every architecture.
 """
 
 import itertools

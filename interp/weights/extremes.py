@@ -20,7 +20,7 @@ BLOCK_NUMBERS = 2**25
 """How many numbers the blocks of long computations hold by default: 134 MB in float32."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TopEntries:
     """Entries of a matrix, the most extreme first.
 

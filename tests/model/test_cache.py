@@ -49,9 +49,9 @@ def test_an_activation_answers_to_its_name_in_every_form(plain: Run, name: Any, 
     ("name", "message"),
     [
         ("blocks.0.attn.hook_zz", "did you mean 'blocks.0.attn.hook_z'"),
-        (("patern", 1), "did you mean 'pattern'"),
+        (("patern", 1), r"did you mean \('pattern', 1\)"),
         (("z", 3), "layer = 3; allowed: -3 to 2"),
-        (("scale", 0), "'ln1' or 'ln2'"),
+        (("scale", 0), r"say \('scale', 0, 'ln1'\) or \('scale', 0, 'ln2'\)"),
         ("blocks.*.attn.hook_z", "fits 3 cached activations"),
         ("blocks.*.attn.hook_zz", "matches none"),
         (("result", 0), "is a point of this model, but this cache does not hold it"),
@@ -322,7 +322,7 @@ def test_a_cache_of_the_same_architecture_from_another_seed_is_accepted(plain: R
 
 def test_a_cache_of_other_weights_is_an_error(plain: Run, tmp_path: Path):
     plain.cache.save(tmp_path / "cache")
-    with pytest.raises(CheckpointError, match="with other weights"):
+    with pytest.raises(CheckpointError, match="made by another model: other weights"):
         ActivationCache.load(tmp_path / "cache", build(plain.cfg, plain.seed + 1))
 
 
@@ -331,7 +331,9 @@ def test_the_file_says_what_it_is_and_which_config_made_it(plain: Run, tmp_path:
     with safetensors.safe_open(tmp_path / "cache", "pt") as file:
         about = file.metadata()
     assert about["kind"] == "interp.ActivationCache"
-    assert TransformerConfig.from_dict(json.loads(about["config"])) == plain.cfg
+    made_by = json.loads(about["made_by"])
+    assert TransformerConfig.from_dict(made_by["config"]).architecture() == plain.cfg.architecture()
+    assert made_by["weights"] == plain.model.weights_hash()
 
 
 def test_the_stream_that_goes_in_or_comes_out_is_not_the_caches_own():

@@ -1,6 +1,8 @@
 """Hook points: their names, what an edit does, what a hook may return, and how long it lives."""
 
+import ast
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +65,9 @@ def hooks_left(model: HookedTransformer) -> list[str]:
         (("resid_pre", -3), ["blocks.0.hook_resid_pre"]),
         (("scale", 0, "ln2"), ["blocks.0.ln2.hook_scale"]),
         (("normalized", -1, "ln1"), ["blocks.2.ln1.hook_normalized"]),
+        (("ln1.hook_scale", 0), ["blocks.0.ln1.hook_scale"]),
+        (("attn.hook_z", -1), ["blocks.2.attn.hook_z"]),
+        (("mlp.post", 1), ["blocks.1.mlp.hook_post"]),
         ("embed", ["hook_embed"]),
         ("hook_pos_embed", ["hook_pos_embed"]),
         ("blocks.*.attn.hook_z", [f"blocks.{layer}.attn.hook_z" for layer in range(3)]),
@@ -101,9 +106,16 @@ def test_every_point_in_a_block_answers_to_its_layer_from_the_end(run: Run, as_i
         ("blocks.-4.hook_resid_pre", "'blocks.-4.hook_resid_pre' names nothing here .this model has 3 layers"),
         (("pattern", 3), "layer = 3; allowed: -3 to 2"),
         (("pattern", -4), "layer = -4; allowed: -3 to 2"),
-        (("patern", 0), "names nothing in layer 0; did you mean 'pattern'"),
-        (("scale", 0), "fits 2 points; add which part, 'ln1' or 'ln2', as a third item"),
-        (("scale", 0, "ln3"), "names nothing in layer 0"),
+        (("patern", 0), r"names nothing in layer 0; did you mean \('pattern', 0\)"),
+        (("scale", 0), r"fits 2 points; say \('scale', 0, 'ln1'\) or \('scale', 0, 'ln2'\)$"),
+        (("scale", 1, "ln3"), r"names nothing in layer 1; did you mean .*\('scale', 1, 'ln1'\)"),
+        (("ln1.hook_scal", -1), r"names nothing in layer 2; did you mean \('scale', 2, 'ln1'\)"),
+        (("ln1.scale", 0, "ln2"), "names nothing in layer 0"),
+        (("0.hook_z", 0), "names nothing in layer 0"),
+        ("ln2.hook_scale", r"is in every layer: say \('scale', 0, 'ln2'\) for one of them, or '\*.ln2.hook_scale' for"),
+        ("pattern", r"is in every layer: say \('pattern', 0\) for one of them, or '\*.hook_pattern' for all"),
+        ("patern", r"names nothing here; did you mean \('pattern', 0\)"),
+        ("blocks.*.atn.hook_pattern", r"matches none of the .*; did you mean 'blocks.\*.attn.hook_pattern'"),
         ("blocks.*.attn.hook_zz*", "matches none of the"),
         (lambda name: "hook_zz" in name, "is true of none of the"),
         ("", "names nothing here"),
@@ -117,6 +129,24 @@ def test_every_point_in_a_block_answers_to_its_layer_from_the_end(run: Run, as_i
 def test_a_name_that_answers_to_nothing_is_an_error_that_helps(asked: Any, message: str, as_installed: None):
     with pytest.raises(HookNotFoundError, match=message):
         run_of("learned_ln").model.run_with_hooks(torch.tensor([1, 2]), fwd_hooks=[(asked, identity)])
+
+
+def test_every_name_that_an_error_suggests_works_as_it_stands(as_installed: None):
+    asked: list[Any] = ["pattern", "hook_scale", "ln2.scale", "attn.hook_z", "patern", "ln_fnal.scale", "hook_embd"]
+    asked += ["*.hook_patern", "blocks.*.ln3.hook_scale", "blocks.2.ln3.hook_scale", "resid_pr"]
+    for layer in (0, -1):
+        words = ("scale", "scal", "ln1.scal", "ln3.hook_scale", "mlp.hook_pots", "hook_normalized", "resid", "mlp.z")
+        asked += [(word, layer) for word in words] + [("scale", layer, "ln3"), ("pots", layer, "mlp")]
+    for name in ("learned_ln", "post_rms_gated_grouped"):
+        model = run_of(name).model
+        for one in asked:
+            with pytest.raises(HookNotFoundError) as raised:
+                model.resolve_hooks(one)
+            said = str(raised.value).removeprefix(repr(one)).removeprefix(f"the glob {one!r}")
+            suggested = re.findall(r"\('[^()]*\)|'[^']*'", said)
+            assert suggested, said
+            for paste in suggested:
+                assert model.resolve_hooks(ast.literal_eval(paste)), said
 
 
 @given(st.text(max_size=12))
@@ -361,7 +391,7 @@ def test_a_result_that_does_not_fit_leaves_the_model_as_it_was(what: str):
 
 
 def test_a_bare_short_name_is_refused_with_the_two_ways_to_say_it(run: Run):
-    with pytest.raises(HookNotFoundError, match=r"say \('z', layer\), or '\*hook_z' for all of them"):
+    with pytest.raises(HookNotFoundError, match=r"say \('z', 0\) for one of them, or '\*.hook_z' for all$"):
         run.model.resolve_hooks("z")
 
 

@@ -547,5 +547,5 @@ def test_a_twin_from_another_seed_is_the_same_model():
         model(clean)
     other = HookedTransformer(dataclasses.replace(model.cfg, attn_scale=3.0))
     other.load_state_dict(model.state_dict())
-    with pytest.raises(CacheError, match=r"another model than the one given: attn_scale = 3.0, not 2"):
+    with pytest.raises(CacheError, match=r"another model than the one given: attn_scale = 3.0 .here 2"):
         sweep(model, corrupted, other.run_with_cache(clean)[1], METRIC)

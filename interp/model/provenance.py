@@ -1,0 +1,148 @@
+"""Which model made something: the one answer to "is this from this model?", for caches, interventions, sweeps, files.
+
+Weights are compared first by what costs nothing: in which storages they lie, and how often these were written to. Where
+that differs (a copy, another process, equal weights loaded once more), a hash of their bits decides. The hash can only
+be taken while the weights are there, so it is taken when somebody needs it, and at the last moment: before a cache is
+copied or pickled, and before weights under a cache are replaced (`load_state_dict`, `.to` and the like).
+"""
+
+import hashlib
+import json
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from interp.config import TransformerConfig
+from interp.errors import CacheError, ConfigError
+
+if TYPE_CHECKING:
+    from interp.model.hooked import Hooked
+
+KEPT = ("_provenance", "_hashed")
+"""The attributes of a model that remember its provenance; copies and pickles go without."""
+
+CHANGED = "the model's weights changed after this cache was made: run it again"
+"""What those are told who need weights that are gone."""
+
+Version = list[tuple[int, torch.dtype, int | None]]
+
+
+class Provenance:
+    """A model's architecture and its weights, at the time when something was made.
+
+    Attributes:
+        cfg: the architecture.
+        weights: the hash of the weights, as `Hooked.weights_hash` gives it, or None as long as nobody needed it.
+    """
+
+    def __init__(self, cfg: TransformerConfig, weights: str | None = None):
+        self.cfg, self.weights = cfg, weights
+        self._version: Version | None = None
+        self._storages: list[StorageWeakRef] = []  # as long as these are held, no other storage has the same address
+        self._model: Callable[[], Hooked | None] = _nobody
+
+    @classmethod
+    def of(cls, model: "Hooked") -> "Provenance":
+        """That of what the model makes now; the same object until a weight changes (other than through `.data`)."""
+        now = _version(model)
+        for kept in (model.__dict__.get("_hashed"), model.__dict__.get("_provenance", _nobody)()):
+            if kept is not None and kept._version == now and (kept.cfg is model.cfg or kept.cfg == model.cfg):
+                return kept
+        made = cls(model.cfg)
+        made._remember(model, now)
+        model.__dict__["_provenance"] = weakref.ref(made)
+        return made
+
+    def _remember(self, model: "Hooked", version: Version) -> None:
+        self._version, self._model = version, weakref.ref(model)
+        self._storages = [StorageWeakRef(tensor.untyped_storage()) for tensor in _tensors(model)]
+
+    def settle(self) -> None:
+        """Take the hash, if the weights that this speaks of are still there, so that it outlives them."""
+        model = self._model()
+        if self.weights is None and model is not None and self._version == _version(model):
+            self.weights = _hash(model)
+            model.__dict__["_hashed"] = self
+
+    def is_of(self, model: "Hooked") -> bool:
+        """Whether `model` computes what the one that this speaks of computed."""
+        return not self.differences(model)
+
+    def differences(self, model: "Hooked") -> list[str]:
+        """What is other in `model`, in words; nothing if it computes the same.
+
+        Weights that were overwritten in place before anybody took their hash count as other, even by equal ones.
+        """
+        now = _version(model)
+        if self._version == now and (self.cfg is model.cfg or self.cfg == model.cfg):
+            return []
+        theirs, ours = self.cfg.architecture(), model.cfg.architecture()
+        if differing := [f"{k} = {theirs[k]!r} (here {ours[k]!r})" for k in ours if theirs[k] != ours[k]]:
+            return differing
+        self.settle()
+        if self.weights is None or self.weights != model.weights_hash():
+            return ["other weights"]
+        if self._version is None:  # of a copy or a file: from now on the cheap comparison suffices
+            self._remember(model, now)
+        return []
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, from which `from_dict` makes it again. Raises `CacheError` if the weights are gone."""
+        self.settle()
+        if self.weights is None:
+            raise CacheError(CHANGED)
+        return {"config": self.cfg.architecture(), "weights": self.weights}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Provenance":
+        """The provenance whose `to_dict` this is. Raises `ConfigError` for what is none."""
+        try:
+            return cls(TransformerConfig.from_dict(values["config"]), values["weights"])
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"{values!r} is no provenance") from error
+
+    @property
+    def signature(self) -> str:
+        """Architecture and weights as one hash, for files. Raises `CacheError` if the weights are gone."""
+        return hashlib.blake2b(json.dumps(self.to_dict()).encode(), digest_size=16).hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles take: the hash, for neither storages nor the model mean anything there."""
+        self.settle()
+        return {**self.__dict__, "_version": None, "_storages": [], "_model": _nobody}
+
+
+def signature(model: "Hooked") -> str:
+    """The signature of what the model makes now."""
+    return Provenance.of(model).signature
+
+
+def settle(model: "Hooked") -> None:
+    """To be called before weights may be replaced: what was made by them can be recognised afterwards."""
+    alive = model.__dict__.get("_provenance", _nobody)()
+    if alive is not None:
+        alive.settle()
+
+
+def _nobody() -> None:
+    return None
+
+
+def _tensors(model: "Hooked") -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _version(model: "Hooked") -> Version:
+    """Changes whenever a weight is replaced, cast, moved or written to (other than through `.data`)."""
+    return [(t.untyped_storage()._cdata, t.dtype, None if t.is_inference() else t._version) for t in _tensors(model)]
+
+
+def _hash(model: "Hooked") -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
