@@ -11,11 +11,12 @@ from interp.model.cache import ActivationCache, select
 from interp.model.components import MLP, Attention, Norm, SideInputs, rotate, visible_keys
 from interp.model.generate import KVCache, Sampling
 from interp.model.graph import ComputationGraph, Edge, Reader, Writer, head_label, head_labels, mlp_label
-from interp.model.hooked import Edit, ReturnType, RunOptions
+from interp.model.hooked import Edit, ReadOut, ReturnType, RunOptions
 from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
 from interp.model.loss import cross_entropy, next_token_loss
 from interp.model.names import HookName, layer_of
 from interp.model.provenance import signature
+from interp.model.recording import Differentiable, LogitMetric
 from interp.model.residual import LogitAttribution, Rows, Stack
 from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
 from interp.model.transformer import Block, HookedTransformer
@@ -26,6 +27,7 @@ __all__ = [
     "Attention",
     "Block",
     "ComputationGraph",
+    "Differentiable",
     "Edge",
     "Edit",
     "HookFn",
@@ -35,8 +37,10 @@ __all__ = [
     "HookedTransformer",
     "KVCache",
     "LogitAttribution",
+    "LogitMetric",
     "Norm",
     "NormAtScale",
+    "ReadOut",
     "Reader",
     "ReturnType",
     "Rows",
