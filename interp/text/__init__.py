@@ -21,6 +21,7 @@ from interp.text.tokenizer import Spelling, Tokenizer, as_tokenizer
 from interp.text.tokens import (
     AttentionMask,
     MaskedTokens,
+    check_marks,
     check_mask,
     check_tokens,
     token_names,
@@ -43,6 +44,7 @@ __all__ = [
     "Vocabulary",
     "as_ids",
     "as_tokenizer",
+    "check_marks",
     "check_mask",
     "check_tokens",
     "check_vocabulary",
