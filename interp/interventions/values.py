@@ -1,11 +1,11 @@
 """Values: activations of another run that are written somewhere, compared by content, with the model they are of."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from interp.digests import digest_of
 from interp.errors import HookNotFoundError, ShapeError, did_you_mean
 from interp.model import ActivationCache, HookPoint, signature
 from interp.precision import HALVES, autocast_devices
@@ -38,11 +38,7 @@ class Values(Mapping[str, Tensor]):
     def digest(self) -> str:
         """A hash of names, shapes, dtypes and bits."""
         if self._digest is None:
-            digest = hashlib.blake2b(digest_size=16)
-            for name, tensor in sorted(self._tensors.items()):
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-            self._digest = digest.hexdigest()
+            self._digest = digest_of(self._tensors)
         return self._digest
 
     def __eq__(self, other: object) -> bool:
