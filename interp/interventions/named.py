@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from interp.digests import digest_of
 from interp.errors import ConfigError
-from interp.interventions.values import Values
 
 
 class Named:
@@ -30,7 +30,7 @@ class Named:
 
     def weights(self) -> str | None:
         """A hash of the weights of a module, or None."""
-        return Values(self.fn.state_dict()).digest if isinstance(self.fn, nn.Module) else None
+        return digest_of(self.fn.state_dict()) if isinstance(self.fn, nn.Module) else None
 
     def __call__(self, x: Tensor) -> Any:
         """What the function makes of `x`."""

@@ -1,12 +1,12 @@
 """Values: activations of another run that are written somewhere, compared by content, with the model they are of."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.digests import digest_of
 from interp.errors import HookNotFoundError, ShapeError, did_you_mean
 from interp.model import ActivationCache, HookPoint, signature
 from interp.precision import HALVES, at_least_float32, autocast_devices
@@ -46,12 +46,8 @@ class Values(Mapping[str, Tensor]):
     def digest(self) -> str:
         """A hash of names, shapes, dtypes and bits, and of the mask."""
         if self._digest is None:
-            digest = hashlib.blake2b(digest_size=16)
-            masked = {} if self.mask is None else {"": self.mask}
-            for name, tensor in sorted({**self._tensors, **masked}.items()):
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-            self._digest = digest.hexdigest()
+            masked = {} if self.mask is None else {"attention_mask": self.mask}
+            self._digest = digest_of({**self._tensors, **masked})
         return self._digest
 
     def __eq__(self, other: object) -> bool:
