@@ -23,7 +23,7 @@ SESSIONS = [
     "model test_shapes.py",
     "lens heads weights",
     "metrics interventions patching training",
-    "checkpoints config text results plot circuits test_factored.py",
+    "checkpoints config text plot circuits test_factored.py",
 ]
 
 
