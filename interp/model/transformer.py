@@ -63,7 +63,7 @@ class Block(nn.Module):
     With pre-norm `t = x + attn(ln1(x))`, `y = t + mlp(ln2(t))`; with post-norm `t = ln1(x + attn(x))`,
     `y = ln2(t + mlp(t))`; in parallel `y = x + attn(ln1(x)) + mlp(ln2(x))`. With norms on both sides (Gemma), what is
     added is `ln1_post(attn(ln1(x)))`, and `ln2_post(mlp(ln2(t)))`. In shortformer models queries and keys read
-    `ln1(x + position)`, past the hook points of ln1, which show what the values read.
+    `ln1(x) + position`, and values `ln1(x)`.
     """
 
     def __init__(self, cfg: TransformerConfig):
@@ -120,11 +120,8 @@ class Block(nn.Module):
 
     def _attend(self, x: Float[Tensor, "batch pos d_model"], side: SideInputs) -> Float[Tensor, "batch pos d_model"]:
         read, imposed_scale = self.ln1.read(x) if self.pre_norm else (x, None)
-        x_qk, read_qk = x, read
-        if side.position_reads is not None:
-            x_qk = x + side.position_reads
-            read_qk = self.ln1.unhooked(x_qk) if self.pre_norm else x_qk
-        out = self.attn(read_qk, read, side, private_reads(self, x_qk, x, imposed_scale))
+        read_qk = read if side.position_reads is None else read + side.position_reads
+        out = self.attn(read_qk, read, side, private_reads(self, x, imposed_scale, side.position_reads))
         return self.ln1_post(out) if self.norms_writes else out
 
     def _apply_mlp(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
