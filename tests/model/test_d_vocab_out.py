@@ -158,6 +158,7 @@ def test_a_published_architecture_has_no_place_for_it():
     from interp.checkpoints.registry import to_hf
 
     cfg = TransformerConfig(n_layers=1, d_model=8, n_ctx=8, d_vocab=11, n_heads=2, act_fn="gelu_new")
-    to_hf(HookedTransformer(cfg), "gpt2")
+    to_hf(cfg, HookedTransformer(cfg).state_dict(), "gpt2")
+    other = dataclasses.replace(cfg, d_vocab_out=3)
     with pytest.raises(CheckpointError, match="d_vocab_out = 3 would become 11"):
-        to_hf(HookedTransformer(dataclasses.replace(cfg, d_vocab_out=3)), "gpt2")
+        to_hf(other, HookedTransformer(other).state_dict(), "gpt2")
