@@ -14,7 +14,7 @@ from interp.config.fields import alternatives, fits, spell_all, torch_dtype
 from interp.config.rotary import RotaryScaling
 from interp.errors import ConfigError, did_you_mean
 
-ActFn = Literal["relu", "gelu", "gelu_new", "silu"]
+ActFn = Literal["relu", "gelu", "gelu_new", "gelu_fast", "silu", "solu", "solu_ln"]
 NormType = Literal["LN", "RMS"]
 PositionType = Literal["standard", "onehot", "sinusoidal", "rotary", "shortformer", "none"]
 
@@ -31,7 +31,7 @@ class ParameterCounts:
         pos_embed: `W_pos` where it is learned; fixed tables are not parameters.
         attention: `W_Q W_K W_V W_O` and their biases.
         mlp: `W_in W_out`, `W_gate` where there is one, and their biases.
-        norms: gains and biases, of the norms of queries and keys too.
+        norms: gains and biases, of the norms of queries and keys and of neurons ("solu_ln") too.
         unembed: `W_U` and `b_U`; `b_U` alone where `W_U` is tied to `W_E`.
     """
 
@@ -65,7 +65,8 @@ class TransformerConfig:
             (grouped-query attention, Ainslie et al. 2023); by default `n_heads`.
         attn_only: blocks without an MLP.
         d_mlp: hidden neurons; by default `4 * d_model`, and 0 in an attention-only model.
-        act_fn: "gelu" is the exact one, "gelu_new" its tanh approximation.
+        act_fn: "gelu" is the exact one, "gelu_new" and "gelu_fast" are two names of its tanh approximation; "solu" is
+            `x * softmax(x)` over the neurons, and "solu_ln" that with a LayerNorm after it (Elhage et al. 2022).
         gated_mlp: `act(x W_gate + b_gate) * (x W_in + b_in)` (Shazeer 2020) in place of `act(x W_in + b_in)`.
         normalization_type: "LN" (Ba et al. 2016, variance over d, not d - 1), "RMS" (Zhang & Sennrich 2019) or None.
         norm_position: "pre" reads through the norm, `x + f(norm(x))`, with one more norm before the unembedding;
@@ -256,6 +257,11 @@ class TransformerConfig:
         return self.d_vocab_out != self.d_vocab
 
     @property
+    def norms_neurons(self) -> bool:
+        """Whether a LayerNorm over the neurons follows the activation function."""
+        return self.act_fn == "solu_ln"
+
+    @property
     def norms_reads(self) -> bool:
         """Whether attention and MLP read through a norm."""
         return self.norm_position in ("pre", "both")
@@ -352,9 +358,10 @@ def _count_parameters(cfg: TransformerConfig) -> ParameterCounts:
 
 
 def _count_norms(cfg: TransformerConfig) -> int:
-    of_queries_and_keys = cfg.n_layers * 2 * cfg.d_head if cfg.use_qk_norm else 0
+    inside = 2 * cfg.d_head if cfg.use_qk_norm else 0
+    inside += 2 * cfg.d_mlp if cfg.norms_neurons else 0  # d_mlp is 0 in an attention-only model
     if cfg.normalization_type is None:
-        return of_queries_and_keys
+        return cfg.n_layers * inside
     sublayers = cfg.n_layers * (1 if cfg.attn_only else 2)
     norms = sublayers * (2 if cfg.norm_position == "both" else 1) + (1 if cfg.norms_reads else 0)
-    return norms * (2 if cfg.normalization_type == "LN" else 1) * cfg.d_model + of_queries_and_keys
+    return norms * (2 if cfg.normalization_type == "LN" else 1) * cfg.d_model + cfg.n_layers * inside
