@@ -35,6 +35,7 @@ from interp.model import (
     Stack,
     Step,
     StreamPlace,
+    head_label,
     rotate,
     steps,
 )
@@ -153,7 +154,7 @@ def expand_scores(
         scores.cpu().numpy(),
         dims=("query_path", "key_path", "batch", "query_pos", "key_pos"),
         coords={"query_path": stack.labels, "key_path": stack.labels},
-        name=f"L{layer}H{head} scores",
+        name=f"{head_label(layer, head)} scores",
         attrs={
             "definition": "q . k / attn_scale by pairs of paths, patterns and norm scales frozen",
             "model": cache.model.weights_hash(),
@@ -204,7 +205,7 @@ class _Paths:
             self.longer = self.longer + self._through_heads(step, rows, 0 if bias in ended else None).sum(dim=1)
         if grown:
             written = self._through_heads(step, self.values[grown], grown.index(bias) if bias in grown else None)
-            labels = [f"{self.labels[i]} -> L{step.layer}H{head}" for i in grown for head in range(n_heads)]
+            labels = [f"{self.labels[i]} -> {head_label(step.layer, head)}" for i in grown for head in range(n_heads)]
             self._add(labels, written.flatten(0, 1), [self.lengths[i] + 1 for i in grown for _ in range(n_heads)])
 
     def _through_heads(
