@@ -400,8 +400,8 @@ def test_the_table_is_sorted_and_filtered(plain: Run):
     bound = float(scores.previous_token.median())
     assert min(score_table(scores, "previous_token", at_least=bound)["previous_token"]) >= bound
     assert list(score_table(scores, layer=-1).index) == ["L2H0", "L2H1", "L2H2", "L2H3"]
-    assert set(score_table(scores, "first_token", layer=[0, 2], top=5)["layer"]) <= {0, 2}
-    assert len(score_table(scores, top=5)) == 5
+    assert set(score_table(scores, "first_token", layer=[0, 2], top_k=5)["layer"]) <= {0, 2}
+    assert len(score_table(scores, top_k=5)) == 5
     assert [c for c in table.columns if c.endswith("_se")] == ["previous_token_se"]
 
 
