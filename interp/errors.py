@@ -59,8 +59,25 @@ def did_you_mean(
     return f"; did you mean {' or '.join(suggested)}?" if suggested else ""
 
 
+def describe(value: object) -> str:
+    """A value that somebody gave, short enough for a message: a tensor's shape, not its numbers.
+
+    Text and numbers are shown as they are; what is long is cut.
+    """
+    shape = getattr(value, "shape", None)
+    if shape is not None and not isinstance(value, type):
+        return f"{type(value).__name__} of {getattr(value, 'dtype', '')} {tuple(shape)}".replace("torch.", "")
+    if isinstance(value, list | tuple | set | frozenset):
+        shown = ", ".join(describe(item) for item in list(value)[:4]) + (", ..." if len(value) > 4 else "")
+        return f"({shown})" if isinstance(value, tuple) else f"[{shown}]"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} of {', '.join(map(str, list(value)[:4]))}{', ...' if len(value) > 4 else ''}"
+    text = repr(value)
+    return text if len(text) <= 80 and "\n" not in text else f"{type(value).__name__} {text.splitlines()[0][:60]}..."
+
+
 def check_choice(name: str, given: object, allowed: Sequence[str]) -> None:
     """Raise `ConfigError` unless `given` is one of the allowed words."""
-    if given not in allowed:
+    if not isinstance(given, str) or given not in allowed:
         words = ", ".join(map(repr, allowed))
-        raise ConfigError(f"{name} = {given!r}; allowed: {words}{did_you_mean(str(given), allowed)}")
+        raise ConfigError(f"{name} = {describe(given)}; allowed: {words}{did_you_mean(str(given), allowed)}")
