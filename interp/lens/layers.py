@@ -80,9 +80,9 @@ def logit_lens(
         ShapeError: positions out of range, or a prompt that is not the cache's.
     """
     model = source if isinstance(source, HookedTransformer) else source.model
-    if not 0 <= top_k <= model.cfg.d_vocab:
-        raise ConfigError(f"top_k = {top_k}; allowed: 0 to d_vocab = {model.cfg.d_vocab}")
-    followed = token_ids(answers, model.to_single_token, model.cfg.d_vocab, "answers").flatten().tolist()
+    if not 0 <= top_k <= model.cfg.d_vocab_out:
+        raise ConfigError(f"top_k = {top_k}; allowed: 0 to d_vocab_out = {model.cfg.d_vocab_out}")
+    followed = token_ids(answers, model.to_answer, model.cfg.d_vocab_out, "answers").flatten().tolist()
     if isinstance(source, ActivationCache):
         if attention_mask is not None:
             raise ConfigError("attention_mask is for running a model; the run behind a cache has had its own")
@@ -107,10 +107,11 @@ def logit_lens(
         variables[name] = ("layer", "prompt", "pos", *last), values
     if top_k:
         dims, ids = variables["top_id"]
-        variables["top_token"] = dims, array_of(token_strings(model.tokenizer, ids.flatten().tolist()), ids.shape)
+        words = token_strings(model.output_tokenizer, ids.flatten().tolist())
+        variables["top_token"] = dims, array_of(words, ids.shape)
     coords: dict[str, Any] = {"layer": stack.labels} | ({"top": range(top_k)} if top_k else {})
     if followed:
-        words = array_of(token_strings(model.tokenizer, followed), [len(followed)])
+        words = array_of(token_strings(model.output_tokenizer, followed), [len(followed)])
         coords |= {"answer": words, "answer_id": ("answer", followed)}
     return over.dataset(variables, coords, {"kl": "KL(final || layer), nats", "edited": int(cache.edited)})
 
@@ -166,7 +167,7 @@ def _read_out(
 
 def _block(model: HookedTransformer) -> int:
     """How many places are read at a time."""
-    return max(1, MEMORY // (model.cfg.d_vocab * max(4, model.W_E.element_size())))
+    return max(1, MEMORY // (model.cfg.d_vocab_out * max(4, model.W_E.element_size())))
 
 
 def _check_final_norm(cache: ActivationCache, stream: Float[Tensor, "batch pos d_model"]) -> None:
