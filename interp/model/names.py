@@ -1,5 +1,6 @@
 """Names of hook points: how they are written, what they stand for, and the map of all of them."""
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ HookName = str | tuple[str, SupportsIndex] | tuple[str, SupportsIndex, str] | Ca
 """How points are named: in full, as a glob, short (`("pattern", 3)`, `("scale", 0, "ln2")`), or by a predicate."""
 
 
+@functools.cache
 def layer_of(name: str) -> int | None:
     """The block number in a full name, or None outside the blocks."""
     found = re.match(r"blocks\.(\d+)\.", name)
