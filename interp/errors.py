@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from reprlib import Repr
 
 
 class InterpError(Exception):
@@ -46,21 +47,48 @@ class CheckpointError(InterpError, ValueError):
     """A file of weights, activations or configuration cannot be used; no half-loaded object is returned."""
 
 
-def did_you_mean(
-    given: str, allowed: Iterable[str], cutoff: float = 0.5, said: Mapping[str, object] | None = None
-) -> str:
+def did_you_mean(given: str, allowed: Iterable[str], cutoff: float = 0.5, said: Mapping[str, str] | None = None) -> str:
     """`"; did you mean 'a' or 'b'?"`, or nothing where no option is close.
 
-    What is suggested must work when it is pasted. Where that is something else than the word that is compared, `said`
-    has it, by the word.
+    What is suggested must work when it is pasted. Where that is other code than the word that is compared, `said` has
+    the code, by the word.
     """
     near = get_close_matches(given, list(allowed), n=3, cutoff=cutoff)
-    suggested = dict.fromkeys(repr(word if said is None else said[word]) for word in near)
+    suggested = dict.fromkeys(repr(word) if said is None else said[word] for word in near)
     return f"; did you mean {' or '.join(suggested)}?" if suggested else ""
+
+
+class _Described(Repr):
+    """Reprs of bounded length; tensors and modules, whose reprs fill screens, by their kind and sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+        self.maxlong, self.maxlist, self.maxtuple = 40, 8, 8
+
+    def repr_instance(self, x: object, level: int) -> str:  # reprlib's own names
+        kind, shape, dtype = type(x).__name__, getattr(x, "shape", None), getattr(x, "dtype", None)
+        if not isinstance(x, type) and callable(getattr(x, "state_dict", None)):
+            return f"<{kind}>"
+        if isinstance(x, type) or shape is None or dtype is None:
+            return super().repr_instance(x, level)
+        return f"<{kind} of shape {tuple(shape)}, {dtype}>" if len(shape) else f"{kind}({x.item()})"  # type: ignore
+
+
+_REPR = _Described()
+
+
+def described(value: object) -> str:
+    """What was given, for a message: its repr, cut off in the middle where it is long.
+
+    A tensor, an array or a module is named with its shape and dtype instead of being printed, in lists as well.
+    """
+    said = _REPR.repr(value)
+    return said if len(said) <= 300 else f"{said[:200]} ... {said[-80:]}"
 
 
 def check_choice(name: str, given: object, allowed: Sequence[str]) -> None:
     """Raise `ConfigError` unless `given` is one of the allowed words."""
     if given not in allowed:
         words = ", ".join(map(repr, allowed))
-        raise ConfigError(f"{name} = {given!r}; allowed: {words}{did_you_mean(str(given), allowed)}")
+        raise ConfigError(f"{name} = {described(given)}; allowed: {words}{did_you_mean(str(given), allowed)}")
