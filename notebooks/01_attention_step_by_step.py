@@ -57,7 +57,7 @@ def sentence(generator):
 
 def sentences(generator):
     tokens = words.to_tokens_and_mask([sentence(generator) for _ in range(32)])[0]
-    return Batch(tokens, torch.zeros_like(tokens, dtype=torch.bool))
+    return Batch(tokens)
 
 
 print(sentence(torch.Generator().manual_seed(0)))

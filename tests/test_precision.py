@@ -108,9 +108,11 @@ def test_metrics_of_half_precision_logits_are_those_in_float64(half: torch.dtype
     mask = torch.ones(3, 11, dtype=torch.bool)
     if isinstance(metric, Loss):
         mask[1, :4] = False
-    got = metric(logits, tokens=tokens, mask=mask)
+    got = metric(logits, tokens=tokens, attention_mask=mask)
     assert got.dtype == torch.float32
-    assert torch.allclose(got.double(), metric(logits.double(), tokens=tokens, mask=mask), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(
+        got.double(), metric(logits.double(), tokens=tokens, attention_mask=mask), rtol=1e-5, atol=1e-6
+    )
 
 
 @halves

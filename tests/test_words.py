@@ -18,9 +18,8 @@ def prose() -> list[tuple[str, str]]:
     for package in ("interp", "circuits"):
         for path in sorted((ROOT / package).rglob("*.py")):
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            kinds = ast.Module | ast.ClassDef | ast.FunctionDef
             for node in ast.walk(tree):
-                if isinstance(node, kinds) and (text := ast.get_docstring(node)):
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
                     found.append((f"{path.relative_to(ROOT)}:{getattr(node, 'name', '')}", text))
     for path in sorted((ROOT / "notebooks").glob("*.py")):
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -42,14 +41,12 @@ def test_what_a_room_is_said_to_have_it_has():
 
 
 def test_files_that_are_named_are_there():
-    names = {
-        path.name for folder in ("interp", "circuits", "tests", "notebooks") for path in (ROOT / folder).rglob("*")
-    }
+    folders = ("interp", "circuits", "tests", "notebooks")
+    there = [f"/{path.relative_to(ROOT).as_posix()}" for folder in folders for path in (ROOT / folder).rglob("*")]
     missing = []
     for place, text in PROSE:
         for path in re.findall(r"`([\w./]+\.(?:py|js|css))`", text):
-            inside = ROOT / path if "/" in path else None
-            if (inside is not None and not inside.exists()) or Path(path).name not in names:
+            if not any(known.endswith(f"/{path}") for known in there):
                 missing.append(f"{place}: no file {path}")
     assert missing == []
 
@@ -59,3 +56,22 @@ def test_a_name_that_is_not_there_would_be_found(text: str, monkeypatch: pytest.
     monkeypatch.setitem(globals(), "PROSE", [("somewhere", text)])
     with pytest.raises(AssertionError, match="somewhere"):
         test_what_a_room_is_said_to_have_it_has()
+
+
+def test_the_map_of_rooms_has_every_room_and_the_files_to_begin_with():
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("| room |")[1].split("\n\n")[0]
+    rows = [line.split("|")[1:4] for line in text.splitlines()[2:]]
+    shown = set()
+    for names, _, begin in rows:
+        rooms = re.findall(r"`([\w.]+)`", names)
+        shown |= set(rooms)
+        folders = [ROOT / room.replace(".", "/") for room in rooms]
+        for file in re.findall(r"`([\w./]+)`", begin):
+            assert any((folder / file).exists() or (folder.parent / file).exists() for folder in folders), file
+    there = {
+        f"{package}.{path.stem}"
+        for package in ("interp", "circuits")
+        for path in (ROOT / package).iterdir()
+        if (path / "__init__.py").exists() or (package == "circuits" and path.suffix == ".py")
+    }
+    assert shown == there - {"circuits.__init__"}

@@ -72,7 +72,8 @@ class TransformerConfig:
         eps: added to the variance inside the square root.
         positional_embedding_type: "standard" learned vectors added to the stream; "onehot" fixed unit vectors in
             its last n_ctx dimensions; "sinusoidal" fixed (Vaswani et al. 2017, section 3.5); "rotary" (Su et al.
-            2021); "shortformer" learned vectors that only queries and keys see (Press et al. 2021); "none".
+            2021); "shortformer" learned vectors that queries and keys alone see, added to what they read after the norm
+            (Press et al. 2021; `ln1(x) + W_pos`, as published checkpoints have them); "none".
         rotary_base: longest wavelength / 2 pi; one, or a tuple with one for each layer.
         rotary_dim: how many leading dimensions of a head are rotated.
         rotary_scaling: a `RotaryScaling` or None, or a tuple with one for each layer.

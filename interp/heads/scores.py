@@ -28,7 +28,7 @@ from torch import Tensor
 from interp.errors import ConfigError, ShapeError, did_you_mean
 from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on, induction_score, previous_token_score
 from interp.indices import is_index, layer_index
-from interp.model import HookFn
+from interp.model import HookFn, head_labels
 from interp.progress import shown
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, repeated_tokens
 from interp.weights import copying_scores, copying_top_scores
@@ -222,7 +222,7 @@ def _dataset(names: list[str], found: _Found, attrs: dict[str, Any]) -> "xr.Data
     import xarray as xr
 
     cfg, dims = found.model.cfg, ("layer", "head")
-    labels = [[f"L{layer}H{head}" for head in range(cfg.n_heads)] for layer in range(cfg.n_layers)]
+    labels = head_labels(cfg)
     variables: dict[str, Any] = {}
     for name in names:
         if name in WEIGHT_SCORES:

@@ -20,7 +20,7 @@ from interp.config import TransformerConfig
 from interp.errors import ConfigError, ShapeError, did_you_mean
 from interp.indices import is_index
 from interp.lens.places import Places, Pos
-from interp.model import ActivationCache, Step, select, steps
+from interp.model import ActivationCache, Step, head_labels, select, steps
 from interp.precision import at_least_float32, without_autocast
 from interp.text import Answer, Ids, Text
 
@@ -107,7 +107,7 @@ def direct_attribution(
         split.dims[0]: range(len(parts[0])),
     }
     if split.site == "attn":
-        coords["label"] = (dims[:2], [[f"L{i}H{head}" for head in range(cfg.n_heads)] for i in range(cfg.n_layers)])
+        coords["label"] = (dims[:2], head_labels(cfg))
     variables = {"attribution": (dims, torch.stack(parts)), "rest": (over, others), "logit": (over[1:], logit)}
     return places.dataset(variables, coords, about)
 

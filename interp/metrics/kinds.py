@@ -39,6 +39,10 @@ class Metric:
         """Which logits of this run are needed, and what is made of them."""
         raise TypeError(f"{type(self).__name__} says not which logits it needs; take one of its subclasses")
 
+    def on(self, model: "HookedTransformer", prompts: MaskedTokens) -> MetricPlan:
+        """Which logits of a run of `model` on these prompts are needed, and what is made of them."""
+        return self.plan(JudgedRun.of(model, prompts))
+
     def __call__(
         self,
         logits: Float[Tensor, "batch pos d_vocab"],

@@ -2,18 +2,21 @@
 
 Read `transformer.py` from top to bottom first, then `components.py`. Every place where the residual stream is read or
 written is a `HookPoint`; `hooked.py` runs the model under their eyes; an `ActivationCache` keeps what flowed through
-them and takes the stream apart (`residual.py`); `generate.py` predicts, samples and appends.
+them and takes the stream apart (`residual.py`); `generate.py` predicts, samples and appends. `graph.py` names the
+components of an architecture and says which reads what.
 """
 
 from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, select
 from interp.model.components import MLP, Attention, Norm, SideInputs, rotate, visible_keys
 from interp.model.generate import KVCache, Sampling
-from interp.model.hooked import Edit, ReturnType, RunOptions
+from interp.model.graph import ComputationGraph, Edge, Reader, Writer, head_label, head_labels, mlp_label
+from interp.model.hooked import Edit, ReadOut, ReturnType, RunOptions
 from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
 from interp.model.loss import cross_entropy, next_token_loss
 from interp.model.names import HookName, layer_of
 from interp.model.provenance import signature
+from interp.model.recording import Differentiable, LogitMetric
 from interp.model.residual import LogitAttribution, Rows, Stack
 from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
 from interp.model.transformer import Block, HookedTransformer
@@ -23,6 +26,9 @@ __all__ = [
     "ActivationCache",
     "Attention",
     "Block",
+    "ComputationGraph",
+    "Differentiable",
+    "Edge",
     "Edit",
     "HookFn",
     "HookName",
@@ -31,8 +37,11 @@ __all__ = [
     "HookedTransformer",
     "KVCache",
     "LogitAttribution",
+    "LogitMetric",
     "Norm",
     "NormAtScale",
+    "ReadOut",
+    "Reader",
     "ReturnType",
     "Rows",
     "RunHook",
@@ -43,9 +52,13 @@ __all__ = [
     "Stack",
     "Step",
     "StreamPlace",
+    "Writer",
     "cross_entropy",
+    "head_label",
+    "head_labels",
     "keep_freed_memory",
     "layer_of",
+    "mlp_label",
     "next_token_loss",
     "reading_norm",
     "rotate",

@@ -50,7 +50,8 @@ class SideInputs:
     Attributes:
         visible: which key each query may attend to; the first axis is 1 where all sequences agree.
         rotation: cosines and sines of the rotary angles, or None.
-        position_reads: what queries and keys, but not values, see added to the stream (shortformer), or None.
+        position_reads: what is added to the normalised stream that queries and keys, but not values, read
+            (shortformer), or None.
         past: the layer's keys and values of earlier positions, to which this run's are added, or None.
         attend: what mixes the values in place of attention over one rectangle of queries and keys: (queries, keys,
             values) to z, where positions of several runs are packed into one list, or None.

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from interp.config import TransformerConfig
-from interp.errors import CacheError, ConfigError, HookNotFiredError, check_choice
+from interp.errors import ConfigError, HookNotFiredError, check_choice
 from interp.indices import layer_index
 from interp.model.allocator import keep_freed_memory
-from interp.model.cache import ActivationCache, entries_of_part, select
+from interp.model.cache import ActivationCache, entries_of_part
 from interp.model.generate import KVCache
 from interp.model.hooks import Direction, Hook, HookFn, HookPair, HookPoint, RunHook, Running, as_pairs
 from interp.model.names import HookInfo, HookMap, HookName, as_list, layer_of, resolve
 from interp.model.provenance import KEPT, Provenance, settle
+from interp.model.recording import Differentiable, LastPointReached, Logits, Recording, objective, stop_here
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class Edit(Protocol):
 
 
 ReturnType = Literal["logits", "loss", "both"] | None
+
+ReadOut = Callable[[Tensor], Any]
+"""A function of what the unembedding reads, [batch, pos, d_model]."""
 
 
 class RunOptions(TypedDict, total=False):
@@ -125,7 +129,8 @@ class Hooked(nn.Module):
 
     def reset_hooks(self) -> None:
         """Remove every hook from every point; backward hooks still there stop acting on existing graphs, too."""
-        self._detach([hook for point in self.hook_points.values() for hook in point.hooks], graphs=True)
+        on_points = [hook for point in self.hook_points.values() for hook in point.hooks]
+        self._detach([*on_points, *self.running.hooks], graphs=True)
 
     @contextmanager
     def hooks(
@@ -220,6 +225,7 @@ class Hooked(nn.Module):
         device: str | torch.device | None = None,
         pos_slice: int | slice | Sequence[int] | None = None,
         incl_bwd: bool = False,
+        gradient_of: Differentiable | None = None,
         **options: Unpack[RunOptions],
     ) -> tuple[Any, ActivationCache]:
         """One run, and what flowed through its hook points (detached from the graph).
@@ -231,68 +237,120 @@ class Hooked(nn.Module):
             pos_slice: the positions to keep (for scores and patterns: query positions); the others take no memory. They
                 count along the sequence: in a run that continues a `kv_cache`, from the first position in that, and
                 negative ones from the end of this run.
-            incl_bwd: also the gradient of the loss at each point that it depends on, as `name + "_grad"`; needs
-                `return_type="loss"`. No parameter's `.grad` is touched.
+            incl_bwd: also the gradient of the mean loss: the same as `gradient_of="loss"`.
+            gradient_of: "loss", a metric of `interp.metrics`, or a function of the logits [batch, pos, d_vocab] to one
+                value a prompt or a single one. Its gradient at each point that it depends on is kept as
+                `name + "_grad"`; where there are several values, that of their sum. It needs no trainable parameter,
+                touches no parameter's `.grad`, and works where gradients are switched off.
+
+        With `return_type=None` the run ends at the last point that the cache or a hook of the caller's watches, and
+        with `gradient_of` it returns the values of that, from the logits that it needs and no others.
 
         On Linux the first call lets freed memory stay with the process (`allocator.py`), for the caches to come.
 
-        Raises as `run_with_hooks`; `ConfigError` for `incl_bwd` without a scalar loss.
+        Raises as `run_with_hooks`; `ConfigError` for something that cannot be differentiated.
         """
-        if incl_bwd and (return_type != "loss" or options.get("loss_per_token")):
-            raise ConfigError("incl_bwd differentiates the mean loss: pass return_type='loss', loss_per_token=False")
+        gradient_of = self._what_to_differentiate(incl_bwd, gradient_of, options)
         reached = {name for asked in as_list(names_filter) for name in self._reached(asked, options)}
         keep_freed_memory()
-        kept: dict[str, Tensor] = {}
-        in_graph: dict[str, Tensor] = {}
-
-        def part(value: Tensor, pos_axis: int) -> Tensor:
-            value = value.detach()
-            if pos_slice is not None:  # a copy, so that the whole tensor is not held
-                value = select(value, pos_axis, pos_slice, "pos").clone()
-            return value if device is None else value.to(device)
-
-        def keep(value: Tensor, hook: HookPoint) -> Tensor:
-            if hook.name in kept:
-                raise CacheError(
-                    f"{hook.name} ran twice in one cached run: by a run inside a hook, or in another thread"
-                )
-            kept[hook.name] = part(value, hook.pos_axis)
-            if incl_bwd:
-                in_graph[hook.name] = value
-            return value
-
-        model = cast("HookedTransformer", self)
+        model, kv_cache = cast("HookedTransformer", self), options.get("kv_cache")
         if options.get("start_at_layer") is None:
             input = model.masked_tokens(input, options.pop("attention_mask", None))
-            kv_cache = options.get("kv_cache")
-            if kv_cache is not None and pos_slice is not None:
-                pos_slice = entries_of_part(pos_slice, kv_cache.n_pos, input.ids.shape[1], "pos_slice")
-        elif isinstance(input, Tensor):
-            input = input.clone()  # the cache must not hold the caller's own tensor
+            entering, tokens, mask = input.ids, input.ids, input.attention_mask
+        else:
+            entering = model.check_stream(input).clone()  # the cache must not hold the caller's own tensor
+            input, tokens, mask = entering, None, check_mask(options.get("attention_mask"), entering)
+        if kv_cache is not None and pos_slice is not None:
+            pos_slice = entries_of_part(pos_slice, kv_cache.n_pos, entering.shape[1], "pos_slice")
+        outputs = None
+        if gradient_of is not None:
+            outputs = self._objective(gradient_of, return_type, entering, tokens, mask, options)
         callers = [hook for point in self.hook_points.values() for hook in point.hooks]
         for hook in callers:
             hook.edited = False
-        # A hook that only observes lets lazy values pass beside the graph, so gradients need one that takes part in it.
         names = [name for name in self.hook_points if name in reached]
-        active = self._attach([(name, keep) for name in names], "fwd", observes=not incl_bwd)
+        recording = Recording(device, pos_slice, graph=outputs is not None)
+        # A hook that only observes lets lazy values pass beside the graph, so gradients need one that takes part in it.
+        active = self._attach([(name, recording.keep) for name in names], "fwd", observes=outputs is None)
+        if return_type is None and outputs is None and kv_cache is None and options.get("stop_at_layer") is None:
+            last = [name for name, point in self.hook_points.items() if point.hooks][-1]
+            active += self._attach([(last, stop_here)], "fwd", observes=True)
         try:
-            with torch.set_grad_enabled(incl_bwd or torch.is_grad_enabled()):
+            if outputs is None:
                 output = self(input, return_type, **options)
-                if incl_bwd:
-                    for name, gradient in _gradients(output, in_graph).items():
-                        kept[f"{name}_grad"] = part(gradient, self.hook_points[name].pos_axis)
+            else:
+                output = self._differentiated(input, outputs, options, recording)
+        except LastPointReached:
+            output = None
         finally:
             self._detach(active, graphs=True)
-        if missing := [name for name in names if name not in kept]:
+        if missing := [name for name in names if name not in recording.kept]:
             raise HookNotFiredError(f"{len(missing)} points never ran in this run, {missing[0]!r} first among them")
         if options.get("stop_at_layer") is not None:
-            output = output.clone()  # nor hand out one of its own
+            output = cast(Tensor, output).clone()  # nor hand out one of its own
         edited = any(hook.edited for hook in callers if hook.direction == "fwd")
-        if isinstance(input, MaskedTokens):
-            mask = input.attention_mask
-        else:
-            mask = check_mask(options.get("attention_mask"), cast(Tensor, input))
-        return output, ActivationCache(kept, model, edited, None if mask is None else part(mask, 1))
+        mask = None if mask is None else recording.part(mask, 1)
+        return output, ActivationCache(recording.kept, model, edited, mask)
+
+    def _what_to_differentiate(
+        self, incl_bwd: bool, gradient_of: Differentiable | None, options: RunOptions
+    ) -> Differentiable | None:
+        if incl_bwd and gradient_of is not None:
+            raise ConfigError("incl_bwd = True is gradient_of='loss': give one of the two")
+        asked = "loss" if incl_bwd else gradient_of
+        if asked is not None and options.get("stop_at_layer") is not None:
+            raise ConfigError("a gradient is that of something made of the logits, so it excludes stop_at_layer")
+        if asked is not None and torch.is_inference_mode_enabled():
+            raise ConfigError("no gradient flows in inference mode; torch.no_grad() around the run is fine")
+        return asked
+
+    def _objective(
+        self,
+        asked: Differentiable,
+        return_type: ReturnType,
+        entering: Tensor,
+        tokens: Tensor | None,
+        mask: Tensor | None,
+        options: RunOptions,
+    ) -> Callable[[Logits], tuple[Any, Tensor]]:
+        """From the logits, what the run returns and what is differentiated. Runs of references are made here."""
+        model = cast("HookedTransformer", self)
+        per_token = options.get("loss_per_token", False)
+        model.check_options(return_type, per_token, options.get("start_at_layer"), None, options.get("kv_cache"))
+        values_of = objective(asked, model, entering, tokens, mask)
+
+        def outputs(logits: Logits) -> tuple[Any, Tensor]:
+            if return_type is None:
+                values = values_of(logits)
+                return values, values
+            output = model.output_of(logits.whole, tokens, mask, return_type, per_token)
+            return output, values_of(logits)
+
+        return outputs
+
+    def _differentiated(
+        self,
+        input: MaskedTokens | Tensor,
+        outputs: Callable[[Logits], tuple[Any, Tensor]],
+        options: RunOptions,
+        recording: Recording,
+    ) -> Any:
+        """The run, and the gradients of the values at what it recorded; returns what the run returns."""
+        unembed, outer = cast("HookedTransformer", self).unembed, torch.is_grad_enabled()
+        values: list[Tensor] = []
+
+        def read_out(read: Tensor) -> Any:
+            output, differentiated = outputs(Logits(unembed, read))
+            values.append(differentiated)
+            return output
+
+        options = cast(RunOptions, {**options, "loss_per_token": False})  # `outputs` sees to that
+        with torch.enable_grad():
+            output = self(input, read_out, **options)
+            recording.differentiate(values[0], self.hook_points)
+        if outer:
+            return output
+        return tuple(part.detach() for part in output) if isinstance(output, tuple) else output.detach()
 
     def _reached(self, asked: HookName | list[HookName] | None, options: RunOptions) -> list[str]:
         """The points that `asked` names and a run with these options passes; an error if there are none."""
@@ -338,12 +396,3 @@ def _check_carried_out(hooks: Iterable[Hook], where: str, later: bool = False) -
             raise HookNotFiredError(f"the {hook.direction} hook on {hook.asked!r} never ran {where}: {cause}")
         if isinstance(hook.fn, RunHook) and (undone := hook.fn.undone()):
             raise HookNotFiredError(f"{undone} {where}")
-
-
-def _gradients(loss: Tensor, in_graph: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The gradient of the loss at each value that it depends on."""
-    if not loss.requires_grad:
-        raise HookNotFiredError("incl_bwd: no gradient flows (inference mode, or no parameter requires one)")
-    inputs = {name: value for name, value in in_graph.items() if value.requires_grad}
-    gradients = torch.autograd.grad(loss, list(inputs.values()), allow_unused=True, retain_graph=True)
-    return {name: gradient for name, gradient in zip(inputs, gradients, strict=True) if gradient is not None}

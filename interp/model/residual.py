@@ -20,6 +20,7 @@ from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
 from interp.indices import layer_index
 from interp.model.components import WRITE_PER_HEAD, Norm
+from interp.model.graph import head_label
 from interp.model.provenance import CHANGED
 from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
 from interp.precision import (
@@ -324,7 +325,7 @@ class ResidualStream:
             z = self._get(f"blocks.{step.layer}.attn.hook_z")
             z, W_O = of_one_dtype(z, attn.W_O.to(z.device))
             result = einsum(z, W_O, WRITE_PER_HEAD)
-        return result.permute(2, 0, 1, 3), [f"L{step.layer}H{head}" for head in range(self.cfg.n_heads)]
+        return result.permute(2, 0, 1, 3), [head_label(step.layer, head) for head in range(self.cfg.n_heads)]
 
     def _of_neurons(self, step: Step) -> tuple[Tensor, list[str]]:
         """What each neuron of a block writes, before any norm on the write path."""

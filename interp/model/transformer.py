@@ -36,7 +36,7 @@ from interp.model.components import (
     visible_keys,
 )
 from interp.model.generate import Generates, KVCache
-from interp.model.hooked import Hooked, ReturnType
+from interp.model.hooked import Hooked, ReadOut, ReturnType
 from interp.model.hooks import HookPoint, Span
 from interp.model.loss import next_token_loss
 from interp.model.split_inputs import private_reads
@@ -63,7 +63,7 @@ class Block(nn.Module):
     With pre-norm `t = x + attn(ln1(x))`, `y = t + mlp(ln2(t))`; with post-norm `t = ln1(x + attn(x))`,
     `y = ln2(t + mlp(t))`; in parallel `y = x + attn(ln1(x)) + mlp(ln2(x))`. With norms on both sides (Gemma), what is
     added is `ln1_post(attn(ln1(x)))`, and `ln2_post(mlp(ln2(t)))`. In shortformer models queries and keys read
-    `ln1(x + position)`, past the hook points of ln1, which show what the values read.
+    `ln1(x) + position`, and values `ln1(x)`.
     """
 
     def __init__(self, cfg: TransformerConfig):
@@ -120,11 +120,8 @@ class Block(nn.Module):
 
     def _attend(self, x: Float[Tensor, "batch pos d_model"], side: SideInputs) -> Float[Tensor, "batch pos d_model"]:
         read, imposed_scale = self.ln1.read(x) if self.pre_norm else (x, None)
-        x_qk, read_qk = x, read
-        if side.position_reads is not None:
-            x_qk = x + side.position_reads
-            read_qk = self.ln1.unhooked(x_qk) if self.pre_norm else x_qk
-        out = self.attn(read_qk, read, side, private_reads(self, x_qk, x, imposed_scale))
+        read_qk = read if side.position_reads is None else read + side.position_reads
+        out = self.attn(read_qk, read, side, private_reads(self, x, imposed_scale, side.position_reads))
         return self.ln1_post(out) if self.norms_writes else out
 
     def _apply_mlp(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
@@ -185,7 +182,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
     def forward(
         self,
         input: Text | Ids | MaskedTokens,
-        return_type: ReturnType = "logits",
+        return_type: ReturnType | ReadOut = "logits",
         loss_per_token: bool = False,
         start_at_layer: int | None = None,
         stop_at_layer: int | None = None,
@@ -215,14 +212,14 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
             ConfigError: a layer out of range, a return type that these layers cannot give, or a `kv_cache` where the
                 model is not causal or has another number of layers.
         """
-        first, last = self._check_options(return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
+        first, last = self.check_options(return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
         tokens = None
         if start_at_layer is None:
             prompts = self.masked_tokens(input, attention_mask)
             tokens = entering = prompts.ids
             mask = prompts.attention_mask
         else:
-            entering = self._check_stream(input)
+            entering = self.check_stream(input)
             mask = check_mask(attention_mask, entering)
         whole_mask, positions = self._positions(entering, mask, kv_cache)
         with self.running.over(self._span(entering, whole_mask, kv_cache)):
@@ -244,15 +241,28 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         x: Float[Tensor, "batch pos d_model"],
         tokens: Int[Tensor, "batch pos"] | None,
         mask: Bool[Tensor, "batch pos"] | None,
-        return_type: ReturnType,
+        return_type: ReturnType | ReadOut,
         loss_per_token: bool,
     ) -> Tensor | tuple[Tensor, Tensor] | None:
         """What a run returns, from its last stream; without a return type the final norm runs only where watched."""
-        if return_type is None:
-            if self.ln_final.is_watched():
-                self.ln_final(x)
+        if return_type is None and not self.ln_final.is_watched():
             return None
-        logits = self.unembed(self.ln_final(x))  # [batch pos d_vocab]
+        read = self.ln_final(x)
+        if return_type is None:
+            return None
+        if callable(return_type):
+            return return_type(read)
+        return self.output_of(self.unembed(read), tokens, mask, return_type, loss_per_token)
+
+    @staticmethod
+    def output_of(
+        logits: Float[Tensor, "batch pos d_vocab"],
+        tokens: Int[Tensor, "batch pos"] | None,
+        mask: Bool[Tensor, "batch pos"] | None,
+        return_type: Literal["logits", "loss", "both"],
+        loss_per_token: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """What a run with these logits returns; a loss needs the tokens."""
         if tokens is None or return_type == "logits":
             return logits
         loss = next_token_loss(logits, tokens, mask, loss_per_token)
@@ -325,9 +335,9 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
 
     # ------------------------------------------------------------------ checks on what comes in
 
-    def _check_options(
+    def check_options(
         self,
-        return_type: ReturnType,
+        return_type: ReturnType | ReadOut,
         loss_per_token: bool,
         start_at_layer: int | None,
         stop_at_layer: int | None,
@@ -335,7 +345,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
     ) -> tuple[int, int]:
         """The first block to run, and the first not to. Raises `ConfigError` as `forward` says."""
         first, last = self._layer_range(start_at_layer, stop_at_layer)
-        if return_type not in ("logits", "loss", "both", None):
+        if not callable(return_type) and return_type not in ("logits", "loss", "both", None):
             raise ConfigError(f"return_type = {return_type!r}; allowed: 'logits', 'loss', 'both' or None")
         if loss_per_token and return_type not in ("loss", "both"):
             raise ConfigError(f"loss_per_token = True contradicts return_type = {return_type!r}")
@@ -377,7 +387,8 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         tokens = check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.W_E.device)
         return MaskedTokens(tokens, check_mask(padded if attention_mask is None else attention_mask, tokens))
 
-    def _check_stream(self, x: Text | Ids | MaskedTokens) -> Float[Tensor, "batch pos d_model"]:
+    def check_stream(self, x: Text | Ids | MaskedTokens) -> Float[Tensor, "batch pos d_model"]:
+        """A residual stream as a run can begin with it. Raises `ShapeError` for anything else."""
         wanted = f"start_at_layer takes the residual stream [batch, pos, {self.cfg.d_model}] in {self.W_E.dtype}"
         if not isinstance(x, Tensor):
             raise ShapeError(f"{wanted}, not a {type(x).__name__}")

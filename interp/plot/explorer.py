@@ -23,7 +23,7 @@ from jaxtyping import Float, UInt8
 from interp.errors import ConfigError, check_choice
 from interp.files import atomic_path
 from interp.indices import head_index, layer_index
-from interp.model import ActivationCache
+from interp.model import ActivationCache, head_label
 from interp.plot import packing, still
 from interp.plot.attention_run import AttentionRun, answer_ids, comparable, read_run
 from interp.plot.labels import Score, Tokens, read_scores, source_of, token_labels
@@ -235,7 +235,7 @@ class AttentionExplorer:
 
     def _name(self, layer: int, head: int) -> str:
         at, head = self._place(layer, head)
-        return f"L{self.runs[0].layers[at]}H{head}"
+        return head_label(self.runs[0].layers[at], head)
 
     # ------------------------------------------------------------------ the page
 
@@ -401,7 +401,7 @@ class AttentionExplorer:
         lines = [(line, "") for line in (self._title, self._headline()) if line]
         for score in self.scores:
             best = np.argsort(-score.values.ravel(), kind="stable")[:5].tolist()
-            named = ", ".join("L{}H{} {:.2f}".format(*self._at(i), score.values.flat[i]) for i in best)
+            named = ", ".join(f"{head_label(*self._at(i))} {score.values.flat[i]:.2f}" for i in best)
             lines.append((f"{printable(score.name)}: {named}", score.color))
         return lines + [(note, "") for note in self._meta["notes"]]
 

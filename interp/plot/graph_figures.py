@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, RangeError, ShapeError
+from interp.model import head_label
 from interp.plot.labels import shown_tokens
 from interp.plot.style import (
     COLORS,
@@ -250,9 +251,9 @@ def token_flow(
     for number, ((layer, head), given) in enumerate(sorted(patterns.items())):
         values = float32(given)
         if values.shape != (n, n) or n == 0:
-            raise ShapeError(f"the pattern of L{layer}H{head} has shape {values.shape}; allowed: {(n, n)}")
-        check_shares(values, f"the pattern of L{layer}H{head}")
-        level, name = layers.index(layer), f"L{layer}H{head}"
+            raise ShapeError(f"the pattern of {head_label(layer, head)} has shape {values.shape}; allowed: {(n, n)}")
+        check_shares(values, f"the pattern of {head_label(layer, head)}")
+        level, name = layers.index(layer), head_label(layer, head)
         bend = 0.12 * (beside[layer].index(head) - (len(beside[layer]) - 1) / 2)  # so that no head hides another
         for i, (query, key) in enumerate(np.argwhere(values >= at_least).tolist()):
             weight = float(values[query, key])

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from interp.model import head_label
 from interp.plot.style import clip
 
 PALETTE: dict[str, dict[str, Any]] = {
@@ -144,7 +145,7 @@ def map_pixels(
     side = min(n, thumb)
     grown = thumb // side  # a short text has few cells, so they are larger
     size = side * grown
-    wide, high = max(size, 4 * len(_label(max(layers), heads - 1))) + 5, size + 11
+    wide, high = max(size, 4 * len(head_label(max(layers), heads - 1))) + 5, size + 11
     columns = max(
         1, round((n_layers * high / (heads * wide)) ** 0.5 - 0.25)
     )  # of blocks: many layers would make a ribbon
@@ -158,12 +159,8 @@ def map_pixels(
             for j, color in enumerate(badges[i * heads + head][: size // 6]):
                 area[1 + 6 * j : 6 + 6 * j, -6:-1] = BADGE + color
             picture[y : y + size, x : x + size] = area
-            _write(picture, y + size + 2, x, _label(layer, head))
+            _write(picture, y + size + 2, x, head_label(layer, head))
     return picture
-
-
-def _label(layer: int, head: int) -> str:
-    return f"L{layer}H{head}"
 
 
 def _write(picture: UInt8[np.ndarray, "row column"], y: int, x: int, text: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, RangeError, ShapeError, check_choice, did_you_mean
 from interp.factored import FactoredMatrix
+from interp.model import head_label
 from interp.plot.builder import bars, heatmap
 from interp.plot.results import check_array
 from interp.plot.style import LONGEST_IN_CELL, NEGATIVE, POSITIVE, clip, headings
@@ -52,7 +53,7 @@ def composition(
     scores = scores.transpose(*PAIRS)
     sides = [
         [
-            f"L{layer}H{head}"
+            head_label(layer, head)
             for layer in scores[f"{side}_layer"].to_numpy()
             for head in scores[f"{side}_head"].to_numpy()
         ]

@@ -21,6 +21,7 @@ from interp.text.tokenizer import Spelling, Tokenizer
 from interp.text.tokens import (
     AttentionMask,
     MaskedTokens,
+    check_marks,
     check_mask,
     check_tokens,
     token_names,
@@ -42,6 +43,7 @@ __all__ = [
     "Tokenizer",
     "Vocabulary",
     "as_ids",
+    "check_marks",
     "check_mask",
     "check_tokens",
     "iid_tokens",

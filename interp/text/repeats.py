@@ -17,6 +17,7 @@ from interp.errors import ConfigError, TokenError
 from interp.indices import is_index
 from interp.text.codec import TextCodec
 from interp.text.tokenizer import Tokenizer
+from interp.text.tokens import AttentionMask
 
 LENGTH = 64
 SHORTEST = 5  # a segment of two tokens, twice, and one token to move them about
@@ -131,15 +132,30 @@ Seed = int | torch.Generator
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Sequences, and which of their tokens can be predicted by copying.
+    """Sequences to train on, and what is to be predicted in them.
+
+    Without labels every token is to be predicted from those before it. A mark then belongs to the token that is to be
+    predicted; with labels it belongs to the label at its place.
 
     Attributes:
-        tokens: token ids, [batch, pos].
-        copied: true at a token that repeats what followed an earlier occurrence of the token before it, [batch, pos].
+        tokens: token ids.
+        copied: true at a token that repeats what followed an earlier occurrence of the token before it. The loss of
+            these tokens is recorded apart. Without it no token counts as copied.
+        labels: what the logits at each position are to say, in place of the next token; or one id a sequence, which
+            the logits at its last position are to say.
+        loss_mask: true where the loss counts; None for everywhere. Where it is false, a label may be any number.
+        attention_mask: true for tokens and false for padding, which predicts nothing and is not predicted.
     """
 
     tokens: Int[Tensor, "batch pos"]
-    copied: Bool[Tensor, "batch pos"]
+    copied: Bool[Tensor, "batch pos"] = None  # pyright: ignore[reportAssignmentType]  # filled in below
+    labels: Int[Tensor, "batch pos"] | Int[Tensor, "batch"] | None = None
+    loss_mask: AttentionMask | None = None
+    attention_mask: AttentionMask | None = None
+
+    def __post_init__(self) -> None:
+        if self.copied is None:
+            object.__setattr__(self, "copied", torch.zeros_like(self.tokens, dtype=torch.bool))
 
 
 def iid_tokens(batch: int, n_pos: int, vocabulary: int | range, *, bos: int | None = None, seed: Seed) -> Batch:

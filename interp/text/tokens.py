@@ -99,7 +99,7 @@ class MaskedTokens:
 def check_mask(attention_mask: AttentionMask | None, beside: Tensor) -> Bool[Tensor, "batch pos"] | None:
     """An attention mask as booleans on the device of `beside`; None where it marks no padding.
 
-    This is the only place where masks are read: whatever spelling is accepted here means the same everywhere.
+    Masks are read in `check_marks` alone: whatever spelling is accepted there means the same everywhere.
 
     Args:
         attention_mask: see `AttentionMask`. A tensor has to be on the device of `beside`, as tokens have to.
@@ -109,33 +109,49 @@ def check_mask(attention_mask: AttentionMask | None, beside: Tensor) -> Bool[Ten
     """
     if attention_mask is None:
         return None
-    wanted = tuple(beside.shape[:2])
-    mask = _as_tensor(attention_mask, wanted, beside.device)
-    if mask.ndim == 1 and wanted[0] == 1:
-        mask = mask[None]
-    if tuple(mask.shape) != wanted or mask.device != beside.device:
-        raise ShapeError(
-            f"attention_mask has shape {tuple(mask.shape)} on {mask.device}; "
-            f"the input has {wanted} [batch, pos] on {beside.device}"
-        )
-    real = mask if mask.dtype == torch.bool else mask == 1
-    if not (real | (mask == 0)).all():
-        raise ShapeError("attention_mask holds 1 (or True) for real tokens and 0 (or False) for padding, nothing else")
+    real = check_marks(attention_mask, beside, "attention_mask", "real tokens", "padding")
     if not real.any(dim=1).all():
         raise ShapeError(f"attention_mask: sequence {int((~real.any(dim=1)).nonzero()[0])} is padding only")
-    return None if bool(real.all()) else real.contiguous()  # the layout in memory can change the order of sums
+    return None if bool(real.all()) else real
 
 
-def _as_tensor(given: object, wanted: tuple[int, ...], device: torch.device) -> Tensor:
+def check_marks(given: AttentionMask, beside: Tensor, name: str, true: str, false: str) -> Bool[Tensor, "batch pos"]:
+    """Marks of positions in any spelling, as booleans on the device of `beside`.
+
+    Args:
+        given, beside: as for `check_mask`.
+        name: what messages call the marks.
+        true, false: what messages say that they stand for.
+
+    Raises `ShapeError` for another shape or device, or values other than 0 and 1.
+    """
+    wanted = tuple(beside.shape[:2])
+    meaning = f"1 (or True) for {true} and 0 (or False) for {false}"
     if isinstance(given, Tensor):
-        return given
-    try:
-        array = np.asarray(given)
-        if array.dtype.kind not in "buif":
-            raise TypeError(f"of {array.dtype}")
-        return torch.tensor(array if array.dtype.kind == "b" else array.astype(np.float64), device=device)
-    except (TypeError, ValueError) as error:
+        marks = given
+    else:
+        try:
+            marks = _as_tensor(given, beside.device)
+        except (TypeError, ValueError) as error:
+            raise ShapeError(
+                f"{name} is a tensor, an array or lists of shape {wanted} [batch, pos] with {meaning}, not "
+                f"{type(given).__name__}"
+            ) from error
+    if marks.ndim == 1 and wanted[0] == 1:
+        marks = marks[None]
+    if tuple(marks.shape) != wanted or marks.device != beside.device:
         raise ShapeError(
-            f"attention_mask is a tensor, an array or lists of shape {wanted} [batch, pos] with 1 (or True) for real "
-            f"tokens and 0 (or False) for padding, not {type(given).__name__}"
-        ) from error
+            f"{name} has shape {tuple(marks.shape)} on {marks.device}; "
+            f"the input has {wanted} [batch, pos] on {beside.device}"
+        )
+    found = marks if marks.dtype == torch.bool else marks == 1
+    if not (found | (marks == 0)).all():
+        raise ShapeError(f"{name} holds {meaning}, nothing else")
+    return found.contiguous()  # the layout in memory can change the order of sums
+
+
+def _as_tensor(given: object, device: torch.device) -> Tensor:
+    array = np.asarray(given)
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"of {array.dtype}")
+    return torch.tensor(array if array.dtype.kind == "b" else array.astype(np.float64), device=device)

@@ -6,8 +6,9 @@
     run = train(HookedTransformer(cfg), data, steps=600, lr=3e-3)
     run.model, run.losses, phase_change(run.copied_losses)
 
-`train` leaves the model that it is given as it is and returns a trained one. Every step draws a fresh batch, so that
-nothing can be learned by heart. On one machine and with one number of threads, a seed repeats a run bit for bit.
+`train` leaves the model that it is given as it is and returns a trained one. What it trains on is a function that makes
+a fresh batch for every step, so that nothing can be learned by heart, or a data set: token ids [n, pos], or a `Batch`
+with labels and masks. On one machine and with one number of threads, a seed repeats a run bit for bit.
 """
 
 import copy
@@ -23,12 +24,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import CheckpointError, ConfigError, RangeError, ShapeError
-from interp.model import HookedTransformer, next_token_loss
+from interp.errors import CheckpointError, ConfigError, RangeError
+from interp.model import HookedTransformer
 from interp.progress import progress_bar
-from interp.text import Batch, check_tokens, iid_tokens, variable_offset_repeats
-
-__all__ = ["Batch", "Measure", "Training", "iid_tokens", "phase_change", "train", "variable_offset_repeats"]
+from interp.training.targets import DataSource, Targets, source_of
 
 Measure = Callable[[HookedTransformer], Tensor | float]
 """What is asked of a model during training, such as a score of every head."""
@@ -40,8 +39,9 @@ class Training:
 
     Attributes:
         model: the trained model, a new one.
-        losses: mean next-token loss of each step's batch, before that step, in nats.
-        copied_losses: the same over the tokens that could be copied; NaN where a batch holds none.
+        losses: the mean loss of each step's batch, before that step, in nats. Every prediction that counts has the same
+            weight, as in `model(tokens, return_type="loss")` and unlike in `interp.metrics.Loss`.
+        copied_losses: the same over the tokens that could be copied; NaN where a batch marks none.
         measured_at: after how many steps the measures were taken.
         measures: what each measure returned, stacked.
         checkpoints: the folders that were written, for `HookedTransformer.from_pretrained`.
@@ -57,9 +57,10 @@ class Training:
 
 def train(
     model: HookedTransformer,
-    batches: Callable[[torch.Generator], Batch],
+    data: DataSource,
     steps: int,
     *,
+    batch_size: int | None = None,
     lr: float = 1e-3,
     warmup: int = 50,
     weight_decay: float = 0.01,
@@ -72,12 +73,16 @@ def train(
     save_every: int | None = None,
     progress: bool = True,
 ) -> Training:
-    """Train a copy of `model` on the next-token loss of fresh batches, with AdamW (Loshchilov & Hutter 2019).
+    """Train a copy of `model` to predict the next token, or labels, with AdamW (Loshchilov & Hutter 2019).
 
     Args:
         model: where to start from. Parameters that require no gradient stay as they are.
-        batches: makes a batch; all its randomness comes from the generator that it is given.
+        data: a function that makes a batch, whose randomness comes from the generator that it is given; or a data set
+            from which batches are drawn, every sequence once before any comes again. A batch and a data set are token
+            ids [batch, pos], whose next tokens are learned, or a `Batch`, which also says what is to be predicted
+            (`labels`), what of it counts (`loss_mask`) and what is padding (`attention_mask`).
         steps: how many batches, with an update after each.
+        batch_size: how many sequences of a data set a step takes; by default 32, or all where there are fewer.
         lr, weight_decay, betas: of AdamW.
         warmup: over this many steps the learning rate rises to `lr`, in a line; then it stays.
         max_grad_norm: longer gradients (all parameters as one vector) are scaled down to this length; None for never.
@@ -90,8 +95,10 @@ def train(
         progress: show a bar with the loss on a terminal (on standard error).
 
     Raises, before the first step:
-        ConfigError: an option out of range, hooks on the model, nothing to train, or a dtype too coarse for it.
-        TokenError, ShapeError: a batch that the model cannot take (or, later, another one).
+        ConfigError: an option out of range, hooks on the model, nothing to train, a dtype too coarse for it, a batch in
+            which nothing counts, or no labels for a model whose logits are not those of its tokens.
+        TokenError, ShapeError: a batch that the model cannot take (or, later, another one), or labels or masks that do
+            not fit it.
         CheckpointError: the folder is in use.
     And at any step:
         RangeError: the loss is no longer finite.
@@ -99,10 +106,11 @@ def train(
     _check_options(steps, lr, warmup, weight_decay, betas, max_grad_norm, measure_every, folder, save_every)
     _check_trainable(model)
     generator = torch.Generator().manual_seed(seed)
-    first = _check_batch(batches(generator), model)
+    draw = source_of(data, batch_size, model)
+    first = draw(generator)
     run = _Run(copy.deepcopy(model).train(), dict(measures or {}), _new_folder(folder))
     run.measure(0)
-    fresh = itertools.chain([first], (_check_batch(batches(generator), model) for _ in range(steps - 1)))
+    fresh = itertools.chain([first], (draw(generator) for _ in range(steps - 1)))
     parameters = [parameter for parameter in run.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
     with torch.enable_grad(), progress_bar("training", steps, progress) as advance:
@@ -153,17 +161,13 @@ class _Run:
         self.measured: dict[str, list[Tensor]] = {name: [] for name in measures}
         self.checkpoints: list[Path] = []
 
-    def loss(self, step: int, batch: Batch) -> Float[Tensor, ""]:
+    def loss(self, step: int, targets: Targets) -> Float[Tensor, ""]:
         """The loss to go down, recorded as it is now."""
-        tokens = batch.tokens.to(self.model.W_E.device)
-        per_token = next_token_loss(self.model(tokens), tokens, per_token=True)
-        assert isinstance(per_token, Tensor)
-        loss = per_token.mean()
+        loss, copied = targets.losses(self.model)
         if not loss.isfinite():
             raise RangeError(f"at step {step} the loss is {loss.item()}; a smaller lr or a longer warmup may help")
         self.losses.append(loss.item())
-        copied = batch.copied[:, 1:].to(per_token.device)
-        self.copied_losses.append(per_token.detach()[copied].mean().item())  # the mean of nothing is NaN
+        self.copied_losses.append(copied.item())
         return loss
 
     @torch.no_grad()
@@ -227,18 +231,6 @@ def _check_trainable(model: HookedTransformer) -> None:
     if model.W_E.dtype not in (torch.float32, torch.float64):
         raise ConfigError(f"the parameters are {model.W_E.dtype}, too coarse for small updates; "
                           "model.to(torch.float32) trains")  # fmt: skip
-
-
-def _check_batch(batch: Any, model: HookedTransformer) -> Batch:
-    if not isinstance(batch, Batch):
-        raise ShapeError(f"batches(generator) returned {type(batch).__name__}; a Batch(tokens, copied) is needed")
-    tokens = check_tokens(batch.tokens, model.cfg.d_vocab, model.cfg.n_ctx, batch.tokens.device)
-    if batch.copied.shape != tokens.shape or batch.copied.dtype != torch.bool or tokens.shape[1] < 2:
-        raise ShapeError(
-            f"a batch of tokens {tuple(batch.tokens.shape)} and copied {tuple(batch.copied.shape)} in "
-            f"{batch.copied.dtype}; both must be [batch, pos] with at least two positions, copied in torch.bool"
-        )
-    return Batch(tokens, batch.copied)
 
 
 def _new_folder(folder: str | os.PathLike[str] | None) -> Path | None:

@@ -27,7 +27,7 @@ from torch import Tensor
 from interp.errors import ConfigError, check_choice
 from interp.factored import FactoredMatrix
 from interp.indices import head_index, is_index, layer_index
-from interp.model import HookedTransformer, Norm
+from interp.model import HookedTransformer, Norm, head_label
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
 from interp.results import array_of
@@ -223,7 +223,7 @@ def singular_directions(
         }
     layer, head = layer_index(layer, model.cfg.n_layers, "layer"), head_index(head, model.cfg.n_heads)
     about = {
-        "circuit": f"{circuit} of L{layer}H{head}",
+        "circuit": f"{circuit} of {head_label(layer, head)}",
         "fold_norms": int(fold_norms),
         "model": model.weights_hash(),
     }

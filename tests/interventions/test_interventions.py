@@ -187,8 +187,8 @@ def test_a_file_of_another_schema_or_kind_is_refused(tmp_path: Path):
     ("make", "error", "message"),
     [
         (lambda c: Zero(), ConfigError, r"Zero\(\) has no place"),
-        (lambda c: Zero(site="zz"), HookNotFoundError, r"Zero\(site='zz'\).*did you mean 'z'"),
-        (lambda c: Zero(site="scale"), HookNotFoundError, "third item"),
+        (lambda c: Zero(site="zz"), HookNotFoundError, r"Zero\(site='zz'\).*did you mean \('z', 0\)"),
+        (lambda c: Zero(site="scale"), HookNotFoundError, "fits 2 points"),
         (lambda c: Zero(site="z", layer=3), ConfigError, "layer=3.*allowed: -3 to 2"),
         (lambda c: Zero(site="z", head=4), ConfigError, r"Zero\(site='z', head=4\): head = 4; allowed: -4 to 3"),
         (lambda c: Zero(site="resid_pre", head=0), ConfigError, "has no head"),

@@ -8,7 +8,7 @@ from grid import GRID, build, config, random_tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp import ConfigError, ShapeError, TokenError, Vocabulary
+from interp import ConfigError, HookedTransformer, ShapeError, TokenError, Vocabulary
 from interp.metrics import JudgedRun
 from interp.metrics.kinds import (
     Function,
@@ -180,3 +180,17 @@ def test_a_mask_of_integers_is_the_same_mask():
         Logit(1, pos=0)(logits, attention_mask=mask)
     with pytest.raises(ShapeError, match=r"1 \(or True\) for real tokens"):
         Logit(1)(logits, attention_mask=2 * mask)
+
+
+def test_the_loss_of_a_run_weighs_tokens_and_the_metric_weighs_prompts():
+    model = build(config(GRID["learned_ln"]), seed=9)
+    tokens = torch.arange(21).view(3, 7) % 11
+    mask = torch.ones(3, 7, dtype=torch.bool)
+    mask[0, :4], mask[1, :1] = False, False
+    logits, of_run = model(tokens, "both", attention_mask=mask)
+    of_prompts = Loss()(logits, tokens=tokens, attention_mask=mask)
+    counts = mask.sum(dim=1) - 1
+    assert float(of_run) == pytest.approx(float((of_prompts * counts).sum() / counts.sum()))
+    assert float(of_run) != pytest.approx(float(of_prompts.mean()), abs=1e-3)
+    for said, other in ((Loss.__doc__, "return_type"), (HookedTransformer.forward.__doc__, "interp.metrics.Loss")):
+        assert other in (said or "")

@@ -1,14 +1,17 @@
 """Backward hooks, and gradients in the cache."""
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from grid import Run, assert_close, everywhere, random_tensor, run_of, where
+from grid import SEED, Run, assert_close, everywhere, random_tensor, run_of, where
 from torch import Tensor
 
 from interp import ConfigError, HookNotFiredError, HookPoint, ShapeError
+from interp.metrics import Function, KLDivergence, LogitDifference, LogProbability, Loss, Metric, Rank
+from interp.model import KVCache
 
 
 def gradients_of_added_zeros(run: Run) -> dict[str, Tensor]:
@@ -50,7 +53,7 @@ def embedding_gradient(run: Run, *hooks: tuple[Any, Any]) -> Tensor:
 def test_cached_gradients_equal_autograds_at_every_point(run: Run):
     want = gradients_of_added_zeros(run)
     got = {name.removesuffix("_grad"): g for name, g in run.everything.items() if name.endswith("_grad")}
-    assert got.keys() == want.keys() - fixed_points(run)
+    assert got.keys() == want.keys()
     for name in got:
         assert_close(got[name], want[name])
 
@@ -115,17 +118,153 @@ def test_cached_gradients_leave_no_hook_behind(plain: Run):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"return_type": "both"}, {"return_type": "loss", "loss_per_token": True}], ids=str
+    "options", [{}, {"return_type": "both"}, {"return_type": "loss", "loss_per_token": True}, {"return_type": None}]
 )
-def test_gradients_of_anything_but_the_mean_loss_are_an_error(plain: Run, options: dict[str, Any]):
-    with pytest.raises(ConfigError, match="incl_bwd differentiates the mean loss"):
-        plain.model.run_with_cache(plain.tokens, incl_bwd=True, **options)
+def test_whatever_a_run_returns_incl_bwd_is_the_gradient_of_the_mean_loss(plain: Run, options: dict[str, Any]):
+    output, cache = plain.model.run_with_cache(plain.tokens, incl_bwd=True, **options)
+    assert_close(cache["resid_pre_grad", 1], plain.everything["resid_pre_grad", 1])
+    if options.get("return_type", "logits") is None:
+        assert torch.equal(output, plain.model(plain.tokens, "loss"))
+    else:
+        for got, want in zip(output, plain.model(plain.tokens, **options), strict=True):
+            assert torch.equal(got, want)
 
 
-def test_gradients_of_a_model_without_trainable_parameters_are_an_error(plain: Run):
-    model = plain.fresh_model().requires_grad_(False)
-    with pytest.raises(HookNotFiredError, match="no gradient flows"):
-        model.run_with_cache(plain.tokens, "loss", incl_bwd=True)
+# ---------------------------------------------------------------------------------------------- of any metric
+
+
+def last_logit_squared(logits: Tensor) -> Tensor:
+    return logits[:, -1, 3].square()
+
+
+METRICS: list[Any] = [
+    LogitDifference([1, 2, 3], 4),
+    LogProbability(5, pos=(2, -1)),
+    Loss(),
+    KLDivergence(torch.tensor([[5, 4, 3, 2, 1, 0, 1]] * 3)),
+    Function(last_logit_squared, pos=(3, -2, -1)),
+    last_logit_squared,
+    lambda logits: logits[:, 2:].logsumexp(-1).mean(),
+]
+
+
+@where(lambda cfg: cfg.attn_implementation != "sdpa")
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_gradient_of_any_metric_with_frozen_weights_is_autograds_at_every_point(run: Run, padded: bool):
+    model, tokens = run.fresh_model(), run.tokens
+    mask = torch.ones_like(tokens)
+    mask[0, :2] = 1 - int(padded)
+    metric = METRICS[SEED % len(METRICS)]
+    zeros: dict[str, Tensor] = {}
+
+    def add_zero(act: Tensor, hook: HookPoint) -> Tensor:
+        zeros[hook.name] = torch.zeros_like(act, requires_grad=True)
+        return act + zeros[hook.name]
+
+    names = ["hook_embed", "blocks.*.attn.hook_*", "blocks.*.hook_*_input", "blocks.*.hook_*out", "ln_final.hook_n*"]
+    names = [name for name in names if any(fnmatchcase(point, name) for point in model.hook_points)]
+    hooks = [(name, add_zero) for name in names]
+    logits = model.run_with_hooks(tokens, fwd_hooks=hooks, attention_mask=mask)
+    values = metric(logits, model, tokens, mask) if isinstance(metric, Metric) else metric(logits)
+    want = torch.autograd.grad(values.sum(), list(zeros.values()))
+    model.requires_grad_(False)
+    with torch.no_grad():
+        got, cache = model.run_with_cache(tokens, None, names_filter=names, attention_mask=mask, gradient_of=metric)
+    assert_close(got, values.detach())
+    assert not got.requires_grad and all(parameter.grad is None for parameter in model.parameters())
+    for name, gradient in zip(zeros, want, strict=True):
+        assert_close(cache[f"{name}_grad"], gradient)
+
+
+def test_every_metric_can_be_differentiated(plain: Run):
+    for metric in METRICS:
+        values, cache = plain.model.run_with_cache(plain.tokens, None, names_filter=("z", 1), gradient_of=metric)
+        whole, again = plain.model.run_with_cache(plain.tokens, names_filter=("z", 1), gradient_of=metric)
+        assert torch.equal(whole, plain.logits)
+        assert_close(cache["z_grad", 1], again["z_grad", 1])
+        own = metric(whole, plain.model, plain.tokens) if isinstance(metric, Metric) else metric(whole)
+        assert_close(values, own)
+
+
+def test_each_prompt_has_the_gradient_of_its_own_value(plain: Run):
+    metric = LogitDifference(1, 2)
+    _, together = plain.model.run_with_cache(plain.tokens, None, names_filter=("resid_pre", 1), gradient_of=metric)
+    for i in range(len(plain.tokens)):
+        alone = plain.model.run_with_cache(plain.tokens[i], None, names_filter=("resid_pre", 1), gradient_of=metric)[1]
+        assert_close(together["resid_pre_grad", 1][i : i + 1], alone["resid_pre_grad", 1])
+
+
+def test_only_the_logits_that_a_metric_reads_are_computed(plain: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plain.model.unembed, "forward", lambda x: pytest.fail("the whole vocabulary was computed"))
+    plain.model.run_with_cache(plain.tokens, None, names_filter=("z", 1), gradient_of=LogitDifference(1, 2))
+
+
+@pytest.mark.parametrize("names", ["hook_embed", ("scale", 1, "ln1"), ("result", 0), ("attn_in", 2), ("pattern", 1)])
+def test_a_graph_that_begins_at_a_watched_point_changes_no_bit(run: Run, names: Any):
+    if names == ("scale", 1, "ln1") and run.cfg.normalization_type is None:
+        return
+    model = run.fresh_model().requires_grad_(False)
+    plain_logits, plain_cache = model.run_with_cache(run.tokens, names_filter=names)
+    logits, cache = model.run_with_cache(run.tokens, names_filter=names, gradient_of=lambda x: x[:, -1].mean())
+    (name,) = plain_cache
+    assert torch.equal(logits, plain_logits) and torch.equal(cache[name], plain_cache[name]) and not cache.edited
+    assert cache[f"{name}_grad"].abs().max() > 0
+
+
+def test_a_run_that_begins_with_a_stream_has_gradients_of_metrics_but_of_no_loss(plain: Run):
+    stream = plain.cache["resid_pre", 1]
+    _, cache = plain.model.run_with_cache(stream, None, start_at_layer=1, gradient_of=LogitDifference(1, 2))
+    _, whole = plain.model.run_with_cache(plain.tokens, None, gradient_of=LogitDifference(1, 2))
+    assert_close(cache["resid_pre_grad", 1], whole["resid_pre_grad", 1])
+    for loss in ("loss", Loss()):
+        with pytest.raises(ConfigError, match="excludes start_at_layer"):
+            plain.model.run_with_cache(stream, None, start_at_layer=1, gradient_of=loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_half_precision_are_those_of_the_run_rounded(plain: Run, dtype: torch.dtype):
+    model = plain.fresh_model().to(dtype).requires_grad_(False)
+    _, half = model.run_with_cache(plain.tokens, None, gradient_of=LogitDifference(1, 2))
+    _, full = model.float().run_with_cache(plain.tokens, None, gradient_of=LogitDifference(1, 2))
+    got, want = half["resid_pre_grad", 1], full["resid_pre_grad", 1]
+    assert got.dtype == dtype and (got.float() - want).norm() < 0.05 * want.norm()
+
+
+def test_the_gradient_of_a_later_piece_of_a_sequence_is_that_of_its_own_positions(plain: Run):
+    cache = KVCache(3)
+    plain.model(plain.tokens[:, :4], kv_cache=cache)
+    metric = LogitDifference(1, 2)
+    _, piece = plain.model.run_with_cache(plain.tokens[:, 4:], None, ("z", 2), kv_cache=cache, gradient_of=metric)
+    _, whole = plain.model.run_with_cache(plain.tokens, None, ("z", 2), gradient_of=metric)
+    assert_close(piece["z_grad", 2], whole["z_grad", 2][:, 4:])
+    assert cache.n_pos == 7
+
+
+BAD_OBJECTIVES: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"gradient_of": Rank(1)}, HookNotFiredError, "no gradient flows"),
+    ({"gradient_of": lambda logits: logits.detach().sum()}, HookNotFiredError, "no gradient flows"),
+    ({"gradient_of": lambda logits: logits}, ShapeError, r"made shape \(3, 7, 11\); allowed"),
+    ({"gradient_of": lambda logits: 1.0}, ShapeError, "made float; allowed"),
+    ({"gradient_of": "los"}, ConfigError, "gradient_of = 'los'; allowed: 'loss'"),
+    ({"gradient_of": torch.zeros(2)}, ConfigError, "not Tensor"),
+    ({"gradient_of": LogitDifference}, ConfigError, "not type"),
+    ({"gradient_of": Loss(), "stop_at_layer": 2}, ConfigError, "excludes stop_at_layer"),
+    ({"gradient_of": Loss(), "incl_bwd": True}, ConfigError, "give one of the two"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), BAD_OBJECTIVES, ids=range(len(BAD_OBJECTIVES)))
+def test_what_has_no_gradient_is_an_error(
+    plain: Run, options: dict[str, Any], error: type[Exception], message: str, as_installed: None
+):
+    with pytest.raises(error, match=message):
+        plain.model.run_with_cache(plain.tokens, None, **options)
+    assert not any(point.hooks for point in plain.model.hook_points.values())
+
+
+def test_in_inference_mode_there_is_no_gradient(plain: Run):
+    with torch.inference_mode(), pytest.raises(ConfigError, match="inference mode"):
+        plain.model.run_with_cache(plain.tokens, None, gradient_of="loss")
 
 
 # ---------------------------------------------------------------------------------------------- backward hooks

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from grid import Run, build, config
+from grid import Run, build, config, random_tensor, random_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from interp import CheckpointError, ConfigError, HookedTransformer, RangeError, ShapeError, TokenError
 from interp.text.repeats import Batch, iid_tokens, variable_offset_repeats
+from interp.training.targets import source_of
 from interp.training.trainer import Training, phase_change, train
 
 SEEDS = st.integers(0, 2**31)
@@ -310,11 +311,6 @@ def test_a_batch_that_the_model_cannot_take_is_refused_before_anything_is_measur
         train(toy(), lambda _: data, 3, measures={"never": never}, progress=False)
 
 
-def test_bare_tokens_in_place_of_a_batch_are_refused(as_installed: None):
-    with pytest.raises(ShapeError, match=r"returned Tensor; a Batch\(tokens, copied\)"):
-        train(toy(), lambda _: torch.ones(2, 5).long(), 3)  # pyright: ignore[reportArgumentType]
-
-
 def test_tokens_of_any_integer_type_are_taken():
     def small(generator: torch.Generator) -> Batch:
         data = few_tokens(generator)
@@ -324,9 +320,139 @@ def test_tokens_of_any_integer_type_are_taken():
     assert torch.equal(losses, train(toy(), few_tokens, 2, progress=False).losses)
 
 
-def test_marks_that_are_not_true_or_false_are_refused(as_installed: None):
-    with pytest.raises(ShapeError, match=r"copied \(2, 5\) in torch.int64; .* copied in torch.bool"):
-        train(toy(), lambda _: Batch(torch.ones(2, 5).long(), torch.ones(2, 5).long()), 3)
+def test_marks_are_taken_in_every_spelling_or_refused():
+    tokens = torch.ones(2, 5).long()
+    for marks in ([[0, 1, 0, 1, 0]] * 2, tokens, tokens.float(), tokens.numpy() > 0):
+        train(toy(), lambda _, marks=marks: Batch(tokens, loss_mask=marks), 1, progress=False)
+    for marks in (tokens * 2, tokens[:, :4].bool(), [["a"]]):
+        with pytest.raises(ShapeError, match="loss_mask "):
+            train(toy(), lambda _, marks=marks: Batch(tokens, loss_mask=marks), 3, progress=False)
+
+
+# ---------------------------------------------------------------------------------------------- labels and masks
+
+
+def final_losses(model: HookedTransformer, data: Any, **options: Any) -> float:
+    """The loss of one batch that is the whole data set, before anything is learned."""
+    n = len(data.tokens) if isinstance(data, Batch) else len(data)
+    return float(train(model, data, 1, batch_size=n, progress=False, **options).losses[0])
+
+
+def test_a_plain_tensor_of_tokens_is_a_data_set_whose_next_tokens_are_learned():
+    tokens = random_tokens(toy().cfg, 3, batch=10)
+    for data in (tokens, tokens.tolist(), tokens.numpy(), tokens.int(), Batch(tokens)):
+        want = float(toy()(tokens, "loss").detach())
+        assert final_losses(toy(), data) == pytest.approx(want, abs=1e-6)
+    made = train(toy(), lambda _: tokens, 2, progress=False)
+    assert torch.equal(made.losses, train(toy(), lambda _: Batch(tokens), 2, progress=False).losses)
+
+
+def test_batches_of_a_data_set_are_drawn_by_the_seed_every_sequence_once_before_any_again():
+    tokens, seen = torch.arange(7)[:, None].expand(-1, 3).contiguous(), []
+    draw = source_of(tokens, 2, toy())
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(14):
+        seen += draw(generator).tokens[:, 0].tolist()
+    epochs = [seen[i : i + 7] for i in range(0, 28, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs) and epochs[0] != epochs[1]
+    one, two, other = (train(toy(), tokens, 9, batch_size=2, seed=seed, progress=False) for seed in (1, 1, 2))
+    assert one.model.weights_hash() == two.model.weights_hash() != other.model.weights_hash()
+    small = train(toy(), tokens, 1, progress=False).losses  # fewer than 32: all of them
+    assert float(small[0]) == pytest.approx(final_losses(toy(), tokens), abs=1e-6)
+
+
+def test_the_loss_is_of_the_tokens_that_the_mask_marks():
+    model, tokens = toy(dtype=torch.float64), random_tokens(toy().cfg, 3, batch=6)
+    marks = random_tensor(*tokens.shape, seed=1) > 0
+    losses = model(tokens, "loss", loss_per_token=True).detach()
+    want = float(losses[marks[:, 1:]].mean())
+    for mask in (marks, marks.int(), marks.float(), marks.tolist(), marks.numpy()):
+        assert final_losses(model, Batch(tokens, loss_mask=mask)) == pytest.approx(want, abs=1e-6)
+    done = train(model, Batch(tokens, copied=~marks, loss_mask=marks), 1, progress=False)
+    assert done.copied_losses.isnan().all()  # what does not count is not recorded either
+    unmasked = train(model, Batch(tokens, loss_mask=torch.ones_like(marks)), 3, lr=0.1, progress=False)
+    assert torch.allclose(unmasked.losses, train(model, tokens, 3, lr=0.1, progress=False).losses)
+
+
+def test_padding_neither_predicts_nor_is_predicted_nor_seen():
+    model, tokens = toy(dtype=torch.float64), random_tokens(toy().cfg, 3, batch=2)
+    padded = torch.cat([torch.zeros(2, 1, dtype=torch.long), tokens], dim=1)[:, :12]
+    mask = torch.ones_like(padded)
+    mask[:, 0] = 0
+    got = final_losses(model, Batch(padded, attention_mask=mask))
+    assert got == pytest.approx(float(model(padded[:, 1:], "loss").detach()), abs=1e-6)
+    assert got != pytest.approx(final_losses(model, padded), abs=1e-3)
+    labelled = Batch(padded, labels=padded, attention_mask=mask)
+    log_probs = model(padded[:, 1:]).log_softmax(-1).detach()
+    want = -float(log_probs.gather(-1, padded[:, 1:, None]).mean())
+    assert final_losses(model, labelled) == pytest.approx(want, abs=1e-6)
+
+
+def test_labels_are_what_the_logits_at_their_own_positions_are_to_say():
+    model, tokens = toy(dtype=torch.float64), random_tokens(toy().cfg, 3, batch=6)
+    labels = (tokens + 1) % 9
+    log_probs = model(tokens).log_softmax(-1).detach()
+    own = -log_probs.gather(-1, labels[..., None])[..., 0]
+    assert final_losses(model, Batch(tokens, labels=labels)) == pytest.approx(float(own.mean()), abs=1e-6)
+    assert final_losses(model, Batch(tokens, labels=labels[:, -1])) == pytest.approx(float(own[:, -1].mean()), abs=1e-6)
+    marks = torch.zeros_like(tokens, dtype=torch.bool)
+    marks[:, 2] = True
+    ignored = labels.where(marks, -100)  # the custom elsewhere: a label that is none, where nothing counts
+    got = final_losses(model, Batch(tokens, labels=ignored, loss_mask=marks))
+    assert got == pytest.approx(float(own[:, 2].mean()), abs=1e-6)
+    shifted = Batch(tokens[:, :-1], labels=tokens[:, 1:])
+    assert final_losses(model, shifted) == pytest.approx(final_losses(model, tokens), abs=1e-6)
+
+
+def test_a_sum_is_learned_from_one_label_a_sequence():
+    pairs = torch.cartesian_prod(torch.arange(5), torch.arange(5))
+    data = Batch(torch.cat([pairs, torch.full((25, 1), 8)], dim=1), labels=pairs.sum(1) % 5)
+    model = toy(d_model=24, n_heads=4, attn_only=False, d_mlp=48)
+    done = train(model, data, 250, lr=1e-2, warmup=0, batch_size=25, progress=False)
+    with torch.no_grad():
+        answers = done.model(data.tokens)[:, -1].argmax(-1)
+    assert float((answers == data.labels).float().mean()) > 0.95
+
+
+def ones(*shape: int) -> Tensor:
+    return torch.ones(shape, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (ones(3), ShapeError, r"shape \(3,\); allowed: \[batch, pos\], or a Batch"),
+        (torch.ones(2, 3), TokenError, "integers, not torch.float32; allowed: token ids"),
+        ("text", TokenError, "tokens to train on"),
+        (Batch(ones(2, 3), labels=ones(2, 4)), ShapeError, r"labels have shape \(2, 4\) and tokens \(2, 3\)"),
+        (Batch(ones(2, 3), labels=ones(3)), ShapeError, r"labels have shape \(3,\)"),
+        (Batch(ones(2, 3), labels=9 * ones(2, 3)), TokenError, "label 9 in sequence 0; allowed: 0 to 8"),
+        (Batch(ones(2, 3), labels=-ones(2)), TokenError, "label -1 in sequence 0"),
+        (Batch(ones(2, 3), labels=torch.ones(2, 3)), TokenError, "labels: token ids are integers"),
+        (Batch(ones(2, 3), labels=ones(2), loss_mask=ones(2, 3)), ConfigError, "loss_mask marks positions"),
+        (Batch(ones(2, 3), loss_mask=0 * ones(2, 3)), ConfigError, "nothing in this batch counts"),
+        (Batch(ones(2, 3), loss_mask=[[1, 0, 0]] * 2), ConfigError, "nothing in this batch counts"),
+        (Batch(ones(2, 3), loss_mask=ones(2, 4)), ShapeError, r"loss_mask has shape \(2, 4\)"),
+        (Batch(ones(2, 3), attention_mask=0 * ones(2, 3)), ShapeError, "attention_mask: sequence 0 is padding only"),
+    ],
+)
+def test_data_that_says_nothing_clear_is_refused_before_anything_is_trained(
+    data: Any, error: type[Exception], message: str, as_installed: None
+):
+    for source in (data, lambda _: data):
+        with pytest.raises(error, match=message):
+            train(toy(), source, 3, progress=False)
+
+
+@pytest.mark.parametrize("size", [0, 4, True, 2.0])
+def test_a_batch_size_that_the_data_set_does_not_have_is_refused(size: Any, as_installed: None):
+    with pytest.raises(ConfigError, match=r"batch_size = .*; allowed: 1 to 3"):
+        train(toy(), ones(3, 4), 2, batch_size=size, progress=False)
+
+
+def test_a_batch_size_beside_a_function_is_refused():
+    with pytest.raises(ConfigError, match="a function makes the batches"):
+        train(toy(), few_tokens, 2, batch_size=3, progress=False)
 
 
 @pytest.mark.parametrize("occupied", ["folder", "file"])

@@ -1,0 +1,249 @@
+"""The computation graph of an architecture: what writes to the residual stream, what reads it, and which write reaches
+which reader.
+
+It follows from a configuration alone and is the one place that knows components by name:
+
+| written | is | writes | reads |
+|---|---|---|---|
+| `embed` | token and position embeddings together | yes | |
+| `L5H3` | head 3 of layer 5 | yes | |
+| `L5H3.q` | the queries of that head | | yes |
+| `L5H1.k`, `L5H1.v` | keys and values of *key-value* head 1 of layer 5 (head 1 where none are shared) | | yes |
+| `L5.mlp` | the MLP of layer 5 | yes | yes |
+| `logits` | the final norm and the unembedding | | yes |
+
+An edge, `L5H3 -> L7H1.q`, leads from a writer to a reader. Biases (`b_O`, `b_Q`, `b_U`, ...) write nothing here: they
+are the same in every run.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, NoReturn, cast
+
+from interp.config import TransformerConfig
+from interp.errors import HookNotFoundError, did_you_mean
+
+Input = Literal["q", "k", "v"]
+"""What of a head reads the stream."""
+
+
+def head_label(layer: int, head: int) -> str:
+    """How a head is called everywhere: "L5H3"."""
+    return f"L{layer}H{head}"
+
+
+def head_labels(cfg: TransformerConfig) -> list[list[str]]:
+    """All heads' names, by layer and head."""
+    return [[head_label(layer, head) for head in range(cfg.n_heads)] for layer in range(cfg.n_layers)]
+
+
+def mlp_label(layer: int) -> str:
+    """How an MLP is called everywhere: "L5.mlp"."""
+    return f"L{layer}.mlp"
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A component that adds to the stream.
+
+    Attributes:
+        kind: which sort of component.
+        layer: of a head or an MLP; -1 for the embedding, so that earlier ones are smaller.
+        head: of a head, a query head.
+    """
+
+    kind: Literal["embed", "head", "mlp"]
+    layer: int = -1
+    head: int | None = None
+
+    def __str__(self) -> str:
+        if self.head is not None:
+            return head_label(self.layer, self.head)
+        return mlp_label(self.layer) if self.kind == "mlp" else self.kind
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A component that reads the stream.
+
+    Attributes:
+        kind: which sort of component.
+        layer: of a head or an MLP; n_layers for the logits, so that later ones are larger.
+        head: of a head; a key-value head where `input` is "k" or "v".
+        input: of a head.
+    """
+
+    kind: Literal["head", "mlp", "logits"]
+    layer: int
+    head: int | None = None
+    input: Input | None = None
+
+    @property
+    def hook_name(self) -> str:
+        """The hook point that shows what it reads, before any norm; of a head, one of its point's entries."""
+        if self.kind == "logits":
+            return f"blocks.{self.layer - 1}.hook_resid_post"
+        return f"blocks.{self.layer}." + ("hook_mlp_in" if self.kind == "mlp" else f"hook_{self.input}_input")
+
+    def __str__(self) -> str:
+        if self.head is not None:
+            return f"{head_label(self.layer, self.head)}.{self.input}"
+        return mlp_label(self.layer) if self.kind == "mlp" else self.kind
+
+
+class Edge(NamedTuple):
+    """A writer and a reader that its write reaches."""
+
+    writer: Writer
+    reader: Reader
+
+    def __str__(self) -> str:
+        return f"{self.writer} -> {self.reader}"
+
+
+@dataclass(frozen=True)
+class ComputationGraph:
+    """Writers, readers and edges of a configuration.
+
+    The order everywhere is that of execution: by layer the heads before the MLP; a layer's readers by input (all `.q`,
+    all `.k`, all `.v`), then its MLP. In a parallel block the MLP does not read what the heads of its layer write.
+
+    Attributes:
+        cfg: the architecture.
+    """
+
+    cfg: TransformerConfig
+
+    @cached_property
+    def writers(self) -> tuple[Writer, ...]:
+        """All writers: `embed`, `L0H0`, `L0H1`, ..., `L0.mlp`, `L1H0`, ..."""
+        found = [Writer("embed")]
+        for layer in range(self.cfg.n_layers):
+            found += [Writer("head", layer, head) for head in range(self.cfg.n_heads)]
+            found += [] if self.cfg.attn_only else [Writer("mlp", layer)]
+        return tuple(found)
+
+    @cached_property
+    def readers(self) -> tuple[Reader, ...]:
+        """All readers: `L0H0.q`, ..., `L0H0.k`, ..., `L0H0.v`, ..., `L0.mlp`, `L1H0.q`, ..., `logits`."""
+        found: list[Reader] = []
+        for layer in range(self.cfg.n_layers):
+            for input, n_heads in self._heads_by_input.items():
+                found += [Reader("head", layer, head, input) for head in range(n_heads)]
+            found += [] if self.cfg.attn_only else [Reader("mlp", layer)]
+        return (*found, Reader("logits", self.cfg.n_layers))
+
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """All edges, reader by reader, each reader's writers in order."""
+        return tuple(Edge(writer, reader) for reader in self.readers for writer in self.writers_of(reader))
+
+    @property
+    def n_edges(self) -> int:
+        """How many edges there are, without making them."""
+        return sum(self._n_writers_of(reader) for reader in self.readers)
+
+    @cached_property
+    def _heads_by_input(self) -> dict[Input, int]:
+        return {"q": self.cfg.n_heads, "k": self.cfg.n_key_value_heads, "v": self.cfg.n_key_value_heads}
+
+    def _n_writers_of(self, reader: Reader) -> int:
+        """Writers stand in order, so that a reader is reached by the first so many."""
+        each_layer = self.cfg.n_heads + (not self.cfg.attn_only)
+        before = 1 + reader.layer * each_layer
+        return before + (self.cfg.n_heads if reader.kind == "mlp" and not self.cfg.parallel_attn_mlp else 0)
+
+    def writers_of(self, reader: Reader) -> tuple[Writer, ...]:
+        """The writers that reach a reader, in order."""
+        return self.writers[: self._n_writers_of(reader)]
+
+    def reaches(self, writer: Writer, reader: Reader) -> bool:
+        """Whether what `writer` adds to the stream is read by `reader`."""
+        within = writer.kind == "head" and reader.kind == "mlp" and not self.cfg.parallel_attn_mlp
+        return writer.layer < reader.layer or (writer.layer == reader.layer and within)
+
+    def reads_of(self, writer: Writer) -> tuple[Reader, ...]:
+        """What a writer's component itself reads: a head its queries, keys and values; an MLP its input."""
+        if writer.head is None:
+            return () if writer.kind == "embed" else (Reader("mlp", writer.layer),)
+        shared = writer.head // (self.cfg.n_heads // self.cfg.n_key_value_heads)
+        heads: dict[Input, int] = {"q": writer.head, "k": shared, "v": shared}
+        return tuple(Reader("head", writer.layer, head, input) for input, head in heads.items())
+
+    def writes_of(self, reader: Reader) -> tuple[Writer, ...]:
+        """What a reader's component writes: of shared keys or values, every head that they serve."""
+        if reader.head is None:
+            return () if reader.kind == "logits" else (Writer("mlp", reader.layer),)
+        if reader.input == "q":
+            return (Writer("head", reader.layer, reader.head),)
+        group = self.cfg.n_heads // self.cfg.n_key_value_heads
+        first = reader.head * group
+        return tuple(Writer("head", reader.layer, head) for head in range(first, first + group))
+
+    # ------------------------------------------------------------------ names
+
+    def writer(self, name: str) -> Writer:
+        """The writer of that name; an MLP's write may also be called as decompositions call it, "5_mlp_out".
+
+        Raises `HookNotFoundError` naming what is near, what is out of range, or that this is a reader.
+        """
+        plain = re.sub(r"^(\d+)_mlp_out$", r"L\1.mlp", name) if isinstance(name, str) else name
+        kind, layer, head, input = self._parsed(plain)
+        if kind == "logits" or input:
+            _refuse(name, "does not write to the stream; writers are such as 'embed', 'L0H1' or 'L2.mlp'")
+        return Writer(cast(Any, kind), layer, head)
+
+    def reader(self, name: str) -> Reader:
+        """The reader of that name. Raises as `writer`."""
+        kind, layer, head, input = self._parsed(name)
+        if kind == "embed" or (kind == "head" and not input):
+            _refuse(name, "is not an input; readers are such as 'L9H6.q', 'L2.mlp' or 'logits'")
+        return Reader(cast(Any, kind), layer, head, input)
+
+    def edge(self, name: str) -> Edge:
+        """The edge of that name, such as "L0H1 -> L2H3.q".
+
+        Raises as `writer`, and where the reader does not read what the writer writes.
+        """
+        if not isinstance(name, str) or name.count("->") != 1:
+            _refuse(name, "is no edge; edges are written as 'L0H1 -> L2H3.q'")
+        writer, reader = (part.strip() for part in name.split("->"))
+        edge = Edge(self.writer(writer), self.reader(reader))
+        if not self.reaches(*edge):
+            _refuse(name, f"is no edge: {edge.reader} does not read what {edge.writer} writes")
+        return edge
+
+    def _parsed(self, name: object) -> tuple[str, int, int | None, Input | None]:
+        """Kind, layer, head and input, all there. Raises `HookNotFoundError`."""
+        if not isinstance(name, str):
+            _refuse(name, "is no component; components are named as text, such as 'L0H1'")
+        if name in ("embed", "logits"):
+            return name, -1 if name == "embed" else self.cfg.n_layers, None, None
+        found = re.fullmatch(r"L(\d+)(?:H(\d+)(?:\.([qkv]))?|\.mlp)", name)
+        if not found:
+            known = ["embed", "logits", "L0H0", "L0H0.q", "L0H0.k", "L0H0.v", "L0.mlp"]
+            _refuse(name, f"is no component; written as {', '.join(known)}{did_you_mean(name, known)}")
+        layer, input = int(found[1]), cast(Input | None, found[3])
+        head = None if found[2] is None else int(found[2])
+        n_heads = self.cfg.n_heads if input is None else self._heads_by_input[input]
+        if layer >= self.cfg.n_layers or (head is not None and head >= n_heads):
+            kind = "heads" if n_heads == self.cfg.n_heads else "key-value heads"
+            _refuse(name, f"is not there: the model has {self.cfg.n_layers} layers of {n_heads} {kind}")
+        if head is None and self.cfg.attn_only:
+            _refuse(name, "is not there: this model has no MLPs")
+        return "mlp" if head is None else "head", layer, head, input
+
+    def __len__(self) -> int:
+        return self.n_edges
+
+    def __iter__(self) -> Iterator[Edge]:
+        return iter(self.edges)
+
+    def __repr__(self) -> str:
+        return f"ComputationGraph({len(self.writers)} writers, {len(self.readers)} readers, {self.n_edges:,} edges)"
+
+
+def _refuse(name: object, why: str) -> NoReturn:
+    raise HookNotFoundError(f"{name!r} {why}")

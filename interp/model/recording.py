@@ -1,0 +1,173 @@
+"""What a cached run keeps of what flows by, and what it differentiates."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.errors import CacheError, ConfigError, HookNotFiredError, ShapeError
+from interp.model.cache import select
+from interp.model.hooks import HookPoint
+from interp.model.loss import next_token_loss
+from interp.precision import at_least_float32
+from interp.text import MaskedTokens
+
+if TYPE_CHECKING:
+    from interp.model.components import Unembed
+    from interp.model.transformer import HookedTransformer
+
+
+@runtime_checkable
+class LogitPlan(Protocol):
+    """Which logits of given prompts a metric reads, and what it makes of them.
+
+    Attributes:
+        positions: where logits are read, for each prompt.
+        tokens: whose logits are read, for each prompt in this order; None for the whole vocabulary.
+        score: those logits [row, read, d_read], and which prompt each row is a run of, to one value a row.
+    """
+
+    @property
+    def positions(self) -> Int[Tensor, "batch read"]: ...  # noqa: D102
+    @property
+    def tokens(self) -> Int[Tensor, "batch d_read"] | None: ...  # noqa: D102
+    @property
+    def score(self) -> Callable[[Tensor, Tensor], Tensor]: ...  # noqa: D102
+
+
+@runtime_checkable
+class LogitMetric(Protocol):
+    """A metric that knows which logits of a run it needs; those of `interp.metrics` do.
+
+    Attributes:
+        needs_tokens: whether it compares the logits with the tokens of the run.
+    """
+
+    needs_tokens: Any
+
+    def on(self, model: "HookedTransformer", prompts: MaskedTokens) -> LogitPlan:
+        """What it reads in a run of `model` on these prompts."""
+        ...
+
+
+Differentiable = Literal["loss"] | LogitMetric | Callable[[Tensor], Tensor]
+"""What a cached run can differentiate: the mean loss, a metric, or a function of the logits [batch, pos, d_vocab] to
+one value a prompt or a single one."""
+
+
+class Logits:
+    """The logits of a run, computed as far as somebody asks for them; in float32 at least."""
+
+    def __init__(self, unembed: "Unembed", read: Float[Tensor, "batch pos d_model"]):
+        self.unembed, self.read = unembed, read
+
+    @cached_property
+    def whole(self) -> Float[Tensor, "batch pos d_vocab"]:
+        """All of them, in the dtype of the run."""
+        return self.unembed(self.read)
+
+    def at(
+        self, positions: Int[Tensor, "batch read"], tokens: Int[Tensor, "batch d_read"] | None
+    ) -> Float[Tensor, "batch read d_read"]:
+        """Those of some positions and tokens, chosen for each prompt."""
+        rows = torch.arange(len(self.read), device=self.read.device)[:, None]
+        if "whole" in vars(self) or tokens is None:
+            logits = self.whole[rows, positions] if "whole" in vars(self) else self.unembed(self.read[rows, positions])
+            if tokens is not None:
+                logits = logits.gather(-1, tokens[:, None, :].expand(-1, logits.shape[1], -1))
+        else:
+            logits = self.unembed.of_tokens(self.read[rows, positions], tokens)
+        return at_least_float32(logits)
+
+
+def objective(
+    asked: Differentiable,
+    model: "HookedTransformer",
+    entering: Tensor,
+    tokens: Int[Tensor, "batch pos"] | None,
+    mask: Bool[Tensor, "batch pos"] | None,
+) -> Callable[[Logits], Tensor]:
+    """Logits of a run to the values of what is asked for: one a prompt, or a single one.
+
+    Raises `ConfigError` for what is none of `Differentiable`, or needs tokens where the run begins with a stream.
+    """
+    if tokens is None and (asked == "loss" or getattr(asked, "needs_tokens", False)):
+        raise ConfigError("a loss compares with the tokens of the run, so it excludes start_at_layer")
+    if isinstance(asked, str):
+        if asked != "loss":
+            raise ConfigError(f"gradient_of = {asked!r}; allowed: 'loss', a metric, or a function of the logits")
+        return lambda logits: next_token_loss(logits.whole, tokens, mask)  # pyright: ignore[reportArgumentType]
+    if isinstance(asked, type) or not (isinstance(asked, LogitMetric) or callable(asked)):
+        raise ConfigError(
+            f"gradient_of takes 'loss', a metric, or a function of the logits, not {type(asked).__name__}"
+        )
+    if isinstance(asked, LogitMetric):
+        beside = torch.zeros(entering.shape[:2], dtype=torch.long, device=entering.device) if tokens is None else tokens
+        plan, rows = asked.on(model, MaskedTokens(beside, mask)), torch.arange(len(entering), device=entering.device)
+        return lambda logits: plan.score(logits.at(plan.positions, plan.tokens), rows)
+    name = getattr(asked, "__name__", type(asked).__name__)
+
+    def values(logits: Logits) -> Tensor:
+        value = asked(at_least_float32(logits.whole))
+        if not isinstance(value, Tensor) or tuple(value.shape) not in ((), (len(entering),)):
+            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ShapeError(f"gradient_of: {name} made {what}; allowed: a tensor of one value a prompt, or of one")
+        return value
+
+    return values
+
+
+class Recording:
+    """The hook of a cached run, and what it keeps.
+
+    Attributes:
+        kept: activations by name, and gradients as `name + "_grad"`.
+        in_graph: the activations as the run goes on with them, where it is to be differentiated.
+    """
+
+    def __init__(self, device: str | torch.device | None, pos_slice: int | slice | Sequence[int] | None, graph: bool):
+        self.device, self.pos_slice, self.graph = device, pos_slice, graph
+        self.kept: dict[str, Tensor] = {}
+        self.in_graph: dict[str, Tensor] = {}
+
+    def part(self, value: Tensor, pos_axis: int) -> Tensor:
+        """What is kept of a tensor."""
+        value = value.detach()
+        if self.pos_slice is not None:  # a copy, so that the whole tensor is not held
+            value = select(value, pos_axis, self.pos_slice, "pos").clone()
+        return value if self.device is None else value.to(self.device)
+
+    def keep(self, value: Tensor, hook: HookPoint) -> Tensor:
+        """The hook. Where nothing before it has a gradient (frozen weights), the graph begins here."""
+        if hook.name in self.kept:
+            raise CacheError(f"{hook.name} ran twice in one cached run: by a run inside a hook, or in another thread")
+        self.kept[hook.name] = self.part(value, hook.pos_axis)
+        if self.graph:
+            self.in_graph[hook.name] = value if value.requires_grad else value.requires_grad_()
+        return value
+
+    def differentiate(self, values: Float[Tensor, "batch"] | Float[Tensor, ""], points: dict[str, HookPoint]) -> None:
+        """Keep the gradient of the sum of `values` at every point that it depends on.
+
+        No prompt sees another one, so that each prompt has the gradient of its own value.
+        """
+        if not values.requires_grad:
+            raise HookNotFiredError("no gradient flows from what is differentiated to a point that the cache holds")
+        gradients = torch.autograd.grad(
+            values.sum(), list(self.in_graph.values()), allow_unused=True, retain_graph=True
+        )
+        for name, gradient in zip(self.in_graph, gradients, strict=True):
+            if gradient is not None:
+                self.kept[f"{name}_grad"] = self.part(gradient, points[name].pos_axis)
+
+
+class LastPointReached(Exception):
+    """Ends a run of which nothing more is asked for."""
+
+
+def stop_here(value: Tensor, hook: HookPoint) -> None:
+    """The hook on the last point that somebody watches."""
+    raise LastPointReached

@@ -1,0 +1,165 @@
+"""What a batch asks of a model: which of its logits are compared with what, after every check that can fail."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.errors import ConfigError, InterpError, ShapeError, TokenError
+from interp.indices import is_index
+from interp.model import HookedTransformer, cross_entropy
+from interp.text import AttentionMask, Batch, Ids, as_ids, check_marks, check_mask, check_tokens
+
+BATCH_SIZE = 32
+"""How many sequences of a data set a step takes, unless a caller says otherwise or there are fewer."""
+
+DataSource = Callable[[torch.Generator], "Batch | Tensor"] | Batch | Ids
+"""What there is to train on: a function that makes a batch, or a data set from which batches are drawn."""
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Checked sequences, and what is to be predicted in them.
+
+    Attributes:
+        tokens: what the model reads.
+        attention_mask: true for tokens and false for padding; None where nothing is padding.
+        positions: those whose logits are compared, as a slice of all.
+        ids: what these logits are to say.
+        counted: where the loss counts; None for everywhere.
+        copied: where the loss is recorded as that of copied tokens.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    attention_mask: Bool[Tensor, "batch pos"] | None
+    positions: slice
+    ids: Int[Tensor, "batch read"]
+    counted: Bool[Tensor, "batch read"] | None
+    copied: Bool[Tensor, "batch read"]
+
+    def rows(self, index: Int[Tensor, "row"]) -> "Targets":
+        """Some of the sequences."""
+        mask, counted = (None if part is None else part[index] for part in (self.attention_mask, self.counted))
+        return Targets(self.tokens[index], mask, self.positions, self.ids[index], counted, self.copied[index])
+
+    def losses(self, model: HookedTransformer) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The mean loss of all that counts, and that of the copied tokens among it (NaN without any), in nats."""
+        device = model.W_E.device
+        mask = None if self.attention_mask is None else self.attention_mask.to(device)
+        logits = model(self.tokens.to(device), attention_mask=mask)[:, self.positions]
+        losses, copied = cross_entropy(logits, self.ids.to(device)), self.copied.to(device)
+        if self.counted is None:
+            return losses.mean(), losses.detach()[copied].mean()
+        counted = self.counted.to(device)
+        return losses.where(counted, 0).sum() / counted.sum(), losses.detach()[copied & counted].mean()
+
+
+def source_of(
+    data: DataSource, batch_size: int | None, model: HookedTransformer
+) -> Callable[[torch.Generator], Targets]:
+    """What makes the next batch from a generator, which all its randomness comes from.
+
+    Of a data set every sequence is drawn once before any is drawn again.
+
+    Raises `ConfigError` for a batch size that is out of range, or beside a function that makes batches; for a data set
+    everything that `targets_of` raises.
+    """
+    if callable(data):
+        if batch_size is not None:
+            raise ConfigError(f"batch_size = {batch_size}, but here a function makes the batches: it says how large")
+        return lambda generator: targets_of(data(generator), model)
+    whole = targets_of(data, model)
+    n = len(whole.tokens)
+    size = min(BATCH_SIZE, n) if batch_size is None else batch_size
+    if not is_index(size) or not 1 <= size <= n:
+        raise ConfigError(f"batch_size = {batch_size!r}; allowed: 1 to {n}, the sequences that there are")
+    left = torch.empty(0, dtype=torch.long)
+
+    def draw(generator: torch.Generator) -> Targets:
+        nonlocal left
+        if len(left) < size:
+            left = torch.cat([left, torch.randperm(n, generator=generator)])
+        chosen, left = left[:size], left[size:]
+        return whole.rows(chosen.to(whole.tokens.device))
+
+    return draw
+
+
+def targets_of(data: Any, model: HookedTransformer) -> Targets:
+    """The targets of a batch or a data set: a `Batch`, or token ids [batch, pos] whose every next token is one.
+
+    Raises:
+        TokenError: token ids that are none, or that the model does not have; labels that the logits do not have.
+        ShapeError: marks or labels that do not fit the tokens, or a single position without labels.
+        ConfigError: nothing counts, marks beside one label a sequence, or a model whose logits are of other ids than
+            its tokens and a batch without labels.
+    """
+    batch = data if isinstance(data, Batch) else Batch(_plain_tokens(data))
+    tokens = check_tokens(batch.tokens, model.cfg.d_vocab, model.cfg.n_ctx, batch.tokens.device)
+    mask, n_logits = check_mask(batch.attention_mask, tokens), len(model.b_U)
+    counted, copied = _marks(batch.loss_mask, tokens, "loss_mask"), _marks(batch.copied, tokens, "copied")
+    assert copied is not None
+    if batch.labels is None:
+        _check_next(tokens, model.cfg.d_vocab, n_logits)
+        ids, positions = tokens[:, 1:], slice(0, -1)
+        real = None if mask is None else mask[:, 1:] & mask[:, :-1]
+        counted, copied = None if counted is None else counted[:, 1:], copied[:, 1:]
+    else:
+        ids, positions = _labels(batch.labels, tokens)
+        real = None if mask is None else mask[:, positions]
+        copied = copied[:, positions]
+        if counted is not None and counted.shape != ids.shape:
+            raise ConfigError("loss_mask marks positions, and one label a sequence is of the last alone; leave it out")
+    if real is not None:
+        counted = real if counted is None else counted & real
+    if counted is not None:
+        if not counted.any():
+            raise ConfigError("nothing in this batch counts: loss_mask and attention_mask leave no prediction")
+        ids = ids.where(counted, 0)
+    if (outside := (ids < 0) | (ids >= n_logits)).any():
+        row, column = (int(i) for i in outside.nonzero()[0])
+        raise TokenError(f"label {int(ids[row, column])} in sequence {row}; allowed: 0 to {n_logits - 1}")
+    return Targets(tokens, mask, positions, ids, counted, copied)
+
+
+def _plain_tokens(given: Any) -> Int[Tensor, "batch pos"]:
+    """Ids that were given without a `Batch` around them."""
+    try:
+        ids = as_ids(given, "tokens to train on")
+    except InterpError as error:
+        raise type(error)(f"{error}; allowed: token ids [batch, pos], or a Batch") from None
+    if ids.ndim != 2:
+        raise ShapeError(f"tokens to train on have shape {tuple(ids.shape)}; allowed: [batch, pos], or a Batch")
+    return ids
+
+
+def _marks(given: AttentionMask | None, tokens: Tensor, name: str) -> Bool[Tensor, "batch pos"] | None:
+    return None if given is None else check_marks(given, tokens, name, "marked places", "others")
+
+
+def _check_next(tokens: Int[Tensor, "batch pos"], d_vocab: int, n_logits: int) -> None:
+    if tokens.shape[1] < 2:
+        raise ShapeError(
+            f"tokens {tuple(tokens.shape)} [batch, pos] have no next token: at least two positions, or labels, needed"
+        )
+    if n_logits != d_vocab:
+        raise ConfigError(
+            f"this model reads {d_vocab} tokens and has logits of {n_logits} classes, so it cannot predict the next "
+            "token; give labels"
+        )
+
+
+def _labels(given: Any, tokens: Int[Tensor, "batch pos"]) -> tuple[Int[Tensor, "batch read"], slice]:
+    """The labels [batch, read], and the positions whose logits are to say them."""
+    labels = as_ids(given, "labels").to(tokens.device)
+    if labels.shape == tokens.shape:
+        return labels, slice(None)
+    if labels.shape != tokens.shape[:1]:
+        raise ShapeError(
+            f"labels have shape {tuple(labels.shape)} and tokens {tuple(tokens.shape)}; allowed: [batch, pos], or "
+            "[batch] for the last position"
+        )
+    return labels[:, None], slice(-1, None)
