@@ -12,7 +12,7 @@ from typing import Unpack
 from circuits import Circuit
 from circuits.compiler import CompiledTransformer, CompileOptions
 from circuits.language import known_keywords
-from interp.errors import ConfigError, described
+from interp.errors import ConfigError, describe
 
 FIXED = ("norm", "attn_only", "n_heads", "d_model")
 
@@ -29,7 +29,7 @@ def compile_as_gpt2(circuit: Circuit, **options: Unpack[CompileOptions]) -> Comp
     """
     for name, value in options.items():
         if name in FIXED:
-            raise ConfigError(f"{name} = {described(value)}: GPT-2 fixes {', '.join(FIXED)}")
+            raise ConfigError(f"{name} = {describe(value)}: GPT-2 fixes {', '.join(FIXED)}")
     if circuit.attention_dir != "causal":
         raise ConfigError(f"GPT-2 is causal, the circuit's attention is {circuit.attention_dir}")
     options = {**options, "norm": "LN", "attn_only": False}
@@ -48,6 +48,4 @@ def save_as_gpt2(circuit: Circuit, folder: str | os.PathLike[str], **options: Un
     Options and errors as for `compile_as_gpt2`. With the default ballast of 1e3 the logits agree with those of the
     circuit without norms to about 1e-5 in float32.
     """
-    from interp.checkpoints.registry import save_as
-
-    save_as(compile_as_gpt2(circuit, **options), folder, "gpt2")
+    compile_as_gpt2(circuit, **options).save_pretrained(folder, "gpt2")

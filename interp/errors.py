@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from reprlib import Repr
 
 
 class InterpError(Exception):
@@ -58,37 +57,26 @@ def did_you_mean(given: str, allowed: Iterable[str], cutoff: float = 0.5, said: 
     return f"; did you mean {' or '.join(suggested)}?" if suggested else ""
 
 
-class _Described(Repr):
-    """Reprs of bounded length; tensors and modules, whose reprs fill screens, by their kind and sizes."""
+def describe(value: object) -> str:
+    """A value that somebody gave, short enough for a message: a tensor's shape, not its numbers; a module's kind.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = 80
-        self.maxlong, self.maxlist, self.maxtuple = 40, 8, 8
-
-    def repr_instance(self, x: object, level: int) -> str:  # reprlib's own names
-        kind, shape, dtype = type(x).__name__, getattr(x, "shape", None), getattr(x, "dtype", None)
-        if not isinstance(x, type) and callable(getattr(x, "state_dict", None)):
-            return f"<{kind}>"
-        if isinstance(x, type) or shape is None or dtype is None:
-            return super().repr_instance(x, level)
-        return f"<{kind} of shape {tuple(shape)}, {dtype}>" if len(shape) else f"{kind}({x.item()})"  # type: ignore
-
-
-_REPR = _Described()
-
-
-def described(value: object) -> str:
-    """What was given, for a message: its repr, cut off in the middle where it is long.
-
-    A tensor, an array or a module is named with its shape and dtype instead of being printed, in lists as well.
+    Text and numbers are shown as they are; what is long is cut.
     """
-    said = _REPR.repr(value)
-    return said if len(said) <= 300 else f"{said[:200]} ... {said[-80:]}"
+    shape, kind = getattr(value, "shape", None), type(value).__name__
+    if shape is not None and not isinstance(value, type):
+        number = f": {value.item()}" if not len(shape) and hasattr(value, "item") else ""  # pyright: ignore
+        return f"{kind} of {getattr(value, 'dtype', '')} {tuple(shape)}{number}".replace("torch.", "")
+    if isinstance(value, list | tuple | set | frozenset):
+        shown = ", ".join(describe(item) for item in list(value)[:4]) + (", ..." if len(value) > 4 else "")
+        return f"({shown}{',' * (len(value) == 1)})" if isinstance(value, tuple) else f"[{shown}]"
+    if isinstance(value, Mapping):
+        return f"{kind} of {', '.join(map(str, list(value)[:4]))}{', ...' if len(value) > 4 else ''}"
+    text = repr(value)
+    return text if len(text) <= 80 and "\n" not in text else f"{kind} {text.splitlines()[0][:60]}..."
 
 
 def check_choice(name: str, given: object, allowed: Sequence[str]) -> None:
     """Raise `ConfigError` unless `given` is one of the allowed words."""
-    if given not in allowed:
+    if not isinstance(given, str) or given not in allowed:
         words = ", ".join(map(repr, allowed))
-        raise ConfigError(f"{name} = {described(given)}; allowed: {words}{did_you_mean(str(given), allowed)}")
+        raise ConfigError(f"{name} = {describe(given)}; allowed: {words}{did_you_mean(str(given), allowed)}")

@@ -17,7 +17,7 @@ from circuits.language.gaps import smallest_gap
 from circuits.language.keywords import known_keywords
 from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, Head, Part, Table, Ties
 from circuits.language.space import Coordinate, Label, Number, Space, cut, is_finite, listed
-from interp.errors import ConfigError, TokenError, check_choice, described, did_you_mean
+from interp.errors import ConfigError, TokenError, check_choice, describe, did_you_mean
 from interp.indices import is_index
 from interp.text import INPUT, Ids, Text, Vocabulary, as_ids, check_tokens, is_text
 
@@ -57,7 +57,7 @@ class Declaration:
         tied: bool = False,
     ):
         if not is_index(n_ctx) or n_ctx < 1:
-            raise ConfigError(f"n_ctx = {described(n_ctx)}; allowed: 1 or more")
+            raise ConfigError(f"n_ctx = {describe(n_ctx)}; allowed: 1 or more")
         check_choice("attention_dir", attention_dir, ("causal", "bidirectional"))
         given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
         if bos is not None:
@@ -98,7 +98,7 @@ class Declaration:
         vectors of several lengths, and features that are no finite numbers.
         """
         if not isinstance(table, Mapping):
-            raise ConfigError(f"space {name!r}: the table is {described(table)}; allowed: a mapping from words")
+            raise ConfigError(f"space {name!r}: the table is {describe(table)}; allowed: a mapping from words")
         unknown = next((word for word in table if word not in self.vocabulary.words), None)
         if unknown is not None:
             near = did_you_mean(str(unknown), self.vocabulary.words)
@@ -119,7 +119,7 @@ class Declaration:
     @staticmethod
     def _features(name: str, word: str, given: Sequence[Number]) -> tuple[float, ...]:
         if not isinstance(given, Iterable) or not all(map(is_finite, given)):
-            said = f"space {name!r}: the features of {word!r} are {described(given)}"
+            said = f"space {name!r}: the features of {word!r} are {describe(given)}"
             raise ConfigError(f"{said}; allowed: finite numbers")
         return tuple(map(float, given))
 
@@ -160,14 +160,14 @@ class Declaration:
         self._check_place(where, layer, name)
         for what, form in (("qk", qk), ("ov", ov)):
             if form is not None and not isinstance(form, Form):
-                raise ConfigError(f"{where}: {what} = {described(form)}; allowed: a form, as match and copy return")
+                raise ConfigError(f"{where}: {what} = {describe(form)}; allowed: a form, as match and copy return")
         qk, ov = qk or Form(), ov or Form()
         for term in (*qk.terms, *ov.terms):
             self._check_space(where, term.rows, term.columns)
         check_choice(f"{where}: ties", ties, get_args(Ties))
         for what, value in (("sharp", sharp), ("gap", gap)):
             if value is not None and not (is_finite(value) and value > 0):
-                raise ConfigError(f"{where}: {what} = {described(value)}; allowed: a finite number above 0")
+                raise ConfigError(f"{where}: {what} = {describe(value)}; allowed: a finite number above 0")
         gap = None if gap is None else float(gap)
         gap_without_sink = gap or smallest_gap(qk) or (1.0 if qk.terms and not qk.relates_anything else None)
         preference = self._recency(where, ties, recency, gap_without_sink)
@@ -179,7 +179,7 @@ class Declaration:
             best, worst = (gap_without_sink or 0) - (preference if ties == "first" else 0), abs(preference)
             sink = (best + (worst if ties == "latest" else 0)) / 2 if rests else 0.0
         if not is_finite(sink) or sink < 0:
-            raise ConfigError(f"{where}: sink = {described(sink)}; allowed: a finite number from 0 on")
+            raise ConfigError(f"{where}: sink = {describe(sink)}; allowed: a finite number from 0 on")
         if sink:
             if self.bos is None:
                 raise ConfigError(f"{where}: sink = {sink} needs the start of the text; give the circuit bos=")
@@ -267,7 +267,7 @@ class Declaration:
             if (wrong := (ids[:, 0] != start).nonzero()).numel():
                 text = self.vocabulary.to_string(ids[int(wrong[0])])
                 start_is = f"does not start with {self.bos!r}, where heads without a match rest"
-                raise TokenError(f"text {described(text)} {start_is}")
+                raise TokenError(f"text {describe(text)} {start_is}")
         return ids
 
     def __repr__(self) -> str:
@@ -279,7 +279,7 @@ class Declaration:
 
     def _check_place(self, where: str, layer: int, name: str) -> None:
         if not is_index(layer) or layer < 0:
-            raise ConfigError(f"{where}: layer = {described(layer)}; allowed: 0 or more")
+            raise ConfigError(f"{where}: layer = {describe(layer)}; allowed: 0 or more")
         if not isinstance(name, str) or not name:
             raise ConfigError(f"{where}: the name is {name!r}; allowed: a word")
         if name in (EMBED, POS_EMBED, UNEMBED) or any(part.name == name for part in self.parts):
@@ -288,7 +288,7 @@ class Declaration:
     def _check_space(self, where: str, *spaces: Space) -> None:
         for space in spaces:
             if not isinstance(space, Space):
-                raise ConfigError(f"{where}: {described(space)} is not a space; {self._spaces_near(space)}")
+                raise ConfigError(f"{where}: {describe(space)} is not a space; {self._spaces_near(space)}")
             if self.spaces.get(space.name) != space:
                 raise ConfigError(f"{where}: {space!r} is not one of this circuit's; {self._spaces_near(space.name)}")
 
@@ -308,7 +308,7 @@ class Declaration:
         recency = RECENCY * (gap or 0) if given is None else given
         if not is_finite(recency) or recency <= 0 or (gap is not None and recency >= gap / 2):
             below = f"below half the gap between scores, {(gap or 0) / 2:g}"
-            raise ConfigError(f"{where}: recency = {described(recency)}; allowed: above 0, and {below}")
+            raise ConfigError(f"{where}: recency = {describe(recency)}; allowed: above 0, and {below}")
         return float(recency)
 
     def _sink(self, weight: float) -> Form:

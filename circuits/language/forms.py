@@ -16,7 +16,7 @@ from torch import Tensor
 
 from circuits.language.keywords import known_keywords
 from circuits.language.space import Label, Number, Space, is_finite, listed
-from interp.errors import ConfigError, described
+from interp.errors import ConfigError, describe
 from interp.indices import is_index
 
 
@@ -28,7 +28,7 @@ class Shift:
 
     def __post_init__(self) -> None:
         if not is_index(self.n):
-            raise ConfigError(f"shift({described(self.n)}); allowed: a whole number of places")
+            raise ConfigError(f"shift({describe(self.n)}); allowed: a whole number of places")
 
     def __repr__(self) -> str:
         return f"shift({self.n})"
@@ -111,7 +111,7 @@ class Form:
 
     def __mul__(self, factor: Number) -> "Form":
         if not is_finite(factor):
-            raise ConfigError(f"{described(factor)} * ({self}); allowed: a finite number")
+            raise ConfigError(f"{describe(factor)} * ({self}); allowed: a finite number")
         return Form(tuple(replace(term, weight=float(factor) * term.weight) for term in self.terms))
 
     __rmul__ = __mul__
@@ -162,7 +162,7 @@ def copy(
 def _form(verb: str, rows: Space, columns: Space, relation: Relation | None) -> Form:
     for space in (rows, columns):
         if not isinstance(space, Space):
-            raise ConfigError(f"{verb} relates two spaces, and {described(space)} is none")
+            raise ConfigError(f"{verb} relates two spaces, and {describe(space)} is none")
     name = f"{verb}({rows.name}, {columns.name})"
     matrix = _matrix(name, rows, columns, relation)
     if not isinstance(relation, Shift) and not matrix.any():
@@ -193,7 +193,7 @@ def _matrix(name: str, rows: Space, columns: Space, relation: Relation | None) -
             for j, other in enumerate(columns.labels):
                 weight = relation(label, other)
                 if not isinstance(weight, bool) and not is_finite(weight):
-                    said = f"the relation of {label!r} and {other!r} is {described(weight)}"
+                    said = f"the relation of {label!r} and {other!r} is {describe(weight)}"
                     raise ConfigError(f"{name}: {said}; allowed: true, false, or a finite number")
                 matrix[i, j] = float(weight)
     else:
@@ -213,7 +213,7 @@ def _numbers(name: str, relation: Any) -> Tensor:
         given = torch.as_tensor(relation)
     except (TypeError, ValueError, RuntimeError) as error:  # such as a word, or rows of several lengths
         raise ConfigError(
-            f"{name}: the relation is {described(relation)}; allowed: shift(n), a mapping, a function of two labels, "
+            f"{name}: the relation is {describe(relation)}; allowed: shift(n), a mapping, a function of two labels, "
             "or a matrix"
         ) from error
     if given.is_complex():

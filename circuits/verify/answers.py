@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.language import Interpretation, is_finite
-from interp.errors import ConfigError, described, did_you_mean
+from interp.errors import ConfigError, describe, did_you_mean
 
 Expected = str | Mapping[str, float] | None
 """The right answer at one position: a word, None for nothing to predict, or the logits of all words (0 where a word is
@@ -79,7 +79,7 @@ def reference_answers(reference: Reference, texts: Sequence[str], n_pos: int, id
                 for word, logit in answer.items():
                     logits[(*place, _id(word, text, position, ids))] = _logit(logit, word, text, position)
             elif answer is not None:
-                raise _refused(f"answers {described(answer)}", text, position, "a word, None, or a mapping of logits")
+                raise _refused(f"answers {describe(answer)}", text, position, "a word, None, or a mapping of logits")
     if chosen:
         words[tuple(torch.tensor(chosen).T)] = True
     return Answers(given, words, by_logits, logits)
@@ -87,25 +87,25 @@ def reference_answers(reference: Reference, texts: Sequence[str], n_pos: int, id
 
 def _checked(answers: Any, text: str, n_pos: int) -> Sequence[Expected]:
     if isinstance(answers, str) or not isinstance(answers, Sequence):
-        said = f"the reference answers {described(text)} with {described(answers)}"
+        said = f"the reference answers {describe(text)} with {describe(answers)}"
         raise ConfigError(f"{said}; allowed: a list, an answer a position")
     if len(answers) != n_pos:
-        raise ConfigError(f"the reference answers for {len(answers)} positions of {described(text)}, which has {n_pos}")
+        raise ConfigError(f"the reference answers for {len(answers)} positions of {describe(text)}, which has {n_pos}")
     return answers
 
 
 def _logit(logit: Any, word: str, text: str, position: int) -> float:
     if not is_finite(logit):
-        raise _refused(f"gives {word!r} the logit {described(logit)}", text, position, "a finite number")
+        raise _refused(f"gives {word!r} the logit {describe(logit)}", text, position, "a finite number")
     return float(logit)
 
 
 def _id(word: Any, text: str, position: int, ids: Mapping[str, int]) -> int:
     if word not in ids:
         near = did_you_mean(str(word), ids)
-        raise _refused(f"predicts {described(word)}", text, position, f"a word of the circuit{near}")
+        raise _refused(f"predicts {describe(word)}", text, position, f"a word of the circuit{near}")
     return ids[word]
 
 
 def _refused(what: str, text: str, position: int, allowed: str) -> ConfigError:
-    return ConfigError(f"the reference {what} at position {position} of {described(text)}; allowed: {allowed}")
+    return ConfigError(f"the reference {what} at position {position} of {describe(text)}; allowed: {allowed}")

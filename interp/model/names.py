@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, SupportsIndex, cast
 
-from interp.errors import ConfigError, HookNotFoundError, described, did_you_mean
+from interp.errors import ConfigError, HookNotFoundError, describe, did_you_mean
 from interp.indices import is_index, layer_index
 
 HookName = str | tuple[str, SupportsIndex] | tuple[str, SupportsIndex, str] | Callable[[str], bool]
@@ -29,13 +29,13 @@ def resolve(asked: HookName, names: Sequence[str], n_layers: int) -> list[str]:
     if callable(asked):
         found = [name for name in names if asked(name)]
         if not found:
-            raise HookNotFoundError(f"the predicate {described(asked)} is true of none of the {len(names)} names here")
+            raise HookNotFoundError(f"the predicate {describe(asked)} is true of none of the {len(names)} names here")
         return found
     if isinstance(asked, tuple):
         return [_resolve_short(asked, names, n_layers)]
     if not isinstance(asked, str):
         raise HookNotFoundError(
-            f"{described(asked)} is not a name; allowed: a full name, a glob, (name, layer), (name, layer, part) or a "
+            f"{describe(asked)} is not a name; allowed: a full name, a glob, (name, layer), (name, layer, part) or a "
             "predicate"
         )
 
@@ -91,7 +91,7 @@ def as_list(asked: HookName | Iterable[HookName] | None) -> list[HookName | None
     if asked is None or isinstance(asked, str) or callable(asked):
         return [asked]
     if not isinstance(asked, Iterable):
-        raise HookNotFoundError(f"{described(asked)} is not a name, a predicate or a list of them")
+        raise HookNotFoundError(f"{describe(asked)} is not a name, a predicate or a list of them")
     if isinstance(asked, tuple):  # a short name; several names come in a list
         return [cast(HookName, asked)]
     if not (several := list(asked)):
@@ -106,7 +106,7 @@ def _resolve_short(asked: tuple[Any, ...], names: Sequence[str], n_layers: int) 
         or not is_index(asked[1])
     ):
         raise HookNotFoundError(
-            f"{described(asked)} is not a short name; allowed: (name, layer) such as ('pattern', 0), or "
+            f"{describe(asked)} is not a short name; allowed: (name, layer) such as ('pattern', 0), or "
             "(name, layer, part) such as ('scale', 0, 'ln1'); several names go in a list"
         )
     *parts, word = asked[0].split(".")
