@@ -12,12 +12,17 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from circuits import Circuit
 from circuits.language import known_keywords
 from circuits.verify import Expected, Report, VerifyOptions, verify
 from interp.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from circuits.gallery import induction
+
+__all__ = ["Entry", "entries", "entry", "induction"]  # every other circuit is found by its name
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,20 @@ class ReadsText:
         """The id of a text that is exactly one token. Raises `TokenError` if it is not."""
         return self._tokenizer().to_single_token(text)
 
+    def to_answer(self, text: str) -> int:
+        """The number of the logit that a text of one token means. Raises `TokenError` if it means none."""
+        if self.cfg.predicts_other_things:
+            raise TokenError(
+                f"{text!r} is text, but this model has logits of d_vocab_out = {self.cfg.d_vocab_out} other things "
+                "than tokens: give their numbers"
+            )
+        return self.to_single_token(text)
+
+    @property
+    def output_tokenizer(self) -> TextCodec | None:
+        """What gives the logits names: the tokenizer, or None where they are of other things than tokens."""
+        return None if self.cfg.predicts_other_things else self.tokenizer
+
     def get_token_position(
         self,
         token: str | SupportsIndex,

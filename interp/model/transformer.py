@@ -39,7 +39,7 @@ from interp.model.components import (
 from interp.model.generate import Generates, KVCache
 from interp.model.hooked import Hooked, ReadOut, ReturnType
 from interp.model.hooks import HookPoint, Span
-from interp.model.loss import next_token_loss
+from interp.model.loss import check_predicts_tokens, next_token_loss
 from interp.model.split_inputs import private_reads
 from interp.model.stacked import StackedWeights
 from interp.model.text import ReadsText
@@ -183,8 +183,8 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
             input: text, or several (padded on the left and masked where their lengths differ); token ids [batch, pos]
                 or [pos], as a tensor, an array or lists; with `start_at_layer` the residual stream
                 [batch, pos, d_model] that enters that block.
-            return_type: "logits" [batch, pos, d_vocab]; "loss", the mean cross-entropy in nats over all next tokens of
-                the batch (`interp.metrics.Loss` is the mean of each prompt); "both" as (logits, loss); None. Losses
+            return_type: "logits" [batch, pos, d_vocab_out]; "loss", the mean cross-entropy in nats over all next tokens
+                of the batch (`interp.metrics.Loss` is the mean of each prompt); "both" as (logits, loss); None. Losses
                 are in float32 at least, whatever the model's dtype.
             loss_per_token: a loss for every predicted token, [batch, pos - 1]; 0 where it or its predictor is padding.
             start_at_layer, stop_at_layer: 0 to n_layers, or negative from the end. With `stop_at_layer` the result is
@@ -335,6 +335,8 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         first, last = self._layer_range(start_at_layer, stop_at_layer)
         if not callable(return_type) and return_type not in ("logits", "loss", "both", None):
             raise ConfigError(f"return_type = {return_type!r}; allowed: 'logits', 'loss', 'both' or None")
+        if return_type in ("loss", "both"):
+            check_predicts_tokens(self.cfg, f"return_type = {return_type!r}")
         if loss_per_token and return_type not in ("loss", "both"):
             raise ConfigError(f"loss_per_token = True contradicts return_type = {return_type!r}")
         if kv_cache is not None and self.cfg.attention_dir != "causal":
