@@ -101,7 +101,7 @@ explorer.figure(18, 6)
 # previous-token head. Notebook 6 shows why.
 
 # %%
-tokens = repeated_tokens(model.cfg, model.tokenizer, n_prompts=12, seed=1)
+tokens = repeated_tokens(model.cfg, model.tokenizer, n_prompts=6, seed=1)
 seen = (tokens[:, :, None] == tokens[:, None, :]).tril(-1).any(-1)
 copied = seen[:, 1:] & seen[:, :-1]  # the token and the one before it have both come before
 

@@ -39,13 +39,12 @@ model = HookedTransformer.from_pretrained("smollm2-135m-instruct")
 # %% [markdown]
 # ## Prompts in pairs
 #
-# Eight pairs of names. Half of the prompts name the indirect object (IO) first, half the subject (S), so that no fixed
+# Six pairs of names. Half of the prompts name the indirect object (IO) first, half the subject (S), so that no fixed
 # position is the answer. The corrupted prompt lets the *other* one give the drink: one token differs, and the right
 # answer changes sides. The metric is the difference of two logits, IO - S, at the last position.
 
 # %%
-NAMES = [("Mary", "John"), ("Anna", "Paul"), ("Sarah", "Tom"), ("Emma", "James")]
-NAMES += [("Alice", "Mark"), ("Laura", "David"), ("Jane", "Peter"), ("Kate", "Jack")]
+NAMES = [("Mary", "John"), ("Anna", "Paul"), ("Sarah", "Tom"), ("Emma", "James"), ("Alice", "Mark"), ("Laura", "David")]
 PROMPT = "When {} and {} went to the store, {} gave a drink to"
 
 order = [(io, s) if i % 2 == 0 else (s, io) for i, (io, s) in enumerate(NAMES)]
@@ -198,7 +197,7 @@ figures.sweep(stream)
 #
 # The outputs of single heads (`z`) at the two positions, in both directions. Denoising asks what *suffices* to bring a
 # part back, noising what is *necessary*. Restricted to layers from 15 on, since nothing moves before. The suppressor is
-# the largest in both, with nearly half of the difference. Intervals over the eight prompts are in the hover text.
+# the largest in both, with nearly half of the difference. Intervals over the six prompts are in the hover text.
 
 # %%
 options = {"layers": range(15, 30), "positions": [S2, END], "normalize": True, "progress": False}
@@ -355,7 +354,7 @@ assert max(map(abs, others)) < 0.25
 # %% [markdown]
 # ## A check by ablation
 #
-# Without another prompt's activations: replace the heads' outputs by their mean over all 16 prompts (which names both
+# Without another prompt's activations: replace the heads' outputs by their mean over all 12 prompts (which names both
 # answers equally often). What the mean cannot carry is *which* name is the answer.
 
 # %%
@@ -391,6 +390,6 @@ figures.bars(
 )
 
 # %% [markdown]
-# What these numbers do not say: the prompts follow one template, and the intervals over eight prompts are over names
+# What these numbers do not say: the prompts follow one template, and the intervals over six prompts are over names
 # alone. The mark that L17H4 writes was traced, not decoded. And MLPs, which add to the answer in the last layers, were
 # left as they are.

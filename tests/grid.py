@@ -387,8 +387,9 @@ def _reference_attention(
     cfg, block, attn = model.cfg, model.blocks[layer], model.blocks[layer].attn
 
     def read(part: str, head: int) -> Tensor:
-        seen = edit(layer, part, head, x if part == "v" else x + to_queries_and_keys)
-        return seen if cfg.norm_position == "post" else reference_norm(block.ln1, seen)
+        seen = edit(layer, part, head, x)
+        normalized = seen if cfg.norm_position == "post" else reference_norm(block.ln1, seen)
+        return normalized if part == "v" else normalized + to_queries_and_keys
 
     total = attn.b_O.expand_as(x)
     for head in range(cfg.n_heads):

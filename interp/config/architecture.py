@@ -57,6 +57,8 @@ class TransformerConfig:
         d_model: width of the residual stream.
         n_ctx: longest sequence.
         d_vocab: number of tokens.
+        d_vocab_out: number of logits; by default `d_vocab`. With another number the logits are of other things than
+            tokens (the classes of a task): answers are their numbers, and there is no loss and no generation.
         n_heads: heads a layer; by default `d_model // d_head`.
         d_head: width of a head; by default `d_model // n_heads`.
         n_key_value_heads: heads with keys and values of their own, each shared by a group of query heads
@@ -72,7 +74,8 @@ class TransformerConfig:
         eps: added to the variance inside the square root.
         positional_embedding_type: "standard" learned vectors added to the stream; "onehot" fixed unit vectors in
             its last n_ctx dimensions; "sinusoidal" fixed (Vaswani et al. 2017, section 3.5); "rotary" (Su et al.
-            2021); "shortformer" learned vectors that only queries and keys see (Press et al. 2021); "none".
+            2021); "shortformer" learned vectors that queries and keys alone see, added to what they read after the norm
+            (Press et al. 2021; `ln1(x) + W_pos`, as published checkpoints have them); "none".
         rotary_base: longest wavelength / 2 pi; one, or a tuple with one for each layer.
         rotary_dim: how many leading dimensions of a head are rotated.
         rotary_scaling: a `RotaryScaling` or None, or a tuple with one for each layer.
@@ -99,6 +102,7 @@ class TransformerConfig:
     d_model: int
     n_ctx: int
     d_vocab: int
+    d_vocab_out: int = DERIVED
     n_heads: int = DERIVED
     d_head: int = DERIVED
     n_key_value_heads: int = DERIVED
@@ -171,6 +175,7 @@ class TransformerConfig:
         heads, width = heads or self.d_model // width, width or self.d_model // heads
         rotary = self.positional_embedding_type == "rotary"
         return {
+            "d_vocab_out": self.d_vocab,
             "n_heads": heads,
             "d_head": width,
             "n_key_value_heads": heads,
@@ -214,6 +219,11 @@ class TransformerConfig:
                 positions != "rotary" and value is not None,
                 f"{name} = {value} contradicts positional_embedding_type = {positions!r}",
             )
+        _refuse(
+            self.tie_word_embeddings and self.predicts_other_things,
+            f"tie_word_embeddings = True makes as many logits as tokens, but d_vocab = {self.d_vocab} and "
+            f"d_vocab_out = {self.d_vocab_out}",
+        )
         rotary_dim = self.rotary_dim or 0
         _refuse(rotary_dim > self.d_head, f"rotary_dim = {rotary_dim} exceeds d_head = {self.d_head}")
         _refuse(rotary_dim % 2 == 1, f"rotary_dim = {rotary_dim}: dimensions turn in pairs, so it must be even")
@@ -239,6 +249,11 @@ class TransformerConfig:
     def in_layer(self, value: Any, layer: int) -> Any:
         """The value in one layer of a field that may differ between layers."""
         return value[layer] if isinstance(value, tuple) else value
+
+    @property
+    def predicts_other_things(self) -> bool:
+        """Whether the logits are of other things than the tokens that go in."""
+        return self.d_vocab_out != self.d_vocab
 
     @property
     def norms_reads(self) -> bool:
@@ -332,7 +347,7 @@ def _count_parameters(cfg: TransformerConfig) -> ParameterCounts:
         attention=cfg.n_layers * attention,
         mlp=cfg.n_layers * mlp,
         norms=_count_norms(cfg),
-        unembed=cfg.d_vocab + (0 if cfg.tie_word_embeddings else embedding),
+        unembed=cfg.d_vocab_out * (1 if cfg.tie_word_embeddings else 1 + cfg.d_model),
     )
 
 

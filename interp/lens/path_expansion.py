@@ -31,7 +31,6 @@ from interp.model import (
     ActivationCache,
     LogitAttribution,
     Norm,
-    NormAtScale,
     Stack,
     Step,
     StreamPlace,
@@ -141,12 +140,9 @@ def expand_scores(
     head = head_index(head, cfg.n_heads)
     _check_count(cfg, layer, max_length, max_terms, sides=2)
     rotation = _rotation(cache, layer)
-    stack = _with_private_positions(
-        cache, expand_stream(cache, layer, max_length, max_terms=max_terms, progress=progress)
-    )
-    read = _read(cache, layer, stack)
-    q = _project(cache, layer, "q", head, read, stack.labels, rotation)
-    k = _project(cache, layer, "k", head // (cfg.n_heads // cfg.n_key_value_heads), read, stack.labels, rotation)
+    stack = _read(cache, layer, expand_stream(cache, layer, max_length, max_terms=max_terms, progress=progress))
+    q = _project(cache, layer, "q", head, stack, rotation)
+    k = _project(cache, layer, "k", head // (cfg.n_heads // cfg.n_key_value_heads), stack, rotation)
     scores = einsum(q / cfg.attn_scale, k, "batch query one d_head, batch key two d_head -> one two batch query key")
     if not cache.edited:
         _check_scores(cache, layer, head, scores)
@@ -256,26 +252,16 @@ class _Paths:
 # ---------------------------------------------------------------------------------------------- queries and keys
 
 
-def _with_private_positions(cache: ActivationCache, stack: Stack) -> Stack:
-    """The paths that queries and keys read; in shortformer models they alone see the positions."""
-    if cache.cfg.positional_embedding_type != "shortformer":
-        return stack
-    private = cache["hook_pos_embed"][None].to(stack.values)
-    return Stack(torch.cat([stack.values, private]), [*stack.labels, "pos_embed"])
-
-
-def _read(cache: ActivationCache, layer: int, stack: Stack) -> Float[Tensor, "path batch pos d_model"]:
-    """The paths after the norm that queries and keys read them through."""
-    block = cache.model.blocks[layer]
-    if not block.pre_norm:
-        return stack.values
-    if cache.cfg.positional_embedding_type == "shortformer":  # hook_scale shows what the values read, without positions
-        norm = NormAtScale(block.ln1, block.ln1.scale(stack.values.sum(dim=0)))
-    else:
+def _read(cache: ActivationCache, layer: int, stack: Stack) -> Stack:
+    """The paths as queries and keys read them: through the norm, and in shortformer models beside the positions."""
+    rows, labels = stack.values, stack.labels
+    if cache.cfg.norms_reads:
         norm = cache.norm(f"blocks.{layer}.ln1")
-    rows = norm.linear(stack.values)
-    _add_to(rows, stack.labels.index("bias"), norm.bias)
-    return rows
+        rows = norm.linear(rows)
+        _add_to(rows, labels.index("bias"), norm.bias)
+    if cache.cfg.positional_embedding_type == "shortformer":
+        rows, labels = torch.cat([rows, cache["hook_pos_embed"][None].to(rows)]), [*labels, "pos_embed"]
+    return Stack(rows, labels)
 
 
 def _project(
@@ -283,15 +269,14 @@ def _project(
     layer: int,
     side: Literal["q", "k"],
     index: int,
-    read: Float[Tensor, "path batch pos d_model"],
-    labels: list[str],
+    read: Stack,
     rotation: tuple[Tensor, Tensor] | None,
 ) -> Float[Tensor, "batch pos path d_head"]:
     """Queries (or keys) of one head, as the scores multiply them, by path."""
     attn = cache.model.blocks[layer].attn
     W, b = (attn.W_Q, attn.b_Q) if side == "q" else (attn.W_K, attn.b_K)
-    rows = read @ W[index].to(read)
-    _add_to(rows, labels.index("bias"), b[index])
+    rows = read.values @ W[index].to(read.values)
+    _add_to(rows, read.labels.index("bias"), b[index])
     if cache.cfg.use_qk_norm:
         scale = cache[f"blocks.{layer}.attn.{side}_norm.hook_scale"][:, :, index]
         rows = cast(Norm, attn.get_submodule(f"{side}_norm")).at_scale(rows, scale)
@@ -300,7 +285,7 @@ def _project(
         paths = rotate(paths, rotation)
     if cache.edited:
         cached = at_least_float32(cache[side if rotation is None else f"rot_{side}", layer][:, :, index])
-        _add_to(paths.permute(2, 0, 1, 3), labels.index("edits"), cached - paths.sum(dim=2))
+        _add_to(paths.permute(2, 0, 1, 3), read.labels.index("edits"), cached - paths.sum(dim=2))
     return paths
 
 

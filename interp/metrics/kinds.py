@@ -9,16 +9,23 @@ counted along the (padded) sequence, negative ones from its end; a metric that r
 are natural, so that probabilities, divergences and losses are in nats.
 """
 
+import dataclasses
+import json
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, TokenError
+from interp.indices import is_index
+from interp.metrics.keys import key_of
 from interp.metrics.plan import JudgedRun, MetricPlan, Positions
 from interp.model import cross_entropy
 from interp.precision import at_least_float32
@@ -34,6 +41,24 @@ class Metric:
 
     needs_tokens: ClassVar[bool] = False
     """Whether it compares logits with the tokens of the run."""
+    answers: ClassVar[tuple[str, ...]] = ()
+    """Which of its attributes are answers, that is ids or texts of single tokens."""
+
+    def key(self, run: JudgedRun) -> list[Any]:
+        """What it computes of this run, in JSON values that are the same in every process (see `keys.py`).
+
+        Raises `ConfigError` for a function that cannot be told from others in another process.
+        """
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        asked = {name: run.ids(value).tolist() if name in self.answers else value for name, value in given.items()}
+        code = [
+            key_of(member, f"the metric {kind.__name__}")
+            for kind in type(self).__mro__
+            if kind.__module__.partition(".")[0] not in ("interp", "builtins")
+            for name, member in sorted(vars(kind).items())
+            if isinstance(member, FunctionType) and not name.startswith("__")
+        ]
+        return [type(self).__qualname__, key_of(asked, f"the metric {type(self).__name__}"), *code]
 
     def plan(self, run: JudgedRun) -> MetricPlan:
         """Which logits of this run are needed, and what is made of them."""
@@ -71,7 +96,7 @@ class Metric:
         tokens = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device) if tokens is None else tokens
         d_vocab = logits.shape[-1]
         prompts = MaskedTokens(tokens, mask)
-        plan = self.plan(JudgedRun(prompts, model.to_single_token if model else _no_text, d_vocab, model or _no_run))
+        plan = self.plan(JudgedRun(prompts, model.to_answer if model else _no_text, d_vocab, model or _no_run))
         rows = torch.arange(len(logits), device=logits.device)
         read = logits[rows[:, None], plan.positions]
         if plan.tokens is not None:
@@ -108,6 +133,8 @@ class _OfAnswer(Metric):
         pos: where.
     """
 
+    answers: ClassVar[tuple[str, ...]] = ("answer",)
+
     answer: Answer
     pos: Positions = -1
 
@@ -121,7 +148,7 @@ class _OfAnswer(Metric):
         def score(logits: Tensor, rows: Tensor) -> Tensor:
             return value(logits, ids[rows][:, None, None]).mean(dim=1)
 
-        return MetricPlan(f"{what} of {_say(self.answer)}{_at(self.pos)}", run.positions(self.pos), None, score)
+        return MetricPlan(f"{what} of {_described(self.answer)}{_at(self.pos)}", run.positions(self.pos), None, score)
 
 
 class Logit(_OfAnswer):
@@ -129,7 +156,7 @@ class Logit(_OfAnswer):
 
     def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs one column."""
-        name = f"logit of {_say(self.answer)}{_at(self.pos)}"
+        name = f"logit of {_described(self.answer)}{_at(self.pos)}"
         return MetricPlan(name, run.positions(self.pos), run.ids(self.answer)[:, None], _mean_logit)
 
 
@@ -142,6 +169,8 @@ class LogitDifference(Metric):
         pos: where.
     """
 
+    answers: ClassVar[tuple[str, ...]] = ("correct", "incorrect")
+
     correct: Answer
     incorrect: Answer
     pos: Positions = -1
@@ -151,7 +180,7 @@ class LogitDifference(Metric):
 
     def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs two columns."""
-        name = f"logit difference {_say(self.correct)} - {_say(self.incorrect)}{_at(self.pos)}"
+        name = f"logit difference {_described(self.correct)} - {_described(self.incorrect)}{_at(self.pos)}"
         tokens = torch.stack([run.ids(self.correct), run.ids(self.incorrect)], dim=1)
         return MetricPlan(name, run.positions(self.pos), tokens, _mean_difference)
 
@@ -188,6 +217,8 @@ class KLDivergence(Metric):
         reference: logits [batch, pos, d_vocab], or text or ids of the run to compare with; None, in a sweep, for the
             run that the effects are measured against: the clean one.
         pos: where.
+
+    Two are equal if their positions and, as far as they are tensors, the bits of their references are.
     """
 
     reference: Float[Tensor, "batch pos d_vocab"] | Int[Tensor, "batch pos"] | Text | None = None
@@ -195,6 +226,18 @@ class KLDivergence(Metric):
 
     def __post_init__(self) -> None:
         _freeze(self, "pos")
+        if isinstance(self.reference, list):
+            object.__setattr__(self, "reference", tuple(self.reference))
+
+    @cached_property
+    def _identity(self) -> tuple[str, Positions]:
+        return json.dumps(key_of(self.reference, "the reference")), self.pos
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and isinstance(other, KLDivergence) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
 
     def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs the whole vocabulary. Raises `ShapeError` for a reference that does not fit the run."""
@@ -235,10 +278,15 @@ class Loss(Metric):
     needs_tokens: ClassVar[bool] = True
 
     def plan(self, run: JudgedRun) -> MetricPlan:
-        """Needs all positions but the last, and the whole vocabulary. Raises `TokenError` for a single token."""
+        """Needs all positions but the last, and the whole vocabulary.
+
+        Raises `TokenError` for a single token, `ConfigError` for logits of other things than tokens.
+        """
         tokens, mask = run.prompts.ids, run.prompts.attention_mask
         if tokens.shape[1] < 2:
             raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
+        if not run.of_tokens or int(tokens.max()) >= run.d_vocab:
+            raise ConfigError(f"a loss is about the next token, and these {run.d_vocab} logits are of other things")
         n_predicted = tokens.shape[1] - 1
         predicted = None if mask is None else mask[:, 1:] & mask[:, :-1]
         if predicted is not None and not (any_one := predicted.any(dim=1)).all():
@@ -263,14 +311,22 @@ class Function(Metric):
             all of them together.
         pos: the positions that it is given; None for all.
         name: for labels; by default the function's own.
+        key_text: what says to a checkpoint that this is still the same function; by default its code, and what this
+            uses (see `keys.py`). Change it whenever the function computes something else.
     """
 
     fn: Callable[[Tensor], Any]
     pos: Positions = None
     name: str | None = None
+    key_text: str | None = None
 
     def __post_init__(self) -> None:
         _freeze(self, "pos")
+
+    def key(self, run: JudgedRun) -> list[Any]:
+        """See `Metric.key`."""
+        computed = self.key_text or key_of(self.fn, "the metric")
+        return [type(self).__qualname__, computed, key_of(self.pos)]
 
     def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs the whole vocabulary."""
@@ -315,17 +371,22 @@ def _rank(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def _freeze(metric: Metric, *names: str) -> None:
-    """Lists as tuples, tensors of ids too, so that metrics compare and hash by what they ask."""
+    """Lists as tuples, tensors and arrays of ids too, so that metrics compare and hash by what they ask."""
     for name in names:
-        value = getattr(metric, name)
-        if isinstance(value, Tensor):
-            if value.is_floating_point() or value.ndim > 1:
-                raise TokenError(f"{name} is ids, one a prompt, not {value.dtype} of shape {tuple(value.shape)}")
-            value = value.tolist()
-        object.__setattr__(metric, name, tuple(value) if isinstance(value, list | range) else value)
+        object.__setattr__(metric, name, _plain(getattr(metric, name), name))
 
 
-def _say(answer: Answer) -> str:
+def _plain(value: Any, name: str) -> Any:
+    if isinstance(value, Tensor | np.ndarray):
+        if torch.as_tensor(value).is_floating_point() or value.ndim > 1:
+            raise TokenError(f"{name} is ids, one a prompt, not {value.dtype} of shape {tuple(value.shape)}")
+        value = value.tolist()
+    if isinstance(value, list | tuple | range):
+        return tuple(_plain(one, name) for one in value)
+    return operator.index(value) if is_index(value) else value
+
+
+def _described(answer: Answer) -> str:
     if isinstance(answer, str) or not isinstance(answer, Sequence):
         return repr(answer)
     several = list(dict.fromkeys(answer))

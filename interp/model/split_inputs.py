@@ -42,31 +42,37 @@ class PrivateReads:
 
 def private_reads(
     block: "Block",
-    x_qk: Float[Tensor, "batch pos d_model"],
-    x_v: Float[Tensor, "batch pos d_model"],
+    x: Float[Tensor, "batch pos d_model"],
     imposed_scale: Float[Tensor, "batch pos 1"] | None,
+    positions: Float[Tensor, "batch pos d_model"] | None,
 ) -> PrivateReads:
     """Fire the block's lazy read points, as far as they have hooks.
 
-    `x_qk` and `x_v` are the stream before the norm, as queries and keys, and as values see it. With a scale that a hook
-    imposed on the norm, the private reads are taken at that scale too.
+    `x` is the stream before the norm. With a scale that a hook imposed on the norm, the private reads are taken at that
+    scale too. `positions` are added to what queries and keys read, after the norm (shortformer).
     """
     heads, kv_heads = block.cfg.n_heads, block.cfg.n_key_value_heads
     moved = None  # how edits of `hook_attn_in` move each head's copy of the stream
     if block.hook_attn_in.hooks:
-        copies = x_v.unsqueeze(2).expand(-1, -1, kv_heads, -1)
+        copies = x.unsqueeze(2).expand(-1, -1, kv_heads, -1)
         edited = block.hook_attn_in(copies)
         moved = None if edited is copies else edited - copies
 
     return PrivateReads(
-        q=_private_read(block, block.hook_q_input, x_qk, heads, moved, imposed_scale),
-        k=_private_read(block, block.hook_k_input, x_qk, kv_heads, moved, imposed_scale),
-        v=_private_read(block, block.hook_v_input, x_v, kv_heads, moved, imposed_scale),
+        q=_private_read(block, block.hook_q_input, x, heads, moved, imposed_scale, positions),
+        k=_private_read(block, block.hook_k_input, x, kv_heads, moved, imposed_scale, positions),
+        v=_private_read(block, block.hook_v_input, x, kv_heads, moved, imposed_scale, None),
     )
 
 
 def _private_read(
-    block: "Block", hook: HookPoint, x: Tensor, n: int, moved: Tensor | None, imposed_scale: Tensor | None
+    block: "Block",
+    hook: HookPoint,
+    x: Tensor,
+    n: int,
+    moved: Tensor | None,
+    imposed_scale: Tensor | None,
+    positions: Tensor | None,
 ) -> PrivateRead | None:
     if not hook.hooks and moved is None:
         return None
@@ -76,6 +82,8 @@ def _private_read(
         return None
     own_read = _after_norm(block, own, imposed_scale)
     difference = own_read - _after_norm(block, shared.contiguous(), imposed_scale)
+    if positions is not None:
+        own_read = own_read + positions.unsqueeze(2)
     return PrivateRead(own_read, difference, (own != shared).any(-1, keepdim=True))
 
 

@@ -217,8 +217,6 @@ class _Paths:
         for node in heard_by:
             point = f"blocks.{node.layer}." + ("hook_mlp_in" if node.kind == "mlp" else f"hook_{node.reads}_input")
             stream = arrived[node.layer, "mid"] if node.kind == "mlp" else arrived[node.layer, "stream"]
-            if node.reads in ("q", "k"):
-                stream = with_positions(self.runs, node.layer, stream)
             hooks.append((point, partial(read_instead, stream, node.head)))
         mask = self.runs.base.prompts.attention_mask
         out = self.model.run_with_hooks(
@@ -268,12 +266,6 @@ class _Paths:
             return []
         names = [name for name in self.model.hook_points if name.endswith("hook_scale") and layer_of(name) in layers]
         return [(name, partial(write_instead, self._rows(name, n))) for name in names]
-
-
-def with_positions(runs: Runs, layer: int, stream: Tensor) -> Tensor:
-    """The stream as queries and keys read it: in shortformer models position vectors come on top."""
-    reads = runs.base.sides[layer].position_reads
-    return stream if reads is None else stream + reads.repeat(len(stream) // len(reads), 1, 1)
 
 
 def _constant(z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ from interp.patching.path_sweeps import (
     needed_points,
     read_instead,
     record,
-    with_positions,
     write_instead,
 )
 from interp.patching.sweeps import Metrics, as_named
@@ -156,8 +155,6 @@ class _TreeRun:
                 shared = self.model.cfg.n_heads // self.model.cfg.n_key_value_heads
                 place = head if reader.reads == "q" else head // shared
                 stream = self.own["resid_pre", layer] + change
-                if reader.reads != "v":
-                    stream = with_positions(self.runs, layer, stream)
                 hooks.append((f"blocks.{layer}.hook_{reader.reads}_input", partial(read_instead, stream, place)))
         if self.norms == "frozen":
             scales = [n for n in self.model.hook_points if n.endswith("hook_scale") and layer_of(n) == layer]

@@ -4,7 +4,7 @@ Each function returns a new model and leaves the given one as it is. What is kep
 
 | function | keeps | impossible (`ConfigError`) |
 |---|---|---|
-| `fold_layer_norm` | logits | norms on the stream itself (`norm_position="post"`) |
+| `fold_layer_norm` | logits | norms on the stream itself (`norm_position="post"`); shortformer positions |
 | `center_writing_weights` | logits | anything but LayerNorm, in `norm_position="pre"` |
 | `center_unembed` | log-probabilities | a cap on the logits |
 | `fold_value_biases` | logits | |
@@ -47,7 +47,7 @@ def fold_layer_norm(model: HookedTransformer) -> HookedTransformer:
     Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", on handling layer norm.
 
     Raises:
-        ConfigError: `norm_position="post"`.
+        ConfigError: `norm_position="post"`, or shortformer positions, which the same weights read beside the norm.
     """
     cfg = model.cfg
     if cfg.normalization_type is None:
@@ -56,6 +56,11 @@ def fold_layer_norm(model: HookedTransformer) -> HookedTransformer:
         raise ConfigError(
             "norm_position = 'post' normalises the stream itself: the gain is part of what later layers add to, and no "
             "reading weight can take it over; fold_layer_norm needs norm_position = 'pre' or 'both'"
+        )
+    if cfg.positional_embedding_type == "shortformer":
+        raise ConfigError(
+            "positional_embedding_type = 'shortformer' adds positions to the normalised stream that queries and keys "
+            "read: weights that take over the gain would scale the positions as well"
         )
     new = _copy(model, tie_word_embeddings=False)
     for step in steps(cfg):
@@ -75,7 +80,7 @@ def center_writing_weights(model: HookedTransformer) -> HookedTransformer:
     `W_E`, `W_pos`, `W_O`, `b_O`, `W_out` and `b_out` then sum to 0 over d_model, and so does the stream everywhere:
     LayerNorm, which takes the mean off before all else, is left with dividing by the scale. Tied embeddings are untied:
     only the embedding is written. One-hot and sinusoidal positions become "standard" ones that are not trained, for
-    the centred table is neither.
+    the centred table is neither; those of shortformer models, which are no part of the stream, stay as they are.
 
     Raises:
         ConfigError: something reads the stream otherwise than through a LayerNorm, or is written through a norm.
@@ -96,7 +101,7 @@ def center_writing_weights(model: HookedTransformer) -> HookedTransformer:
         positional_embedding_type="standard" if positions in ("onehot", "sinusoidal") else positions,
     )
     _center(new.embed.W_E)
-    if positions not in ("rotary", "none"):
+    if cfg.positions_in_stream:
         _center(new.pos_embed.W_pos)
     for block in new.blocks:
         _center(block.attn.W_O, block.attn.b_O)
@@ -171,7 +176,7 @@ def refactor_factored_attn_matrices(model: HookedTransformer) -> HookedTransform
 def _copy(model: HookedTransformer, **changes: Any) -> HookedTransformer:
     """A model of the same weights without hooks, its config changed; `tie_word_embeddings=False` unties."""
     cfg = dataclasses.replace(model.cfg, dtype=model.W_E.dtype, **changes)
-    new = HookedTransformer(cfg, model.tokenizer, model.W_E.device, init_weights=False)
+    new = type(model)(cfg, model.tokenizer, model.W_E.device, init_weights=False)
     weights = model.state_dict()
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if model.cfg.tie_word_embeddings and not cfg.tie_word_embeddings:

@@ -182,6 +182,7 @@ def test_a_mask_of_integers_is_the_same_mask():
         Logit(1)(logits, attention_mask=2 * mask)
 
 
+@torch.no_grad()
 def test_the_loss_of_a_run_weighs_tokens_and_the_metric_weighs_prompts():
     model = build(config(GRID["learned_ln"]), seed=9)
     tokens = torch.arange(21).view(3, 7) % 11

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from einops import einsum
 from grid import SEED, Run, as_text, assert_close, everywhere, random_tensor, reference_logits, run_of, where
 from hypothesis import given
 from hypothesis import strategies as st
@@ -283,17 +284,22 @@ def test_editing_what_one_head_reads_or_writes_changes_that_head_alone(run: Run,
     assert_close(logits[0], reference_logits(run.model, run.tokens[0], edit))
 
 
-def test_what_heads_read_alone_is_the_stream_and_for_queries_and_keys_what_positions_add_to_it(run: Run):
-    stream = run.cache["resid_pre", 1]
-    added = run.cache["pos_embed"] if run.cfg.positional_embedding_type == "shortformer" else torch.zeros_like(stream)
-    for site, want in (
-        ("attn_in", stream),
-        ("v_input", stream),
-        ("q_input", stream + added),
-        ("k_input", stream + added),
-    ):
+def test_what_heads_read_alone_is_the_stream(run: Run):
+    for site in ("attn_in", "v_input", "q_input", "k_input"):
         shown = run.everything[site, 1]
-        assert torch.equal(shown, want.unsqueeze(2).expand_as(shown)), site
+        assert torch.equal(shown, run.cache["resid_pre", 1].unsqueeze(2).expand_as(shown)), site
+
+
+@where(lambda cfg: not cfg.use_qk_norm)
+def test_positions_of_shortformer_models_are_added_to_what_queries_and_keys_read_after_the_norm(run: Run):
+    attn, read = run.model.blocks[1].attn, run.cache["resid_pre", 1]
+    if run.cfg.norms_reads and run.cfg.normalization_type is not None:
+        read = run.cache["normalized", 1, "ln1"]
+    private = run.cache["pos_embed"] if run.cfg.positional_embedding_type == "shortformer" else 0.0
+    for site, W, b, added in (("q", attn.W_Q, attn.b_Q, private), ("k", attn.W_K, attn.b_K, private),
+                              ("v", attn.W_V, attn.b_V, 0.0)):  # fmt: skip
+        want = einsum(read + added, W, "batch pos d_model, head d_model d_head -> batch pos head d_head") + b
+        assert_close(run.cache[site, 1], want)
 
 
 @where(lambda cfg: not cfg.attn_only)

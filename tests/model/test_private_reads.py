@@ -37,7 +37,10 @@ def test_an_edited_copy_is_read_through_the_norm(run: Run, content: Tensor, what
         _, cache = run.model.run_with_cache(run.tokens, names_filter=(what, 1))
     attn = run.model.blocks[1].attn
     W, b = getattr(attn, f"W_{what.upper()}")[0], getattr(attn, f"b_{what.upper()}")[0]
-    assert_close(cache[what, 1][:, :, 0], run.model.blocks[1].ln1.unhooked(content) @ W + b)
+    read = run.model.blocks[1].ln1.unhooked(content)
+    if run.cfg.positional_embedding_type == "shortformer" and what != "v":
+        read = read + run.cache["pos_embed"]
+    assert_close(cache[what, 1][:, :, 0], read @ W + b)
 
 
 @where(lambda cfg: cfg.norms_reads and cfg.normalization_type == "LN" and not cfg.use_qk_norm)
@@ -50,6 +53,8 @@ def test_a_frozen_scale_holds_for_what_one_head_alone_reads(run: Run, content: T
     assert block.ln1.w is not None
     assert block.ln1.b is not None
     read = (content - content.mean(-1, keepdim=True)) / frozen * block.ln1.w + block.ln1.b
+    if run.cfg.positional_embedding_type == "shortformer":
+        read = read + run.cache["pos_embed"]
     assert_close(cache["q", 1][:, :, 0], read @ block.attn.W_Q[0] + block.attn.b_Q[0])
 
 

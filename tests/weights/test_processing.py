@@ -88,7 +88,10 @@ def keeps_its_heads_apart(cfg: TransformerConfig) -> bool:
 
 
 POSSIBLE: dict[Process, Callable[[TransformerConfig], bool]] = {
-    fold_layer_norm: lambda cfg: cfg.normalization_type is None or cfg.norm_position != "post",
+    fold_layer_norm: lambda cfg: (
+        cfg.normalization_type is None
+        or (cfg.norm_position != "post" and cfg.positional_embedding_type != "shortformer")
+    ),
     center_writing_weights: reads_layer_norm,
     center_unembed: lambda cfg: cfg.output_logits_soft_cap is None,
     fold_value_biases: lambda cfg: True,
@@ -204,7 +207,7 @@ def test_the_decompositions_of_a_model_processed_in_all_possible_ways_sum(name: 
 @pairs(possible=False)
 def test_what_cannot_be_kept_is_an_error_that_says_why(process: Process, name: str):
     reasons: dict[Process, str] = {
-        fold_layer_norm: "normalises the stream itself",
+        fold_layer_norm: "normalises the stream itself|adds positions to the normalised stream",
         center_writing_weights: "needs 'LN' and 'pre'",
         center_unembed: "output_logits_soft_cap = 3.0",
         refactor_factored_attn_matrices: "rotary|use_qk_norm|n_key_value_heads",
@@ -389,7 +392,8 @@ def test_without_norms_folding_only_copies(name: str):
 @torch.no_grad()
 def test_after_centring_writes_the_stream_has_mean_zero_everywhere(name: str):
     run, model = any_run(name), processed(center_writing_weights, name)
-    ends = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "hook_embed", "hook_pos_embed")
+    ends = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "hook_embed")
+    ends += ("hook_pos_embed",) if model.cfg.positions_in_stream else ()
     _, cache = model.run_with_cache(run.tokens, names_filter=lambda point: point.endswith(ends))
     for point in cache:
         assert_close(cache[point].mean(-1), torch.zeros_like(cache[point].mean(-1)))
@@ -409,7 +413,7 @@ def test_a_centred_table_of_positions_is_called_standard_and_not_trained(name: s
     assert new.cfg.positional_embedding_type == "standard" and not new.W_pos.requires_grad
 
 
-@names(center_writing_weights)
+@names(center_writing_weights, POSSIBLE[fold_layer_norm])
 @torch.no_grad()
 def test_folded_and_centred_models_read_the_stream_divided_by_its_scale(name: str):
     run = any_run(name)

@@ -86,7 +86,7 @@ def test_a_folded_ov_circuit_is_the_direct_path_but_for_positive_factors(run: Ru
     assert_close((logits * scales)[:, 0], ov_circuit(model, 2, 1, fold_norms=True).dense())
 
 
-@where(lambda cfg: folds(cfg) and cfg.rotary_dim is None and cfg.positional_embedding_type != "shortformer")
+@where(lambda cfg: folds(cfg) and cfg.rotary_dim is None)
 def test_a_folded_qk_circuit_is_the_direct_term_of_the_scores_but_for_positive_factors(run: Run):
     tokens = torch.tensor([[3, 7, 0, 10, 4]])
     _, cache = run.model.run_with_cache(tokens)
@@ -149,7 +149,13 @@ def test_composition_does_not_depend_on_the_chunk_size(chunk: int, score: Any, n
     np.testing.assert_allclose(one.values, other.values, rtol=1e-12, atol=0)
 
 
-@where(lambda cfg: cfg.norm_position == "pre" and cfg.normalization_type is not None)
+@where(
+    lambda cfg: (
+        cfg.norm_position == "pre"
+        and cfg.normalization_type is not None
+        and cfg.positional_embedding_type != "shortformer"
+    )
+)
 def test_folded_scores_are_those_of_the_folded_model(run: Run):
     folded = fold_layer_norm(run.model)
     for score in (composition_scores, copying_scores):

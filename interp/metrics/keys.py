@@ -1,0 +1,119 @@
+"""Keys: what a metric computes, in JSON values that are the same in every process and differ where the metric does.
+
+A resumed sweep compares them. Numbers, texts and tensors are keyed by value. A function is keyed by its code, its
+defaults, what it captures, and the variables of its module that it uses, each keyed in turn; a function or class of an
+installed package that it calls is keyed by name alone. What cannot be keyed this way, such as an object with state of
+its own, is refused, because two of them cannot be told apart in another process.
+"""
+
+import dataclasses
+import dis
+import functools
+import sys
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.digests import digest_of
+from interp.errors import ConfigError
+
+
+def key_of(value: object, where: str = "the metric", within: tuple[object, ...] = ()) -> Any:
+    """`value` as JSON values.
+
+    Args:
+        where: what messages call it.
+        within: the functions that are being keyed around it, which it may call again.
+
+    Raises `ConfigError` for what cannot be keyed, with the way out.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float | complex | bytes | range | slice | torch.dtype | torch.device | np.dtype):
+        return [type(value).__name__, repr(value)]  # a float's repr is exact
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "buifc":
+        return ["array", digest_of({"": torch.as_tensor(np.ascontiguousarray(value))})]
+    if isinstance(value, Tensor):
+        return ["tensor", digest_of({"": value})]
+    if isinstance(value, list | tuple):
+        return [type(value).__name__, *(key_of(one, where, within) for one in value)]
+    if isinstance(value, set | frozenset):
+        return ["set", *sorted((key_of(one, where, within) for one in value), key=str)]
+    if isinstance(value, Mapping):
+        pairs = ([key_of(k, where, within), key_of(v, where, within)] for k, v in value.items())
+        return ["mapping", *sorted(pairs, key=str)]
+    if isinstance(value, types.ModuleType):
+        return ["module", value.__name__]
+    if isinstance(value, functools.partial):
+        return ["partial", *(key_of(part, where, within) for part in (value.func, value.args, value.keywords))]
+    if isinstance(value, types.FunctionType):
+        return _key_of_function(value, where, within)
+    if isinstance(value, types.BuiltinFunctionType) and _is_stateless(value.__self__):
+        return ["builtin", value.__module__, value.__qualname__]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and type(value).__hash__ is not None:
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return [key_of(type(value)), key_of(fields, where, within)]  # frozen: its fields are what it is
+    if isinstance(value, type):
+        return ["type", value.__module__, value.__qualname__]
+    raise ConfigError(
+        f"{where} uses {_short(value)}, which has no key that another process would find again, so a checkpoint "
+        "could not tell whether it is the same; use one of interp.metrics, capture numbers, texts or tensors, say "
+        "which it is by Function(fn, key_text='...'), or leave checkpoint= out"
+    )
+
+
+def _key_of_function(fn: types.FunctionType, where: str, within: tuple[object, ...]) -> list[Any]:
+    name = [fn.__module__, fn.__qualname__]
+    if any(fn is outer for outer in within):  # it calls itself
+        return ["again", name[1]]
+    if within and not _is_own(fn):
+        return ["function", *name]
+    inner = (*within, fn)
+    captured = {}
+    for variable, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        try:
+            captured[variable] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            captured[variable] = None
+    named = {name: fn.__globals__[name] for name in _globals_used(fn.__code__) if name in fn.__globals__}
+    used = {f"captured {v}": value for v, value in captured.items()} | {f"global {n}": g for n, g in named.items()}
+    inside = f"{where} {fn.__qualname__}" if not within else f"{where}, in {fn.__qualname__},"
+    parts = [[what, key_of(each, f"{inside} ({what})", inner)] for what, each in sorted(used.items())]
+    defaults = key_of([fn.__defaults__, fn.__kwdefaults__], f"{inside} (a default)", inner)
+    return ["function", name[1], _key_of_code(fn.__code__), defaults, parts]
+
+
+def _is_stateless(of: object) -> bool:
+    """Whether a built-in function belongs to a module, a class, or torch itself, rather than to a list and the like."""
+    return isinstance(of, types.ModuleType | type | None) or type(of).__module__.partition(".")[0] == "torch"
+
+
+def _is_own(fn: types.FunctionType) -> bool:
+    """Whether it is the caller's, whose code may change from run to run, rather than that of an installed package."""
+    package, path = (fn.__module__ or "").partition(".")[0], fn.__code__.co_filename
+    return package not in {"interp", *sys.stdlib_module_names} - {"__main__"} and "site-packages" not in path
+
+
+def _key_of_code(code: types.CodeType) -> list[Any]:
+    constants = [
+        _key_of_code(c) if isinstance(c, types.CodeType) else ["..."] if c is ... else key_of(c) for c in code.co_consts
+    ]
+    return [code.co_code.hex(), code.co_exceptiontable.hex(), constants, list(code.co_names), list(code.co_varnames)]
+
+
+def _globals_used(code: types.CodeType) -> list[str]:
+    """The names of the module's variables (and built-in ones) that code reads, in functions inside it as well."""
+    found = {i.argval for i in dis.get_instructions(code) if "GLOBAL" in i.opname or i.opname == "LOAD_NAME"}
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found.update(_globals_used(constant))
+    return sorted(found)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return f"{text[:60]}..." if len(text) > 60 or "\n" in text else text
