@@ -60,16 +60,21 @@ def did_you_mean(
 
 
 def describe(value: object) -> str:
-    """A value that somebody gave, short enough for a message: a tensor's shape, not its numbers.
+    """A value that somebody gave, in at most some 100 characters: of tensors and arrays the shape, not the numbers.
 
-    Text and numbers are shown as they are; what is long is cut.
+    Text and numbers are shown as Python writes them; what is long is cut.
     """
     shape = getattr(value, "shape", None)
-    if shape is not None and not isinstance(value, type):
-        return f"{type(value).__name__} of {getattr(value, 'dtype', '')} {tuple(shape)}".replace("torch.", "")
-    if isinstance(value, list | tuple | set | frozenset):
-        shown = ", ".join(describe(item) for item in list(value)[:4]) + (", ..." if len(value) > 4 else "")
-        return f"({shown})" if isinstance(value, tuple) else f"[{shown}]"
+    if isinstance(shape, tuple) and not isinstance(value, type):  # tensors and arrays of every kind
+        sizes = f" of shape {tuple(shape)}" if shape else ""
+        return f"{type(value).__name__}{sizes} ({getattr(value, 'dtype', 'no dtype')})"
+    if isinstance(value, list | tuple):
+        shown = ", ".join(describe(item) for item in value[:6]) + (", ..." if len(value) > 6 else "")
+        if len(shown) > 100:
+            return f"{type(value).__name__} of {len(value)}"
+        if isinstance(value, tuple):
+            return f"({shown},)" if len(value) == 1 else f"({shown})"
+        return f"[{shown}]"
     if isinstance(value, Mapping):
         return f"{type(value).__name__} of {', '.join(map(str, list(value)[:4]))}{', ...' if len(value) > 4 else ''}"
     text = repr(value)

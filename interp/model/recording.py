@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import CacheError, ConfigError, HookNotFiredError, ShapeError
+from interp.errors import CacheError, ConfigError, HookNotFiredError, ShapeError, describe
 from interp.model.cache import select
 from interp.model.hooks import HookPoint
 from interp.model.loss import next_token_loss
@@ -98,7 +98,9 @@ def objective(
         raise ConfigError("a loss compares with the tokens of the run, so it excludes start_at_layer")
     if isinstance(asked, str):
         if asked != "loss":
-            raise ConfigError(f"gradient_of = {asked!r}; allowed: 'loss', a metric, or a function of the logits")
+            raise ConfigError(
+                f"gradient_of = {describe(asked)}; allowed: 'loss', a metric, or a function of the logits"
+            )
         return lambda logits: next_token_loss(logits.whole, tokens, mask)  # pyright: ignore[reportArgumentType]
     if isinstance(asked, type) or not (isinstance(asked, LogitMetric) or callable(asked)):
         raise ConfigError(
