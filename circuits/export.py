@@ -45,6 +45,4 @@ def save_as_gpt2(circuit: Circuit, folder: str | os.PathLike[str], **options: Un
     Options and errors as for `compile_as_gpt2`. With the default ballast of 1e3 the logits agree with those of the
     circuit without norms to about 1e-5 in float32.
     """
-    from interp.checkpoints.registry import save_as
-
-    save_as(compile_as_gpt2(circuit, **options), folder, "gpt2")
+    compile_as_gpt2(circuit, **options).save_pretrained(folder, "gpt2")

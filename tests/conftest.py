@@ -123,7 +123,7 @@ def as_installed() -> Iterator[None]:
 def smollm2_path() -> Path:
     """SmolLM2-135M-Instruct as a GGUF file, in the user's cache. Without a network the test is skipped, not in CI."""
     try:
-        return fetch.fetch("smollm2")[0]
+        return fetch.fetch_model("smollm2")[0]
     except CheckpointError as error:
         if "could not download" not in str(error) or os.environ.get("CI"):
             raise

@@ -107,7 +107,7 @@ def suggestion(name: str) -> str:
     return did_you_mean(name, known, 0.7) or f"; a small model to begin with: `interp fetch {known[0]}`"
 
 
-def fetch(word: str, progress: Progress = silent) -> tuple[Path, bool]:
+def fetch_model(word: str, progress: Progress = silent) -> tuple[Path, bool]:
     """The file of a model, and whether it had to be fetched. A file that is there and sound is left as it is.
 
     Raises:

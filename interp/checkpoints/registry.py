@@ -7,12 +7,11 @@ checkpoint's tensors with the description before anything is read.
 import dataclasses
 import functools
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,13 +20,10 @@ from torch import Tensor
 from interp.checkpoints import gemma, gpt2, llama, neox, qwen
 from interp.checkpoints.layout import Weight
 from interp.checkpoints.options import Options, merged, per_layer
-from interp.checkpoints.sources import SINGLE, Dictionary, TensorSource, check_tensors
+from interp.checkpoints.sources import DEQUANTIZE, SINGLE, Dictionary, TensorSource, check_tensors
 from interp.config import TransformerConfig
 from interp.errors import CheckpointError, ConfigError, did_you_mean
 from interp.files import atomic_path
-
-if TYPE_CHECKING:
-    from interp.model import HookedTransformer
 
 ATTENTION_BIAS = {"attention_bias": ("b_Q", "b_K", "b_V", "b_O")}
 FREE_FIELDS = {"seed": None, "init_std": 1.0, "attn_implementation": "eager"}
@@ -118,6 +114,12 @@ class CheckpointPlan:
     weights: list[tuple[Weight, str]]
     source: TensorSource
 
+    def check(self, expected: Mapping[str, Tensor]) -> None:
+        """Raise `CheckpointError` unless the model has every tensor that would be filled."""
+        missing = [piece.ours for weight, _ in self.weights for piece in weight.pieces if piece.ours not in expected]
+        if missing:
+            raise CheckpointError(f"{self.source.name}: this model has no tensor {missing[0]!r}")
+
     def fill(self, targets: Mapping[str, Float[Tensor, "*shape"]]) -> None:
         """Copy the checkpoint into allocated tensors, one tensor after another."""
         with torch.no_grad():
@@ -146,7 +148,7 @@ def plan(
     try:
         options = Options(config)
         family = family_of(options.get("model_type", str))
-        options.refuse_unless("quantization_config")
+        _refuse_quantised(options)
         options.refuse_unless("is_causal", True)
         _check_depth(options, source)
         names = _relevant_names(family, source)
@@ -162,6 +164,14 @@ def plan(
         if family.embedding in names:
             _check_tied(source, head, names[family.embedding])
     return CheckpointPlan(cfg, _matched(weights, names, source), source)
+
+
+def _refuse_quantised(options: Options) -> None:
+    """Refuse quantised weights by the name of their method; what such tensors hold is not the weights themselves."""
+    about = options.get("quantization_config", object, None)
+    if about is not None:
+        method = about.get("quant_method", about) if isinstance(about, Mapping) else about
+        raise CheckpointError(f"quantization_config: the weights are quantised ({method}); {DEQUANTIZE}")
 
 
 def _check_depth(options: Options, source: TensorSource) -> None:
@@ -221,32 +231,26 @@ def from_hf(
 ) -> tuple[TransformerConfig, dict[str, Tensor]]:
     """The config and state dict of our model, from a transformers `config.json` and state dict.
 
-    The tensors are views of those given where neither dtype nor value changes; biases that the family lacks are zeros.
-    Raises `CheckpointError` as `plan` does.
+    The tensors are views of those given where neither dtype nor value changes. Biases that the family lacks, which are
+    zero in a model, are left out. Raises `CheckpointError` as `plan` does.
     """
-    from interp.model import HookedTransformer
-
     made = plan(config, Dictionary(tensors, "tensors"), dtype, "config")
-    state = {
+    return made.cfg, {
         piece.ours: piece.take(made.source.read(name), made.cfg.dtype)
         for weight, name in made.weights
         for piece in weight.pieces
     }
-    expected = HookedTransformer(made.cfg, device="meta").state_dict()
-    return made.cfg, {
-        name: state[name] if name in state else torch.zeros(tensor.shape, dtype=tensor.dtype)
-        for name, tensor in expected.items()
-    }
 
 
-def to_hf(model: "HookedTransformer", model_type: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A transformers `config.json` and state dict that compute what this model computes.
+def to_hf(
+    cfg: TransformerConfig, state: Mapping[str, Tensor], model_type: str
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A transformers `config.json` and state dict that compute what a model of this config and state dict computes.
 
     Raises `CheckpointError` naming the field or the tensor that `model_type` has no place for.
     """
     family = family_of(model_type)
-    state = model.state_dict()
-    cfg = dataclasses.replace(model.cfg, dtype=model.W_E.dtype)
+    state, device = dict(state), state["embed.W_E"].device
     config = {"model_type": model_type, "dtype": str(cfg.dtype).removeprefix("torch.")} | family.write_config(cfg)
     for flag, biases in family.bias_flags.items():
         config[flag] = any(tensor.any() for name, tensor in state.items() if name.rsplit(".", 1)[1] in biases)
@@ -254,7 +258,7 @@ def to_hf(model: "HookedTransformer", model_type: str) -> tuple[dict[str, Any], 
 
     tensors: dict[str, Tensor] = {}
     for weight in family.layout(cfg, Options(config)):
-        theirs = tensors[weight.theirs] = torch.empty(weight.shape, dtype=cfg.dtype, device=model.W_E.device)
+        theirs = tensors[weight.theirs] = torch.empty(weight.shape, dtype=cfg.dtype, device=device)
         for piece in weight.pieces:
             piece.put(state.pop(piece.ours), theirs)
     for name, tensor in state.items():
@@ -279,15 +283,15 @@ def _check_expressed(cfg: TransformerConfig, config: dict[str, Any], family: Fam
             raise CheckpointError(f"this model cannot be a {model_type}: {name} = {own!r} would become {written!r}")
 
 
-def save_as(model: "HookedTransformer", folder: str | os.PathLike[str], model_type: str) -> None:
+def save(folder: Path, cfg: TransformerConfig, state: Mapping[str, Tensor], model_type: str) -> None:
     """Write `config.json` and `model.safetensors` as transformers does, each file whole or not at all.
 
     Raises `CheckpointError` as `to_hf` does, before anything is written.
     """
     from safetensors.torch import save_file
 
-    config, tensors = to_hf(model, model_type)
-    with atomic_path(Path(folder) / SINGLE) as file:
+    config, tensors = to_hf(cfg, state, model_type)
+    with atomic_path(folder / SINGLE) as file:
         save_file(tensors, file, metadata={"format": "pt"})
-    with atomic_path(Path(folder) / "config.json") as file:
+    with atomic_path(folder / "config.json") as file:
         file.write_text(json.dumps(config, indent=2), encoding="utf-8")

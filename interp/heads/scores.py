@@ -207,10 +207,14 @@ def _prompts(
 
 def _checked_names(scores: str | Sequence[str] | None, model: "HookedTransformer") -> list[str]:
     known = [*PATTERN_SCORES, *WEIGHT_SCORES]
-    names = known if scores is None else [scores] if isinstance(scores, str) else list(scores)
+    copied = not model.cfg.predicts_other_things  # else no logit is a token's own
+    possible = known if copied else [*PATTERN_SCORES]
+    names = possible if scores is None else [scores] if isinstance(scores, str) else list(scores)
     for name in names:
         if name not in known:
             raise ConfigError(f"no score is called {name!r}; allowed: {', '.join(known)}{did_you_mean(name, known)}")
+        if name not in possible:
+            raise ConfigError(f"{name} compares a token with its own logit, and these logits are of other things")
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"scores = {names}; allowed: one or more, each once; None for all")
     if model.cfg.n_layers == 0:

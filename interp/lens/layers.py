@@ -78,9 +78,9 @@ def logit_lens(
         ShapeError: positions out of range, or a prompt that is not the cache's.
     """
     model = source if isinstance(source, HookedTransformer) else source.model
-    if not 0 <= top_k <= model.cfg.d_vocab:
-        raise ConfigError(f"top_k = {top_k}; allowed: 0 to d_vocab = {model.cfg.d_vocab}")
-    answers = token_ids(tokens, model.to_single_token, model.cfg.d_vocab, "tokens").flatten().tolist()
+    if not 0 <= top_k <= model.cfg.d_vocab_out:
+        raise ConfigError(f"top_k = {top_k}; allowed: 0 to d_vocab_out = {model.cfg.d_vocab_out}")
+    answers = token_ids(tokens, model.to_answer, model.cfg.d_vocab_out, "tokens").flatten().tolist()
     if isinstance(source, ActivationCache):
         if attention_mask is not None:
             raise ConfigError("attention_mask is for running a model; the run behind a cache has had its own")
@@ -105,10 +105,11 @@ def logit_lens(
         variables[name] = ("layer", "batch", "pos", *last), values
     if top_k:
         dims, ids = variables["top_id"]
-        variables["top_token"] = dims, array_of(token_strings(model.tokenizer, ids.flatten().tolist()), ids.shape)
+        words = token_strings(model.output_tokenizer, ids.flatten().tolist())
+        variables["top_token"] = dims, array_of(words, ids.shape)
     coords: dict[str, Any] = {"layer": stack.labels} | ({"top": range(top_k)} if top_k else {})
     if answers:
-        words = array_of(token_strings(model.tokenizer, answers), [len(answers)])
+        words = array_of(token_strings(model.output_tokenizer, answers), [len(answers)])
         coords |= {"answer": words, "answer_id": ("answer", answers)}
     return places.dataset(variables, coords, {"kl": "KL(final || layer), nats", "edited": int(cache.edited)})
 
@@ -163,7 +164,7 @@ def _read_out(
 
 def _block(model: HookedTransformer) -> int:
     """How many places are read at a time."""
-    return max(1, MEMORY // (model.cfg.d_vocab * max(4, model.W_E.element_size())))
+    return max(1, MEMORY // (model.cfg.d_vocab_out * max(4, model.W_E.element_size())))
 
 
 def _check_final_norm(cache: ActivationCache, stream: Float[Tensor, "batch pos d_model"]) -> None:

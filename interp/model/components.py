@@ -6,7 +6,8 @@ Axes, everywhere in this package:
 - `pos`: positions in a sequence; `query_pos` and `key_pos` where two positions meet.
 - `d_model`: the residual stream. Vectors are rows: `y = x @ W`.
 - `head`, `d_head`: attention heads and their width; `kv_head` where several query heads share keys and values.
-- `d_mlp`: hidden neurons. `d_vocab`: tokens.
+- `d_mlp`: hidden neurons. `d_vocab`: tokens; `d_vocab_out`: logits, as many unless the
+  config says otherwise.
 
 Weights have the field's shapes (`W_Q[head, d_model, d_head]`) and are contiguous, as torch's own tools for parameters
 expect them to be (flat vectors of parameters, pruning, LBFGS, safetensors).
@@ -388,15 +389,15 @@ class MLP(nn.Module):
 class Unembed(nn.Module):
     """`x W_U + b_U`, soft-capped where the config says so. A tied `W_U` is a view of `W_E^T`, not a parameter."""
 
-    W_U: Float[Tensor, "d_model d_vocab"]
+    W_U: Float[Tensor, "d_model d_vocab_out"]
 
     def __init__(self, cfg: TransformerConfig, embed: Embed):
         super().__init__()
         self.cap = cfg.output_logits_soft_cap
         self._tied_to = (embed,) if cfg.tie_word_embeddings else ()  # a tuple, so as not to register it twice
         if not cfg.tie_word_embeddings:
-            self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab))
-        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab))
+            self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab_out))
+        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab_out))
 
     def __getattr__(self, name: str) -> Any:
         """Parameters, as every module finds them, and the tied `W_U`."""
@@ -404,7 +405,7 @@ class Unembed(nn.Module):
             return self._tied_to[0].W_E.T
         return super().__getattr__(name)
 
-    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:
         """Logits."""
         return self._capped(F.linear(x, self.W_U.T, self.b_U))
 

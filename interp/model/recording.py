@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import CacheError, ConfigError, HookNotFiredError, ShapeError, describe
+from interp.errors import CacheError, ConfigError, HookNotFiredError, ShapeError
 from interp.model.cache import select
 from interp.model.hooks import HookPoint
-from interp.model.loss import next_token_loss
+from interp.model.loss import check_predicts_tokens, next_token_loss
 from interp.precision import at_least_float32
 from interp.text import MaskedTokens
 
@@ -98,9 +98,8 @@ def objective(
         raise ConfigError("a loss compares with the tokens of the run, so it excludes start_at_layer")
     if isinstance(asked, str):
         if asked != "loss":
-            raise ConfigError(
-                f"gradient_of = {describe(asked)}; allowed: 'loss', a metric, or a function of the logits"
-            )
+            raise ConfigError(f"gradient_of = {asked!r}; allowed: 'loss', a metric, or a function of the logits")
+        check_predicts_tokens(model.cfg, "gradient_of = 'loss'")
         return lambda logits: next_token_loss(logits.whole, tokens, mask)  # pyright: ignore[reportArgumentType]
     if isinstance(asked, type) or not (isinstance(asked, LogitMetric) or callable(asked)):
         raise ConfigError(

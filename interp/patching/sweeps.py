@@ -246,7 +246,7 @@ def _measure(
             for cell, stream in streams.items():
                 of_metric[:, cell] = runs.measure(reading, stream, prompts)
             continue
-        logits = reading.positions.shape[1] * runs.base.model.cfg.d_vocab * base.element_size()
+        logits = reading.positions.shape[1] * runs.base.model.cfg.d_vocab_out * base.element_size()
         at_once = max(1, max_bytes // (8 * logits))
         for rows in groups:
             stream = _at_read(rows, base, reading)

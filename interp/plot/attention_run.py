@@ -194,7 +194,7 @@ def answer_ids(model: HookedTransformer, correct: int | str, incorrect: int | st
     """The ids of one or two different tokens, given as ids or as text. Raises `TokenError` or `ConfigError`."""
 
     def id_of(name: str, token: int | str) -> int:
-        found = token_ids(token, model.to_single_token, model.cfg.d_vocab, f"{name}:")
+        found = token_ids(token, model.to_answer, model.cfg.d_vocab_out, f"{name}:")
         if found.ndim:
             raise ConfigError(f"{name} = {describe(token)}; allowed: one token, as text or id")
         return int(found)

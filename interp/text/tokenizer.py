@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from interp.errors import CheckpointError, TokenError, did_you_mean
 from interp.files import atomic_path
 from interp.text.codec import TextCodec
+from interp.text.ids import in_short
 
 if TYPE_CHECKING:
     import tokenizers
@@ -259,11 +260,36 @@ BYTE_OF = _byte_alphabet()
 
 
 def _content(token: Any) -> str | None:
-    """The text of a special token as a configuration writes it: a string, or an object with `content`."""
-    return token.get("content") if isinstance(token, Mapping) else token
+    """The text of a special token: a string, or an object with `content`, as files and libraries write it."""
+    return token.get("content") if isinstance(token, Mapping) else getattr(token, "content", token)
 
 
 def _first_added(backend: "tokenizers.Tokenizer") -> str | None:
     """The token that the backend itself puts before a text, or None."""
     start = backend.encode("").ids[:1]
     return backend.id_to_token(start[0]) if start else None
+
+
+def as_tokenizer(given: Any) -> TextCodec | None:
+    """What turns text into ids, from any of the forms that it is published in; None stays None.
+
+    A `TextCodec` is taken as it is. A tokenizer of the `tokenizers` library, or a fast tokenizer of transformers, which
+    wraps one, is copied into a `Tokenizer` with the same special tokens and the same habit of starting with a bos.
+
+    Raises `TokenError` for a slow tokenizer of transformers, which is Python code of its own, and for anything else.
+    """
+    if given is None or isinstance(given, TextCodec):
+        return given
+    backend, kind = getattr(given, "backend_tokenizer", given), type(given).__name__
+    if hasattr(backend, "encode_batch_fast") and hasattr(backend, "id_to_token"):
+        bos, eos, pad = (_content(getattr(given, f"{name}_token", None)) for name in ("bos", "eos", "pad"))
+        backend = copy.deepcopy(backend)  # transformers sets up padding in its own, at every call
+        return Tokenizer(backend, bos=bos or _first_added(backend), eos=eos, pad=pad)
+    if hasattr(given, "convert_ids_to_tokens"):
+        raise TokenError(
+            f"{kind} is a slow tokenizer of transformers, without a backend of the tokenizers library; load the fast "
+            "one with AutoTokenizer.from_pretrained(name, use_fast=True), or the tokenizer.json of its checkpoint with "
+            "Tokenizer.from_file(path)"
+        )
+    allowed = "a Vocabulary, a Tokenizer or another TextCodec, a fast tokenizer of transformers, or None"
+    raise TokenError(f"tokenizer = {in_short(given)}; allowed: {allowed}")

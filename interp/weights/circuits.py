@@ -88,7 +88,7 @@ def qk_circuit(model: HookedTransformer, layer: int, head: int, *, fold_norms: b
 @torch.no_grad()
 @without_autocast()
 def ov_circuit(model: HookedTransformer, layer: int, head: int, *, fold_norms: bool = False) -> FactoredMatrix:
-    """How attending to a token changes the logits, `W_E W_OV W_U` [d_vocab (attended), d_vocab (logit)].
+    """How attending to a token changes the logits, `W_E W_OV W_U` [d_vocab (attended), d_vocab_out (logit)].
 
     `W_E` times `embed_scale`. For `fold_norms` see the module; with it, a row is what the direct path from that token
     through the head adds to the logits (before any soft cap), but for a positive factor.
@@ -112,6 +112,7 @@ def copying_scores(model: HookedTransformer, *, fold_norms: bool = False) -> "xa
 
     Raises `ConfigError` for a model without blocks, or `fold_norms` with post-norm.
     """
+    _check_copies(model)
     W_V, W_O = (weight.double() for weight in _all_heads(model, fold_norms)[2:])
     written = _through(model.ln_final, W_O) if fold_norms else W_O
     W_U, W_E = at_least_float32(model.W_U), _embedding(model)
@@ -142,6 +143,7 @@ def copying_top_scores(
 
     Raises `ConfigError` for fewer than two tokens, and as `copying_scores`.
     """
+    _check_copies(model)
     words, _ = ordinary_tokens(model.tokenizer, model.cfg.d_vocab)
     if min(n_tokens, len(words)) < 2:
         raise ConfigError(f"n_tokens = {n_tokens}, of {len(words)} ordinary tokens; allowed: 2 or more")
@@ -198,7 +200,7 @@ def singular_directions(
     check_choice("circuit", circuit, ("OV", "QK"))
     weights = _of_head(model, layer, head, fold_norms)
     n_directions = _at_most("n_directions", n_directions, min(model.cfg.d_head, model.cfg.d_model))
-    n_tokens = _at_most("n_tokens", n_tokens, model.cfg.d_vocab)
+    n_tokens = _at_most("n_tokens", n_tokens, min(model.cfg.d_vocab, model.cfg.d_vocab_out))
     if circuit == "QK":
         U, S, Vh = FactoredMatrix(weights.W_Q, weights.W_K.mT).svd()
     else:
@@ -206,16 +208,17 @@ def singular_directions(
         U, S, Vh = FactoredMatrix(weights.W_V, written).svd()
     W_E = _embedding(model)
     first = (W_E @ U[:, :n_directions]).T
-    second = Vh[:n_directions] @ (W_E.T if circuit == "QK" else at_least_float32(model.W_U))  # [direction, d_vocab]
+    second = Vh[:n_directions] @ (W_E.T if circuit == "QK" else at_least_float32(model.W_U))  # [direction, token]
     farthest = first.gather(1, first.abs().argmax(dim=1, keepdim=True))
     sign = torch.where(farthest < 0, -1.0, 1.0).to(first)
 
     dims = ("direction", "end", "rank")
     columns: dict[str, object] = {"singular_value": ("direction", S[:n_directions].cpu().numpy())}
     for side, along in zip(("query", "key") if circuit == "QK" else ("read", "write"), (first, second), strict=True):
+        codec = model.output_tokenizer if side == "write" else model.tokenizer
         turned = sign * along
         ends = torch.stack([turned, -turned], dim=1).topk(n_tokens)
-        words = token_strings(model.tokenizer, ends.indices.flatten().tolist())
+        words = token_strings(codec, ends.indices.flatten().tolist())
         columns |= {
             f"{side}_token": (dims, array_of(words, ends.indices.shape)),
             f"{side}_id": (dims, ends.indices.cpu().numpy()),
@@ -327,6 +330,15 @@ def _norms_of_products(
 
 
 # ---------------------------------------------------------------------------------------------- weights of heads
+
+
+def _check_copies(model: HookedTransformer) -> None:
+    """Raise `ConfigError` for a model whose logits are of other things than tokens: nothing can be copied to them."""
+    if model.cfg.predicts_other_things:
+        raise ConfigError(
+            f"d_vocab_out = {model.cfg.d_vocab_out} logits are of other things than the d_vocab = {model.cfg.d_vocab} "
+            "tokens: a head cannot copy a token to its own logit"
+        )
 
 
 def _of_layer(model: HookedTransformer, layer: int, fold_norms: bool) -> HeadWeights:

@@ -34,8 +34,12 @@ class TopEntries:
     columns: Int[Tensor, "*rows k"]
 
     def named(self, model: HookedTransformer) -> list[tuple[str, str, float]]:
-        """Row, column and value of each entry of a matrix over the vocabulary, its tokens as strings."""
-        rows, columns = (token_strings(model.tokenizer, ids.flatten().tolist()) for ids in (self.rows, self.columns))
+        """Row, column and value of each entry of a matrix over the vocabulary, its tokens as strings.
+
+        Columns are numbers where the model's logits are of other things than tokens.
+        """
+        rows = token_strings(model.tokenizer, self.rows.flatten().tolist())
+        columns = token_strings(model.output_tokenizer, self.columns.flatten().tolist())
         return list(zip(rows, columns, self.values.flatten().tolist(), strict=True))
 
 

@@ -159,7 +159,7 @@ def test_the_lens_reads_a_model_without_blocks():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"top_k": 12}, ConfigError, "0 to d_vocab = 11"),
+        ({"top_k": 12}, ConfigError, "0 to d_vocab_out = 11"),
         ({"tokens": [11]}, TokenError, "allowed: 0 to 10"),
         ({"tokens": ["ab"]}, TokenError, "2 tokens"),
         ({"tokens": [2.5]}, TokenError, "tokens 2.5 is neither a token id nor a text"),
