@@ -60,8 +60,8 @@ class Interpretation:
         shown = zip(map(vocabulary.to_string, self.tokens[:SHOWN]), self.predictions[:SHOWN], strict=True)
         lines = [
             f"Interpretation of {n} text{'s' * (n != 1)} of {length} word{'s' * (length != 1)}",
-            f"  spaces    {cut(listed(self.layout.slices))}",
-            f"  heads     {cut(listed(self.patterns))}",
+            f"  spaces    {cut(', '.join(self.layout.slices))}",
+            f"  heads     {cut(', '.join(self.patterns))}",
             *(f"  {shortened(text, 36)} -> {shortened(said, 56)}" for text, said in shown),
         ]
         return "\n".join([*lines, *([f"  ... and {n - SHOWN} more"] if n > SHOWN else [])])

@@ -174,17 +174,21 @@ class Hooked(nn.Module):
 
     def _attach(self, pairs: list[HookPair], direction: Direction, observes: bool = False) -> list[Hook]:
         places = [(self.resolve_hooks(asked), Hook(fn, direction, asked, observes)) for asked, fn in pairs]
-        for names, hook in places:
-            for name in names:
-                self.hook_points[name].hooks.append(hook)
-            self.running.hooks.append(hook)
-        return [hook for _, hook in places]
+        return [self._put(hook, names) for names, hook in places]
+
+    def _put(self, hook: Hook, names: Iterable[str]) -> Hook:
+        """One hook at all points with these full names."""
+        for name in names:
+            self.hook_points[name].hooks.append(hook)
+        self.running.hooks.append(hook)
+        return hook
 
     def _detach(self, hooks: Iterable[Hook], graphs: bool) -> None:
         """Remove hooks from all points; with `graphs`, from the autograd graphs they are already part of too."""
         gone = set(hooks)
         for point in self.hook_points.values():
-            point.hooks = [hook for hook in point.hooks if hook not in gone]
+            if point.hooks:
+                point.hooks = [hook for hook in point.hooks if hook not in gone]
         self.running.hooks = [hook for hook in self.running.hooks if hook not in gone]
         for hook in gone if graphs else ():
             hook.live = False
@@ -271,10 +275,10 @@ class Hooked(nn.Module):
         names = [name for name in self.hook_points if name in reached]
         recording = Recording(device, pos_slice, graph=outputs is not None)
         # A hook that only observes lets lazy values pass beside the graph, so gradients need one that takes part in it.
-        active = self._attach([(name, recording.keep) for name in names], "fwd", observes=outputs is None)
+        active = [self._put(Hook(recording.keep, "fwd", names_filter, observes=outputs is None), names)]
         if return_type is None and outputs is None and kv_cache is None and options.get("stop_at_layer") is None:
             last = [name for name, point in self.hook_points.items() if point.hooks][-1]
-            active += self._attach([(last, stop_here)], "fwd", observes=True)
+            active.append(self._put(Hook(stop_here, "fwd", last, observes=True), [last]))
         try:
             if outputs is None:
                 output = self(input, return_type, **options)

@@ -1,5 +1,6 @@
 """Names of hook points: how they are written, what they stand for, and the map of all of them."""
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ HookName = str | tuple[str, SupportsIndex] | tuple[str, SupportsIndex, str] | Ca
 """How points are named: in full, as a glob, short (`("pattern", 3)`, `("scale", 0, "ln2")`), or by a predicate."""
 
 
+@functools.cache
 def layer_of(name: str) -> int | None:
     """The block number in a full name, or None outside the blocks."""
     found = re.match(r"blocks\.(\d+)\.", name)
@@ -67,7 +69,7 @@ def _unknown(asked: str, full: str, names: Sequence[str], n_layers: int) -> str:
     if near := did_you_mean(full, names):
         return f"{asked!r} names nothing here{outside}{near}"
     first = next((layer for name in names if (layer := layer_of(name)) is not None), None)
-    shorts = {key: short for key, (short, _) in _short_names(n for n in names if layer_of(n) == first).items()}
+    shorts = {key: repr(short) for key, (short, _) in _short_names(n for n in names if layer_of(n) == first).items()}
     return f"{asked!r} names nothing here{outside}{did_you_mean(full.replace('hook_', ''), shorts, said=shorts)}"
 
 
@@ -119,9 +121,9 @@ def _resolve_short(asked: tuple[Any, ...], names: Sequence[str], n_layers: int) 
     found = [name for name in here if name.endswith(f".hook_{word}") and set(parts) <= set(name.split(".")[2:])]
     if len(found) == 1:
         return found[0]
-    shorts = {key: short for key, (short, _) in _short_names(here).items()}
+    shorts = {key: repr(short) for key, (short, _) in _short_names(here).items()}
     if found:
-        ways = " or ".join(repr(shorts[".".join(name.rsplit(".", 2)[-2:]).replace("hook_", "")]) for name in found)
+        ways = " or ".join(shorts[".".join(name.rsplit(".", 2)[-2:]).replace("hook_", "")] for name in found)
         raise HookNotFoundError(f"{describe(asked)} fits {len(found)} points; say {ways}")
     near = did_you_mean(".".join([*parts, word]), shorts, said=shorts)
     raise HookNotFoundError(f"{describe(asked)} names nothing in layer {layer}{near}")

@@ -307,6 +307,7 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         """What each layer needs beside the stream; layers that agree on it share the tensors."""
         cfg, n_new = self.cfg, x.shape[1]
         n_keys = n_new + (0 if kv_cache is None else kv_cache.n_pos)
+        causal = cfg.attention_dir == "causal" and mask is None and n_keys == n_new
         visible: dict[Any, Tensor] = {}
         rotation: dict[Any, tuple[Tensor, Tensor] | None] = {(None, None): None}
         sides = []
@@ -318,7 +319,10 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
             if base is not None and cfg.rotary_dim is not None and (base, scaling) not in rotation:
                 rotation[base, scaling] = rotary_angles(base, cfg.rotary_dim, scaling, positions, x.dtype)
             past = None if kv_cache is None else kv_cache.layers[layer]
-            sides.append(SideInputs(visible[window], rotation[base, scaling], position_reads, past))
+            triangular = causal and (window is None or window >= n_keys)
+            sides.append(
+                SideInputs(visible[window], rotation[base, scaling], position_reads, past, triangular=triangular)
+            )
         return sides
 
     # ------------------------------------------------------------------ checks on what comes in

@@ -176,10 +176,6 @@ def test_the_command_without_a_network_ends_with_one_line_and_status_2(tmp_path:
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_the_command_shows_an_example_in_its_help():
-    assert "Example: interp fetch smollm2" in " ".join(command("--help").stdout.split())
-
-
 @pytest.mark.usefixtures("smollm2_path")
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "smollm2"])
 def test_a_fetched_model_loads_by_its_name_and_its_word_without_a_network(name: str, monkeypatch: pytest.MonkeyPatch):
