@@ -36,7 +36,7 @@ HookFn = Callable[[Tensor, "HookPoint"], Any]
 HookPair = tuple[HookName | list[HookName], HookFn]
 """Where a hook goes, and what it does."""
 
-Direction = Literal["fwd", "bwd"]
+HookDirection = Literal["fwd", "bwd"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ class Hook:
     """
 
     fn: HookFn
-    direction: Direction
+    direction: HookDirection
     asked: Any
     observes: bool = False
     fired: bool = False
