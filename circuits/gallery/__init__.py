@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from circuits import Circuit
+from circuits.language import known_keywords
 from circuits.verify import Expected, Report, VerifyOptions, verify
 from interp.errors import ConfigError, did_you_mean
 
@@ -57,6 +58,7 @@ class Entry:
         """The texts it is checked on."""
         return self.module.inputs(**self.arguments)
 
+    @known_keywords
     def verify(self, **options: Unpack[VerifyOptions]) -> Report:
         """The check over all its inputs, or a sample of them; options as `circuits.verify.verify` takes them."""
         return verify(self.build(), self.inputs(), self.reference, **options)

@@ -71,9 +71,10 @@ def read(
 
 
 def read_config(file: GGUFFile, dtype: torch.dtype = torch.float32) -> TransformerConfig:
-    """The architecture, from the metadata; the size of the vocabulary and whether it is tied, from the tensors.
+    """The architecture that a file's metadata describe.
 
-    Raises `CheckpointError` naming the key.
+    Two things are read off the tensors instead: the size of the vocabulary, and whether embedding and unembedding are
+    tied. Raises `CheckpointError` naming the key.
     """
     keys, gemma = _Keys(file), _is_gemma(_architecture(file))
     for key in NOT_COMPUTED + (() if gemma else SOFT_CAPS):
@@ -119,9 +120,9 @@ def _is_gemma(architecture: str) -> bool:
 
 
 def _gemma_fields(keys: "_Keys", fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields in which Gemma differs. llama.cpp has much of this in its code and not in the file.
+    """The fields that Gemma has in another way. llama.cpp has much of this in its code, and its files do not say it.
 
-    The gains of norms are stored whole, and not as differences from 1.
+    In these files the gains of norms are stored as they are, and not as differences from 1.
     """
     architecture, n_layers, width = keys.architecture, fields["n_layers"], fields["d_model"]
     every = keys.get("attention.sliding_window_pattern", int, 2 if architecture == "gemma2" else 6)
@@ -178,9 +179,10 @@ def _architecture(file: GGUFFile) -> str:
 
 
 def _rotary_scaling(keys: _Keys, base: float, d_head: int) -> RotaryScaling | None:
-    """The rotary scaling: None, linear as the metadata say, or Llama 3.1's.
+    """The rotary scaling: None, the linear one that the metadata describe, or Llama 3.1's.
 
-    Of the last a file holds only the factors by which it divides each frequency; its settings are checked against them.
+    A file says nothing of Llama 3.1's settings. It holds a tensor with the number by which each frequency is divided,
+    and the settings that are assumed here are checked against these numbers.
     """
     kind, file = keys.get("rope.scaling.type", str, "none"), keys.file
     if kind not in ("none", "linear"):
@@ -211,8 +213,8 @@ class TensorSlot:
 
     Attributes:
         shape: its shape in the file.
-        memory: a parameter, or a view of one, whose axes run in the file's order; a step along the first takes one row
-            of the file or several.
+        memory: a parameter, or a view of one, whose axes are in the order of the file. One step along its first axis
+            is one row of the file, or several.
     """
 
     shape: tuple[int, ...]
@@ -237,7 +239,7 @@ class GGUFWeights:
     cfg: TransformerConfig
 
     def check(self, expected: Mapping[str, Tensor]) -> None:
-        """Raise `CheckpointError` unless the file's tensors are those of the model, biases that it may lack aside."""
+        """Raise `CheckpointError` unless the file has the model's tensors and no others. It may lack some biases."""
         file, architecture = self.file, _architecture(self.file)
         shapes = {
             name: slot.shape
@@ -289,9 +291,11 @@ def tensor_slots(
 def _attention(
     attn: Mapping[str, Tensor], cfg: TransformerConfig, interleaved: bool
 ) -> Iterator[tuple[str, TensorSlot]]:
-    """The slots of an attention layer's matrices and biases. The rows of a tensor are heads after each other.
+    """The slots of an attention layer's matrices and biases. The rows of a matrix in the file are one head's after
+    another's.
 
-    `interleaved`: queries and keys have the two numbers that are rotated together beside each other in the file.
+    With `interleaved`, the two numbers of a query or a key that are rotated together are neighbours in the file; in the
+    model they are half a head apart.
     """
     for letter in "QKV":
         rows, bias = attn[f"W_{letter}"].transpose(1, 2), attn[f"b_{letter}"]  # [n d_head d_model], [n d_head]

@@ -95,7 +95,10 @@ def _of_name(
 
 
 def _checked(dtype: torch.dtype | str | None, device: Device) -> torch.dtype | None:
-    """The dtype, also by its name. Raises `CheckpointError` for one that parameters cannot have, or a bad device."""
+    """The dtype, which may be given by its name.
+
+    Raises `CheckpointError` for a dtype that parameters cannot have, and for a device that cannot be used.
+    """
     name = str(dtype).removeprefix("torch.")
     if dtype is not None and name not in DTYPES:
         raise CheckpointError(f"dtype = {dtype!r}; allowed: {', '.join(DTYPES)}{did_you_mean(name, DTYPES)}")
@@ -107,9 +110,10 @@ def _checked(dtype: torch.dtype | str | None, device: Device) -> torch.dtype | N
 
 
 def _local(name_or_path: str | os.PathLike[str]) -> Path:
-    """The path that a name stands for on this machine, or the file that was fetched under it; else the name as a path.
+    """The path of a folder or a file on this machine: the one that is named, or the one that was fetched by that name.
 
-    Raises `CheckpointError` for a path that does not exist and cannot be a repository.
+    A name that may be that of a repository on the hub is returned as it is. Raises `CheckpointError` for any other name
+    that is no path on this machine.
     """
     if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path).strip():
         raise CheckpointError(f"{name_or_path!r} is neither a name nor a path")
@@ -179,7 +183,7 @@ def _of_folder(folder: Path, dtype: torch.dtype | None, tokenizer: TextCodec | N
 
 
 def _refuse_adapter(folder: Path) -> None:
-    """Refuse a folder that holds an adapter, alone or beside a base model: what it means is not in the weights."""
+    """Raise `CheckpointError` for a folder with an adapter: weights that lie beside it are those of the base alone."""
     file = folder / ADAPTER_CONFIG
     if file.exists():
         base = read_json(file).get("base_model_name_or_path")
@@ -195,10 +199,10 @@ def _tokenizer(folder: Path) -> TextCodec | None:
 
 
 def _download(name: str, revision: str | None) -> Path:
-    """The folder with a snapshot of a repository on the hub: its JSON files, and the weights that are asked for.
+    """The folder with a copy of a repository on the hub: the JSON files of its top folder, and its weights.
 
-    First the JSON files of its top folder, then one file of weights, or the shards that the index names; not the other
-    formats that a repository may hold beside them. Raises `CheckpointError` naming repository and revision.
+    The JSON files come first, since one of them may name the files of weights. Only these files are downloaded, and not
+    the other formats that a repository may hold. Raises `CheckpointError` naming repository and revision.
     """
     from huggingface_hub import list_repo_files, snapshot_download
 

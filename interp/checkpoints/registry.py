@@ -1,7 +1,7 @@
-"""The families of checkpoints by `model_type`, and the conversion that they all share, in both directions.
+"""The families of transformers' checkpoints by `model_type`, and the conversion that they share, in both directions.
 
-A family is three pure functions (read a config, write one, describe the tensors) and a few names. `plan` compares a
-checkpoint's tensors with the description before anything is read.
+A family is three pure functions and a few names. The functions read a configuration, write one, and describe every
+tensor of a checkpoint. `plan` compares the tensors that are there with this description before any of them is read.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from interp.files import atomic_path
 
 ATTENTION_BIAS = {"attention_bias": ("b_Q", "b_K", "b_V", "b_O")}
 FREE_FIELDS = {"seed": None, "init_std": 1.0, "attn_implementation": "eager"}
-"""Fields that a transformers configuration has no word for, and that change no weight."""
+"""Fields that a transformers configuration does not hold, and on which the weights of a checkpoint do not depend."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,13 @@ class Family:
 
     Attributes:
         read_config, write_config, layout: the functions of these names in the family's file.
-        prefix: the beginning of all names in a model with a head; a checkpoint of the bare model leaves it out.
-        head: the name of the unembedding, which a tied checkpoint may hold as well, with the values of `embedding`.
+        prefix: what the names of all tensors but the head begin with. A checkpoint of the model without its head
+            leaves it out.
+        head: the name of the unembedding. A checkpoint with tied embeddings may hold it too, as a copy of `embedding`.
         embedding: the name of the embedding.
-        aliases: the names of tensors by other names that they have.
-        skipped: the pattern of names that hold no weights.
-        bias_flags: the biases whose existence an option states, by option.
+        aliases: for tensors that some versions of transformers call otherwise, the name that is used here.
+        skipped: a pattern for the names of tensors that are no weights, such as stored masks.
+        bias_flags: the options that say whether certain biases exist, each with the names of these biases here.
     """
 
     read_config: Callable[[Options, torch.dtype], TransformerConfig]
@@ -138,7 +139,8 @@ def plan(
     Args:
         config: its `config.json`.
         source: its tensors.
-        dtype: of the model; None for the checkpoint's (the one that holds all, where tensors differ).
+        dtype: of the model. None stands for the checkpoint's own; where its tensors differ in dtype, that is the
+            smallest dtype which holds the values of all of them.
         config_name: what messages call the configuration.
 
     Raises:
@@ -175,7 +177,10 @@ def _refuse_quantised(options: Options) -> None:
 
 
 def _check_depth(options: Options, source: TensorSource) -> None:
-    """Refuse more layers than tensors at once: describing them could take endlessly, and every layer has tensors."""
+    """Refuse a number of layers that is larger than the number of tensors.
+
+    Every layer has tensors, so that such a configuration is wrong; and to describe its layers could take for ever.
+    """
     for key in ("num_hidden_layers", "n_layer"):
         n_layers = options.values.get(key)
         if isinstance(n_layers, int) and n_layers > len(source.tensors) > 0:
@@ -183,7 +188,10 @@ def _check_depth(options: Options, source: TensorSource) -> None:
 
 
 def _relevant_names(family: Family, source: TensorSource) -> dict[str, str]:
-    """The source's name of each tensor that holds weights, by the name it has in a model with a head."""
+    """The name that each tensor has in the source, by the name that the tensor has in a model with a head.
+
+    Tensors that hold no weights are left out.
+    """
     bare = not any(name.startswith(family.prefix) for name in source.tensors)
     names = {}
     for name in source.tensors:
@@ -215,7 +223,10 @@ def _check_tied(source: TensorSource, head: str, embedding: str) -> None:
 
 
 def _matched(weights: list[Weight], names: dict[str, str], source: TensorSource) -> list[tuple[Weight, str]]:
-    """Each tensor with its name in the source; `names` has that name for the one in a model with a head."""
+    """Each described tensor with its name in the source, after the comparison of all names and shapes.
+
+    `names` is what `_relevant_names` returns.
+    """
 
     def where(full: str) -> str:
         name = names.get(full, full)

@@ -12,7 +12,7 @@ import torch
 
 from interp.config.fields import alternatives, fits, spell_all, torch_dtype
 from interp.config.rotary import RotaryScaling
-from interp.errors import ConfigError, did_you_mean
+from interp.errors import ConfigError, describe, did_you_mean
 
 ActFn = Literal["relu", "gelu", "gelu_new", "gelu_fast", "silu", "solu", "solu_ln"]
 NormType = Literal["LN", "RMS"]
@@ -167,7 +167,7 @@ class TransformerConfig:
             raise ConfigError("give n_heads, d_head or both: neither can be derived from the other fields")
         for name, value in (("d_model", self.d_model), ("n_heads", heads), ("d_head", width)):
             if (value is not DERIVED or name == "d_model") and not (fits(value, int) and value > 0):
-                raise ConfigError(f"{name} = {value!r}; allowed: a positive integer")
+                raise ConfigError(f"{name} = {describe(value)}; allowed: a positive integer")
         given, other = ("d_head", "n_heads") if heads is DERIVED else ("n_heads", "d_head")
         if (heads is DERIVED or width is DERIVED) and self.d_model % (divisor := heads or width):
             raise ConfigError(
@@ -193,7 +193,9 @@ class TransformerConfig:
             value = getattr(self, name)
             if not fits(value, hint):
                 options = [a for a in alternatives(hint) if isinstance(a, str)]
-                raise ConfigError(f"{name} = {value!r}; allowed: {spell_all(hint)}{did_you_mean(str(value), options)}")
+                raise ConfigError(
+                    f"{name} = {describe(value)}; allowed: {spell_all(hint)}{did_you_mean(str(value), options)}"
+                )
             if isinstance(value, tuple) and len(value) != self.n_layers:
                 raise ConfigError(f"{name} has {len(value)} values for n_layers = {self.n_layers}")
             for number in value if isinstance(value, tuple) else (value,):
@@ -201,7 +203,7 @@ class TransformerConfig:
                     lowest_ok = number >= 0 if name in may_be_zero else number > 0
                     if not (lowest_ok and math.isfinite(number)):
                         least = "zero or more" if name in may_be_zero else "more than zero"
-                        raise ConfigError(f"{name} = {value!r}; allowed: {least}")
+                        raise ConfigError(f"{name} = {describe(value)}; allowed: {least}")
 
     def _check_combinations(self) -> None:
         heads, kv_heads, positions = self.n_heads, self.n_key_value_heads, self.positional_embedding_type
@@ -336,7 +338,7 @@ def _from_json(value: Any) -> Any:
         try:
             return RotaryScaling(**value)
         except TypeError as error:
-            raise ConfigError(f"rotary_scaling = {value!r}: {error}") from error
+            raise ConfigError(f"rotary_scaling = {describe(value)}: {error}") from error
     return value
 
 

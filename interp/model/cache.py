@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.errors import CheckpointError, ConfigError, HookNotFoundError, ShapeError
+from interp.errors import CheckpointError, ConfigError, HookNotFoundError, ShapeError, describe
 from interp.files import load_tensors, save_tensors
 from interp.model.names import HookName, resolve
 from interp.model.provenance import Provenance
@@ -164,10 +164,10 @@ def entries(index: int | slice | Sequence[int], size: int, what: str) -> list[in
         wanted = list(wanted) if isinstance(wanted, Sequence) else [wanted]
         for i in wanted:
             if isinstance(i, bool) or not isinstance(i, Integral) or not -size <= int(i) < size:
-                raise ShapeError(f"{what} = {i!r}; allowed: integers from {-size} to {size - 1}, or a slice")
+                raise ShapeError(f"{what} = {describe(i)}; allowed: integers from {-size} to {size - 1}, or a slice")
         chosen = [int(i) % size for i in wanted]
     if not chosen:
-        raise ShapeError(f"{what} = {index!r} selects nothing of {size}")
+        raise ShapeError(f"{what} = {describe(index)} selects nothing of {size}")
     return chosen
 
 
@@ -179,7 +179,7 @@ def entries_of_part(index: int | slice | Sequence[int], first: int, n: int, what
     here = [i - first for i in entries(index, first + n, what) if i >= first]
     if not here:
         raise ShapeError(
-            f"{what} = {index!r} counts along the whole sequence, and this run carries positions {first} to "
+            f"{what} = {describe(index)} counts along the whole sequence, and this run carries positions {first} to "
             f"{first + n - 1} of it"
         )
     return here

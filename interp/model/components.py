@@ -66,6 +66,7 @@ class SideInputs:
         past: the layer's keys and values of earlier positions, to which this run's are added, or None.
         attend: what mixes the values in place of attention over one rectangle of queries and keys: (queries, keys,
             values) to z, where positions of several runs are packed into one list, or None.
+        triangular: whether `visible` is the lower triangle of a square, which the fused kernel knows without a mask.
     """
 
     visible: Bool[Tensor, "batch_or_1 1 query_pos key_pos"]
@@ -73,6 +74,7 @@ class SideInputs:
     position_reads: Float[Tensor, "batch pos d_model"] | None
     past: LayerKeysValues | None = None
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    triangular: bool = False
 
     @classmethod
     def of_whole_sequences(
@@ -352,11 +354,12 @@ class Attention(nn.Module):
         if self.cfg.attn_implementation == "sdpa" and not observed:
             return F.scaled_dot_product_attention(
                 *(part.transpose(1, 2) for part in (q, k, v)),
-                attn_mask=side.visible,
+                attn_mask=None if side.triangular else side.visible,
+                is_causal=side.triangular,
                 scale=1 / self.cfg.attn_scale,
                 enable_gqa=self.cfg.n_key_value_heads < self.cfg.n_heads,
             ).transpose(1, 2)
-        scores = self.hook_attn_scores(self._scores(q, k).masked_fill(~side.visible, float("-inf")))
+        scores = self.hook_attn_scores(self._scores(q, k).masked_fill_(~side.visible, float("-inf")))
         pattern = self.hook_pattern(at_least_float32(scores).softmax(dim=-1).to(q.dtype))
         return self._mix(pattern, v)
 
@@ -384,8 +387,10 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch head query_pos key_pos"]:
         """`q . k / scale`; the query heads of a group are stacked on the rows of one product with their keys."""
         batch, n_queries, heads, _ = q.shape
-        groups = (q / self.cfg.attn_scale).transpose(1, 2).reshape(batch, k.shape[2], -1, q.shape[3])
-        scores = (groups @ k.permute(0, 2, 3, 1)).view(batch, heads, n_queries, -1)
+        groups = q.transpose(1, 2).reshape(batch * k.shape[2], -1, q.shape[3])
+        keys = k.permute(0, 2, 3, 1).reshape(len(groups), q.shape[3], -1)
+        scores = torch.baddbmm(q.new_zeros(()), groups, keys, beta=0, alpha=1 / self.cfg.attn_scale)
+        scores = scores.view(batch, heads, n_queries, -1)
         cap = self.cfg.attn_scores_soft_cap
         return scores if cap is None else cap * torch.tanh(scores / cap)
 

@@ -16,6 +16,7 @@ call. Rules that hold everywhere:
 - *Lazy* points are not computed until something asks for them by name.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.errors import HookNotFoundError, ShapeError
+from interp.errors import HookNotFoundError, ShapeError, describe
 from interp.model.names import HookName, layer_of
 
 HookFn = Callable[[Tensor, "HookPoint"], Any]
@@ -35,7 +36,7 @@ HookFn = Callable[[Tensor, "HookPoint"], Any]
 HookPair = tuple[HookName | list[HookName], HookFn]
 """Where a hook goes, and what it does."""
 
-Direction = Literal["fwd", "bwd"]
+HookDirection = Literal["fwd", "bwd"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ class Hook:
     """
 
     fn: HookFn
-    direction: Direction
+    direction: HookDirection
     asked: Any
     observes: bool = False
     fired: bool = False
@@ -146,6 +147,7 @@ class HookPoint:
         axes: names of the tensor's axes, such as `("batch", "head", "query_pos", "key_pos")`; "1" is an axis of size 1.
         meaning: one line for `hook_map()`.
         lazy: computed only when asked for.
+        pos_axis: the axis along which `pos_slice` cuts: "pos", or "query_pos" of a pattern.
         hooks: the active hooks, in the order in which they run.
         edited: whether a hook edited what passed here last.
         running: what it shares with the other points of its model.
@@ -158,6 +160,7 @@ class HookPoint:
         self.axes = tuple(axes.split())
         self.meaning = meaning
         self.lazy = lazy
+        self.pos_axis = self.axes.index("query_pos" if "query_pos" in self.axes else "pos")
         self.hooks: list[Hook] = []
         self.edited = False
         self.running = Running()
@@ -180,19 +183,18 @@ class HookPoint:
         """The number in the sequence of the first position that a hook sees here; 0 unless a `kv_cache` goes before."""
         return 0 if self.span is None else self.span.first
 
-    @property
-    def pos_axis(self) -> int:
-        """The axis along which `pos_slice` cuts: "pos", or "query_pos" of a pattern."""
-        return self.axes.index("query_pos" if "query_pos" in self.axes else "pos")
-
     def __call__(self, value: Tensor) -> Tensor:
         """The value that the model goes on with."""
         return self._run(value) if self.hooks else value
 
     def _run(self, value: Tensor) -> Tensor:
         self.edited = False
+        backward: list[Hook] = []
         callers_tensor = False  # a caller's hook may go on using the tensor that it was given or returned
-        for hook in [hook for hook in self.hooks if hook.direction == "fwd"]:
+        for hook in tuple(self.hooks):
+            if hook.direction == "bwd":
+                backward.append(hook)
+                continue
             hook.fired = True
             if hook.observes:
                 hook.fn(value.clone() if callers_tensor else value, self)
@@ -201,7 +203,6 @@ class HookPoint:
                 callers_tensor = True
         if callers_tensor:
             value = value.clone()
-        backward = [hook for hook in self.hooks if hook.direction == "bwd"]
         return self._watch_gradient(value, backward) if backward else value
 
     def _replace(self, own: Tensor, hook: Hook) -> Tensor:
@@ -262,12 +263,29 @@ class HookPoint:
 
 
 def as_pairs(hooks: Iterable[HookPair], what: str) -> list[HookPair]:
-    """Hooks as a list of (name, function). Raises `TypeError` for anything else."""
+    """Hooks as a list of (name, function). Raises `TypeError` for anything else, and for a function that takes other
+    arguments than (activation, hook).
+    """
     wrong = f"{what} takes a list of (name, function) pairs, not "
     if not isinstance(hooks, Iterable):
-        raise TypeError(f"{wrong}{hooks!r}")
+        raise TypeError(f"{wrong}{describe(hooks)}")
     pairs = list(hooks)
     for item in pairs:
         if not (isinstance(item, tuple) and len(item) == 2 and callable(item[1])):
-            raise TypeError(f"{wrong}one with the item {item!r}")
+            raise TypeError(f"{wrong}one with the item {describe(item)}")
+        _check_arguments(*item)
     return pairs
+
+
+def _check_arguments(asked: Any, fn: HookFn) -> None:
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # some functions written in C do not say what they take
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        name = getattr(fn, "__name__", type(fn).__name__)
+        raise TypeError(
+            f"the hook on {describe(asked)} is {name}{signature}; a hook is called as fn(activation, hook): {error}"
+        ) from None

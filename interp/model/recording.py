@@ -136,7 +136,7 @@ class Recording:
 
     def part(self, value: Tensor, pos_axis: int) -> Tensor:
         """What is kept of a tensor."""
-        value = value.detach()
+        value = value.detach() if value.requires_grad else value
         if self.pos_slice is not None:  # a copy, so that the whole tensor is not held
             value = select(value, pos_axis, self.pos_slice, "pos").clone()
         return value if self.device is None else value.to(self.device)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
+from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, describe, did_you_mean
 from interp.indices import layer_index
 from interp.model.components import WRITE_PER_HEAD, Norm
 from interp.model.graph import head_label
@@ -53,7 +53,7 @@ class Rows:
     def __getitem__(self, row: int | str) -> Tensor:
         if isinstance(row, str):
             if row not in self.labels:
-                raise HookNotFoundError(f"no row is called {row!r}{did_you_mean(row, self.labels)}")
+                raise HookNotFoundError(f"no row is called {describe(row)}{did_you_mean(row, self.labels)}")
             row = self.labels.index(row)
         return self.values[row]
 

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.config import TransformerConfig, rotary_angles
-from interp.errors import ConfigError, ShapeError, TokenError
+from interp.errors import ConfigError, ShapeError, TokenError, describe
 from interp.model.components import (
     MLP,
     Attention,
@@ -327,6 +327,7 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         """What each layer needs beside the stream; layers that agree on it share the tensors."""
         cfg, n_new = self.cfg, x.shape[1]
         n_keys = n_new + (0 if kv_cache is None else kv_cache.n_pos)
+        causal = cfg.attention_dir == "causal" and mask is None and n_keys == n_new
         visible: dict[Any, Tensor] = {}
         rotation: dict[Any, tuple[Tensor, Tensor] | None] = {(None, None): None}
         sides = []
@@ -338,7 +339,10 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
             if base is not None and cfg.rotary_dim is not None and (base, scaling) not in rotation:
                 rotation[base, scaling] = rotary_angles(base, cfg.rotary_dim, scaling, positions, x.dtype)
             past = None if kv_cache is None else kv_cache.layers[layer]
-            sides.append(SideInputs(visible[window], rotation[base, scaling], position_reads, past))
+            triangular = causal and (window is None or window >= n_keys)
+            sides.append(
+                SideInputs(visible[window], rotation[base, scaling], position_reads, past, triangular=triangular)
+            )
         return sides
 
     # ------------------------------------------------------------------ checks on what comes in
@@ -354,11 +358,11 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         """The first block to run, and the first not to. Raises `ConfigError` as `forward` says."""
         first, last = self._layer_range(start_at_layer, stop_at_layer)
         if not callable(return_type) and return_type not in ("logits", "loss", "both", None):
-            raise ConfigError(f"return_type = {return_type!r}; allowed: 'logits', 'loss', 'both' or None")
+            raise ConfigError(f"return_type = {describe(return_type)}; allowed: 'logits', 'loss', 'both' or None")
         if return_type in ("loss", "both"):
             check_predicts_tokens(self.cfg, f"return_type = {return_type!r}")
         if loss_per_token and return_type not in ("loss", "both"):
-            raise ConfigError(f"loss_per_token = True contradicts return_type = {return_type!r}")
+            raise ConfigError(f"loss_per_token = True contradicts return_type = {describe(return_type)}")
         if kv_cache is not None and self.cfg.attention_dir != "causal":
             raise ConfigError("kv_cache needs attention_dir = 'causal': here earlier positions attend to later ones")
         if kv_cache is not None and len(kv_cache.layers) != self.cfg.n_layers:

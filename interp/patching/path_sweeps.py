@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, check_choice, did_you_mean
+from interp.errors import ConfigError, check_choice, describe, did_you_mean
 from interp.metrics import MetricPlan
 from interp.model import HookPair, HookPoint, SideInputs, layer_of
 from interp.patching.nodes import Node
@@ -123,10 +123,10 @@ def _senders(senders: str | Sequence[str], model: "HookedTransformer") -> tuple[
     if isinstance(senders, str):
         near = did_you_mean(senders, ["heads", "mlps"])
         known = "'heads', 'mlps', or a list such as ['L0H1', 'L2.mlp']"
-        raise ConfigError(f"senders = {senders!r}; allowed: {known}{near}")
+        raise ConfigError(f"senders = {describe(senders)}; allowed: {known}{near}")
     nodes = [Node.of(name, model) for name in senders]
     if not nodes or len(set(nodes)) < len(nodes):
-        raise ConfigError(f"senders = {senders!r} names nothing, or something twice")
+        raise ConfigError(f"senders = {describe(senders)} names nothing, or something twice")
     for node in nodes:
         if node.kind == "logits" or node.reads:
             raise ConfigError(f"{node} does not write to the stream; senders are such as 'L0H1', 'L2.mlp' or 'embed'")

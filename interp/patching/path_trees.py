@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError
+from interp.errors import ConfigError, describe
 from interp.model import HookPair, layer_of
 from interp.patching.nodes import Node
 from interp.patching.pairs import Direction, Pair, Runs, Source
@@ -73,7 +73,7 @@ def path_tree(
     if model.cfg.normalizes_stream:
         raise ConfigError("norm_position = 'post' normalises the stream itself, so that no part of it is one path's")
     if any(isinstance(path, str) for path in paths):
-        raise ConfigError(f"paths = {paths!r}: a list of paths is needed, each a list of names")
+        raise ConfigError(f"paths = {describe(paths)}: a list of paths is needed, each a list of names")
     tree = _tree([[Node.of(name, model, on_the_way=True) for name in path] for path in paths], model)
     metrics, names = as_named(metric)
     runs = pair.run(needed_points(model))

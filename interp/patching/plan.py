@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.errors import ConfigError, did_you_mean
+from interp.errors import ConfigError, describe, did_you_mean
 from interp.indices import as_indices
 from interp.interventions import Index
 from interp.model import HookName, HookPoint
@@ -73,10 +73,12 @@ class Place:
         part = PARTS[axis] if axis else None
         for word in ("head", "neuron"):
             if word in over and word != part:
-                raise ConfigError(f"over = {over!r}: {site!r} has no {word}s (its axes: {' '.join(axes)})")
+                raise ConfigError(f"over = {describe(over)}: {site!r} has no {word}s (its axes: {' '.join(axes)})")
         for word, given in (("pos", positions), ("head", heads), ("neuron", neurons)):
             if given is not None and word not in over:
-                raise ConfigError(f"{given!r} chooses along {word!r}, which over = {over!r} does not take apart")
+                raise ConfigError(
+                    f"{describe(given)} chooses along {word!r}, which over = {describe(over)} does not take apart"
+                )
         parts = None
         if axis is not None and part in over:
             parts = _chosen(f"{part}s", heads if part == "head" else neurons, model.axis_sizes[axis])
@@ -128,9 +130,13 @@ def _granularity(over: Sequence[Granularity]) -> tuple[Granularity, ...]:
     allowed = ("layer", "pos", "head", "neuron")
     for word in words:
         if word not in allowed:
-            raise ConfigError(f"over = {words!r}; allowed: {', '.join(allowed)}{did_you_mean(str(word), allowed)}")
+            raise ConfigError(
+                f"over = {describe(words)}; allowed: {', '.join(allowed)}{did_you_mean(str(word), allowed)}"
+            )
     if len(set(words)) < len(words) or "layer" not in words:
-        raise ConfigError(f"over = {words!r}; allowed: 'layer', and at most once each 'pos', 'head' or 'neuron'")
+        raise ConfigError(
+            f"over = {describe(words)}; allowed: 'layer', and at most once each 'pos', 'head' or 'neuron'"
+        )
     return cast(tuple[Granularity, ...], words)
 
 
@@ -138,12 +144,14 @@ def _chosen(what: str, index: Index, size: int) -> list[int]:
     try:
         several = range(size) if index is None else as_indices(index)
     except TypeError:
-        raise ConfigError(f"{what} = {index!r}; allowed: integers from {-size} to {size - 1}, or None") from None
+        raise ConfigError(
+            f"{what} = {describe(index)}; allowed: integers from {-size} to {size - 1}, or None"
+        ) from None
     if bad := [i for i in several if not -size <= i < size]:
         raise ConfigError(f"{what} = {bad[0]}; allowed: {-size} to {size - 1}")
     found = [i % size for i in several]
     if not found or len(set(found)) < len(found):
-        raise ConfigError(f"{what} = {index!r} names nothing, or something twice")
+        raise ConfigError(f"{what} = {describe(index)} names nothing, or something twice")
     return found
 
 
@@ -229,7 +237,7 @@ def _budget(runs: Runs, place: Place, max_bytes: int) -> tuple[int, int]:
     passing = size * (6 * cfg.d_model + 3 * cfg.d_mlp + of_attention + of_each_head)
     waiting = size * 3 * cfg.d_model
     if not isinstance(max_bytes, int):
-        raise ConfigError(f"max_bytes = {max_bytes!r}; allowed: a whole number of bytes")
+        raise ConfigError(f"max_bytes = {describe(max_bytes)}; allowed: a whole number of bytes")
     if (needed := n * (passing + waiting)) > max_bytes:
         raise ConfigError(f"max_bytes = {max_bytes} is too small: one patch of {n} positions needs {needed}")
     slab = max(n, min(SLAB, max_bytes // 2 // passing))

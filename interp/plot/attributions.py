@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError, check_choice
+from interp.errors import ConfigError, ShapeError, check_choice, describe
 from interp.model import LogitAttribution, Rows
 from interp.plot.builder import bars, heatmap
 from interp.plot.results import axis_labels
@@ -30,7 +30,7 @@ def lens(
     """The most likely token at every layer and position; the rest of the top k, and the divergence, under the pointer.
 
     Args:
-        result: of one sequence, from `logit_lens`; of several, `result.isel(batch=0)`.
+        result: of one sequence, from `logit_lens`; of several, `result.isel(prompt=0)`.
         color: "prob", the most likely token's probability, or "kl", KL(model || layer) in nats.
         title: above the figure.
 
@@ -44,9 +44,9 @@ def lens(
             "this draws what logit_lens returns, with top_k= of 1 or more: a Dataset with " + ", ".join(needed)
         )
     check_choice("color", color, ("prob", "kl"))
-    if result.sizes.get("batch", 1) > 1:
-        raise ShapeError(f"{result.sizes['batch']} sequences; take one: result.isel(batch=0)")
-    result = result.isel(batch=0) if "batch" in result.dims else result
+    if result.sizes.get("prompt", 1) > 1:
+        raise ShapeError(f"{result.sizes['prompt']} sequences; take one: result.isel(prompt=0)")
+    result = result.isel(prompt=0) if "prompt" in result.dims else result
     result = result if "pos" in result.dims else result.expand_dims("pos")
     tokens = result["top_token"].transpose("layer", "pos", "top").to_numpy()
     probs = result["top_prob"].transpose("layer", "pos", "top").to_numpy()
@@ -158,13 +158,13 @@ def _place(sizes: Mapping[Any, int], batch: int | None, pos: int | None) -> dict
     for name, chosen, example in (("batch", batch, 0), ("pos", pos, -1)):
         if name not in sizes:
             if chosen is not None:
-                raise ShapeError(f"{name} = {chosen!r}, but the result has no such axis")
+                raise ShapeError(f"{name} = {describe(chosen)}, but the result has no such axis")
             continue
         size = sizes[name]
         if chosen is None and size != 1:
             raise ShapeError(f"{size} places along {name}; choose one, such as {name}={example}")
         if chosen is not None and (isinstance(chosen, bool) or not -size <= chosen < size):
-            raise ShapeError(f"{name} = {chosen!r}; allowed: {-size} to {size - 1}")
+            raise ShapeError(f"{name} = {describe(chosen)}; allowed: {-size} to {size - 1}")
         place[name] = chosen or 0
     return place
 
@@ -192,7 +192,7 @@ def _parts(result: Any, batch: int | None, pos: int | None) -> tuple[list[str], 
 def _logit(result: Any) -> str:
     """Which logit an attribution is of, where it says so."""
     attrs = getattr(result, "attrs", {})
-    right, wrong = str(attrs.get("tokens", "")), str(attrs.get("incorrect_tokens", ""))
+    right, wrong = str(attrs.get("correct", "")), str(attrs.get("incorrect", ""))
     if not right or len(right + wrong) > 60:
         return "a logit (difference)"
     return f"logit {right}" + ("" if wrong in ("", "none") else f" \u2212 logit {wrong}")

@@ -21,15 +21,17 @@ FILE = "tokenizer.json"
 
 
 class Tokenizer(TextCodec):
-    """Text to token ids and back, as a model was trained with.
+    """Turns text into token ids and back as a published model was trained with.
 
     Args:
-        backend: the trained tokenizer. It is not changed; padding and truncation it may have set up play no part.
-        bos, eos, pad: the tokens that start a text, end it, and fill up a batch, where there are any.
-        prepend_bos: whether a text starts with `bos` unless the caller says otherwise; by default whatever the
-            backend itself does. No end-of-text token is ever added.
+        backend: the trained tokenizer. It is not changed. Padding and truncation that it was set up for are ignored.
+        bos, eos, pad: the token that starts a text, the one that ends it, and the one that fills up a batch; None for
+            those that do not exist.
+        prepend_bos: whether a text starts with `bos` where the caller does not say. None stands for what the backend
+            itself does. The token that ends a text is never added.
 
-    A byte-level tokenizer without a normaliser brings every text back unchanged: `to_string(to_tokens(text)) == text`.
+    With a byte-level backend that does not normalise, every text comes back as it was:
+    `to_string(to_tokens(text)) == text`. Two tokenizers with equal backends, special tokens and habits are equal.
 
     Raises:
         TokenError: `bos`, `eos` or `pad` is not a token; `prepend_bos` without a bos.
@@ -208,12 +210,12 @@ class Tokenizer(TextCodec):
 
 
 class Spelling:
-    """How a tokenizer writes the bytes of its tokens, read off its decoder.
+    """How a tokenizer spells the bytes of its tokens. This is read off its decoder.
 
     Attributes:
-        byte_level: every byte is a printable character of its own (GPT-2).
-        byte_fallback: a token such as `<0x0A>` is that byte (SentencePiece).
-        replacements: what stands for what, such as "▁" for a space.
+        byte_level: whether every byte is spelt as one printable character, as GPT-2 does.
+        byte_fallback: whether a token such as `<0x0A>` stands for that byte, as in SentencePiece.
+        replacements: what a piece of a spelt token stands for, such as "▁" for a space.
     """
 
     def __init__(self, steps: Sequence[Mapping[str, Any]]):
@@ -249,7 +251,10 @@ class Spelling:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The character that byte-level tokenizers write for each byte: itself where it is printable, else 256 and up."""
+    """The byte that each character of a byte-level token stands for.
+
+    Printable characters stand for themselves. The other bytes, in order, are spelt as the characters from 256 on.
+    """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
