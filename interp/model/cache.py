@@ -3,11 +3,11 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.errors import CheckpointError, ConfigError, HookNotFoundError, ShapeError, describe
@@ -59,11 +59,22 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
                 raise error from None
             raise HookNotFoundError(
                 f"{known!r} is a point of this model, but this cache does not hold it; name it in names_filter= "
-                "(a lazy point is cached only where it is named)"
+                "(a lazy point is cached only where it is named), in a run that reaches it (stop_at_layer=)"
             ) from None
         if len(found) > 1:
             raise HookNotFoundError(f"{name!r} fits {len(found)} cached activations: {', '.join(found[:4])} ...")
         return self._values[found[0]]
+
+    def stack(self, site: str | tuple[str, str]) -> Float[Tensor, "layer ..."]:
+        """One site of all layers, stacked: `stack("pattern")` is [layer, batch, head, query_pos, key_pos].
+
+        Where several parts of a block have a site, name the part too: `stack(("scale", "ln1"))`. Raises
+        `HookNotFoundError` if the cache lacks a layer, `ConfigError` for a model without layers.
+        """
+        short, *part = (site,) if isinstance(site, str) else site
+        if self.cfg.n_layers == 0:
+            raise ConfigError(f"n_layers = 0: there is no {short!r} to stack")
+        return torch.stack([self[cast(HookName, (short, layer, *part))] for layer in range(self.cfg.n_layers)])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
