@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Unpack
 
 from circuits.compiler import CompiledTransformer, CompileOptions, compile_circuit
-from circuits.language import Declaration, Interpretation, Interpreter, Layout, edge_graph
+from circuits.language import Declaration, Interpretation, Interpreter, Layout, edge_graph, known_keywords
 from circuits.verify import Report, VerifyOptions, verify
 from interp.text import Ids, Text
 
@@ -47,6 +47,7 @@ class Circuit(Declaration):
         """
         return edge_graph(self.layout())
 
+    @known_keywords
     def interpret(self, input: Text | Ids) -> Interpretation:
         """What the circuit does with one text or several, or token ids, symbolically (see `Interpreter`).
 
@@ -55,10 +56,12 @@ class Circuit(Declaration):
         """
         return Interpreter(self.layout()).run(self.tokens(input))
 
+    @known_keywords
     def compile(self, **options: Unpack[CompileOptions]) -> CompiledTransformer:
         """The circuit as a `HookedTransformer`; see `circuits.compiler.compile_circuit` for options and errors."""
         return compile_circuit(self, **options)
 
+    @known_keywords
     def verify(
         self,
         inputs: Iterable[str] | None = None,

@@ -11,11 +11,13 @@ from typing import Unpack
 
 from circuits import Circuit
 from circuits.compiler import CompiledTransformer, CompileOptions
-from interp.errors import ConfigError
+from circuits.language import known_keywords
+from interp.errors import ConfigError, describe
 
 FIXED = ("norm", "attn_only", "n_heads", "d_model")
 
 
+@known_keywords
 def compile_as_gpt2(circuit: Circuit, **options: Unpack[CompileOptions]) -> CompiledTransformer:
     """Compile with GPT-2's architecture, in the narrowest stream that its heads fill.
 
@@ -27,7 +29,7 @@ def compile_as_gpt2(circuit: Circuit, **options: Unpack[CompileOptions]) -> Comp
     """
     for name, value in options.items():
         if name in FIXED:
-            raise ConfigError(f"{name} = {value!r}: GPT-2 fixes {', '.join(FIXED)}")
+            raise ConfigError(f"{name} = {describe(value)}: GPT-2 fixes {', '.join(FIXED)}")
     if circuit.attention_dir != "causal":
         raise ConfigError(f"GPT-2 is causal, the circuit's attention is {circuit.attention_dir}")
     options = {**options, "norm": "LN", "attn_only": False}
@@ -39,12 +41,11 @@ def compile_as_gpt2(circuit: Circuit, **options: Unpack[CompileOptions]) -> Comp
     return circuit.compile(**{**options, "d_head": d_head, "n_heads": n_heads, "d_model": n_heads * d_head})
 
 
+@known_keywords
 def save_as_gpt2(circuit: Circuit, folder: str | os.PathLike[str], **options: Unpack[CompileOptions]) -> None:
     """Write `config.json` and `model.safetensors` that transformers loads as a `GPT2LMHeadModel`.
 
     Options and errors as for `compile_as_gpt2`. With the default ballast of 1e3 the logits agree with those of the
     circuit without norms to about 1e-5 in float32.
     """
-    from interp.checkpoints.registry import save_as
-
-    save_as(compile_as_gpt2(circuit, **options), folder, "gpt2")
+    compile_as_gpt2(circuit, **options).save_pretrained(folder, "gpt2")

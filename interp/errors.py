@@ -46,21 +46,37 @@ class CheckpointError(InterpError, ValueError):
     """A file of weights, activations or configuration cannot be used; no half-loaded object is returned."""
 
 
-def did_you_mean(
-    given: str, allowed: Iterable[str], cutoff: float = 0.5, said: Mapping[str, object] | None = None
-) -> str:
+def did_you_mean(given: str, allowed: Iterable[str], cutoff: float = 0.5, said: Mapping[str, str] | None = None) -> str:
     """`"; did you mean 'a' or 'b'?"`, or nothing where no option is close.
 
-    What is suggested must work when it is pasted. Where that is something else than the word that is compared, `said`
-    has it, by the word.
+    What is suggested must work when it is pasted. Where that is other code than the word that is compared, `said` has
+    the code, by the word.
     """
     near = get_close_matches(given, list(allowed), n=3, cutoff=cutoff)
-    suggested = dict.fromkeys(repr(word if said is None else said[word]) for word in near)
+    suggested = dict.fromkeys(repr(word) if said is None else said[word] for word in near)
     return f"; did you mean {' or '.join(suggested)}?" if suggested else ""
+
+
+def describe(value: object) -> str:
+    """A value that somebody gave, short enough for a message: a tensor's shape, not its numbers; a module's kind.
+
+    Text and numbers are shown as they are; what is long is cut.
+    """
+    shape, kind = getattr(value, "shape", None), type(value).__name__
+    if shape is not None and not isinstance(value, type):
+        number = f": {value.item()}" if not len(shape) and hasattr(value, "item") else ""  # pyright: ignore
+        return f"{kind} of {getattr(value, 'dtype', '')} {tuple(shape)}{number}".replace("torch.", "")
+    if isinstance(value, list | tuple | set | frozenset):
+        shown = ", ".join(describe(item) for item in list(value)[:4]) + (", ..." if len(value) > 4 else "")
+        return f"({shown}{',' * (len(value) == 1)})" if isinstance(value, tuple) else f"[{shown}]"
+    if isinstance(value, Mapping):
+        return f"{kind} of {', '.join(map(str, list(value)[:4]))}{', ...' if len(value) > 4 else ''}"
+    text = repr(value)
+    return text if len(text) <= 80 and "\n" not in text else f"{kind} {text.splitlines()[0][:60]}..."
 
 
 def check_choice(name: str, given: object, allowed: Sequence[str]) -> None:
     """Raise `ConfigError` unless `given` is one of the allowed words."""
-    if given not in allowed:
+    if not isinstance(given, str) or given not in allowed:
         words = ", ".join(map(repr, allowed))
-        raise ConfigError(f"{name} = {given!r}; allowed: {words}{did_you_mean(str(given), allowed)}")
+        raise ConfigError(f"{name} = {describe(given)}; allowed: {words}{did_you_mean(str(given), allowed)}")

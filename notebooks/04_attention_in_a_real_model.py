@@ -62,8 +62,8 @@ explorer
 scores = head_scores(model, n_prompts=12, progress=False)
 kinds = ["induction", "previous_token", "duplicate_token"]
 for kind in kinds:
-    print(score_table(scores, kind, top=4)[[kind, f"{kind}_se"]].round(3).to_string(), "\n")
-top = {kind: score_table(scores, kind, top=5) for kind in kinds}
+    print(score_table(scores, kind, top_k=4)[[kind, f"{kind}_se"]].round(3).to_string(), "\n")
+top = {kind: score_table(scores, kind, top_k=5) for kind in kinds}
 assert top["induction"].index[0] == "L18H6" and {"L17H3", "L17H4"} <= set(top["induction"].index)
 assert top["previous_token"].index[0] == "L16H0" and top["duplicate_token"].index[0] == "L14H3"
 assert float(scores["induction"][18, 6]) > 0.85 and float(scores["previous_token"][16, 0]) > 0.8
@@ -101,7 +101,7 @@ explorer.figure(18, 6)
 # previous-token head. Notebook 6 shows why.
 
 # %%
-tokens = repeated_tokens(model.cfg, model.tokenizer, n_prompts=12, seed=1)
+tokens = repeated_tokens(model.cfg, model.tokenizer, n_prompts=6, seed=1)
 seen = (tokens[:, :, None] == tokens[:, None, :]).tril(-1).any(-1)
 copied = seen[:, 1:] & seen[:, :-1]  # the token and the one before it have both come before
 

@@ -39,13 +39,12 @@ model = HookedTransformer.from_pretrained("smollm2-135m-instruct")
 # %% [markdown]
 # ## Prompts in pairs
 #
-# Eight pairs of names. Half of the prompts name the indirect object (IO) first, half the subject (S), so that no fixed
+# Six pairs of names. Half of the prompts name the indirect object (IO) first, half the subject (S), so that no fixed
 # position is the answer. The corrupted prompt lets the *other* one give the drink: one token differs, and the right
 # answer changes sides. The metric is the difference of two logits, IO - S, at the last position.
 
 # %%
-NAMES = [("Mary", "John"), ("Anna", "Paul"), ("Sarah", "Tom"), ("Emma", "James")]
-NAMES += [("Alice", "Mark"), ("Laura", "David"), ("Jane", "Peter"), ("Kate", "Jack")]
+NAMES = [("Mary", "John"), ("Anna", "Paul"), ("Sarah", "Tom"), ("Emma", "James"), ("Alice", "Mark"), ("Laura", "David")]
 PROMPT = "When {} and {} went to the store, {} gave a drink to"
 
 order = [(io, s) if i % 2 == 0 else (s, io) for i, (io, s) in enumerate(NAMES)]
@@ -78,7 +77,7 @@ assert right == IO and (difference > 4).all() and (swapped < -4).all()
 
 # %%
 answers = [model.to_single_token(name) for name in (*IO, *S)]
-lens = logit_lens(cache, clean, tokens=answers, pos=-1, progress=False)
+lens = logit_lens(cache, clean, answers=answers, pos=-1, progress=False)
 at = np.arange(len(NAMES))
 through = lens["logit"].values[:, at, at] - lens["logit"].values[:, at, at + len(NAMES)]  # [layer, batch]
 print("most likely after layers 10, 20 and 29:", lens["top_token"].values[[11, 21, 30], 0, 0].tolist())
@@ -110,7 +109,7 @@ figures.curves(
 right_ids, wrong_ids = torch.tensor(answers[: len(NAMES)]), torch.tensor(answers[len(NAMES) :])
 by_head = direct_attribution(cache, right_ids, wrong_ids, by="head", pos=-1)
 assert np.allclose(by_head["logit"], difference, atol=1e-3)
-direct = by_head["attribution"].mean("batch")
+direct = by_head["attribution"].mean("prompt")
 ranked = sorted(((float(v), str(n)) for v, n in zip(direct.values.ravel(), direct.label.values.ravel(), strict=True)))
 for value, name in [*ranked[:-6:-1], *ranked[:4][::-1]]:
     print(f"{name:6} {value:+.2f}")
@@ -125,7 +124,7 @@ figures.array(direct, title="Direct contribution to the logit difference", value
 by_source = direct_attribution(cache, right_ids, wrong_ids, by="position", pos=-1, prompt=clean)["attribution"]
 io_first = list(range(0, len(NAMES), 2))
 heads = {"L23H3": (23, 3), "L23H0": (23, 0), "L24H4": (24, 4), "L29H1": (29, 1), "L29H0": (29, 0)}
-chosen = {name: by_source[at][io_first].mean("batch").values for name, at in heads.items()}
+chosen = {name: by_source[at][io_first].mean("prompt").values for name, at in heads.items()}
 assert chosen["L23H3"].argmax() == S2 and chosen["L23H0"].argmax() == 1 and chosen["L24H4"].argmin() == 1
 assert chosen["L29H1"].argmax() == chosen["L29H0"].argmin() == END
 figures.heatmap(
@@ -198,7 +197,7 @@ figures.sweep(stream)
 #
 # The outputs of single heads (`z`) at the two positions, in both directions. Denoising asks what *suffices* to bring a
 # part back, noising what is *necessary*. Restricted to layers from 15 on, since nothing moves before. The suppressor is
-# the largest in both, with nearly half of the difference. Intervals over the eight prompts are in the hover text.
+# the largest in both, with nearly half of the difference. Intervals over the six prompts are in the hover text.
 
 # %%
 options = {"layers": range(15, 30), "positions": [S2, END], "normalize": True, "progress": False}
@@ -355,7 +354,7 @@ assert max(map(abs, others)) < 0.25
 # %% [markdown]
 # ## A check by ablation
 #
-# Without another prompt's activations: replace the heads' outputs by their mean over all 16 prompts (which names both
+# Without another prompt's activations: replace the heads' outputs by their mean over all 12 prompts (which names both
 # answers equally often). What the mean cannot carry is *which* name is the answer.
 
 # %%
@@ -391,6 +390,6 @@ figures.bars(
 )
 
 # %% [markdown]
-# What these numbers do not say: the prompts follow one template, and the intervals over eight prompts are over names
+# What these numbers do not say: the prompts follow one template, and the intervals over six prompts are over names
 # alone. The mark that L17H4 writes was traced, not decoded. And MLPs, which add to the answer in the last layers, were
 # left as they are.

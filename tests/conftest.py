@@ -63,9 +63,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def shows_shapes(item: pytest.Item) -> bool:
     """Whether the test belongs to a session that checks shapes: see SHAPE_CHECKED."""
     assert isinstance(item, pytest.Function)
-    of_grid = item.callspec.params.get("run") if hasattr(item, "callspec") else None
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    architectures = {one for one in parameters if isinstance(one, str) and one in GRID}
     apart = {"smollm2_path", "chromium"} & set(item.fixturenames) or item.get_closest_marker("long")
-    return of_grid in (None, *SHAPE_CHECKED) and not apart
+    return architectures <= set(SHAPE_CHECKED) and not apart
 
 
 def dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
@@ -123,7 +124,7 @@ def as_installed() -> Iterator[None]:
 def smollm2_path() -> Path:
     """SmolLM2-135M-Instruct as a GGUF file, in the user's cache. Without a network the test is skipped, not in CI."""
     try:
-        return fetch.fetch("smollm2")[0]
+        return fetch.fetch_model("smollm2")[0]
     except CheckpointError as error:
         if "could not download" not in str(error) or os.environ.get("CI"):
             raise
@@ -131,12 +132,6 @@ def smollm2_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def loaded_smollm2(smollm2_path: Path) -> HookedTransformer:
+def smollm2(smollm2_path: Path) -> HookedTransformer:
+    """The real model, loaded once and shared: no test writes to it or leaves hooks on it."""
     return HookedTransformer.from_pretrained(smollm2_path)
-
-
-@pytest.fixture
-def smollm2(loaded_smollm2: HookedTransformer) -> Iterator[HookedTransformer]:
-    """The real model, loaded once and shared: no test writes to it, and hooks that one leaves are removed."""
-    yield loaded_smollm2
-    loaded_smollm2.reset_hooks()

@@ -5,6 +5,8 @@ import typer
 from circuits.commands import demo, gallery
 from interp.commands.common import paragraphs
 
+__all__ = ["register"]
+
 PANEL = "Build circuits by hand"
 
 

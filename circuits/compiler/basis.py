@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, RankError
+from interp.errors import ConfigError, RankError, describe
 
 EPS = 1e-5
 """What the norms add to the variance."""
@@ -53,7 +53,7 @@ def make_basis(
     copies = 1 if norm is None else 2
     width = size if d_model is None else (d_model - extra) // copies
     if d_model is not None and copies * width + extra != d_model:
-        raise ConfigError(f"d_model = {d_model} is odd: with norm = {norm!r} the stream is [x, -x, C, -C]")
+        raise ConfigError(f"d_model = {d_model} is odd: with norm = {describe(norm)} the stream is [x, -x, C, -C]")
     if width < size and not compress:
         raise RankError(
             f"the circuit's spaces need d_model >= {copies * size + extra} but d_model = {d_model}; raise d_model, or "

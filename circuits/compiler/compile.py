@@ -18,9 +18,20 @@ from circuits.compiler.encoding import ONE, Encoding
 from circuits.compiler.factors import FactoredHead, factor_heads, fitting_d_head
 from circuits.compiler.positions import OneHot, PositionCode, Rotary, position_code
 from circuits.compiler.sharpness import check_resolution, choose_sharpness
-from circuits.language import Declaration, Layout, Neurons, Number, Ramp, decode, in_words, is_finite, shortened
+from circuits.language import (
+    Declaration,
+    Layout,
+    Neurons,
+    Number,
+    Ramp,
+    decode,
+    in_words,
+    is_finite,
+    known_keywords,
+    shortened,
+)
 from interp.config import TransformerConfig
-from interp.errors import ConfigError
+from interp.errors import ConfigError, describe
 from interp.indices import is_index
 from interp.model import MLP, Attention, HookedTransformer
 from interp.text import Ids, Text, is_single
@@ -114,6 +125,7 @@ class CompiledTransformer(HookedTransformer):
         return words[0] if single else words
 
 
+@known_keywords
 def compile_circuit(
     circuit: Declaration,
     *,
@@ -154,7 +166,7 @@ def compile_circuit(
     """
     for name, size in (("d_head", d_head), ("d_model", d_model), ("n_heads", n_heads)):
         if size is not None and (not is_index(size) or size < 1):
-            raise ConfigError(f"{name} = {size!r}; allowed: 1 or more, or None for what the circuit needs")
+            raise ConfigError(f"{name} = {describe(size)}; allowed: 1 or more, or None for what the circuit needs")
     _check_numbers(error, ballast, attn_scale, rotate, dtype)
     code = position_code(positions)
     layout = Layout(circuit, also=() if isinstance(code, OneHot) else (circuit.one,))
@@ -194,14 +206,14 @@ def _check_numbers(
 ) -> None:
     """Raise `ConfigError` for what no circuit can be compiled with."""
     if not is_finite(error) or not 0 < error < 0.5:
-        raise ConfigError(f"error = {error!r}; allowed: between 0 and .5")
+        raise ConfigError(f"error = {describe(error)}; allowed: between 0 and .5")
     for name, value in (("ballast", ballast), ("attn_scale", attn_scale)):
         if value is not None and (not is_finite(value) or value <= 0):
-            raise ConfigError(f"{name} = {value!r}; allowed: a finite number above 0")
+            raise ConfigError(f"{name} = {describe(value)}; allowed: a finite number above 0")
     if rotate is not None and (not is_index(rotate) or not 0 <= rotate < 2**63):
-        raise ConfigError(f"rotate = {rotate!r}; allowed: a seed, from 0 on, or None")
+        raise ConfigError(f"rotate = {describe(rotate)}; allowed: a seed, from 0 on, or None")
     if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ConfigError(f"dtype = {dtype!r}; allowed: torch.float32, torch.float64 and other floating-point types")
+        raise ConfigError(f"dtype = {describe(dtype)}; allowed: a floating-point type, such as torch.float32")
 
 
 def _head_reports(heads: list[FactoredHead], chosen: dict[str, tuple[float, float]]) -> dict[str, HeadReport]:

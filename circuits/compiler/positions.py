@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.language import Number, is_finite
-from interp.errors import ConfigError, check_choice
+from interp.errors import ConfigError, check_choice, describe
 from interp.indices import is_index
 
 ROTARY_DIM = 64
@@ -140,11 +140,11 @@ class Sinusoidal(Waves):
 
     def __post_init__(self) -> None:
         if not is_index(self.width) or self.width < 2 or self.width % 2:
-            raise ConfigError(f"Sinusoidal: width = {self.width!r}; allowed: an even number from 2 on")
+            raise ConfigError(f"Sinusoidal: width = {describe(self.width)}; allowed: an even number from 2 on")
         if not is_finite(self.base) or self.base <= 1:
-            raise ConfigError(f"Sinusoidal: base = {self.base!r}; allowed: a finite number above 1")
+            raise ConfigError(f"Sinusoidal: base = {describe(self.base)}; allowed: a finite number above 1")
         if self.top is not None and (not is_index(self.top) or not 1 <= self.top <= self.width // 2):
-            raise ConfigError(f"Sinusoidal: top = {self.top!r}; allowed: 1 to {self.width // 2}, half the width")
+            raise ConfigError(f"Sinusoidal: top = {describe(self.top)}; allowed: 1 to {self.width // 2} (width / 2)")
 
     def frequencies(self, n_ctx: int) -> Float[Tensor, "frequencies"]:
         """Radians a position."""
@@ -181,11 +181,11 @@ class Rotary(PositionCode):
 
     def __post_init__(self) -> None:
         if not is_finite(self.base) or self.base <= 0:
-            raise ConfigError(f"Rotary: base = {self.base!r}; allowed: a finite number above 0")
+            raise ConfigError(f"Rotary: base = {describe(self.base)}; allowed: a finite number above 0")
         if self.rotary_dim is not None and (
             not is_index(self.rotary_dim) or self.rotary_dim < 2 or self.rotary_dim % 2
         ):
-            raise ConfigError(f"Rotary: rotary_dim = {self.rotary_dim!r}; allowed: an even number from 2 on")
+            raise ConfigError(f"Rotary: rotary_dim = {describe(self.rotary_dim)}; allowed: an even number from 2 on")
 
     def vectors(self, n_ctx: int) -> Float[Tensor, "n_ctx width"]:
         """Vectors of width 0: positions write nothing."""

@@ -12,11 +12,17 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from circuits import Circuit
+from circuits.language import known_keywords
 from circuits.verify import Expected, Report, VerifyOptions, verify
 from interp.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from circuits.gallery import induction
+
+__all__ = ["Entry", "entries", "entry", "induction"]  # every other circuit is found by its name
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Entry:
         """The texts it is checked on."""
         return self.module.inputs(**self.arguments)
 
+    @known_keywords
     def verify(self, **options: Unpack[VerifyOptions]) -> Report:
         """The check over all its inputs, or a sample of them; options as `circuits.verify.verify` takes them."""
         return verify(self.build(), self.inputs(), self.reference, **options)

@@ -22,6 +22,7 @@ from circuits import Circuit, copy, match, shift
 from circuits.language import is_finite
 from circuits.verify import EveryText, every_text
 from interp import ConfigError, HookedTransformer, Vocabulary
+from interp.errors import describe
 
 TEXT = "!abacb"
 WORDS = "!abc"
@@ -48,7 +49,7 @@ def induction_model(
     """
     for name, sharpness in (("previous", previous_sharpness), ("induction", induction_sharpness)):
         if not is_finite(sharpness) or sharpness <= 0:
-            raise ConfigError(f"{name}_sharpness = {sharpness!r}; allowed: a finite number above 0")
+            raise ConfigError(f"{name}_sharpness = {describe(sharpness)}; allowed: a finite number above 0")
     vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary(vocabulary)
     circuit = lecture_circuit(vocabulary, n_ctx, previous_sharpness, induction_sharpness)
     return circuit.compile(d_head=max(vocabulary.d_vocab, n_ctx), attn_scale=1.0)

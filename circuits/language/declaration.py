@@ -14,9 +14,10 @@ from torch import Tensor
 from circuits.language import parts
 from circuits.language.forms import Form, Term, match
 from circuits.language.gaps import smallest_gap
+from circuits.language.keywords import known_keywords
 from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, Head, Part, Table, Ties
-from circuits.language.space import Coordinate, Label, Number, Space, is_finite, listed
-from interp.errors import ConfigError, TokenError, check_choice, did_you_mean
+from circuits.language.space import Coordinate, Label, Number, Space, cut, is_finite, listed
+from interp.errors import ConfigError, TokenError, check_choice, describe, did_you_mean
 from interp.indices import is_index
 from interp.text import INPUT, Ids, Text, Vocabulary, as_ids, check_tokens, is_text
 
@@ -46,6 +47,7 @@ class Declaration:
     Raises `TokenError` for repeated words or an unknown `bos`, `ConfigError` for an impossible `n_ctx`.
     """
 
+    @known_keywords
     def __init__(
         self,
         vocab: str | Iterable[str] | Vocabulary,
@@ -55,7 +57,7 @@ class Declaration:
         tied: bool = False,
     ):
         if not is_index(n_ctx) or n_ctx < 1:
-            raise ConfigError(f"n_ctx = {n_ctx!r}; allowed: 1 or more")
+            raise ConfigError(f"n_ctx = {describe(n_ctx)}; allowed: 1 or more")
         check_choice("attention_dir", attention_dir, ("causal", "bidirectional"))
         given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
         if bos is not None:
@@ -76,6 +78,7 @@ class Declaration:
 
     # ------------------------------------------------------------------ declarations
 
+    @known_keywords
     def space(self, name: str, labels: Space | Iterable[Label]) -> Space:
         """A new space, with labels of its own or those of another space.
 
@@ -87,6 +90,7 @@ class Declaration:
         self.spaces[name] = space
         return space
 
+    @known_keywords
     def embed(self, name: str, table: Mapping[str, Label | Sequence[Number]]) -> Space:
         """A new space that the embedding writes: a label for each word of `table`, or a vector of features.
 
@@ -94,7 +98,7 @@ class Declaration:
         vectors of several lengths, and features that are no finite numbers.
         """
         if not isinstance(table, Mapping):
-            raise ConfigError(f"space {name!r}: the table is {table!r}; allowed: a mapping from words")
+            raise ConfigError(f"space {name!r}: the table is {describe(table)}; allowed: a mapping from words")
         unknown = next((word for word in table if word not in self.vocabulary.words), None)
         if unknown is not None:
             near = did_you_mean(str(unknown), self.vocabulary.words)
@@ -115,9 +119,11 @@ class Declaration:
     @staticmethod
     def _features(name: str, word: str, given: Sequence[Number]) -> tuple[float, ...]:
         if not isinstance(given, Iterable) or not all(map(is_finite, given)):
-            raise ConfigError(f"space {name!r}: the features of {word!r} are {given!r}; allowed: finite numbers")
+            said = f"space {name!r}: the features of {word!r} are {describe(given)}"
+            raise ConfigError(f"{said}; allowed: finite numbers")
         return tuple(map(float, given))
 
+    @known_keywords
     def head(
         self,
         layer: int,
@@ -154,14 +160,14 @@ class Declaration:
         self._check_place(where, layer, name)
         for what, form in (("qk", qk), ("ov", ov)):
             if form is not None and not isinstance(form, Form):
-                raise ConfigError(f"{where}: {what} = {form!r}; allowed: a form, such as match(...) or copy(...)")
+                raise ConfigError(f"{where}: {what} = {describe(form)}; allowed: a form, as match and copy return")
         qk, ov = qk or Form(), ov or Form()
         for term in (*qk.terms, *ov.terms):
             self._check_space(where, term.rows, term.columns)
         check_choice(f"{where}: ties", ties, get_args(Ties))
         for what, value in (("sharp", sharp), ("gap", gap)):
             if value is not None and not (is_finite(value) and value > 0):
-                raise ConfigError(f"{where}: {what} = {value!r}; allowed: a finite number above 0")
+                raise ConfigError(f"{where}: {what} = {describe(value)}; allowed: a finite number above 0")
         gap = None if gap is None else float(gap)
         gap_without_sink = gap or smallest_gap(qk) or (1.0 if qk.terms and not qk.relates_anything else None)
         preference = self._recency(where, ties, recency, gap_without_sink)
@@ -173,7 +179,7 @@ class Declaration:
             best, worst = (gap_without_sink or 0) - (preference if ties == "first" else 0), abs(preference)
             sink = (best + (worst if ties == "latest" else 0)) / 2 if rests else 0.0
         if not is_finite(sink) or sink < 0:
-            raise ConfigError(f"{where}: sink = {sink!r}; allowed: a finite number from 0 on")
+            raise ConfigError(f"{where}: sink = {describe(sink)}; allowed: a finite number from 0 on")
         if sink:
             if self.bos is None:
                 raise ConfigError(f"{where}: sink = {sink} needs the start of the text; give the circuit bos=")
@@ -187,6 +193,7 @@ class Declaration:
         self.parts.append(head)
         return head
 
+    @known_keywords
     def mlp(
         self, layer: int, name: str, reads: Space | Sequence[Space], writes: Space | Sequence[Space], table: Table
     ) -> None:
@@ -203,6 +210,7 @@ class Declaration:
         self._check_space(where, *read, *written)
         self.parts.append(parts.lookup(name, layer, read, written, table))
 
+    @known_keywords
     def bucket(
         self,
         layer: int,
@@ -258,11 +266,12 @@ class Declaration:
             start = self.vocabulary.to_single_token(self.bos)
             if (wrong := (ids[:, 0] != start).nonzero()).numel():
                 text = self.vocabulary.to_string(ids[int(wrong[0])])
-                raise TokenError(f"text {text!r} does not start with {self.bos!r}, where heads without a match rest")
+                start_is = f"does not start with {self.bos!r}, where heads without a match rest"
+                raise TokenError(f"text {describe(text)} {start_is}")
         return ids
 
     def __repr__(self) -> str:
-        named = listed(part.name for part in self.parts)
+        named = cut(", ".join(part.name for part in self.parts), 200)
         words, layers = self.vocabulary.d_vocab, self.n_layers
         return f"{type(self).__name__}({words} words, n_ctx={self.n_ctx}, {layers} layers: {named or 'no parts'})"
 
@@ -270,7 +279,7 @@ class Declaration:
 
     def _check_place(self, where: str, layer: int, name: str) -> None:
         if not is_index(layer) or layer < 0:
-            raise ConfigError(f"{where}: layer = {layer!r}; allowed: 0 or more")
+            raise ConfigError(f"{where}: layer = {describe(layer)}; allowed: 0 or more")
         if not isinstance(name, str) or not name:
             raise ConfigError(f"{where}: the name is {name!r}; allowed: a word")
         if name in (EMBED, POS_EMBED, UNEMBED) or any(part.name == name for part in self.parts):
@@ -279,10 +288,15 @@ class Declaration:
     def _check_space(self, where: str, *spaces: Space) -> None:
         for space in spaces:
             if not isinstance(space, Space):
-                raise ConfigError(f"{where}: {space!r} is not a space; this circuit has {listed(self.spaces)}")
+                raise ConfigError(f"{where}: {describe(space)} is not a space; {self._spaces_near(space)}")
             if self.spaces.get(space.name) != space:
-                near = did_you_mean(space.name, self.spaces)
-                raise ConfigError(f"{where}: space {space.name!r} is not one of this circuit's{near}")
+                raise ConfigError(f"{where}: {space!r} is not one of this circuit's; {self._spaces_near(space.name)}")
+
+    def _spaces_near(self, given: object) -> str:
+        """What spaces there are, and how the nearest one is written."""
+        written = {name: f"circuit.spaces[{name!r}]" for name in self.spaces}
+        near = did_you_mean(given, written, said=written) if isinstance(given, str) else ""
+        return f"this circuit has {listed(self.spaces)}{near}"
 
     def _recency(self, where: str, ties: Ties, given: Number | None, gap: float | None) -> float:
         if ties == "mean":
@@ -293,8 +307,8 @@ class Declaration:
             return 1.0  # nothing is matched, so that the latest key is all there is to prefer
         recency = RECENCY * (gap or 0) if given is None else given
         if not is_finite(recency) or recency <= 0 or (gap is not None and recency >= gap / 2):
-            raise ConfigError(f"{where}: recency = {recency!r}; allowed: above 0, and below half the gap between "
-                              f"scores, {(gap or 0) / 2:g}")  # fmt: skip
+            below = f"below half the gap between scores, {(gap or 0) / 2:g}"
+            raise ConfigError(f"{where}: recency = {describe(recency)}; allowed: above 0, and {below}")
         return float(recency)
 
     def _sink(self, weight: float) -> Form:

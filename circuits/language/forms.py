@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.language.keywords import known_keywords
 from circuits.language.space import Label, Number, Space, is_finite, listed
-from interp.errors import ConfigError
+from interp.errors import ConfigError, describe
 from interp.indices import is_index
 
 
@@ -27,12 +28,13 @@ class Shift:
 
     def __post_init__(self) -> None:
         if not is_index(self.n):
-            raise ConfigError(f"shift({self.n!r}); allowed: a whole number of places")
+            raise ConfigError(f"shift({describe(self.n)}); allowed: a whole number of places")
 
     def __repr__(self) -> str:
         return f"shift({self.n})"
 
 
+@known_keywords
 def shift(n: int) -> Shift:
     """Relates the i-th label to the (i - n)-th: as a match of positions, "attend n back" (negative n: ahead).
 
@@ -109,7 +111,7 @@ class Form:
 
     def __mul__(self, factor: Number) -> "Form":
         if not is_finite(factor):
-            raise ConfigError(f"{factor!r} * ({self}); allowed: a finite number")
+            raise ConfigError(f"{describe(factor)} * ({self}); allowed: a finite number")
         return Form(tuple(replace(term, weight=float(factor) * term.weight) for term in self.terms))
 
     __rmul__ = __mul__
@@ -130,6 +132,7 @@ NOTHING = Form()
 """The empty form."""
 
 
+@known_keywords
 def match(query: Space, key: Space, relation: Relation | None = None) -> Form:
     """Score 1 where the key's label in `key` is related to the query's label in `query`; by default, is the same.
 
@@ -139,6 +142,7 @@ def match(query: Space, key: Space, relation: Relation | None = None) -> Form:
     return _form("match", query, key, relation)
 
 
+@known_keywords
 def copy(
     source: Space, destination: Space, relation: Relation | None = None, drop: Label | Iterable[Label] | None = None
 ) -> Form:
@@ -158,7 +162,7 @@ def copy(
 def _form(verb: str, rows: Space, columns: Space, relation: Relation | None) -> Form:
     for space in (rows, columns):
         if not isinstance(space, Space):
-            raise ConfigError(f"{verb} relates two spaces, and {space!r} is none")
+            raise ConfigError(f"{verb} relates two spaces, and {describe(space)} is none")
     name = f"{verb}({rows.name}, {columns.name})"
     matrix = _matrix(name, rows, columns, relation)
     if not isinstance(relation, Shift) and not matrix.any():
@@ -189,8 +193,8 @@ def _matrix(name: str, rows: Space, columns: Space, relation: Relation | None) -
             for j, other in enumerate(columns.labels):
                 weight = relation(label, other)
                 if not isinstance(weight, bool) and not is_finite(weight):
-                    raise ConfigError(f"{name}: the relation of {label!r} and {other!r} is {weight!r}; allowed: true, "
-                                      "false, or a finite number")  # fmt: skip
+                    said = f"the relation of {label!r} and {other!r} is {describe(weight)}"
+                    raise ConfigError(f"{name}: {said}; allowed: true, false, or a finite number")
                 matrix[i, j] = float(weight)
     else:
         given = _numbers(name, relation)
@@ -209,7 +213,8 @@ def _numbers(name: str, relation: Any) -> Tensor:
         given = torch.as_tensor(relation)
     except (TypeError, ValueError, RuntimeError) as error:  # such as a word, or rows of several lengths
         raise ConfigError(
-            f"{name}: the relation is {relation!r}; allowed: shift(n), a mapping, a function of two labels, or a matrix"
+            f"{name}: the relation is {describe(relation)}; allowed: shift(n), a mapping, a function of two labels, "
+            "or a matrix"
         ) from error
     if given.is_complex():
         raise ConfigError(f"{name}: the relation is a matrix of {given.dtype}; allowed: real numbers")

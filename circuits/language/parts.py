@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from circuits.language.forms import NOTHING, Form, Term
 from circuits.language.space import Coordinate, Label, Number, Space, is_finite
-from interp.errors import ConfigError
+from interp.errors import ConfigError, describe
 
 EMBED, POS_EMBED, UNEMBED = "embed", "pos_embed", "unembed"
 """The names of what writes first and of what reads last; a part cannot have them."""
@@ -125,7 +125,7 @@ def _entries(
                     space.index(label, f"{where}, entry {key}")
             yield key, value
     elif not callable(table):
-        raise ConfigError(f"{where}: the table is {table!r}; allowed: a mapping, or a function of labels")
+        raise ConfigError(f"{where}: the table is {describe(table)}; allowed: a mapping, or a function of labels")
     elif (n_keys := math.prod(map(len, reads))) > MANY:
         raise ConfigError(f"{where}: the table is a function of {n_keys:,} combinations of labels; allowed: {MANY:,}; "
                           "give a mapping with the entries that write something")  # fmt: skip
@@ -154,7 +154,7 @@ def bucket(
         raise ConfigError(f"{where}: no values; allowed: a mapping from labels to numbers")
     for label, value in values.items():
         if not is_finite(value):
-            raise ConfigError(f"{where}: the value of {label!r} is {value!r}; allowed: a finite number")
+            raise ConfigError(f"{where}: the value of {label!r} is {describe(value)}; allowed: a finite number")
     order = sorted(values, key=lambda label: values[label])
     for label in order:
         writes.index(label, where)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from interp.errors import ConfigError, did_you_mean
+from interp.errors import ConfigError, describe, did_you_mean
 from interp.indices import is_index
 
 Label = str | int
@@ -44,12 +44,14 @@ class Space:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise ConfigError(f"a space is called {self.name!r}; allowed: a word")
+            raise ConfigError(f"a space is called {describe(self.name)}; allowed: a word")
         if not self.labels:
             raise ConfigError(f"space {self.name!r} has no labels")
         for place, label in enumerate(self.labels):
             if not isinstance(label, str) and not is_index(label):
-                raise ConfigError(f"space {self.name!r}: label {label!r} at place {place}; allowed: words and integers")
+                raise ConfigError(
+                    f"space {self.name!r}: label {describe(label)} at place {place}; allowed: words and integers"
+                )
             if (first := self.labels.index(label)) != place:
                 raise ConfigError(f"space {self.name!r}: label {label!r} stands at places {first} and {place}")
         for state in self.states:
@@ -62,8 +64,8 @@ class Space:
     def index(self, label: Label, where: str = "") -> int:
         """The place of a label. Raises `ConfigError` with the nearest one, beginning with `where` it was asked for."""
         if label not in self.labels:
-            near = did_you_mean(str(label), map(str, self.labels))
-            message = f"space {self.name!r} has no label {label!r}; it has {listed(self.labels)}{near}"
+            near = did_you_mean(str(label), map(str, self.labels), said={str(one): repr(one) for one in self.labels})
+            message = f"space {self.name!r} has no label {describe(label)}; it has {listed(self.labels)}{near}"
             raise ConfigError(f"{where}: {message}" if where else message)
         return self.labels.index(label)
 

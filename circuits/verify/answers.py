@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.language import Interpretation, is_finite
-from interp.errors import ConfigError, did_you_mean
+from circuits.language import Interpretation, is_finite, leading
+from interp.errors import ConfigError, describe, did_you_mean
 
 Expected = str | Mapping[str, float] | None
 """The right answer at one position: a word, None for nothing to predict, or the logits of all words (0 where a word is
@@ -54,8 +54,7 @@ class Answers:
 def interpreted_answers(interpretation: Interpretation, nothing_below: float) -> Answers:
     """What the interpreter predicts; where several words tie, any of them is right."""
     logits = interpretation.logits
-    top = logits.amax(-1, keepdim=True)
-    words = (logits >= top - nothing_below / 10) & (top >= nothing_below)
+    words = leading(logits, nothing_below) & (logits.amax(-1, keepdim=True) >= nothing_below)
     return Answers(interpretation.predictions, words, torch.zeros(logits.shape[:2], dtype=torch.bool), logits)
 
 
@@ -71,18 +70,15 @@ def reference_answers(reference: Reference, texts: Sequence[str], n_pos: int, id
     chosen: list[tuple[int, int, int]] = []
     for row, text in enumerate(texts):
         for position, answer in enumerate(given[row]):
-            where = f"position {position} of {text!r}"
+            place = row, position
             if isinstance(answer, str):
-                chosen.append((row, position, _id(answer, where, ids)))
+                chosen.append((*place, _id(answer, text, position, ids)))
             elif isinstance(answer, Mapping):
-                by_logits[row, position] = True
+                by_logits[place] = True
                 for word, logit in answer.items():
-                    logits[row, position, _id(word, where, ids)] = _logit(logit, word, where)
+                    logits[(*place, _id(word, text, position, ids))] = _logit(logit, word, text, position)
             elif answer is not None:
-                raise ConfigError(
-                    f"the reference answers {answer!r} at {where}; allowed: a word, None, or a mapping from words to "
-                    "logits"
-                )
+                raise _refused(f"answers {describe(answer)}", text, position, "a word, None, or a mapping of logits")
     if chosen:
         words[tuple(torch.tensor(chosen).T)] = True
     return Answers(given, words, by_logits, logits)
@@ -90,20 +86,25 @@ def reference_answers(reference: Reference, texts: Sequence[str], n_pos: int, id
 
 def _checked(answers: Any, text: str, n_pos: int) -> Sequence[Expected]:
     if isinstance(answers, str) or not isinstance(answers, Sequence):
-        raise ConfigError(f"the reference answers {text!r} with {answers!r}; allowed: a list, an answer a position")
+        said = f"the reference answers {describe(text)} with {describe(answers)}"
+        raise ConfigError(f"{said}; allowed: a list, an answer a position")
     if len(answers) != n_pos:
-        raise ConfigError(f"the reference answers for {len(answers)} positions of {text!r}, which has {n_pos}")
+        raise ConfigError(f"the reference answers for {len(answers)} positions of {describe(text)}, which has {n_pos}")
     return answers
 
 
-def _logit(logit: Any, word: str, where: str) -> float:
+def _logit(logit: Any, word: str, text: str, position: int) -> float:
     if not is_finite(logit):
-        raise ConfigError(f"the reference gives {word!r} the logit {logit!r} at {where}; allowed: a finite number")
+        raise _refused(f"gives {word!r} the logit {describe(logit)}", text, position, "a finite number")
     return float(logit)
 
 
-def _id(word: Any, where: str, ids: Mapping[str, int]) -> int:
+def _id(word: Any, text: str, position: int, ids: Mapping[str, int]) -> int:
     if word not in ids:
         near = did_you_mean(str(word), ids)
-        raise ConfigError(f"the reference predicts {word!r} at {where}, which is not a word{near}")
+        raise _refused(f"predicts {describe(word)}", text, position, f"a word of the circuit{near}")
     return ids[word]
+
+
+def _refused(what: str, text: str, position: int, allowed: str) -> ConfigError:
+    return ConfigError(f"the reference {what} at position {position} of {describe(text)}; allowed: {allowed}")

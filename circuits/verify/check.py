@@ -21,13 +21,14 @@ from circuits.language import (
     decode,
     in_words,
     is_finite,
+    known_keywords,
     listed,
 )
 from circuits.verify.answers import Reference, interpreted_answers, reference_answers
 from circuits.verify.inputs import all_texts, batches, counted, sampled
 from circuits.verify.limits import LONG, MANY, TRIAL, too_many
 from circuits.verify.report import Report, Worst
-from interp.errors import ConfigError
+from interp.errors import ConfigError, describe
 from interp.indices import is_index
 from interp.model import HookedTransformer
 from interp.progress import progress_bar
@@ -48,6 +49,7 @@ class VerifyOptions(TypedDict, total=False):
     title: str
 
 
+@known_keywords
 def verify(
     circuit: Declaration,
     inputs: Iterable[str] | None = None,
@@ -85,18 +87,18 @@ def verify(
     circuit does not take.
     """
     if isinstance(inputs, str) or not (inputs is None or isinstance(inputs, Iterable)):
-        raise ConfigError(f"inputs = {inputs!r}; allowed: a list of texts")
+        raise ConfigError(f"inputs = {describe(inputs)}; allowed: a list of texts")
     if reference is not None and not callable(reference):
-        raise ConfigError(f"reference = {reference!r}; allowed: a function from a text to its answers")
+        raise ConfigError(f"reference = {describe(reference)}; allowed: a function from a text to its answers")
     if not is_index(seed) or not 0 <= seed < 2**63:
-        raise ConfigError(f"seed = {seed!r}; allowed: an integer from 0 on")
+        raise ConfigError(f"seed = {describe(seed)}; allowed: an integer from 0 on")
     if inputs is not None and length is not None:
         raise ConfigError("verify takes inputs or length, not both")
     for name, value in (("length", length), ("sample", sample), ("limit", limit), ("batch_size", batch_size)):
         if value is not None and (not is_index(value) or value < 1):
-            raise ConfigError(f"{name} = {value!r}; allowed: 1 or more")
+            raise ConfigError(f"{name} = {describe(value)}; allowed: 1 or more")
     if not is_finite(tolerance) or tolerance <= 0:
-        raise ConfigError(f"tolerance = {tolerance!r}; allowed: a finite number above 0")
+        raise ConfigError(f"tolerance = {describe(tolerance)}; allowed: a finite number above 0")
     most = MANY if limit is None else limit
     given = counted(all_texts(circuit, length) if inputs is None else inputs, most)
     model = compile_circuit(circuit) if model is None else model
@@ -123,7 +125,7 @@ def verify(
 def _check_model(circuit: Declaration, model: HookedTransformer) -> None:
     """Raise `ConfigError` for a model that cannot have been compiled from the circuit."""
     if not isinstance(model, HookedTransformer):
-        raise ConfigError(f"model = {model!r}; allowed: a HookedTransformer")
+        raise ConfigError(f"model = {describe(model)}; allowed: a HookedTransformer")
     cfg, heads = model.cfg, Counter(head.layer for head in circuit.heads)
     for what, has, needs in (
         ("words", cfg.d_vocab, circuit.vocabulary.d_vocab),

@@ -9,7 +9,7 @@ from typing import overload
 
 from circuits.language import Declaration
 from circuits.verify.limits import amount
-from interp.errors import ConfigError, TokenError
+from interp.errors import ConfigError, TokenError, describe
 from interp.indices import is_index
 
 
@@ -26,7 +26,7 @@ class EveryText(Sequence[str]):
 
     def __init__(self, words: Iterable[str], length: int, start: str = "", separator: str = ""):
         if not is_index(length) or length < 0:
-            raise ConfigError(f"length = {length!r}; allowed: 0 or more")
+            raise ConfigError(f"length = {describe(length)}; allowed: 0 or more")
         self.words, self.length = tuple(words), length
         self.total = len(self.words) ** length
         self._start, self._separator = start, separator
@@ -133,7 +133,7 @@ def batches(circuit: Declaration, texts: Iterable[str], size: int, first: Sequen
 
     def words(text: str) -> list[str]:
         if not isinstance(text, str):
-            raise TokenError(f"the inputs have {text!r} among them; allowed: texts")
+            raise TokenError(f"the inputs have {describe(text)} among them; allowed: texts")
         return circuit.vocabulary.split(text)
 
     smaller = iter(first)

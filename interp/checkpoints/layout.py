@@ -1,10 +1,11 @@
-"""The map from a checkpoint's tensors to the model's: as views, so that one description serves both directions.
+"""Where each tensor of a checkpoint goes in the model, described by views, so that one description serves both ways.
 
-Throughout this folder, "ours" are the names and tensors of a `HookedTransformer`, "theirs" those of a checkpoint.
+Throughout this folder "ours" are the names and tensors of a `HookedTransformer`, and "theirs" are those of a
+checkpoint.
 
-A `Weight` is one tensor of the checkpoint. Each of its `Piece`s is a view of it with the shape that one of our tensors
-has: reading copies the view into our tensor, writing copies our tensor into the view. Fused tensors have several
-pieces.
+A `Weight` is one tensor of the checkpoint. Each of its `Piece`s is a view of it that has the shape of one of our
+tensors. To read a checkpoint is to copy this view into our tensor; to write one is to copy our tensor into the view. A
+tensor that holds several of ours, such as GPT-2's queries, keys and values, has several pieces.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,8 +25,9 @@ class Piece:
 
     Attributes:
         ours: its name in the model's state dict.
-        view: where it is in the checkpoint's tensor.
-        plus: what is added on reading (Gemma stores the gains of its norms as differences from 1).
+        view: takes the checkpoint's tensor, and returns the view of it that is this tensor.
+        plus: is added when a checkpoint is read, and subtracted when one is written. Gemma stores the gains of its
+            norms as differences from 1.
     """
 
     ours: str
@@ -33,7 +35,10 @@ class Piece:
     plus: float = 0.0
 
     def take(self, theirs: Float[Tensor, "*theirs"], dtype: torch.dtype) -> Float[Tensor, "*ours"]:
-        """The model's tensor: a view where neither dtype nor value changes. Sums are taken in the finer dtype."""
+        """The model's tensor. It is a view of the checkpoint's if neither its dtype nor its values have to change.
+
+        `plus` is added in the finer of the two dtypes.
+        """
         part = self.view(theirs)
         if self.plus:
             part = part.to(torch.promote_types(part.dtype, dtype)) + self.plus

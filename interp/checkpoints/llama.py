@@ -1,7 +1,7 @@
 """Llama 1-3 (Touvron et al. 2023), and what is built like it: SmolLM2, TinyLlama, Mistral (Jiang et al. 2023).
 
-RMS norms, rotary positions, gated MLP, grouped keys. `decoder_layout` is shared with Qwen and Gemma, whose tensors have
-the same names.
+These models have RMS norms, rotary positions, gated MLPs and grouped keys. Qwen and Gemma, whose tensors have the same
+names, use `decoder_layout` as well.
 """
 
 from collections.abc import Iterator

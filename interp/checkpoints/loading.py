@@ -1,57 +1,104 @@
-"""`HookedTransformer.from_pretrained`: find the files of a name, check them, and only then make a model."""
+"""A name, a path or an instance of a transformers model becomes a `Checkpoint`, and a model's tensors become files.
+
+`open_checkpoint` finds the files and checks their description before any model exists; `HookedTransformer` makes the
+model and has it filled.
+"""
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from interp.checkpoints import native
-from interp.checkpoints.registry import plan
-from interp.checkpoints.sources import INDEX, SINGLE, Dictionary, SafetensorsFolder, no_weights, read_json
+from interp.checkpoints import native, registry
+from interp.checkpoints.sources import (
+    DEQUANTIZE,
+    INDEX,
+    MERGE,
+    SINGLE,
+    Checkpoint,
+    Dictionary,
+    SafetensorsFolder,
+    no_weights,
+    read_json,
+)
 from interp.checkpoints.sources import shard_of_each_tensor as shards_of
-from interp.errors import CheckpointError, InterpError, did_you_mean
-from interp.text import TextCodec
-
-if TYPE_CHECKING:
-    from interp.model import HookedTransformer
+from interp.config import TransformerConfig
+from interp.errors import CheckpointError, ConfigError, InterpError, did_you_mean
+from interp.text import TextCodec, Tokenizer, as_tokenizer, check_vocabulary
 
 Device = str | torch.device | None
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 """The dtypes that parameters can have."""
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file of the peft library that makes a folder that of an adapter."""
 
 
-def load(
-    kind: "type[HookedTransformer]",
-    name_or_path: str | os.PathLike[str] | None,
-    hf_model: Any,
-    dtype: torch.dtype | str | None,
-    device: Device,
-    revision: str | None,
-    tokenizer: TextCodec | None,
-) -> "HookedTransformer":
-    """See `HookedTransformer.from_pretrained`."""
-    dtype = _checked(dtype, device)
+def open_checkpoint(
+    name_or_path: str | os.PathLike[str] | None = None,
+    hf_model: Any = None,
+    dtype: torch.dtype | str | None = None,
+    device: Device = None,
+    revision: str | None = None,
+    tokenizer: Any = None,
+) -> Checkpoint:
+    """The checkpoint that these arguments of `HookedTransformer.from_pretrained` name, found but not yet read.
+
+    Raises `CheckpointError` as `from_pretrained` does, and `TokenError` for a `tokenizer` that is none.
+    """
+    dtype, tokenizer = _checked(dtype, device), as_tokenizer(tokenizer)
     if hf_model is not None:
         if name_or_path is not None:
             raise CheckpointError(f"{name_or_path!r} and hf_model= are two models; give one of them")
-        return _from_instance(kind, hf_model, dtype, device, tokenizer)
-    if name_or_path is None:
+        found = _of_instance(hf_model, dtype, tokenizer)
+    elif name_or_path is None:
         raise CheckpointError("from_pretrained needs a name, a path or hf_model=")
+    else:
+        found = _of_name(name_or_path, dtype, revision, tokenizer)
+    try:
+        check_vocabulary(found.tokenizer, found.cfg.d_vocab)
+    except ConfigError as error:
+        raise CheckpointError(f"{found.name}: {error}") from error
+    return found
+
+
+def save_checkpoint(
+    folder: str | os.PathLike[str],
+    cfg: TransformerConfig,
+    tokenizer: TextCodec | None,
+    tensors: Mapping[str, Tensor],
+    model_type: str | None = None,
+) -> None:
+    """Write what `HookedTransformer.save_pretrained` writes; `tensors` is the model's state dict."""
+    if model_type is None:
+        native.save(Path(folder), cfg, tokenizer, tensors)
+    else:
+        registry.save(Path(folder), cfg, tensors, model_type)
+
+
+def _of_name(
+    name_or_path: str | os.PathLike[str], dtype: torch.dtype | None, revision: str | None, tokenizer: TextCodec | None
+) -> Checkpoint:
     path = _local(name_or_path)
     if revision is not None and path.exists():
         raise CheckpointError(f"revision = {revision!r} is for names on the hub, and {path} is here")
     if path.suffix == ".gguf":
-        return _from_gguf(path, dtype, device, tokenizer)
+        from interp.checkpoints import gguf
+
+        return gguf.read(path, dtype, tokenizer)
     if path.is_file():
         raise CheckpointError(f"{path} is a file; give the folder that holds it and config.json (or a .gguf file)")
-    return _from_folder(kind, path if path.is_dir() else _download(str(name_or_path), revision),
-                        dtype, device, tokenizer)  # fmt: skip
+    return _of_folder(path if path.is_dir() else _download(str(name_or_path), revision), dtype, tokenizer)
 
 
 def _checked(dtype: torch.dtype | str | None, device: Device) -> torch.dtype | None:
-    """The dtype, also by its name. Raises `CheckpointError` for one that parameters cannot have, or a bad device."""
+    """The dtype, which may be given by its name.
+
+    Raises `CheckpointError` for a dtype that parameters cannot have, and for a device that cannot be used.
+    """
     name = str(dtype).removeprefix("torch.")
     if dtype is not None and name not in DTYPES:
         raise CheckpointError(f"dtype = {dtype!r}; allowed: {', '.join(DTYPES)}{did_you_mean(name, DTYPES)}")
@@ -63,9 +110,10 @@ def _checked(dtype: torch.dtype | str | None, device: Device) -> torch.dtype | N
 
 
 def _local(name_or_path: str | os.PathLike[str]) -> Path:
-    """The path that a name stands for on this machine, or the file that was fetched under it; else the name as a path.
+    """The path of a folder or a file on this machine: the one that is named, or the one that was fetched by that name.
 
-    Raises `CheckpointError` for a path that does not exist and cannot be a repository.
+    A name that may be that of a repository on the hub is returned as it is. Raises `CheckpointError` for any other name
+    that is no path on this machine.
     """
     if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path).strip():
         raise CheckpointError(f"{name_or_path!r} is neither a name nor a path")
@@ -83,77 +131,84 @@ def _local(name_or_path: str | os.PathLike[str]) -> Path:
     return fetch.local_path(name) or path
 
 
-def _from_gguf(
-    path: Path, dtype: torch.dtype | None, device: Device, tokenizer: TextCodec | None
-) -> "HookedTransformer":
-    from interp.checkpoints import gguf
-
-    model = gguf.load(path, dtype, device)
-    if tokenizer is not None:
-        model.tokenizer = tokenizer
-    return model
+# ---------------------------------------------------------------------- instances of transformers models
 
 
-def _from_instance(
-    kind: "type[HookedTransformer]",
-    hf_model: Any,
-    dtype: torch.dtype | None,
-    device: Device,
-    tokenizer: TextCodec | None,
-) -> "HookedTransformer":
+def _of_instance(hf_model: Any, dtype: torch.dtype | None, tokenizer: TextCodec | None) -> Checkpoint:
+    hf_model = _unwrapped(hf_model)
     name = type(hf_model).__name__
     if not (hasattr(hf_model, "state_dict") and hasattr(getattr(hf_model, "config", None), "to_dict")):
         raise CheckpointError(f"hf_model is an instance of a transformers model, not of {name}")
-    made = plan(hf_model.config.to_dict(), Dictionary(hf_model.state_dict(), name), dtype, f"{name}.config")
-    model = kind(made.cfg, tokenizer, device, init_weights=False)
-    made.fill(model.state_dict())
-    return model
+    if getattr(hf_model, "peft_config", None) or getattr(hf_model, "_hf_peft_config_loaded", False):
+        raise CheckpointError(f"{name} has an adapter that is not merged; {MERGE}")
+    quantizer = getattr(hf_model, "hf_quantizer", None)
+    if quantizer is not None or getattr(hf_model, "is_quantized", False):
+        method = getattr(hf_model, "quantization_method", None) or type(quantizer).__name__
+        raise CheckpointError(f"{name}: the weights are quantised ({method}); {DEQUANTIZE}")
+    source = Dictionary(hf_model.state_dict(), name)
+    made = registry.plan(hf_model.config.to_dict(), source, dtype, f"{name}.config")
+    return Checkpoint(made.cfg, tokenizer, name, made)
 
 
-def _from_folder(
-    kind: "type[HookedTransformer]",
-    folder: Path,
-    dtype: torch.dtype | None,
-    device: Device,
-    tokenizer: TextCodec | None,
-) -> "HookedTransformer":
+def _unwrapped(hf_model: Any) -> Any:
+    """The model that was compiled, or wrapped for several devices."""
+    while True:
+        compiled = getattr(hf_model, "_orig_mod", None)
+        if isinstance(compiled, nn.Module):
+            hf_model = compiled
+        elif isinstance(hf_model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            hf_model = hf_model.module
+        else:
+            return hf_model
+
+
+# ---------------------------------------------------------------------- folders, here and on the hub
+
+
+def _of_folder(folder: Path, dtype: torch.dtype | None, tokenizer: TextCodec | None) -> Checkpoint:
+    _refuse_adapter(folder)
     if not (folder / "config.json").exists():
         files = sorted(folder.glob("*.gguf"))
         hint = f"for a .gguf file give its own path, such as {files[0]}" if files else "it is no folder of a checkpoint"
         raise CheckpointError(f"{folder} has no config.json; {hint}")
     config = read_json(folder / "config.json")
     if config.get("model_type") == native.MODEL_TYPE:
-        return native.load(kind, folder, config, dtype, device, tokenizer)
-    made = plan(config, SafetensorsFolder(folder), dtype, str(folder / "config.json"))
+        return native.read(folder, config, dtype, tokenizer)
+    made = registry.plan(config, SafetensorsFolder(folder), dtype, str(folder / "config.json"))
     try:
-        codec = _tokenizer(folder) if tokenizer is None else tokenizer
-        model = kind(made.cfg, codec, device, init_weights=False)
+        tokenizer = _tokenizer(folder) if tokenizer is None else tokenizer
     except InterpError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    made.fill(model.state_dict())
-    return model
+    return Checkpoint(made.cfg, tokenizer, str(folder), made)
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Raise `CheckpointError` for a folder with an adapter: weights that lie beside it are those of the base alone."""
+    file = folder / ADAPTER_CONFIG
+    if file.exists():
+        base = read_json(file).get("base_model_name_or_path")
+        raise CheckpointError(f"{file}: the folder holds an adapter of the base model {base!r}, not merged; {MERGE}")
 
 
 def _tokenizer(folder: Path) -> TextCodec | None:
     """The tokenizer of a folder that has one, else None."""
     if not (folder / "tokenizer.json").exists():
         return None
-    from interp.text import Tokenizer
-
     about = folder / "tokenizer_config.json"
     return Tokenizer.from_file(folder / "tokenizer.json", config=read_json(about) if about.exists() else {})
 
 
 def _download(name: str, revision: str | None) -> Path:
-    """The folder with a snapshot of a repository on the hub: its JSON files, and the weights that are asked for.
+    """The folder with a copy of a repository on the hub: the JSON files of its top folder, and its weights.
 
-    First the JSON files of its top folder, then one file of weights, or the shards that the index names; not the other
-    formats that a repository may hold beside them. Raises `CheckpointError` naming repository and revision.
+    The JSON files come first, since one of them may name the files of weights. Only these files are downloaded, and not
+    the other formats that a repository may hold. Raises `CheckpointError` naming repository and revision.
     """
     from huggingface_hub import list_repo_files, snapshot_download
 
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns="*.json", ignore_patterns="*/*"))
+        _refuse_adapter(folder)
         wanted = sorted(set(shards_of(folder / INDEX).values())) if (folder / INDEX).exists() else [SINGLE]
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
         if any(not (folder / file).exists() for file in wanted):

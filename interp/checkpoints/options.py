@@ -31,13 +31,13 @@ LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 class Options:
-    """The values of a `config.json`.
+    """The keys and values of a `config.json`, which remembers the keys that it was asked for.
 
-    Every method raises `CheckpointError` naming the key whose value it cannot take.
+    Every method raises `CheckpointError`, naming the key, for a value that this package cannot compute with.
 
     Attributes:
-        values: by key.
-        asked: the keys that were asked for so far.
+        values: the values by key.
+        asked: the keys that were asked for so far. `refuse_misspelt` compares all other keys with them.
     """
 
     def __init__(self, values: Mapping[str, Any]):
@@ -45,22 +45,25 @@ class Options:
         self.asked: set[str] = set()
 
     def over(self, defaults: Mapping[str, Any]) -> "Options":
-        """These values, and defaults for the keys that are absent; what is asked of them counts as asked of these."""
+        """These options with default values for the keys that are absent.
+
+        Both share one record of what was asked: a key that the result is asked for counts as asked for here as well.
+        """
         whole = Options({**defaults, **self.values})
         whole.asked = self.asked
         return whole
 
     def refuse_misspelt(self) -> None:
-        """Raise if a key that nobody asked for is nearly the name of one that was asked for.
+        """Raise if a key that nobody asked for looks like a misspelling of one that was asked for.
 
-        Other keys that are not known are left alone, as transformers does: published configurations are full of notes.
+        All other unknown keys are left alone, as transformers leaves them: published configurations hold many notes.
         """
         for name in self.values:
             if name not in self.asked and not name.startswith("_") and (near := did_you_mean(name, self.asked, 0.9)):
                 raise CheckpointError(f"{name!r} is no key of this configuration{near}")
 
     def get(self, name: str, kind: type, default: Any = REQUIRED) -> Any:
-        """The value of a key; `default` where it is absent, None where it is null."""
+        """The value of a key: `default` if the key is absent, and None if its value is null."""
         self.asked.add(name)
         value = self.values.get(name, default)
         if value is REQUIRED:
@@ -84,7 +87,11 @@ class Options:
         return value
 
     def refuse_unless(self, name: str, *allowed: Any) -> None:
-        """Raise unless the key is absent, null, or has one of the allowed values, which the model computes alike."""
+        """Raise unless the key is absent, is null, or has one of the allowed values.
+
+        It is for keys that this package does not read: with the allowed values the model computes what it would compute
+        without the key.
+        """
         self.asked.add(name)
         value = self.values.get(name)
         if value is not None and value not in allowed:
@@ -92,7 +99,7 @@ class Options:
             raise CheckpointError(f"{name} = {value!r} is not supported; allowed: {spelt}")
 
     def activation(self, name: str, default: Any = REQUIRED) -> ActFn:
-        """The `act_fn` that an activation function of transformers is."""
+        """The `act_fn` of a config for the activation function that a key names in transformers' words."""
         value = self.get(name, str, default)
         if value not in ACTIVATIONS:
             near = did_you_mean(str(value), ACTIVATIONS)
@@ -100,18 +107,21 @@ class Options:
         return ACTIVATIONS[value]
 
     def rope(self) -> dict[str, Any]:
-        """`rope_parameters` (transformers 5), or `rope_scaling` as earlier versions had it."""
+        """The dictionary of rotary parameters: `rope_parameters` (transformers 5), or `rope_scaling` (before that)."""
         new, old = self.get("rope_parameters", dict, None), self.get("rope_scaling", dict, None)
         if new and old and new != old:
             raise CheckpointError(f"rope_parameters = {new} contradicts rope_scaling = {old}; one of them is needed")
         return new or old or {}
 
     def rotary(self, theta_key: str = "rope_theta", theta: float = 10_000.0) -> tuple[float, RotaryScaling | None]:
-        """Base and scaling, from `rope_parameters` (transformers 5) or the flat keys of earlier versions."""
+        """The rotary base and the scaling of its frequencies.
+
+        They are in `rope_parameters` since transformers 5; before that, the base was the value of `theta_key`.
+        """
         return self.rotary_of(self.rope(), self.get(theta_key, float, None) or theta)
 
     def rotary_of(self, given: Mapping[str, Any], theta: float) -> tuple[float, RotaryScaling | None]:
-        """Base and scaling from a dictionary of rotary parameters; `theta` is the base where it names none."""
+        """The rotary base and scaling in a dictionary of rotary parameters; `theta` is the base if it names none."""
         kind = given.get("rope_type") or given.get("type") or "default"
         if kind not in ROPE_KEYS:
             raise CheckpointError(f"rope_type = {kind!r} is not supported; allowed: {', '.join(ROPE_KEYS)}"
@@ -145,13 +155,16 @@ class Options:
         return default if given is None else given
 
     def windows(self, kinds: Sequence[str]) -> int | tuple[int | None, ...] | None:
-        """Window sizes of layers with these `layer_types`. In transformers, too, the window counts the query itself."""
+        """The window size of every layer with these `layer_types`: one value if all agree, else a tuple.
+
+        In transformers, as here, a window of n positions counts the query's own position.
+        """
         window = self.size("sliding_window") if "sliding_attention" in kinds else None
         return merged([window if kind == "sliding_attention" else None for kind in kinds])
 
 
 def merged(values: Sequence[Any]) -> Any:
-    """One value where all layers agree, else a tuple of them; None for no layers."""
+    """The values of all layers as a config holds them: one value if all agree, else a tuple, and None for no layers."""
     return None if not values else values[0] if all(value == values[0] for value in values) else tuple(values)
 
 

@@ -1,18 +1,17 @@
-"""The families of checkpoints by `model_type`, and the conversion that they all share, in both directions.
+"""The families of transformers' checkpoints by `model_type`, and the conversion that they share, in both directions.
 
-A family is three pure functions (read a config, write one, describe the tensors) and a few names. `plan` compares a
-checkpoint's tensors with the description before anything is read.
+A family is three pure functions and a few names. The functions read a configuration, write one, and describe every
+tensor of a checkpoint. `plan` compares the tensors that are there with this description before any of them is read.
 """
 
 import dataclasses
 import functools
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,17 +20,14 @@ from torch import Tensor
 from interp.checkpoints import gemma, gpt2, llama, neox, qwen
 from interp.checkpoints.layout import Weight
 from interp.checkpoints.options import Options, merged, per_layer
-from interp.checkpoints.sources import SINGLE, Dictionary, TensorSource, check_tensors
+from interp.checkpoints.sources import DEQUANTIZE, SINGLE, Dictionary, TensorSource, check_tensors
 from interp.config import TransformerConfig
 from interp.errors import CheckpointError, ConfigError, did_you_mean
 from interp.files import atomic_path
 
-if TYPE_CHECKING:
-    from interp.model import HookedTransformer
-
 ATTENTION_BIAS = {"attention_bias": ("b_Q", "b_K", "b_V", "b_O")}
 FREE_FIELDS = {"seed": None, "init_std": 1.0, "attn_implementation": "eager"}
-"""Fields that a transformers configuration has no word for, and that change no weight."""
+"""Fields that a transformers configuration does not hold, and on which the weights of a checkpoint do not depend."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +36,13 @@ class Family:
 
     Attributes:
         read_config, write_config, layout: the functions of these names in the family's file.
-        prefix: the beginning of all names in a model with a head; a checkpoint of the bare model leaves it out.
-        head: the name of the unembedding, which a tied checkpoint may hold as well, with the values of `embedding`.
+        prefix: what the names of all tensors but the head begin with. A checkpoint of the model without its head
+            leaves it out.
+        head: the name of the unembedding. A checkpoint with tied embeddings may hold it too, as a copy of `embedding`.
         embedding: the name of the embedding.
-        aliases: the names of tensors by other names that they have.
-        skipped: the pattern of names that hold no weights.
-        bias_flags: the biases whose existence an option states, by option.
+        aliases: for tensors that some versions of transformers call otherwise, the name that is used here.
+        skipped: a pattern for the names of tensors that are no weights, such as stored masks.
+        bias_flags: the options that say whether certain biases exist, each with the names of these biases here.
     """
 
     read_config: Callable[[Options, torch.dtype], TransformerConfig]
@@ -118,6 +115,12 @@ class CheckpointPlan:
     weights: list[tuple[Weight, str]]
     source: TensorSource
 
+    def check(self, expected: Mapping[str, Tensor]) -> None:
+        """Raise `CheckpointError` unless the model has every tensor that would be filled."""
+        missing = [piece.ours for weight, _ in self.weights for piece in weight.pieces if piece.ours not in expected]
+        if missing:
+            raise CheckpointError(f"{self.source.name}: this model has no tensor {missing[0]!r}")
+
     def fill(self, targets: Mapping[str, Float[Tensor, "*shape"]]) -> None:
         """Copy the checkpoint into allocated tensors, one tensor after another."""
         with torch.no_grad():
@@ -136,7 +139,8 @@ def plan(
     Args:
         config: its `config.json`.
         source: its tensors.
-        dtype: of the model; None for the checkpoint's (the one that holds all, where tensors differ).
+        dtype: of the model. None stands for the checkpoint's own; where its tensors differ in dtype, that is the
+            smallest dtype which holds the values of all of them.
         config_name: what messages call the configuration.
 
     Raises:
@@ -146,7 +150,7 @@ def plan(
     try:
         options = Options(config)
         family = family_of(options.get("model_type", str))
-        options.refuse_unless("quantization_config")
+        _refuse_quantised(options)
         options.refuse_unless("is_causal", True)
         _check_depth(options, source)
         names = _relevant_names(family, source)
@@ -164,8 +168,19 @@ def plan(
     return CheckpointPlan(cfg, _matched(weights, names, source), source)
 
 
+def _refuse_quantised(options: Options) -> None:
+    """Refuse quantised weights by the name of their method; what such tensors hold is not the weights themselves."""
+    about = options.get("quantization_config", object, None)
+    if about is not None:
+        method = about.get("quant_method", about) if isinstance(about, Mapping) else about
+        raise CheckpointError(f"quantization_config: the weights are quantised ({method}); {DEQUANTIZE}")
+
+
 def _check_depth(options: Options, source: TensorSource) -> None:
-    """Refuse more layers than tensors at once: describing them could take endlessly, and every layer has tensors."""
+    """Refuse a number of layers that is larger than the number of tensors.
+
+    Every layer has tensors, so that such a configuration is wrong; and to describe its layers could take for ever.
+    """
     for key in ("num_hidden_layers", "n_layer"):
         n_layers = options.values.get(key)
         if isinstance(n_layers, int) and n_layers > len(source.tensors) > 0:
@@ -173,7 +188,10 @@ def _check_depth(options: Options, source: TensorSource) -> None:
 
 
 def _relevant_names(family: Family, source: TensorSource) -> dict[str, str]:
-    """The source's name of each tensor that holds weights, by the name it has in a model with a head."""
+    """The name that each tensor has in the source, by the name that the tensor has in a model with a head.
+
+    Tensors that hold no weights are left out.
+    """
     bare = not any(name.startswith(family.prefix) for name in source.tensors)
     names = {}
     for name in source.tensors:
@@ -205,7 +223,10 @@ def _check_tied(source: TensorSource, head: str, embedding: str) -> None:
 
 
 def _matched(weights: list[Weight], names: dict[str, str], source: TensorSource) -> list[tuple[Weight, str]]:
-    """Each tensor with its name in the source; `names` has that name for the one in a model with a head."""
+    """Each described tensor with its name in the source, after the comparison of all names and shapes.
+
+    `names` is what `_relevant_names` returns.
+    """
 
     def where(full: str) -> str:
         name = names.get(full, full)
@@ -221,32 +242,26 @@ def from_hf(
 ) -> tuple[TransformerConfig, dict[str, Tensor]]:
     """The config and state dict of our model, from a transformers `config.json` and state dict.
 
-    The tensors are views of those given where neither dtype nor value changes; biases that the family lacks are zeros.
-    Raises `CheckpointError` as `plan` does.
+    The tensors are views of those given where neither dtype nor value changes. Biases that the family lacks, which are
+    zero in a model, are left out. Raises `CheckpointError` as `plan` does.
     """
-    from interp.model import HookedTransformer
-
     made = plan(config, Dictionary(tensors, "tensors"), dtype, "config")
-    state = {
+    return made.cfg, {
         piece.ours: piece.take(made.source.read(name), made.cfg.dtype)
         for weight, name in made.weights
         for piece in weight.pieces
     }
-    expected = HookedTransformer(made.cfg, device="meta").state_dict()
-    return made.cfg, {
-        name: state[name] if name in state else torch.zeros(tensor.shape, dtype=tensor.dtype)
-        for name, tensor in expected.items()
-    }
 
 
-def to_hf(model: "HookedTransformer", model_type: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A transformers `config.json` and state dict that compute what this model computes.
+def to_hf(
+    cfg: TransformerConfig, state: Mapping[str, Tensor], model_type: str
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A transformers `config.json` and state dict that compute what a model of this config and state dict computes.
 
     Raises `CheckpointError` naming the field or the tensor that `model_type` has no place for.
     """
     family = family_of(model_type)
-    state = model.state_dict()
-    cfg = dataclasses.replace(model.cfg, dtype=model.W_E.dtype)
+    state, device = dict(state), state["embed.W_E"].device
     config = {"model_type": model_type, "dtype": str(cfg.dtype).removeprefix("torch.")} | family.write_config(cfg)
     for flag, biases in family.bias_flags.items():
         config[flag] = any(tensor.any() for name, tensor in state.items() if name.rsplit(".", 1)[1] in biases)
@@ -254,7 +269,7 @@ def to_hf(model: "HookedTransformer", model_type: str) -> tuple[dict[str, Any], 
 
     tensors: dict[str, Tensor] = {}
     for weight in family.layout(cfg, Options(config)):
-        theirs = tensors[weight.theirs] = torch.empty(weight.shape, dtype=cfg.dtype, device=model.W_E.device)
+        theirs = tensors[weight.theirs] = torch.empty(weight.shape, dtype=cfg.dtype, device=device)
         for piece in weight.pieces:
             piece.put(state.pop(piece.ours), theirs)
     for name, tensor in state.items():
@@ -279,15 +294,15 @@ def _check_expressed(cfg: TransformerConfig, config: dict[str, Any], family: Fam
             raise CheckpointError(f"this model cannot be a {model_type}: {name} = {own!r} would become {written!r}")
 
 
-def save_as(model: "HookedTransformer", folder: str | os.PathLike[str], model_type: str) -> None:
+def save(folder: Path, cfg: TransformerConfig, state: Mapping[str, Tensor], model_type: str) -> None:
     """Write `config.json` and `model.safetensors` as transformers does, each file whole or not at all.
 
     Raises `CheckpointError` as `to_hf` does, before anything is written.
     """
     from safetensors.torch import save_file
 
-    config, tensors = to_hf(model, model_type)
-    with atomic_path(Path(folder) / SINGLE) as file:
+    config, tensors = to_hf(cfg, state, model_type)
+    with atomic_path(folder / SINGLE) as file:
         save_file(tensors, file, metadata={"format": "pt"})
-    with atomic_path(Path(folder) / "config.json") as file:
+    with atomic_path(folder / "config.json") as file:
         file.write_text(json.dumps(config, indent=2), encoding="utf-8")

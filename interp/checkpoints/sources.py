@@ -1,11 +1,14 @@
 """Where tensors come from: safetensors files, whole or sharded, and dictionaries. Nothing here unpickles anything.
 
 A source knows name, shape and dtype of every tensor before any of them is read, so that a checkpoint can be refused
-before a model exists (`check_tensors`). Tensors are read one at a time.
+before a model exists (`check_tensors`). Tensors are read one at a time. A `Checkpoint` is what every format becomes:
+an architecture, a tokenizer, and weights that know how to fill named tensors. No format knows the model itself.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +16,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from interp.config import TransformerConfig
 from interp.errors import CheckpointError, did_you_mean
+from interp.text import TextCodec
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -33,6 +38,14 @@ DTYPES = {
 """Names of dtypes in a safetensors header; every other stands for a kind of quantised number."""
 
 Shape = tuple[int, ...]
+
+ADAPTER = re.compile(r"\.(base_layer|lora_[A-Za-z]\w*|ia3_l|modules_to_save)\.|\.lora_\w+$")
+"""Names of tensors that only a model with an adapter (of the peft library) has."""
+MERGE = (
+    "the base model alone would be another model. Merge it with peft: "
+    "PeftModel.from_pretrained(base, adapter).merge_and_unload(), and pass the result as hf_model= or save it"
+)
+DEQUANTIZE = "quantised weights become plain ones with transformers' model.dequantize(), to be passed as hf_model="
 
 
 @runtime_checkable
@@ -58,6 +71,44 @@ class TensorSource(Protocol):
         ...
 
 
+@runtime_checkable
+class Weights(Protocol):
+    """The weights of a checkpoint, of whatever format."""
+
+    def check(self, expected: Mapping[str, Tensor]) -> None:
+        """Raise `CheckpointError` unless they are those of a model with these tensors, which may be on "meta"."""
+        ...
+
+    def fill(self, targets: Mapping[str, Tensor]) -> None:
+        """Copy them into a model's tensors by name. Biases that the format does not have stay as they are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found, and whose description was read; its weights were not read yet.
+
+    Attributes:
+        cfg: the architecture.
+        tokenizer: what turns text into ids, or None.
+        name: what messages call the checkpoint.
+        weights: how a model is filled.
+    """
+
+    cfg: TransformerConfig
+    tokenizer: TextCodec | None
+    name: str
+    weights: Weights
+
+    def check(self, expected: Mapping[str, Tensor]) -> None:
+        """Raise `CheckpointError` unless the weights are those of a model with these tensors (by name, on "meta")."""
+        self.weights.check(expected)
+
+    def fill(self, targets: Mapping[str, Tensor]) -> None:
+        """Copy the weights into a model's tensors by name. Biases that the checkpoint lacks stay as they are."""
+        self.weights.fill(targets)
+
+
 def check_tensors(
     found: Mapping[str, Shape], expected: Mapping[str, Shape], where: Callable[[str], str], authority: str
 ) -> None:
@@ -78,15 +129,40 @@ def check_tensors(
             raise CheckpointError(f"{where(name)} has shape {shape}; {authority} {expected[name]}")
 
 
+def plain_names(names: Iterable[str], where: str) -> dict[str, str]:
+    """The name of each tensor without what wrappers add to it, and the name that it is stored by.
+
+    `torch.compile` puts "_orig_mod." before the names of what it compiles, and training on several devices "module.".
+    Raises `CheckpointError` for adapters that were not merged into the weights, and where two names become one.
+    """
+    stored = list(names)
+    for name in stored:
+        if name.startswith("base_model.model.") or ADAPTER.search(name):
+            raise CheckpointError(f"{where}: tensor {name!r} is of an adapter that is not merged; {MERGE}")
+    short_names = [name.replace("_orig_mod.", "") for name in stored]
+    parallel = all(name.startswith("module.") for name in short_names)
+    plain: dict[str, str] = {}
+    for name, short in zip(stored, short_names, strict=True):
+        short = short.removeprefix("module.") if parallel else short
+        if short in plain:
+            raise CheckpointError(f"{where}: tensors {plain[short]!r} and {name!r} are one and the same in a model")
+        plain[short] = name
+    return plain
+
+
 class Dictionary:
-    """A state dict in memory."""
+    """A state dict in memory. Raises `CheckpointError` for a tensor that does not hold its own numbers."""
 
     def __init__(self, tensors: Mapping[str, Tensor], name: str):
-        self._held, self.name = tensors, name
-        self.tensors = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items()}
-        for key, tensor in tensors.items():
+        self.name = name
+        self._held = {plain: tensors[stored] for plain, stored in plain_names(tensors, name).items()}
+        for key, tensor in self._held.items():
+            if type(tensor) not in (Tensor, torch.nn.Parameter):  # quantised, or spread over devices
+                kind = f"{type(tensor).__module__}.{type(tensor).__name__}"
+                raise CheckpointError(f"{name}: tensor {key!r} is a {kind}; allowed: plain tensors ({DEQUANTIZE})")
             if tensor.is_meta:
                 raise CheckpointError(f"{name}: tensor {key!r} is on the meta device, without values")
+        self.tensors = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in self._held.items()}
 
     def read(self, name: str) -> Shaped[Tensor, "*shape"]:
         """The tensor of that name, as it is held."""
@@ -108,36 +184,30 @@ class SafetensorsFolder:
 
     def __init__(self, folder: Path):
         self.name = str(folder / SINGLE)
-        self._files: dict[str, Path] = {}
-        self.tensors: dict[str, tuple[Shape, torch.dtype | str]] = {}
+        stored: dict[str, tuple[Path, Shape, torch.dtype | str]] = {}
         if (folder / SINGLE).exists() or not (folder / INDEX).exists():
             if not (folder / SINGLE).exists():
                 raise CheckpointError(no_weights(folder))
-            self._add(folder / SINGLE)
-            return
-        self.name = str(folder / INDEX)
+            stored = dict(_headers(folder / SINGLE))
+        else:
+            self.name = str(folder / INDEX)
+            stored = self._of_shards(folder)
+        self._stored = plain_names(stored, self.name)
+        self._files = {name: stored[own][0] for name, own in self._stored.items()}
+        self.tensors = {name: stored[own][1:] for name, own in self._stored.items()}
+
+    def _of_shards(self, folder: Path) -> dict[str, tuple[Path, Shape, torch.dtype | str]]:
         shards = shard_of_each_tensor(folder / INDEX)
+        stored: dict[str, tuple[Path, Shape, torch.dtype | str]] = {}
         for shard in sorted(set(shards.values())):
             if not (folder / shard).exists():
                 first = next(name for name in shards if shards[name] == shard)
                 raise CheckpointError(f"{folder / shard} is missing: {self.name} says it holds tensor {first!r}")
-            self._add(folder / shard)
+            stored |= _headers(folder / shard)
         for name, shard in shards.items():
-            if self._files.get(name) != folder / shard:
+            if name not in stored or stored[name][0] != folder / shard:
                 raise CheckpointError(f"{folder / shard}: tensor {name!r} is missing, which {self.name} says it holds")
-
-    def _add(self, file: Path) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(file, "pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 (it is no mapping)
-                    about = opened.get_slice(name)
-                    kind = str(about.get_dtype())
-                    self.tensors[name] = tuple(about.get_shape()), DTYPES.get(kind, kind)
-                    self._files[name] = file
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{file} cannot be read: {error}") from error
+        return stored
 
     def read(self, name: str) -> Shaped[Tensor, "*shape"]:
         """One tensor, mapped from its file for as long as it is held. Raises `CheckpointError` naming both."""
@@ -145,13 +215,29 @@ class SafetensorsFolder:
 
         try:
             with safe_open(self._files[name], "pt") as opened:
-                return opened.get_tensor(name)
+                return opened.get_tensor(self._stored[name])
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self._files[name]}: tensor {name!r} cannot be read: {error}") from error
 
     def where(self, name: str) -> str:
         """The file that a tensor is in."""
         return str(self._files.get(name, self.name))
+
+
+def _headers(file: Path) -> dict[str, tuple[Path, Shape, torch.dtype | str]]:
+    """File, shape and dtype of every tensor in a file, by its name there."""
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, tuple[Path, Shape, torch.dtype | str]] = {}
+    try:
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (it is no mapping)
+                about = opened.get_slice(name)
+                kind = str(about.get_dtype())
+                found[name] = file, tuple(about.get_shape()), DTYPES.get(kind, kind)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    return found
 
 
 def shard_of_each_tensor(index: Path) -> dict[str, str]:

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from interp.checkpoints.fetch import MODELS
-from interp.checkpoints.fetch import fetch as fetch_model
+from interp.checkpoints import MODELS, fetch_model
 from interp.commands.common import Quiet
 
 KNOWN = "\n\n".join(

@@ -44,7 +44,7 @@ def heads(
     if out is not None:
         out = check_writable(out)
     scores = head_scores(load(model, quiet), text, progress=not quiet)
-    best = score_table(scores, sort, top=top)
+    best = score_table(scores, sort, top_k=top)
     on = repr(text) if text is not None else f"{scores.attrs['n']} prompts of random repeats"
     where = "read off the weights" if sort in WEIGHT_SCORES else f"on {on}"
     told = _told_apart(best, sort)
@@ -113,7 +113,7 @@ def _write_page(out: Path, scores: xr.Dataset, best: pd.DataFrame, model: str, s
     caption = f"The first {len(best)} of {scores['label'].size} heads."
     panels = [report.Panel(figures.table(columns, title=f"Top heads by {_short(sort)}"), caption)]
     for name in shown:
-        first = score_table(scores, name, top=1).index[0]
+        first = score_table(scores, name, top_k=1).index[0]
         caption = f"Largest: {first}." if bool(scores[name].notnull().any()) else "Undefined for every head."
         panels.append(report.Panel(figures.head_scores(scores, name), caption))
     report.write_page(out, f"Heads of {model}", f"Patterns scored on {on}; copying is read off the weights.", panels)

@@ -57,6 +57,8 @@ class TransformerConfig:
         d_model: width of the residual stream.
         n_ctx: longest sequence.
         d_vocab: number of tokens.
+        d_vocab_out: number of logits; by default `d_vocab`. With another number the logits are of other things than
+            tokens (the classes of a task): answers are their numbers, and there is no loss and no generation.
         n_heads: heads a layer; by default `d_model // d_head`.
         d_head: width of a head; by default `d_model // n_heads`.
         n_key_value_heads: heads with keys and values of their own, each shared by a group of query heads
@@ -100,6 +102,7 @@ class TransformerConfig:
     d_model: int
     n_ctx: int
     d_vocab: int
+    d_vocab_out: int = DERIVED
     n_heads: int = DERIVED
     d_head: int = DERIVED
     n_key_value_heads: int = DERIVED
@@ -172,6 +175,7 @@ class TransformerConfig:
         heads, width = heads or self.d_model // width, width or self.d_model // heads
         rotary = self.positional_embedding_type == "rotary"
         return {
+            "d_vocab_out": self.d_vocab,
             "n_heads": heads,
             "d_head": width,
             "n_key_value_heads": heads,
@@ -215,6 +219,11 @@ class TransformerConfig:
                 positions != "rotary" and value is not None,
                 f"{name} = {value} contradicts positional_embedding_type = {positions!r}",
             )
+        _refuse(
+            self.tie_word_embeddings and self.predicts_other_things,
+            f"tie_word_embeddings = True makes as many logits as tokens, but d_vocab = {self.d_vocab} and "
+            f"d_vocab_out = {self.d_vocab_out}",
+        )
         rotary_dim = self.rotary_dim or 0
         _refuse(rotary_dim > self.d_head, f"rotary_dim = {rotary_dim} exceeds d_head = {self.d_head}")
         _refuse(rotary_dim % 2 == 1, f"rotary_dim = {rotary_dim}: dimensions turn in pairs, so it must be even")
@@ -240,6 +249,11 @@ class TransformerConfig:
     def in_layer(self, value: Any, layer: int) -> Any:
         """The value in one layer of a field that may differ between layers."""
         return value[layer] if isinstance(value, tuple) else value
+
+    @property
+    def predicts_other_things(self) -> bool:
+        """Whether the logits are of other things than the tokens that go in."""
+        return self.d_vocab_out != self.d_vocab
 
     @property
     def norms_reads(self) -> bool:
@@ -333,7 +347,7 @@ def _count_parameters(cfg: TransformerConfig) -> ParameterCounts:
         attention=cfg.n_layers * attention,
         mlp=cfg.n_layers * mlp,
         norms=_count_norms(cfg),
-        unembed=cfg.d_vocab + (0 if cfg.tie_word_embeddings else embedding),
+        unembed=cfg.d_vocab_out * (1 if cfg.tie_word_embeddings else 1 + cfg.d_model),
     )
 
 

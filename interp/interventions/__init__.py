@@ -3,10 +3,12 @@
     with model.intervene(Zero(site="z", layer=3, head=1) + Steer(vector, site="resid_pre", layer=5, pos=-1)):
         logits = model(text)
 
-Each says *where* it writes (`core.py`) and *what* (`kinds.py`); `values.py` keeps the activations that it writes.
+Each says *where* it writes (`core.py`) and *what* (`kinds.py`, `functions.py`); `values.py` keeps the activations
+that it writes, `named.py` the functions.
 """
 
 from interp.interventions.core import Index, Intervention, Interventions, Position
+from interp.interventions.functions import Apply
 from interp.interventions.kinds import (
     FreezeNorms,
     FreezePattern,
@@ -16,15 +18,18 @@ from interp.interventions.kinds import (
     Steer,
     Zero,
 )
+from interp.interventions.named import Named
 from interp.interventions.values import Values
 
 __all__ = [
+    "Apply",
     "FreezeNorms",
     "FreezePattern",
     "Index",
     "Intervention",
     "Interventions",
     "Mean",
+    "Named",
     "Patch",
     "Position",
     "Resample",

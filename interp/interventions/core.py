@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.errors import CheckpointError, ConfigError, InterpError, did_you_mean
 from interp.files import load_tensors, save_tensors
 from interp.indices import as_indices, is_index, layer_index
+from interp.interventions.named import Named
 from interp.interventions.values import Values, fitted
 from interp.model import HookName, HookPair, HookPoint, RunHook, Span
 from interp.precision import wide
@@ -282,7 +283,11 @@ class Interventions:
     # ------------------------------------------------------------------ files
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """One safetensors file, whole or not at all: the tensors, and in its metadata the rest as JSON."""
+        """One safetensors file, whole or not at all: the tensors, and in its metadata the rest as JSON.
+
+        Of functions the name is saved, and of modules a hash of their weights. Raises `ConfigError` for one that has no
+        name.
+        """
         tensors: dict[str, Tensor] = {}
         described: list[dict[str, Any]] = []
         for number, item in enumerate(self):
@@ -291,33 +296,66 @@ class Interventions:
                 value = getattr(item, f.name)
                 if isinstance(value, Values):
                     tensors |= {f"{number}/{f.name}/{name}": t for name, t in value.items()}
-                    value = {"tensors": list(value), "made_by": value.made_by}
+                    if value.mask is not None:
+                        tensors[f"{number}/{f.name}"] = value.mask
+                    value = {"tensors": list(value), "made_by": value.made_by, "masked": value.mask is not None}
+                elif isinstance(value, Named):
+                    if value.name is None:
+                        raise ConfigError(f"{item!r} cannot be saved: name its {f.name}, Named({value!r}, 'a name')")
+                    value = {"function": value.name, "weights": value.weights()}
                 fields[f.name] = value
             described.append({"kind": type(item).__name__, **fields})
         save_tensors(path, KIND, tensors, {"schema": SCHEMA, "interventions": described})
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Interventions":
-        """What `save` wrote, equal to what was saved. Raises `CheckpointError` for any other file or schema."""
+    def load(
+        cls, path: str | os.PathLike[str], functions: Mapping[str, Callable[..., Any]] | None = None
+    ) -> "Interventions":
+        """What `save` wrote, equal to what was saved.
+
+        Args:
+            path: the file.
+            functions: the functions and modules that were saved, by their names. A file brings no code.
+
+        Raises `CheckpointError` for any other file or schema, a function that is not given, or a module that has other
+        weights than the one that was saved.
+        """
         tensors, about = load_tensors(path, KIND)
         try:
             if about["schema"] != SCHEMA:
                 raise CheckpointError(f"{path} has schema {about['schema']}; this version reads {SCHEMA}")
-            items = [_described(number, fields, tensors) for number, fields in enumerate(about["interventions"])]
+            items = [
+                _described(number, fields, tensors, functions or {})
+                for number, fields in enumerate(about["interventions"])
+            ]
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be read as saved interventions: {error!r}") from error
         return cls(tuple(items))
 
 
-def _described(number: int, fields: dict[str, Any], tensors: Mapping[str, Tensor]) -> Intervention:
-    """One intervention from its description and the tensors of the file."""
+def _described(
+    number: int, fields: dict[str, Any], tensors: Mapping[str, Tensor], functions: Mapping[str, Callable[..., Any]]
+) -> Intervention:
+    """One intervention from its description, the tensors of the file, and functions by name."""
     read: dict[str, Any] = {}
     for name, value in fields.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and "function" in value:
+            value = _found(value["function"], value["weights"], functions)
+        elif isinstance(value, dict):
             held = {n: tensors[f"{number}/{name}/{n}"] for n in value["tensors"]}
-            value = Values(held, value["made_by"])
+            value = Values(held, value["made_by"], tensors[f"{number}/{name}"] if value.get("masked") else None)
         read[name] = tuple(value) if isinstance(value, list) else value
     kind = read.pop("kind")
     if kind not in KINDS:
         raise CheckpointError(f"unknown intervention {kind!r}; known: {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
     return KINDS[kind](**read)
+
+
+def _found(name: str, weights: str | None, functions: Mapping[str, Callable[..., Any]]) -> Named:
+    if name not in functions:
+        raise CheckpointError(f"the function {name!r} was saved by its name: give functions={{{name!r}: ...}}"
+                              f"{did_you_mean(name, functions)}")  # fmt: skip
+    found = Named(functions[name], name)
+    if found.weights() != weights:
+        raise CheckpointError(f"the module given as {name!r} has other weights than the one that was saved")
+    return found

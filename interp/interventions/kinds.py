@@ -7,9 +7,10 @@ heads, positions and neurons; what is left out stands for all. What:
 |---|---|
 | `Zero` | zero |
 | `Patch` | the values of another run, prompt by prompt |
-| `Mean` | the mean of other runs over prompts, for each position or over these too |
+| `Mean` | the mean of other runs over prompts, for each position or over these too; padding does not count |
 | `Resample` | the values of another run's prompts in a seeded random order |
 | `Steer` | the value that is there plus a vector |
+| `Apply` (`functions.py`) | what a function or a module makes of the value that is there, or of another site's |
 | `FreezePattern`, `FreezeNorms` | the attention patterns, the scales of the norms that another run had |
 
     with model.intervene(Zero(site="z", layer=3, head=1) + Steer(vector, site="resid_pre", layer=5, pos=-1)):
@@ -25,10 +26,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from interp.errors import CacheError, ConfigError
+from interp.errors import CacheError, ConfigError, ShapeError, describe
 from interp.indices import is_index, layer_index
 from interp.interventions.core import Intervention
-from interp.interventions.values import Values, fitted, values_of
+from interp.interventions.values import Values, fitted, mean_of_tokens, values_of
 from interp.model import ActivationCache, HookPoint, layer_of, signature
 from interp.precision import wide_mean
 
@@ -54,6 +55,8 @@ class Patch(Intervention):
     """
 
     of_sequence: ClassVar[bool] = True
+    prompt_by_prompt: ClassVar[bool] = True
+    """Whether each prompt gets the values of one prompt, at the same columns."""
 
     values: Any
 
@@ -81,27 +84,59 @@ class Patch(Intervention):
         """The other run's."""
         return self.held(activation, hook)
 
+    def try_on(self, activation: Tensor, hook: HookPoint) -> None:
+        """Also raises `ShapeError` if padding of the other run would be written in the place of tokens."""
+        super().try_on(activation, hook)
+        mask, span = self.values.mask, hook.span
+        if not self.prompt_by_prompt or mask is None or span is None:
+            return
+        columns = self.places(activation, hook).get(hook.pos_axis, range(span.n_new))
+        numbers = [span.first + column for column in columns]
+        real = mask[:, numbers].to("cpu")
+        here = torch.ones_like(real) if span.mask is None else span.mask[:, numbers].cpu()
+        if (bad := here & ~real).any():
+            prompt, place = (int(i) for i in bad.nonzero()[0])
+            raise ShapeError(
+                f"{self!r}: position {numbers[place]} of prompt {prompt} is a token here and padding in the run that "
+                "the values are from; pad both alike, or name positions that are tokens in both"
+            )
+
 
 @dataclass(frozen=True, repr=False)
 class Mean(Patch):
-    """Mean ablation: the mean of other runs over their prompts, which must not be padded: padding would count.
+    """Mean ablation: the mean of other runs over their prompts. Padding does not count.
 
     Attributes:
-        values: as for `Patch`.
-        per_position: a mean for each position (the runs have as many as these), or one over all positions.
+        values: as for `Patch`. Of activations by name alone it is not known what was padding: all count.
+        per_position: a mean for each position, or one over all positions. Positions are columns of the (padded) batch,
+            as everywhere: the mean at a column is over the prompts that have a token there, so that in a batch padded
+            on the left positions correspond from the end. The run that is written to has as many columns.
+
+    Raises `ConfigError` if no prompt has a token in some column.
     """
+
+    prompt_by_prompt: ClassVar[bool] = False
 
     per_position: bool = True
 
     def __post_init__(self) -> None:
-        _refuse_padding(self)
         super().__post_init__()
+        mask = self.values.mask
+        if self.per_position and mask is not None and not (real := mask.any(dim=0)).all():
+            first, last = (int(i) for i in real.nonzero()[[0, -1], 0])
+            raise ConfigError(f"Mean: some columns are padding in every prompt, so there is no mean there; cut the "
+                              f"cache, such as cache.slice(pos=slice({first}, {last + 1}))")  # fmt: skip
 
     def value(self, activation: Tensor, hook: HookPoint) -> Tensor:
-        """The mean."""
-        over = [0] if self.per_position else [0, hook.pos_axis]
-        values = self.held(activation, hook)
-        return wide_mean(values, tuple(over), keepdim=True).to(values.dtype)
+        """The mean. Raises `ConfigError` for scores of padded prompts, which are -inf at padding."""
+        values, mask = self.held(activation, hook), self.values.mask
+        if mask is None:
+            over = (0,) if self.per_position else (0, hook.pos_axis)
+            return wide_mean(values, over, keepdim=True).to(values.dtype)
+        if hook.name.endswith("attn_scores"):
+            raise ConfigError(f"{self!r}: scores are -inf where a key is padding, so those of padded prompts have no "
+                              "mean; take the pattern, or cut the cache to columns without padding")  # fmt: skip
+        return mean_of_tokens(values, mask, hook.pos_axis, not self.per_position).to(values.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,10 +153,17 @@ class Resample(Patch):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _refuse_padding(self)
         if not is_index(self.seed):
-            raise ConfigError(f"Resample: seed = {self.seed!r}; allowed: an integer")
+            raise ConfigError(f"Resample: seed = {describe(self.seed)}; allowed: an integer")
         super().__post_init__()
+        if (mask := self.values.mask) is not None:
+            whole = mask.all(dim=0).nonzero()[:, 0].tolist()
+            columns = f", or to columns that all prompts have: cache.slice(pos={whole})" if whole else ""
+            raise ConfigError(
+                f"Resample takes runs of equally long prompts, for it would draw padding; here "
+                f"{int((~mask).any(dim=1).sum())} of {len(mask)} are padded. Cut the cache to some prompts: "
+                f"cache.slice(batch={mask.all(dim=1).nonzero()[:, 0].tolist()}){columns}"
+            )
 
     def value(self, activation: Tensor, hook: HookPoint) -> Tensor:
         """Other prompts' activations; where there are as many as prompts in the run, none meets its own."""
@@ -134,15 +176,6 @@ class Resample(Patch):
         else:
             drawn = torch.randint(len(held), (n,), generator=generator)
         return held[drawn.to(held.device)]
-
-
-def _refuse_padding(source: Patch) -> None:
-    given = source.values
-    if isinstance(given, ActivationCache) and given.attention_mask is not None:
-        raise ConfigError(
-            f"{type(source).__name__} takes runs of equally long prompts; in this one "
-            f"{int((~given.attention_mask).any(dim=1).sum())} of {len(given.attention_mask)} are padded"
-        )
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.digests import digest_of
 from interp.errors import HookNotFoundError, ShapeError, did_you_mean
 from interp.model import ActivationCache, HookPoint, signature
-from interp.precision import HALVES, autocast_devices
+from interp.precision import HALVES, at_least_float32, autocast_devices
 
 
 class Values(Mapping[str, Tensor]):
@@ -16,12 +17,19 @@ class Values(Mapping[str, Tensor]):
 
     Attributes:
         made_by: the `signature` of the model whose run they are from, where that is known.
+        mask: which positions of that run were tokens rather than padding; None where all were, or where that is not
+            known.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], made_by: str | None = None):
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        made_by: str | None = None,
+        mask: Bool[Tensor, "batch pos"] | None = None,
+    ):
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self._digest: str | None = None
-        self.made_by = made_by
+        self.made_by, self.mask = made_by, mask
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._tensors:
@@ -36,9 +44,10 @@ class Values(Mapping[str, Tensor]):
 
     @property
     def digest(self) -> str:
-        """A hash of names, shapes, dtypes and bits."""
+        """A hash of names, shapes, dtypes and bits, and of the mask."""
         if self._digest is None:
-            self._digest = digest_of(self._tensors)
+            masked = {} if self.mask is None else {"attention_mask": self.mask}
+            self._digest = digest_of({**self._tensors, **masked})
         return self._digest
 
     def __eq__(self, other: object) -> bool:
@@ -55,7 +64,7 @@ def values_of(cache: ActivationCache, names: Sequence[str] | None) -> Values:
     """Some of a cache's activations, or all. Raises `CacheError` for a cache older than its model's weights."""
     cache.check_weights()
     made_by = signature(cache.model)
-    return Values({name: cache[name] for name in (cache if names is None else names)}, made_by)
+    return Values({name: cache[name] for name in (cache if names is None else names)}, made_by, cache.attention_mask)
 
 
 def fitted(
@@ -113,3 +122,16 @@ def _part(values: Tensor, activation: Tensor, hook: HookPoint, whose: object, he
             unseen = activation[..., size:].to(values.device)
             values = torch.cat([values.expand(*activation.shape[:-1], size), unseen], dim=-1)
     return values
+
+
+def mean_of_tokens(
+    values: Float[Tensor, "batch ..."], mask: Bool[Tensor, "batch pos"], pos_axis: int, over_positions: bool
+) -> Float[Tensor, "1 ..."]:
+    """The mean over the prompts that have a token at a position, or over all tokens of all prompts; at least float32.
+
+    The axes stay.
+    """
+    mask = mask.to(values.device).view([size if i in (0, pos_axis) else 1 for i, size in enumerate(values.shape)])
+    over = (0, pos_axis) if over_positions else (0,)
+    total = at_least_float32(values).where(mask, 0).sum(dim=over, keepdim=True)
+    return total / mask.sum(dim=over, keepdim=True)

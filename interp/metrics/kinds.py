@@ -96,7 +96,7 @@ class Metric:
         tokens = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device) if tokens is None else tokens
         d_vocab = logits.shape[-1]
         prompts = MaskedTokens(tokens, mask)
-        plan = self.plan(JudgedRun(prompts, model.to_single_token if model else _no_text, d_vocab, model or _no_run))
+        plan = self.plan(JudgedRun(prompts, model.to_answer if model else _no_text, d_vocab, model or _no_run))
         rows = torch.arange(len(logits), device=logits.device)
         read = logits[rows[:, None], plan.positions]
         if plan.tokens is not None:
@@ -278,10 +278,15 @@ class Loss(Metric):
     needs_tokens: ClassVar[bool] = True
 
     def plan(self, run: JudgedRun) -> MetricPlan:
-        """Needs all positions but the last, and the whole vocabulary. Raises `TokenError` for a single token."""
+        """Needs all positions but the last, and the whole vocabulary.
+
+        Raises `TokenError` for a single token, `ConfigError` for logits of other things than tokens.
+        """
         tokens, mask = run.prompts.ids, run.prompts.attention_mask
         if tokens.shape[1] < 2:
             raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
+        if not run.of_tokens or int(tokens.max()) >= run.d_vocab:
+            raise ConfigError(f"a loss is about the next token, and these {run.d_vocab} logits are of other things")
         n_predicted = tokens.shape[1] - 1
         predicted = None if mask is None else mask[:, 1:] & mask[:, :-1]
         if predicted is not None and not (any_one := predicted.any(dim=1)).all():

@@ -26,9 +26,10 @@ class JudgedRun:
     Attributes:
         prompts: what the run reads.
         to_id: the id of a single token's text.
-        d_vocab: number of tokens.
+        d_vocab: number of logits.
         logits_of: logits of another text or ids.
         reference: logits of the run that a divergence is taken from, at [batch, read] positions, or None.
+        of_tokens: whether the logits are of the tokens that a run reads.
     """
 
     prompts: MaskedTokens
@@ -36,6 +37,7 @@ class JudgedRun:
     d_vocab: int
     logits_of: Callable[[Any], Tensor]
     reference: Callable[[Int[Tensor, "batch read"]], Float[Tensor, "batch read d_vocab"]] | None = None
+    of_tokens: bool = True
 
     @classmethod
     def of(
@@ -45,7 +47,8 @@ class JudgedRun:
         reference: Callable[[Int[Tensor, "batch read"]], Float[Tensor, "batch read d_vocab"]] | None = None,
     ) -> "JudgedRun":
         """A run of `model`."""
-        return cls(prompts, model.to_single_token, model.cfg.d_vocab, model, reference)
+        cfg = model.cfg
+        return cls(prompts, model.to_answer, cfg.d_vocab_out, model, reference, not cfg.predicts_other_things)
 
     def positions(self, pos: Positions) -> Int[Tensor, "batch read"]:
         """`pos`, counted from the start. Raises `ShapeError` out of range, or where a prompt has padding there."""

@@ -6,7 +6,8 @@ Axes, everywhere in this package:
 - `pos`: positions in a sequence; `query_pos` and `key_pos` where two positions meet.
 - `d_model`: the residual stream. Vectors are rows: `y = x @ W`.
 - `head`, `d_head`: attention heads and their width; `kv_head` where several query heads share keys and values.
-- `d_mlp`: hidden neurons. `d_vocab`: tokens.
+- `d_mlp`: hidden neurons. `d_vocab`: tokens; `d_vocab_out`: logits, as many unless the
+  config says otherwise.
 
 Weights have the field's shapes (`W_Q[head, d_model, d_head]`) and are contiguous, as torch's own tools for parameters
 expect them to be (flat vectors of parameters, pruning, LBFGS, safetensors).
@@ -55,6 +56,7 @@ class SideInputs:
         past: the layer's keys and values of earlier positions, to which this run's are added, or None.
         attend: what mixes the values in place of attention over one rectangle of queries and keys: (queries, keys,
             values) to z, where positions of several runs are packed into one list, or None.
+        triangular: whether `visible` is the lower triangle of a square, which the fused kernel knows without a mask.
     """
 
     visible: Bool[Tensor, "batch_or_1 1 query_pos key_pos"]
@@ -62,6 +64,7 @@ class SideInputs:
     position_reads: Float[Tensor, "batch pos d_model"] | None
     past: LayerKeysValues | None = None
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    triangular: bool = False
 
 
 def visible_keys(
@@ -297,11 +300,12 @@ class Attention(nn.Module):
         if self.cfg.attn_implementation == "sdpa" and not observed:
             return F.scaled_dot_product_attention(
                 *(part.transpose(1, 2) for part in (q, k, v)),
-                attn_mask=side.visible,
+                attn_mask=None if side.triangular else side.visible,
+                is_causal=side.triangular,
                 scale=1 / self.cfg.attn_scale,
                 enable_gqa=self.cfg.n_key_value_heads < self.cfg.n_heads,
             ).transpose(1, 2)
-        scores = self.hook_attn_scores(self._scores(q, k).masked_fill(~side.visible, float("-inf")))
+        scores = self.hook_attn_scores(self._scores(q, k).masked_fill_(~side.visible, float("-inf")))
         pattern = self.hook_pattern(at_least_float32(scores).softmax(dim=-1).to(q.dtype))
         return self._mix(pattern, v)
 
@@ -329,8 +333,10 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch head query_pos key_pos"]:
         """`q . k / scale`; the query heads of a group are stacked on the rows of one product with their keys."""
         batch, n_queries, heads, _ = q.shape
-        groups = (q / self.cfg.attn_scale).transpose(1, 2).reshape(batch, k.shape[2], -1, q.shape[3])
-        scores = (groups @ k.permute(0, 2, 3, 1)).view(batch, heads, n_queries, -1)
+        groups = q.transpose(1, 2).reshape(batch * k.shape[2], -1, q.shape[3])
+        keys = k.permute(0, 2, 3, 1).reshape(len(groups), q.shape[3], -1)
+        scores = torch.baddbmm(q.new_zeros(()), groups, keys, beta=0, alpha=1 / self.cfg.attn_scale)
+        scores = scores.view(batch, heads, n_queries, -1)
         cap = self.cfg.attn_scores_soft_cap
         return scores if cap is None else cap * torch.tanh(scores / cap)
 
@@ -388,15 +394,15 @@ class MLP(nn.Module):
 class Unembed(nn.Module):
     """`x W_U + b_U`, soft-capped where the config says so. A tied `W_U` is a view of `W_E^T`, not a parameter."""
 
-    W_U: Float[Tensor, "d_model d_vocab"]
+    W_U: Float[Tensor, "d_model d_vocab_out"]
 
     def __init__(self, cfg: TransformerConfig, embed: Embed):
         super().__init__()
         self.cap = cfg.output_logits_soft_cap
         self._tied_to = (embed,) if cfg.tie_word_embeddings else ()  # a tuple, so as not to register it twice
         if not cfg.tie_word_embeddings:
-            self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab))
-        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab))
+            self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab_out))
+        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab_out))
 
     def __getattr__(self, name: str) -> Any:
         """Parameters, as every module finds them, and the tied `W_U`."""
@@ -404,7 +410,7 @@ class Unembed(nn.Module):
             return self._tied_to[0].W_E.T
         return super().__getattr__(name)
 
-    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab_out"]:
         """Logits."""
         return self._capped(F.linear(x, self.W_U.T, self.b_U))
 

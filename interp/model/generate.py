@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError
+from interp.model.loss import check_predicts_tokens
 from interp.model.names import HookName
 from interp.precision import at_least_float32
 from interp.progress import shown
@@ -185,13 +186,15 @@ def stream(
     The prompt is run once, every later step carries one position. With `caches`, each step's activations are appended.
 
     Raises, at once and not with the first step:
-        ConfigError: prompt and continuation do not fit the context, or the model is not causal.
+        ConfigError: prompt and continuation do not fit the context, or the model is not causal or has logits of other
+            things than tokens.
         ShapeError: a prompt ends with padding, which would be what the first new token continues.
     """
     if not _is_number(max_new_tokens, Integral) or max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens = {max_new_tokens!r}; allowed: 1 or more")
     if model.cfg.attention_dir != "causal":
         raise ConfigError(f"attention_dir = {model.cfg.attention_dir!r}: only a causal model predicts the next token")
+    check_predicts_tokens(model.cfg, "generation")
     mask = prompts.attention_mask
     if mask is not None and not mask[:, -1].all():
         row = int((~mask[:, -1]).nonzero()[0])

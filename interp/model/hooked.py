@@ -13,7 +13,7 @@ from interp.indices import layer_index
 from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, entries_of_part
 from interp.model.generate import KVCache
-from interp.model.hooks import Direction, Hook, HookFn, HookPair, HookPoint, RunHook, Running, as_pairs
+from interp.model.hooks import Hook, HookDirection, HookFn, HookPair, HookPoint, RunHook, Running, as_pairs
 from interp.model.names import HookInfo, HookMap, HookName, as_list, layer_of, resolve
 from interp.model.provenance import KEPT, Provenance, settle
 from interp.model.recording import Differentiable, LastPointReached, Logits, Recording, objective, stop_here
@@ -122,9 +122,9 @@ class Hooked(nn.Module):
             found.update(fits)
         return [name for name in names if name in found]
 
-    def add_hook(self, name: HookName | list[HookName], fn: HookFn, dir: Direction = "fwd") -> None:
+    def add_hook(self, name: HookName | list[HookName], fn: HookFn, dir: HookDirection = "fwd") -> None:
         """Add a hook that stays until `reset_hooks`. Raises `HookNotFoundError` before anything is changed."""
-        check_choice("dir", dir, get_args(Direction))
+        check_choice("dir", dir, get_args(HookDirection))
         self._attach(as_pairs([(name, fn)], "add_hook"), dir)
 
     def reset_hooks(self) -> None:
@@ -172,19 +172,23 @@ class Hooked(nn.Module):
         with self.hooks(fwd_hooks=[pair for edit in edits for pair in edit.hooks(model)]):
             yield self
 
-    def _attach(self, pairs: list[HookPair], direction: Direction, observes: bool = False) -> list[Hook]:
+    def _attach(self, pairs: list[HookPair], direction: HookDirection, observes: bool = False) -> list[Hook]:
         places = [(self.resolve_hooks(asked), Hook(fn, direction, asked, observes)) for asked, fn in pairs]
-        for names, hook in places:
-            for name in names:
-                self.hook_points[name].hooks.append(hook)
-            self.running.hooks.append(hook)
-        return [hook for _, hook in places]
+        return [self._put(hook, names) for names, hook in places]
+
+    def _put(self, hook: Hook, names: Iterable[str]) -> Hook:
+        """One hook at all points with these full names."""
+        for name in names:
+            self.hook_points[name].hooks.append(hook)
+        self.running.hooks.append(hook)
+        return hook
 
     def _detach(self, hooks: Iterable[Hook], graphs: bool) -> None:
         """Remove hooks from all points; with `graphs`, from the autograd graphs they are already part of too."""
         gone = set(hooks)
         for point in self.hook_points.values():
-            point.hooks = [hook for hook in point.hooks if hook not in gone]
+            if point.hooks:
+                point.hooks = [hook for hook in point.hooks if hook not in gone]
         self.running.hooks = [hook for hook in self.running.hooks if hook not in gone]
         for hook in gone if graphs else ():
             hook.live = False
@@ -271,10 +275,10 @@ class Hooked(nn.Module):
         names = [name for name in self.hook_points if name in reached]
         recording = Recording(device, pos_slice, graph=outputs is not None)
         # A hook that only observes lets lazy values pass beside the graph, so gradients need one that takes part in it.
-        active = self._attach([(name, recording.keep) for name in names], "fwd", observes=outputs is None)
+        active = [self._put(Hook(recording.keep, "fwd", names_filter, observes=outputs is None), names)]
         if return_type is None and outputs is None and kv_cache is None and options.get("stop_at_layer") is None:
             last = [name for name, point in self.hook_points.items() if point.hooks][-1]
-            active += self._attach([(last, stop_here)], "fwd", observes=True)
+            active.append(self._put(Hook(stop_here, "fwd", last, observes=True), [last]))
         try:
             if outputs is None:
                 output = self(input, return_type, **options)

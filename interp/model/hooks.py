@@ -35,7 +35,7 @@ HookFn = Callable[[Tensor, "HookPoint"], Any]
 HookPair = tuple[HookName | list[HookName], HookFn]
 """Where a hook goes, and what it does."""
 
-Direction = Literal["fwd", "bwd"]
+HookDirection = Literal["fwd", "bwd"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ class Hook:
     """
 
     fn: HookFn
-    direction: Direction
+    direction: HookDirection
     asked: Any
     observes: bool = False
     fired: bool = False
@@ -146,6 +146,7 @@ class HookPoint:
         axes: names of the tensor's axes, such as `("batch", "head", "query_pos", "key_pos")`; "1" is an axis of size 1.
         meaning: one line for `hook_map()`.
         lazy: computed only when asked for.
+        pos_axis: the axis along which `pos_slice` cuts: "pos", or "query_pos" of a pattern.
         hooks: the active hooks, in the order in which they run.
         edited: whether a hook edited what passed here last.
         running: what it shares with the other points of its model.
@@ -158,6 +159,7 @@ class HookPoint:
         self.axes = tuple(axes.split())
         self.meaning = meaning
         self.lazy = lazy
+        self.pos_axis = self.axes.index("query_pos" if "query_pos" in self.axes else "pos")
         self.hooks: list[Hook] = []
         self.edited = False
         self.running = Running()
@@ -180,19 +182,18 @@ class HookPoint:
         """The number in the sequence of the first position that a hook sees here; 0 unless a `kv_cache` goes before."""
         return 0 if self.span is None else self.span.first
 
-    @property
-    def pos_axis(self) -> int:
-        """The axis along which `pos_slice` cuts: "pos", or "query_pos" of a pattern."""
-        return self.axes.index("query_pos" if "query_pos" in self.axes else "pos")
-
     def __call__(self, value: Tensor) -> Tensor:
         """The value that the model goes on with."""
         return self._run(value) if self.hooks else value
 
     def _run(self, value: Tensor) -> Tensor:
         self.edited = False
+        backward: list[Hook] = []
         callers_tensor = False  # a caller's hook may go on using the tensor that it was given or returned
-        for hook in [hook for hook in self.hooks if hook.direction == "fwd"]:
+        for hook in tuple(self.hooks):
+            if hook.direction == "bwd":
+                backward.append(hook)
+                continue
             hook.fired = True
             if hook.observes:
                 hook.fn(value.clone() if callers_tensor else value, self)
@@ -201,7 +202,6 @@ class HookPoint:
                 callers_tensor = True
         if callers_tensor:
             value = value.clone()
-        backward = [hook for hook in self.hooks if hook.direction == "bwd"]
         return self._watch_gradient(value, backward) if backward else value
 
     def _replace(self, own: Tensor, hook: Hook) -> Tensor:

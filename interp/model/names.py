@@ -1,18 +1,20 @@
 """Names of hook points: how they are written, what they stand for, and the map of all of them."""
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, SupportsIndex, cast
 
-from interp.errors import ConfigError, HookNotFoundError, did_you_mean
+from interp.errors import ConfigError, HookNotFoundError, describe, did_you_mean
 from interp.indices import is_index, layer_index
 
 HookName = str | tuple[str, SupportsIndex] | tuple[str, SupportsIndex, str] | Callable[[str], bool]
 """How points are named: in full, as a glob, short (`("pattern", 3)`, `("scale", 0, "ln2")`), or by a predicate."""
 
 
+@functools.cache
 def layer_of(name: str) -> int | None:
     """The block number in a full name, or None outside the blocks."""
     found = re.match(r"blocks\.(\d+)\.", name)
@@ -29,13 +31,14 @@ def resolve(asked: HookName, names: Sequence[str], n_layers: int) -> list[str]:
     if callable(asked):
         found = [name for name in names if asked(name)]
         if not found:
-            raise HookNotFoundError(f"the predicate {asked!r} is true of none of the {len(names)} names here")
+            raise HookNotFoundError(f"the predicate {describe(asked)} is true of none of the {len(names)} names here")
         return found
     if isinstance(asked, tuple):
         return [_resolve_short(asked, names, n_layers)]
     if not isinstance(asked, str):
         raise HookNotFoundError(
-            f"{asked!r} is not a name; allowed: a full name, a glob, (name, layer), (name, layer, part) or a predicate"
+            f"{describe(asked)} is not a name; allowed: a full name, a glob, (name, layer), (name, layer, part) or a "
+            "predicate"
         )
 
     full = re.sub(r"^blocks\.(-\d+)\.", lambda match: f"blocks.{int(match[1]) + n_layers}.", asked)
@@ -66,7 +69,7 @@ def _unknown(asked: str, full: str, names: Sequence[str], n_layers: int) -> str:
     if near := did_you_mean(full, names):
         return f"{asked!r} names nothing here{outside}{near}"
     first = next((layer for name in names if (layer := layer_of(name)) is not None), None)
-    shorts = {key: short for key, (short, _) in _short_names(n for n in names if layer_of(n) == first).items()}
+    shorts = {key: repr(short) for key, (short, _) in _short_names(n for n in names if layer_of(n) == first).items()}
     return f"{asked!r} names nothing here{outside}{did_you_mean(full.replace('hook_', ''), shorts, said=shorts)}"
 
 
@@ -90,7 +93,7 @@ def as_list(asked: HookName | Iterable[HookName] | None) -> list[HookName | None
     if asked is None or isinstance(asked, str) or callable(asked):
         return [asked]
     if not isinstance(asked, Iterable):
-        raise HookNotFoundError(f"{asked!r} is not a name, a predicate or a list of them")
+        raise HookNotFoundError(f"{describe(asked)} is not a name, a predicate or a list of them")
     if isinstance(asked, tuple):  # a short name; several names come in a list
         return [cast(HookName, asked)]
     if not (several := list(asked)):
@@ -105,7 +108,7 @@ def _resolve_short(asked: tuple[Any, ...], names: Sequence[str], n_layers: int) 
         or not is_index(asked[1])
     ):
         raise HookNotFoundError(
-            f"{asked!r} is not a short name; allowed: (name, layer) such as ('pattern', 0), or "
+            f"{describe(asked)} is not a short name; allowed: (name, layer) such as ('pattern', 0), or "
             "(name, layer, part) such as ('scale', 0, 'ln1'); several names go in a list"
         )
     *parts, word = asked[0].split(".")
@@ -118,9 +121,9 @@ def _resolve_short(asked: tuple[Any, ...], names: Sequence[str], n_layers: int) 
     found = [name for name in here if name.endswith(f".hook_{word}") and set(parts) <= set(name.split(".")[2:])]
     if len(found) == 1:
         return found[0]
-    shorts = {key: short for key, (short, _) in _short_names(here).items()}
+    shorts = {key: repr(short) for key, (short, _) in _short_names(here).items()}
     if found:
-        ways = " or ".join(repr(shorts[".".join(name.rsplit(".", 2)[-2:]).replace("hook_", "")]) for name in found)
+        ways = " or ".join(shorts[".".join(name.rsplit(".", 2)[-2:]).replace("hook_", "")] for name in found)
         raise HookNotFoundError(f"{asked!r} fits {len(found)} points; say {ways}")
     near = did_you_mean(".".join([*parts, word]), shorts, said=shorts)
     raise HookNotFoundError(f"{asked!r} names nothing in layer {layer}{near}")

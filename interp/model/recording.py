@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.errors import CacheError, ConfigError, HookNotFiredError, ShapeError
 from interp.model.cache import select
 from interp.model.hooks import HookPoint
-from interp.model.loss import next_token_loss
+from interp.model.loss import check_predicts_tokens, next_token_loss
 from interp.precision import at_least_float32
 from interp.text import MaskedTokens
 
@@ -99,6 +99,7 @@ def objective(
     if isinstance(asked, str):
         if asked != "loss":
             raise ConfigError(f"gradient_of = {asked!r}; allowed: 'loss', a metric, or a function of the logits")
+        check_predicts_tokens(model.cfg, "gradient_of = 'loss'")
         return lambda logits: next_token_loss(logits.whole, tokens, mask)  # pyright: ignore[reportArgumentType]
     if isinstance(asked, type) or not (isinstance(asked, LogitMetric) or callable(asked)):
         raise ConfigError(
@@ -135,7 +136,7 @@ class Recording:
 
     def part(self, value: Tensor, pos_axis: int) -> Tensor:
         """What is kept of a tensor."""
-        value = value.detach()
+        value = value.detach() if value.requires_grad else value
         if self.pos_slice is not None:  # a copy, so that the whole tensor is not held
             value = select(value, pos_axis, self.pos_slice, "pos").clone()
         return value if self.device is None else value.to(self.device)

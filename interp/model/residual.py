@@ -243,7 +243,7 @@ class ResidualStream:
         self, tokens: Answer, beside: Float[Tensor, "its_batch its_pos d_model"]
     ) -> Int[Tensor, "its_batch its_pos"]:
         shape = beside.shape[:2]
-        ids = token_ids(tokens, self.model.to_single_token, self.cfg.d_vocab).to(beside.device)
+        ids = token_ids(tokens, self.model.to_answer, self.cfg.d_vocab_out).to(beside.device)
         aligned = ids[:, None] if ids.ndim == 1 else ids
         if ids.ndim > 2 or any(n not in (1, m) for n, m in zip(aligned.shape, shape, strict=False)):
             raise ShapeError(

@@ -42,12 +42,12 @@ class StackedWeights:
         return self.pos_embed.W_pos
 
     @property
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+    def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:
         """The unembedding; a writable view of `W_E^T` where the two are tied."""
         return self.unembed.W_U
 
     @property
-    def b_U(self) -> Float[Tensor, "d_vocab"]:
+    def b_U(self) -> Float[Tensor, "d_vocab_out"]:
         """The bias of the logits."""
         return self.unembed.b_U
 

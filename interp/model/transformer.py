@@ -15,9 +15,10 @@ the next to read. Every place where the stream is read or written, and every ste
 `model.hook_map()` lists them.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, SupportsIndex, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,23 +39,11 @@ from interp.model.components import (
 from interp.model.generate import Generates, KVCache
 from interp.model.hooked import Hooked, ReadOut, ReturnType
 from interp.model.hooks import HookPoint, Span
-from interp.model.loss import next_token_loss
+from interp.model.loss import check_predicts_tokens, next_token_loss
 from interp.model.split_inputs import private_reads
 from interp.model.stacked import StackedWeights
-from interp.text import (
-    INPUT,
-    AttentionMask,
-    Ids,
-    MaskedTokens,
-    Text,
-    TextCodec,
-    as_ids,
-    check_mask,
-    check_tokens,
-    is_text,
-    one_sequence,
-    token_ids,
-)
+from interp.model.text import ReadsText
+from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask
 
 
 class Block(nn.Module):
@@ -130,31 +119,30 @@ class Block(nn.Module):
         return self.hook_mlp_out(self.ln2_post(out) if self.norms_writes else out)
 
 
-class HookedTransformer(Hooked, Generates, StackedWeights):
+class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
     """A transformer with a hook point at every step.
 
     Args:
         cfg: the architecture, or its fields as a dictionary.
-        tokenizer: what turns text into token ids, if the model should take text.
+        tokenizer: what turns text into token ids, if the model should take text: a `Vocabulary`, a `Tokenizer` or
+            another `TextCodec`, or a fast tokenizer of transformers.
         device: where the parameters live; "meta" allocates nothing.
         init_weights: False leaves the weights uninitialised, for a caller who fills them.
 
     Raises:
-        ConfigError: the vocabulary has more words than `cfg.d_vocab`.
+        ConfigError: the vocabulary has more words than `cfg.d_vocab`, or `cfg` is no config.
+        TokenError: `tokenizer` is none.
     """
 
     def __init__(
         self,
         cfg: TransformerConfig | Mapping[str, Any],
-        tokenizer: TextCodec | None = None,
+        tokenizer: Any = None,
         device: str | torch.device | None = None,
         init_weights: bool = True,
     ):
         super().__init__()
         cfg = cfg if isinstance(cfg, TransformerConfig) else TransformerConfig.from_dict(cfg)
-        if tokenizer is not None and tokenizer.d_vocab_base > cfg.d_vocab:
-            wanted = tokenizer.d_vocab_base
-            raise ConfigError(f"d_vocab = {cfg.d_vocab} is too small for a vocabulary of {wanted} words")
         self.cfg, self.tokenizer = cfg, tokenizer
         with torch.device(device or torch.get_default_device()):
             self.embed = Embed(cfg)
@@ -195,8 +183,8 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
             input: text, or several (padded on the left and masked where their lengths differ); token ids [batch, pos]
                 or [pos], as a tensor, an array or lists; with `start_at_layer` the residual stream
                 [batch, pos, d_model] that enters that block.
-            return_type: "logits" [batch, pos, d_vocab]; "loss", the mean cross-entropy in nats over all next tokens of
-                the batch (`interp.metrics.Loss` is the mean of each prompt); "both" as (logits, loss); None. Losses
+            return_type: "logits" [batch, pos, d_vocab_out]; "loss", the mean cross-entropy in nats over all next tokens
+                of the batch (`interp.metrics.Loss` is the mean of each prompt); "both" as (logits, loss); None. Losses
                 are in float32 at least, whatever the model's dtype.
             loss_per_token: a loss for every predicted token, [batch, pos - 1]; 0 where it or its predictor is padding.
             start_at_layer, stop_at_layer: 0 to n_layers, or negative from the end. With `stop_at_layer` the result is
@@ -319,6 +307,7 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         """What each layer needs beside the stream; layers that agree on it share the tensors."""
         cfg, n_new = self.cfg, x.shape[1]
         n_keys = n_new + (0 if kv_cache is None else kv_cache.n_pos)
+        causal = cfg.attention_dir == "causal" and mask is None and n_keys == n_new
         visible: dict[Any, Tensor] = {}
         rotation: dict[Any, tuple[Tensor, Tensor] | None] = {(None, None): None}
         sides = []
@@ -330,7 +319,10 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
             if base is not None and cfg.rotary_dim is not None and (base, scaling) not in rotation:
                 rotation[base, scaling] = rotary_angles(base, cfg.rotary_dim, scaling, positions, x.dtype)
             past = None if kv_cache is None else kv_cache.layers[layer]
-            sides.append(SideInputs(visible[window], rotation[base, scaling], position_reads, past))
+            triangular = causal and (window is None or window >= n_keys)
+            sides.append(
+                SideInputs(visible[window], rotation[base, scaling], position_reads, past, triangular=triangular)
+            )
         return sides
 
     # ------------------------------------------------------------------ checks on what comes in
@@ -347,6 +339,8 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         first, last = self._layer_range(start_at_layer, stop_at_layer)
         if not callable(return_type) and return_type not in ("logits", "loss", "both", None):
             raise ConfigError(f"return_type = {return_type!r}; allowed: 'logits', 'loss', 'both' or None")
+        if return_type in ("loss", "both"):
+            check_predicts_tokens(self.cfg, f"return_type = {return_type!r}")
         if loss_per_token and return_type not in ("loss", "both"):
             raise ConfigError(f"loss_per_token = True contradicts return_type = {return_type!r}")
         if kv_cache is not None and self.cfg.attention_dir != "causal":
@@ -362,31 +356,6 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
                               "and stop_at_layer")  # fmt: skip
         return first, last
 
-    def masked_tokens(
-        self, input: Text | Ids | MaskedTokens, attention_mask: AttentionMask | None = None
-    ) -> MaskedTokens:
-        """Checked token ids and the attention mask, as every run reads them.
-
-        If texts had to be padded, the mask marks the padding; otherwise it is the one that was given. Ids that are not
-        a tensor (see `interp.text.Ids`) are put on the model's device. What this returns may be given wherever text or
-        ids may. Raises what `forward` raises for its input.
-        """
-        if isinstance(input, MaskedTokens):
-            if attention_mask is not None:
-                raise ShapeError("MaskedTokens bring their own mask; give attention_mask= with ids only")
-            return input
-        padded = None
-        if isinstance(input, Tensor):
-            tokens = input
-        elif is_text(input):
-            tokens, padded = self.to_tokens_and_mask(input)
-            if attention_mask is not None and not padded.all():
-                raise ShapeError("texts of unequal length bring their own mask; give attention_mask= with ids only")
-        else:
-            tokens = as_ids(input, INPUT).to(self.W_E.device)
-        tokens = check_tokens(tokens, self.cfg.d_vocab, self.cfg.n_ctx, self.W_E.device)
-        return MaskedTokens(tokens, check_mask(padded if attention_mask is None else attention_mask, tokens))
-
     def check_stream(self, x: Text | Ids | MaskedTokens) -> Float[Tensor, "batch pos d_model"]:
         """A residual stream as a run can begin with it. Raises `ShapeError` for anything else."""
         wanted = f"start_at_layer takes the residual stream [batch, pos, {self.cfg.d_model}] in {self.W_E.dtype}"
@@ -400,65 +369,23 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
             raise ShapeError(f"{wanted} of at most n_ctx = {self.cfg.n_ctx} positions, not {x.shape[1]}")
         return x
 
-    # ------------------------------------------------------------------ text
-
-    def to_tokens(
-        self, text: Text, prepend_bos: bool | None = None, padding_side: str = "left"
-    ) -> Int[Tensor, "batch pos"]:
-        """Token ids of one text or several, on the model's device. Raises `TokenError`.
-
-        `prepend_bos` None is the tokenizer's own habit. For the mask beside padded ids see `to_tokens_and_mask`.
-        """
-        return self.to_tokens_and_mask(text, prepend_bos, padding_side)[0]
-
-    def to_tokens_and_mask(
-        self, text: Text, prepend_bos: bool | None = None, padding_side: str = "left"
-    ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-        """As `to_tokens`, and which of the ids are tokens rather than padding: the `attention_mask` of a run."""
-        tokens, mask = self._tokenizer().to_tokens_and_mask(text, prepend_bos, padding_side)
-        return tokens.to(self.W_E.device), mask.to(self.W_E.device)
-
-    def to_str_tokens(self, text: str | Ids, prepend_bos: bool | None = None) -> list[str]:
-        """The tokens of one text or of one sequence of ids, as strings. Raises `TokenError`.
-
-        An id that the model has and its tokenizer lacks is shown as its number, "<50280>".
-        """
-        return self._tokenizer().to_str_tokens(text if isinstance(text, str) else self._in_range(text), prepend_bos)
-
-    def to_string(self, tokens: Ids) -> str:
-        """The text of one sequence of ids, those without a token as `to_str_tokens` shows them. Raises `TokenError`."""
-        return self._tokenizer().to_string(self._in_range(tokens))
-
-    def _in_range(self, tokens: Ids) -> list[int]:
-        """The ids of one sequence. Raises `TokenError` for an id that the model does not have."""
-        return token_ids(one_sequence(tokens), None, self.cfg.d_vocab, "token").tolist()
-
-    def to_single_token(self, text: str) -> int:
-        """The id of a text that is exactly one token. Raises `TokenError` if it is not."""
-        return self._tokenizer().to_single_token(text)
-
-    def get_token_position(
-        self,
-        token: str | SupportsIndex,
-        text: str | Ids,
-        mode: Literal["first", "last"] = "first",
-        prepend_bos: bool | None = None,
-    ) -> int:
-        """Where a token (its text, or its id) stands in one text or one sequence of ids. Raises `TokenError`."""
-        return self._tokenizer().get_token_position(token, text, mode, prepend_bos)
-
-    def _tokenizer(self) -> TextCodec:
-        if self.tokenizer is None:
-            raise TokenError("this model has no tokenizer; give it one (HookedTransformer(cfg, tokenizer=...)), or ids")
-        return self.tokenizer
-
     # ------------------------------------------------------------------ weights
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `config.json` and `model.safetensors`, each file whole or not at all."""
-        from interp.checkpoints import native
+    def save_pretrained(self, folder: str | os.PathLike[str], model_type: str | None = None) -> None:
+        """Write `config.json` and `model.safetensors`, each file whole or not at all.
 
-        native.save(self, folder)
+        Args:
+            folder: where the files go; it is made if it is not there.
+            model_type: None for this package's own format, which holds the tokenizer too. A family of transformers,
+                such as "gpt2" or "llama", writes what transformers' own `from_pretrained` reads, without a tokenizer.
+
+        Raises `CheckpointError` for a tokenizer that cannot be saved, or naming the field or the tensor that
+        `model_type` has no place for.
+        """
+        from interp.checkpoints import save_checkpoint
+
+        cfg = dataclasses.replace(self.cfg, dtype=self.W_E.dtype)
+        save_checkpoint(folder, cfg, self.tokenizer, self.state_dict(), model_type)
 
     @classmethod
     def from_pretrained(
@@ -468,25 +395,30 @@ class HookedTransformer(Hooked, Generates, StackedWeights):
         dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
         revision: str | None = None,
-        tokenizer: TextCodec | None = None,
-    ) -> "HookedTransformer":
+        tokenizer: Any = None,
+    ) -> Self:
         """A saved or published model, with its weights as they are.
 
         Args:
             name_or_path: a folder (written by `save_pretrained` or transformers, one file or shards), a `.gguf` file,
                 a fetched model ("smollm2-135m-instruct"), or the name of a repository on the Hugging Face hub.
-            hf_model: an instance of a transformers model, in place of files.
+            hf_model: an instance of a transformers model, in place of files. It may be compiled, or wrapped for several
+                devices; quantised weights and adapters that are not merged are refused.
             dtype: of the parameters; None for the checkpoint's, in which `save_pretrained` comes back bit for bit.
             device: where they live.
             revision: branch, tag or commit of a repository on the hub, such as a step of training.
-            tokenizer: in place of the checkpoint's own; with `hf_model` there is none by default.
+            tokenizer: in place of the checkpoint's own (see the class); with `hf_model` there is none by default.
 
         Raises `CheckpointError` naming the option that is not supported, or the file and the tensor that is missing,
         surplus, or of another shape or dtype. Pickled weights are never loaded.
         """
-        from interp.checkpoints import loading
+        from interp.checkpoints import open_checkpoint
 
-        return loading.load(cls, name_or_path, hf_model, dtype, device, revision, tokenizer)
+        found = open_checkpoint(name_or_path, hf_model, dtype, device, revision, tokenizer)
+        found.check(cls(found.cfg, found.tokenizer, "meta", init_weights=False).state_dict())
+        model = cls(found.cfg, found.tokenizer, device, init_weights=False)
+        found.fill(model.state_dict())
+        return model
 
     def _init_weights(self) -> None:
         """Normal weights, zero biases, unit gains; sampled in float32 on the CPU, so that a seed means one model."""

@@ -197,7 +197,7 @@ def _measure(
             continue
         # The metrics hold up to eight tensors as large as the logits: these, in float32, normalised, exponentiated,
         # multiplied with a reference's, and what these steps leave behind until they return.
-        logits = plan.positions.shape[1] * runs.base.model.cfg.d_vocab * base.element_size()
+        logits = plan.positions.shape[1] * runs.base.model.cfg.d_vocab_out * base.element_size()
         at_once = max(1, max_bytes // (8 * logits))
         for rows in groups:
             stream = _at_read(rows, base, plan)

@@ -30,7 +30,7 @@ def lens(
     """The most likely token at every layer and position; the rest of the top k, and the divergence, under the pointer.
 
     Args:
-        result: of one sequence, from `logit_lens`; of several, `result.isel(batch=0)`.
+        result: of one sequence, from `logit_lens`; of several, `result.isel(prompt=0)`.
         color: "prob", the most likely token's probability, or "kl", KL(model || layer) in nats.
         title: above the figure.
 
@@ -44,9 +44,9 @@ def lens(
             "this draws what logit_lens returns, with top_k= of 1 or more: a Dataset with " + ", ".join(needed)
         )
     check_choice("color", color, ("prob", "kl"))
-    if result.sizes.get("batch", 1) > 1:
-        raise ShapeError(f"{result.sizes['batch']} sequences; take one: result.isel(batch=0)")
-    result = result.isel(batch=0) if "batch" in result.dims else result
+    if result.sizes.get("prompt", 1) > 1:
+        raise ShapeError(f"{result.sizes['prompt']} sequences; take one: result.isel(prompt=0)")
+    result = result.isel(prompt=0) if "prompt" in result.dims else result
     result = result if "pos" in result.dims else result.expand_dims("pos")
     tokens = result["top_token"].transpose("layer", "pos", "top").to_numpy()
     probs = result["top_prob"].transpose("layer", "pos", "top").to_numpy()
@@ -192,7 +192,7 @@ def _parts(result: Any, batch: int | None, pos: int | None) -> tuple[list[str], 
 def _logit(result: Any) -> str:
     """Which logit an attribution is of, where it says so."""
     attrs = getattr(result, "attrs", {})
-    right, wrong = str(attrs.get("tokens", "")), str(attrs.get("incorrect_tokens", ""))
+    right, wrong = str(attrs.get("correct", "")), str(attrs.get("incorrect", ""))
     if not right or len(right + wrong) > 60:
         return "a logit (difference)"
     return f"logit {right}" + ("" if wrong in ("", "none") else f" \u2212 logit {wrong}")

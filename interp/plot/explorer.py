@@ -129,7 +129,7 @@ def attention(
     answer = None
     if answers is not None:
         named = [one for one in answers if one is not None]
-        names_of_both = token_names(cache.model.tokenizer, torch.tensor(named))
+        names_of_both = token_names(cache.model.output_tokenizer, torch.tensor(named))
         answer = " \u2212 ".join(f"logit “{name}”" for name in names_of_both)
     if head is not None and not (isinstance(head, tuple | list) and len(head) == 2):
         raise ConfigError(f"head = {head!r}; allowed: (layer, head)")

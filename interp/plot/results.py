@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects
     import xarray
 
-WORDS = {"pos": "position", "source": "attended position", "kv_head": "key-value head"}
+WORDS = {"pos": "position", "key_pos": "attended position", "kv_head": "key-value head"}
 """What axes are called in a figure, where not by their own names."""
 
 
@@ -177,7 +177,7 @@ def _of_two_axes(result: xarray.DataArray) -> xarray.DataArray:
     check_array(result, "analyses return")
     if result.dtype.kind not in "biuf":
         raise ConfigError(f"a figure draws real numbers, not values of dtype {result.dtype}")
-    for dim in ("metric", "prompt", "batch", "pos", *result.dims):
+    for dim in ("metric", "prompt", "pos", *result.dims):
         if result.ndim > 2 and result.sizes.get(dim) == 1:
             result = result.isel({dim: 0})
     if result.ndim > 2 or result.ndim == 0 or result.size == 0:
@@ -190,7 +190,12 @@ def axis_labels(result: xarray.DataArray, dim: str) -> tuple[list[str], list[str
     """Labels of an axis, and what its places are called under the pointer."""
     values = result[dim].to_numpy().tolist() if dim in result.coords else list(range(result.sizes[dim]))
     beside = next(
-        (c for c in ("token", f"{dim}_token", "label") if c in result.coords and result[c].dims == (dim,)), None
+        (
+            c
+            for c in ("token", f"{dim.removesuffix('_pos')}_token", "label")
+            if c in result.coords and result[c].dims == (dim,)
+        ),
+        None,
     )
     if beside is None:
         shown = [visible(str(value)) for value in values]

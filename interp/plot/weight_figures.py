@@ -103,6 +103,7 @@ def token_table(
     if not isinstance(entries, TopEntries):
         raise ConfigError(f"this draws what weights.top_entries returns, not {type(entries).__name__}")
     row, column = COLUMNS[circuit]
+    named = model.tokenizer if circuit == "QK" else model.output_tokenizer
     at = entries.rows
     if rows is not None:
         ids = torch.as_tensor(rows)
@@ -114,11 +115,11 @@ def token_table(
     values = entries.values.detach().float().cpu()
     ranks = [str(i + 1) for i in range(values.shape[-1])]
     if values.ndim == 1:
-        names = token_names(model.tokenizer, at), token_names(model.tokenizer, entries.columns)
+        names = token_names(model.tokenizer, at), token_names(named, entries.columns)
         return table(
             {"": ranks, row: names[0], column: names[1], "entry": values.tolist()}, title=title, signed="entry"
         )
-    promoted = [token_names(model.tokenizer, ids) for ids in entries.columns]
+    promoted = [token_names(named, ids) for ids in entries.columns]
     return heatmap(
         values,
         token_names(model.tokenizer, at[:, 0]),

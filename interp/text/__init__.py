@@ -7,7 +7,7 @@ sequences in which a segment is repeated.
 """
 
 from interp.text.answers import Answer, token_ids
-from interp.text.codec import TextCodec
+from interp.text.codec import TextCodec, check_vocabulary
 from interp.text.ids import INPUT, Ids, Text, as_ids, is_single, is_text, one_sequence
 from interp.text.repeats import (
     Batch,
@@ -17,7 +17,7 @@ from interp.text.repeats import (
     repeated_tokens,
     variable_offset_repeats,
 )
-from interp.text.tokenizer import Spelling, Tokenizer
+from interp.text.tokenizer import Spelling, Tokenizer, as_tokenizer
 from interp.text.tokens import (
     AttentionMask,
     MaskedTokens,
@@ -43,9 +43,11 @@ __all__ = [
     "Tokenizer",
     "Vocabulary",
     "as_ids",
+    "as_tokenizer",
     "check_marks",
     "check_mask",
     "check_tokens",
+    "check_vocabulary",
     "iid_tokens",
     "is_single",
     "is_text",

@@ -1,4 +1,4 @@
-"""Answers: the tokens that a question is about, given as ids or as texts of one token."""
+"""Answers: the tokens that a question is about. They are given as ids, or as texts of one token each."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import TokenError, check_choice, did_you_mean
+from interp.errors import ConfigError, TokenError, check_choice, did_you_mean
 from interp.text.ids import Ids, Text, as_ids, one_sequence
 
 
@@ -202,6 +202,12 @@ class TextCodec(Protocol):
             shown = repr(held) if len(held) <= 20 else f"{held[:20]!r} and {len(held) - 20} more"
             raise TokenError(f"token {token!r} is not among {shown}{did_you_mean(str(token), held)}")
         return places[0] if mode == "first" else places[-1]
+
+
+def check_vocabulary(tokenizer: TextCodec | None, d_vocab: int) -> None:
+    """Raise `ConfigError` if a tokenizer has more tokens than a model of `d_vocab` tokens can know."""
+    if tokenizer is not None and (wanted := tokenizer.d_vocab_base) > d_vocab:
+        raise ConfigError(f"d_vocab = {d_vocab} is too small for a vocabulary of {wanted} words")
 
 
 def _texts(given: Any) -> list[str]:

@@ -1,9 +1,11 @@
-"""Random sequences in which a segment is repeated: heads are scored on them, and toy models trained.
+"""Random sequences in which a segment is repeated. Heads are scored on them, and toy models are trained on them.
 
-Repeats at one fixed distance are confounded: a head, or a whole one-layer model, that copies from that distance
-whatever the token looks like an induction head on them. Here the length of the segment, where it starts and the gap
-before it comes again are drawn anew for every sequence: `random_repeats` has one repeat and no other token twice, which
-scores single heads; `variable_offset_repeats` fills the whole sequence with repeats, which trains a model.
+Repeats at one fixed distance prove little. A head that always copies from that distance, whatever token stands there,
+looks like an induction head on them, and even a model of one layer can do so. Therefore three things are drawn anew for
+every sequence here: the length of the segment, where it starts, and how far away it comes again.
+
+`random_repeats` is for scoring heads: a segment comes twice, and no other token does. `variable_offset_repeats` is for
+training a model: the segment comes again and again until the sequence is full.
 """
 
 from dataclasses import dataclass
@@ -20,7 +22,11 @@ from interp.text.tokenizer import Tokenizer
 from interp.text.tokens import AttentionMask
 
 LENGTH = 64
-SHORTEST = 5  # a segment of two tokens, twice, and one token to move them about
+"""Of a prompt that heads are scored on: long enough for repeats at many distances, short enough for the patterns of all
+heads to be small."""
+
+SHORTEST = 5
+"""Of a sequence without its bos: a segment of two tokens, twice, and one token to move the two copies about."""
 
 
 def random_repeats(
@@ -31,21 +37,23 @@ def random_repeats(
     bos: int | None = None,
     seed: int = 0,
 ) -> Int[Tensor, "prompt pos"]:
-    """Sequences `[bos] filler, segment, filler, segment, filler` of random tokens, equally long.
+    """Sequences `[bos] filler, segment, filler, segment, filler` of random tokens, all of one length.
 
-    The tokens of a sequence are all different but for the segment's, which come twice. Of the L tokens beside the bos,
-    the segment takes from L / 6 (at least 2) to (L - 1) / 2; two random cuts divide what is left into filler before,
-    between and after the copies, where there may be none. A small vocabulary makes the shortest segments longer.
+    The tokens of the segment come twice in a sequence, and every other token comes once. Let L be the number of tokens
+    without the bos. The length of the segment is random. It is at least L / 6 and at least 2, since shorter segments
+    repeat too little to score, and at most (L - 1) / 2, which leaves one token to move the copies about. What is left
+    over is filler, which two random cuts divide into the parts before, between and after the two copies; a part may be
+    empty. Where there are too few different tokens for the shortest segments, these are longer.
 
     Args:
         words: the token ids to draw from, or n for 0 to n - 1; `bos` is left out.
         n_prompts: how many sequences.
-        length: of a sequence, the bos included.
-        bos: what every sequence starts with, if anything.
-        seed: of all random choices; equal seeds give equal sequences on any device.
+        length: the length of a sequence, the bos included.
+        bos: the id that every sequence starts with, or None.
+        seed: of all random choices. Equal seeds give equal sequences on any device.
 
     Raises:
-        ConfigError: fewer than one sequence, or too short a length for a repeat that can move.
+        ConfigError: fewer than one sequence, or a length that is too short for a repeat that can move.
         TokenError: too few different tokens for this length.
     """
     ids = torch.arange(words) if isinstance(words, int) else words.cpu().unique()
@@ -159,7 +167,7 @@ class Batch:
 
 
 def iid_tokens(batch: int, n_pos: int, vocabulary: int | range, *, bos: int | None = None, seed: Seed) -> Batch:
-    """Tokens drawn independently and evenly, after the bos: a control on which there is nothing to learn but that.
+    """Tokens that are drawn independently and evenly, after the bos. They are a control: there is nothing to learn.
 
     Args:
         batch, n_pos: the shape of the tokens, bos included.
@@ -194,15 +202,15 @@ def variable_offset_repeats(
 ) -> Batch:
     """Random tokens in which one random segment is repeated, at distances that cannot be predicted.
 
-    A sequence is `gap segment gap segment ...`, cut off at `n_pos`: its segment has one random length and holds random
-    tokens, every gap has a random length of its own and holds other random tokens. Copying from one fixed distance,
-    which a single layer can do and which passes for induction where repeats lie equally far apart, is of little use
-    here.
+    A sequence is `gap segment gap segment ...`, cut off at `n_pos`. The segment is the same each time. Every gap has a
+    random length of its own and holds other random tokens. To copy from one fixed distance is therefore of little use
+    here, though it passes for induction where repeats lie equally far apart.
 
     Args:
         batch, n_pos, vocabulary, bos, seed: as for `iid_tokens`; segments and gaps draw from the same ids.
         segment: shortest and longest length of a segment, in tokens; at least 2, as the first cannot be predicted.
-        gap: shortest and longest length of a gap, the one before the first segment included.
+        gap: shortest and longest length of a gap, the one before the first segment included. With the defaults copies
+            lie 8 to 26 positions apart, so that no distance is worth learning, and 64 positions hold two at least.
 
     Raises `ConfigError` as `iid_tokens`, for lengths that cannot be, and where two segments might not fit.
     """

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from interp.errors import CheckpointError, TokenError, did_you_mean
 from interp.files import atomic_path
 from interp.text.codec import TextCodec
+from interp.text.ids import in_short
 
 if TYPE_CHECKING:
     import tokenizers
@@ -20,15 +21,17 @@ FILE = "tokenizer.json"
 
 
 class Tokenizer(TextCodec):
-    """Text to token ids and back, as a model was trained with.
+    """Turns text into token ids and back as a published model was trained with.
 
     Args:
-        backend: the trained tokenizer. It is not changed; padding and truncation it may have set up play no part.
-        bos, eos, pad: the tokens that start a text, end it, and fill up a batch, where there are any.
-        prepend_bos: whether a text starts with `bos` unless the caller says otherwise; by default whatever the
-            backend itself does. No end-of-text token is ever added.
+        backend: the trained tokenizer. It is not changed. Padding and truncation that it was set up for are ignored.
+        bos, eos, pad: the token that starts a text, the one that ends it, and the one that fills up a batch; None for
+            those that do not exist.
+        prepend_bos: whether a text starts with `bos` where the caller does not say. None stands for what the backend
+            itself does. The token that ends a text is never added.
 
-    A byte-level tokenizer without a normaliser brings every text back unchanged: `to_string(to_tokens(text)) == text`.
+    With a byte-level backend that does not normalise, every text comes back as it was:
+    `to_string(to_tokens(text)) == text`. Two tokenizers with equal backends, special tokens and habits are equal.
 
     Raises:
         TokenError: `bos`, `eos` or `pad` is not a token; `prepend_bos` without a bos.
@@ -207,12 +210,12 @@ class Tokenizer(TextCodec):
 
 
 class Spelling:
-    """How a tokenizer writes the bytes of its tokens, read off its decoder.
+    """How a tokenizer spells the bytes of its tokens. This is read off its decoder.
 
     Attributes:
-        byte_level: every byte is a printable character of its own (GPT-2).
-        byte_fallback: a token such as `<0x0A>` is that byte (SentencePiece).
-        replacements: what stands for what, such as "▁" for a space.
+        byte_level: whether every byte is spelt as one printable character, as GPT-2 does.
+        byte_fallback: whether a token such as `<0x0A>` stands for that byte, as in SentencePiece.
+        replacements: what a piece of a spelt token stands for, such as "▁" for a space.
     """
 
     def __init__(self, steps: Sequence[Mapping[str, Any]]):
@@ -248,7 +251,10 @@ class Spelling:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The character that byte-level tokenizers write for each byte: itself where it is printable, else 256 and up."""
+    """The byte that each character of a byte-level token stands for.
+
+    Printable characters stand for themselves. The other bytes, in order, are spelt as the characters from 256 on.
+    """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
@@ -259,11 +265,36 @@ BYTE_OF = _byte_alphabet()
 
 
 def _content(token: Any) -> str | None:
-    """The text of a special token as a configuration writes it: a string, or an object with `content`."""
-    return token.get("content") if isinstance(token, Mapping) else token
+    """The text of a special token: a string, or an object with `content`, as files and libraries write it."""
+    return token.get("content") if isinstance(token, Mapping) else getattr(token, "content", token)
 
 
 def _first_added(backend: "tokenizers.Tokenizer") -> str | None:
     """The token that the backend itself puts before a text, or None."""
     start = backend.encode("").ids[:1]
     return backend.id_to_token(start[0]) if start else None
+
+
+def as_tokenizer(given: Any) -> TextCodec | None:
+    """What turns text into ids, from any of the forms that it is published in; None stays None.
+
+    A `TextCodec` is taken as it is. A tokenizer of the `tokenizers` library, or a fast tokenizer of transformers, which
+    wraps one, is copied into a `Tokenizer` with the same special tokens and the same habit of starting with a bos.
+
+    Raises `TokenError` for a slow tokenizer of transformers, which is Python code of its own, and for anything else.
+    """
+    if given is None or isinstance(given, TextCodec):
+        return given
+    backend, kind = getattr(given, "backend_tokenizer", given), type(given).__name__
+    if hasattr(backend, "encode_batch_fast") and hasattr(backend, "id_to_token"):
+        bos, eos, pad = (_content(getattr(given, f"{name}_token", None)) for name in ("bos", "eos", "pad"))
+        backend = copy.deepcopy(backend)  # transformers sets up padding in its own, at every call
+        return Tokenizer(backend, bos=bos or _first_added(backend), eos=eos, pad=pad)
+    if hasattr(given, "convert_ids_to_tokens"):
+        raise TokenError(
+            f"{kind} is a slow tokenizer of transformers, without a backend of the tokenizers library; load the fast "
+            "one with AutoTokenizer.from_pretrained(name, use_fast=True), or the tokenizer.json of its checkpoint with "
+            "Tokenizer.from_file(path)"
+        )
+    allowed = "a Vocabulary, a Tokenizer or another TextCodec, a fast tokenizer of transformers, or None"
+    raise TokenError(f"tokenizer = {in_short(given)}; allowed: {allowed}")

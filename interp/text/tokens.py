@@ -1,4 +1,4 @@
-"""What a model's input must be, checked before the model sees it; and how tokens are named and shown."""
+"""The checks of token ids and masks before a model sees them, and the strings by which tokens are named and shown."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def token_names(tokenizer: TextCodec | None, ids: Int[Tensor, "n"]) -> list[str]
 
 
 def check_tokens(tokens: Tensor, d_vocab: int, n_ctx: int, device: torch.device) -> Int[Tensor, "batch pos"]:
-    """Token ids [batch pos] or [pos] as [batch pos] of int64, after every check that can fail.
+    """Token ids, given as [batch, pos] or [pos], as int64 [batch, pos]. All that can be wrong with them is checked.
 
     Raises:
         TokenError: not integers, empty, longer than the context, or an id out of range (with its place).

@@ -176,7 +176,7 @@ def refactor_factored_attn_matrices(model: HookedTransformer) -> HookedTransform
 def _copy(model: HookedTransformer, **changes: Any) -> HookedTransformer:
     """A model of the same weights without hooks, its config changed; `tie_word_embeddings=False` unties."""
     cfg = dataclasses.replace(model.cfg, dtype=model.W_E.dtype, **changes)
-    new = HookedTransformer(cfg, model.tokenizer, model.W_E.device, init_weights=False)
+    new = type(model)(cfg, model.tokenizer, model.W_E.device, init_weights=False)
     weights = model.state_dict()
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if model.cfg.tie_word_embeddings and not cfg.tie_word_embeddings:

@@ -50,7 +50,7 @@ def measure(parts: dict[str, str]) -> tuple[float, list[float]]:
 
 def main(rounds: int = 3) -> None:
     """Print the ratios."""
-    path, _ = fetch.fetch("smollm2")
+    path, _ = fetch.fetch_model("smollm2")
     theirs = THEIRS | {"load": THEIRS["load"].format(folder=str(path.parent), file=path.name)}
     measure(OURS)  # fill the file cache
     pairs = [(measure(OURS), measure(theirs)) for _ in range(rounds)]

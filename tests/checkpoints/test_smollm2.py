@@ -83,13 +83,20 @@ def reference(smollm2_path: Path) -> Callable[[str], list[int]]:
     return tokenize
 
 
-@pytest.mark.parametrize("text", CORPUS)
-def test_smollm2_gives_the_logits_of_transformers(smollm2: HookedTransformer, original: Any, text: str):
-    tokens = smollm2.to_tokens(text)
-    with torch.no_grad():
-        ours, theirs = smollm2(tokens), original(tokens).logits
-    # Either side is about 2e-6 off float64, at times 9e-6.
-    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 3e-5
+def test_smollm2_gives_the_logits_of_transformers(smollm2: HookedTransformer, original: Any):
+    for text in CORPUS:
+        tokens = smollm2.to_tokens(text)
+        with torch.no_grad():
+            ours, theirs = smollm2(tokens), original(tokens).logits
+        # Either side is about 2e-6 off float64, at times 9e-6.
+        assert float((ours - theirs).abs().max() / theirs.abs().max()) < 3e-5, text
+
+
+def test_greedy_generation_equals_transformers_token_by_token(smollm2: HookedTransformer, original: Any):
+    for prompt in ("Once upon a time there was a little dragon who", "The capital of France is"):
+        tokens = smollm2.to_tokens(prompt)
+        theirs = original.generate(tokens, max_new_tokens=64, do_sample=False, eos_token_id=2, pad_token_id=2)
+        assert smollm2.generate(tokens, 64, stop_tokens=[2]).tokens.tolist() == theirs.tolist()
 
 
 def test_smollm2_says_mary(smollm2: HookedTransformer):
@@ -110,10 +117,10 @@ ANY_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cn", "Cc"]) | st.sam
 
 @given(text=ANY_TEXT)
 def test_smollm2_tokenizes_any_text_as_it_was_trained(
-    smollm2: HookedTransformer, reference: Callable[[str], list[int]], text: str
+    loaded_smollm2: HookedTransformer, reference: Callable[[str], list[int]], text: str
 ):
-    assert smollm2.to_tokens(text)[0].tolist() == reference(text)
-    assert smollm2.to_string(smollm2.to_tokens(text)) == text
+    assert loaded_smollm2.to_tokens(text)[0].tolist() == reference(text)
+    assert loaded_smollm2.to_string(loaded_smollm2.to_tokens(text)) == text
 
 
 @pytest.mark.parametrize("char", ["\U00040000", "\x1d"])
@@ -137,10 +144,3 @@ def test_smollm2_has_the_tokenizer_of_its_file(smollm2: HookedTransformer):
     assert isinstance(codec, Tokenizer)
     assert (codec.bos, codec.eos, codec.pad, codec.prepends_bos) == ("<|im_start|>", "<|im_end|>", "<|im_end|>", False)
     assert codec.d_vocab == smollm2.cfg.d_vocab == 49152
-
-
-def test_greedy_generation_equals_transformers_token_by_token(smollm2: HookedTransformer, original: Any):
-    for prompt in ("Once upon a time there was a little dragon who", "The capital of France is"):
-        tokens = smollm2.to_tokens(prompt)
-        theirs = original.generate(tokens, max_new_tokens=64, do_sample=False, eos_token_id=2, pad_token_id=2)
-        assert smollm2.generate(tokens, 64, stop_tokens=[2]).tokens.tolist() == theirs.tolist()

@@ -107,7 +107,7 @@ def test_a_stream_that_is_too_narrow_is_an_error():
         ({"positions": "quadradic"}, "did you mean 'quadratic'"),
         ({"compress": True}, "compress = True: the spaces have 19 coordinates"),
         ({"norm": "BN"}, "norm"),
-        ({"dtype": "float64"}, "dtype = 'float64'; allowed: torch.float32"),
+        ({"dtype": "float64"}, "dtype = 'float64'; allowed: a floating-point type, such as torch.float32"),
         ({"error": "small"}, "error = 'small'; allowed: between 0 and .5"),
     ],
 )

@@ -12,7 +12,7 @@ from circuits import Circuit, copy, match, shift
 from circuits.export import compile_as_gpt2, save_as_gpt2
 from circuits.gallery import entry
 from interp import ConfigError, HookedTransformer
-from interp.checkpoints.registry import to_hf
+from interp.checkpoints import to_hf
 
 
 def test_a_saved_circuit_loads_as_a_plain_checkpoint_with_its_words(tmp_path: Path):
@@ -58,7 +58,8 @@ def test_an_exported_circuit_comes_back_as_ours(tmp_path: Path):
 def test_the_heads_of_an_exported_circuit_fill_its_stream():
     cfg = compile_as_gpt2(induction()).cfg
     assert cfg.n_heads * cfg.d_head == cfg.d_model
-    config, _ = to_hf(compile_as_gpt2(induction()), "gpt2")
+    model = compile_as_gpt2(induction())
+    config, _ = to_hf(model.cfg, model.state_dict(), "gpt2")
     assert config["architectures"] == ["GPT2LMHeadModel"]
 
 

@@ -169,7 +169,7 @@ def test_texts_of_several_lengths_are_verified_in_their_order():
         ({"inputs": ["!"], "reference": lambda text: [{"a": "1"}]}, "gives 'a' the logit '1' at position 0 of '!'"),
         (
             {"inputs": ["!"], "reference": lambda text: [{1: 1.0}]},
-            "predicts 1 at position 0 of .*, which is not a word",
+            "predicts 1 at position 0 of .*; allowed: a word of the circuit",
         ),
     ],
 )
@@ -373,5 +373,7 @@ def test_inputs_that_are_no_texts_are_refused(as_installed: None):
 
 
 def test_a_reference_that_names_an_unknown_word_is_refused():
-    with pytest.raises(ConfigError, match="the reference predicts 'x' at position 1 of '!a', which is not a word"):
+    with pytest.raises(
+        ConfigError, match="the reference predicts 'x' at position 1 of '!a'; allowed: a word of the circuit"
+    ):
         induction().verify(["!a"], lambda text: [None, "x"], progress=False)

@@ -1,10 +1,13 @@
-"""The command line as a user runs it, in a process of its own."""
+"""The command line as a user runs it, the demo in a process of its own."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from interp.commands.cli import app, main
 
 
 def interp(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -87,16 +90,22 @@ def test_the_demo_takes_other_words_and_texts(tmp_path: Path):
         (["demo", "--out", "/dev/null/x.html"], "cannot write"),
     ],
 )
-def test_bad_input_ends_with_one_line_and_status_2(arguments: list[str], message: str, tmp_path: Path):
-    done = interp(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_bad_input_ends_with_one_line_and_status_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["interp", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2 and message in line
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_command_has_help_with_an_example(tmp_path: Path):
-    listing = interp("--help", cwd=tmp_path)
-    assert listing.returncode == 0
-    assert "demo" in listing.stdout
-    assert "Example: interp demo" in interp("demo", "--help", cwd=tmp_path).stdout
+def test_every_command_has_help_with_an_example():
+    assert "demo" in CliRunner().invoke(app, ["--help"]).output
+    assert "Example: interp demo" in CliRunner().invoke(app, ["demo", "--help"]).output

@@ -431,7 +431,7 @@ def test_the_three_commands_read_a_real_model(smollm2: HookedTransformer, tmp_pa
     done = run("attention", "--text", text, "--correct", " Mary", "--incorrect", " John", "--out", str(page), "--quiet")
     assert "30 layers x 9 heads over 14 tokens" in done.output and asks_nothing(page)
 
-    best = score_table(head_scores(model, text, progress=False), "induction", top=2)
+    best = score_table(head_scores(model, text, progress=False), "induction", top_k=2)
     done = run("heads", "--model", "smollm2", "--text", text, "--top", "2", "--quiet")
     assert [row[0] for row in rows(done.output)] == list(best.index)
 

@@ -217,16 +217,6 @@ def test_what_does_not_fit_is_an_error_that_names_the_intervention_before_any_bl
     assert not began
 
 
-@pytest.mark.parametrize("kind", [Mean, Resample])
-def test_the_mean_of_a_padded_run_is_refused_since_padding_would_count(kind: type[Patch]):
-    model, mask = build(config(SMALL), seed=4), torch.ones(3, 6, dtype=torch.bool)
-    mask[1:, :2] = False
-    _, cache = model.run_with_cache(tokens(), attention_mask=mask)
-    with pytest.raises(ConfigError, match=f"{kind.__name__} takes runs of equally long prompts; .* 2 of 3 are padded"):
-        kind(cache)
-    assert kind(cache.slice(batch=[0])) and kind(cache.slice(pos=slice(2, None)))
-
-
 def test_an_intervention_that_is_never_carried_out_is_an_error(model: HookedTransformer):
     from interp import HookNotFiredError
 

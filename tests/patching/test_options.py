@@ -38,10 +38,12 @@ def pair(model: HookedTransformer, seed: int) -> tuple[Tensor, Tensor]:
 Call = Callable[..., Any]
 
 CALLS: dict[str, Call] = {
-    "sweep": lambda *pair, **options: sweep(*pair, METRIC, "z", ("layer", "head"), **QUIET, **options),
-    "sweep of sites": lambda *pair, **options: sweep_sites(*pair, METRIC, ["mlp_out"], **QUIET, **options)["mlp_out"],
-    "path sweep": lambda *pair, **options: path_sweep(*pair, METRIC, "L2H1.v", **QUIET, **options),
-    "path tree": lambda *pair, **options: path_tree(*pair, METRIC, [["L0H1", "L2H1.v", "logits"]], **options),
+    "sweep": lambda m, c, d, **options: sweep(m, c, d, METRIC, "z", ("layer", "head"), **QUIET, **options),
+    "sweep of sites": lambda m, c, d, **options: sweep_sites(m, c, d, METRIC, ["mlp_out"], **QUIET, **options)[
+        "mlp_out"
+    ],
+    "path sweep": lambda m, c, d, **options: path_sweep(m, c, d, METRIC, "L2H1.v", **QUIET, **options),
+    "path tree": lambda m, c, d, **options: path_tree(m, c, d, METRIC, [["L0H1", "L2H1.v", "logits"]], **options),
 }
 
 
@@ -100,7 +102,8 @@ def test_senders_are_replaced_at_the_chosen_positions_alone(name: str):
     corrupted, clean = pair(model, seed=8)
     senders = ["embed", "L0H1", "L0.mlp"]
     (_, theirs), (_, ours) = model.run_with_cache(corrupted), model.run_with_cache(clean)
-    for positions, kept in ((3, [3]), ([-1, 2], [5, 2]), (np.arange(6), [0, 1, 2, 3, 4, 5])):
+    cases: list[tuple[Any, list[int]]] = [(3, [3]), ([-1, 2], [5, 2]), (np.arange(6), [0, 1, 2, 3, 4, 5])]
+    for positions, kept in cases:
         spliced = {name: value.clone() for name, value in ours.items()}
         for point in spliced:
             if point.endswith(("resid_pre", "hook_z", "mlp_out")):
@@ -168,9 +171,9 @@ def test_a_path_through_shared_keys_names_the_head_that_it_goes_on_from():
 # ---------------------------------------------------------------------- interrupted
 
 LONG: dict[str, Call] = {
-    "sweep": lambda *pair, **o: sweep(*pair, METRIC, "z", ("layer", "pos", "head"), **QUIET, **o),
-    "sweep of sites": lambda *pair, **o: sweep_sites(*pair, METRIC, ["resid_pre", "z"], **QUIET, **o).to_array(),
-    "path sweep": lambda *pair, **o: path_sweep(*pair, METRIC, "logits", **QUIET, **o),
+    "sweep": lambda m, c, d, **o: sweep(m, c, d, METRIC, "z", ("layer", "pos", "head"), **QUIET, **o),
+    "sweep of sites": lambda m, c, d, **o: sweep_sites(m, c, d, METRIC, ["resid_pre", "z"], **QUIET, **o).to_array(),
+    "path sweep": lambda m, c, d, **o: path_sweep(m, c, d, METRIC, "logits", **QUIET, **o),
 }
 
 
@@ -223,7 +226,7 @@ def test_every_part_of_a_path_sweeps_question_counts(tmp_path: Path):
     prompts = pair(model, seed=23)
     first: dict[str, Any] = {"metric": METRIC, "receivers": "L2H1.v", "checkpoint": tmp_path / "c", **QUIET}
     path_sweep(model, *prompts, **first)
-    for part, change in (
+    changes: list[tuple[str, dict[str, Any]]] = [
         ("metric", {"metric": Logit(1)}),
         ("metric", {"metric": {"one": METRIC}}),
         ("metric", {"metric": KLDivergence(prompts[1])}),
@@ -232,7 +235,8 @@ def test_every_part_of_a_path_sweeps_question_counts(tmp_path: Path):
         ("mlps", {"mlps": "frozen"}),
         ("norms", {"norms": "frozen"}),
         ("positions", {"positions": 3}),
-    ):
+    ]
+    for part, change in changes:
         with pytest.raises(CheckpointError, match=part):
             path_sweep(model, *prompts, **(first | change))
 

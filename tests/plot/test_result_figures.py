@@ -189,7 +189,7 @@ def test_what_needs_a_choice_is_refused_and_says_how(model: HookedTransformer, a
 
 
 def test_any_labelled_array_can_be_drawn(plain: Run):
-    scores = expand_scores(plain.cache, 1, 0, progress=False).isel(batch=0, query_pos=-1, key_pos=0)
+    scores = expand_scores(plain.cache, 1, 0, progress=False).isel(prompt=0, query_pos=-1, key_pos=0)
     figure = figures.array(scores)
     assert figure.layout.yaxis.ticktext[0] == "embed"
     assert np.allclose(trace(figure).z, scores, atol=1e-6)
@@ -222,13 +222,13 @@ def test_the_lens_names_the_best_token_in_each_cell_and_ranks_the_rest(model: Ho
 def test_the_lens_can_be_coloured_by_divergence(model: HookedTransformer):
     result = logit_lens(model, [TEXT], top_k=1, progress=False)
     figure = figures.lens(result, "kl")
-    assert np.allclose(trace(figure).z, result["kl"].isel(batch=0), atol=1e-6)
+    assert np.allclose(trace(figure).z, result["kl"].isel(prompt=0), atol=1e-6)
     assert trace(figure).z[-1].max() < 1e-4
 
 
 def test_a_lens_of_one_position_or_several_texts(model: HookedTransformer, as_installed: None):
     assert trace(figures.lens(logit_lens(model, TEXT, pos=-1, progress=False))).z.shape == (4, 1)
-    with pytest.raises(ShapeError, match=r"isel\(batch=0\)"):
+    with pytest.raises(ShapeError, match=r"isel\(prompt=0\)"):
         figures.lens(logit_lens(model, [TEXT, OTHER], progress=False))
     with pytest.raises(ConfigError, match="top_k="):
         figures.lens(logit_lens(model, TEXT, top_k=0, progress=False))
@@ -387,7 +387,7 @@ def test_eigenvalues_of_no_single_square_matrix_are_refused():
 
 
 def test_singular_directions_name_what_is_read_and_written(model: HookedTransformer):
-    result = singular_directions(model, 1, 1, n_tokens=3)
+    result = singular_directions(model, 1, 1, top_k=3)
     figure = figures.singular_directions(result, 2)
     bars = trace(figure)
     assert np.allclose(bars.x, result["singular_value"], atol=1e-6)
@@ -396,7 +396,7 @@ def test_singular_directions_name_what_is_read_and_written(model: HookedTransfor
     for side, end in itertools.product(("read", "write"), "+-"):
         assert f"{side} {end}: " in note
     assert "OV of L1H1" in figure.layout.title.text and HOSTILE not in texts(figure)
-    query = figures.singular_directions(singular_directions(model, 1, 1, "QK", n_tokens=2))
+    query = figures.singular_directions(singular_directions(model, 1, 1, "QK", top_k=2))
     assert "query +: " in trace(query).customdata[0]
     with pytest.raises(ConfigError, match="singular_directions returns"):
         figures.singular_directions(result.drop_vars("singular_value"))

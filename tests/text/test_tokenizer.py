@@ -338,7 +338,9 @@ def test_a_copied_model_shares_its_tokenizer(model: HookedTransformer):
     assert copy.deepcopy(model).tokenizer is model.tokenizer
 
 
-def test_importing_interp_imports_no_tokenizer_library():
+def test_importing_interp_imports_no_tokenizer_library_and_no_family_of_checkpoints():
     code = "import interp, sys, json; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"tokenizers", "gguf", "huggingface_hub", "transformers"} & set(json.loads(done.stdout))
+    loaded = set(json.loads(done.stdout))
+    assert not {"tokenizers", "gguf", "huggingface_hub", "transformers", "safetensors"} & loaded
+    assert not [name for name in loaded if name.startswith("interp.checkpoints")]
