@@ -29,7 +29,7 @@ from interp.lens.layers import direct_attribution, logit_lens
 from interp.lens.path_expansion import expand_logits, expand_scores
 from interp.metrics.kinds import Logit, LogitDifference
 from interp.patching.path_sweeps import path_sweep
-from interp.patching.sweeps import sweep
+from interp.patching.sweeps import sweep, sweep_sites
 from interp.plot import figures
 from interp.plot.style import NEGATIVE, POSITIVE
 from interp.weights.circuits import composition_scores, ov_circuit, singular_directions, top_entries
@@ -167,6 +167,14 @@ def test_intervals_over_prompts_are_under_the_pointer(model: HookedTransformer):
     low, high = float(result["ci_low"][1, 2]), float(result["ci_high"][1, 2])
     assert f"95 % interval {low:.4f} to {high:.4f}" in trace(figure).customdata[1, 2][2]
     assert "mean of 2 prompts" in figure.layout.title.subtitle.text
+
+
+def test_effects_are_drawn_as_the_changes_of_the_values_that_they_are(model: HookedTransformer):
+    values, effects = (
+        trace(figures.sweep(sweep(model, OTHER, TEXT, Logit("a"), "z", ("layer", "head"), effects=e, progress=False)))
+        for e in (False, True)
+    )
+    assert np.allclose(values.z, effects.z) and np.array_equal(values.customdata, effects.customdata)
 
 
 def test_variables_of_a_sweep_of_sites_and_path_sweeps_are_sweeps_too(model: HookedTransformer):
