@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from interp.errors import ConfigError
+from interp.errors import ConfigError, describe
 from interp.indices import is_index
 
 GIGABYTE = 10**9
@@ -15,7 +15,7 @@ reduced anyway: 134 MB. More makes the products no faster."""
 def check_bytes(max_bytes: object, needed: int = 1, what: str = "anything") -> int:
     """The budget as an integer. Raises `ConfigError` for one that is none, or is below what `what` needs."""
     if not is_index(max_bytes) or (budget := int(max_bytes)) < 1:  # pyright: ignore[reportArgumentType]
-        raise ConfigError(f"max_bytes = {max_bytes!r}; allowed: a whole number of bytes")
+        raise ConfigError(f"max_bytes = {describe(max_bytes)}; allowed: a whole number of bytes")
     if budget < needed:
         raise ConfigError(f"max_bytes = {max_bytes} is too small: {what} needs {needed}")
     return budget

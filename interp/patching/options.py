@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from interp.budget import GIGABYTE, check_bytes
-from interp.errors import ConfigError, did_you_mean
+from interp.errors import ConfigError, describe, did_you_mean
 from interp.patching.pairs import PatchDirection
 from interp.results import check_confidence
 from interp.text import AttentionMask
@@ -80,7 +80,7 @@ class Settings:
         check_bytes(settings.max_bytes)
         for name in ("effects", "normalize", "per_prompt"):
             if not isinstance(given := getattr(settings, name), bool):
-                raise ConfigError(f"{name} = {given!r}; allowed: True or False")
+                raise ConfigError(f"{name} = {describe(given)}; allowed: True or False")
         return settings
 
     @property

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
+from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, describe, did_you_mean
 from interp.interventions import Intervention, Patch
 from interp.metrics import JudgedRun, MetricPlan
 from interp.model import ActivationCache
@@ -76,8 +76,8 @@ class PromptPair:
         if isinstance(run, ActivationCache | Intervention):
             other = "noising" if direction == "denoising" else "denoising"
             raise ConfigError(
-                f"{direction} runs the {runs} prompt, so it takes its text or ids, not {run!r}; or say "
-                f"direction={other!r}"
+                f"{direction} runs the {runs} prompt, so it takes its text or ids, not {describe(run)}; or say "
+                f"direction={describe(other)}"
             )
         prompts = model.masked_tokens(run, attention_mask)
         if isinstance(source, Intervention):

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.budget import check_bytes, portions
-from interp.errors import ConfigError, check_choice, did_you_mean
+from interp.errors import ConfigError, check_choice, describe, did_you_mean
 from interp.indices import chosen_indices
 from interp.interventions import Index
 from interp.model import ComputationGraph, HookPair, HookPoint, Reader, SideInputs, Writer, layer_of
@@ -149,10 +149,10 @@ def _senders(senders: str | Sequence[str], graph: ComputationGraph) -> tuple[lis
     if isinstance(senders, str):
         near = did_you_mean(senders, ["heads", "mlps"])
         known = "'heads', 'mlps', or a list such as ['L0H1', 'L2.mlp']"
-        raise ConfigError(f"senders = {senders!r}; allowed: {known}{near}")
+        raise ConfigError(f"senders = {describe(senders)}; allowed: {known}{near}")
     writers = [graph.writer(name) for name in senders]
     if not writers or len(set(writers)) < len(writers):
-        raise ConfigError(f"senders = {senders!r} names nothing, or something twice")
+        raise ConfigError(f"senders = {describe(senders)} names nothing, or something twice")
     names = [str(writer) for writer in writers]
     return writers, [Axis("sender", list(range(len(writers))), ("component", names))]
 

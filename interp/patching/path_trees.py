@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError
+from interp.errors import ConfigError, describe
 from interp.model import ComputationGraph, HookPair, Reader, Writer, layer_of
 from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import EffectOptions, Settings
@@ -71,7 +71,7 @@ def path_tree(
     if model.cfg.normalizes_stream:
         raise ConfigError("norm_position = 'post' normalises the stream itself, so that no part of it is one path's")
     if not paths or any(isinstance(path, str) for path in paths):
-        raise ConfigError(f"paths = {paths!r}: a list of at least one path is needed, each a list of names")
+        raise ConfigError(f"paths = {describe(paths)}: a list of at least one path is needed, each a list of names")
     graph = ComputationGraph(model.cfg)
     tree: Tree = {}
     for path in paths:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.budget import check_bytes, portions
-from interp.errors import ConfigError, did_you_mean
+from interp.errors import ConfigError, describe, did_you_mean
 from interp.indices import chosen_indices
 from interp.interventions import Index
 from interp.model import HookName, HookPoint
@@ -74,10 +74,12 @@ class SweepSite:
         part = PARTS[axis] if axis else None
         for word in ("head", "neuron"):
             if word in over and word != part:
-                raise ConfigError(f"over = {over!r}: {site!r} has no {word}s (its axes: {' '.join(axes)})")
+                raise ConfigError(f"over = {describe(over)}: {site!r} has no {word}s (its axes: {' '.join(axes)})")
         for word, given in (("pos", positions), ("head", heads), ("neuron", neurons)):
             if given is not None and word not in over:
-                raise ConfigError(f"{given!r} chooses along {word!r}, which over = {over!r} does not take apart")
+                raise ConfigError(
+                    f"{describe(given)} chooses along {word!r}, which over = {describe(over)} does not take apart"
+                )
         parts = None
         if axis is not None and part in over:
             parts = chosen_indices(f"{part}s", heads if part == "head" else neurons, model.axis_sizes[axis])
@@ -132,9 +134,13 @@ def _granularity(over: Sequence[Granularity]) -> tuple[Granularity, ...]:
     allowed = ("layer", "pos", "head", "neuron")
     for word in words:
         if word not in allowed:
-            raise ConfigError(f"over = {words!r}; allowed: {', '.join(allowed)}{did_you_mean(str(word), allowed)}")
+            raise ConfigError(
+                f"over = {describe(words)}; allowed: {', '.join(allowed)}{did_you_mean(str(word), allowed)}"
+            )
     if len(set(words)) < len(words) or "layer" not in words:
-        raise ConfigError(f"over = {words!r}; allowed: 'layer', and at most once each 'pos', 'head' or 'neuron'")
+        raise ConfigError(
+            f"over = {describe(words)}; allowed: 'layer', and at most once each 'pos', 'head' or 'neuron'"
+        )
     return cast(tuple[Granularity, ...], words)
 
 

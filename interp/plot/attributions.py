@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError, check_choice
+from interp.errors import ConfigError, ShapeError, check_choice, describe
 from interp.model import LogitAttribution, Rows
 from interp.plot.builder import bars, heatmap
 from interp.plot.results import axis_labels
@@ -158,13 +158,13 @@ def _place(sizes: Mapping[Any, int], batch: int | None, pos: int | None) -> dict
     for name, chosen, example in (("batch", batch, 0), ("pos", pos, -1)):
         if name not in sizes:
             if chosen is not None:
-                raise ShapeError(f"{name} = {chosen!r}, but the result has no such axis")
+                raise ShapeError(f"{name} = {describe(chosen)}, but the result has no such axis")
             continue
         size = sizes[name]
         if chosen is None and size != 1:
             raise ShapeError(f"{size} places along {name}; choose one, such as {name}={example}")
         if chosen is not None and (isinstance(chosen, bool) or not -size <= chosen < size):
-            raise ShapeError(f"{name} = {chosen!r}; allowed: {-size} to {size - 1}")
+            raise ShapeError(f"{name} = {describe(chosen)}; allowed: {-size} to {size - 1}")
         place[name] = chosen or 0
     return place
 

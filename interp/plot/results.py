@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError, did_you_mean
+from interp.errors import ConfigError, ShapeError, describe, did_you_mean
 from interp.patching import ROLES
 from interp.plot.builder import bars, heatmap
 from interp.plot.lines import curves
@@ -103,11 +103,13 @@ def sweep(
     if "metric" in result.dims:
         names = [str(name) for name in result["metric"].to_numpy()]
         if metric not in names and len(names) > 1:
-            raise ConfigError(f"metric = {metric!r}; allowed: {', '.join(names)}{did_you_mean(str(metric), names)}")
+            raise ConfigError(
+                f"metric = {describe(metric)}; allowed: {', '.join(names)}{did_you_mean(str(metric), names)}"
+            )
         at = 0 if metric is None else names.index(metric)
         result = result.isel(metric=at)
     elif metric is not None:
-        raise ConfigError(f"metric = {metric!r}, but the result has no axis of metrics to choose from")
+        raise ConfigError(f"metric = {describe(metric)}, but the result has no axis of metrics to choose from")
     about = result.attrs
     ends = [about.get(end) if at is None else _one_of(about.get(end), at) for end in ("baseline", "target")]
     base, target = (float(end) if isinstance(end, int | float) else None for end in ends)

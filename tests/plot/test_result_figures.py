@@ -479,7 +479,7 @@ def test_a_circuit_has_a_line_for_every_edge_named_by_what_it_feeds(built: Circu
     assert len(lines) == graph.number_of_edges()
     assert sorted(one.name for one in lines) == sorted(kind for _, _, kind in graph.edges(keys=True))
     notes = {one.text[0] for one in lines}
-    assert "&lt;previous&gt; → induction, K<br>through prev" in notes
+    assert "&lt;previous&gt; (L0H0) → induction (L1H0), K<br>through prev" in notes
     assert len({one.line.color for one in lines if one.name in "QKV"}) == 3
     legend = [one.name for one in lines if one.showlegend]
     assert len(legend) == len(set(legend)) == len({one.name for one in lines})
@@ -489,7 +489,7 @@ def test_a_circuit_has_a_line_for_every_edge_named_by_what_it_feeds(built: Circu
 def test_a_circuits_layers_go_upwards(built: Circuit):
     figure = figures.circuit(built.edges())
     height = {note.text: note.y for note in figure.layout.annotations if note.bordercolor}
-    assert height["embed"] < height["&lt;previous&gt;"] < height["induction"] < height["unembed"]
+    assert height["embed"] < height["&lt;previous&gt; (L0H0)"] < height["induction (L1H0)"] < height["logits"]
     for line in traces(figure):
         assert line.y[0] < line.y[-1]
 
