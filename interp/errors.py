@@ -49,8 +49,8 @@ class CheckpointError(InterpError, ValueError):
 def did_you_mean(given: str, allowed: Iterable[str], cutoff: float = 0.5, said: Mapping[str, str] | None = None) -> str:
     """`"; did you mean 'a' or 'b'?"`, or nothing where no option is close.
 
-    What is suggested must work when it is pasted. Where that is other code than the word that is compared, `said` has
-    the code, by the word.
+    A suggestion must work when it is pasted. Where the code to paste differs from the word that is compared, `said`
+    gives the code for each word.
     """
     near = get_close_matches(given, list(allowed), n=3, cutoff=cutoff)
     suggested = dict.fromkeys(repr(word) if said is None else said[word] for word in near)

@@ -26,7 +26,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, describe, did_you_mean
-from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on, induction_score, previous_token_score
+from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on
 from interp.indices import is_index, layer_index
 from interp.model import HookFn, head_labels
 from interp.progress import shown
@@ -38,17 +38,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from interp.model import ActivationCache, HookedTransformer
-
-__all__ = [
-    "PATTERN_SCORES",
-    "WEIGHT_SCORES",
-    "attention_on",
-    "head_scores",
-    "head_scores_of",
-    "induction_score",
-    "previous_token_score",
-    "score_table",
-]
 
 MEMORY = 2**26
 """Bytes that the patterns of one layer may take at a time in `head_scores`."""

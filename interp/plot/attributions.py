@@ -131,7 +131,7 @@ def paths(
     Args and errors as for `contributions`; `result` is what `lens.expand_logits` returns.
     """
     if not isinstance(result, Rows):
-        raise ConfigError(f"this draws what paths.expand_logits returns, not {type(result).__name__}")
+        raise ConfigError(f"this draws what lens.expand_logits returns, not {type(result).__name__}")
     if title is None:
         _, values, _ = _parts(result, batch, pos)
         title = f"Paths to a logit (difference) of {float(values.sum()):.3f}\n{len(result)} terms, which sum to it"

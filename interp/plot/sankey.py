@@ -53,7 +53,7 @@ def path_sankey(
         ShapeError: several places and none chosen, or one out of range.
     """
     if not isinstance(result, Rows):
-        raise ConfigError(f"this draws what paths.expand_logits returns, not {type(result).__name__}")
+        raise ConfigError(f"this draws what lens.expand_logits returns, not {type(result).__name__}")
     if top < 1:
         raise ConfigError(f"top = {top}; allowed: 1 or more")
     values = at_one_place(result, batch, pos)

@@ -37,22 +37,9 @@ from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
 from interp.results import array_of
 from interp.text import ordinary_tokens, token_strings
-from interp.weights.top_entries import TopEntries, top_entries
 
 if TYPE_CHECKING:
     import xarray
-
-__all__ = [
-    "Kind",
-    "TopEntries",
-    "composition_scores",
-    "copying_scores",
-    "copying_top_scores",
-    "ov_circuit",
-    "qk_circuit",
-    "singular_directions",
-    "top_entries",
-]
 
 Kind = Literal["Q", "K", "V"]
 """Through which input of a later head an earlier one is read."""

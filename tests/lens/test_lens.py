@@ -33,9 +33,9 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
+from interp.lens import attribution_table, direct_attribution, logit_lens
 from interp.lens import layers as lens_module
 from interp.lens.attribution import By
-from interp.lens.layers import attribution_table, direct_attribution, logit_lens
 
 WORDS = "abcdefghijk"
 

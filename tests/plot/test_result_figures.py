@@ -24,15 +24,14 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
-from interp.heads.scores import head_scores
-from interp.lens.layers import direct_attribution, logit_lens
-from interp.lens.path_expansion import expand_logits, expand_scores
+from interp.heads import head_scores
+from interp.lens import direct_attribution, expand_logits, expand_scores, logit_lens
 from interp.metrics.kinds import Logit, LogitDifference
 from interp.patching.path_sweeps import path_sweep
 from interp.patching.sweeps import every, sweep
 from interp.plot import figures
 from interp.plot.style import NEGATIVE, POSITIVE
-from interp.weights.circuits import composition_scores, ov_circuit, singular_directions, top_entries
+from interp.weights import composition_scores, ov_circuit, singular_directions, top_entries
 
 HOSTILE = "</script><b>"
 WORDS = ["!", "a", "b", HOSTILE, " c", "d", "e", "f", "g", "h"]
