@@ -84,7 +84,7 @@ class Patch(Intervention):
         return self.held(activation, hook)
 
     def try_on(self, activation: Tensor, hook: HookPoint) -> None:
-        """As for every intervention. Also raises `ShapeError` if padding of the other run would be written in the place of tokens."""
+        """As `Intervention.try_on`. Also raises `ShapeError` if padding of the other run would replace tokens."""
         super().try_on(activation, hook)
         mask, span = self.values.mask, hook.span
         if not self.prompt_by_prompt or mask is None or span is None:

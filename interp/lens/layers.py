@@ -1,8 +1,9 @@
 """The logit lens: what the residual stream says about the next token, if the model ended at a layer.
 
-Results of this room are an `xarray.Dataset`. Its axes are `layer`, `head`, `neuron`, `component`, `prompt`, `pos` and `key_pos`, the
-position that was attended to. The token strings of the positions are the coordinates `token` and `key_token`; they do
-not index their axis, since tokens repeat. What is asked of one text or one sequence of ids [pos] has no axis `prompt`.
+The result is an `xarray.Dataset`, as that of `direct_attribution` (`attribution.py`). The axes of the two are `layer`,
+`head`, `neuron`, `component`, `prompt`, `pos` and `key_pos`, the position that was attended to. The token strings of
+the positions are the coordinates `token` and `key_token`; they do not index their axis, since tokens repeat. What is
+asked of one text or one sequence of ids [pos] has no axis `prompt`.
 """
 
 import itertools
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import CacheError, ConfigError
+from interp.indices import check_count
 from interp.lens.over_prompts import OverPrompts, Pos
 from interp.model import ActivationCache, HookedTransformer, HookName
 from interp.precision import at_least_float32
@@ -73,8 +75,7 @@ def logit_lens(
         ShapeError: positions out of range, or a prompt that is not the cache's.
     """
     model = source if isinstance(source, HookedTransformer) else source.model
-    if not 0 <= top_k <= model.cfg.d_vocab_out:
-        raise ConfigError(f"top_k = {top_k}; allowed: 0 to d_vocab_out = {model.cfg.d_vocab_out}")
+    top_k = check_count("top_k", top_k, model.cfg.d_vocab_out, least=0)
     followed = token_ids(answers, model.to_answer, model.cfg.d_vocab_out, "answers").flatten().tolist()
     if isinstance(source, ActivationCache):
         if attention_mask is not None:

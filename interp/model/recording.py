@@ -142,7 +142,7 @@ class Recording:
         return value if self.device is None else value.to(self.device)
 
     def keep(self, value: Tensor, hook: HookPoint) -> Tensor:
-        """The hook function: keep the value. If nothing before it has a gradient (frozen weights), the graph begins here."""
+        """The hook function, which keeps the value. If nothing before it has a gradient, the graph begins here."""
         if hook.name in self.kept:
             raise CacheError(f"{hook.name} ran twice in one cached run: by a run inside a hook, or in another thread")
         self.kept[hook.name] = self.part(value, hook.pos_axis)

@@ -30,7 +30,7 @@ from interp.heads.pattern_scores import (
     induction_score,
     previous_token_score,
 )
-from interp.model.loss import in_context_learning_score
+from interp.model import in_context_learning_score
 from interp.text.repeats import random_repeats, repeated_tokens
 
 ALPHABET = "!" + "".join(chr(c) for c in range(97, 97 + 26))

@@ -159,7 +159,8 @@ def test_the_lens_reads_a_model_without_blocks():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"top_k": 12}, ConfigError, "0 to d_vocab_out = 11"),
+        ({"top_k": 12}, ConfigError, "top_k = 12; allowed: 0 to 11"),
+        ({"top_k": 2.5}, ConfigError, "top_k = 2.5; allowed: 0 to 11"),
         ({"answers": [11]}, TokenError, "allowed: 0 to 10"),
         ({"answers": ["ab"]}, TokenError, "2 tokens"),
         ({"answers": [2.5]}, TokenError, "answers 2.5 is neither a token id nor a text"),

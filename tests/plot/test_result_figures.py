@@ -252,7 +252,7 @@ def test_contributions_are_signed_bars_in_the_models_order_that_sum_to_the_logit
 def test_contributions_of_heads_show_the_largest_and_the_others_together(model: HookedTransformer):
     _, cache = model.run_with_cache(TEXT)
     result = direct_attribution(cache, "a", by="head", pos=-1)
-    shown = trace(figures.contributions(result, top=3))
+    shown = trace(figures.contributions(result, top_k=3))
     assert len(shown.x) == 4
     assert np.abs(shown.x[:3]).tolist() == sorted(np.abs(shown.x[:3]).tolist(), reverse=True)
     assert math.isclose(float(shown.x.sum()), float(result["logit"].item()), abs_tol=1e-4)
@@ -266,8 +266,9 @@ def test_contributions_need_one_place(model: HookedTransformer, as_installed: No
         figures.contributions(result)
     with pytest.raises(ShapeError, match="pos = 7; allowed"):
         figures.contributions(result, pos=7)
-    with pytest.raises(ConfigError, match="top = 0"):
-        figures.contributions(result, top=0, pos=-1)
+    for top_k in (0, 2.5, "3", True):
+        with pytest.raises(ConfigError, match=f"top_k = {top_k!r}; allowed: 1 or more"):
+            figures.contributions(result, top_k=top_k, pos=-1)  # pyright: ignore[reportArgumentType]
     rows = cache.logit_attrs(cache.decompose_resid(), "a")
     with pytest.raises(ShapeError, match="choose one"):
         figures.contributions(rows)
@@ -447,7 +448,7 @@ def test_the_largest_path_of_the_hand_built_induction_model_is_its_own():
 def test_no_flow_is_an_error(terms: LogitAttribution):
     with pytest.raises(ConfigError, match="adds 0"):
         figures.path_sankey(LogitAttribution(torch.zeros(2, 1, 1), ["embed", "bias"]))
-    with pytest.raises(ConfigError, match="top = 0"):
+    with pytest.raises(ConfigError, match="top_k = 0"):
         figures.path_sankey(terms, 0)
 
 
