@@ -51,3 +51,22 @@ def check_count(name: str, given: object, most: int | None = None, *, least: int
         allowed = f"{least} or more" if most is None else f"{least} to {most}"
         raise ConfigError(f"{name} = {describe(given)}; allowed: {allowed}")
     return count
+
+
+def chosen_indices(what: str, index: Any, size: int) -> list[int]:
+    """Distinct indices along an axis, counted from 0, in the order given; all of them for None.
+
+    Raises `ConfigError`, calling them `what`, for anything else, one out of range, one given twice, or none at all.
+    """
+    try:
+        several = range(size) if index is None else as_indices(index)
+    except TypeError:
+        raise ConfigError(
+            f"{what} = {describe(index)}; allowed: integers from {-size} to {size - 1}, or None"
+        ) from None
+    if bad := [i for i in several if not -size <= i < size]:
+        raise ConfigError(f"{what} = {bad[0]}; allowed: {-size} to {size - 1}")
+    found = [i % size for i in several]
+    if not found or len(set(found)) < len(found):
+        raise ConfigError(f"{what} = {describe(index)} names nothing, or something twice")
+    return found

@@ -28,7 +28,7 @@ from interp.heads import head_scores
 from interp.lens import direct_attribution, expand_logits, expand_scores, logit_lens
 from interp.metrics.kinds import Logit, LogitDifference
 from interp.patching.path_sweeps import path_sweep
-from interp.patching.sweeps import every, sweep
+from interp.patching.sweeps import sweep, sweep_sites
 from interp.plot import figures
 from interp.plot.style import NEGATIVE, POSITIVE
 from interp.weights import composition_scores, ov_circuit, singular_directions, top_entries
@@ -168,8 +168,16 @@ def test_intervals_over_prompts_are_under_the_pointer(model: HookedTransformer):
     assert "mean of 2 prompts" in figure.layout.title.subtitle.text
 
 
-def test_variables_of_every_and_path_sweeps_are_sweeps_too(model: HookedTransformer):
-    both = every(model, [OTHER, TEXT], [TEXT, OTHER], Logit("a"), ["resid_pre", "k"], progress=False)
+def test_effects_are_drawn_as_the_changes_of_the_values_that_they_are(model: HookedTransformer):
+    values, effects = (
+        trace(figures.sweep(sweep(model, OTHER, TEXT, Logit("a"), "z", ("layer", "head"), effects=e, progress=False)))
+        for e in (False, True)
+    )
+    assert np.allclose(values.z, effects.z) and np.array_equal(values.customdata, effects.customdata)
+
+
+def test_variables_of_a_sweep_of_sites_and_path_sweeps_are_sweeps_too(model: HookedTransformer):
+    both = sweep_sites(model, [OTHER, TEXT], [TEXT, OTHER], Logit("a"), ["resid_pre", "k"], progress=False)
     assert "k_ci_low" in both
     assert figures.sweep(both["k"]).layout.xaxis.title.text == "key-value head"
     with pytest.raises(ConfigError, match=r"draw one of them, result\[name\] of resid_pre, k$"):
