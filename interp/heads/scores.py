@@ -180,7 +180,7 @@ class _Found:
     def add(self, layer: int, rows: slice, pattern: Tensor, marks: list[Tensor]) -> None:
         for i, (name, marked) in enumerate(zip(self.names, marks, strict=True)):
             score = attention_on(pattern, marked.to(pattern.device), PATTERN_SCORES[name].average)
-            self.values[i, layer, rows] = score.double().cpu()
+            self.values[i, layer, rows] = score.cpu().double()
 
 
 def _prompts(

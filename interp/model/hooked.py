@@ -13,7 +13,7 @@ from interp.indices import layer_index
 from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, entries_of_part
 from interp.model.generate import KVCache
-from interp.model.hooks import Direction, Hook, HookFn, HookPair, HookPoint, RunHook, Running, as_pairs
+from interp.model.hooks import Hook, HookDirection, HookFn, HookPair, HookPoint, RunHook, Running, as_pairs
 from interp.model.names import HookInfo, HookMap, HookName, as_list, layer_of, resolve
 from interp.model.provenance import KEPT, Provenance, settle
 from interp.model.recording import Differentiable, LastPointReached, Logits, Recording, objective, stop_here
@@ -122,9 +122,9 @@ class Hooked(nn.Module):
             found.update(fits)
         return [name for name in names if name in found]
 
-    def add_hook(self, name: HookName | list[HookName], fn: HookFn, dir: Direction = "fwd") -> None:
+    def add_hook(self, name: HookName | list[HookName], fn: HookFn, dir: HookDirection = "fwd") -> None:
         """Add a hook that stays until `reset_hooks`. Raises `HookNotFoundError` before anything is changed."""
-        check_choice("dir", dir, get_args(Direction))
+        check_choice("dir", dir, get_args(HookDirection))
         self._attach(as_pairs([(name, fn)], "add_hook"), dir)
 
     def reset_hooks(self) -> None:
@@ -172,7 +172,7 @@ class Hooked(nn.Module):
         with self.hooks(fwd_hooks=[pair for edit in edits for pair in edit.hooks(model)]):
             yield self
 
-    def _attach(self, pairs: list[HookPair], direction: Direction, observes: bool = False) -> list[Hook]:
+    def _attach(self, pairs: list[HookPair], direction: HookDirection, observes: bool = False) -> list[Hook]:
         places = [(self.resolve_hooks(asked), Hook(fn, direction, asked, observes)) for asked, fn in pairs]
         return [self._put(hook, names) for names, hook in places]
 

@@ -35,7 +35,7 @@ HookFn = Callable[[Tensor, "HookPoint"], Any]
 HookPair = tuple[HookName | list[HookName], HookFn]
 """Where a hook goes, and what it does."""
 
-Direction = Literal["fwd", "bwd"]
+HookDirection = Literal["fwd", "bwd"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ class Hook:
     """
 
     fn: HookFn
-    direction: Direction
+    direction: HookDirection
     asked: Any
     observes: bool = False
     fired: bool = False
