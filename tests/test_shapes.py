@@ -20,7 +20,11 @@ from interp.model.loss import next_token_loss
 TESTS = Path(__file__).parent
 CHECKER = "--jaxtyping-packages=interp,circuits,beartype.beartype"
 PROCESSES = {"browser", "commands"}  # folders whose tests start processes and pages, which the checks do not reach
-NAMED = ["model test_shapes.py", "lens heads weights", "metrics interventions patching training"]
+NAMED = [
+    "model test_shapes.py test_factored.py test_precision.py",
+    "lens heads weights",
+    "metrics interventions patching training",
+]
 OTHERS = {path.parent.name for path in TESTS.glob("*/test_*.py")} - PROCESSES - set(" ".join(NAMED).split())
 SESSIONS = [*NAMED, " ".join(sorted(OTHERS))]
 
