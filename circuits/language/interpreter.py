@@ -1,8 +1,8 @@
 """The symbolic interpreter: what a circuit means, with attention that chooses instead of weighing.
 
 Every head attends to the best-scoring keys and to nothing else: to all of them alike (ties "mean"), or to the latest or
-the first of them. Every ramp is a step. There is no softmax, no sharpness, no factor of a matrix, no position code and
-no norm in it, so that it can say whether a compiled model does what was declared.
+the first of them. Every ramp is a step. The interpreter has no softmax, no sharpness, no factored matrix, no position
+code and no norm. So it can say whether a compiled model, which has all of these, does what was declared.
 """
 
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError, did_you_mean
+from interp.errors import ConfigError, ShapeError, describe, did_you_mean
 from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on, induction_score, previous_token_score
 from interp.indices import is_index, layer_index
 from interp.model import HookFn, head_labels
@@ -278,11 +278,11 @@ def score_table(
     """
     names = [str(name) for name in scores.data_vars]
     if sort is not None and sort not in names:
-        raise ConfigError(f"sort = {sort!r}; allowed: {', '.join(names)}{did_you_mean(sort, names)}")
+        raise ConfigError(f"sort = {describe(sort)}; allowed: {', '.join(names)}{did_you_mean(sort, names)}")
     if at_least is not None and sort is None:
         raise ConfigError(f"at_least = {at_least} of which score? Name it with sort=")
     if top_k is not None and (not is_index(top_k) or top_k < 1):
-        raise ConfigError(f"top_k = {top_k!r}; allowed: 1 or more")
+        raise ConfigError(f"top_k = {describe(top_k)}; allowed: 1 or more")
     first = [] if sort is None else [name for name in (sort, f"{sort}_se") if name in names]
     columns = ["layer", "head", *first, *(n for n in names if n not in first and not n.endswith("_se"))]
     table = scores.to_dataframe().reset_index().set_index("label").rename_axis(None).filter(columns)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from interp.errors import CheckpointError, ConfigError, InterpError, did_you_mean
+from interp.errors import CheckpointError, ConfigError, InterpError, describe, did_you_mean
 from interp.files import load_tensors, save_tensors
 from interp.indices import as_indices, is_index, layer_index
 from interp.interventions.named import Named
@@ -76,7 +76,7 @@ class Intervention:
         kind = type(self).__name__
         words = self.site if isinstance(self.site, tuple) else (self.site,)
         if self.site is not None and not all(isinstance(word, str) for word in words):
-            raise ConfigError(f"{kind}: site = {self.site!r}; allowed: a name, or a name and its part")
+            raise ConfigError(f"{kind}: site = {describe(self.site)}; allowed: a name, or a name and its part")
         for name in ("layer", *AXES):
             value = getattr(self, name)
             positions = name.endswith("pos")
@@ -86,9 +86,9 @@ class Intervention:
                 several = as_indices(value)
             except TypeError:
                 allowed = "int, several, 'generated', None" if positions else "int, several, None"
-                raise ConfigError(f"{kind}: {name} = {value!r}; allowed: {allowed}") from None
+                raise ConfigError(f"{kind}: {name} = {describe(value)}; allowed: {allowed}") from None
             if not several:
-                raise ConfigError(f"{kind}: {name} = {value!r} names nothing")
+                raise ConfigError(f"{kind}: {name} = {describe(value)} names nothing")
             object.__setattr__(self, name, several[0] if is_index(value) else tuple(dict.fromkeys(several)))
 
     def __repr__(self) -> str:
@@ -265,7 +265,7 @@ class Interventions:
         object.__setattr__(self, "items", tuple(self.items))
         for item in self.items:
             if not isinstance(item, Intervention):
-                raise ConfigError(f"{item!r} is not an intervention; allowed: {', '.join(KINDS)}, or several")
+                raise ConfigError(f"{describe(item)} is not an intervention; allowed: {', '.join(KINDS)}, or several")
 
     def __add__(self, other: "Intervention | Interventions") -> "Interventions":
         return Interventions(self.items + (other.items if isinstance(other, Interventions) else (other,)))
@@ -301,7 +301,9 @@ class Interventions:
                     value = {"tensors": list(value), "made_by": value.made_by, "masked": value.mask is not None}
                 elif isinstance(value, Named):
                     if value.name is None:
-                        raise ConfigError(f"{item!r} cannot be saved: name its {f.name}, Named({value!r}, 'a name')")
+                        raise ConfigError(
+                            f"{item!r} cannot be saved: name its {f.name}, Named({describe(value)}, 'a name')"
+                        )
                     value = {"function": value.name, "weights": value.weights()}
                 fields[f.name] = value
             described.append({"kind": type(item).__name__, **fields})

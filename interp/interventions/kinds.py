@@ -66,7 +66,9 @@ class Patch(Intervention):
         if isinstance(given, ActivationCache):
             given = values_of(given, None if self.site is None else [point.name for point in self.points(given.model)])
         if not isinstance(given, Mapping):
-            raise ConfigError(f"{type(self).__name__} takes an ActivationCache, or activations by name, not {given!r}")
+            raise ConfigError(
+                f"{type(self).__name__} takes an ActivationCache, or activations by name, not {describe(given)}"
+            )
         object.__setattr__(self, "values", given if isinstance(given, Values) else Values(given))
 
     def check_model(self, model: "HookedTransformer") -> None:
@@ -228,7 +230,7 @@ class Steer(Intervention):
         if not isinstance(self.direction, Values):
             raise ConfigError(f"Steer: direction is a tensor, not {self.direction!r}")
         if isinstance(self.scale, str) or not hasattr(self.scale, "__float__"):
-            raise ConfigError(f"Steer: scale = {self.scale!r}; allowed: a number")
+            raise ConfigError(f"Steer: scale = {describe(self.scale)}; allowed: a number")
         object.__setattr__(self, "scale", float(self.scale))
 
     def value(self, activation: Tensor, hook: HookPoint) -> Tensor:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.errors import ConfigError, ShapeError, did_you_mean
+from interp.errors import ConfigError, ShapeError, describe, did_you_mean
 from interp.indices import is_index
 from interp.lens.over_prompts import OverPrompts, Pos
 from interp.model import ActivationCache, Step, head_labels, select, steps
@@ -75,10 +75,10 @@ def direct_attribution(
     """
     kinds = ("component", *SPLITS)
     if by not in kinds:
-        raise ConfigError(f"by = {by!r}; allowed: {', '.join(kinds)}{did_you_mean(str(by), kinds)}")
+        raise ConfigError(f"by = {describe(by)}; allowed: {', '.join(kinds)}{did_you_mean(str(by), kinds)}")
     cfg = cache.cfg
     if by != "component" and (cfg.n_layers == 0 or (by == "neuron" and cfg.attn_only)):
-        raise ConfigError(f"by = {by!r}: this model has no {'neurons' if by == 'neuron' else 'heads'}")
+        raise ConfigError(f"by = {describe(by)}: this model has no {'neurons' if by == 'neuron' else 'heads'}")
     over, cut = OverPrompts.of_cache(cache, prompt, pos), cache.slice(pos=pos)
     correct, incorrect = _cut_answer(correct, over), _cut_answer(incorrect, over)
     components = cut.logit_attrs(cut.decompose_resid(), correct, incorrect)
@@ -227,7 +227,7 @@ def attribution_table(result: "xr.Dataset", top_k: int = 10) -> "pd.DataFrame":
     import pandas as pd
 
     if not is_index(top_k) or top_k < 1:
-        raise ConfigError(f"top_k = {top_k!r}; allowed: 1 or more")
+        raise ConfigError(f"top_k = {describe(top_k)}; allowed: 1 or more")
     if several := {axis: n for axis, n in result["logit"].sizes.items() if n > 1}:
         raise ConfigError(f"a table is of one place, not of {several}; choose it: result.isel(prompt=0, pos=-1)")
     rows = []

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.config import TransformerConfig, rotary_angles
-from interp.errors import CacheError, ConfigError
+from interp.errors import CacheError, ConfigError, describe
 from interp.indices import head_index, is_index, layer_index
 from interp.model import (
     ActivationCache,
@@ -333,7 +333,9 @@ def _add_to(rows: Tensor, i: int | None, addend: Tensor | None) -> None:
 def _check_count(cfg: TransformerConfig, stop: int, max_length: int | None, max_terms: int, sides: int) -> None:
     """Raise `ConfigError` for an impossible length, or for more terms than allowed."""
     if max_length is not None and (not is_index(max_length) or max_length < 0):
-        raise ConfigError(f"max_length = {max_length!r}; allowed: 0 or more heads, or None for chains of any length")
+        raise ConfigError(
+            f"max_length = {describe(max_length)}; allowed: 0 or more heads, or None for chains of any length"
+        )
     wanted = count_paths(cfg, stop, max_length) ** sides
     if wanted <= max_terms:
         return

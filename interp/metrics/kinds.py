@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError, TokenError
+from interp.errors import ConfigError, ShapeError, TokenError, describe
 from interp.indices import is_index
 from interp.metrics.keys import key_of
 from interp.metrics.plan import JudgedRun, MetricPlan, Positions
@@ -105,11 +105,11 @@ class Metric:
 
 
 def _no_text(text: str) -> int:
-    raise TokenError(f"the answer {text!r} is text: give model= as well, or token ids")
+    raise TokenError(f"the answer {describe(text)} is text: give model= as well, or token ids")
 
 
 def _no_run(input: Any) -> Tensor:
-    raise TokenError(f"the reference {input!r} has to be run: give model= as well, or logits")
+    raise TokenError(f"the reference {describe(input)} has to be run: give model= as well, or logits")
 
 
 def as_metric(metric: Metric | Callable[[Tensor], Any]) -> Metric:
@@ -118,7 +118,9 @@ def as_metric(metric: Metric | Callable[[Tensor], Any]) -> Metric:
         return metric
     if callable(metric) and not isinstance(metric, type):
         return Function(metric)
-    raise ConfigError(f"{metric!r} is not a metric; allowed: one of interp.metrics, or a function of the logits")
+    raise ConfigError(
+        f"{describe(metric)} is not a metric; allowed: one of interp.metrics, or a function of the logits"
+    )
 
 
 # ---------------------------------------------------------------------- the metrics
@@ -343,7 +345,9 @@ def _apply(fn: Callable[[Tensor], Any], name: str, logits: Tensor, rows: Tensor)
     try:
         value = torch.as_tensor(value, device=logits.device).to(logits.dtype)
     except (TypeError, ValueError, RuntimeError):
-        raise ShapeError(f"the metric {name!r} made {value!r}; allowed: one number a prompt, or a single one") from None
+        raise ShapeError(
+            f"the metric {name!r} made {describe(value)}; allowed: one number a prompt, or a single one"
+        ) from None
     if value.ndim == 0:
         return value.expand(len(logits))
     if value.shape != (len(logits),):

@@ -23,7 +23,7 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple, NoReturn, cast
 
 from interp.config import TransformerConfig
-from interp.errors import HookNotFoundError, did_you_mean
+from interp.errors import HookNotFoundError, describe, did_you_mean
 
 Input = Literal["q", "k", "v"]
 """What of a head reads the stream."""
@@ -246,4 +246,4 @@ class ComputationGraph:
 
 
 def _refuse(name: object, why: str) -> NoReturn:
-    raise HookNotFoundError(f"{name!r} {why}")
+    raise HookNotFoundError(f"{describe(name)} {why}")

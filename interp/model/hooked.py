@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.config import TransformerConfig
-from interp.errors import ConfigError, HookNotFiredError, check_choice
+from interp.errors import ConfigError, HookNotFiredError, check_choice, describe
 from interp.indices import layer_index
 from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, entries_of_part
@@ -373,7 +373,7 @@ class Hooked(nn.Module):
         found = [name for name in self.resolve_hooks(asked) if passed(name)]
         if not found:
             limits = f"start_at_layer = {start}, stop_at_layer = {stop}"
-            raise HookNotFiredError(f"{asked!r} is not reached by a run with {limits}")
+            raise HookNotFiredError(f"{describe(asked)} is not reached by a run with {limits}")
         return found
 
     def _layer_range(self, start: int | None, stop: int | None) -> tuple[int, int]:

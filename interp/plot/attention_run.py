@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, HookNotFoundError, ShapeError, check_choice, did_you_mean
+from interp.errors import ConfigError, HookNotFoundError, ShapeError, check_choice, describe, did_you_mean
 from interp.lens import key_effects, value_norms
 from interp.model import visible_keys
 from interp.plot.style import check_shares
@@ -152,7 +152,7 @@ def _name(layer: int, point: str) -> str:
 def _check_shape(shape: tuple[int, ...], batch: int) -> None:
     if isinstance(batch, bool) or not isinstance(batch, Integral) or not -shape[0] <= batch < shape[0]:
         raise ShapeError(
-            f"batch = {batch!r}; allowed: {-shape[0]} to {shape[0] - 1} (the cache holds {shape[0]} sequences)"
+            f"batch = {describe(batch)}; allowed: {-shape[0]} to {shape[0] - 1} (the cache holds {shape[0]} sequences)"
         )
     if shape[-1] != shape[-2]:
         raise ShapeError(
@@ -196,10 +196,10 @@ def answer_ids(model: HookedTransformer, correct: int | str, incorrect: int | st
     def id_of(name: str, token: int | str) -> int:
         found = token_ids(token, model.to_answer, model.cfg.d_vocab_out, f"{name}:")
         if found.ndim:
-            raise ConfigError(f"{name} = {token!r}; allowed: one token, as text or id")
+            raise ConfigError(f"{name} = {describe(token)}; allowed: one token, as text or id")
         return int(found)
 
     ids = id_of("correct", correct), None if incorrect is None else id_of("incorrect", incorrect)
     if ids[0] == ids[1]:
-        raise ConfigError(f"correct = {correct!r} and incorrect = {incorrect!r} are one token")
+        raise ConfigError(f"correct = {describe(correct)} and incorrect = {describe(incorrect)} are one token")
     return ids

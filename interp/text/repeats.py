@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.errors import ConfigError, TokenError
+from interp.errors import ConfigError, TokenError, describe
 from interp.indices import is_index
 from interp.text.codec import TextCodec
 from interp.text.tokenizer import Tokenizer
@@ -61,9 +61,9 @@ def random_repeats(
     start = [] if bos is None else [bos]
     body = length - len(start)
     if not is_index(n_prompts) or n_prompts < 1:
-        raise ConfigError(f"n_prompts = {n_prompts!r}; allowed: 1 or more")
+        raise ConfigError(f"n_prompts = {describe(n_prompts)}; allowed: 1 or more")
     if not is_index(length) or body < SHORTEST:
-        raise ConfigError(f"length = {length!r}; allowed: {SHORTEST + len(start)} tokens or more")
+        raise ConfigError(f"length = {describe(length)}; allowed: {SHORTEST + len(start)} tokens or more")
     longest = (body - 1) // 2
     if len(ids) < body - longest:
         raise TokenError(

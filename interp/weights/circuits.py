@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, check_choice
+from interp.errors import ConfigError, check_choice, describe
 from interp.factored import FactoredMatrix
 from interp.indices import head_index, is_index, layer_index
 from interp.model import HookedTransformer, Norm, head_label
@@ -289,7 +289,7 @@ def composition_scores(
     if not kinds or len(set(kinds)) < len(kinds):
         raise ConfigError(f"kinds = {kinds}; allowed: at least one, each once")
     if chunk is not None and (not is_index(chunk) or chunk < 1):
-        raise ConfigError(f"chunk = {chunk!r}; allowed: 1 or more, or None")
+        raise ConfigError(f"chunk = {describe(chunk)}; allowed: 1 or more, or None")
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     n, weights = layers * heads, HeadWeights(*(weight.flatten(0, 1) for weight in _all_heads(model, fold_norms)))
     writer = FactoredMatrix(weights.W_V, weights.W_O)
@@ -388,7 +388,7 @@ def _at_most(name: str, given: int | None, most: int) -> int:
     if given is None:
         return min(10, most)
     if not is_index(given) or not 1 <= given <= most:
-        raise ConfigError(f"{name} = {given!r}; allowed: 1 to {most}")
+        raise ConfigError(f"{name} = {describe(given)}; allowed: 1 to {most}")
     return given
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, RangeError, ShapeError, check_choice
+from interp.errors import ConfigError, RangeError, ShapeError, check_choice, describe
 from interp.factored import FactoredMatrix
 from interp.indices import is_index
 from interp.model import HookedTransformer
@@ -75,9 +75,9 @@ def top_entries(
     n_rows, n_columns = matrix.shape
     most = n_columns if per_row else n_rows * n_columns
     if not is_index(top_k) or not 1 <= top_k <= most:
-        raise ConfigError(f"top_k = {top_k!r}; allowed: 1 to {most}, the entries that there are")
+        raise ConfigError(f"top_k = {describe(top_k)}; allowed: 1 to {most}, the entries that there are")
     if block is not None and (not is_index(block) or block < 1):
-        raise ConfigError(f"block = {block!r}; allowed: 1 row or more, or None")
+        raise ConfigError(f"block = {describe(block)}; allowed: 1 row or more, or None")
     A, B = at_least_float32(matrix.A), at_least_float32(matrix.B)
     if not (A.isfinite().all() and B.isfinite().all()):
         raise RangeError("a factor of the matrix has entries that are infinite or not numbers: none is largest")

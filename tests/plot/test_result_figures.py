@@ -29,7 +29,7 @@ from interp.lens.layers import direct_attribution, logit_lens
 from interp.lens.path_expansion import expand_logits, expand_scores
 from interp.metrics.kinds import Logit, LogitDifference
 from interp.patching.path_sweeps import path_sweep
-from interp.patching.sweeps import every, sweep
+from interp.patching.sweeps import sweep, sweep_sites
 from interp.plot import figures
 from interp.plot.style import NEGATIVE, POSITIVE
 from interp.weights.circuits import composition_scores, ov_circuit, singular_directions, top_entries
@@ -169,8 +169,16 @@ def test_intervals_over_prompts_are_under_the_pointer(model: HookedTransformer):
     assert "mean of 2 prompts" in figure.layout.title.subtitle.text
 
 
-def test_variables_of_every_and_path_sweeps_are_sweeps_too(model: HookedTransformer):
-    both = every(model, [OTHER, TEXT], [TEXT, OTHER], Logit("a"), ["resid_pre", "k"], progress=False)
+def test_effects_are_drawn_as_the_changes_of_the_values_that_they_are(model: HookedTransformer):
+    values, effects = (
+        trace(figures.sweep(sweep(model, OTHER, TEXT, Logit("a"), "z", ("layer", "head"), effects=e, progress=False)))
+        for e in (False, True)
+    )
+    assert np.allclose(values.z, effects.z) and np.array_equal(values.customdata, effects.customdata)
+
+
+def test_variables_of_a_sweep_of_sites_and_path_sweeps_are_sweeps_too(model: HookedTransformer):
+    both = sweep_sites(model, [OTHER, TEXT], [TEXT, OTHER], Logit("a"), ["resid_pre", "k"], progress=False)
     assert "k_ci_low" in both
     assert figures.sweep(both["k"]).layout.xaxis.title.text == "key-value head"
     with pytest.raises(ConfigError, match=r"draw one of them, result\[name\] of resid_pre, k$"):
@@ -253,7 +261,7 @@ def test_contributions_are_signed_bars_in_the_models_order_that_sum_to_the_logit
 def test_contributions_of_heads_show_the_largest_and_the_others_together(model: HookedTransformer):
     _, cache = model.run_with_cache(TEXT)
     result = direct_attribution(cache, "a", by="head", pos=-1)
-    shown = trace(figures.contributions(result, top=3))
+    shown = trace(figures.contributions(result, top_k=3))
     assert len(shown.x) == 4
     assert np.abs(shown.x[:3]).tolist() == sorted(np.abs(shown.x[:3]).tolist(), reverse=True)
     assert math.isclose(float(shown.x.sum()), float(result["logit"].item()), abs_tol=1e-4)
@@ -267,8 +275,8 @@ def test_contributions_need_one_place(model: HookedTransformer, as_installed: No
         figures.contributions(result)
     with pytest.raises(ShapeError, match="pos = 7; allowed"):
         figures.contributions(result, pos=7)
-    with pytest.raises(ConfigError, match="top = 0"):
-        figures.contributions(result, top=0, pos=-1)
+    with pytest.raises(ConfigError, match="top_k = 0"):
+        figures.contributions(result, top_k=0, pos=-1)
     rows = cache.logit_attrs(cache.decompose_resid(), "a")
     with pytest.raises(ShapeError, match="choose one"):
         figures.contributions(rows)
@@ -448,7 +456,7 @@ def test_the_largest_path_of_the_hand_built_induction_model_is_its_own():
 def test_no_flow_is_an_error(terms: LogitAttribution):
     with pytest.raises(ConfigError, match="adds 0"):
         figures.path_sankey(LogitAttribution(torch.zeros(2, 1, 1), ["embed", "bias"]))
-    with pytest.raises(ConfigError, match="top = 0"):
+    with pytest.raises(ConfigError, match="top_k = 0"):
         figures.path_sankey(terms, 0)
 
 
@@ -471,7 +479,7 @@ def test_a_circuit_has_a_line_for_every_edge_named_by_what_it_feeds(built: Circu
     assert len(lines) == graph.number_of_edges()
     assert sorted(one.name for one in lines) == sorted(kind for _, _, kind in graph.edges(keys=True))
     notes = {one.text[0] for one in lines}
-    assert "&lt;previous&gt; → induction, K<br>through prev" in notes
+    assert "&lt;previous&gt; (L0H0) → induction (L1H0), K<br>through prev" in notes
     assert len({one.line.color for one in lines if one.name in "QKV"}) == 3
     legend = [one.name for one in lines if one.showlegend]
     assert len(legend) == len(set(legend)) == len({one.name for one in lines})
@@ -481,7 +489,7 @@ def test_a_circuit_has_a_line_for_every_edge_named_by_what_it_feeds(built: Circu
 def test_a_circuits_layers_go_upwards(built: Circuit):
     figure = figures.circuit(built.edges())
     height = {note.text: note.y for note in figure.layout.annotations if note.bordercolor}
-    assert height["embed"] < height["&lt;previous&gt;"] < height["induction"] < height["unembed"]
+    assert height["embed"] < height["&lt;previous&gt; (L0H0)"] < height["induction (L1H0)"] < height["logits"]
     for line in traces(figure):
         assert line.y[0] < line.y[-1]
 
