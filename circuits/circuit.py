@@ -39,11 +39,14 @@ class Circuit(Declaration):
         return Layout(self)
 
     def edges(self) -> "MultiDiGraph":
-        """Which part feeds which: the exact graph, read off the declaration.
+        """Which component feeds which: the exact graph, read off the declaration.
 
-        Nodes are the parts and "embed", "pos_embed", "unembed", each with its `layer` and `kind`. An edge's key is what
-        it feeds, "Q", "K", "V", "mlp" or "out"; its `spaces` are those it goes through. There is an edge where the
-        product of what one part writes and what the other reads is not zero. Raises `ConfigError` as `layout` does.
+        Nodes are called as in `interp.model.ComputationGraph`: "embed" (tokens and positions), "L0H1", "L2.mlp" and
+        "logits". Each has its `layer`, its `kind`, and the declared names of its `parts`; tables and buckets of one
+        layer share an MLP. An edge's key is what it feeds, "Q", "K", "V", "mlp" or "out". Its `name` is that of the
+        computation graph, such as "L0H0 -> L1H0.k"; `spaces` are those that it goes through; `parts` are the pairs of
+        declared names that it stands for. There is an edge where the product of what one part writes and what the other
+        reads is not zero. Raises `ConfigError` as `layout` does.
         """
         return edge_graph(self.layout())
 

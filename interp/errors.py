@@ -53,8 +53,8 @@ class CheckpointError(InterpError, ValueError):
 def did_you_mean(given: str, allowed: Iterable[str], cutoff: float = 0.5, said: Mapping[str, str] | None = None) -> str:
     """`"; did you mean 'a' or 'b'?"`, or nothing where no option is close.
 
-    What is suggested must work when it is pasted. Where that is other code than the word that is compared, `said` has
-    the code, by the word.
+    A suggestion must work when it is pasted. Where the code to paste differs from the word that is compared, `said`
+    gives the code for each word.
     """
     near = get_close_matches(given, list(allowed), n=3, cutoff=cutoff)
     suggested = dict.fromkeys(repr(word) if said is None else said[word] for word in near)
@@ -64,14 +64,17 @@ def did_you_mean(given: str, allowed: Iterable[str], cutoff: float = 0.5, said: 
 def describe(value: object) -> str:
     """A value that somebody gave, short enough for a message: a tensor's shape, not its numbers; a module's kind.
 
-    Text and numbers are shown as they are; what is long is cut.
+    Text and numbers are shown as Python writes them; what is long is cut.
     """
     shape, kind = getattr(value, "shape", None), type(value).__name__
     if shape is not None and not isinstance(value, type):
-        number = f": {value.item()}" if not len(shape) and hasattr(value, "item") else ""  # pyright: ignore
+        held = not len(shape) and hasattr(value, "item") and not getattr(value, "is_meta", False)
+        number = f": {value.item()}" if held else ""  # pyright: ignore
         return f"{kind} of {getattr(value, 'dtype', '')} {tuple(shape)}{number}".replace("torch.", "")
     if isinstance(value, list | tuple | set | frozenset):
         shown = ", ".join(describe(item) for item in list(value)[:4]) + (", ..." if len(value) > 4 else "")
+        if len(shown) > 200:
+            return f"{kind} of {len(value)}"
         return f"({shown}{',' * (len(value) == 1)})" if isinstance(value, tuple) else f"[{shown}]"
     if isinstance(value, Mapping):
         return f"{kind} of {', '.join(map(str, list(value)[:4]))}{', ...' if len(value) > 4 else ''}"

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from interp.errors import ShapeError
+from interp.errors import ShapeError, describe
 from interp.precision import at_least_float32, without_autocast
 
 
@@ -267,7 +267,7 @@ def _plain(part: Any) -> Any:
         part = torch.as_tensor(part, dtype=torch.long if isinstance(part, list) and not part else None)
         return int(part) if part.ndim == 0 and part.dtype != torch.bool else part
     if isinstance(part, bool) or not hasattr(part, "__index__"):
-        raise IndexError(f"{part!r} is no index; allowed: integers, slices, None, ..., lists and masks")
+        raise IndexError(f"{describe(part)} is no index; allowed: integers, slices, None, ..., lists and masks")
     return operator.index(part)
 
 

@@ -62,8 +62,8 @@ explorer
 scores = head_scores(model, n_prompts=12, progress=False)
 kinds = ["induction", "previous_token", "duplicate_token"]
 for kind in kinds:
-    print(score_table(scores, kind, top=4)[[kind, f"{kind}_se"]].round(3).to_string(), "\n")
-top = {kind: score_table(scores, kind, top=5) for kind in kinds}
+    print(score_table(scores, kind, top_k=4)[[kind, f"{kind}_se"]].round(3).to_string(), "\n")
+top = {kind: score_table(scores, kind, top_k=5) for kind in kinds}
 assert top["induction"].index[0] == "L18H6" and {"L17H3", "L17H4"} <= set(top["induction"].index)
 assert top["previous_token"].index[0] == "L16H0" and top["duplicate_token"].index[0] == "L14H3"
 assert float(scores["induction"][18, 6]) > 0.85 and float(scores["previous_token"][16, 0]) > 0.8

@@ -77,7 +77,7 @@ assert right == IO and (difference > 4).all() and (swapped < -4).all()
 
 # %%
 answers = [model.to_single_token(name) for name in (*IO, *S)]
-lens = logit_lens(cache, clean, tokens=answers, pos=-1, progress=False)
+lens = logit_lens(cache, clean, answers=answers, pos=-1, progress=False)
 at = np.arange(len(NAMES))
 through = lens["logit"].values[:, at, at] - lens["logit"].values[:, at, at + len(NAMES)]  # [layer, batch]
 print("most likely after layers 10, 20 and 29:", lens["top_token"].values[[11, 21, 30], 0, 0].tolist())
@@ -109,7 +109,7 @@ figures.curves(
 right_ids, wrong_ids = torch.tensor(answers[: len(NAMES)]), torch.tensor(answers[len(NAMES) :])
 by_head = direct_attribution(cache, right_ids, wrong_ids, by="head", pos=-1)
 assert np.allclose(by_head["logit"], difference, atol=1e-3)
-direct = by_head["attribution"].mean("batch")
+direct = by_head["attribution"].mean("prompt")
 ranked = sorted(((float(v), str(n)) for v, n in zip(direct.values.ravel(), direct.label.values.ravel(), strict=True)))
 for value, name in [*ranked[:-6:-1], *ranked[:4][::-1]]:
     print(f"{name:6} {value:+.2f}")
@@ -124,7 +124,7 @@ figures.array(direct, title="Direct contribution to the logit difference", value
 by_source = direct_attribution(cache, right_ids, wrong_ids, by="position", pos=-1, prompt=clean)["attribution"]
 io_first = list(range(0, len(NAMES), 2))
 heads = {"L23H3": (23, 3), "L23H0": (23, 0), "L24H4": (24, 4), "L29H1": (29, 1), "L29H0": (29, 0)}
-chosen = {name: by_source[at][io_first].mean("batch").values for name, at in heads.items()}
+chosen = {name: by_source[at][io_first].mean("prompt").values for name, at in heads.items()}
 assert chosen["L23H3"].argmax() == S2 and chosen["L23H0"].argmax() == 1 and chosen["L24H4"].argmin() == 1
 assert chosen["L29H1"].argmax() == chosen["L29H0"].argmin() == END
 figures.heatmap(

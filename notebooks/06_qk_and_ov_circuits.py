@@ -113,7 +113,7 @@ figures.eigenvalues(eigenvalues, title="L29H0")
 
 # %%
 strict = head_scores(real, scores="copying_top", progress=False)
-first = score_table(strict, "copying_top", top=5)["copying_top"]
+first = score_table(strict, "copying_top", top_k=5)["copying_top"]
 print({name: round(float(value), 2) for name, value in first.items()})
 print(f"above one half: {int((strict['copying_top'] > 0.5).sum())} of 270")
 assert first.index[0] == "L29H1" and float(first.iloc[0]) > 0.7 and int((strict["copying_top"] > 0.5).sum()) < 20
@@ -242,7 +242,7 @@ assert all(one[head] > whole[head] - 0.1 for head in whole for one in others)
 # (the first is 0), food at that of number 3, elections at that of number 5.
 
 # %%
-directions = singular_directions(real, 27, 1, n_directions=6, n_tokens=12, fold_norms=True)
+directions = singular_directions(real, 27, 1, n_directions=6, top_k=12, fold_norms=True)
 
 
 def on_both_sides(found):
@@ -264,7 +264,7 @@ figures.singular_directions(directions, title="L27H1: singular directions of the
 # middle of the model, where the stream it reads and writes need no longer lie along tokens.
 
 # %%
-middle = singular_directions(real, 17, 4, n_directions=6, n_tokens=12, fold_norms=True)
+middle = singular_directions(real, 17, 4, n_directions=6, top_k=12, fold_norms=True)
 print(f"of twelve tokens, both read and written: {on_both_sides(middle)}")
 assert np.mean(on_both_sides(middle)) < 0.3
 for i in range(3):
@@ -282,7 +282,7 @@ for i in range(3):
 TEXT = "!abcabd"
 logits, cache = by_hand.run_with_cache(TEXT)
 terms = expand_scores(cache, 1, 0, progress=False)
-size = abs(terms).max(("batch", "query_pos", "key_pos"))
+size = abs(terms).max(("prompt", "query_pos", "key_pos"))
 for query in size.query_path.values:
     for key in size.key_path.values:
         if float(size.sel(query_path=query, key_path=key)) > 1e-6:
@@ -326,7 +326,7 @@ by_label = dict(zip(by_path.labels, last.tolist(), strict=True))
 late = sum(by_label[f"{layer}_mlp_out"] for layer in range(23, 30))
 print(f"MLPs of layers 23 to 29, direct: {late:+.2f}")
 assert sum(kinds["direct"]) > sum(kinds["one head"]) and late > 0.7 * float(last.sum())
-figures.paths(by_path, top=14, pos=-1)
+figures.paths(by_path, top_k=14, pos=-1)
 
 # %% [markdown]
 # Little of the answer's logit is written by attention heads: MLPs of the last layers write most of it. And yet the

@@ -101,8 +101,9 @@ def tour(name, text, draw=True):
     if draw:
         return figures.circuit(circuit, title=name)
     reads = {}
-    for writer, reader, kind in circuit.edges().edges(keys=True):
-        reads.setdefault(reader, {}).setdefault(writer, []).append(kind)
+    for _, _, kind, parts in circuit.edges().edges(keys=True, data="parts"):
+        for writer, reader in parts:
+            reads.setdefault(reader, {}).setdefault(writer, []).append(kind)
     for reader, writers in reads.items():
         print(f"{reader} reads", ", ".join(f"{writer} ({' '.join(kinds)})" for writer, kinds in writers.items()))
     return None
@@ -274,18 +275,11 @@ tour("addition_2", "!27+85")
 
 
 # %%
-def places(name):
-    """Parts by name as the analyses call them: L0H1, L0.mlp, embed, logits."""
-    found = {part.name: f"L{part.layer}.mlp" for part in circuits[name].parts}
-    heads = {head: f"L{one.layer}H{one.index}" for head, one in models[name].report.heads.items()}
-    return {"embed": "embed", "unembed": "logits", **found, **heads}
-
-
 def known_edges(name):
     """(writer, reader) of every declared edge, but for those from positions; inputs of heads as L1H0.q and so on."""
-    at, inputs = places(name), {"Q": ".q", "K": ".k", "V": ".v"}
-    edges = circuits[name].edges().edges(keys=True)
-    return {(at[writer], at[reader] + inputs.get(kind, "")) for writer, reader, kind in edges if writer != "pos_embed"}
+    edges = [about for _, _, about in circuits[name].edges().edges(data=True)]
+    words = [about["name"] for about in edges if any(writer != "pos_embed" for writer, _ in about["parts"])]
+    return {tuple(word.split(" -> ")) for word in words}
 
 
 pairs = edges_of_heads = 0
@@ -360,7 +354,7 @@ def found_edges(name):
     def change(logits):
         return (logits - base).abs().amax((1, 2))
 
-    parts = sorted(set(places(name).values()))
+    parts = sorted(circuits[name].edges().nodes)
     inputs = [part + end for part in parts if "H" in part for end in (".q", ".k", ".v")]
     inputs += [part for part in parts if "mlp" in part or part == "logits"]
     found = []

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import strategies as st
+from pretend_device import NAME, install
 from torch import Tensor
 
 from interp import ActivationCache, HookedTransformer, TransformerConfig
@@ -25,6 +26,9 @@ SEED = int(os.environ.setdefault("INTERP_SEED", str(random.SystemRandom().randra
 
 It is kept in the environment, so that all worker processes of a session draw the same models.
 """
+
+DEVICE = install() if os.environ.get("INTERP_DEVICE") == NAME else torch.device(os.environ.get("INTERP_DEVICE", "cpu"))
+"""Where the tests marked `device` run."""
 
 SMALL: dict[str, Any] = {
     "n_layers": 3,
@@ -62,6 +66,7 @@ GRID: dict[str, dict[str, Any]] = {
             "positional_embedding_type": "none",
             "tie_word_embeddings": True,
             "attn_scale": 1.5,
+            "act_fn": "solu_ln",
         },
         "post_ln_sinusoidal_bidirectional": {
             "norm_position": "post",
@@ -83,7 +88,7 @@ GRID: dict[str, dict[str, Any]] = {
         },
         "qk_norm_grouped": ROTARY | GATED | {"use_qk_norm": True, "n_key_value_heads": 2, "eps": 1e-2},
         "bidirectional_attn_only_no_norm": ATTN_ONLY | {"normalization_type": None, "attention_dir": "bidirectional"},
-        "norms_on_both_sides": {"norm_position": "both", "embed_scale": 1.5},
+        "norms_on_both_sides": {"norm_position": "both", "embed_scale": 1.5, "act_fn": "solu"},
         "gemma_like": ROTARY
         | GATED
         | {
@@ -230,7 +235,7 @@ def configs(draw: st.DrawFn, **fixed: Any) -> dict[str, Any]:
         "d_vocab": draw(st.integers(2, 9)),
         "n_key_value_heads": draw(st.integers(1, 2)),
         "attn_only": draw(st.booleans()),
-        "act_fn": draw(st.sampled_from(["relu", "gelu", "gelu_new", "silu"])),
+        "act_fn": draw(st.sampled_from(["relu", "gelu", "gelu_new", "gelu_fast", "silu", "solu", "solu_ln"])),
         "normalization_type": draw(st.sampled_from(["LN", "RMS", None])),
         "norm_position": draw(st.sampled_from(["pre", "post"])),
         "positional_embedding_type": draw(st.sampled_from(positions)),
@@ -333,11 +338,13 @@ def reference_slowing(scaling: RotaryScaling | None, frequency: float) -> float:
 
 
 def reference_activation(name: str, x: Tensor) -> Tensor:
-    """The four activation functions from their formulas."""
+    """The activation functions from their formulas."""
     if name == "relu":
         return torch.where(x > 0, x, torch.zeros_like(x))
     if name == "silu":
         return x / (1 + (-x).exp())
+    if name in ("solu", "solu_ln"):
+        return x * x.exp() / x.exp().sum(-1, keepdim=True)
     if name == "gelu":
         return x * (1 + torch.erf(x / math.sqrt(2))) / 2
     return x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
@@ -371,6 +378,8 @@ def reference_logits(model: HookedTransformer, tokens: Tensor, edit: Edit = _kee
             neurons = reference_activation(cfg.act_fn, gate) * neurons
         else:
             neurons = reference_activation(cfg.act_fn, neurons)
+        if cfg.act_fn == "solu_ln":
+            neurons = reference_norm(block.mlp.ln, neurons)
         x = mid + reference_norm(block.ln2_post, neurons @ block.mlp.W_out + block.mlp.b_out)
         if post:
             x = reference_norm(block.ln2, x)

@@ -253,7 +253,7 @@ def test_terms_too_large_for_half_precision_do_not_hide_a_wrong_sum():
 def test_the_lens_of_a_half_precision_run_reads_its_logits_in_float32(half: torch.dtype):
     model = half_model("gemma_like", half)
     tokens = random_tokens(model.cfg, 1, batch=2)
-    lens, logits = logit_lens(model, tokens, tokens=3), model(tokens).double()
+    lens, logits = logit_lens(model, tokens, answers=3), model(tokens).double()
     want = logits.softmax(-1)[..., 3]
     assert torch.allclose(torch.as_tensor(lens["prob"].to_numpy())[-1, ..., 0].double(), want, rtol=1e-4)
     ranks = torch.as_tensor(lens["rank"].to_numpy())[-1, ..., 0]

@@ -83,8 +83,7 @@ class CompileReport:
     Attributes:
         heads: what was made of each head, by name.
         n_coordinates: the size of the stream that the circuit needs, before norm, rotation or compression.
-        interference: the largest overlap of two coordinates; 0 unless compressed. What it does to the circuit's
-            accuracy, `verify` tells.
+        interference: the largest overlap of two coordinates; 0 unless compressed. `verify` measures what it costs.
         nothing_below: logits that stay below this predict nothing.
     """
 
@@ -282,7 +281,7 @@ def _write(model: CompiledTransformer, encoding: Encoding, heads: list[FactoredH
 def _write_head(
     attn: Attention, index: int, one: FactoredHead, factor: float, encoding: Encoding, basis: Basis
 ) -> None:
-    """Sharpness is the query's, gains are the output's; a rotary code has the first dimensions of queries and keys."""
+    """Write a head. `factor` multiplies its queries. A rotary code has the first dimensions of queries and keys."""
     first = attn.cfg.rotary_dim or 0
     qk, ov = slice(first, first + one.qk_rank), slice(one.ov_rank)
     attn.W_Q[index, :, qk] = (basis.read @ one.query * factor).to(attn.W_Q.dtype)

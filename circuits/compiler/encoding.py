@@ -1,6 +1,7 @@
-"""Encoding: a circuit's matrices between labels, as matrices between the coordinates that lie in the stream.
+"""Encoding: from matrices between labels to matrices between coordinates of the stream.
 
-They are the same but for positions, which a low-rank code writes with fewer coordinates than there are labels.
+Each label is one coordinate, except for positions: a low-rank code writes them with fewer coordinates than there are
+positions.
 """
 
 from dataclasses import replace
@@ -72,17 +73,17 @@ class Encoding:
                     for term in form.terms), torch.zeros(self.size, self.size, dtype=torch.float64))  # fmt: skip
 
     def matched(self, term: Term, head: str) -> Float[Tensor, "size size"]:
-        """A term of a QK circuit: read on both sides. A shift is written in the code's own way."""
+        """A term of a QK circuit, between coordinates. A shift is written in the position code's own way."""
         if self.own_shift(term):
             return self._shifted(term)
         what = f"head {head!r}: {term.name}"
         return self.read(self.read(self.layout.matrix(Form((term,))), what).T, what).T
 
     def terms(self, head: Head) -> tuple[Term, ...]:
-        """What a head's scores are made of, in units of the code's own shift where there is one.
+        """The terms that a head's scores are the sum of, scaled to fit the position code.
 
-        A low-rank code scores the neighbours of its target, too, and only `gap` less than the target. So that the sink
-        still lies between a match and none, everything else counts `gap` times.
+        In a low-rank code the neighbours of the target score as well, only `gap` less than the target. The sink must
+        lie between the two. So every term that is no shift is multiplied by `gap`.
         """
         terms = head.scores.terms
         own = [term for term in terms if self.own_shift(term)]
@@ -97,9 +98,9 @@ class Encoding:
         return tuple(term if self.own_shift(term) else replace(term, weight=gap * term.weight) for term in terms)
 
     def own_shift(self, term: Term) -> bool:
-        """Whether a term is an attraction of positions at a distance, for which a low-rank code has its own form.
+        """Whether the position code writes this term in its own way: a shift of positions, with a weight above 0.
 
-        A shift that no two positions of the text have relates nothing, and needs none.
+        One-hot positions have no way of their own. A shift longer than the text relates nothing, and is left out.
         """
         relates_positions = term.rows.name == term.columns.name == POS and bool(term.matrix.any())
         return relates_positions and term.shift is not None and term.weight > 0 and not isinstance(self.code, OneHot)
@@ -115,7 +116,7 @@ class Encoding:
 
 
 def by_position(head: Head) -> bool:
-    """Whether the scores depend on positions alone (the sink is one: the start of the text is position 0)."""
+    """Whether the scores depend on positions alone. A sink does: the start of the text is position 0."""
     return all(
         (term.rows.name in (ONE, POS) and term.columns.name == POS) or term.name == "sink" for term in head.scores.terms
     )

@@ -19,9 +19,9 @@ class FactoredHead:
 
     Attributes:
         head: the declaration.
-        query, key: their product is the QK circuit, before sharpening; what a rotary code rotates is left out.
+        query, key: their product is the QK circuit before sharpening, without what a rotary code rotates.
         value, output: their product is the OV circuit.
-        rotated: what the constant becomes in the query and in the key that a rotary code rotates; empty otherwise.
+        rotated: the query and the key that a rotary code makes of the constant 1; empty for other codes.
     """
 
     head: Head
@@ -43,9 +43,10 @@ class FactoredHead:
 
 
 def factor_heads(layout: Layout, code: PositionCode, d_head: int | None) -> tuple[Encoding, list[FactoredHead]]:
-    """Every head of a circuit in a position code, which rotates as many dimensions as `d_head` leaves, if it is rotary.
+    """Every head of a circuit, factored, with the encoding that was used.
 
-    Raises `ConfigError` for what the code cannot write.
+    A rotary code without a `rotary_dim` gets the dimensions that the widest QK circuit leaves of `d_head`. Raises
+    `ConfigError` for a term that the position code cannot write.
     """
     encoding = Encoding(layout, code)
     heads = [_factor(head, encoding) for head in layout.declaration.heads]
@@ -57,7 +58,10 @@ def factor_heads(layout: Layout, code: PositionCode, d_head: int | None) -> tupl
 
 
 def fitting_d_head(heads: Iterable[FactoredHead], encoding: Encoding, d_head: int | None) -> int:
-    """The given d_head, or as much as is needed. Raises `RankError` naming head and terms if it is too small."""
+    """The given `d_head`, or the smallest that all heads fit into.
+
+    Raises `RankError`, naming the head and its terms, if the given one is too small.
+    """
     rotary_dim = encoding.code.rotary_dim or 0 if isinstance(encoding.code, Rotary) else 0
     widest = max(1, rotary_dim)
     for one in heads:

@@ -17,10 +17,12 @@ LARGE_SCORES = 1e4
 
 
 def choose_sharpness(head: Head, encoding: Encoding, error: float) -> tuple[float, float]:
-    """The factor on a head's scores (the declared one, or what `error` needs), and how large they become.
+    """The factor on a head's scores, and the largest score that comes of it.
 
-    Scores of positions alone are known exactly; for others the smallest gap counts. Raises `ConfigError` naming the
-    head where its gap is unknown, or its position code prefers another key than the declared one.
+    The factor is the declared one, or the smallest that leaves `error` of the attention to other keys. Scores that
+    depend on positions alone are computed, and the factor is exact. For other scores the factor follows from their
+    smallest gap. Raises `ConfigError`, naming the head, if its gap is unknown, or if its position code prefers another
+    key than the declared one.
     """
     terms = encoding.terms(head)
     if not terms:
@@ -57,7 +59,7 @@ def _by_position(terms: Iterable[Term], encoding: Encoding, declared: bool) -> F
 
 
 def check_resolution(name: str, largest: float, dtype: torch.dtype) -> None:
-    """Raise `ConfigError` where `dtype` cannot tell scores of this size apart, and warn where it hardly can."""
+    """Raise `ConfigError` if `dtype` resolves scores of this size to steps above 1 only, and warn if it comes near."""
     step = largest * torch.finfo(dtype).eps
     if not step <= 1:
         raise ConfigError(

@@ -10,7 +10,7 @@ with attention that chooses instead of weighing. Nothing here knows of weights.
 from circuits.language.declaration import Declaration
 from circuits.language.edges import edge_graph
 from circuits.language.forms import Form, Shift, Term, copy, match, shift
-from circuits.language.interpreter import Interpretation, Interpreter, attend, decode, in_words, visible_keys
+from circuits.language.interpreter import Interpretation, Interpreter, attend, decode, in_words, leading, visible_keys
 from circuits.language.keywords import known_keywords
 from circuits.language.layout import Layout
 from circuits.language.parts import Head, Neurons, Part, Ramp, Table, Ties
@@ -41,6 +41,7 @@ __all__ = [
     "in_words",
     "is_finite",
     "known_keywords",
+    "leading",
     "listed",
     "match",
     "shift",

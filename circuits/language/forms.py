@@ -63,8 +63,9 @@ class Term:
         rows, columns: the spaces it relates: query and key, or source and destination.
         matrix: what it relates, before the weight.
         weight: the factor in front.
-        shift: n, where the relation is `shift(n)` (0 for equality): a position code may have its own way to write it.
-        drops_bos: whether a head with a sink leaves out what it would copy from the start of the text.
+        shift: the n of the relation `shift(n)`, which is 0 for equality; None for other relations. A position code may
+            write shifts in a way of its own.
+        drops_bos: whether a head with a sink leaves this out where it reads the start of the text.
     """
 
     name: str
@@ -101,7 +102,7 @@ class Form:
 
     @property
     def relates_anything(self) -> bool:
-        """Whether any score is not 0; `shift(n)` over fewer than n positions is such a form."""
+        """Whether any score is not 0. All are 0 in `shift(n)` over n positions or fewer."""
         return any(bool(term.weighted.any()) for term in self.terms)
 
     def __add__(self, other: "Form") -> "Form":
@@ -148,8 +149,9 @@ def copy(
 ) -> Form:
     """Write, for each label of `source`, the related label of `destination`; by default, the same.
 
-    Labels in `drop` are not copied. With None a head that has a sink drops what it would read at the start of the text:
-    the word `bos`, or position 0; with () nothing is dropped. Raises `ConfigError` as `match` does.
+    Labels in `drop` are not copied. With `drop=()` all are copied. Without `drop` all are copied as well, except by a
+    head with a sink: such a head rests at the start of the text, and copies neither the word `bos` nor position 0.
+    Raises `ConfigError` as `match` does.
     """
     form = _form("copy", source, destination, relation)
     (term,) = form.terms
@@ -222,5 +224,5 @@ def _numbers(name: str, relation: Any) -> Tensor:
 
 
 def _labels(given: Label | Iterable[Label]) -> Iterable[Label]:
-    """One label or several, as several. A label that does not exist is found where it is looked up."""
+    """One label or several, as several. Whether they exist is checked where they are looked up."""
     return given if isinstance(given, Iterable) and not isinstance(given, str) else [given]

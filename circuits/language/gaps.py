@@ -10,9 +10,10 @@ MANY = 20_000
 
 
 def smallest_gap(form: Form) -> float | None:
-    """The smallest difference between two scores that `form` can give, or None where there are too many, or only one.
+    """The smallest difference between two scores that `form` can give.
 
-    Every space is taken to hold one of its states, or nothing.
+    Each space is assumed to hold one of its states, or nothing. Returns None if there are more than `MANY` scores to
+    compare, or only one.
     """
     blocks: dict[tuple[str, str], Tensor] = {}
     for term in form.terms:

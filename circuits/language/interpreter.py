@@ -1,8 +1,8 @@
 """The symbolic interpreter: what a circuit means, with attention that chooses instead of weighing.
 
 Every head attends to the best-scoring keys and to nothing else: to all of them alike (ties "mean"), or to the latest or
-the first of them. Every ramp is a step. There is no softmax, no sharpness, no factor of a matrix, no position code and
-no norm in it, so that it can say whether a compiled model does what was declared.
+the first of them. Every ramp is a step. The interpreter has no softmax, no sharpness, no factored matrix, no position
+code and no norm. So it can say whether a compiled model, which has all of these, does what was declared.
 """
 
 from dataclasses import dataclass
@@ -126,11 +126,19 @@ def attend(
     return torch.nn.functional.one_hot(chosen, scores.shape[-1]).double()
 
 
+def leading(logits: Float[Tensor, "batch pos d_vocab"], nothing_below: float) -> Bool[Tensor, "batch pos d_vocab"]:
+    """Which words have the largest logit, several of them where they tie.
+
+    Words tie within a tenth of `nothing_below`. That is a twentieth of the smallest logit that a part writes alone, so
+    no write is overlooked, and more than the errors of a compiled model, which tell equal logits apart.
+    """
+    return logits >= logits.amax(-1, keepdim=True) - nothing_below / 10
+
+
 def decode(logits: Float[Tensor, "batch pos d_vocab"], nothing_below: float) -> Int[Tensor, "batch pos"]:
-    """The word with the largest logit, the first of those that agree to a tenth of `nothing_below`; -1 for nothing."""
-    top = logits.amax(-1, keepdim=True)
-    ids = (logits >= top - nothing_below / 10).int().argmax(-1)
-    return ids.where(top[..., 0] >= nothing_below, -1)
+    """The word with the largest logit, the first of those that tie; -1 where no logit reaches `nothing_below`."""
+    ids = leading(logits, nothing_below).int().argmax(-1)
+    return ids.where(logits.amax(-1) >= nothing_below, -1)
 
 
 def in_words(ids: Int[Tensor, "batch pos"], words: tuple[str, ...]) -> list[list[str | None]]:

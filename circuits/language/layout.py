@@ -25,7 +25,7 @@ class Read:
     Attributes:
         reader: name of a part, or "unembed".
         kind: "Q", "K", "V", "mlp" or "out".
-        time: when it reads; what was written at an earlier time is there.
+        time: when it reads. It sees all that was written at an earlier time.
         matrix: what it reads, by coordinate.
     """
 
@@ -43,7 +43,7 @@ class Write:
         writer: name of a part, "embed" or "pos_embed".
         time: when it writes.
         matrix: what it writes, by coordinate.
-        smallest: the smallest share of one of its writes that can stand alone: 1 / n_ctx for a head that averages.
+        smallest: the least share of a write that can arrive: 1 / n_ctx for a head that averages, else 1.
     """
 
     writer: str
@@ -155,7 +155,10 @@ class Layout:
                 )
 
     def nothing_below(self) -> float:
-        """Logits that stay below this predict nothing: half of the smallest one that a part writes alone."""
+        """The threshold below which all logits mean "nothing to predict".
+
+        It is half of the smallest logit that a part can write when no other part writes.
+        """
         out, smallest = self.slices[self.declaration.out.name], float("inf")
         for write in self.writes():
             written = write.matrix[:, out].abs()
@@ -165,7 +168,7 @@ class Layout:
 
 
 def time_of(part: Part) -> float:
-    """Heads of a layer read the stream that enters it; its MLP reads what they have added to, too."""
+    """When a part reads and writes. The heads of a layer come first, its MLP half a step later."""
     return part.layer + (0.5 if isinstance(part, Neurons) else 0.0)
 
 

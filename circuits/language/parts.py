@@ -143,11 +143,11 @@ def bucket(
     values: Mapping[Any, Number],
     gate: Sequence[Coordinate],
 ) -> Neurons:
-    """A number as a one-hot label: the one whose value is nearest, and only where a coordinate of `gate` is 1.
+    """Neurons that write the label whose value is nearest to a number, and only where a coordinate of `gate` is 1.
 
-    Between two neighbouring values there is one ramp, a quarter of their distance to either side of the middle; it adds
-    the upper label and takes the lower one off. Where the gate is 0 every ramp is pushed below its beginning, for any
-    number up to the largest value, or to 1: what attention averages is no larger than what it copies.
+    One ramp writes the lowest label. Each pair of neighbouring values has a ramp, a quarter of their distance to either
+    side of the middle between them; it adds the upper label and subtracts the lower one. Where the gate is 0, every
+    ramp stays below its beginning: its `low` is raised by more than the number can be, and the gate makes good for it.
     """
     where = f"bucket {name!r}"
     if not isinstance(values, Mapping) or not values:
@@ -172,9 +172,9 @@ def bucket(
 
 
 def dropping(where: str, form: Form, bos_places: Mapping[str, Label]) -> Form:
-    """What a head with a sink copies: nothing from the start of the text, where the form does not say otherwise.
+    """A form that copies nothing from the start of the text, for a head with a sink. Terms with `drop=` stay.
 
-    Raises `ConfigError`, beginning with `where`, for a term that copies nothing else.
+    Raises `ConfigError`, whose message begins with `where`, for a term that copies nothing else.
     """
 
     def kept(term: Term) -> Term:

@@ -15,7 +15,7 @@ Number = int | float
 
 
 def is_finite(value: object) -> bool:
-    """Whether it is a real number (no truth value), and neither infinite nor NaN."""
+    """Whether a value is a real number that is neither infinite nor NaN. True and False are no numbers here."""
     if isinstance(value, str | bool) or not hasattr(value, "__float__"):
         return False
     try:
@@ -31,11 +31,11 @@ class Space:
     Attributes:
         name: what messages and `edges()` call it.
         labels: one for each of its orthonormal directions, all different.
-        states: what the space can hold when it holds something, one vector over the labels each; by default each label
-            alone. They matter where the directions are features that are mixed, such as dense word vectors.
+        states: the vectors over the labels that the space can hold. By default these are the labels, each alone.
+            Spaces of features need them: a dense word vector holds several features at once.
 
-    Raises `ConfigError` for a name that is no word, for a space without labels, with repeated ones or ones that are
-    neither words nor integers, or with states of another length.
+    Raises `ConfigError` for a name that is no word, for a space without labels, for labels that are repeated or that
+    are neither words nor integers, and for states of another length.
     """
 
     name: str
@@ -62,7 +62,10 @@ class Space:
         return len(self.labels)
 
     def index(self, label: Label, where: str = "") -> int:
-        """The place of a label. Raises `ConfigError` with the nearest one, beginning with `where` it was asked for."""
+        """The place of a label.
+
+        Raises `ConfigError` with the nearest label; its message begins with `where`, which says who asked.
+        """
         if label not in self.labels:
             near = did_you_mean(str(label), map(str, self.labels), said={str(one): repr(one) for one in self.labels})
             message = f"space {self.name!r} has no label {describe(label)}; it has {listed(self.labels)}{near}"

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.language import Interpretation, is_finite
+from circuits.language import Interpretation, is_finite, leading
 from interp.errors import ConfigError, describe, did_you_mean
 
 Expected = str | Mapping[str, float] | None
@@ -54,8 +54,7 @@ class Answers:
 def interpreted_answers(interpretation: Interpretation, nothing_below: float) -> Answers:
     """What the interpreter predicts; where several words tie, any of them is right."""
     logits = interpretation.logits
-    top = logits.amax(-1, keepdim=True)
-    words = (logits >= top - nothing_below / 10) & (top >= nothing_below)
+    words = leading(logits, nothing_below) & (logits.amax(-1, keepdim=True) >= nothing_below)
     return Answers(interpretation.predictions, words, torch.zeros(logits.shape[:2], dtype=torch.bool), logits)
 
 

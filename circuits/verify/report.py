@@ -32,15 +32,16 @@ class Worst:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What came out.
+    """How often model and interpreter were right, by what margin, and how far their numbers lie apart.
 
     Attributes:
         n_inputs, n_positions: how much was run.
         n_right: positions at which the model predicts what the reference says.
-        n_symbolic: positions at which the interpreter does.
-        margin: over all positions, the smallest distance to another prediction, in logits: of the right word to the
-            next one and to nothing; of nothing to the first word; of a distribution to the tolerance.
-        worst: where that is.
+        n_symbolic: positions at which the interpreter predicts what the reference says.
+        margin: the smallest distance of the model's predictions to other ones, in logits. Where a word is right, it is
+            the distance to the next word, or to predicting nothing; where nothing is right, the distance to the first
+            word; where all logits are given, what is left of the tolerance. It is 0 or less where one is wrong.
+        worst: the position with that margin.
         logit_error: the largest difference between the model's logits and the interpreter's.
         pattern_errors: for each head, the largest difference between the model's pattern and the interpreter's.
         sampled_from: how many inputs there are, where only a random sample of them was run; None where all were.

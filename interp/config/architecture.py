@@ -12,9 +12,9 @@ import torch
 
 from interp.config.fields import alternatives, fits, spell_all, torch_dtype
 from interp.config.rotary import RotaryScaling
-from interp.errors import ConfigError, did_you_mean
+from interp.errors import ConfigError, describe, did_you_mean
 
-ActFn = Literal["relu", "gelu", "gelu_new", "silu"]
+ActFn = Literal["relu", "gelu", "gelu_new", "gelu_fast", "silu", "solu", "solu_ln"]
 NormType = Literal["LN", "RMS"]
 PositionType = Literal["standard", "onehot", "sinusoidal", "rotary", "shortformer", "none"]
 
@@ -31,7 +31,7 @@ class ParameterCounts:
         pos_embed: `W_pos` where it is learned; fixed tables are not parameters.
         attention: `W_Q W_K W_V W_O` and their biases.
         mlp: `W_in W_out`, `W_gate` where there is one, and their biases.
-        norms: gains and biases, of the norms of queries and keys too.
+        norms: gains and biases, of the norms of queries and keys and of neurons ("solu_ln") too.
         unembed: `W_U` and `b_U`; `b_U` alone where `W_U` is tied to `W_E`.
     """
 
@@ -65,7 +65,8 @@ class TransformerConfig:
             (grouped-query attention, Ainslie et al. 2023); by default `n_heads`.
         attn_only: blocks without an MLP.
         d_mlp: hidden neurons; by default `4 * d_model`, and 0 in an attention-only model.
-        act_fn: "gelu" is the exact one, "gelu_new" its tanh approximation.
+        act_fn: "gelu" is the exact one, "gelu_new" and "gelu_fast" are two names of its tanh approximation; "solu" is
+            `x * softmax(x)` over the neurons, and "solu_ln" that with a LayerNorm after it (Elhage et al. 2022).
         gated_mlp: `act(x W_gate + b_gate) * (x W_in + b_in)` (Shazeer 2020) in place of `act(x W_in + b_in)`.
         normalization_type: "LN" (Ba et al. 2016, variance over d, not d - 1), "RMS" (Zhang & Sennrich 2019) or None.
         norm_position: "pre" reads through the norm, `x + f(norm(x))`, with one more norm before the unembedding;
@@ -166,7 +167,7 @@ class TransformerConfig:
             raise ConfigError("give n_heads, d_head or both: neither can be derived from the other fields")
         for name, value in (("d_model", self.d_model), ("n_heads", heads), ("d_head", width)):
             if (value is not DERIVED or name == "d_model") and not (fits(value, int) and value > 0):
-                raise ConfigError(f"{name} = {value!r}; allowed: a positive integer")
+                raise ConfigError(f"{name} = {describe(value)}; allowed: a positive integer")
         given, other = ("d_head", "n_heads") if heads is DERIVED else ("n_heads", "d_head")
         if (heads is DERIVED or width is DERIVED) and self.d_model % (divisor := heads or width):
             raise ConfigError(
@@ -192,7 +193,9 @@ class TransformerConfig:
             value = getattr(self, name)
             if not fits(value, hint):
                 options = [a for a in alternatives(hint) if isinstance(a, str)]
-                raise ConfigError(f"{name} = {value!r}; allowed: {spell_all(hint)}{did_you_mean(str(value), options)}")
+                raise ConfigError(
+                    f"{name} = {describe(value)}; allowed: {spell_all(hint)}{did_you_mean(str(value), options)}"
+                )
             if isinstance(value, tuple) and len(value) != self.n_layers:
                 raise ConfigError(f"{name} has {len(value)} values for n_layers = {self.n_layers}")
             for number in value if isinstance(value, tuple) else (value,):
@@ -200,7 +203,7 @@ class TransformerConfig:
                     lowest_ok = number >= 0 if name in may_be_zero else number > 0
                     if not (lowest_ok and math.isfinite(number)):
                         least = "zero or more" if name in may_be_zero else "more than zero"
-                        raise ConfigError(f"{name} = {value!r}; allowed: {least}")
+                        raise ConfigError(f"{name} = {describe(value)}; allowed: {least}")
 
     def _check_combinations(self) -> None:
         heads, kv_heads, positions = self.n_heads, self.n_key_value_heads, self.positional_embedding_type
@@ -254,6 +257,11 @@ class TransformerConfig:
     def predicts_other_things(self) -> bool:
         """Whether the logits are of other things than the tokens that go in."""
         return self.d_vocab_out != self.d_vocab
+
+    @property
+    def norms_neurons(self) -> bool:
+        """Whether a LayerNorm over the neurons follows the activation function."""
+        return self.act_fn == "solu_ln"
 
     @property
     def norms_reads(self) -> bool:
@@ -330,7 +338,7 @@ def _from_json(value: Any) -> Any:
         try:
             return RotaryScaling(**value)
         except TypeError as error:
-            raise ConfigError(f"rotary_scaling = {value!r}: {error}") from error
+            raise ConfigError(f"rotary_scaling = {describe(value)}: {error}") from error
     return value
 
 
@@ -352,9 +360,10 @@ def _count_parameters(cfg: TransformerConfig) -> ParameterCounts:
 
 
 def _count_norms(cfg: TransformerConfig) -> int:
-    of_queries_and_keys = cfg.n_layers * 2 * cfg.d_head if cfg.use_qk_norm else 0
+    inside = 2 * cfg.d_head if cfg.use_qk_norm else 0
+    inside += 2 * cfg.d_mlp if cfg.norms_neurons else 0  # d_mlp is 0 in an attention-only model
     if cfg.normalization_type is None:
-        return of_queries_and_keys
+        return cfg.n_layers * inside
     sublayers = cfg.n_layers * (1 if cfg.attn_only else 2)
     norms = sublayers * (2 if cfg.norm_position == "both" else 1) + (1 if cfg.norms_reads else 0)
-    return norms * (2 if cfg.normalization_type == "LN" else 1) * cfg.d_model + of_queries_and_keys
+    return norms * (2 if cfg.normalization_type == "LN" else 1) * cfg.d_model + cfg.n_layers * inside

@@ -25,9 +25,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError, did_you_mean
-from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on, induction_score, previous_token_score
-from interp.indices import is_index, layer_index
+from interp.errors import ConfigError, ShapeError, describe, did_you_mean
+from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on
+from interp.indices import check_count, is_index, layer_index
 from interp.model import HookFn, head_labels
 from interp.progress import shown
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, repeated_tokens
@@ -38,17 +38,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from interp.model import ActivationCache, HookedTransformer
-
-__all__ = [
-    "PATTERN_SCORES",
-    "WEIGHT_SCORES",
-    "attention_on",
-    "head_scores",
-    "head_scores_of",
-    "induction_score",
-    "previous_token_score",
-    "score_table",
-]
 
 MEMORY = 2**26
 """Bytes that the patterns of one layer may take at a time in `head_scores`."""
@@ -68,7 +57,7 @@ WEIGHT_SCORES: dict[str, tuple[Callable[..., Any], str]] = {
 @torch.no_grad()
 def head_scores(
     model: "HookedTransformer",
-    tokens: Text | Ids | None = None,
+    prompt: Text | Ids | None = None,
     *,
     scores: str | Sequence[str] | None = None,
     n_prompts: int | None = None,
@@ -82,10 +71,10 @@ def head_scores(
 
     Args:
         model: hooks that it has act as in every run.
-        tokens: text, texts or ids to score on, in place of random repeats (`interp.text.repeated_tokens`).
+        prompt: text, texts or ids to score on, in place of random repeats (`interp.text.repeated_tokens`).
         scores: some of the names in this module's table, in the order wanted; None for all.
         n_prompts, length, seed: of the random repeats; by default 16, about 64 tokens, and 0.
-        attention_mask: for `tokens` with padding, as for calling the model.
+        attention_mask: for a prompt with padding, as for calling the model.
         batch_size: how many prompts run at a time; by default as many as fit `MEMORY`. The scores do not depend on it.
         progress: show a progress bar on a terminal.
 
@@ -99,7 +88,7 @@ def head_scores(
         TokenError: as `random_repeats` and as calling the model.
     """
     names = _checked_names(scores, model)
-    options = (tokens, n_prompts, length, seed, attention_mask)
+    options = (prompt, n_prompts, length, seed, attention_mask)
     if not any(name in PATTERN_SCORES for name in names):
         if any(option is not None for option in options):
             raise ConfigError(f"{', '.join(names)}: of the weights alone, so prompts mean nothing")
@@ -108,8 +97,7 @@ def head_scores(
     ids = prompts.ids
     if batch_size is None:
         batch_size = max(1, MEMORY // (model.cfg.n_heads * ids.shape[1] ** 2 * model.W_E.element_size()))
-    elif batch_size < 1:
-        raise ConfigError(f"batch_size = {batch_size}; allowed: 1 or more")
+    batch_size = check_count("batch_size", batch_size)
 
     found = _Found(names, model, ids.masked_fill(~prompts.is_token, PADDING))
     starts = range(0, len(ids), batch_size)
@@ -122,22 +110,22 @@ def head_scores(
 @torch.no_grad()
 def head_scores_of(
     cache: "ActivationCache",
-    tokens: Text | Ids,
+    prompt: Text | Ids,
     *,
     scores: str | Sequence[str] | None = None,
 ) -> "xr.Dataset":
-    """As `head_scores`, of the patterns that a run on `tokens` left in a cache (edits by hooks included).
+    """As `head_scores`, of the patterns that a run on `prompt` left in a cache.
 
-    What was padding in the run is not scored.
+    Where hooks edited the patterns, the edited ones are scored. What was padding in the run is not scored.
 
     Raises as `head_scores`, and:
         HookNotFoundError: the cache lacks a pattern.
-        ShapeError: its patterns are not those of whole sequences of these tokens.
-        CacheError: a score of the weights is asked for, and these changed since the run.
+        ShapeError: its patterns are not those of whole sequences of this prompt.
+        CacheError: a score of the weights is asked for, and the weights changed since the run.
     """
     model = cache.model
     names = _checked_names(scores, model)
-    ids = model.masked_tokens(tokens).ids
+    ids = model.masked_tokens(prompt).ids
     mask = cache.attention_mask
     if mask is not None and mask.shape != ids.shape:
         raise ShapeError(f"the cache is of a run on {tuple(mask.shape)} tokens, not on {tuple(ids.shape)}")
@@ -180,24 +168,24 @@ class _Found:
     def add(self, layer: int, rows: slice, pattern: Tensor, marks: list[Tensor]) -> None:
         for i, (name, marked) in enumerate(zip(self.names, marks, strict=True)):
             score = attention_on(pattern, marked.to(pattern.device), PATTERN_SCORES[name].average)
-            self.values[i, layer, rows] = score.double().cpu()
+            self.values[i, layer, rows] = score.cpu().double()
 
 
 def _prompts(
     model: "HookedTransformer",
-    tokens: Text | Ids | None,
+    prompt: Text | Ids | None,
     n_prompts: int | None,
     length: int | None,
     seed: int | None,
     attention_mask: AttentionMask | None,
 ) -> tuple[MaskedTokens, dict[str, Any]]:
     """The prompts to score on, and what to say about them."""
-    if tokens is not None:
+    if prompt is not None:
         if (n_prompts, length, seed) != (None, None, None):
-            raise ConfigError("n_prompts, length and seed are those of random repeats; with tokens= they mean nothing")
-        return model.masked_tokens(tokens, attention_mask), {"prompts": "given"}
+            raise ConfigError("n_prompts, length and seed are those of random repeats; with prompt= they mean nothing")
+        return model.masked_tokens(prompt, attention_mask), {"prompts": "given"}
     if attention_mask is not None:
-        raise ConfigError("attention_mask masks padding in tokens=; random repeats have none")
+        raise ConfigError("attention_mask masks padding in prompt=; random repeats have none")
     seed = 0 if seed is None else seed
     ids = repeated_tokens(model.cfg, model.tokenizer, 16 if n_prompts is None else n_prompts, length, seed)
     ids = ids.to(model.W_E.device)
@@ -262,7 +250,7 @@ def score_table(
     *,
     at_least: float | None = None,
     layer: int | Sequence[int] | None = None,
-    top: int | None = None,
+    top_k: int | None = None,
 ) -> "pd.DataFrame":
     """What `head_scores` found as a table with a row for every head, called "L5H3".
 
@@ -272,17 +260,16 @@ def score_table(
             order of the model.
         at_least: keep the heads whose score `sort` reaches this.
         layer: keep the heads of this layer or these, negative from the end.
-        top: keep the first so many rows.
+        top_k: keep the first so many rows.
 
-    Raises `ConfigError` for a score or layer that is not there, `top` below 1, or `at_least` without `sort`.
+    Raises `ConfigError` for a score or layer that is not there, `top_k` below 1, or `at_least` without `sort`.
     """
     names = [str(name) for name in scores.data_vars]
     if sort is not None and sort not in names:
-        raise ConfigError(f"sort = {sort!r}; allowed: {', '.join(names)}{did_you_mean(sort, names)}")
+        raise ConfigError(f"sort = {describe(sort)}; allowed: {', '.join(names)}{did_you_mean(sort, names)}")
     if at_least is not None and sort is None:
         raise ConfigError(f"at_least = {at_least} of which score? Name it with sort=")
-    if top is not None and (not is_index(top) or top < 1):
-        raise ConfigError(f"top = {top!r}; allowed: 1 or more")
+    top_k = None if top_k is None else check_count("top_k", top_k)
     first = [] if sort is None else [name for name in (sort, f"{sort}_se") if name in names]
     columns = ["layer", "head", *first, *(n for n in names if n not in first and not n.endswith("_se"))]
     table = scores.to_dataframe().reset_index().set_index("label").rename_axis(None).filter(columns)
@@ -296,4 +283,4 @@ def score_table(
         values = [float(value) for value in table[sort]]
         rows.sort(key=lambda row: (math.isnan(values[row]), -values[row]))
         rows = rows if at_least is None else [row for row in rows if values[row] >= at_least]
-    return table.iloc[rows[:top]]
+    return table.iloc[rows[:top_k]]

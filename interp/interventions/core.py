@@ -1,4 +1,4 @@
-"""Where something is written, one edit or several: what all kinds have in common, and their files."""
+"""What all interventions have in common: where they write, how several are combined, and their files."""
 
 import dataclasses
 import os
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from interp.errors import CheckpointError, ConfigError, InterpError, did_you_mean
+from interp.errors import CheckpointError, ConfigError, InterpError, describe, did_you_mean
 from interp.files import load_tensors, save_tensors
 from interp.indices import as_indices, is_index, layer_index
 from interp.interventions.named import Named
@@ -33,7 +33,7 @@ Position = Index | Literal["generated"]
 """Positions along the whole sequence, negative ones from the end of the prompt; or all that come after the prompt."""
 
 AXES = {"head": ("head", "kv_head"), "pos": ("query_pos", "pos"), "key_pos": ("key_pos",), "neuron": ("d_mlp",)}
-"""Which axes of a hook point a word of an address speaks of."""
+"""For each word of an address, the axes of a hook point that it may index."""
 
 ADDRESS = ("site", "layer", *AXES)
 """The words of an address."""
@@ -41,7 +41,7 @@ ADDRESS = ("site", "layer", *AXES)
 
 @dataclass(frozen=True, kw_only=True)
 class Intervention:
-    """Where something is written; subclasses say what.
+    """An edit of a run: this class says where it writes, and its subclasses say what.
 
     Positions are columns of the batch, padding included, and count along the whole sequence: in `generate`, and in runs
     that continue a `kv_cache`, position 9 is written to once, by the run that carries it. Negative positions count from
@@ -76,7 +76,7 @@ class Intervention:
         kind = type(self).__name__
         words = self.site if isinstance(self.site, tuple) else (self.site,)
         if self.site is not None and not all(isinstance(word, str) for word in words):
-            raise ConfigError(f"{kind}: site = {self.site!r}; allowed: a name, or a name and its part")
+            raise ConfigError(f"{kind}: site = {describe(self.site)}; allowed: a name, or a name and its part")
         for name in ("layer", *AXES):
             value = getattr(self, name)
             positions = name.endswith("pos")
@@ -86,9 +86,9 @@ class Intervention:
                 several = as_indices(value)
             except TypeError:
                 allowed = "int, several, 'generated', None" if positions else "int, several, None"
-                raise ConfigError(f"{kind}: {name} = {value!r}; allowed: {allowed}") from None
+                raise ConfigError(f"{kind}: {name} = {describe(value)}; allowed: {allowed}") from None
             if not several:
-                raise ConfigError(f"{kind}: {name} = {value!r} names nothing")
+                raise ConfigError(f"{kind}: {name} = {describe(value)} names nothing")
             object.__setattr__(self, name, several[0] if is_index(value) else tuple(dict.fromkeys(several)))
 
     def __repr__(self) -> str:
@@ -216,7 +216,7 @@ class Act(RunHook):
         return list(given) if isinstance(given, tuple) else [given]
 
     def begin(self, span: Span) -> None:
-        """Whether it fits this run. Raises `ConfigError` or `ShapeError`, naming the intervention."""
+        """Check that it fits this run. Raises `ConfigError` or `ShapeError`, naming the intervention."""
         n, sizes = span.n_new, self.sizes
         known = {**sizes, "batch": span.batch, "pos": n, "query_pos": n, "key_pos": span.n_keys, "1": 1}
         for word in self.left:
@@ -257,7 +257,7 @@ class Act(RunHook):
 
 @dataclass(frozen=True)
 class Interventions:
-    """Several, acting in this order."""
+    """Several interventions. They act one after another, in the order of `items`."""
 
     items: tuple[Intervention, ...] = ()
 
@@ -265,7 +265,7 @@ class Interventions:
         object.__setattr__(self, "items", tuple(self.items))
         for item in self.items:
             if not isinstance(item, Intervention):
-                raise ConfigError(f"{item!r} is not an intervention; allowed: {', '.join(KINDS)}, or several")
+                raise ConfigError(f"{describe(item)} is not an intervention; allowed: {', '.join(KINDS)}, or several")
 
     def __add__(self, other: "Intervention | Interventions") -> "Interventions":
         return Interventions(self.items + (other.items if isinstance(other, Interventions) else (other,)))
@@ -277,13 +277,13 @@ class Interventions:
         return len(self.items)
 
     def hooks(self, model: "HookedTransformer") -> list[HookPair]:
-        """The hooks of all, in this order. Raises as one's do."""
+        """The hooks of all interventions, in their order. Raises what `Intervention.hooks` raises."""
         return [pair for item in self for pair in item.hooks(model)]
 
     # ------------------------------------------------------------------ files
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """One safetensors file, whole or not at all: the tensors, and in its metadata the rest as JSON.
+        """Write one safetensors file, whole or not at all. It holds the tensors, and in its metadata the rest as JSON.
 
         Of functions the name is saved, and of modules a hash of their weights. Raises `ConfigError` for one that has no
         name.
@@ -301,7 +301,9 @@ class Interventions:
                     value = {"tensors": list(value), "made_by": value.made_by, "masked": value.mask is not None}
                 elif isinstance(value, Named):
                     if value.name is None:
-                        raise ConfigError(f"{item!r} cannot be saved: name its {f.name}, Named({value!r}, 'a name')")
+                        raise ConfigError(
+                            f"{item!r} cannot be saved: name its {f.name}, Named({describe(value)}, 'a name')"
+                        )
                     value = {"function": value.name, "weights": value.weights()}
                 fields[f.name] = value
             described.append({"kind": type(item).__name__, **fields})

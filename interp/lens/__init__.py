@@ -4,7 +4,7 @@
 each component, head, neuron or attended position wrote for it; `expand_logits` and `expand_scores` follow whole paths.
 """
 
-from interp.lens.attribution import attribution_table, direct_attribution, source_effects, value_norms
+from interp.lens.attribution import attribution_table, direct_attribution, key_effects, value_norms
 from interp.lens.layers import logit_lens
 from interp.lens.path_expansion import count_paths, expand_logits, expand_scores, expand_stream
 
@@ -15,7 +15,7 @@ __all__ = [
     "expand_logits",
     "expand_scores",
     "expand_stream",
+    "key_effects",
     "logit_lens",
-    "source_effects",
     "value_norms",
 ]

@@ -1,9 +1,10 @@
 """Direct logit attribution: what each part of the model wrote for a logit, or for the difference of two.
 
-The direction of a logit is carried back from the unembedding to each place where something is written, through the
-norms on the way at the scale that they had in the run; a part's share is then one dot product. So nothing is folded,
-no part is ever made a vector of the stream, and with the biases, which have rows with names, all parts sum to the
-logit.
+A logit is a dot product of the last stream with a direction, a column of the unembedding. Going back from there, each
+norm on the way, at the scale that it had in the run, turns the direction into the one that counts before that norm. A
+part's share of the logit is the dot product of what it wrote with the direction that counts where it wrote. No weight
+is folded for this, and no part is made a vector of the stream. The biases have rows of their own, so that all parts sum
+to the logit.
 """
 
 import itertools
@@ -17,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.errors import ConfigError, ShapeError, did_you_mean
-from interp.indices import is_index
-from interp.lens.places import Places, Pos
+from interp.errors import ConfigError, ShapeError, describe, did_you_mean
+from interp.indices import check_count
+from interp.lens.over_prompts import OverPrompts, Pos
 from interp.model import ActivationCache, Step, head_labels, select, steps
 from interp.precision import at_least_float32, without_autocast
 from interp.text import Answer, Ids, Text
@@ -35,8 +36,8 @@ By = Literal["component", "head", "neuron", "position"]
 @without_autocast()
 def direct_attribution(
     cache: ActivationCache,
-    tokens: Answer,
-    incorrect_tokens: Answer | None = None,
+    correct: Answer,
+    incorrect: Answer | None = None,
     *,
     by: By = "component",
     pos: Pos = None,
@@ -46,26 +47,27 @@ def direct_attribution(
 
     Args:
         cache: of a run with everything (or `names_filter` wide enough, which an error tells).
-        tokens: the answer, as an id, a text of one token, [batch], or [batch, pos] beside the positions of the cache.
-        incorrect_tokens: the answer to compare with.
+        correct: the answer whose logit is split: an id, a text of one token, one of these a prompt, or ids [batch, pos]
+            beside the positions of the cache.
+        incorrect: the answer whose logit is taken off; None for the logit of `correct` alone.
         by: what to split the logit into:
 
             - "component": embeddings, attention and MLP of each layer, and biases, over `component`;
             - "head": each head, over `layer` and `head`;
             - "neuron": each neuron, over `layer` and `neuron`;
-            - "position": each head and each position that it attended to, over `layer`, `head` and `source`:
+            - "position": each head and each position that it attended to, over `layer`, `head` and `key_pos`:
               pattern times value (its bias included) through W_O.
         pos: where the logit is read.
         prompt: what the run read, for the token strings.
 
     Returns:
-        `attribution` over the axes named, and `batch` and `pos`; with a split finer than components also `rest` over
-        `component`: everything else, the biases of what was split under names such as "3_attn_bias". Both together sum
-        to `logit`, which is taken before any soft cap. Where hooks edited the run, rows named "edits" hold what these
-        added beside the parts.
+        `attribution` over the axes named, and `prompt` and `pos`, in float32 at least. With a split finer than
+        components there is also `rest` over `component`: everything that was not split, and the biases of what was,
+        under names such as "3_attn_bias". Both together sum to `logit`, which is taken before any soft cap. Where hooks
+        edited the run, rows named "edits" hold what the hooks added beside the parts.
 
     Raises:
-        ConfigError: an unknown `by`, or one that the model has no parts for.
+        ConfigError: an unknown `by`, or one for which the model has no parts.
         TokenError, ShapeError: as `ActivationCache.logit_attrs`; positions out of range; for "position" a cache that
             was cut or continued, whose values are not those of all the positions attended to.
         HookNotFoundError: a needed activation is not in the cache.
@@ -73,22 +75,22 @@ def direct_attribution(
     """
     kinds = ("component", *SPLITS)
     if by not in kinds:
-        raise ConfigError(f"by = {by!r}; allowed: {', '.join(kinds)}{did_you_mean(str(by), kinds)}")
+        raise ConfigError(f"by = {describe(by)}; allowed: {', '.join(kinds)}{did_you_mean(str(by), kinds)}")
     cfg = cache.cfg
     if by != "component" and (cfg.n_layers == 0 or (by == "neuron" and cfg.attn_only)):
-        raise ConfigError(f"by = {by!r}: this model has no {'neurons' if by == 'neuron' else 'heads'}")
-    places, cut = Places.of_cache(cache, prompt, pos), cache.slice(pos=pos)
-    tokens, incorrect_tokens = _cut_answer(tokens, places), _cut_answer(incorrect_tokens, places)
-    components = cut.logit_attrs(cut.decompose_resid(), tokens, incorrect_tokens)
+        raise ConfigError(f"by = {describe(by)}: this model has no {'neurons' if by == 'neuron' else 'heads'}")
+    over, cut = OverPrompts.of_cache(cache, prompt, pos), cache.slice(pos=pos)
+    correct, incorrect = _cut_answer(correct, over), _cut_answer(incorrect, over)
+    components = cut.logit_attrs(cut.decompose_resid(), correct, incorrect)
     about = {"by": by, "unit": "logit, before any soft cap", "edited": int(cache.edited)}
-    about |= {"tokens": _described(tokens), "incorrect_tokens": _described(incorrect_tokens)}
-    over = ("component", "batch", "pos")
+    about |= {"correct": _described(correct), "incorrect": _described(incorrect)}
+    axes = ("component", "prompt", "pos")
     if by == "component":
-        variables = {"attribution": (over, components.values), "logit": (over[1:], components.values.sum(dim=0))}
-        return places.dataset(variables, {"component": components.labels}, about)
+        variables = {"attribution": (axes, components.values), "logit": (axes[1:], components.values.sum(dim=0))}
+        return over.dataset(variables, {"component": components.labels}, about)
 
     split = SPLITS[by]
-    directions, _ = cut.logit_directions(cut["hook_embed"], tokens, incorrect_tokens)
+    directions, _ = cut.logit_directions(cut["hook_embed"], correct, incorrect)
     rest = dict(components)
     parts = []
     for write in _writes(cut, split.site, directions):
@@ -100,7 +102,7 @@ def direct_attribution(
         parts.append(part)
     others = torch.stack(list(rest.values()))
     logit = others.sum(dim=0) + torch.stack([_total(part) for part in parts]).sum(dim=0)
-    dims = ("layer", split.dims[0], "batch", "pos", *split.dims[1:])
+    dims = ("layer", split.dims[0], "prompt", "pos", *split.dims[1:])
     coords: dict[str, Any] = {
         "component": list(rest),
         "layer": range(cfg.n_layers),
@@ -108,19 +110,20 @@ def direct_attribution(
     }
     if split.site == "attn":
         coords["label"] = (dims[:2], head_labels(cfg))
-    variables = {"attribution": (dims, torch.stack(parts)), "rest": (over, others), "logit": (over[1:], logit)}
-    return places.dataset(variables, coords, about)
+    variables = {"attribution": (dims, torch.stack(parts)), "rest": (axes, others), "logit": (axes[1:], logit)}
+    return over.dataset(variables, coords, about)
 
 
 @dataclass(frozen=True, eq=False)
 class Write:
-    """Where attention or an MLP writes, and which way counts there.
+    """One write of attention or of an MLP, and the directions that its parts are compared with.
 
     Attributes:
         cache: cut to the positions asked for.
         step: which write it is.
-        added: the direction whose product with what is added to the stream is its part of the logit.
-        written: the same before the norm on the write path, where the model has one.
+        added: the direction that counts where the write is added to the stream: the dot product of it with what is
+            added is the write's share of the logit.
+        written: the direction that counts before the norm on the write path; without such a norm, the same as `added`.
     """
 
     cache: ActivationCache
@@ -139,7 +142,7 @@ class Write:
         read = self._read_by_heads()
         return (self.cache["z", self.step.layer].to(read) * read).sum(dim=-1).permute(2, 0, 1)
 
-    def sources(self, cache: ActivationCache) -> Float[Tensor, "head batch pos source"]:
+    def keys(self, cache: ActivationCache) -> Float[Tensor, "head batch pos key_pos"]:
         """Of each head and position attended to: `pattern v W_O`; the values come from the whole `cache`."""
         pattern = at_least_float32(self.cache["pattern", self.step.layer])
         v = at_least_float32(cache["v", self.step.layer])
@@ -150,7 +153,7 @@ class Write:
             )
         v = v.repeat_interleave(pattern.shape[1] // v.shape[2], dim=2)
         worth = einsum(
-            v, self._read_by_heads(), "batch source head d_head, batch pos head d_head -> head batch pos source"
+            v, self._read_by_heads(), "batch key_pos head d_head, batch pos head d_head -> head batch pos key_pos"
         )
         return pattern.transpose(0, 1) * worth
 
@@ -170,7 +173,7 @@ class Split:
 
     Attributes:
         site: "attn" or "mlp".
-        parts: from a write and the whole cache to values [dims[0], batch, pos, *dims[1:]].
+        parts: from a write and the whole cache to the shares of its parts, [dims[0], batch, pos, *dims[1:]].
         dims: the axes that the split adds.
     """
 
@@ -182,7 +185,7 @@ class Split:
 SPLITS: dict[str, Split] = {
     "head": Split("attn", Write.heads, ("head",)),
     "neuron": Split("mlp", Write.neurons, ("neuron",)),
-    "position": Split("attn", Write.sources, ("head", "source")),
+    "position": Split("attn", Write.keys, ("head", "key_pos")),
 }
 
 
@@ -204,54 +207,57 @@ def _total(part: Tensor) -> Float[Tensor, "batch pos"]:
     return part.flatten(3).sum(dim=3).sum(dim=0) if part.ndim == 4 else part.sum(dim=0)
 
 
-def _cut_answer(tokens: Any, places: Places) -> Any:
-    """Answers [batch, pos] beside all positions, at those asked for."""
-    if isinstance(tokens, Tensor) and tokens.ndim == 2 and tokens.shape[1] == places.n_pos:
-        return select(tokens, 1, places.pos, "pos")
-    return tokens
+def _cut_answer(answer: Any, over: OverPrompts) -> Any:
+    """An answer for every position of the run, cut to the positions asked for; any other answer as it is."""
+    if isinstance(answer, Tensor) and answer.ndim == 2 and answer.shape[1] == over.n_pos:
+        return select(answer, 1, over.pos, "pos")
+    return answer
 
 
-def _described(tokens: Any) -> str:
-    return "none" if tokens is None else repr(tokens.tolist() if isinstance(tokens, Tensor) else tokens)
+def _described(answer: Any) -> str:
+    return "none" if answer is None else repr(answer.tolist() if isinstance(answer, Tensor) else answer)
 
 
-def attribution_table(result: "xr.Dataset", top: int = 10) -> "pd.DataFrame":
-    """The parts that `direct_attribution` found at one place, those of the largest size first.
+def attribution_table(result: "xr.Dataset", top_k: int = 10) -> "pd.DataFrame":
+    """The `top_k` largest parts, by size, of what `direct_attribution` found for one prompt and position.
 
     Rows are called as everywhere: "L5H3", "L5N17", "4_mlp_out", "unembed_bias"; "L5H3 from 2" is what head L5H3
-    carried from position 2. Raises `ConfigError` for a result over several sequences or positions, or `top` below 1.
+    carried from position 2. Raises `ConfigError` for a result over several prompts or positions, or `top_k` below 1.
     """
     import pandas as pd
 
-    if not is_index(top) or top < 1:
-        raise ConfigError(f"top = {top!r}; allowed: 1 or more")
+    top_k = check_count("top_k", top_k)
     if several := {axis: n for axis, n in result["logit"].sizes.items() if n > 1}:
-        raise ConfigError(f"a table is of one place, not of {several}; choose it: result.isel(batch=0, pos=-1)")
+        raise ConfigError(f"a table is of one place, not of {several}; choose it: result.isel(prompt=0, pos=-1)")
     rows = []
     for name in ("attribution", "rest"):
         if name in result:
-            values = result[name].squeeze([axis for axis in ("batch", "pos") if axis in result[name].dims])
+            values = result[name].squeeze([axis for axis in ("prompt", "pos") if axis in result[name].dims])
             rows += zip(_row_labels(values), values.to_numpy().ravel().tolist(), strict=True)
     rows.sort(key=lambda row: -abs(row[1]))
-    return pd.DataFrame({"attribution": [value for _, value in rows[:top]]}, index=[label for label, _ in rows[:top]])
+    labels, values = zip(*rows[:top_k], strict=True)
+    return pd.DataFrame({"attribution": values}, index=list(labels))
 
 
 def _row_labels(values: "xr.DataArray") -> Iterator[str]:
-    signs = {"layer": "L", "head": "H", "neuron": "N", "source": " from ", "component": ""}
+    signs = {"layer": "L", "head": "H", "neuron": "N", "key_pos": " from ", "component": ""}
     axes = [[f"{signs[str(axis)]}{i}" for i in values[axis].to_numpy()] for axis in values.dims]
     return map("".join, itertools.product(*axes))
 
 
-# ---------------------------------------------------------------------- each source, whatever attends to it
+# ---------------------------------------------------------------------- each position attended to, by whatever query
 
 
 @torch.no_grad()
 @without_autocast()
-def value_norms(cache: ActivationCache, layer: int) -> Float[Tensor, "batch head source"]:
-    """`|v W_O|`, what each head would write if it attended to one position alone (Kobayashi et al. 2020).
+def value_norms(cache: ActivationCache, layer: int) -> Float[Tensor, "batch head key_pos"]:
+    """`|v W_O|`: the length of what each head would write if it attended to one position alone.
 
-    Computed in float64, by way of `v (W_O W_O^T) v`, which never holds a vector of d_model a head and position. Raises
-    `HookNotFoundError` for a cache without `hook_v`, `CacheError` where the weights changed since the run.
+    The length is the root of `v (W_O W_O^T) v`, so that no vector of d_model is held for a head and a position. It is
+    computed in float64. Raises `HookNotFoundError` for a cache without `hook_v`, `CacheError` where the weights changed
+    since the run.
+
+    Source: Kobayashi et al. 2020.
     """
     cache.check_weights()
     v, W_O = _values_and_W_O(cache, layer)
@@ -261,21 +267,21 @@ def value_norms(cache: ActivationCache, layer: int) -> Float[Tensor, "batch head
 
 @torch.no_grad()
 @without_autocast()
-def source_effects(
-    cache: ActivationCache, layer: int, token: int | str, incorrect_token: int | str | None = None
-) -> tuple[Float[Tensor, "batch head source"], Float[Tensor, "batch pos"]]:
+def key_effects(
+    cache: ActivationCache, layer: int, correct: int | str, incorrect: int | str | None = None
+) -> tuple[Float[Tensor, "batch head key_pos"], Float[Tensor, "batch pos"]]:
     """What a head adds to a logit (or the difference of two) for each position attended to, in two factors.
 
-    `pattern[batch, head, pos, source] * effects[batch, head, source] * factors[batch, pos]` is what
-    `direct_attribution(..., by="position")` has for these tokens, without an array of all four axes. The effects are
-    `v W_O` times the direction of the logit, taken back through the weights of the norms on the way; the factors are 1
-    over the scales that these norms had in the run. Both are in float64.
+    `pattern[batch, head, pos, key_pos] * effects[batch, head, key_pos] * factors[batch, pos]` is what
+    `direct_attribution(..., by="position")` returns for these answers; here no array has all four axes. The effects are
+    the products of `v W_O` with the direction of the logit, which the weights of the norms on the way have turned. The
+    factors are 1 over the scales that these norms had in the run. Both are in float64.
 
     Raises as `direct_attribution`.
     """
     cache.check_weights()
     v, W_O = _values_and_W_O(cache, layer)
-    directions, _ = cache.logit_directions(cache.model.W_E[None, :1], token, incorrect_token)
+    directions, _ = cache.logit_directions(cache.model.W_E[None, :1], correct, incorrect)
     direction, factors = directions[0, 0].to(v), v.new_ones(v.shape[:2])
     for name in reversed(_norms_after(cache.cfg, layer)):
         norm = cache.norm(name)

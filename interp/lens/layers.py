@@ -1,14 +1,12 @@
-"""What the residual stream says about the next token: the logit lens, and direct logit attribution.
+"""The logit lens: what the residual stream says about the next token, if the model ended at a layer.
 
-- `logit_lens` reads the stream at every layer and position as if the model ended there.
-- `direct_attribution` (of `attribution.py`) splits one logit, or the difference of two, into what each component, head,
-  neuron, or position that a head attended to wrote for it; `attribution_table` lists the largest.
-
-Both return an `xarray.Dataset`. Its axes: `layer`, `head`, `neuron`, `component`, `batch`, `pos` (with the token
-strings as a second coordinate `token`, since these repeat) and `source`, the position that was attended to. What is
-asked of one text or one sequence of ids [pos] has no `batch` axis.
+The result is an `xarray.Dataset`, as that of `direct_attribution` (`attribution.py`). The axes of the two are `layer`,
+`head`, `neuron`, `component`, `prompt`, `pos` and `key_pos`, the position that was attended to. The token strings of
+the positions are the coordinates `token` and `key_token`; they do not index their axis, since tokens repeat. What is
+asked of one text or one sequence of ids [pos] has no axis `prompt`.
 """
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import CacheError, ConfigError
-from interp.lens.attribution import attribution_table, direct_attribution
-from interp.lens.places import Places, Pos
+from interp.indices import check_count
+from interp.lens.over_prompts import OverPrompts, Pos
 from interp.model import ActivationCache, HookedTransformer, HookName
 from interp.precision import at_least_float32
 from interp.progress import shown
@@ -26,8 +24,6 @@ from interp.text import Answer, AttentionMask, Ids, MaskedTokens, Text, token_id
 
 if TYPE_CHECKING:
     import xarray as xr
-
-__all__ = ["attribution_table", "direct_attribution", "logit_lens"]
 
 MEMORY = 2**26
 """Bytes that logits may take at a time in `logit_lens`."""
@@ -39,7 +35,7 @@ def logit_lens(
     prompt: Text | Ids | None = None,
     *,
     top_k: int = 5,
-    tokens: Answer = (),
+    answers: Answer = (),
     incl_mid: bool = False,
     pos: Pos = None,
     attention_mask: AttentionMask | None = None,
@@ -51,20 +47,21 @@ def logit_lens(
 
     Args:
         source: a model, which is run on `prompt` (its hooks act), or the cache of a run.
-        prompt: text, texts, or ids [pos] or [batch, pos]; beside a cache what it was made of, for the token strings.
+        prompt: text, texts, or ids [pos] or [batch, pos]. Beside a cache it is what the run of the cache read, and
+            serves to name the tokens.
         top_k: how many of the most likely tokens to name; 0 for none.
-        tokens: tokens to follow through the layers, each an id or a text of one token.
+        answers: tokens to follow through the layers, each an id or a text of one token.
         incl_mid: also read the stream between attention and MLP.
         pos: positions to read.
         attention_mask: for ids with padding, as for calling the model.
         progress: show a progress bar on a terminal.
 
     Returns:
-        Variables over `layer` ("0_pre" is the embedding, "final_post" gives the model's own logits), `batch`, `pos`:
+        Variables over `layer` ("0_pre" is the embedding, "final_post" gives the model's own logits), `prompt`, `pos`:
 
         - `kl`: KL(model's distribution || this layer's), in nats (Belrose et al. 2023, who read it as a depth).
         - `top_token`, `top_id`, `top_prob`, `top_logit`, over `top`: the most likely tokens, best first.
-        - `logit`, `prob`, `rank`, over `answer`: of each of `tokens`; rank 0 is the most likely token.
+        - `logit`, `prob`, `rank`, over `answer`: of each of the answers; rank 0 is the most likely token.
 
         Where texts were padded, a coordinate `is_token` tells tokens from padding.
 
@@ -72,22 +69,21 @@ def logit_lens(
 
     Raises:
         ConfigError: `top_k` out of range, `incl_mid` where there is no stream in the middle, a model without a prompt.
-        TokenError: `tokens` out of range, unknown, or of several tokens; else as calling the model.
+        TokenError: an answer out of range, unknown, or of several tokens; else as calling the model.
         HookNotFoundError: the cache lacks the stream at some layer.
         CacheError: hooks edited what the final norm returned, which the stream does not show.
         ShapeError: positions out of range, or a prompt that is not the cache's.
     """
     model = source if isinstance(source, HookedTransformer) else source.model
-    if not 0 <= top_k <= model.cfg.d_vocab_out:
-        raise ConfigError(f"top_k = {top_k}; allowed: 0 to d_vocab_out = {model.cfg.d_vocab_out}")
-    answers = token_ids(tokens, model.to_answer, model.cfg.d_vocab_out, "tokens").flatten().tolist()
+    top_k = check_count("top_k", top_k, model.cfg.d_vocab_out, least=0)
+    followed = token_ids(answers, model.to_answer, model.cfg.d_vocab_out, "answers").flatten().tolist()
     if isinstance(source, ActivationCache):
         if attention_mask is not None:
             raise ConfigError("attention_mask is for running a model; the run behind a cache has had its own")
         source.check_weights()
-        places, cache = Places.of_cache(source, prompt, pos), source.slice(pos=pos)
+        over, cache = OverPrompts.of_cache(source, prompt, pos), source.slice(pos=pos)
     else:
-        places, cache = _run(model, prompt, pos, attention_mask, incl_mid)
+        over, cache = _run(model, prompt, pos, attention_mask, incl_mid)
     stack = cache.accumulated_resid(incl_mid=incl_mid)
     _check_final_norm(cache, stack.values[-1])
 
@@ -95,23 +91,23 @@ def logit_lens(
     block = _block(model)
     starts = range(0, streams.shape[1], block)
     parts = [
-        _read_out(model, streams[:, start : start + block], top_k, answers)
+        _read_out(model, streams[:, start : start + block], top_k, followed)
         for start in shown(starts, "reading the stream", len(starts), progress)
     ]
     variables: dict[str, tuple[tuple[str, ...], Any]] = {}
     for name in parts[0]:
         values = torch.cat([part[name] for part in parts], dim=1).unflatten(1, stack.values.shape[1:3])
         last = () if name == "kl" else ("top",) if name.startswith("top") else ("answer",)
-        variables[name] = ("layer", "batch", "pos", *last), values
+        variables[name] = ("layer", "prompt", "pos", *last), values
     if top_k:
         dims, ids = variables["top_id"]
         words = token_strings(model.output_tokenizer, ids.flatten().tolist())
         variables["top_token"] = dims, array_of(words, ids.shape)
     coords: dict[str, Any] = {"layer": stack.labels} | ({"top": range(top_k)} if top_k else {})
-    if answers:
-        words = array_of(token_strings(model.output_tokenizer, answers), [len(answers)])
-        coords |= {"answer": words, "answer_id": ("answer", answers)}
-    return places.dataset(variables, coords, {"kl": "KL(final || layer), nats", "edited": int(cache.edited)})
+    if followed:
+        words = array_of(token_strings(model.output_tokenizer, followed), [len(followed)])
+        coords |= {"answer": words, "answer_id": ("answer", followed)}
+    return over.dataset(variables, coords, {"kl": "KL(final || layer), nats", "edited": int(cache.edited)})
 
 
 def _run(
@@ -120,22 +116,22 @@ def _run(
     pos: Pos,
     attention_mask: AttentionMask | None,
     incl_mid: bool,
-) -> tuple[Places, ActivationCache]:
+) -> tuple[OverPrompts, ActivationCache]:
     """What the lens reads, of a run on the prompt."""
     if prompt is None:
         raise ConfigError("a model needs a prompt to run: logit_lens(model, text), or logit_lens(cache)")
     if incl_mid and not model.cfg.has_resid_mid:
         raise ConfigError("incl_mid = True, but blocks without or beside their MLP have no resid_mid")
-    places = Places.of_prompt(model, prompt, pos, attention_mask)
-    assert places.ids is not None
+    over = OverPrompts.of_prompt(model, prompt, pos, attention_mask)
+    assert over.ids is not None
     names: list[HookName] = ["blocks.*.hook_resid_pre", ("resid_post", -1)] if model.cfg.n_layers else ["hook_*embed"]
     names += ["blocks.*.hook_resid_mid"] if incl_mid else []
     # Where hooks wait at the final norm it must run, so that their edits do not go unseen.
     norm_hooked = any(point.hooks for name, point in model.hook_points.items() if name.startswith("ln_final"))
     names += ["ln_final.hook_normalized"] if norm_hooked else []
-    prompts = MaskedTokens(places.ids, places.real)
+    prompts = MaskedTokens(over.ids, over.real)
     _, cache = model.run_with_cache(prompts, "logits" if norm_hooked else None, names, pos_slice=pos)
-    return places, cache
+    return over, cache
 
 
 def _read_out(
@@ -146,10 +142,11 @@ def _read_out(
     def logits_of(x: Tensor) -> Tensor:
         return at_least_float32(model.unembed(model.ln_final.unhooked(x.to(model.W_E.device))))
 
-    final = logits_of(streams[-1:]).log_softmax(dim=-1)
+    last = logits_of(streams[-1:])
+    final = last.log_softmax(dim=-1)
     groups = []
-    for group in streams.split(max(1, _block(model) // streams.shape[1])):
-        logits = logits_of(group)
+    earlier = streams[:-1].split(max(1, _block(model) // streams.shape[1])) if len(streams) > 1 else ()
+    for logits in itertools.chain(map(logits_of, earlier), [last]):  # one reading of the last row
         log_probs = logits.log_softmax(dim=-1)
         found = {"kl": (final.exp() * (final - log_probs)).sum(dim=-1).clamp(min=0)}
         if top_k:

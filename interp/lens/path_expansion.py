@@ -1,18 +1,18 @@
 """Path expansion: the stream, the logits and the scores of a run as sums over paths through its heads.
 
-With the patterns of a run frozen, a head is a linear map of the stream: it moves what it attends to and multiplies by
-`W_V W_O`. The stream is then a sum over *paths*, each from a source through a chain of heads (Elhage et al. 2021, "path
-expansion trick"). A chain of one head is that head's direct reading of the source, a longer one a virtual head. Where
-the model has norms, each is taken at the scale it had in the run, which makes it linear too, so that the sum stays
-exact in every architecture; what an MLP wrote is a source of its own, because an MLP is linear in nothing.
+With the patterns of a run frozen, a head is a linear map of the stream: it moves what it attends to, and multiplies it
+by `W_V W_O`. The stream is then a sum over *paths*. A path begins at a source and goes through a chain of heads (Elhage
+et al. 2021, "path expansion trick"). A chain of one head is that head's direct reading of the source; a longer chain is
+a virtual head. A norm is linear too, once it is taken at the scale that it had in the run, so the sum is exact in every
+architecture. An MLP is not linear, so what it wrote is a source of its own.
 
-Labels are paths from left to right: "embed -> L0H2 -> L1H0". The sources:
+A label names its path from left to right: "embed -> L0H2 -> L1H0". The sources are:
 
 - "embed", "pos_embed": the vectors of tokens and positions.
 - "3_mlp_out": what the MLP of layer 3 added to the stream, its bias included.
 - "bias": the biases of attention and norms. A path from it through a head also holds that head's own value bias.
 
-All chains longer than `max_length` are summed in one row, "longer", so that the rows still sum to the whole. In runs
+One row, "longer", is the sum of all chains longer than `max_length`, so that the rows still sum to the whole. In runs
 that hooks edited, a row "edits" holds what the paths do not account for.
 """
 
@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.config import TransformerConfig, rotary_angles
-from interp.errors import CacheError, ConfigError
+from interp.errors import CacheError, ConfigError, describe
 from interp.indices import head_index, is_index, layer_index
 from interp.model import (
     ActivationCache,
@@ -86,22 +86,27 @@ def expand_stream(
 @without_autocast()
 def expand_logits(
     cache: ActivationCache,
-    tokens: Answer,
-    incorrect_tokens: Answer | None = None,
+    correct: Answer,
+    incorrect: Answer | None = None,
     max_length: int | None = None,
     *,
     max_terms: int = MAX_TERMS,
     progress: bool = True,
 ) -> LogitAttribution:
-    """How much each path adds to the logits of `tokens`; with `incorrect_tokens`, to the difference of the two logits.
+    """How much each path adds to the logit of `correct`; with `incorrect`, to the difference of the two logits.
 
-    The rows of `expand_stream` through the final norm at its scale in this run; its bias and `b_U` are the last rows,
-    and all sum to the logit (before any soft cap). Arguments and errors as for `expand_stream` and
-    `ActivationCache.logit_attrs`.
+    A row of `expand_stream` passes the final norm, at the scale that the norm had in this run, and meets the direction
+    of the logit. The bias of the norm and `b_U` are the last rows. All rows sum to the logit, before any soft cap.
+
+    Args:
+        correct, incorrect: as for `direct_attribution`.
+        cache, max_length, max_terms, progress: as for `expand_stream`.
+
+    Raises what `expand_stream` and `ActivationCache.logit_attrs` raise.
     """
-    cache.logit_directions(cache["hook_embed"], tokens, incorrect_tokens)  # wrong answers fail before the long work
+    cache.logit_directions(cache["hook_embed"], correct, incorrect)  # wrong answers fail before the long work
     stack = expand_stream(cache, None, max_length, max_terms=max_terms, progress=progress)
-    return cache.logit_attrs(stack, tokens, incorrect_tokens)
+    return cache.logit_attrs(stack, correct, incorrect)
 
 
 @torch.no_grad()
@@ -117,10 +122,10 @@ def expand_scores(
 ) -> "xarray.DataArray":
     """The scores of a head as a sum over pairs of paths: one that its queries read, and one that its keys read.
 
-    The direct terms, and those of Q-, K- and Q-and-K-composition (Elhage et al. 2021). Rotations at fixed positions are
-    linear, as are norms of queries and keys at the scales of the run, so the sum is exact: `hook_attn_scores` before
-    any soft cap, continued to where the mask hides a key. The bias of the queries belongs to the path "bias" on their
-    side, that of the keys to the same path on theirs.
+    The terms are the direct ones, and those of Q-, K- and Q-and-K-composition (Elhage et al. 2021). They sum exactly to
+    `hook_attn_scores` before any soft cap, because rotations at fixed positions are linear, and so are norms of queries
+    and keys at the scales of the run. Keys that the mask hides have terms as well. The bias of the queries belongs to
+    the path "bias" of the queries, and the bias of the keys to the path "bias" of the keys.
 
     Args:
         cache, max_length, progress: as for `expand_stream`.
@@ -128,7 +133,7 @@ def expand_scores(
         max_terms: how many pairs may be computed, each of [batch, pos, pos] numbers.
 
     Returns:
-        [query_path, key_path, batch, query_pos, key_pos], in float32 at least:
+        [query_path, key_path, prompt, query_pos, key_pos], in float32 at least:
         `scores.sel(query_path="embed", key_path="embed -> L0H0")` is a table for each sequence.
 
     Raises what `expand_stream` raises, and `CacheError` if the terms do not sum to the scores in the cache.
@@ -148,7 +153,7 @@ def expand_scores(
         _check_scores(cache, layer, head, scores)
     return xarray.DataArray(
         scores.cpu().numpy(),
-        dims=("query_path", "key_path", "batch", "query_pos", "key_pos"),
+        dims=("query_path", "key_path", "prompt", "query_pos", "key_pos"),
         coords={"query_path": stack.labels, "key_path": stack.labels},
         name=f"{head_label(layer, head)} scores",
         attrs={
@@ -328,7 +333,9 @@ def _add_to(rows: Tensor, i: int | None, addend: Tensor | None) -> None:
 def _check_count(cfg: TransformerConfig, stop: int, max_length: int | None, max_terms: int, sides: int) -> None:
     """Raise `ConfigError` for an impossible length, or for more terms than allowed."""
     if max_length is not None and (not is_index(max_length) or max_length < 0):
-        raise ConfigError(f"max_length = {max_length!r}; allowed: 0 or more heads, or None for chains of any length")
+        raise ConfigError(
+            f"max_length = {describe(max_length)}; allowed: 0 or more heads, or None for chains of any length"
+        )
     wanted = count_paths(cfg, stop, max_length) ** sides
     if wanted <= max_terms:
         return

@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError, TokenError
+from interp.errors import ConfigError, ShapeError, TokenError, describe
 from interp.indices import is_index
 from interp.metrics.keys import key_of
 from interp.metrics.plan import JudgedRun, MetricPlan, Positions
-from interp.model import cross_entropy
+from interp.model import cross_entropy, predicted_places
 from interp.precision import at_least_float32
 from interp.text import Answer, AttentionMask, MaskedTokens, Text, check_mask
 
@@ -80,7 +80,7 @@ class Metric:
         Args:
             logits: of a run.
             model: turns answers given as text into ids; not needed for ids.
-            tokens, attention_mask: what the run read; `Loss` needs it.
+            tokens, attention_mask: what the run read; `Loss` needs the tokens.
 
         Raises:
             TokenError: an answer that is not one token, or text without a model.
@@ -105,11 +105,11 @@ class Metric:
 
 
 def _no_text(text: str) -> int:
-    raise TokenError(f"the answer {text!r} is text: give model= as well, or token ids")
+    raise TokenError(f"the answer {describe(text)} is text: give model= as well, or token ids")
 
 
 def _no_run(input: Any) -> Tensor:
-    raise TokenError(f"the reference {input!r} has to be run: give model= as well, or logits")
+    raise TokenError(f"the reference {describe(input)} has to be run: give model= as well, or logits")
 
 
 def as_metric(metric: Metric | Callable[[Tensor], Any]) -> Metric:
@@ -118,7 +118,9 @@ def as_metric(metric: Metric | Callable[[Tensor], Any]) -> Metric:
         return metric
     if callable(metric) and not isinstance(metric, type):
         return Function(metric)
-    raise ConfigError(f"{metric!r} is not a metric; allowed: one of interp.metrics, or a function of the logits")
+    raise ConfigError(
+        f"{describe(metric)} is not a metric; allowed: one of interp.metrics, or a function of the logits"
+    )
 
 
 # ---------------------------------------------------------------------- the metrics
@@ -288,7 +290,7 @@ class Loss(Metric):
         if not run.of_tokens or int(tokens.max()) >= run.d_vocab:
             raise ConfigError(f"a loss is about the next token, and these {run.d_vocab} logits are of other things")
         n_predicted = tokens.shape[1] - 1
-        predicted = None if mask is None else mask[:, 1:] & mask[:, :-1]
+        predicted = None if mask is None else predicted_places(mask)
         if predicted is not None and not (any_one := predicted.any(dim=1)).all():
             raise TokenError(f"a loss needs at least two tokens, and prompt {int((~any_one).nonzero()[0])} has fewer")
 
@@ -343,7 +345,9 @@ def _apply(fn: Callable[[Tensor], Any], name: str, logits: Tensor, rows: Tensor)
     try:
         value = torch.as_tensor(value, device=logits.device).to(logits.dtype)
     except (TypeError, ValueError, RuntimeError):
-        raise ShapeError(f"the metric {name!r} made {value!r}; allowed: one number a prompt, or a single one") from None
+        raise ShapeError(
+            f"the metric {name!r} made {describe(value)}; allowed: one number a prompt, or a single one"
+        ) from None
     if value.ndim == 0:
         return value.expand(len(logits))
     if value.shape != (len(logits),):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ShapeError
+from interp.errors import ShapeError, describe
 from interp.indices import as_indices
 from interp.text import Answer, MaskedTokens, token_ids
 
@@ -51,12 +51,15 @@ class JudgedRun:
         return cls(prompts, model.to_answer, cfg.d_vocab_out, model, reference, not cfg.predicts_other_things)
 
     def positions(self, pos: Positions) -> Int[Tensor, "batch read"]:
-        """`pos`, counted from the start. Raises `ShapeError` out of range, or where a prompt has padding there."""
+        """The positions that `pos` means for each prompt, counted from 0.
+
+        Raises `ShapeError` out of range, or where a prompt has padding there.
+        """
         (batch, n), mask = self.prompts.ids.shape, self.prompts.attention_mask
         try:
             wanted = list(range(n)) if pos is None else as_indices(pos)
         except TypeError:
-            raise ShapeError(f"pos = {pos!r}; allowed: integers from {-n} to {n - 1}, or None") from None
+            raise ShapeError(f"pos = {describe(pos)}; allowed: integers from {-n} to {n - 1}, or None") from None
         if bad := [p for p in wanted if not -n <= p < n]:
             raise ShapeError(f"pos = {bad[0]}; allowed: {-n} to {n - 1} (the prompts have {n} positions)")
         if not wanted:

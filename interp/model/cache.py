@@ -3,14 +3,14 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.errors import CheckpointError, ConfigError, HookNotFoundError, ShapeError
+from interp.errors import CheckpointError, ConfigError, HookNotFoundError, ShapeError, describe
 from interp.files import load_tensors, save_tensors
 from interp.model.names import HookName, resolve
 from interp.model.provenance import Provenance
@@ -59,11 +59,22 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
                 raise error from None
             raise HookNotFoundError(
                 f"{known!r} is a point of this model, but this cache does not hold it; name it in names_filter= "
-                "(a lazy point is cached only where it is named)"
+                "(a lazy point is cached only where it is named), in a run that reaches it (stop_at_layer=)"
             ) from None
         if len(found) > 1:
             raise HookNotFoundError(f"{name!r} fits {len(found)} cached activations: {', '.join(found[:4])} ...")
         return self._values[found[0]]
+
+    def stack(self, site: str | tuple[str, str]) -> Float[Tensor, "layer ..."]:
+        """One site of all layers, stacked: `stack("pattern")` is [layer, batch, head, query_pos, key_pos].
+
+        Where several parts of a block have a site, name the part too: `stack(("scale", "ln1"))`. Raises
+        `HookNotFoundError` if the cache lacks a layer, `ConfigError` for a model without layers.
+        """
+        short, *part = (site,) if isinstance(site, str) else site
+        if self.cfg.n_layers == 0:
+            raise ConfigError(f"n_layers = 0: there is no {short!r} to stack")
+        return torch.stack([self[cast(HookName, (short, layer, *part))] for layer in range(self.cfg.n_layers)])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -164,10 +175,10 @@ def entries(index: int | slice | Sequence[int], size: int, what: str) -> list[in
         wanted = list(wanted) if isinstance(wanted, Sequence) else [wanted]
         for i in wanted:
             if isinstance(i, bool) or not isinstance(i, Integral) or not -size <= int(i) < size:
-                raise ShapeError(f"{what} = {i!r}; allowed: integers from {-size} to {size - 1}, or a slice")
+                raise ShapeError(f"{what} = {describe(i)}; allowed: integers from {-size} to {size - 1}, or a slice")
         chosen = [int(i) % size for i in wanted]
     if not chosen:
-        raise ShapeError(f"{what} = {index!r} selects nothing of {size}")
+        raise ShapeError(f"{what} = {describe(index)} selects nothing of {size}")
     return chosen
 
 
@@ -179,7 +190,7 @@ def entries_of_part(index: int | slice | Sequence[int], first: int, n: int, what
     here = [i - first for i in entries(index, first + n, what) if i >= first]
     if not here:
         raise ShapeError(
-            f"{what} = {index!r} counts along the whole sequence, and this run carries positions {first} to "
+            f"{what} = {describe(index)} counts along the whole sequence, and this run carries positions {first} to "
             f"{first + n - 1} of it"
         )
     return here

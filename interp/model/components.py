@@ -24,17 +24,27 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.config import NormType, TransformerConfig
+from interp.config import NormType, TransformerConfig, rotary_angles
+from interp.errors import ConfigError, ShapeError
 from interp.model.generate import LayerKeysValues
-from interp.model.hooks import HookPoint
+from interp.model.hooks import HookPoint, Span
 from interp.model.split_inputs import PrivateRead, PrivateReads
 from interp.precision import at_least_float32
+
+
+def solu(x: Float[Tensor, "*axes d_mlp"]) -> Float[Tensor, "*axes d_mlp"]:
+    """`x * softmax(x)` over the neurons (Elhage et al. 2022, "Softmax Linear Units")."""
+    return x * at_least_float32(x).softmax(dim=-1).to(x.dtype)
+
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_new": partial(F.gelu, approximate="tanh"),  # and no lambda, so that a model can be pickled
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
+    "solu": solu,
+    "solu_ln": solu,
 }
 
 WRITE_PER_HEAD = "batch pos head d_head, head d_head d_model -> batch pos head d_model"
@@ -65,6 +75,39 @@ class SideInputs:
     past: LayerKeysValues | None = None
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     triangular: bool = False
+
+    @classmethod
+    def of_whole_sequences(
+        cls, cfg: TransformerConfig, layer: int, x: Float[Tensor, "batch pos d_model"]
+    ) -> "SideInputs":
+        """For a layer that runs on its own: whole sequences without padding, counted from 0.
+
+        Raises:
+            ShapeError: no stream [batch, pos, d_model] of at most n_ctx positions.
+            ConfigError: queries and keys read position vectors (shortformer), which only the model has.
+        """
+        if x.ndim != 3 or x.shape[2] != cfg.d_model or not 0 < x.shape[1] <= cfg.n_ctx:
+            raise ShapeError(
+                f"a layer on its own takes a stream [batch, pos, {cfg.d_model}] of 1 to {cfg.n_ctx} positions, not "
+                f"{tuple(x.shape)}"
+            )
+        if cfg.has_position_vectors and not cfg.positions_in_stream:
+            raise ConfigError(
+                "positional_embedding_type = 'shortformer': this layer reads position vectors that only its model has; "
+                f"run model(x, start_at_layer={layer}, stop_at_layer={layer + 1})"
+            )
+        n = x.shape[1]
+        visible = visible_keys(cfg.attention_dir, cfg.in_layer(cfg.window_size, layer), n, n, None, x.device)
+        base, rotation = cfg.in_layer(cfg.rotary_base, layer), None
+        if base is not None and cfg.rotary_dim is not None:
+            scaling, positions = cfg.in_layer(cfg.rotary_scaling, layer), torch.arange(n, device=x.device)[None]
+            rotation = rotary_angles(base, cfg.rotary_dim, scaling, positions, x.dtype)
+        return cls(visible, rotation, None)
+
+
+def whole_span(x: Float[Tensor, "batch pos d_model"]) -> Span:
+    """The positions that a layer on its own carries."""
+    return Span(0, x.shape[1], len(x), n_prompt=x.shape[1], n_final=x.shape[1])
 
 
 def visible_keys(
@@ -221,14 +264,17 @@ def fixed_positions(cfg: TransformerConfig) -> Float[Tensor, "n_ctx d_model"]:
 class Attention(nn.Module):
     """Multi-head attention with everything in sight.
 
+    Called with a stream alone, `attn(x)`, it attends over whole sequences without padding.
+
     Attributes:
+        layer: the number of its block, which decides where the config differs between layers.
         W_Q: [head, d_model, d_head]; W_K, W_V: [kv_head, d_model, d_head]; W_O: [head, d_head, d_model].
         b_Q: [head, d_head]; b_K, b_V: [kv_head, d_head]; b_O: [d_model].
     """
 
-    def __init__(self, cfg: TransformerConfig):
+    def __init__(self, cfg: TransformerConfig, layer: int = 0):
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.layer = cfg, layer
         heads, kv_heads = cfg.n_heads, cfg.n_key_value_heads
         self.W_Q, self.b_Q = _read_weight(heads, cfg), nn.Parameter(torch.zeros(heads, cfg.d_head))
         self.W_K, self.b_K = _read_weight(kv_heads, cfg), nn.Parameter(torch.zeros(kv_heads, cfg.d_head))
@@ -255,11 +301,19 @@ class Attention(nn.Module):
     def forward(
         self,
         x_qk: Float[Tensor, "batch pos d_model"],
-        x_v: Float[Tensor, "batch pos d_model"],
-        side: SideInputs,
+        x_v: Float[Tensor, "batch pos d_model"] | None = None,
+        side: SideInputs | None = None,
         private: PrivateReads = NO_EDITS,
     ) -> Float[Tensor, "batch pos d_model"]:
-        """What all heads together write. Queries and keys read `x_qk`, values `x_v` (the same but in shortformer)."""
+        """What all heads together write. Queries and keys read `x_qk`, values `x_v` (the same but in shortformer).
+
+        Without `side` raises as `SideInputs.of_whole_sequences`.
+        """
+        x_v = x_qk if x_v is None else x_v
+        if side is None:
+            side = SideInputs.of_whole_sequences(self.cfg, self.layer, x_qk)
+            with self.hook_z.running.over(whole_span(x_qk)):
+                return self(x_qk, x_v, side, private)
         q, k, v = self._read(x_qk, x_v, side, private)
         if side.past is not None:
             k, v = side.past.extend(k, v)
@@ -363,7 +417,10 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """`act(x W_in + b_in) W_out + b_out`, or gated: `(act(x W_gate + b_gate) * (x W_in + b_in)) W_out + b_out`."""
+    """`act(x W_in + b_in) W_out + b_out`, or gated: `(act(x W_gate + b_gate) * (x W_in + b_in)) W_out + b_out`.
+
+    With `act_fn="solu_ln"` a LayerNorm over the neurons comes before `W_out`.
+    """
 
     def __init__(self, cfg: TransformerConfig):
         super().__init__()
@@ -379,6 +436,10 @@ class MLP(nn.Module):
         self.hook_pre = HookPoint("batch pos d_mlp", "neurons before the activation function")
         if self.gated:
             self.hook_pre_linear = HookPoint("batch pos d_mlp", "the factor that the gate multiplies")
+        self.normed = cfg.norms_neurons
+        if self.normed:
+            self.hook_mid = HookPoint("batch pos d_mlp", "neurons after the activation function, before its norm")
+            self.ln = Norm("LN", cfg.d_mlp, cfg.eps, last="d_mlp")
         self.hook_post = HookPoint("batch pos d_mlp", "neurons as W_out reads them")
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
@@ -388,6 +449,8 @@ class MLP(nn.Module):
             post = gate * self.hook_pre_linear(F.linear(x, self.W_in.T, self.b_in))
         else:
             post = self.act(self.hook_pre(F.linear(x, self.W_in.T, self.b_in)))
+        if self.normed:
+            post = self.ln(self.hook_mid(post))
         return F.linear(self.hook_post(post), self.W_out.T, self.b_out)
 
 
@@ -399,10 +462,20 @@ class Unembed(nn.Module):
     def __init__(self, cfg: TransformerConfig, embed: Embed):
         super().__init__()
         self.cap = cfg.output_logits_soft_cap
-        self._tied_to = (embed,) if cfg.tie_word_embeddings else ()  # a tuple, so as not to register it twice
+        self._tied_to: tuple[Embed, ...] = (
+            (embed,) if cfg.tie_word_embeddings else ()
+        )  # a tuple, so as not to register it twice
         if not cfg.tie_word_embeddings:
             self.W_U = nn.Parameter(torch.empty(cfg.d_model, cfg.d_vocab_out))
         self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab_out))
+
+    def untie(self) -> None:
+        """Let a tied `W_U` become a parameter of its own, with the values that it has."""
+        W_E, b_U = self._tied_to[0].W_E, self.b_U
+        self._tied_to = ()
+        del self.b_U  # so that the two are in the order that they have in other models
+        self.W_U, self.b_U = nn.Parameter(W_E.detach().T.clone(memory_format=torch.contiguous_format)), b_U
+        self.W_U.requires_grad_(W_E.requires_grad)
 
     def __getattr__(self, name: str) -> Any:
         """Parameters, as every module finds them, and the tied `W_U`."""

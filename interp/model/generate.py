@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError
+from interp.errors import ConfigError, ShapeError, describe
 from interp.model.loss import check_predicts_tokens
 from interp.model.names import HookName
 from interp.precision import at_least_float32
@@ -115,12 +115,15 @@ class Sampling:
     def __post_init__(self) -> None:
         given, k, p, seed = self.temperature, self.top_k, self.top_p, self.seed
         for right, message in (
-            (_is_number(given, Real) and 0 <= given < float("inf"), f"temperature = {given!r}; allowed: 0 or more"),
-            (k is None or (_is_number(k, Integral) and k >= 1), f"top_k = {k!r}; allowed: 1 or more"),
-            (p is None or (_is_number(p, Real) and 0 < p <= 1), f"top_p = {p!r}; allowed: above 0, up to 1"),
+            (
+                _is_number(given, Real) and 0 <= given < float("inf"),
+                f"temperature = {describe(given)}; allowed: 0 or more",
+            ),
+            (k is None or (_is_number(k, Integral) and k >= 1), f"top_k = {describe(k)}; allowed: 1 or more"),
+            (p is None or (_is_number(p, Real) and 0 < p <= 1), f"top_p = {describe(p)}; allowed: above 0, up to 1"),
             (
                 seed is None or (_is_number(seed, Integral) and -(2**63) <= seed < 2**64),
-                f"seed = {seed!r}; allowed: an integer of 64 bits",
+                f"seed = {describe(seed)}; allowed: an integer of 64 bits",
             ),
         ):
             if not right:
@@ -191,7 +194,7 @@ def stream(
         ShapeError: a prompt ends with padding, which would be what the first new token continues.
     """
     if not _is_number(max_new_tokens, Integral) or max_new_tokens < 1:
-        raise ConfigError(f"max_new_tokens = {max_new_tokens!r}; allowed: 1 or more")
+        raise ConfigError(f"max_new_tokens = {describe(max_new_tokens)}; allowed: 1 or more")
     if model.cfg.attention_dir != "causal":
         raise ConfigError(f"attention_dir = {model.cfg.attention_dir!r}: only a causal model predicts the next token")
     check_predicts_tokens(model.cfg, "generation")

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from interp.config import TransformerConfig
-from interp.errors import ConfigError, HookNotFiredError, check_choice
+from interp.errors import ConfigError, HookNotFiredError, check_choice, describe
 from interp.indices import layer_index
 from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, entries_of_part
 from interp.model.generate import KVCache
-from interp.model.hooks import Direction, Hook, HookFn, HookPair, HookPoint, RunHook, Running, as_pairs
+from interp.model.hooks import Hook, HookDirection, HookFn, HookPair, HookPoint, RunHook, Running, as_pairs
 from interp.model.names import HookInfo, HookMap, HookName, as_list, layer_of, resolve
 from interp.model.provenance import KEPT, Provenance, settle
 from interp.model.recording import Differentiable, LastPointReached, Logits, Recording, objective, stop_here
@@ -122,9 +122,9 @@ class Hooked(nn.Module):
             found.update(fits)
         return [name for name in names if name in found]
 
-    def add_hook(self, name: HookName | list[HookName], fn: HookFn, dir: Direction = "fwd") -> None:
+    def add_hook(self, name: HookName | list[HookName], fn: HookFn, dir: HookDirection = "fwd") -> None:
         """Add a hook that stays until `reset_hooks`. Raises `HookNotFoundError` before anything is changed."""
-        check_choice("dir", dir, get_args(Direction))
+        check_choice("dir", dir, get_args(HookDirection))
         self._attach(as_pairs([(name, fn)], "add_hook"), dir)
 
     def reset_hooks(self) -> None:
@@ -172,7 +172,7 @@ class Hooked(nn.Module):
         with self.hooks(fwd_hooks=[pair for edit in edits for pair in edit.hooks(model)]):
             yield self
 
-    def _attach(self, pairs: list[HookPair], direction: Direction, observes: bool = False) -> list[Hook]:
+    def _attach(self, pairs: list[HookPair], direction: HookDirection, observes: bool = False) -> list[Hook]:
         places = [(self.resolve_hooks(asked), Hook(fn, direction, asked, observes)) for asked, fn in pairs]
         return [self._put(hook, names) for names, hook in places]
 
@@ -373,7 +373,7 @@ class Hooked(nn.Module):
         found = [name for name in self.resolve_hooks(asked) if passed(name)]
         if not found:
             limits = f"start_at_layer = {start}, stop_at_layer = {stop}"
-            raise HookNotFiredError(f"{asked!r} is not reached by a run with {limits}")
+            raise HookNotFiredError(f"{describe(asked)} is not reached by a run with {limits}")
         return found
 
     def _layer_range(self, start: int | None, stop: int | None) -> tuple[int, int]:

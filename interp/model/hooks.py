@@ -16,6 +16,7 @@ call. Rules that hold everywhere:
 - *Lazy* points are not computed until something asks for them by name.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.errors import HookNotFoundError, ShapeError
+from interp.errors import HookNotFoundError, ShapeError, describe
 from interp.model.names import HookName, layer_of
 
 HookFn = Callable[[Tensor, "HookPoint"], Any]
@@ -35,7 +36,7 @@ HookFn = Callable[[Tensor, "HookPoint"], Any]
 HookPair = tuple[HookName | list[HookName], HookFn]
 """Where a hook goes, and what it does."""
 
-Direction = Literal["fwd", "bwd"]
+HookDirection = Literal["fwd", "bwd"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ class Hook:
     """
 
     fn: HookFn
-    direction: Direction
+    direction: HookDirection
     asked: Any
     observes: bool = False
     fired: bool = False
@@ -266,12 +267,29 @@ class HookPoint:
 
 
 def as_pairs(hooks: Iterable[HookPair], what: str) -> list[HookPair]:
-    """Hooks as a list of (name, function). Raises `TypeError` for anything else."""
+    """Hooks as a list of (name, function). Raises `TypeError` for anything else, and for a function that takes other
+    arguments than (activation, hook).
+    """
     wrong = f"{what} takes a list of (name, function) pairs, not "
     if not isinstance(hooks, Iterable):
-        raise TypeError(f"{wrong}{hooks!r}")
+        raise TypeError(f"{wrong}{describe(hooks)}")
     pairs = list(hooks)
     for item in pairs:
         if not (isinstance(item, tuple) and len(item) == 2 and callable(item[1])):
-            raise TypeError(f"{wrong}one with the item {item!r}")
+            raise TypeError(f"{wrong}one with the item {describe(item)}")
+        _check_arguments(*item)
     return pairs
+
+
+def _check_arguments(asked: Any, fn: HookFn) -> None:
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # some functions written in C do not say what they take
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        name = getattr(fn, "__name__", type(fn).__name__)
+        raise TypeError(
+            f"the hook on {describe(asked)} is {name}{signature}; a hook is called as fn(activation, hook): {error}"
+        ) from None

@@ -116,7 +116,7 @@ def _resolve_short(asked: tuple[Any, ...], names: Sequence[str], n_layers: int) 
     try:
         layer = layer_index(asked[1], n_layers, "layer")
     except ConfigError as error:
-        raise HookNotFoundError(f"{asked!r}: {error}") from None
+        raise HookNotFoundError(f"{describe(asked)}: {error}") from None
     here = [name for name in names if layer_of(name) == layer]
     found = [name for name in here if name.endswith(f".hook_{word}") and set(parts) <= set(name.split(".")[2:])]
     if len(found) == 1:
@@ -124,9 +124,9 @@ def _resolve_short(asked: tuple[Any, ...], names: Sequence[str], n_layers: int) 
     shorts = {key: repr(short) for key, (short, _) in _short_names(here).items()}
     if found:
         ways = " or ".join(shorts[".".join(name.rsplit(".", 2)[-2:]).replace("hook_", "")] for name in found)
-        raise HookNotFoundError(f"{asked!r} fits {len(found)} points; say {ways}")
+        raise HookNotFoundError(f"{describe(asked)} fits {len(found)} points; say {ways}")
     near = did_you_mean(".".join([*parts, word]), shorts, said=shorts)
-    raise HookNotFoundError(f"{asked!r} names nothing in layer {layer}{near}")
+    raise HookNotFoundError(f"{describe(asked)} names nothing in layer {layer}{near}")
 
 
 def _range_hint(name: str, n_layers: int) -> str:

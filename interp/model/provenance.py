@@ -16,7 +16,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from interp.config import TransformerConfig
-from interp.errors import CacheError, ConfigError
+from interp.errors import CacheError, ConfigError, describe
 
 if TYPE_CHECKING:
     from interp.model.hooked import Hooked
@@ -106,7 +106,7 @@ class Provenance:
         try:
             return cls(TransformerConfig.from_dict(values["config"]), values["weights"])
         except (KeyError, TypeError) as error:
-            raise ConfigError(f"{values!r} is no provenance") from error
+            raise ConfigError(f"{describe(values)} is no provenance") from error
 
     @property
     def signature(self) -> str:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, did_you_mean
+from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, check_choice, describe, did_you_mean
 from interp.indices import layer_index
 from interp.model.components import WRITE_PER_HEAD, Norm
 from interp.model.graph import head_label
@@ -53,7 +53,7 @@ class Rows:
     def __getitem__(self, row: int | str) -> Tensor:
         if isinstance(row, str):
             if row not in self.labels:
-                raise HookNotFoundError(f"no row is called {row!r}{did_you_mean(row, self.labels)}")
+                raise HookNotFoundError(f"no row is called {describe(row)}{did_you_mean(row, self.labels)}")
             row = self.labels.index(row)
         return self.values[row]
 
@@ -86,19 +86,32 @@ class ResidualStream:
     _values: dict[str, Tensor]
     is_current: Callable[[], bool]
 
-    def decompose_resid(self, layer: int | None = None, mlp_input: bool = False, apply_ln: bool = False) -> Stack:
+    def decompose_resid(
+        self,
+        layer: int | None = None,
+        mlp_input: bool = False,
+        apply_ln: bool = False,
+        mode: Literal["all", "attn", "mlp"] = "all",
+    ) -> Stack:
         """Embeddings and the write of every attention and MLP below `layer`, which sum to `resid_pre` there.
 
         Args:
             layer: 0 to n_layers, negative from the end; None for the stream that the unembedding reads.
             mlp_input: go on to `resid_mid` of `layer`, what its MLP reads.
             apply_ln: through the norm that reads the stream there, see `apply_ln_to_stack`.
+            mode: "attn" leaves out what MLPs write, "mlp" what attention writes; both keep the embeddings. Only the
+                rows of "all" sum to the stream, so only these have rows for biases and edits where there are any.
 
         Raises:
-            ConfigError: a layer out of range, or `mlp_input` where there is no `resid_mid`.
+            ConfigError: a layer out of range, `mlp_input` where there is no `resid_mid`, another mode, or "mlp" for a
+                model without MLPs.
             HookNotFoundError: a needed activation is not in the cache.
         """
-        return self._decompose(layer, mlp_input, apply_ln, attn="out", mlp="out")
+        check_choice("mode", mode, ("all", "attn", "mlp"))
+        if mode == "mlp" and self.cfg.attn_only:
+            raise ConfigError("mode = 'mlp', but attn_only = True: this model has no MLPs")
+        attn, mlp = (None if mode == "mlp" else "out"), (None if mode == "attn" else "out")
+        return self._decompose(layer, mlp_input, apply_ln, attn=attn, mlp=mlp, rest="all" if mode == "all" else "embed")
 
     def get_full_resid_decomposition(
         self,
@@ -142,13 +155,13 @@ class ResidualStream:
 
     def stack_head_results(self, layer: int | None = None, apply_ln: bool = False) -> Stack:
         """What every head below `layer` wrote ("L0H0", "L0H1", ...), carried to `layer`. Errors as there."""
-        return self._decompose(layer, False, apply_ln, attn="heads", mlp=None, rest=False)
+        return self._decompose(layer, False, apply_ln, attn="heads", mlp=None, rest=None)
 
     def stack_neuron_results(self, layer: int | None = None, apply_ln: bool = False) -> Stack:
         """What every neuron below `layer` wrote ("L0N0", ...), carried to `layer`. Errors as there."""
         if self.cfg.attn_only:
             raise ConfigError("attn_only = True: this model has no neurons")
-        return self._decompose(layer, False, apply_ln, attn=None, mlp="neurons", rest=False)
+        return self._decompose(layer, False, apply_ln, attn=None, mlp="neurons", rest=None)
 
     @torch.no_grad()
     @without_autocast()
@@ -263,14 +276,18 @@ class ResidualStream:
         *,
         attn: Literal["out", "heads"] | None,
         mlp: Literal["out", "neurons"] | None,
-        rest: bool = True,
+        rest: Literal["all", "embed"] | None = "all",
     ) -> Stack:
-        """The writes up to a place, in order: of attention and MLPs whole, in parts or left out, and the rest."""
+        """The writes up to a place, in order: of attention and MLPs whole, in parts or left out, and the rest.
+
+        The rest is the embeddings and, with "all", the biases that are in no other row and what edits added, so that
+        the rows sum to the stream.
+        """
         self.check_weights()
         stop = self._layer(layer)
         if mlp_input and (not self.cfg.has_resid_mid or stop == self.cfg.n_layers):
             raise ConfigError(f"mlp_input = True, but layer = {layer} has no resid_mid (no MLP after its attention)")
-        if not rest and stop == 0:
+        if rest is None and stop == 0:
             raise ConfigError(f"layer = {layer}: there is no block below it")
         place = StreamPlace(stop, mlp_input)
         rows: list[Tensor] = []
@@ -287,11 +304,11 @@ class ResidualStream:
             """Everything so far through a norm of the stream, whose bias joins the others."""
             nonlocal bias
             rows[:] = [norm.linear(row) for row in rows]
-            if rest:
+            if rest == "all":
                 bias = norm.linear(bias + torch.zeros_like(at_least_float32(rows[0][:1])))
                 bias = bias if norm.bias is None else bias + norm.bias
 
-        if rest:
+        if rest is not None:
             add(self._get("hook_embed")[None], ["embed"])
             if self.cfg.positions_in_stream:
                 add(self._get("hook_pos_embed")[None], ["pos_embed"])
@@ -304,15 +321,15 @@ class ResidualStream:
             if step.stream_norm is not None:
                 carry(self.norm(step.stream_norm))
 
-        if rest and (attn == "heads" or mlp == "neurons" or self.cfg.normalizes_stream):
+        if rest == "all" and (attn == "heads" or mlp == "neurons" or self.cfg.normalizes_stream):
             rows.append((bias + torch.zeros_like(rows[0][:1])).to(rows[0].dtype))
             labels.append("bias")
         values = torch.cat(rows)
-        if rest and self.edited:
+        if rest == "all" and self.edited:
             edits = self._stream(place) - wide_sum(values, 0)
             values = torch.cat([values, edits[None].to(values)])
             labels.append("edits")
-        elif rest:
+        elif rest == "all":
             self._check_sum(values, place)
         stack = Stack(values, labels, place)
         return self.apply_ln_to_stack(stack, layer, mlp_input) if apply_ln else stack

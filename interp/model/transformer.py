@@ -18,14 +18,14 @@ the next to read. Every place where the stream is read or written, and every ste
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.config import TransformerConfig, rotary_angles
-from interp.errors import ConfigError, ShapeError, TokenError
+from interp.errors import ConfigError, ShapeError, TokenError, describe
 from interp.model.components import (
     MLP,
     Attention,
@@ -35,6 +35,7 @@ from interp.model.components import (
     SideInputs,
     Unembed,
     visible_keys,
+    whole_span,
 )
 from interp.model.generate import Generates, KVCache
 from interp.model.hooked import Hooked, ReadOut, ReturnType
@@ -53,11 +54,20 @@ class Block(nn.Module):
     `y = ln2(t + mlp(t))`; in parallel `y = x + attn(ln1(x)) + mlp(ln2(x))`. With norms on both sides (Gemma), what is
     added is `ln1_post(attn(ln1(x)))`, and `ln2_post(mlp(ln2(t)))`. In shortformer models queries and keys read
     `ln1(x) + position`, and values `ln1(x)`.
+
+    Called with a stream alone, `block(x)`, it runs on whole sequences without padding. A subclass may say which classes
+    its parts have.
+
+    Attributes:
+        layer: its number, which decides where the config differs between layers.
     """
 
-    def __init__(self, cfg: TransformerConfig):
+    attention_type: ClassVar[type[Attention]] = Attention
+    mlp_type: ClassVar[type[MLP]] = MLP
+
+    def __init__(self, cfg: TransformerConfig, layer: int = 0):
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.layer = cfg, layer
         self.pre_norm, self.norms_writes = cfg.norms_reads, cfg.norm_position == "both"
         kv = "kv_head" if cfg.n_key_value_heads < cfg.n_heads else "head"
 
@@ -72,7 +82,7 @@ class Block(nn.Module):
         self.hook_q_input = HookPoint("batch pos head d_model", "the stream as its queries alone read it", lazy=True)
         self.hook_k_input = HookPoint(f"batch pos {kv} d_model", "the stream as its keys alone read it", lazy=True)
         self.hook_v_input = HookPoint(f"batch pos {kv} d_model", "the stream as its values alone read it", lazy=True)
-        self.attn = Attention(cfg)
+        self.attn = self.attention_type(cfg, layer)
         self.ln1_post = norm(self.norms_writes)
         self.hook_attn_out = HookPoint("batch pos d_model", "what attention adds to the stream")
         if not self.pre_norm:
@@ -83,15 +93,21 @@ class Block(nn.Module):
             self.hook_mlp_in = HookPoint("batch pos d_model", "the stream as the MLP alone reads it", lazy=True)
             if self.pre_norm:
                 self.ln2 = norm()
-            self.mlp = MLP(cfg)
+            self.mlp = self.mlp_type(cfg)
             self.ln2_post = norm(self.norms_writes)
             self.hook_mlp_out = HookPoint("batch pos d_model", "what the MLP adds to the stream")
             if not self.pre_norm:
                 self.ln2 = norm()
         self.hook_resid_post = HookPoint("batch pos d_model", "the residual stream that leaves the block")
 
-    def forward(self, x: Float[Tensor, "batch pos d_model"], side: SideInputs) -> Float[Tensor, "batch pos d_model"]:
-        """The stream after this block."""
+    def forward(
+        self, x: Float[Tensor, "batch pos d_model"], side: SideInputs | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The stream after this block. Without `side` raises as `SideInputs.of_whole_sequences`."""
+        if side is None:
+            side = SideInputs.of_whole_sequences(self.cfg, self.layer, x)
+            with self.hook_resid_pre.running.over(whole_span(x)):
+                return self(x, side)
         x = self.hook_resid_pre(x)
         attn_out = self.hook_attn_out(self._attend(x, side))
         if self.cfg.parallel_attn_mlp:
@@ -122,6 +138,8 @@ class Block(nn.Module):
 class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
     """A transformer with a hook point at every step.
 
+    A subclass may say in `block_type` which class its blocks have.
+
     Args:
         cfg: the architecture, or its fields as a dictionary.
         tokenizer: what turns text into token ids, if the model should take text: a `Vocabulary`, a `Tokenizer` or
@@ -133,6 +151,8 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         ConfigError: the vocabulary has more words than `cfg.d_vocab`, or `cfg` is no config.
         TokenError: `tokenizer` is none.
     """
+
+    block_type: ClassVar[type[Block]] = Block
 
     def __init__(
         self,
@@ -151,7 +171,7 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
                 self.pos_embed = PosEmbed(cfg)
                 shown_to = "queries and keys only" if cfg.positional_embedding_type == "shortformer" else "the stream"
                 self.hook_pos_embed = HookPoint("batch pos d_model", f"the position's vector, added to {shown_to}")
-            self.blocks = cast(Sequence[Block], nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers)))
+            self.blocks = cast(Sequence[Block], nn.ModuleList(self.block_type(cfg, i) for i in range(cfg.n_layers)))
             # In a post-norm model the last block has already normalised the stream.
             self.ln_final = Norm(cfg.normalization_type if cfg.norms_reads else None, cfg.d_model, cfg.eps)
             self.unembed = Unembed(cfg, self.embed)
@@ -338,11 +358,11 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         """The first block to run, and the first not to. Raises `ConfigError` as `forward` says."""
         first, last = self._layer_range(start_at_layer, stop_at_layer)
         if not callable(return_type) and return_type not in ("logits", "loss", "both", None):
-            raise ConfigError(f"return_type = {return_type!r}; allowed: 'logits', 'loss', 'both' or None")
+            raise ConfigError(f"return_type = {describe(return_type)}; allowed: 'logits', 'loss', 'both' or None")
         if return_type in ("loss", "both"):
             check_predicts_tokens(self.cfg, f"return_type = {return_type!r}")
         if loss_per_token and return_type not in ("loss", "both"):
-            raise ConfigError(f"loss_per_token = True contradicts return_type = {return_type!r}")
+            raise ConfigError(f"loss_per_token = True contradicts return_type = {describe(return_type)}")
         if kv_cache is not None and self.cfg.attention_dir != "causal":
             raise ConfigError("kv_cache needs attention_dir = 'causal': here earlier positions attend to later ones")
         if kv_cache is not None and len(kv_cache.layers) != self.cfg.n_layers:

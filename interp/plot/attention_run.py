@@ -5,7 +5,7 @@ Both of the extras come from `interp.lens`, in factors that are small however lo
 - value-weighted attention `A[q, k] |v_k W_O|` needs one norm a layer, head and key (`value_norms`; Kobayashi et al.
   2020, "Attention is Not Only a Weight");
 - the contribution of a key to a logit difference needs one number a layer, head and key and one a layer and query
-  (`source_effects`; Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", on direct paths). Summed
+  (`key_effects`; Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", on direct paths). Summed
   over keys it is the head's row of `cache.logit_attrs`.
 """
 
@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, HookNotFoundError, ShapeError, check_choice, did_you_mean
-from interp.lens import source_effects, value_norms
+from interp.errors import ConfigError, HookNotFoundError, ShapeError, check_choice, describe, did_you_mean
+from interp.lens import key_effects, value_norms
 from interp.model import visible_keys
 from interp.plot.style import check_shares
 from interp.text import token_ids
@@ -116,7 +116,7 @@ def read_run(cache: ActivationCache, batch: int, answers: tuple[int, int | None]
         norms = _stacked([value_norms(cache, layer) for layer in held])
     effects = factors = None
     if answers is not None:
-        both = [source_effects(cache, layer, *answers) for layer in held]
+        both = [key_effects(cache, layer, *answers) for layer in held]
         effects, factors = _stacked([one for one, _ in both]), _stacked([one for _, one in both])
     direction = "causal" if causal else "bidirectional"
     return AttentionRun(held, pattern, norms, effects, factors, _padding(pattern), direction, notes)
@@ -152,7 +152,7 @@ def _name(layer: int, point: str) -> str:
 def _check_shape(shape: tuple[int, ...], batch: int) -> None:
     if isinstance(batch, bool) or not isinstance(batch, Integral) or not -shape[0] <= batch < shape[0]:
         raise ShapeError(
-            f"batch = {batch!r}; allowed: {-shape[0]} to {shape[0] - 1} (the cache holds {shape[0]} sequences)"
+            f"batch = {describe(batch)}; allowed: {-shape[0]} to {shape[0] - 1} (the cache holds {shape[0]} sequences)"
         )
     if shape[-1] != shape[-2]:
         raise ShapeError(
@@ -196,10 +196,10 @@ def answer_ids(model: HookedTransformer, correct: int | str, incorrect: int | st
     def id_of(name: str, token: int | str) -> int:
         found = token_ids(token, model.to_answer, model.cfg.d_vocab_out, f"{name}:")
         if found.ndim:
-            raise ConfigError(f"{name} = {token!r}; allowed: one token, as text or id")
+            raise ConfigError(f"{name} = {describe(token)}; allowed: one token, as text or id")
         return int(found)
 
     ids = id_of("correct", correct), None if incorrect is None else id_of("incorrect", incorrect)
     if ids[0] == ids[1]:
-        raise ConfigError(f"correct = {correct!r} and incorrect = {incorrect!r} are one token")
+        raise ConfigError(f"correct = {describe(correct)} and incorrect = {describe(incorrect)} are one token")
     return ids

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError, check_choice
+from interp.errors import ConfigError, ShapeError, check_choice, describe
+from interp.indices import check_count
 from interp.model import LogitAttribution, Rows
 from interp.plot.builder import bars, heatmap
 from interp.plot.results import axis_labels
@@ -30,7 +31,7 @@ def lens(
     """The most likely token at every layer and position; the rest of the top k, and the divergence, under the pointer.
 
     Args:
-        result: of one sequence, from `logit_lens`; of several, `result.isel(batch=0)`.
+        result: of one sequence, from `logit_lens`; of several, `result.isel(prompt=0)`.
         color: "prob", the most likely token's probability, or "kl", KL(model || layer) in nats.
         title: above the figure.
 
@@ -44,9 +45,9 @@ def lens(
             "this draws what logit_lens returns, with top_k= of 1 or more: a Dataset with " + ", ".join(needed)
         )
     check_choice("color", color, ("prob", "kl"))
-    if result.sizes.get("batch", 1) > 1:
-        raise ShapeError(f"{result.sizes['batch']} sequences; take one: result.isel(batch=0)")
-    result = result.isel(batch=0) if "batch" in result.dims else result
+    if result.sizes.get("prompt", 1) > 1:
+        raise ShapeError(f"{result.sizes['prompt']} sequences; take one: result.isel(prompt=0)")
+    result = result.isel(prompt=0) if "prompt" in result.dims else result
     result = result if "pos" in result.dims else result.expand_dims("pos")
     tokens = result["top_token"].transpose("layer", "pos", "top").to_numpy()
     probs = result["top_prob"].transpose("layer", "pos", "top").to_numpy()
@@ -86,7 +87,7 @@ def _ranking(tokens: np.ndarray, probs: np.ndarray) -> str:
 
 def contributions(
     result: xarray.Dataset | LogitAttribution,
-    top: int | None = None,
+    top_k: int | None = None,
     *,
     batch: int | None = None,
     pos: int | None = None,
@@ -96,31 +97,30 @@ def contributions(
 
     Args:
         result: from `direct_attribution` (any `by`), or from `cache.logit_attrs`.
-        top: show so many parts, the largest first, and the others together in a last bar. None for the components in
+        top_k: show so many parts, the largest first, and the others together in a last bar. None for the components in
             the order of the model, or for the largest 30 of a finer split.
         batch, pos: the place, where the result has several.
         title: by default the sum, and how many parts there are.
 
     Raises:
-        ConfigError: not such a result, or `top` below 1.
+        ConfigError: not such a result, or `top_k` below 1.
         ShapeError: several places and none chosen, or one out of range.
     """
     labels, values, components = _parts(result, batch, pos)
-    if top is None and not components and len(labels) > MOST_BARS + 1:
-        top = MOST_BARS
-    if top is not None and top < 1:
-        raise ConfigError(f"top = {top}; allowed: 1 or more, or None")
+    if top_k is None and not components and len(labels) > MOST_BARS + 1:
+        top_k = MOST_BARS
+    top_k = None if top_k is None else check_count("top_k", top_k)
     total = float(values.sum())
     if title is None:
         title = f"Direct contributions to {_logit(result)}: {total:.3f}\n{len(labels)} parts, which sum to it"
-    if top is not None:
-        labels, values = _largest(labels, values, top)
+    if top_k is not None:
+        labels, values = _largest(labels, values, top_k)
     return bars(values, labels, title=title, x="contribution (logits)")
 
 
 def paths(
     result: LogitAttribution,
-    top: int = MOST_BARS,
+    top_k: int = MOST_BARS,
     *,
     batch: int | None = None,
     pos: int | None = None,
@@ -131,11 +131,11 @@ def paths(
     Args and errors as for `contributions`; `result` is what `lens.expand_logits` returns.
     """
     if not isinstance(result, Rows):
-        raise ConfigError(f"this draws what paths.expand_logits returns, not {type(result).__name__}")
+        raise ConfigError(f"this draws what lens.expand_logits returns, not {type(result).__name__}")
     if title is None:
         _, values, _ = _parts(result, batch, pos)
         title = f"Paths to a logit (difference) of {float(values.sum()):.3f}\n{len(result)} terms, which sum to it"
-    return contributions(result, top, batch=batch, pos=pos, title=title)
+    return contributions(result, top_k, batch=batch, pos=pos, title=title)
 
 
 def at_one_place(result: Rows, batch: int | None, pos: int | None) -> Float[Tensor, " row"]:
@@ -158,13 +158,13 @@ def _place(sizes: Mapping[Any, int], batch: int | None, pos: int | None) -> dict
     for name, chosen, example in (("batch", batch, 0), ("pos", pos, -1)):
         if name not in sizes:
             if chosen is not None:
-                raise ShapeError(f"{name} = {chosen!r}, but the result has no such axis")
+                raise ShapeError(f"{name} = {describe(chosen)}, but the result has no such axis")
             continue
         size = sizes[name]
         if chosen is None and size != 1:
             raise ShapeError(f"{size} places along {name}; choose one, such as {name}={example}")
         if chosen is not None and (isinstance(chosen, bool) or not -size <= chosen < size):
-            raise ShapeError(f"{name} = {chosen!r}; allowed: {-size} to {size - 1}")
+            raise ShapeError(f"{name} = {describe(chosen)}; allowed: {-size} to {size - 1}")
         place[name] = chosen or 0
     return place
 
@@ -192,16 +192,16 @@ def _parts(result: Any, batch: int | None, pos: int | None) -> tuple[list[str], 
 def _logit(result: Any) -> str:
     """Which logit an attribution is of, where it says so."""
     attrs = getattr(result, "attrs", {})
-    right, wrong = str(attrs.get("tokens", "")), str(attrs.get("incorrect_tokens", ""))
+    right, wrong = str(attrs.get("correct", "")), str(attrs.get("incorrect", ""))
     if not right or len(right + wrong) > 60:
         return "a logit (difference)"
     return f"logit {right}" + ("" if wrong in ("", "none") else f" \u2212 logit {wrong}")
 
 
-def _largest(labels: list[str], values: np.ndarray, top: int) -> tuple[list[str], np.ndarray]:
+def _largest(labels: list[str], values: np.ndarray, top_k: int) -> tuple[list[str], np.ndarray]:
     """The largest by size, and the sum of the others."""
     order = np.argsort(-np.abs(values), kind="stable")
-    shown, others = order[:top], order[top:]
+    shown, others = order[:top_k], order[top_k:]
     labels, sizes = [labels[i] for i in shown], values[shown]
     if len(others):
         labels, sizes = [*labels, f"the other {len(others):,}"], np.append(sizes, values[others].sum())

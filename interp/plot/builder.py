@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import RangeError, ShapeError
+from interp.errors import RangeError, ShapeError, describe
 from interp.plot.style import (
     NEGATIVE,
     POSITIVE,
@@ -285,7 +285,7 @@ def _colors(value: str, signed: bool, limits: tuple[float, float] | None) -> dic
     colors: dict[str, Any] = {"colorscale": "RdBu", "cmid": 0.0} if signed else {"colorscale": "Blues"}
     if limits is not None:
         if len(limits) != 2 or not limits[0] < limits[1]:
-            raise RangeError(f"limits = {limits!r}; allowed: (low, high), low < high")
+            raise RangeError(f"limits = {describe(limits)}; allowed: (low, high), low < high")
         colors |= {"cmin": limits[0], "cmax": limits[1]}
     # Beside the bar the title would stand on the tick labels, whose width only plotly knows; the empty line keeps it
     # off the topmost of them.

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from interp.errors import ConfigError, check_choice
+from interp.errors import ConfigError, check_choice, describe
 from interp.files import atomic_path
 from interp.indices import head_index, layer_index
 from interp.model import ActivationCache, head_label
@@ -124,7 +124,7 @@ def attention(
     names = [score.name for score in badges]
     if sort_by is not None:
         if not names:
-            raise ConfigError(f"sort_by = {sort_by!r} without scores= to sort by")
+            raise ConfigError(f"sort_by = {describe(sort_by)} without scores= to sort by")
         check_choice("sort_by", sort_by, names)
     answer = None
     if answers is not None:
@@ -132,9 +132,9 @@ def attention(
         names_of_both = token_names(cache.model.output_tokenizer, torch.tensor(named))
         answer = " \u2212 ".join(f"logit “{name}”" for name in names_of_both)
     if head is not None and not (isinstance(head, tuple | list) and len(head) == 2):
-        raise ConfigError(f"head = {head!r}; allowed: (layer, head)")
+        raise ConfigError(f"head = {describe(head)}; allowed: (layer, head)")
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | float):
-        raise ConfigError(f"max_bytes = {max_bytes!r}; allowed: a number of bytes")
+        raise ConfigError(f"max_bytes = {describe(max_bytes)}; allowed: a number of bytes")
     if title is None:
         title = f"Attention on “{clip(tokens, 100)}”" if isinstance(tokens, str) else ""
     notes = [printable(line) for line in (source_of(scores), note) if line]
@@ -198,7 +198,7 @@ class AttentionExplorer:
         at, head = self._place(layer, head)
         check_choice("run", run, get_args(Run))
         if run != "clean" and len(self.runs) == 1:
-            raise ConfigError(f"run = {run!r}, but there is no second run: give patched= to attention()")
+            raise ConfigError(f"run = {describe(run)}, but there is no second run: give patched= to attention()")
         if run != "difference":
             return self.runs[run == "patched"].values(at, head, kind)
         clean, patched = (one.values(at, head, kind) for one in self.runs)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 KINDS = {"Q": COLORS[0], "K": COLORS[1], "V": COLORS[2], "mlp": COLORS[3], "out": COLORS[6]}
 """Colours of edges by what they feed."""
 
-SHAPES = {"head": "#dcebf7", "mlp": "#f7e3ee", "embed": "#eeeeee", "unembed": "#eeeeee"}
+SHAPES = {"head": "#dcebf7", "mlp": "#f7e3ee", "embed": "#eeeeee", "logits": "#eeeeee"}
 """Colours of nodes by their kind."""
 
 
@@ -47,8 +47,8 @@ def circuit(graph: networkx.MultiDiGraph | Any, *, title: str = "") -> plotly.gr
     (K) and at the right (V); the spaces that they go through are under the pointer.
 
     Args:
-        graph: a networkx `MultiDiGraph` whose nodes have a `layer` (and a `kind`) and whose edges' keys say what they
-            feed, or anything whose `edges()` returns one, such as a `circuits.Circuit`.
+        graph: a networkx `MultiDiGraph` whose nodes have a `layer` (and a `kind`, and the names of their `parts`) and
+            whose edges' keys say what they feed, or anything whose `edges()` returns one, such as a `circuits.Circuit`.
         title: above the figure.
 
     Raises `ConfigError` for no such graph, or one without nodes.
@@ -63,6 +63,7 @@ def circuit(graph: networkx.MultiDiGraph | Any, *, title: str = "") -> plotly.gr
     if missing := [name for name, about in graph.nodes(data=True) if "layer" not in about]:
         raise ConfigError(f"node {missing[0]!r} has no layer")
     places = _side_by_side(graph)
+    names = {node: _named(node, about.get("parts", ())) for node, about in graph.nodes(data=True)}
     figure = go.Figure()
     kinds = sorted({str(kind) for _, _, kind in graph.edges(keys=True)}, key=_rank)
     reach = [x for x, _ in places.values()]
@@ -70,20 +71,20 @@ def circuit(graph: networkx.MultiDiGraph | Any, *, title: str = "") -> plotly.gr
     for start, end, key, about in sorted(graph.edges(keys=True, data=True), key=lambda edge: _rank(str(edge[2]))):
         kind, (x, y) = str(key), places[end]
         spaces = ", ".join(map(str, about.get("spaces", ())))
-        note = f"{start} → {end}, {kind}" + (f"\nthrough {spaces}" if spaces else "")
+        note = f"{names[start]} → {names[end]}, {kind}" + (f"\nthrough {spaces}" if spaces else "")
         port = PORTS.get(kind, 0.0)
         bend = _bend(places, start, end) * (1 + port / 2)
         line = _Line((places[start][0] + port / 2, places[start][1] + 0.1), (x + port, y - 0.13), bend)
         reach += line.points()[0].tolist()
         line.draw(figure, kind, KINDS.get(kind, COLORS[4]), note, legend=first[kind], arrow=True)
         first[kind] = False
-    _nodes(figure, places, {name: about.get("kind", "") for name, about in graph.nodes(data=True)})
+    _nodes(figure, places, names, {name: about.get("kind", "") for name, about in graph.nodes(data=True)})
     heights = sorted({y for _, y in places.values()})
-    names = [_level_name(graph, places, y) for y in heights]
+    levels = [_level_name(graph, places, y) for y in heights]
     low, high = min(reach) - 0.45, max(reach) + 0.45
     axis = {"showgrid": True, "gridcolor": "#eeeeee", "zeroline": False}
     figure.update_xaxes(visible=False, range=[low, high])
-    figure.update_yaxes(title_text="layer", tickmode="array", tickvals=heights, ticktext=names,
+    figure.update_yaxes(title_text="layer", tickmode="array", tickvals=heights, ticktext=levels,
                         range=[heights[0] - 0.3, heights[-1] + 0.3], **axis)  # fmt: skip
     return finish(figure, title, 120 + 150 * (high - low), 60 + 135 * (heights[-1] - heights[0] + 0.6))
 
@@ -149,9 +150,14 @@ def _rank(kind: str) -> tuple[int, str]:
 def _level_name(graph: networkx.MultiDiGraph, places: Mapping[Any, tuple[float, float]], height: float) -> str:
     here = [about for name, about in graph.nodes(data=True) if places[name][1] == height]
     kinds = {str(about.get("kind")) for about in here}
-    if kinds in ({"embed"}, {"unembed"}):
-        return "embed" if kinds == {"embed"} else "logits"
+    if kinds in ({"embed"}, {"logits"}):
+        return kinds.pop()
     return f"{here[0]['layer']} MLP" if kinds == {"mlp"} else str(here[0]["layer"])
+
+
+def _named(node: Any, parts: Sequence[Any]) -> str:
+    """A node as the figure calls it: "induction (L1H0)" where its parts have names of their own."""
+    return f"{', '.join(map(str, parts))} ({node})" if parts else str(node)
 
 
 def _side_by_side(graph: networkx.MultiDiGraph) -> dict[Any, tuple[float, float]]:
@@ -183,12 +189,15 @@ def _bend(places: Mapping[Any, tuple[float, float]], start: Any, end: Any) -> in
 
 
 def _nodes(
-    figure: plotly.graph_objects.Figure, places: Mapping[Any, tuple[float, float]], kinds: Mapping[Any, str]
+    figure: plotly.graph_objects.Figure,
+    places: Mapping[Any, tuple[float, float]],
+    names: Mapping[Any, str],
+    kinds: Mapping[Any, str],
 ) -> None:
     box = {"showarrow": False, "borderpad": 5, "borderwidth": 1, "bordercolor": "#555555", "font": {"size": 12}}
-    for name, (x, y) in places.items():
+    for node, (x, y) in places.items():
         figure.add_annotation(
-            x=x, y=y, text=literal(clip(str(name))), bgcolor=SHAPES.get(kinds[name], "#ffffff"), **box
+            x=x, y=y, text=literal(clip(names[node])), bgcolor=SHAPES.get(kinds[node], "#ffffff"), **box
         )
 
 

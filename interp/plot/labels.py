@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, RangeError, ShapeError, TokenError
+from interp.errors import ConfigError, RangeError, ShapeError, TokenError, describe
 from interp.model import ActivationCache
 from interp.plot import still
 from interp.plot.style import float32
@@ -48,7 +48,7 @@ def token_labels(cache: ActivationCache, tokens: Any, n: int, batch: int, what: 
     if isinstance(tokens, str):
         tokens = cache.model.to_str_tokens(tokens)
     if not isinstance(tokens, Iterable) or isinstance(tokens, bytes):
-        raise TokenError(f"{what} is text, a string a position, or ids, not {tokens!r}")
+        raise TokenError(f"{what} is text, a string a position, or ids, not {describe(tokens)}")
     ids = None
     if isinstance(tokens, Tensor | np.ndarray):
         ids = as_ids(tokens, what)
@@ -68,7 +68,7 @@ def shown_tokens(tokens: Iterable[Any], n: int, what: str = "tokens") -> list[st
     """The n strings of a run, white space made visible. Raises `TokenError` for anything else."""
     labels = list(tokens)
     if not all(isinstance(token, str) for token in labels):
-        raise TokenError(f"{what} is text, a string a position, or ids, not {tokens!r}")
+        raise TokenError(f"{what} is text, a string a position, or ids, not {describe(tokens)}")
     if len(labels) != n:
         raise TokenError(f"{what}: {len(labels)} tokens for {n} positions; is a bos missing or surplus?")
     return [visible(token) for token in labels]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from interp.errors import RangeError, ShapeError
+from interp.errors import RangeError, ShapeError, describe
 from interp.plot.style import COLORS, float32, headings, literal
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def curves(
         raise ShapeError(f"line {wrong[0]!r} is not a pair of x and y values")
     for name, value in [*(marks or {}).items(), *(levels or {}).items()]:
         if not isinstance(value, Real) or not math.isfinite(value):
-            raise RangeError(f"{name!r} is to mark {value!r}; allowed: finite numbers")
+            raise RangeError(f"{name!r} is to mark {describe(value)}; allowed: finite numbers")
     points = {name: (float32(a), float32(b)) for name, (a, b) in lines.items()}
     for name, (a, b) in points.items():
         if a.ndim != 1 or a.shape != b.shape or a.size == 0:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError, did_you_mean
+from interp.errors import ConfigError, ShapeError, describe, did_you_mean
 from interp.patching import ROLES
 from interp.plot.builder import bars, heatmap
 from interp.plot.lines import curves
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects
     import xarray
 
-WORDS = {"pos": "position", "source": "attended position", "kv_head": "key-value head"}
+WORDS = {"pos": "position", "key_pos": "attended position", "kv_head": "key-value head"}
 """What axes are called in a figure, where not by their own names."""
 
 
@@ -86,12 +86,13 @@ def sweep(
 ) -> plotly.graph_objects.Figure:
     """How much patching each place changes the metric: 0, in the middle of the colours, is the run as it is.
 
-    Of a normalized sweep these are its own numbers; else the run's metric (`baseline`) is taken off, and the hover text
-    has both. A sweep over two axes is a heat-map, the first axis down (`over=("layer", "pos")` puts tokens across;
-    `result.transpose()` turns it round), over one axis bars. Intervals over prompts are in the hover text.
+    Of effects and fractions (`normalize=True`) these are its own numbers; else the run's metric (`baseline`) is taken
+    off, and the hover text has both. A sweep over two axes is a heat-map, the first axis down (`over=("layer", "pos")`
+    puts tokens across; `result.transpose()` turns it round), over one axis bars. Intervals over prompts are in the
+    hover text.
 
     Args:
-        result: from `patching.sweep` or `path_sweep`, or a variable of what `patching.every` returns.
+        result: from `patching.sweep` or `path_sweep`, or a variable of what `patching.sweep_sites` returns.
         metric: which one, where several were measured by name.
         title: by default what the result says of itself.
 
@@ -102,22 +103,25 @@ def sweep(
     if "metric" in result.dims:
         names = [str(name) for name in result["metric"].to_numpy()]
         if metric not in names and len(names) > 1:
-            raise ConfigError(f"metric = {metric!r}; allowed: {', '.join(names)}{did_you_mean(str(metric), names)}")
+            raise ConfigError(
+                f"metric = {describe(metric)}; allowed: {', '.join(names)}{did_you_mean(str(metric), names)}"
+            )
         at = 0 if metric is None else names.index(metric)
         result = result.isel(metric=at)
     elif metric is not None:
-        raise ConfigError(f"metric = {metric!r}, but the result has no axis of metrics to choose from")
+        raise ConfigError(f"metric = {describe(metric)}, but the result has no axis of metrics to choose from")
     about = result.attrs
     ends = [about.get(end) if at is None else _one_of(about.get(end), at) for end in ("baseline", "target")]
     base, target = (float(end) if isinstance(end, int | float) else None for end in ends)
     measured = str(about.get("metric", "")) if at is None or metric is None else metric
     lines = [f"Patching {about['site']}, {about['direction']}" if "site" in about else str(result.name or "")]
     lines += [f"{measured}" + (f", mean of {about['n']} prompts" if about.get("n", 1) > 1 else "")]
-    if about.get("normalized"):
+    if about.get("values") == "fraction":
         value, also = "share of the gap", {}
     elif base is not None:
-        value, also = "change", {measured or "value": result}
-        result = (result - base).assign_attrs(about)
+        of_metric = result + base if about.get("values") == "effect" else result
+        value, also = "change", {measured or "value": of_metric}
+        result = (of_metric - base if of_metric is result else result).assign_attrs(about)
         runs, other = ROLES.get(str(about.get("direction")), ("as it is", "in the other run"))
         lines[1] += f": {base:.3g} {runs}" + ("" if target is None else f", {target:.3g} {other}")
     else:
@@ -175,7 +179,7 @@ def _of_two_axes(result: xarray.DataArray) -> xarray.DataArray:
     check_array(result, "analyses return")
     if result.dtype.kind not in "biuf":
         raise ConfigError(f"a figure draws real numbers, not values of dtype {result.dtype}")
-    for dim in ("metric", "prompt", "batch", "pos", *result.dims):
+    for dim in ("metric", "prompt", "pos", *result.dims):
         if result.ndim > 2 and result.sizes.get(dim) == 1:
             result = result.isel({dim: 0})
     if result.ndim > 2 or result.ndim == 0 or result.size == 0:
@@ -188,7 +192,12 @@ def axis_labels(result: xarray.DataArray, dim: str) -> tuple[list[str], list[str
     """Labels of an axis, and what its places are called under the pointer."""
     values = result[dim].to_numpy().tolist() if dim in result.coords else list(range(result.sizes[dim]))
     beside = next(
-        (c for c in ("token", f"{dim}_token", "label") if c in result.coords and result[c].dims == (dim,)), None
+        (
+            c
+            for c in ("token", f"{dim.removesuffix('_pos')}_token", "label")
+            if c in result.coords and result[c].dims == (dim,)
+        ),
+        None,
     )
     if beside is None:
         shown = [visible(str(value)) for value in values]

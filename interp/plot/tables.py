@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError, check_choice
+from interp.errors import ConfigError, ShapeError, check_choice, describe
 from interp.plot.style import LONGEST_LABEL, NEGATIVE, POSITIVE, headings, literal
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def table(
     if signed is not None:
         check_choice("signed", signed, list(columns))
         if any(isinstance(entry, str) for entry in columns[signed]):
-            raise ConfigError(f"signed = {signed!r}, but that column has entries that are text, not numbers")
+            raise ConfigError(f"signed = {describe(signed)}, but that column has entries that are text, not numbers")
     columns = {name: [e.item() if isinstance(e, Tensor) else e for e in column] for name, column in columns.items()}
     lines = {name: [_cell(entry) for entry in column] for name, column in columns.items()}
     align = ["left" if isinstance(column[0], str) else "right" for column in columns.values()]
@@ -81,7 +81,7 @@ def _cell(entry: str | int | float) -> list[str]:
     if isinstance(entry, str):
         return textwrap.wrap(entry, LONGEST_LABEL) or [""]
     if not isinstance(entry, Real):  # numpy's numbers are real numbers too
-        raise ConfigError(f"an entry of a table is text or a real number, not {entry!r}")
+        raise ConfigError(f"an entry of a table is text or a real number, not {describe(entry)}")
     return [_number(float(entry))]
 
 

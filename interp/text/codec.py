@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, TokenError, check_choice, did_you_mean
+from interp.errors import ConfigError, TokenError, check_choice, describe, did_you_mean
 from interp.text.ids import Ids, Text, as_ids, one_sequence
 
 
@@ -149,7 +149,9 @@ class TextCodec(Protocol):
             raise TokenError(f"to_single_token takes a text, not a value of type {type(text).__name__}")
         ids = self.encode(text)
         if len(ids) != 1:
-            raise TokenError(f"{text!r} is {len(ids)} tokens, {self.to_str_tokens(ids)}; a single one is needed")
+            raise TokenError(
+                f"{describe(text)} is {len(ids)} tokens, {self.to_str_tokens(ids)}; a single one is needed"
+            )
         return ids[0]
 
     # ------------------------------------------------------------------ ids to text
@@ -200,7 +202,7 @@ class TextCodec(Protocol):
         if not places:
             held = self._strings(ids)
             shown = repr(held) if len(held) <= 20 else f"{held[:20]!r} and {len(held) - 20} more"
-            raise TokenError(f"token {token!r} is not among {shown}{did_you_mean(str(token), held)}")
+            raise TokenError(f"token {describe(token)} is not among {shown}{did_you_mean(str(token), held)}")
         return places[0] if mode == "first" else places[-1]
 
 

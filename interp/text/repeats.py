@@ -15,14 +15,18 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.errors import ConfigError, TokenError
-from interp.indices import is_index
+from interp.errors import ConfigError, TokenError, describe
+from interp.indices import check_count, is_index
 from interp.text.codec import TextCodec
 from interp.text.tokenizer import Tokenizer
 from interp.text.tokens import AttentionMask
 
 LENGTH = 64
-SHORTEST = 5  # a segment of two tokens, twice, and one token to move them about
+"""Of a prompt that heads are scored on: long enough for repeats at many distances, short enough for the patterns of all
+heads to be small."""
+
+SHORTEST = 5
+"""Of a sequence without its bos: a segment of two tokens, twice, and one token to move the two copies about."""
 
 
 def random_repeats(
@@ -36,8 +40,9 @@ def random_repeats(
     """Sequences `[bos] filler, segment, filler, segment, filler` of random tokens, all of one length.
 
     The tokens of the segment come twice in a sequence, and every other token comes once. Let L be the number of tokens
-    without the bos. The length of the segment is random, from L / 6 (but at least 2) to (L - 1) / 2. What is left over
-    is filler, which two random cuts divide into the parts before, between and after the two copies; a part may be
+    without the bos. The length of the segment is random. It is at least L / 6 and at least 2, since shorter segments
+    repeat too little to score, and at most (L - 1) / 2, which leaves one token to move the copies about. What is left
+    over is filler, which two random cuts divide into the parts before, between and after the two copies; a part may be
     empty. Where there are too few different tokens for the shortest segments, these are longer.
 
     Args:
@@ -55,10 +60,9 @@ def random_repeats(
     ids = ids[ids != bos] if bos is not None else ids
     start = [] if bos is None else [bos]
     body = length - len(start)
-    if not is_index(n_prompts) or n_prompts < 1:
-        raise ConfigError(f"n_prompts = {n_prompts!r}; allowed: 1 or more")
+    n_prompts = check_count("n_prompts", n_prompts)
     if not is_index(length) or body < SHORTEST:
-        raise ConfigError(f"length = {length!r}; allowed: {SHORTEST + len(start)} tokens or more")
+        raise ConfigError(f"length = {describe(length)}; allowed: {SHORTEST + len(start)} tokens or more")
     longest = (body - 1) // 2
     if len(ids) < body - longest:
         raise TokenError(
@@ -204,7 +208,8 @@ def variable_offset_repeats(
     Args:
         batch, n_pos, vocabulary, bos, seed: as for `iid_tokens`; segments and gaps draw from the same ids.
         segment: shortest and longest length of a segment, in tokens; at least 2, as the first cannot be predicted.
-        gap: shortest and longest length of a gap, the one before the first segment included.
+        gap: shortest and longest length of a gap, the one before the first segment included. With the defaults copies
+            lie 8 to 26 positions apart, so that no distance is worth learning, and 64 positions hold two at least.
 
     Raises `ConfigError` as `iid_tokens`, for lengths that cannot be, and where two segments might not fit.
     """

@@ -1,7 +1,7 @@
 """What the weights alone say, and other weights for the same function.
 
 QK and OV circuits over the vocabulary, composition of heads, copying, singular directions (`circuits.py`); the largest
-entries of matrices too large to hold (`extremes.py`); folding and centring (`processing.py`).
+entries of matrices too large to hold (`top_entries.py`); folding and centring (`processing.py`).
 """
 
 from interp.weights.circuits import (
@@ -13,7 +13,6 @@ from interp.weights.circuits import (
     qk_circuit,
     singular_directions,
 )
-from interp.weights.extremes import TopEntries, top_entries
 from interp.weights.processing import (
     center_unembed,
     center_writing_weights,
@@ -21,6 +20,7 @@ from interp.weights.processing import (
     fold_value_biases,
     refactor_factored_attn_matrices,
 )
+from interp.weights.top_entries import TopEntries, top_entries
 
 __all__ = [
     "Kind",

@@ -4,14 +4,19 @@ A head is two bilinear circuits (Elhage et al. 2021): `W_QK = W_Q W_K^T / attn_s
 `W_OV = W_V W_O` what it writes for what it attends to; `model.QK` and `model.OV` are those of all heads. With
 embeddings on both sides they are matrices over pairs of tokens, which exist here only as a `FactoredMatrix`.
 
-Weights are taken as they are. What a norm does is divide by a scale, which depends on the input and is always positive,
-and multiply by a matrix, which does not: its gain, and for LayerNorm the projection that takes the mean off. With
-`fold_norms=True` that matrix is counted into the weights beside it, as `fold_layer_norm` does. A circuit is
-then what the model computes on a direct path, exactly, but for one positive factor for each reading position and one
-for each writing one: signs, zeros and the order of the tokens that an attended token promotes are the model's own.
-Without it a circuit is that of a model whose norms do nothing. Biases belong to no circuit. Where the stream itself is
-normalised (`norm_position="post"`) the matrices between two layers belong to neither of them, so there
-`fold_norms=True` is an error; `lens.expand_logits` follows the norms of a run in every architecture.
+Weights are taken as they are, and without `fold_norms` a circuit is that of a model whose norms do nothing. Biases
+belong to no circuit.
+
+A norm does two things. It divides by a scale, a positive number that depends on what it reads. And it multiplies by a
+matrix that does not depend on it: its gain and, in a LayerNorm, the projection that takes the mean off. With
+`fold_norms=True` this matrix is multiplied into the weights beside the norm, as `fold_layer_norm` does. What is left
+out then is the scales alone, one positive number for each position that reads or writes. So an entry of a circuit has
+the sign that it has in the model, is zero where it is zero there, and the tokens that an attended token promotes come
+in the model's order.
+
+With `norm_position="post"` the stream itself passes through norms. The matrix of such a norm stands between two layers
+and belongs to neither of them, so there `fold_norms=True` is an error. `lens.expand_logits` follows the norms of a run
+in every architecture.
 """
 
 import itertools
@@ -24,30 +29,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, check_choice
+from interp.errors import ConfigError, check_choice, describe
 from interp.factored import FactoredMatrix
-from interp.indices import head_index, is_index, layer_index
+from interp.indices import check_count, head_index, is_index, layer_index
 from interp.model import HookedTransformer, Norm, head_label
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
 from interp.results import array_of
 from interp.text import ordinary_tokens, token_strings
-from interp.weights.extremes import TopEntries, top_entries
 
 if TYPE_CHECKING:
     import xarray
-
-__all__ = [
-    "Kind",
-    "TopEntries",
-    "composition_scores",
-    "copying_scores",
-    "copying_top_scores",
-    "ov_circuit",
-    "qk_circuit",
-    "singular_directions",
-    "top_entries",
-]
 
 Kind = Literal["Q", "K", "V"]
 """Through which input of a later head an earlier one is read."""
@@ -74,9 +66,9 @@ class HeadWeights(NamedTuple):
 def qk_circuit(model: HookedTransformer, layer: int, head: int, *, fold_norms: bool = False) -> FactoredMatrix:
     """How much a token wants to attend to another, `W_E W_QK W_E^T` [d_vocab (query), d_vocab (key)].
 
-    The part of the scores that both tokens' own embeddings (times `embed_scale`) make, as `model.QK` sees them: in a
-    rotary model at distance 0. For `fold_norms` see the module; with it, an entry is the model's but for a positive
-    factor of its row and one of its column.
+    An entry is the part of a score that the embeddings of the two tokens (times `embed_scale`) make by themselves. In a
+    rotary model it is the score at distance 0, as in `model.QK`. With `fold_norms` (see the module) an entry differs
+    from the model's by a positive factor of its row and one of its column.
 
     Raises `ConfigError` for a layer or head out of range, or `fold_norms` with post-norm.
     """
@@ -90,8 +82,8 @@ def qk_circuit(model: HookedTransformer, layer: int, head: int, *, fold_norms: b
 def ov_circuit(model: HookedTransformer, layer: int, head: int, *, fold_norms: bool = False) -> FactoredMatrix:
     """How attending to a token changes the logits, `W_E W_OV W_U` [d_vocab (attended), d_vocab_out (logit)].
 
-    `W_E` times `embed_scale`. For `fold_norms` see the module; with it, a row is what the direct path from that token
-    through the head adds to the logits (before any soft cap), but for a positive factor.
+    `W_E` is taken times `embed_scale`. With `fold_norms` (see the module) a row is what the direct path from that token
+    through the head adds to the logits, before any soft cap and up to one positive factor.
 
     Raises `ConfigError` for a layer or head out of range, or `fold_norms` with post-norm.
     """
@@ -105,10 +97,11 @@ def ov_circuit(model: HookedTransformer, layer: int, head: int, *, fold_norms: b
 def copying_scores(model: HookedTransformer, *, fold_norms: bool = False) -> "xarray.DataArray":
     """How much each head copies, `sum(Re lambda) / sum(|lambda|)` over the eigenvalues of `W_E W_OV W_U`.
 
-    [layer, head]: 1 for a head that raises the logits of what it attends to and of mixtures of it, -1 for one that
-    lowers them, 0 for a permutation without fixed points (Elhage et al. 2021, "copying" matrices). Computed in float64
-    from the [d_head, d_head] product with the same eigenvalues. A score is NaN where all eigenvalues are 0, up to
-    rounding; the coordinate `reason` says why, and is "" elsewhere. For `fold_norms` see the module.
+    The result has the axes [layer, head]. A head that raises the logits of what it attends to, and of mixtures of it,
+    scores 1; one that lowers them scores -1; a permutation of the tokens that leaves none in place scores 0 (Elhage et
+    al. 2021, "copying" matrices). The eigenvalues are those of a [d_head, d_head] product, computed in float64. A score
+    is NaN where all eigenvalues are 0, up to rounding; the coordinate `reason` says why, and is "" elsewhere. For
+    `fold_norms` see the module.
 
     Raises `ConfigError` for a model without blocks, or `fold_norms` with post-norm.
     """
@@ -137,9 +130,10 @@ def copying_top_scores(
 ) -> "xarray.DataArray":
     """The share of tokens whose own logit a head raises most when it attends to them, [layer, head].
 
-    Of `W_E W_OV W_U` restricted to `n_tokens` ordinary tokens (a random choice where there are more), the share of rows
-    whose largest entry is on the diagonal; chance is 1 / n_tokens. A score is NaN where the circuit is 0; the
-    coordinate `reason` says so, and is "" elsewhere. For `fold_norms` see the module.
+    A score is the share of rows of `W_E W_OV W_U` whose largest entry stands on the diagonal. Rows and columns are
+    those of `n_tokens` ordinary tokens, chosen at random where there are more, so that chance is 1 / n_tokens. A score
+    is NaN where the circuit is 0; the coordinate `reason` says so, and is "" elsewhere. For `fold_norms` see the
+    module.
 
     Raises `ConfigError` for fewer than two tokens, and as `copying_scores`.
     """
@@ -175,32 +169,37 @@ def singular_directions(
     circuit: Literal["OV", "QK"] = "OV",
     *,
     n_directions: int | None = None,
-    n_tokens: int | None = None,
+    top_k: int | None = None,
     fold_norms: bool = False,
 ) -> "xarray.Dataset":
     """The leading singular directions of a head, and the tokens that they read and write (Millidge & Black 2022).
 
-    `W_OV = U S Vh`: a stream that points along column i of U makes the head write along row i of Vh, S[i] times as
-    strongly. Tokens are ranked by how their embeddings (times `embed_scale`) lie along the first, and by how the second
-    raises their logits. Of "QK" both sides are read: a query along U attends to a key along Vh. Without a number, 10
-    directions and tokens are shown, or all where there are fewer.
+    With `W_OV = U S Vh`, a stream that points along column i of U makes the head write along row i of Vh, S[i] times as
+    strongly. The tokens of the reading side are ranked by how far their embeddings (times `embed_scale`) lie along the
+    column of U, those of the writing side by how much the row of Vh raises their logits. In a "QK" circuit both sides
+    are read: a query along a column of U attends to a key along the row of Vh.
+
+    Args:
+        n_directions: how many directions, the strongest first; by default 10, or all where there are fewer.
+        top_k: how many tokens at each end of a direction; by default 10, or all where there are fewer.
+        fold_norms: see the module.
 
     Returns:
         A dataset with `singular_value [direction]`, and for each side (`read` and `write`, or `query` and `key`)
-        `<side>_token`, `<side>_id` and `<side>_value [direction, end, rank]`. A direction has two ends, "+" and "-":
-        what lies at the "+" end of one side makes the other side's "+" end, and the same with "-". The token that
-        lies farthest along what is read or queried is at "+". A token is the tokenizer's own string, or
-        its number in angle brackets where the tokenizer has no such token.
+        `<side>_token`, `<side>_id` and `<side>_value [direction, end, rank]`. A direction has two ends, "+" and "-".
+        What lies at the "+" end of the reading side makes the head write along the "+" end of the writing side, and the
+        same holds for "-". The token that lies farthest along what is read is at "+". A token is the tokenizer's own
+        string, or its number in angle brackets where the tokenizer has no such token.
 
-    Raises `ConfigError` for a layer or head out of range, numbers of directions or tokens that there are not, another
-    circuit than those two, or `fold_norms` with post-norm.
+    Raises `ConfigError` for a layer or head out of range, more directions or tokens than there are, another circuit
+    than those two, or `fold_norms` with post-norm.
     """
     import xarray
 
     check_choice("circuit", circuit, ("OV", "QK"))
     weights = _of_head(model, layer, head, fold_norms)
     n_directions = _at_most("n_directions", n_directions, min(model.cfg.d_head, model.cfg.d_model))
-    n_tokens = _at_most("n_tokens", n_tokens, min(model.cfg.d_vocab, model.cfg.d_vocab_out))
+    top_k = _at_most("top_k", top_k, min(model.cfg.d_vocab, model.cfg.d_vocab_out))
     if circuit == "QK":
         U, S, Vh = FactoredMatrix(weights.W_Q, weights.W_K.mT).svd()
     else:
@@ -217,7 +216,7 @@ def singular_directions(
     for side, along in zip(("query", "key") if circuit == "QK" else ("read", "write"), (first, second), strict=True):
         codec = model.output_tokenizer if side == "write" else model.tokenizer
         turned = sign * along
-        ends = torch.stack([turned, -turned], dim=1).topk(n_tokens)
+        ends = torch.stack([turned, -turned], dim=1).topk(top_k)
         words = token_strings(codec, ends.indices.flatten().tolist())
         columns |= {
             f"{side}_token": (dims, array_of(words, ends.indices.shape)),
@@ -249,11 +248,12 @@ def composition_scores(
 ) -> "xarray.DataArray":
     """How much of what each head writes each later head can read: all pairs, from the weights alone.
 
-    With A = W_OV of the writer and B of the reader, for row vectors: Q-composition takes B = W_QK, K-composition
-    B = W_QK^T, V-composition B = W_OV. The raw score is `|AB| / (|A| |B|)` in Frobenius norms (Elhage et al. 2021); one
-    perfect copy of r orthonormal directions scores `1 / sqrt(r)`. The aligned score `|AB| / sqrt(sum_i s_i(A)^2
-    s_i(B)^2)`, with singular values in falling order, divides by the most that AB could be (von Neumann), so that it
-    is 1 for perfectly composed heads of any rank. In a rotary model W_QK is that at distance 0.
+    A is W_OV of the writer. B depends on the kind: W_QK of the reader for Q-composition, its transpose for
+    K-composition, W_OV of the reader for V-composition. The raw score is `|AB| / (|A| |B|)` in Frobenius norms (Elhage
+    et al. 2021); two heads that copy the same r orthonormal directions score `1 / sqrt(r)`. The aligned score is
+    `|AB| / sqrt(sum_i s_i(A)^2 s_i(B)^2)`, with singular values in falling order. It divides by the most that `|AB|`
+    could be (von Neumann), so that perfectly composed heads of any rank score 1. In a rotary model W_QK is that at
+    distance 0.
 
     Args:
         kinds: which compositions.
@@ -276,7 +276,7 @@ def composition_scores(
     if not kinds or len(set(kinds)) < len(kinds):
         raise ConfigError(f"kinds = {kinds}; allowed: at least one, each once")
     if chunk is not None and (not is_index(chunk) or chunk < 1):
-        raise ConfigError(f"chunk = {chunk!r}; allowed: 1 or more, or None")
+        raise ConfigError(f"chunk = {describe(chunk)}; allowed: 1 or more, or None")
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     n, weights = layers * heads, HeadWeights(*(weight.flatten(0, 1) for weight in _all_heads(model, fold_norms)))
     writer = FactoredMatrix(weights.W_V, weights.W_O)
@@ -372,11 +372,7 @@ def _of_head(model: HookedTransformer, layer: int, head: int, fold_norms: bool) 
 
 
 def _at_most(name: str, given: int | None, most: int) -> int:
-    if given is None:
-        return min(10, most)
-    if not is_index(given) or not 1 <= given <= most:
-        raise ConfigError(f"{name} = {given!r}; allowed: 1 to {most}")
-    return given
+    return min(10, most) if given is None else check_count(name, given, most)
 
 
 def _through(norm: Norm, written: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:

@@ -15,6 +15,7 @@ second time changes nothing more. Activations on the way may change: that is the
 which parameters are trained carry over; hooks do not. No decomposition in this package needs any of this.
 """
 
+import copy
 import dataclasses
 from collections.abc import Iterable
 from typing import Any
@@ -175,18 +176,18 @@ def refactor_factored_attn_matrices(model: HookedTransformer) -> HookedTransform
 
 def _copy(model: HookedTransformer, **changes: Any) -> HookedTransformer:
     """A model of the same weights without hooks, its config changed; `tie_word_embeddings=False` unties."""
-    cfg = dataclasses.replace(model.cfg, dtype=model.W_E.dtype, **changes)
-    new = type(model)(cfg, model.tokenizer, model.W_E.device, init_weights=False)
-    weights = model.state_dict()
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    new, cfg = copy.deepcopy(model), dataclasses.replace(model.cfg, dtype=model.W_E.dtype, **changes)
+    new.tokenizer = model.tokenizer
+    for module in new.modules():
+        if isinstance(getattr(module, "cfg", None), TransformerConfig):
+            vars(module)["cfg"] = cfg
     if model.cfg.tie_word_embeddings and not cfg.tie_word_embeddings:
-        weights["unembed.W_U"] = model.W_U
-        if "embed.W_E" in trained:
-            trained.add("unembed.W_U")
-    new.load_state_dict(weights)
-    for name, parameter in new.named_parameters():
-        parameter.requires_grad_(name in trained)
-    return new.train(model.training)
+        new.unembed.untie()
+    if cfg.positional_embedding_type != model.cfg.positional_embedding_type:  # a table becomes a parameter
+        table = new.pos_embed.W_pos.detach()
+        del new.pos_embed.W_pos
+        new.pos_embed.W_pos = torch.nn.Parameter(table, requires_grad=False)
+    return new
 
 
 def _attention_readers(block: Block) -> Iterable[Reader]:

@@ -92,9 +92,9 @@ def test_k_composition_and_the_pointer_give_the_same_predictions():
 
 def test_the_three_mechanisms_of_composition_have_edges_of_three_kinds():
     kinds = {
-        "induction_latest": ("previous", "induction", "K"),
-        "induction_pointer": ("duplicate", "induction", "Q"),
-        "virtual_head": ("previous", "again", "V"),
+        "induction_latest": ("L0H0", "L1H0", "K"),
+        "induction_pointer": ("L0H0", "L1H0", "Q"),
+        "virtual_head": ("L0H0", "L1H0", "V"),
     }
     for name, edge in kinds.items():
         heads = [one for one in entry(name).build().edges().edges(keys=True) if one[0] == edge[0]]

@@ -198,5 +198,5 @@ def test_the_lecture_model_has_no_sink_whatever_the_vocabulary_says():
 
 def test_the_lecture_model_is_declared_in_the_language():
     edges = set(lecture_circuit("!abc", 6).edges().edges(keys=True))
-    assert ("previous", "induction", "K") in edges
-    assert ("embed", "unembed", "out") in edges  # a tied unembedding reads what the embedding wrote
+    assert ("L0H0", "L1H0", "K") in edges
+    assert ("embed", "logits", "out") in edges  # a tied unembedding reads what the embedding wrote

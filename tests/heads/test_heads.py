@@ -21,6 +21,7 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
+from interp.heads import head_scores, head_scores_of, score_table
 from interp.heads import scores as heads_module
 from interp.heads.pattern_scores import (
     PATTERN_SCORES,
@@ -29,8 +30,7 @@ from interp.heads.pattern_scores import (
     induction_score,
     previous_token_score,
 )
-from interp.heads.scores import head_scores, head_scores_of, score_table
-from interp.model.loss import in_context_learning_score
+from interp.model import in_context_learning_score
 from interp.text.repeats import random_repeats, repeated_tokens
 
 ALPHABET = "!" + "".join(chr(c) for c in range(97, 97 + 26))
@@ -342,14 +342,14 @@ def test_the_hash_in_the_results_follows_the_weights():
         ({"scores": "inductoin"}, ConfigError, "did you mean 'induction'"),
         ({"scores": []}, ConfigError, "one or more"),
         ({"scores": ["induction", "induction"]}, ConfigError, "each once"),
-        ({"tokens": torch.arange(5), "seed": 3}, ConfigError, "those of random repeats"),
+        ({"prompt": torch.arange(5), "seed": 3}, ConfigError, "those of random repeats"),
         ({"attention_mask": torch.ones(3, 7)}, ConfigError, "random repeats have none"),
         ({"batch_size": 0}, ConfigError, "batch_size = 0"),
         ({"length": 9}, ConfigError, "n_ctx = 8"),
         ({"scores": "copying", "n_prompts": 3}, ConfigError, "weights alone"),
         ({"n_prompts": 0}, ConfigError, "n_prompts = 0"),
-        ({"tokens": torch.tensor([11])}, TokenError, "allowed: 0 to 10"),
-        ({"tokens": "abc"}, TokenError, "no tokenizer"),
+        ({"prompt": torch.tensor([11])}, TokenError, "allowed: 0 to 10"),
+        ({"prompt": "abc"}, TokenError, "no tokenizer"),
     ],
     ids=str,
 )
@@ -400,8 +400,8 @@ def test_the_table_is_sorted_and_filtered(plain: Run):
     bound = float(scores.previous_token.median())
     assert min(score_table(scores, "previous_token", at_least=bound)["previous_token"]) >= bound
     assert list(score_table(scores, layer=-1).index) == ["L2H0", "L2H1", "L2H2", "L2H3"]
-    assert set(score_table(scores, "first_token", layer=[0, 2], top=5)["layer"]) <= {0, 2}
-    assert len(score_table(scores, top=5)) == 5
+    assert set(score_table(scores, "first_token", layer=[0, 2], top_k=5)["layer"]) <= {0, 2}
+    assert len(score_table(scores, top_k=5)) == 5
     assert [c for c in table.columns if c.endswith("_se")] == ["previous_token_se"]
 
 
@@ -417,7 +417,7 @@ def test_undefined_scores_come_last_in_the_table_and_reach_no_threshold():
         ({"sort": "previous"}, "did you mean 'previous_token'"),
         ({"at_least": 0.5}, "of which score"),
         ({"layer": 3}, "layer = 3"),
-        ({"top": 0}, "top = 0"),
+        ({"top_k": 0}, "top_k = 0"),
     ],
     ids=str,
 )

@@ -33,9 +33,9 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
+from interp.lens import attribution_table, direct_attribution, logit_lens
 from interp.lens import layers as lens_module
 from interp.lens.attribution import By
-from interp.lens.layers import attribution_table, direct_attribution, logit_lens
 
 WORDS = "abcdefghijk"
 
@@ -57,7 +57,7 @@ def read_out(model: HookedTransformer, stream: Tensor) -> Tensor:
 
 def test_every_layer_is_read_through_the_final_norm_with_statistics_of_its_own(run: Run):
     mid = has_mid(run.cfg)
-    found = logit_lens(run.model, run.tokens, top_k=0, tokens=list(range(11)), incl_mid=mid)
+    found = logit_lens(run.model, run.tokens, top_k=0, answers=list(range(11)), incl_mid=mid)
     streams = {f"{layer}_pre": run.cache["resid_pre", layer] for layer in range(3)}
     streams |= {f"{layer}_mid": run.cache["resid_mid", layer] for layer in range(3)} if mid else {}
     streams["final_post"] = run.cache["resid_post", -1]
@@ -68,7 +68,7 @@ def test_every_layer_is_read_through_the_final_norm_with_statistics_of_its_own(r
 
 
 def test_probabilities_ranks_and_divergences_are_those_of_the_logits(run: Run):
-    found = logit_lens(run.model, run.tokens, top_k=11, tokens=[4, 0, 7])
+    found = logit_lens(run.model, run.tokens, top_k=11, answers=[4, 0, 7])
     final = run.logits.softmax(-1)
     for row, layer in enumerate([run.cache["resid_pre", 0], run.cache["resid_pre", 1]]):
         logits = read_out(run.model, layer)
@@ -86,20 +86,20 @@ def test_probabilities_ranks_and_divergences_are_those_of_the_logits(run: Run):
 
 
 def test_a_cache_is_read_as_its_run_was(run: Run):
-    got, want = (logit_lens(source, run.tokens, top_k=3, tokens=1) for source in (run.cache, run.model))
+    got, want = (logit_lens(source, run.tokens, top_k=3, answers=1) for source in (run.cache, run.model))
     for name in ("kl", "top_id", "top_prob", "logit"):
         np.testing.assert_allclose(got[name], want[name], atol=1e-10)
     assert np.array_equal(got.token, want.token)
 
 
 def test_the_size_of_the_blocks_changes_nothing_and_bounds_the_logits(plain: Run, monkeypatch: pytest.MonkeyPatch):
-    want = logit_lens(plain.model, plain.tokens, top_k=2, tokens=[5])
+    want = logit_lens(plain.model, plain.tokens, top_k=2, answers=[5])
     seen: list[int] = []
     handle = plain.model.unembed.register_forward_hook(lambda module, args, out: seen.append(out.numel()))
     for places in (1, 2, 5, 50):
         seen.clear()
         monkeypatch.setattr(lens_module, "MEMORY", places * 11 * 8)
-        got = logit_lens(plain.model, plain.tokens, top_k=2, tokens=[5])
+        got = logit_lens(plain.model, plain.tokens, top_k=2, answers=[5])
         assert max(seen) <= places * 11
         for name in ("kl", "top_prob", "logit", "rank"):
             np.testing.assert_allclose(got[name], want[name], atol=1e-12)
@@ -110,7 +110,7 @@ def test_one_text_has_no_batch_axis_and_one_position_no_position_axis():
     model = worded()
     assert logit_lens(model, "abca").kl.dims == ("layer", "pos")
     assert logit_lens(model, torch.tensor([0, 1, 2])).kl.dims == ("layer", "pos")
-    assert logit_lens(model, ["abca"]).kl.dims == ("layer", "batch", "pos")
+    assert logit_lens(model, ["abca"]).kl.dims == ("layer", "prompt", "pos")
     last = logit_lens(model, "abcd", pos=-1)
     assert last.kl.dims == ("layer",)
     assert (int(last.pos), str(last.token.values)) == (3, "d")
@@ -121,7 +121,7 @@ def test_one_text_has_no_batch_axis_and_one_position_no_position_axis():
 
 def test_tokens_are_named_by_their_strings():
     model = worded()
-    found = logit_lens(model, "abcab", tokens=["d", 2])
+    found = logit_lens(model, "abcab", answers=["d", 2])
     assert found.answer.values.tolist() == ["d", "c"]
     assert found.answer_id.values.tolist() == [3, 2]
     assert found.token.dims == ("pos",)
@@ -142,16 +142,16 @@ def test_a_row_that_only_fills_up_the_embedding_is_named_by_its_number():
 def test_padding_is_marked_and_changes_nothing_for_the_tokens(plain: Run):
     real = torch.ones(3, 7, dtype=torch.bool)
     real[1, :4] = False
-    padded = logit_lens(plain.model, plain.tokens, tokens=[2], attention_mask=real)
-    alone = logit_lens(plain.model, plain.tokens[1, 4:], tokens=[2])
+    padded = logit_lens(plain.model, plain.tokens, answers=[2], attention_mask=real)
+    alone = logit_lens(plain.model, plain.tokens[1, 4:], answers=[2])
     assert np.array_equal(padded.is_token, real)
-    np.testing.assert_allclose(padded.logit.sel(batch=1)[:, 4:], alone.logit, atol=1e-10)
+    np.testing.assert_allclose(padded.logit.sel(prompt=1)[:, 4:], alone.logit, atol=1e-10)
 
 
 def test_the_lens_reads_a_model_without_blocks():
     model = worded(n_layers=0)
     assert_close(
-        torch.tensor(logit_lens(model, "abc", tokens=list(range(11))).logit[0].values),
+        torch.tensor(logit_lens(model, "abc", answers=list(range(11))).logit[0].values),
         model(model.to_tokens("abc"))[0].detach(),
     )
 
@@ -159,10 +159,11 @@ def test_the_lens_reads_a_model_without_blocks():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"top_k": 12}, ConfigError, "0 to d_vocab_out = 11"),
-        ({"tokens": [11]}, TokenError, "allowed: 0 to 10"),
-        ({"tokens": ["ab"]}, TokenError, "2 tokens"),
-        ({"tokens": [2.5]}, TokenError, "tokens 2.5 is neither a token id nor a text"),
+        ({"top_k": 12}, ConfigError, "top_k = 12; allowed: 0 to 11"),
+        ({"top_k": 2.5}, ConfigError, "top_k = 2.5; allowed: 0 to 11"),
+        ({"answers": [11]}, TokenError, "allowed: 0 to 10"),
+        ({"answers": ["ab"]}, TokenError, "2 tokens"),
+        ({"answers": [2.5]}, TokenError, "answers 2.5 is neither a token id nor a text"),
         ({"pos": 4}, ShapeError, "pos = 4"),
         ({"prompt": None}, ConfigError, "needs a prompt"),
         ({"prompt": "abz"}, TokenError, "unknown word 'z'"),
@@ -204,7 +205,7 @@ def test_edits_of_the_stream_are_seen_and_edits_of_the_final_norm_refused(plain:
         return act * 2
 
     with plain.model.hooks([(("attn_out", 1), double)]):
-        edited, logits = logit_lens(plain.model, plain.tokens, tokens=[3]), plain.model(plain.tokens)
+        edited, logits = logit_lens(plain.model, plain.tokens, answers=[3]), plain.model(plain.tokens)
     assert_close(torch.tensor(edited.logit[-1, ..., 0].values), logits[..., 3].detach())
     with plain.model.hooks([("ln_final.hook_normalized", double)]):
         cache = plain.model.run_with_cache(plain.tokens)[1]
@@ -227,7 +228,7 @@ def uncapped_logits(run: Run) -> Tensor:
 
 def total(result: Any) -> Tensor:
     """All rows of a result together."""
-    over = [axis for axis in result.attribution.dims if axis not in ("batch", "pos")]
+    over = [axis for axis in result.attribution.dims if axis not in ("prompt", "pos")]
     summed = result.attribution.sum(over)
     return torch.tensor((summed + result.rest.sum("component") if "rest" in result else summed).values)
 
@@ -278,10 +279,10 @@ def test_heads_and_neurons_are_the_rows_of_the_whole_decomposition(run: Run):
 def test_what_a_head_wrote_is_the_sum_of_what_it_carried_from_every_position(run: Run):
     heads = direct_attribution(run.cache, 6, by="head")
     sources = direct_attribution(run.cache, 6, by="position")
-    np.testing.assert_allclose(sources.attribution.sum("source"), heads.attribution, atol=1e-10)
+    np.testing.assert_allclose(sources.attribution.sum("key_pos"), heads.attribution, atol=1e-10)
     np.testing.assert_allclose(sources.rest, heads.rest, atol=1e-10)
     if run.cfg.attention_dir == "causal":
-        assert (sources.attribution.where(sources.source > sources.pos, 0) == 0).all()
+        assert (sources.attribution.where(sources.key_pos > sources.pos, 0) == 0).all()
 
 
 @where(lambda cfg: cfg.normalization_type is None and cfg.attn_only)
@@ -294,7 +295,7 @@ def test_cutting_what_a_head_carries_from_a_position_takes_its_attribution_off_t
 
         without = run.model.run_with_hooks(run.tokens, fwd_hooks=[(("pattern", -1), cut)])
         change = (run.logits - without)[:, query, 4].detach()
-        assert_close(torch.tensor(sources.attribution.sel(layer=2, head=head, pos=query, source=key).values), change)
+        assert_close(torch.tensor(sources.attribution.sel(layer=2, head=head, pos=query, key_pos=key).values), change)
 
 
 @where(lambda cfg: cfg.norm_position != "pre" or cfg.normalization_type is None)
@@ -346,32 +347,32 @@ def test_the_text_of_the_run_names_its_positions():
     model = worded()
     _, cache = model.run_with_cache("abcab")
     result = direct_attribution(cache, "c", "a", by="position", pos=-1, prompt="abcab")
-    assert result.attribution.dims == ("layer", "head", "source")
-    assert "".join(result.source_token.values) == "abcab"
+    assert result.attribution.dims == ("layer", "head", "key_pos")
+    assert "".join(result.key_token.values) == "abcab"
     assert str(result.token.values) == "b"
-    assert (result.attrs["tokens"], result.attrs["incorrect_tokens"]) == ("'c'", "'a'")
+    assert (result.attrs["correct"], result.attrs["incorrect"]) == ("'c'", "'a'")
     assert result.attrs["model"] == model.weights_hash()
     without = direct_attribution(cache, "c", "a", by="position", pos=-1)
-    assert without.attribution.dims == ("layer", "head", "batch", "source")
+    assert without.attribution.dims == ("layer", "head", "prompt", "key_pos")
 
 
 def test_the_table_lists_the_largest_parts_of_one_place(plain: Run):
     for by in splits(plain.cfg):
         result = direct_attribution(plain.cache, 3, 5, by=by, pos=-1)
-        table = attribution_table(result.isel(batch=1), top=10_000)
+        table = attribution_table(result.isel(prompt=1), top_k=10_000)
         sizes = [abs(value) for value in table["attribution"]]
         assert sizes == sorted(sizes, reverse=True)
         assert sum(table["attribution"]) == pytest.approx(float(result.logit[1]))
         assert len(set(table.index)) == len(table)
         with pytest.raises(ConfigError, match="a table is of one place"):
             attribution_table(result)
-    heads = direct_attribution(plain.cache, 3, by="head").isel(batch=[0], pos=[2])
-    table = attribution_table(heads, top=40)
+    heads = direct_attribution(plain.cache, 3, by="head").isel(prompt=[0], pos=[2])
+    table = attribution_table(heads, top_k=40)
     assert table.loc["L1H3", "attribution"] == float(heads.attribution[1, 3, 0, 0])
     assert table.loc["2_mlp_out", "attribution"] == heads.rest.sel(component="2_mlp_out").item()
-    sources = direct_attribution(plain.cache, 3, by="position", pos=4).isel(batch=2)
-    found = attribution_table(sources, top=999).loc["L2H0 from 3", "attribution"]
-    assert found == float(sources.attribution.sel(layer=2, head=0, source=3))
+    sources = direct_attribution(plain.cache, 3, by="position", pos=4).isel(prompt=2)
+    found = attribution_table(sources, top_k=999).loc["L2H0 from 3", "attribution"]
+    assert found == float(sources.attribution.sel(layer=2, head=0, key_pos=3))
 
 
 def test_an_unknown_split_or_one_that_the_model_lacks_is_an_error(as_installed: None):
@@ -404,11 +405,11 @@ def test_an_attribution_from_a_cache_that_lacks_something_says_what(plain: Run):
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"tokens": 11}, TokenError),
-        ({"tokens": torch.zeros(2, dtype=torch.long)}, ShapeError),
-        ({"tokens": 3, "pos": 7}, ShapeError),
-        ({"tokens": 3, "pos": slice(5, 2)}, ShapeError),
-        ({"tokens": 3, "prompt": torch.zeros(3, 6, dtype=torch.long)}, ShapeError),
+        ({"correct": 11}, TokenError),
+        ({"correct": torch.zeros(2, dtype=torch.long)}, ShapeError),
+        ({"correct": 3, "pos": 7}, ShapeError),
+        ({"correct": 3, "pos": slice(5, 2)}, ShapeError),
+        ({"correct": 3, "prompt": torch.zeros(3, 6, dtype=torch.long)}, ShapeError),
     ],
     ids=str,
 )
@@ -425,7 +426,7 @@ def test_a_real_model_says_mary_and_its_parts_sum_to_the_logit_difference(smollm
     prompt = "When Mary and John went to the store, John gave a drink to"
     with torch.no_grad():
         logits, cache = model.run_with_cache(prompt)
-    found = logit_lens(cache, prompt, top_k=1, tokens=[" Mary", " John"], pos=-1)
+    found = logit_lens(cache, prompt, top_k=1, answers=[" Mary", " John"], pos=-1)
     assert found.top_token.sel(layer="final_post", top=0) == " Mary"
     assert float(found.prob.sel(layer="final_post", answer=" Mary")) == pytest.approx(0.92, abs=0.01)
     assert int(found["rank"].sel(layer="0_pre", answer=" Mary")) > 100

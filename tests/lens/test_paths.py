@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp import ActivationCache, CacheError, ConfigError, HookNotFoundError, HookPoint, TokenError, Vocabulary
-from interp.lens.path_expansion import count_paths, expand_logits, expand_scores, expand_stream
+from interp.lens import count_paths, expand_logits, expand_scores, expand_stream
 
 
 def scores_of(run: Run, layer: int, head: int, cache: Any = None) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,7 @@ def test_nothing_about_the_run_is_changed(run: Run):
 
 def test_scores_carry_their_definition_and_the_hash_of_the_model(plain: Run):
     scores = expand_scores(plain.cache, 1, -1, 0)
-    assert scores.dims == ("query_path", "key_path", "batch", "query_pos", "key_pos")
+    assert scores.dims == ("query_path", "key_path", "prompt", "query_pos", "key_pos")
     assert scores.name == "L1H3 scores"
     assert scores.attrs["model"] == plain.model.weights_hash()
 

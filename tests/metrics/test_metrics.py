@@ -188,7 +188,8 @@ def test_the_loss_of_a_run_weighs_tokens_and_the_metric_weighs_prompts():
     tokens = torch.arange(21).view(3, 7) % 11
     mask = torch.ones(3, 7, dtype=torch.bool)
     mask[0, :4], mask[1, :1] = False, False
-    logits, of_run = model(tokens, "both", attention_mask=mask)
+    with torch.no_grad():
+        logits, of_run = model(tokens, "both", attention_mask=mask)
     of_prompts = Loss()(logits, tokens=tokens, attention_mask=mask)
     counts = mask.sum(dim=1) - 1
     assert float(of_run) == pytest.approx(float((of_prompts * counts).sum() / counts.sum()))

@@ -325,3 +325,36 @@ def test_rows_of_one_place_are_not_read_at_another_without_saying_so():
         cache.apply_ln_to_stack(middle, 1)
     at_the_end = cache.logit_attrs(cache.decompose_resid(), 3)  # before any later norm, a write stays what it is
     assert torch.equal(cache.logit_attrs(Stack(below.values, below.labels), 3)["embed"], at_the_end["embed"])
+
+
+# ---------------------------------------------------------------------------------------------- some of the writes
+
+
+@pytest.mark.parametrize("mode", ["attn", "mlp"])
+@pytest.mark.parametrize("apply_ln", [False, True])
+def test_the_rows_of_a_mode_are_those_of_all_that_the_mode_names(run: Run, mode: Any, apply_ln: bool):
+    if mode == "mlp" and run.cfg.attn_only:
+        with pytest.raises(ConfigError, match="this model has no MLPs"):
+            run.cache.decompose_resid(mode="mlp")
+        return
+    other = "mlp_out" if mode == "attn" else "attn_out"
+    for layer in (1, None):
+        whole = run.cache.decompose_resid(layer, apply_ln=apply_ln)
+        some = run.cache.decompose_resid(layer, apply_ln=apply_ln, mode=mode)
+        assert some.labels == [label for label in whole.labels if not label.endswith(other) and label != "bias"]
+        for label, row in some:
+            assert_close(row, whole[label])
+
+
+def test_an_edited_run_has_no_row_of_edits_where_only_some_writes_are_asked_for():
+    run = run_of("learned_ln")
+    with run.model.hooks([(("resid_mid", 1), lambda act, hook: act + 1)]):
+        _, cache = run.model.run_with_cache(run.tokens)
+    assert "edits" in cache.decompose_resid().labels
+    assert cache.decompose_resid(mode="attn").labels == ["embed", "pos_embed", *(f"{i}_attn_out" for i in range(3))]
+
+
+def test_a_mode_that_is_none_is_an_error(as_installed: None):
+    mode: Any = "att"
+    with pytest.raises(ConfigError, match="mode = 'att'; allowed: 'all', 'attn', 'mlp'; did you mean 'attn'"):
+        run_of("learned_ln").cache.decompose_resid(mode=mode)

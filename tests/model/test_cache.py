@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from grid import SEED, SMALL, Run, build, config, random_tokens, run_of, runs
+from grid import GRID, SEED, SMALL, Run, build, config, random_tokens, run_of, runs
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from interp import (
     ActivationCache,
     CacheError,
     CheckpointError,
+    ConfigError,
     HookedTransformer,
     HookNotFoundError,
     ShapeError,
@@ -345,3 +346,32 @@ def test_the_stream_that_goes_in_or_comes_out_is_not_the_caches_own():
     stream.zero_()
     assert torch.equal(cache["resid_post", 1], kept)
     assert torch.equal(second["resid_pre", 2], kept)
+
+
+# ---------------------------------------------------------------------------------------------- over layers
+
+
+def test_a_site_can_be_stacked_over_layers(run: Run):
+    pattern = run.everything.stack("pattern")
+    batch, n = run.tokens.shape
+    assert pattern.shape == (3, batch, run.cfg.n_heads, n, n)
+    assert all(torch.equal(pattern[layer], run.everything["pattern", layer]) for layer in range(3))
+    assert torch.equal(run.everything.stack("z_grad")[-1], run.everything["z_grad", -1])
+    if run.cfg.normalization_type is not None:
+        assert torch.equal(run.everything.stack(("scale", "ln1"))[1], run.everything["scale", 1, "ln1"])
+
+
+def test_a_site_that_is_not_there_in_every_layer_cannot_be_stacked():
+    run = run_of("learned_ln")
+    _, cache = run.model.run_with_cache(run.tokens, names_filter=[("z", 0), ("z", 2)])
+    for site, message in (
+        ("z", "blocks.1.attn.hook_z.*does not hold it"),
+        ("zz", "names nothing"),
+    ):
+        with pytest.raises(HookNotFoundError, match=message):
+            cache.stack(site)
+    with pytest.raises(HookNotFoundError, match="say"):
+        run.cache.stack("scale")
+    empty = build(config(GRID["learned_ln"], n_layers=0), seed=1)
+    with pytest.raises(ConfigError, match="n_layers = 0"):
+        empty.run_with_cache(run.tokens)[1].stack("z")

@@ -230,7 +230,11 @@ def test_gated_neurons_are_the_activated_gate_times_the_linear_part(run: Run):
 
 @where(lambda cfg: not cfg.attn_only and not cfg.gated_mlp)
 def test_neurons_are_the_activated_products(run: Run):
-    assert_close(run.cache["post", 1], reference_activation(run.cfg.act_fn, run.cache["pre", 1]))
+    activated = reference_activation(run.cfg.act_fn, run.cache["pre", 1])
+    if run.cfg.act_fn == "solu_ln":
+        assert_close(run.cache["mid", 1], activated)
+        activated = reference_norm(run.model.blocks[1].mlp.ln, activated)
+    assert_close(run.cache["post", 1], activated)
 
 
 def test_the_embedding_is_the_row_of_each_token(run: Run):

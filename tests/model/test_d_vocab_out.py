@@ -71,14 +71,14 @@ def test_answers_are_numbers_of_logits():
     logits, cache = model.run_with_cache(tokens := random_tokens(model.cfg, 1))
     stack = cache.decompose_resid()
     assert_close(cache.logit_attrs(stack, 2, 0).values.sum(0), (logits[..., 2] - logits[..., 0]).detach())
-    assert direct_attribution(cache, 2).sizes["batch"] == 3
-    lens = logit_lens(cache, top_k=3, tokens=[0, 2])
+    assert direct_attribution(cache, 2).sizes["prompt"] == 3
+    lens = logit_lens(cache, top_k=3, answers=[0, 2])
     assert set(lens["top_token"].values.flatten()) == {"0", "1", "2"} and list(lens["answer"].values) == ["0", "2"]
     assert torch.equal(LogitDifference(2, 0)(logits, model, tokens), logits[:, -1, 2] - logits[:, -1, 0])
     wrongs: list[Callable[[], Any]] = [
         lambda: cache.logit_attrs(stack, 3),
         lambda: Logit(3)(logits, model),
-        lambda: logit_lens(cache, tokens=[3], top_k=1),
+        lambda: logit_lens(cache, answers=[3], top_k=1),
         lambda: sweep(model, tokens, tokens.flip(1), Logit(3), progress=False),
     ]
     for wrong in wrongs:
@@ -87,12 +87,12 @@ def test_answers_are_numbers_of_logits():
     texts: list[Callable[[], Any]] = [
         lambda: cache.logit_attrs(stack, "w1"),
         lambda: Logit("w1")(logits, model),
-        lambda: logit_lens(cache, tokens="w1", top_k=1),
+        lambda: logit_lens(cache, answers="w1", top_k=1),
     ]
     for text in texts:
         with pytest.raises(TokenError, match=r"'w1' is text, but .* d_vocab_out = 3 other things"):
             text()
-    with pytest.raises(ConfigError, match="top_k = 4; allowed: 0 to d_vocab_out = 3"):
+    with pytest.raises(ConfigError, match="top_k = 4; allowed: 0 to 3"):
         logit_lens(cache, top_k=4)
 
 

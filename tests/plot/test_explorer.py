@@ -32,8 +32,8 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
-from interp.heads.scores import head_scores, head_scores_of
-from interp.lens.attribution import direct_attribution, source_effects
+from interp.heads import head_scores, head_scores_of
+from interp.lens.attribution import direct_attribution, key_effects
 from interp.plot import attention, packing, still
 
 HOSTILE = ["</script><script>alert(1)</script>", "<!--", "<img src=x onerror=alert(2)>", '"&amp;', "\u2028", "\ud800"]
@@ -99,7 +99,7 @@ def test_contributions_summed_over_the_keys_are_the_heads_row_of_logit_attrs(run
 def test_effects_and_factors_multiply_to_direct_attribution_by_position(run: Run):
     result = direct_attribution(run.cache, 3, 5, by="position")["attribution"].to_numpy()
     for layer in range(run.cfg.n_layers):
-        effects, factors = source_effects(run.cache, layer, 3, 5)
+        effects, factors = key_effects(run.cache, layer, 3, 5)
         got = run.cache["pattern", layer] * effects[:, :, None] * factors[:, None, :, None]
         assert_close(got.transpose(0, 1).detach(), torch.from_numpy(result[layer]))
 

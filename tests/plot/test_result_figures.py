@@ -24,15 +24,14 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
-from interp.heads.scores import head_scores
-from interp.lens.layers import direct_attribution, logit_lens
-from interp.lens.path_expansion import expand_logits, expand_scores
+from interp.heads import head_scores
+from interp.lens import direct_attribution, expand_logits, expand_scores, logit_lens
 from interp.metrics.kinds import Logit, LogitDifference
 from interp.patching.path_sweeps import path_sweep
-from interp.patching.sweeps import every, sweep
+from interp.patching.sweeps import sweep, sweep_sites
 from interp.plot import figures
 from interp.plot.style import NEGATIVE, POSITIVE
-from interp.weights.circuits import composition_scores, ov_circuit, singular_directions, top_entries
+from interp.weights import composition_scores, ov_circuit, singular_directions, top_entries
 
 HOSTILE = "</script><b>"
 WORDS = ["!", "a", "b", HOSTILE, " c", "d", "e", "f", "g", "h"]
@@ -169,8 +168,16 @@ def test_intervals_over_prompts_are_under_the_pointer(model: HookedTransformer):
     assert "mean of 2 prompts" in figure.layout.title.subtitle.text
 
 
-def test_variables_of_every_and_path_sweeps_are_sweeps_too(model: HookedTransformer):
-    both = every(model, [OTHER, TEXT], [TEXT, OTHER], Logit("a"), ["resid_pre", "k"], progress=False)
+def test_effects_are_drawn_as_the_changes_of_the_values_that_they_are(model: HookedTransformer):
+    values, effects = (
+        trace(figures.sweep(sweep(model, OTHER, TEXT, Logit("a"), "z", ("layer", "head"), effects=e, progress=False)))
+        for e in (False, True)
+    )
+    assert np.allclose(values.z, effects.z) and np.array_equal(values.customdata, effects.customdata)
+
+
+def test_variables_of_a_sweep_of_sites_and_path_sweeps_are_sweeps_too(model: HookedTransformer):
+    both = sweep_sites(model, [OTHER, TEXT], [TEXT, OTHER], Logit("a"), ["resid_pre", "k"], progress=False)
     assert "k_ci_low" in both
     assert figures.sweep(both["k"]).layout.xaxis.title.text == "key-value head"
     with pytest.raises(ConfigError, match=r"draw one of them, result\[name\] of resid_pre, k$"):
@@ -189,7 +196,7 @@ def test_what_needs_a_choice_is_refused_and_says_how(model: HookedTransformer, a
 
 
 def test_any_labelled_array_can_be_drawn(plain: Run):
-    scores = expand_scores(plain.cache, 1, 0, progress=False).isel(batch=0, query_pos=-1, key_pos=0)
+    scores = expand_scores(plain.cache, 1, 0, progress=False).isel(prompt=0, query_pos=-1, key_pos=0)
     figure = figures.array(scores)
     assert figure.layout.yaxis.ticktext[0] == "embed"
     assert np.allclose(trace(figure).z, scores, atol=1e-6)
@@ -222,13 +229,13 @@ def test_the_lens_names_the_best_token_in_each_cell_and_ranks_the_rest(model: Ho
 def test_the_lens_can_be_coloured_by_divergence(model: HookedTransformer):
     result = logit_lens(model, [TEXT], top_k=1, progress=False)
     figure = figures.lens(result, "kl")
-    assert np.allclose(trace(figure).z, result["kl"].isel(batch=0), atol=1e-6)
+    assert np.allclose(trace(figure).z, result["kl"].isel(prompt=0), atol=1e-6)
     assert trace(figure).z[-1].max() < 1e-4
 
 
 def test_a_lens_of_one_position_or_several_texts(model: HookedTransformer, as_installed: None):
     assert trace(figures.lens(logit_lens(model, TEXT, pos=-1, progress=False))).z.shape == (4, 1)
-    with pytest.raises(ShapeError, match=r"isel\(batch=0\)"):
+    with pytest.raises(ShapeError, match=r"isel\(prompt=0\)"):
         figures.lens(logit_lens(model, [TEXT, OTHER], progress=False))
     with pytest.raises(ConfigError, match="top_k="):
         figures.lens(logit_lens(model, TEXT, top_k=0, progress=False))
@@ -253,7 +260,7 @@ def test_contributions_are_signed_bars_in_the_models_order_that_sum_to_the_logit
 def test_contributions_of_heads_show_the_largest_and_the_others_together(model: HookedTransformer):
     _, cache = model.run_with_cache(TEXT)
     result = direct_attribution(cache, "a", by="head", pos=-1)
-    shown = trace(figures.contributions(result, top=3))
+    shown = trace(figures.contributions(result, top_k=3))
     assert len(shown.x) == 4
     assert np.abs(shown.x[:3]).tolist() == sorted(np.abs(shown.x[:3]).tolist(), reverse=True)
     assert math.isclose(float(shown.x.sum()), float(result["logit"].item()), abs_tol=1e-4)
@@ -267,8 +274,9 @@ def test_contributions_need_one_place(model: HookedTransformer, as_installed: No
         figures.contributions(result)
     with pytest.raises(ShapeError, match="pos = 7; allowed"):
         figures.contributions(result, pos=7)
-    with pytest.raises(ConfigError, match="top = 0"):
-        figures.contributions(result, top=0, pos=-1)
+    for top_k in (0, 2.5, "3", True):
+        with pytest.raises(ConfigError, match=f"top_k = {top_k!r}; allowed: 1 or more"):
+            figures.contributions(result, top_k=top_k, pos=-1)  # pyright: ignore[reportArgumentType]
     rows = cache.logit_attrs(cache.decompose_resid(), "a")
     with pytest.raises(ShapeError, match="choose one"):
         figures.contributions(rows)
@@ -387,7 +395,7 @@ def test_eigenvalues_of_no_single_square_matrix_are_refused():
 
 
 def test_singular_directions_name_what_is_read_and_written(model: HookedTransformer):
-    result = singular_directions(model, 1, 1, n_tokens=3)
+    result = singular_directions(model, 1, 1, top_k=3)
     figure = figures.singular_directions(result, 2)
     bars = trace(figure)
     assert np.allclose(bars.x, result["singular_value"], atol=1e-6)
@@ -396,7 +404,7 @@ def test_singular_directions_name_what_is_read_and_written(model: HookedTransfor
     for side, end in itertools.product(("read", "write"), "+-"):
         assert f"{side} {end}: " in note
     assert "OV of L1H1" in figure.layout.title.text and HOSTILE not in texts(figure)
-    query = figures.singular_directions(singular_directions(model, 1, 1, "QK", n_tokens=2))
+    query = figures.singular_directions(singular_directions(model, 1, 1, "QK", top_k=2))
     assert "query +: " in trace(query).customdata[0]
     with pytest.raises(ConfigError, match="singular_directions returns"):
         figures.singular_directions(result.drop_vars("singular_value"))
@@ -448,7 +456,7 @@ def test_the_largest_path_of_the_hand_built_induction_model_is_its_own():
 def test_no_flow_is_an_error(terms: LogitAttribution):
     with pytest.raises(ConfigError, match="adds 0"):
         figures.path_sankey(LogitAttribution(torch.zeros(2, 1, 1), ["embed", "bias"]))
-    with pytest.raises(ConfigError, match="top = 0"):
+    with pytest.raises(ConfigError, match="top_k = 0"):
         figures.path_sankey(terms, 0)
 
 
@@ -471,7 +479,7 @@ def test_a_circuit_has_a_line_for_every_edge_named_by_what_it_feeds(built: Circu
     assert len(lines) == graph.number_of_edges()
     assert sorted(one.name for one in lines) == sorted(kind for _, _, kind in graph.edges(keys=True))
     notes = {one.text[0] for one in lines}
-    assert "&lt;previous&gt; → induction, K<br>through prev" in notes
+    assert "&lt;previous&gt; (L0H0) → induction (L1H0), K<br>through prev" in notes
     assert len({one.line.color for one in lines if one.name in "QKV"}) == 3
     legend = [one.name for one in lines if one.showlegend]
     assert len(legend) == len(set(legend)) == len({one.name for one in lines})
@@ -481,7 +489,7 @@ def test_a_circuit_has_a_line_for_every_edge_named_by_what_it_feeds(built: Circu
 def test_a_circuits_layers_go_upwards(built: Circuit):
     figure = figures.circuit(built.edges())
     height = {note.text: note.y for note in figure.layout.annotations if note.bordercolor}
-    assert height["embed"] < height["&lt;previous&gt;"] < height["induction"] < height["unembed"]
+    assert height["embed"] < height["&lt;previous&gt; (L0H0)"] < height["induction (L1H0)"] < height["logits"]
     for line in traces(figure):
         assert line.y[0] < line.y[-1]
 

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp import ActivationCache, ConfigError, FactoredMatrix, HookedTransformer, RangeError, ShapeError, Vocabulary
-from interp.lens.path_expansion import expand_scores, expand_stream
+from interp.lens import expand_scores, expand_stream
 from interp.text.tokens import token_names
-from interp.weights.circuits import (
+from interp.weights import (
     Kind,
     TopEntries,
     composition_scores,
     copying_scores,
+    fold_layer_norm,
     ov_circuit,
     qk_circuit,
     singular_directions,
     top_entries,
 )
-from interp.weights.processing import fold_layer_norm
 
 KINDS: list[Kind] = ["Q", "K", "V"]
 
@@ -232,7 +232,7 @@ def test_copying_scores_are_those_of_the_dense_circuits(run: Run):
 @pytest.mark.parametrize(("circuit", "side"), [("OV", "read"), ("QK", "query")])
 def test_singular_directions_show_the_tokens_at_both_of_their_ends(circuit: Any, side: str, fold_norms: bool):
     model = run_of("norms_on_both_sides").model
-    found = singular_directions(model, 1, 2, circuit, n_directions=4, n_tokens=11, fold_norms=fold_norms)
+    found = singular_directions(model, 1, 2, circuit, n_directions=4, top_k=11, fold_norms=fold_norms)
     plus, minus = (found[f"{side}_value"].sel(end=end).values for end in ("+", "-"))
     assert (np.diff(plus) <= 0).all()
     assert (minus == plus[:, ::-1]).all()
@@ -247,7 +247,7 @@ def test_all_singular_directions_of_all_tokens_make_the_circuit(run: Run):
         ("QK", ("query", "key"), qk_circuit(run.model, 2, 1).dense()),
     ]
     for circuit, sides, dense in both:
-        found = singular_directions(run.model, 2, 1, circuit, n_directions=cfg.d_head, n_tokens=cfg.d_vocab)
+        found = singular_directions(run.model, 2, 1, circuit, n_directions=cfg.d_head, top_k=cfg.d_vocab)
         along = []
         for side in sides:
             ids, values = (torch.tensor(found[f"{side}_{what}"].values[:, 0]) for what in ("id", "value"))
@@ -268,7 +268,7 @@ def test_tokens_are_named_where_they_have_a_name():
     words = Vocabulary(["a b", "<script>", "\n\u202e", "z"], sep="|")
     model = build(config(SMALL), SEED, words)
     assert token_names(words, torch.tensor([0, 1, 2, 3, 7])) == ["a·b", "<script>", "⏎\\u202e", "z", "<7>"]
-    found = singular_directions(model, 0, 0, n_directions=2, n_tokens=11)
+    found = singular_directions(model, 0, 0, n_directions=2, top_k=11)
     assert set(found.read_token.values[1, 1].tolist()) == {
         "a b",
         "<script>",
@@ -283,13 +283,13 @@ def test_tokens_are_named_where_they_have_a_name():
     [
         ({"circuit": "VO"}, "circuit = 'VO'; allowed: 'OV', 'QK'"),
         ({"n_directions": 6}, "n_directions = 6; allowed: 1 to 5"),
-        ({"n_tokens": 0}, "n_tokens = 0; allowed: 1 to 11"),
+        ({"top_k": 0}, "top_k = 0; allowed: 1 to 11"),
     ],
     ids=str,
 )
 def test_impossible_directions_are_errors(arguments: Any, message: str, as_installed: None):
     with pytest.raises(ConfigError, match=message):
-        singular_directions(run_of("learned_ln").model, 0, 0, **{"n_directions": 2, "n_tokens": 3} | arguments)
+        singular_directions(run_of("learned_ln").model, 0, 0, **{"n_directions": 2, "top_k": 3} | arguments)
 
 
 # ---------------------------------------------------------------------------------------------- largest entries
@@ -339,9 +339,9 @@ def test_entries_of_a_vocabulary_circuit_are_named():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 0}, "k = 0; allowed: 1 to 12"),
-        ({"k": 1.5}, "k = 1.5; allowed: 1 to 12"),
-        ({"k": 5, "per_row": True}, "k = 5; allowed: 1 to 4"),
+        ({"top_k": 0}, "top_k = 0; allowed: 1 to 12"),
+        ({"top_k": 1.5}, "top_k = 1.5; allowed: 1 to 12"),
+        ({"top_k": 5, "per_row": True}, "top_k = 5; allowed: 1 to 4"),
         ({"by": "size"}, "by = 'size'; allowed: 'largest', 'smallest', 'magnitude'"),
         ({"block": 0}, "block = 0; allowed: 1 row or more"),
     ],
@@ -349,7 +349,7 @@ def test_entries_of_a_vocabulary_circuit_are_named():
 )
 def test_impossible_entries_are_errors(arguments: Any, message: str, as_installed: None):
     with pytest.raises(ConfigError, match=message):
-        top_entries(FactoredMatrix(random_tensor(3, 2), random_tensor(2, 4)), **{"k": 2} | arguments)
+        top_entries(FactoredMatrix(random_tensor(3, 2), random_tensor(2, 4)), **{"top_k": 2} | arguments)
 
 
 def test_a_stack_of_matrices_has_no_largest_entries(plain: Run):
@@ -372,7 +372,7 @@ def test_no_analysis_changes_the_model_or_carries_gradients(run: Run):
     before = run.model.weights_hash()
     composition_scores(run.model)
     copying_scores(run.model)
-    singular_directions(run.model, 0, 0, n_directions=2, n_tokens=2)
+    singular_directions(run.model, 0, 0, n_directions=2, top_k=2)
     for circuit in (qk_circuit(run.model, 1, 1), ov_circuit(run.model, 1, 1)):
         assert not top_entries(circuit, 2).values.requires_grad
         assert not (circuit.A.requires_grad or circuit.B.requires_grad)

@@ -1,4 +1,4 @@
-"""Matrices over pairs of tokens are too large to hold: here they pass by, a block of rows at a time."""
+"""The top entries of a matrix that is too large to hold: it is made a block of rows at a time."""
 
 import math
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, RangeError, ShapeError, check_choice
+from interp.errors import ConfigError, RangeError, ShapeError, check_choice, describe
 from interp.factored import FactoredMatrix
-from interp.indices import is_index
+from interp.indices import check_count, is_index
 from interp.model import HookedTransformer
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
@@ -22,16 +22,16 @@ BLOCK_NUMBERS = 2**25
 
 @dataclass(frozen=True, eq=False)
 class TopEntries:
-    """Entries of a matrix, the most extreme first.
+    """The top entries of a matrix, the first of them the largest (or the smallest, or the farthest from 0).
 
     Attributes:
-        values: [k], or [rows, k] where they are those of each row.
-        rows, columns: where they stand, of the same shape.
+        values: [top_k], or [rows, top_k] where they are those of each row.
+        rows, columns: where the entries stand in the matrix, of the same shape.
     """
 
-    values: Float[Tensor, "*rows k"]
-    rows: Int[Tensor, "*rows k"]
-    columns: Int[Tensor, "*rows k"]
+    values: Float[Tensor, "*rows top_k"]
+    rows: Int[Tensor, "*rows top_k"]
+    columns: Int[Tensor, "*rows top_k"]
 
     def named(self, model: HookedTransformer) -> list[tuple[str, str, float]]:
         """Row, column and value of each entry of a matrix over the vocabulary, its tokens as strings.
@@ -47,18 +47,18 @@ class TopEntries:
 @without_autocast()
 def top_entries(
     matrix: FactoredMatrix,
-    k: int = 10,
+    top_k: int = 10,
     by: Literal["largest", "smallest", "magnitude"] = "largest",
     *,
     per_row: bool = False,
     block: int | None = None,
     progress: bool = True,
 ) -> TopEntries:
-    """The k most extreme entries of a matrix that is never held: blocks of rows are multiplied out, and a few kept.
+    """The top entries of a matrix that is never held: blocks of rows are multiplied out, and their top entries kept.
 
     Args:
         matrix: [rows, columns], such as `ov_circuit(model, 5, 1)`.
-        k: how many; of equal entries any may be kept.
+        top_k: how many entries; of equal ones any may be kept.
         by: the largest, the smallest, or those farthest from 0.
         per_row: those of each row, instead of the whole matrix.
         block: how many rows at once; memory grows with `block * columns`, and the entries kept do not depend on it.
@@ -74,10 +74,9 @@ def top_entries(
     check_choice("by", by, ("largest", "smallest", "magnitude"))
     n_rows, n_columns = matrix.shape
     most = n_columns if per_row else n_rows * n_columns
-    if not is_index(k) or not 1 <= k <= most:
-        raise ConfigError(f"k = {k!r}; allowed: 1 to {most}, the entries that there are")
+    top_k = check_count("top_k", top_k, most)
     if block is not None and (not is_index(block) or block < 1):
-        raise ConfigError(f"block = {block!r}; allowed: 1 row or more, or None")
+        raise ConfigError(f"block = {describe(block)}; allowed: 1 row or more, or None")
     A, B = at_least_float32(matrix.A), at_least_float32(matrix.B)
     if not (A.isfinite().all() and B.isfinite().all()):
         raise RangeError("a factor of the matrix has entries that are infinite or not numbers: none is largest")
@@ -90,18 +89,18 @@ def top_entries(
     for start in shown(starts, "largest entries", len(starts), progress):
         values = torch.mm(A[start : start + block], B, out=held[: n_rows - start])
         if per_row:
-            columns = _key(values, by).topk(k, dim=1).indices
+            columns = _key(values, by).topk(top_k, dim=1).indices
             of_rows.append((values.gather(1, columns), columns))
             continue
         extreme = values.amax(dim=1)
         if by == "magnitude":
             extreme = extreme.maximum(-values.amin(dim=1))
-        least = kept[0][-1] if len(kept[0]) == k else -math.inf
+        least = kept[0][-1] if len(kept[0]) == top_k else -math.inf
         rows = (extreme > least).nonzero()[:, 0]  # after the first blocks only a few
-        top, columns = _key(values[rows], by).topk(min(k, n_columns), dim=1)
+        top, columns = _key(values[rows], by).topk(min(top_k, n_columns), dim=1)
         new = (top, values[rows].gather(1, columns), (rows + start)[:, None].expand_as(columns), columns)
         kept = [torch.cat([old, one.flatten()]) for old, one in zip(kept, new, strict=True)]
-        order = kept[0].topk(min(k, len(kept[0]))).indices
+        order = kept[0].topk(min(top_k, len(kept[0]))).indices
         kept = [one[order] for one in kept]
     sign = -1 if by == "smallest" else 1
     if per_row:

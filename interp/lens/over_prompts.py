@@ -1,4 +1,7 @@
-"""Results with names on their axes: from tensors over batch and positions to an `xarray.Dataset`."""
+"""Results over prompts and positions: from tensors [..., batch, pos, ...] to an `xarray.Dataset` with named axes.
+
+The axis `batch` of a tensor is the axis `prompt` of a result.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +24,16 @@ Pos = int | slice | Sequence[int] | None
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
-    """The sequences and positions that a result is about.
+class OverPrompts:
+    """The prompts and positions that a result is about.
 
     Attributes:
         model: whose run it was.
-        n_batch, n_pos: of the run; `pos` are those of the result.
+        n_batch, n_pos: how many prompts and positions the run has.
         pos: the positions that the result has.
         ids: what the run read, or None where that is not known.
         real: which of these are tokens rather than padding; None where all are.
-        single: one text or one sequence of ids, whose result has no batch axis.
+        single: whether one text or one sequence of ids was given; its result has no axis of prompts.
     """
 
     model: HookedTransformer
@@ -44,31 +47,37 @@ class Places:
     @classmethod
     def of_prompt(
         cls, model: HookedTransformer, prompt: Text | Ids, pos: Pos, attention_mask: AttentionMask | None = None
-    ) -> "Places":
-        """Those of a run on `prompt`. Raises as calling the model, and `ShapeError` for positions out of range."""
+    ) -> "OverPrompts":
+        """The prompts and positions of a run on `prompt`.
+
+        Raises as calling the model, and `ShapeError` for positions out of range.
+        """
         prompts, single = model.masked_tokens(prompt, attention_mask), is_single(prompt)
-        places = cls(model, len(prompts), prompts.ids.shape[1], pos, prompts.ids, prompts.attention_mask, single)
-        places.positions()
-        return places
+        over = cls(model, len(prompts), prompts.ids.shape[1], pos, prompts.ids, prompts.attention_mask, single)
+        over.positions()
+        return over
 
     @classmethod
-    def of_cache(cls, cache: ActivationCache, prompt: Text | Ids | None, pos: Pos) -> "Places":
-        """Those of a cache. Raises as `of_prompt`; `ShapeError` for a prompt that is not the one it was made of."""
+    def of_cache(cls, cache: ActivationCache, prompt: Text | Ids | None, pos: Pos) -> "OverPrompts":
+        """The prompts and positions of the run behind a cache.
+
+        Raises as `of_prompt`, and `ShapeError` for a prompt that is not the one that was run.
+        """
         if not isinstance(cache, ActivationCache):
             raise TypeError(f"a cache is needed, model.run_with_cache(prompt)[1], not {type(cache).__name__}")
         name, value = next(iter(cache.items()))
         shape = len(value), value.shape[cache.model.hook_points[name.removesuffix("_grad")].pos_axis]
         if prompt is None:
-            places = cls(cache.model, *shape, pos, real=cache.attention_mask)
-            places.positions()
-            return places
-        places = cls.of_prompt(cache.model, prompt, pos, None if is_text(prompt) else cache.attention_mask)
-        if (places.n_batch, places.n_pos) != shape:
+            over = cls(cache.model, *shape, pos, real=cache.attention_mask)
+            over.positions()
+            return over
+        over = cls.of_prompt(cache.model, prompt, pos, None if is_text(prompt) else cache.attention_mask)
+        if (over.n_batch, over.n_pos) != shape:
             raise ShapeError(
-                f"the prompt is {places.n_batch} sequences of {places.n_pos} tokens, the cache holds {shape[0]} of "
+                f"the prompt is {over.n_batch} sequences of {over.n_pos} tokens, the cache holds {shape[0]} of "
                 f"{shape[1]}; give the prompt of its run, or none"
             )
-        return places
+        return over
 
     def positions(self) -> list[int]:
         """The positions of the result, counted from 0."""
@@ -77,25 +86,25 @@ class Places:
     def dataset(
         self, variables: Mapping[str, tuple[Sequence[str], Any]], coords: Mapping[str, Any], attrs: Mapping[str, Any]
     ) -> "xr.Dataset":
-        """Variables as (axes, values) with their coordinates; `source` is an axis over all positions of the run."""
+        """Variables as (axes, values) with their coordinates; `key_pos` is an axis over all positions of the run."""
         import xarray as xr
 
         axes = {axis for dims, _ in variables.values() for axis in dims}
         chosen = self.positions()
-        added: dict[str, Any] = {"batch": range(self.n_batch), "pos": chosen}
-        if "source" in axes:
-            added["source"] = range(self.n_pos)
+        added: dict[str, Any] = {"prompt": range(self.n_batch), "pos": chosen}
+        if "key_pos" in axes:
+            added["key_pos"] = range(self.n_pos)
         if self.ids is not None:
             words = array_of(token_strings(self.model.tokenizer, self.ids.flatten().tolist()), self.ids.shape)
-            added["token"] = (("batch", "pos"), words[:, chosen])
-            if "source" in axes:
-                added["source_token"] = (("batch", "source"), words)
+            added["token"] = (("prompt", "pos"), words[:, chosen])
+            if "key_pos" in axes:
+                added["key_token"] = (("prompt", "key_pos"), words)
         if self.real is not None:
-            added["is_token"] = (("batch", "pos"), as_array(self.real[:, chosen]))
+            added["is_token"] = (("prompt", "pos"), as_array(self.real[:, chosen]))
         result = xr.Dataset(
             {name: (tuple(dims), as_array(values)) for name, (dims, values) in variables.items()},
             {**coords, **added},
             {**attrs, "n": self.n_batch, "model": self.model.weights_hash()},
         )
-        result = result.isel(batch=0, drop=True) if self.single else result
+        result = result.isel(prompt=0, drop=True) if self.single else result
         return result.isel(pos=0) if isinstance(self.pos, int) else result
