@@ -34,6 +34,10 @@ class CacheError(InterpError, RuntimeError):
     """A cache and the model it is read with do not belong together."""
 
 
+class ReadOnlyError(InterpError, TypeError):
+    """Something is written to that is a copy, so that nothing else would change."""
+
+
 class RangeError(InterpError, ValueError):
     """Values that cannot be what they are said to be, such as a pattern with entries above 1."""
 

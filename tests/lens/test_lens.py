@@ -82,7 +82,7 @@ def test_probabilities_ranks_and_divergences_are_those_of_the_logits(run: Run):
         assert np.array_equal(here["rank"], place_of[..., [4, 0, 7]])
         assert np.array_equal(here.top_id, order.indices)
         assert_close(torch.tensor(here.kl.values), (final * (final / probs).log()).sum(-1))
-    assert (found.kl.sel(layer="final_post") == 0).all()
+    assert (found.kl.sel(layer="final_post") < 1e-14).all()  # other products of matrices round otherwise
 
 
 def test_a_cache_is_read_as_its_run_was(run: Run):
