@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, Unpack, cast, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, Unpack, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,9 @@ class Edit(Protocol):
 
 
 ReturnType = Literal["logits", "loss", "both"] | None
+
+Kind = TypeVar("Kind", bound="Hooked")
+"""The subclass that a method was called on: `typing.Self`, in the form that run-time type checks understand."""
 
 ReadOut = Callable[[Tensor], Any]
 """A function of what the unembedding reads, [batch, pos, d_model]."""
@@ -134,10 +137,10 @@ class Hooked(nn.Module):
 
     @contextmanager
     def hooks(
-        self,
+        self: Kind,
         fwd_hooks: Iterable[HookPair] = (),
         bwd_hooks: Iterable[HookPair] = (),
-    ) -> Iterator[Self]:
+    ) -> Iterator[Kind]:
         """Hooks that live for the `with` block, also when an exception ends it.
 
         Backward hooks act on gradients computed inside the block.
@@ -157,7 +160,7 @@ class Hooked(nn.Module):
         _check_carried_out(active, "inside the block")
 
     @contextmanager
-    def intervene(self, *edits: Edit) -> Iterator[Self]:
+    def intervene(self: Kind, *edits: Edit) -> Iterator[Kind]:
         """Edits that act for the `with` block, in this order; `interp.interventions` has a vocabulary of them.
 
         Raises, naming the edit:

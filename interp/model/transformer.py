@@ -18,7 +18,7 @@ the next to read. Every place where the stream is read or written, and every ste
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -45,6 +45,8 @@ from interp.model.split_inputs import private_reads
 from interp.model.stacked import StackedWeights
 from interp.model.text import ReadsText
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask
+
+Kind = TypeVar("Kind", bound="HookedTransformer")
 
 
 class Block(nn.Module):
@@ -409,14 +411,14 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
 
     @classmethod
     def from_pretrained(
-        cls,
+        cls: type[Kind],
         name_or_path: str | os.PathLike[str] | None = None,
         hf_model: Any = None,
         dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
         revision: str | None = None,
         tokenizer: Any = None,
-    ) -> Self:
+    ) -> Kind:
         """A saved or published model, with its weights as they are.
 
         Args:
