@@ -15,6 +15,7 @@ from interp.errors import (
     InterpError,
     RangeError,
     RankError,
+    ReadOnlyError,
     ShapeError,
     TokenError,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "LogitAttribution",
     "RangeError",
     "RankError",
+    "ReadOnlyError",
     "ShapeError",
     "Stack",
     "TokenError",

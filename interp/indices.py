@@ -43,3 +43,30 @@ def head_index(head: SupportsIndex, n_heads: int) -> int:
             f"head = {describe(head)}; allowed: {-n_heads} to {n_heads - 1} (a layer has {n_heads} heads)"
         )
     return index % n_heads
+
+
+def check_count(name: str, given: object, most: int | None = None, *, least: int = 1) -> int:
+    """A number of things, as a plain integer. Raises `ConfigError` for no integer, or one out of range."""
+    if not is_index(given) or (count := operator.index(given)) < least or (most is not None and count > most):  # pyright: ignore[reportArgumentType]
+        allowed = f"{least} or more" if most is None else f"{least} to {most}"
+        raise ConfigError(f"{name} = {describe(given)}; allowed: {allowed}")
+    return count
+
+
+def chosen_indices(what: str, index: Any, size: int) -> list[int]:
+    """Distinct indices along an axis, counted from 0, in the order given; all of them for None.
+
+    Raises `ConfigError`, calling them `what`, for anything else, one out of range, one given twice, or none at all.
+    """
+    try:
+        several = range(size) if index is None else as_indices(index)
+    except TypeError:
+        raise ConfigError(
+            f"{what} = {describe(index)}; allowed: integers from {-size} to {size - 1}, or None"
+        ) from None
+    if bad := [i for i in several if not -size <= i < size]:
+        raise ConfigError(f"{what} = {bad[0]}; allowed: {-size} to {size - 1}")
+    found = [i % size for i in several]
+    if not found or len(set(found)) < len(found):
+        raise ConfigError(f"{what} = {describe(index)} names nothing, or something twice")
+    return found

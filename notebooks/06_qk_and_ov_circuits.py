@@ -326,7 +326,7 @@ by_label = dict(zip(by_path.labels, last.tolist(), strict=True))
 late = sum(by_label[f"{layer}_mlp_out"] for layer in range(23, 30))
 print(f"MLPs of layers 23 to 29, direct: {late:+.2f}")
 assert sum(kinds["direct"]) > sum(kinds["one head"]) and late > 0.7 * float(last.sum())
-figures.paths(by_path, top=14, pos=-1)
+figures.paths(by_path, top_k=14, pos=-1)
 
 # %% [markdown]
 # Little of the answer's logit is written by attention heads: MLPs of the last layers write most of it. And yet the

@@ -16,7 +16,7 @@ def test_the_readmes_examples_run_one_after_another(tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     assert "strict 36/36 ['b', 'a']" in done.stdout
-    assert "previous -K-> induction" in done.stdout
+    assert "L0H0 -> L1H0.k" in done.stdout
 
 
 def test_the_readmes_pictures_are_there_and_small():

@@ -21,7 +21,7 @@ HELP = """Score all heads: previous-token, duplicate-token, induction, first-tok
 Patterns are scored on random repeated tokens (16 prompts of varied distance), or on --text; copying is read off the
 weights. With --out, a page has a map of the heads for each score.
 
-Example: interp heads --sort induction --top 10
+Example: interp heads --sort induction --top-k 10
 
 Example: interp heads --model ./checkpoint --sort previous_token --out heads.html
 """
@@ -30,7 +30,7 @@ Example: interp heads --model ./checkpoint --sort previous_token --out heads.htm
 def heads(
     model: ModelName = MODEL,
     sort: Annotated[str, typer.Option(help="The score to sort by.")] = "induction",
-    top: Annotated[int, typer.Option(help="How many heads to print.", min=1)] = 20,
+    top_k: Annotated[int, typer.Option(help="How many heads to print.", min=1)] = 20,
     text: Annotated[str | None, typer.Option(help="Score on this text instead.")] = None,
     out: Annotated[Path | None, typer.Option(help="A page to write, with a map for each score.")] = None,
     quiet: Quiet = False,
@@ -44,7 +44,7 @@ def heads(
     if out is not None:
         out = check_writable(out)
     scores = head_scores(load(model, quiet), text, progress=not quiet)
-    best = score_table(scores, sort, top_k=top)
+    best = score_table(scores, sort, top_k=top_k)
     on = repr(text) if text is not None else f"{scores.attrs['n']} prompts of random repeats"
     where = "read off the weights" if sort in WEIGHT_SCORES else f"on {on}"
     told = _told_apart(best, sort)

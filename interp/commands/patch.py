@@ -46,7 +46,7 @@ def patch(
     ] = "resid_pre",
     over: Annotated[str, typer.Option(help="What is patched at a time, of: layer, pos, head, neuron.")] = "layer,pos",
     direction: Annotated[str, typer.Option(help="denoising or noising.")] = "denoising",
-    top: Annotated[int, typer.Option(help="How many places to print, one a position.", min=1)] = 10,
+    top_k: Annotated[int, typer.Option(help="How many places to print, one a position.", min=1)] = 10,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("patching.html"),
     quiet: Quiet = False,
 ) -> None:
@@ -76,7 +76,7 @@ def patch(
     base, target = result.attrs["baseline"], result.attrs["target"]
     runs, other = ROLES[direction]
     typer.echo(f"{result.attrs['metric']}: {base:.3f} on the {runs} prompt, {target:.3f} on the {other} one")
-    print_whole(_table(result, top, f"{runs} token"))
+    print_whole(_table(result, top_k, f"{runs} token"))
     _write_page(out, result, model, clean, corrupted)
     wrote(out, "the whole sweep")
 
@@ -87,7 +87,7 @@ def _sites(model: HookedTransformer) -> list[str]:
     return [name for name, n in counts.items() if n == 1]
 
 
-def _strongest(changes: np.ndarray, axis: int | None, top: int) -> list[tuple[int, ...]]:
+def _strongest(changes: np.ndarray, axis: int | None, top_k: int) -> list[tuple[int, ...]]:
     """The places of the largest changes, the largest first: of each index on `axis` the one that changes most."""
     import numpy as np
 
@@ -96,10 +96,10 @@ def _strongest(changes: np.ndarray, axis: int | None, top: int) -> list[tuple[in
     if axis is not None:
         first = {place[axis]: place for place in reversed(places)}  # the largest is written last
         places = [place for place in places if first[place[axis]] == place]
-    return places[:top]
+    return places[:top_k]
 
 
-def _table(result: xr.DataArray, top: int, token: str) -> Table:
+def _table(result: xr.DataArray, top_k: int, token: str) -> Table:
     """The places that change the metric most; `token` heads the column of the tokens at their positions."""
     from rich.table import Table
     from rich.text import Text
@@ -117,7 +117,7 @@ def _table(result: xr.DataArray, top: int, token: str) -> Table:
         table.add_column(name.replace("_", " "))
     for name in ("metric", "change", "of the gap"):
         table.add_column(name, justify="right")
-    for at in _strongest(values - base, axes.index("pos") if by_position else None, top):
+    for at in _strongest(values - base, axes.index("pos") if by_position else None, top_k):
         cells = [str(result[axis].to_numpy()[i]) for axis, i in zip(axes, at, strict=True)]
         if tokens is not None:
             cells.append(visible(str(tokens[at[axes.index("pos")]])))

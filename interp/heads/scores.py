@@ -26,8 +26,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, describe, did_you_mean
-from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on, induction_score, previous_token_score
-from interp.indices import is_index, layer_index
+from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on
+from interp.indices import check_count, is_index, layer_index
 from interp.model import HookFn, head_labels
 from interp.progress import shown
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, repeated_tokens
@@ -38,17 +38,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from interp.model import ActivationCache, HookedTransformer
-
-__all__ = [
-    "PATTERN_SCORES",
-    "WEIGHT_SCORES",
-    "attention_on",
-    "head_scores",
-    "head_scores_of",
-    "induction_score",
-    "previous_token_score",
-    "score_table",
-]
 
 MEMORY = 2**26
 """Bytes that the patterns of one layer may take at a time in `head_scores`."""
@@ -108,8 +97,7 @@ def head_scores(
     ids = prompts.ids
     if batch_size is None:
         batch_size = max(1, MEMORY // (model.cfg.n_heads * ids.shape[1] ** 2 * model.W_E.element_size()))
-    elif batch_size < 1:
-        raise ConfigError(f"batch_size = {batch_size}; allowed: 1 or more")
+    batch_size = check_count("batch_size", batch_size)
 
     found = _Found(names, model, ids.masked_fill(~prompts.is_token, PADDING))
     starts = range(0, len(ids), batch_size)
@@ -281,8 +269,7 @@ def score_table(
         raise ConfigError(f"sort = {describe(sort)}; allowed: {', '.join(names)}{did_you_mean(sort, names)}")
     if at_least is not None and sort is None:
         raise ConfigError(f"at_least = {at_least} of which score? Name it with sort=")
-    if top_k is not None and (not is_index(top_k) or top_k < 1):
-        raise ConfigError(f"top_k = {describe(top_k)}; allowed: 1 or more")
+    top_k = None if top_k is None else check_count("top_k", top_k)
     first = [] if sort is None else [name for name in (sort, f"{sort}_se") if name in names]
     columns = ["layer", "head", *first, *(n for n in names if n not in first and not n.endswith("_se"))]
     table = scores.to_dataframe().reset_index().set_index("label").rename_axis(None).filter(columns)

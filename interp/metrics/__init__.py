@@ -1,5 +1,6 @@
 """What a run is judged by: metrics that say which logits they need, so that no others are computed."""
 
+from interp.metrics.keys import key_of
 from interp.metrics.kinds import (
     Function,
     KLDivergence,
@@ -27,4 +28,5 @@ __all__ = [
     "Probability",
     "Rank",
     "as_metric",
+    "key_of",
 ]

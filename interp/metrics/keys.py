@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from interp.digests import digest_of
-from interp.errors import ConfigError
+from interp.errors import ConfigError, describe
 
 
 def key_of(value: object, where: str = "the metric", within: tuple[object, ...] = ()) -> Any:
     """`value` as JSON values.
 
     Args:
+        value: what is keyed.
         where: what messages call it.
         within: the functions that are being keyed around it, which it may call again.
 
@@ -60,7 +61,7 @@ def key_of(value: object, where: str = "the metric", within: tuple[object, ...] 
     if isinstance(value, type):
         return ["type", value.__module__, value.__qualname__]
     raise ConfigError(
-        f"{where} uses {_short(value)}, which has no key that another process would find again, so a checkpoint "
+        f"{where} uses {describe(value)}, which has no key that another process would find again, so a checkpoint "
         "could not tell whether it is the same; use one of interp.metrics, capture numbers, texts or tensors, say "
         "which it is by Function(fn, key_text='...'), or leave checkpoint= out"
     )
@@ -112,8 +113,3 @@ def _globals_used(code: types.CodeType) -> list[str]:
         if isinstance(constant, types.CodeType):
             found.update(_globals_used(constant))
     return sorted(found)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return f"{text[:60]}..." if len(text) > 60 or "\n" in text else text

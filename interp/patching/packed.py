@@ -2,12 +2,13 @@
 
 All runs differ from one *base run* by one patch each. A patch at layer l and position p of a causal model changes
 nothing below l and nothing before p, so that its *row* starts from the base run's stream at l and carries positions p,
-p + 1, ... only; at earlier positions its queries meet the base run's keys and values. One walk through the layers takes
+p + 1, ... only; at earlier positions its queries meet the base run's keys and values. One pass through the layers takes
 all rows along: at layer m those whose patch sits there join, and every weight is read once for all of them. For the
 linear layers, which dominate, the positions of all rows lie in one flat list; attention alone looks at rows in groups
 that share prompt and first position.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,13 +18,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.budget import portions
 from interp.model import ActivationCache, HookName, HookPoint, SideInputs
 from interp.text import MaskedTokens
 
 if TYPE_CHECKING:
-    from interp.model import HookedTransformer
+    from interp.budget import portions
+from interp.model import HookedTransformer
 
-SLAB = 4096
+MOST_POSITIONS = 4096
 """How many positions pass a block at once: enough for large products, few enough for small temporaries."""
 
 
@@ -74,7 +77,7 @@ def _key_point(model: "HookedTransformer") -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class PackedRows:
     """Runs of one prompt that change from the same position on.
 
     Attributes:
@@ -91,13 +94,13 @@ class Rows:
     at: Int[Tensor, "row 2"]
     x: Float[Tensor, "row pos d_model"] | None = None
 
-    def __getitem__(self, rows: slice) -> "Rows":
+    def __getitem__(self, rows: slice) -> "PackedRows":
         x = None if self.x is None else self.x[rows]
-        return Rows(self.prompt, self.start, self.cells[rows], self.at[rows], x)
+        return PackedRows(self.prompt, self.start, self.cells[rows], self.at[rows], x)
 
-    def with_stream(self, x: Float[Tensor, "row pos d_model"]) -> "Rows":
+    def with_stream(self, x: Float[Tensor, "row pos d_model"]) -> "PackedRows":
         """The same rows somewhere else in the model."""
-        return Rows(self.prompt, self.start, self.cells, self.at, x)
+        return PackedRows(self.prompt, self.start, self.cells, self.at, x)
 
     @property
     def stream(self) -> Float[Tensor, "row pos d_model"]:
@@ -120,39 +123,34 @@ class Rows:
             activation[row, pos - self.start, part] = source[pos - self.start, part]
 
 
-def grouped(rows: Iterable[Rows]) -> list[Rows]:
-    """Rows with the same prompt and start put together."""
-    groups: dict[tuple[int, int], list[Rows]] = {}
+def grouped(rows: Iterable[PackedRows]) -> list[PackedRows]:
+    """PackedRows with the same prompt and start put together."""
+    groups: dict[tuple[int, int], list[PackedRows]] = {}
     for some in rows:
         groups.setdefault((some.prompt, some.start), []).append(some)
 
-    def join(prompt: int, start: int, parts: list[Rows]) -> Rows:
+    def join(prompt: int, start: int, parts: list[PackedRows]) -> PackedRows:
         cells, at = torch.cat([part.cells for part in parts]), torch.cat([part.at for part in parts])
-        return Rows(prompt, start, cells, at, torch.cat([part.stream for part in parts]))
+        return PackedRows(prompt, start, cells, at, torch.cat([part.stream for part in parts]))
 
     return [parts[0] if len(parts) == 1 else join(*key, parts) for key, parts in groups.items()]
 
 
-def slabs(groups: Iterable[Rows], limit: int) -> Iterator[list[Rows]]:
-    """Groups, split between rows where needed, in lists of at most `limit` positions (or one row)."""
-    slab: list[Rows] = []
-    room = limit
-    for rows in groups:
-        length, done = rows.stream.shape[1], 0
-        while done < len(rows.cells):
-            fit = min(room // length, len(rows.cells) - done)
-            if fit == 0 and slab:
-                yield slab
-                slab, room = [], limit
-                continue
-            fit = max(fit, 1)
-            slab.append(rows[done : done + fit])
-            room, done = room - fit * length, done + fit
-    if slab:
-        yield slab
+def in_portions(groups: Iterable[PackedRows], most: int) -> Iterator[list[PackedRows]]:
+    """Groups, split between rows where needed, in lists of at most `most` positions (or one row)."""
+    groups = list(groups)
+    firsts = list(itertools.accumulate((len(rows.cells) for rows in groups), initial=0))
+    lengths = [rows.stream.shape[1] for rows in groups for _ in rows.cells]
+    for portion in portions(lengths, most):
+        parts = [
+            rows[max(portion.start - first, 0) : portion.stop - first]
+            for first, rows in zip(firsts, groups, strict=False)
+            if first < portion.stop and portion.start < first + len(rows.cells)
+        ]
+        yield parts
 
 
-class Walk:
+class PackedForward:
     """A pass of many rows through the layers.
 
     Args:
@@ -160,7 +158,7 @@ class Walk:
         site: full name of the patched point in each layer.
         source: what patches write in a layer: the whole activation there, shaped as in the base run.
         advance: told how many positions have passed a block.
-        slab: how many positions pass a block at once.
+        most: how many positions pass a block at once.
     """
 
     def __init__(
@@ -169,15 +167,15 @@ class Walk:
         site: Callable[[int], str],
         source: Callable[[int], Tensor],
         advance: Callable[[int], object] = lambda n: None,
-        slab: int = SLAB,
+        most: int = MOST_POSITIONS,
     ):
         self.base, self.model, self.site, self.source = base, base.model, site, source
-        self.advance, self.slab = advance, slab
+        self.advance, self.most = advance, most
 
     @torch.no_grad()
-    def run(self, joining: dict[int, list[Rows]]) -> list[Rows]:
+    def run(self, joining: dict[int, list[PackedRows]]) -> list[PackedRows]:
         """All rows after the last layer, from those that join at each."""
-        groups: list[Rows] = []
+        groups: list[PackedRows] = []
         for layer in range(min(joining), self.model.cfg.n_layers):
             new = [self._entered(layer, rows) for rows in joining.get(layer, ())]
             if new and self.site(layer) == f"blocks.{layer}.hook_resid_pre":
@@ -190,53 +188,54 @@ class Walk:
             groups = grouped(passed)
         return groups
 
-    def _entered(self, layer: int, rows: Rows) -> Rows:
+    def _entered(self, layer: int, rows: PackedRows) -> PackedRows:
         """The rows with the base run's stream before `layer`."""
         stream = self.base.cache[f"blocks.{layer}.hook_resid_pre"][rows.prompt, rows.start :]
         return rows.with_stream(stream.repeat(len(rows.cells), 1, 1))
 
-    def _patched_block(self, layer: int, groups: list[Rows]) -> list[Rows]:
+    def _patched_block(self, layer: int, groups: list[PackedRows]) -> list[PackedRows]:
         """As `_block`, each row's patch written at the site on the way."""
-        source, place = self.source(layer), _Place()
+        source, passing = self.source(layer), _Passing()
 
         def edit(activation: Tensor, hook: HookPoint) -> Tensor:
             if "query_pos" in hook.axes:  # attention looks at one group after another
-                rows = place.attending
+                rows = passing.attending
                 rows.write(activation.transpose(1, 2), source[rows.prompt].transpose(0, 1)[rows.start :])
             else:
-                for rows, part in zip(place.slab, _parts(activation, place.slab), strict=True):
+                for rows, part in zip(passing.portion, _parts(activation, passing.portion), strict=True):
                     rows.write(part, source[rows.prompt, rows.start :])
             return activation
 
         with self.model.hooks(fwd_hooks=[(self.site(layer), edit)]):
-            return self._block(layer, groups, place)
+            return self._block(layer, groups, passing)
 
-    def _block(self, layer: int, groups: list[Rows], place: "_Place | None" = None) -> list[Rows]:
-        """Rows before `layer` to the same rows after it."""
-        passed: list[Rows] = []
-        place = place or _Place()
-        for slab in slabs(groups, self.slab):
-            place.slab = slab
-            flat = torch.cat([rows.stream.flatten(0, 1) for rows in slab])[None]
-            out = self.model.blocks[layer](flat, self._side(layer, place))
-            passed += [rows.with_stream(part) for rows, part in zip(slab, _parts(out, slab), strict=True)]
+    def _block(self, layer: int, groups: list[PackedRows], passing: "_Passing | None" = None) -> list[PackedRows]:
+        """PackedRows before `layer` to the same rows after it."""
+        passed: list[PackedRows] = []
+        passing = passing or _Passing()
+        for portion in in_portions(groups, self.most):
+            passing.portion = portion
+            flat = torch.cat([rows.stream.flatten(0, 1) for rows in portion])[None]
+            out = self.model.blocks[layer](flat, self._side(layer, passing))
+            passed += [rows.with_stream(part) for rows, part in zip(portion, _parts(out, portion), strict=True)]
             self.advance(flat.shape[1])
         return passed
 
-    def _side(self, layer: int, place: "_Place") -> SideInputs:
+    def _side(self, layer: int, passing: "_Passing") -> SideInputs:
         """What the block needs for a flat list of positions."""
         side, base, attn = self.base.sides[layer], self.base, self.model.blocks[layer].attn
 
         def of_positions(table: Tensor) -> Tensor:  # [batch or 1, pos, ...] to [1, flat, ...]
             parts = [
-                _of(table, rows)[rows.start :].repeat(len(rows.cells), *[1] * (table.ndim - 2)) for rows in place.slab
+                _of(table, rows)[rows.start :].repeat(len(rows.cells), *[1] * (table.ndim - 2))
+                for rows in passing.portion
             ]
             return torch.cat(parts)[None]
 
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             mixed = []
-            for rows, *own in zip(place.slab, *(_parts(each, place.slab) for each in (q, k, v)), strict=True):
-                place.attending = rows
+            for rows, *own in zip(passing.portion, *(_parts(each, passing.portion) for each in (q, k, v)), strict=True):
+                passing.attending = rows
                 keys = _after(base.keys(layer)[rows.prompt, : rows.start], own[1])
                 values = _after(base.values(layer)[rows.prompt, : rows.start], own[2])
                 visible = _of(side.visible, rows)[None, :, rows.start :]
@@ -249,14 +248,14 @@ class Walk:
         return SideInputs(side.visible, rotation, reads, attend=attend)
 
 
-class _Place:
-    """Where a walk is: the slab that passes a block, and the rows of it that attention looks at."""
+class _Passing:
+    """Where a pass is: the rows that pass a block, and those of them that attention looks at."""
 
-    slab: list[Rows]
-    attending: Rows
+    portion: list[PackedRows]
+    attending: PackedRows
 
 
-def _of(table: Tensor, rows: Rows) -> Tensor:
+def _of(table: Tensor, rows: PackedRows) -> Tensor:
     """The rows' prompt in a table whose first axis is 1 where all prompts agree."""
     return table[rows.prompt if len(table) > 1 else 0]
 
@@ -268,8 +267,8 @@ def _after(
     return torch.cat([base.expand(len(own), *base.shape), own], dim=1) if len(base) else own
 
 
-def _parts(flat: Float[Tensor, "1 flat *axes"], slab: list[Rows]) -> list[Float[Tensor, "row pos *axes"]]:
-    """Views of a flat list's parts that belong to each of the slab's rows."""
-    sizes = [rows.stream.shape[:2] for rows in slab]
+def _parts(flat: Float[Tensor, "1 flat *axes"], portion: list[PackedRows]) -> list[Float[Tensor, "row pos *axes"]]:
+    """Views of a flat list's parts that belong to each group of rows."""
+    sizes = [rows.stream.shape[:2] for rows in portion]
     parts = flat[0].split([n * length for n, length in sizes])
     return [part.unflatten(0, size) for part, size in zip(parts, sizes, strict=True)]

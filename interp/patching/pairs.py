@@ -1,5 +1,6 @@
 """A run to patch, and where the activations come from that are written into it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, describe, did_you_mean
 from interp.interventions import Intervention, Patch
-from interp.metrics import JudgedRun, Metric, MetricPlan, as_metric
+from interp.metrics import JudgedRun, MetricPlan
 from interp.model import ActivationCache
 from interp.patching.packed import BaseRun
 from interp.precision import at_least_float32
@@ -26,14 +27,14 @@ Prompt = Text | Ids
 Source = Prompt | ActivationCache | Intervention
 """Where activations come from: a run to make, a run that was made, or `Zero()`, `Mean(cache)`, `Resample(cache)`."""
 
-Direction = Literal["denoising", "noising"]
+PatchDirection = Literal["denoising", "noising"]
 
 ROLES: dict[str, tuple[str, str]] = {"denoising": ("corrupted", "clean"), "noising": ("clean", "corrupted")}
 """By direction: which prompt runs, and whose activations are written."""
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class PromptPair:
     """What runs, and what is written into it.
 
     Attributes:
@@ -44,7 +45,7 @@ class Pair:
     """
 
     model: "HookedTransformer"
-    direction: Direction
+    direction: PatchDirection
     prompts: MaskedTokens
     source: MaskedTokens | ActivationCache | Intervention
 
@@ -54,9 +55,9 @@ class Pair:
         model: "HookedTransformer",
         corrupted: Source,
         clean: Source,
-        direction: Direction | None,
+        direction: PatchDirection | None,
         attention_mask: AttentionMask | None,
-    ) -> "Pair":
+    ) -> "PromptPair":
         """Check the two and say which is which. Raises as `patching.sweep` does."""
         hooked = [point.name for point in model.hook_points.values() if point.hooks]
         if hooked:
@@ -102,8 +103,13 @@ class Pair:
             raise ShapeError(f"the {written} and {runs} prompts are padded differently, so positions do not correspond")
         return cls(model, direction, prompts, others)
 
-    def run(self, names: list[str], target: bool = False) -> "Runs":
-        """Make the runs that are needed, keeping the points `names` of both; with `target`, the other's last stream.
+    def run(self, names: list[str], also: Sequence[str] = (), target: bool = False) -> "PairRuns":
+        """Make the runs that are needed.
+
+        Args:
+            names: the points to keep of both runs.
+            also: those of the patched run alone.
+            target: whether the other's last stream has to be there.
 
         Raises `HookNotFoundError` for a cache that lacks a point, `ConfigError` for a target that does not exist.
         """
@@ -124,7 +130,7 @@ class Pair:
                 _, cache = self.model.run_with_cache(source, return_type=None, names_filter=[*names, last])
             final = cache[last]
             written = Patch(cache)
-        return Runs(self, BaseRun.of(self.model, self.prompts, names), written, final)
+        return PairRuns(self, BaseRun.of(self.model, self.prompts, [*names, *also]), written, final)
 
 
 def _words(model: "HookedTransformer", prompts: MaskedTokens) -> str:
@@ -166,7 +172,7 @@ def _held(cache: ActivationCache, name: str) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Runs:
+class PairRuns:
     """The runs of a pair.
 
     Attributes:
@@ -176,7 +182,7 @@ class Runs:
         final: the last stream of the other prompt, where that is known.
     """
 
-    pair: Pair
+    pair: PromptPair
     base: BaseRun
     source: Intervention
     final: Float[Tensor, "batch pos d_model"] | None
@@ -186,22 +192,23 @@ class Runs:
         """What is written in place of another prompt's activations, or None."""
         return self.source if isinstance(self.pair.source, Intervention) else None
 
-    def other(self, name: str) -> Tensor:
+    def written(self, name: str) -> Tensor:
         """The whole activation that the source has at a point."""
         own = self.base.cache[name]
         return self.source.edit(own, self.base.model.hook_points[name]).to(own.device)
 
-    def planned(self, metric: "Metric | Callable[[Tensor], object]") -> MetricPlan:
-        """Which logits a metric needs. A divergence without a reference is from the clean run's."""
+    @property
+    def judged(self) -> JudgedRun:
+        """What metrics are applied to. A divergence without a reference is from the clean run's logits."""
         model, clean = self.base.model, self.base.final if self.pair.direction == "noising" else self.final
 
         def reference(positions: Int[Tensor, "batch read"]) -> Tensor:
             if clean is None:
                 raise ConfigError("KLDivergence() is from the clean run, whose last stream is not known here: give it "
                                   "a reference, or cache the last resid_post as well")  # fmt: skip
-            return model.unembed(model.ln_final.unhooked(at(clean, positions)))
+            return model.unembed(model.ln_final.unhooked(at_positions(clean, positions)))
 
-        return as_metric(metric).plan(JudgedRun.of(model, self.base.prompts, reference))
+        return JudgedRun.of(model, self.base.prompts, reference)
 
     def measure(
         self, plan: MetricPlan, streams: Float[Tensor, "row read d_model"], prompts: Int[Tensor, "row"]
@@ -224,10 +231,10 @@ class Runs:
         norm: "Callable[[Tensor], Tensor] | None" = None,
     ) -> Float[Tensor, "batch"]:
         """The metric of one run of all prompts, from its last stream as `norm` (by default the final one) reads it."""
-        normalized = at((norm or self.base.model.ln_final.unhooked)(final), plan.positions)
+        normalized = at_positions((norm or self.base.model.ln_final.unhooked)(final), plan.positions)
         return self._of_normalized(plan, normalized, torch.arange(len(final), device=final.device))
 
 
-def at(stream: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, "batch read"]) -> Tensor:
+def at_positions(stream: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, "batch read"]) -> Tensor:
     """The stream at each prompt's own positions, [batch, read, d_model]."""
     return stream[torch.arange(len(stream), device=stream.device)[:, None], positions]

@@ -1,8 +1,8 @@
 """Path patching: the effect of one component on another, and of chains of them.
 
-Components are written as in the tables of this package: `L5H3` is a head's write to the stream, `L5.mlp` an MLP's,
-`embed` the token embedding. What reads the stream: `L9H6.q`, `L9H6.k`, `L9H6.v` (a key-value head where these are
-shared), `L9.mlp`, and `logits`. Two forms are in use:
+Components are written as `interp.model.ComputationGraph` names them: `L5H3` is a head's write to the stream, `L5.mlp`
+an MLP's, `embed` that of the embeddings. What reads the stream: `L9H6.q`, `L9H6.k`, `L9H6.v` (of keys and values a
+key-value head), `L9.mlp`, and `logits`. Two forms are in use:
 
 - `path_sweep`, *sender to receivers* (Wang et al. 2022, section 3.1): the sender's write is replaced, all other heads
   stay as they were in the run that is patched, and MLPs react or not (`mlps`). What reaches the receivers' inputs this
@@ -18,21 +18,23 @@ them linear.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.budget import check_bytes, portions
 from interp.errors import ConfigError, check_choice, describe, did_you_mean
-from interp.metrics import MetricPlan
-from interp.model import HookPair, HookPoint, SideInputs, layer_of
-from interp.patching.nodes import Node
-from interp.patching.pairs import Direction, Pair, Runs, Source
-from interp.patching.sweeps import GIGABYTE, Metrics, as_named
+from interp.indices import chosen_indices
+from interp.interventions import Index
+from interp.model import ComputationGraph, HookPair, HookPoint, Reader, SideInputs, Writer, layer_of
+from interp.patching.measure import Measurement, Metrics
+from interp.patching.options import Settings, SweepOptions
+from interp.patching.pairs import PairRuns, PromptPair, Source
+from interp.patching.resume import ResumeFile, question_of
 from interp.progress import progress_bar
-from interp.results import Axis, check_confidence, labelled
-from interp.text import AttentionMask
+from interp.results import Axis
 
 if TYPE_CHECKING:
     import xarray
@@ -56,91 +58,112 @@ def path_sweep(
     *,
     mlps: Reaction = "live",
     norms: Reaction = "live",
-    direction: Direction = "noising",
-    attention_mask: AttentionMask | None = None,
-    per_prompt: bool = False,
-    confidence: float = 0.95,
-    max_bytes: int = 2 * GIGABYTE,
-    progress: bool = True,
+    positions: Index = None,
+    **options: Unpack[SweepOptions],
 ) -> "xarray.DataArray":
     """The effect of every sender on the metric by way of the receivers.
 
     Args:
         corrupted, clean, metric: as for `patching.sweep`.
-        receivers: one or several of `L9H6.q`, `.k`, `.v`, `L9.mlp`; or "logits" alone, for direct effects.
+        receivers: one or several of `L9H6.q`, `.k`, `.v`, `L9.mlp`; or "logits" alone. What a sender does to the logits
+            other than through heads is its direct effect with `mlps="frozen"`; with `mlps="live"` (the default) it
+            includes what MLPs make of the sender's write.
         senders: "heads", "mlps", or a list of names.
         mlps: whether MLPs between sender and receivers react.
         norms: whether norms are computed anew, here and in the second run.
-        direction: "noising" writes corrupted activations into the clean run, "denoising" the reverse.
-        attention_mask, per_prompt, confidence, max_bytes, progress: as for `patching.sweep`.
+        positions: where the senders' writes are replaced, all of them together; None for everywhere. Between sender
+            and receivers nothing moves from one position to another, so these are also the receivers' positions.
+        options: as for `patching.sweep`; by default corrupted activations are written into the clean run ("noising").
 
     Returns:
-        Values over (layer, head), (layer,) or (sender,); NaN for a sender that no receiver reads.
+        Values over (layer, head), (layer,) or (sender,); NaN for a sender that no receiver reads. `attrs` as for
+        `patching.sweep`, and receivers, mlps, norms, and `paths`: "direct", or "direct and through MLPs".
 
-    Raises as `patching.sweep`; `HookNotFoundError` for an unknown component, `ConfigError` for receivers that cannot
-    be combined.
+    Raises as `patching.sweep`; `HookNotFoundError` for an unknown component, or one that does not write or read,
+    `ConfigError` for receivers that cannot be combined.
     """
-    check_confidence(confidence)
+    settings = Settings.of("path_sweep", options)
     check_reactions(mlps=mlps, norms=norms)
-    pair = Pair.of(model, corrupted, clean, direction, attention_mask)
-    targets = [Node.of(name, model) for name in _several(receivers)]
-    sources, axes = _senders(senders, model)
-    _check_receivers(targets)
-    metrics, names = as_named(metric)
-    runs = pair.run(needed_points(model))
-    readings = [runs.planned(m) for m in metrics.values()]
-    final_norm = final_norm_of(runs, norms)
-    paths = _Paths(runs, targets, mlps, norms)
-    values = runs.base.final.new_full((len(readings), len(pair.prompts), len(sources)), math.nan)
-    portions = list(paths.portions(sources, max_bytes))
-    with progress_bar("patching paths", len(portions), progress) as advance:
-        for portion in portions:
-            final = paths.final(portion)  # [sender batch pos d_model]
-            for i, reading in enumerate(readings):
-                for sender, stream in zip(portion, final, strict=True):
-                    values[i, :, sources.index(sender)] = runs.whole_run(reading, stream, final_norm)
-            advance(1)
-    about = about_paths(runs, readings, mlps, norms) | {
+    pair = PromptPair.of(model, corrupted, clean, settings.direction or "noising", settings.attention_mask)
+    graph = ComputationGraph(model.cfg)
+    targets = _receivers(receivers, graph)
+    sources, axes = _senders(senders, graph)
+    n_pos = pair.prompts.ids.shape[1]
+    where = None if positions is None else chosen_indices("positions", positions, n_pos)
+    written = written_points(model)
+    runs = pair.run(written, read_points(model), settings.normalize)
+    measured = Measurement.of(runs, metric, settings)
+    sender_runs = _SenderRuns(runs, graph, targets, mlps, norms, where)
+    values = runs.base.final.new_full((len(measured.plans), len(pair.prompts), len(sources)), math.nan)
+    asked: dict[str, Any] = {"receivers": list(map(str, targets)), "senders": list(map(str, sources))}
+    asked |= {"mlps": mlps, "norms": norms, "positions": where}
+    question = {} if settings.checkpoint is None else question_of(measured, written, **asked)
+    file = ResumeFile(settings.checkpoint, question, {"senders": values})
+    _measure_senders(sender_runs, measured, sources, values, file, final_norm_of(runs, norms))
+    about = {
         "granularity": "senders to receivers",
         "receivers": " ".join(map(str, targets)),
+        "paths": "direct" if mlps == "frozen" or model.cfg.attn_only else "direct and through MLPs",
+        "positions": "together" if where is None else " ".join(map(str, where)) + ", together",
+        "mlps": mlps,
+        "norms": norms,
     }
-    cells = values.unflatten(2, [len(axis.indices) for axis in axes])
-    return labelled(cells, axes, names, per_prompt, confidence, about)
+    return measured.result(values.unflatten(2, [len(axis.indices) for axis in axes]), axes, about)
+
+
+def _measure_senders(
+    sender_runs: "_SenderRuns",
+    measured: Measurement,
+    senders: list[Writer],
+    values: Float[Tensor, "metric batch sender"],
+    file: ResumeFile,
+    norm: Callable[[Tensor], Tensor] | None,
+) -> None:
+    """Run the senders that the file does not have, and write their metrics into `values`."""
+    settings, done = measured.settings, file.restore()["senders"].tolist()
+    waiting = [sender for sender, before in zip(senders, done, strict=True) if not before]
+    groups = list(sender_runs.portions(waiting, settings.max_bytes))
+    with progress_bar("patching paths", len(groups), settings.progress) as advance:
+        for group in groups:
+            cells = torch.tensor([senders.index(sender) for sender in group])
+            final = sender_runs.final(group)  # [sender batch pos d_model]
+            for of_metric, plan in zip(values, measured.plans, strict=True):
+                for cell, stream in zip(cells, final, strict=True):
+                    of_metric[:, cell] = measured.runs.whole_run(plan, stream, norm)
+            file.keep("senders", cells)
+            advance(1)
 
 
 def _several(names: object) -> list[str]:
     return list(names) if isinstance(names, Sequence) and not isinstance(names, str) else [cast(str, names)]
 
 
-def _senders(senders: str | Sequence[str], model: "HookedTransformer") -> tuple[list[Node], list[Axis]]:
-    layers, heads = list(range(model.cfg.n_layers)), list(range(model.cfg.n_heads))
+def _senders(senders: str | Sequence[str], graph: ComputationGraph) -> tuple[list[Writer], list[Axis]]:
+    layers, heads = list(range(graph.cfg.n_layers)), list(range(graph.cfg.n_heads))
     if senders == "heads":
-        return [Node("head", i, h) for i in layers for h in heads], [Axis("layer", layers), Axis("head", heads)]
+        return [w for w in graph.writers if w.kind == "head"], [Axis("layer", layers), Axis("head", heads)]
     if senders == "mlps":
-        if model.cfg.attn_only:
+        if graph.cfg.attn_only:
             raise ConfigError("senders = 'mlps': this model has no MLPs")
-        return [Node("mlp", i) for i in layers], [Axis("layer", layers)]
+        return [w for w in graph.writers if w.kind == "mlp"], [Axis("layer", layers)]
     if isinstance(senders, str):
         near = did_you_mean(senders, ["heads", "mlps"])
         known = "'heads', 'mlps', or a list such as ['L0H1', 'L2.mlp']"
         raise ConfigError(f"senders = {describe(senders)}; allowed: {known}{near}")
-    nodes = [Node.of(name, model) for name in senders]
-    if not nodes or len(set(nodes)) < len(nodes):
+    writers = [graph.writer(name) for name in senders]
+    if not writers or len(set(writers)) < len(writers):
         raise ConfigError(f"senders = {describe(senders)} names nothing, or something twice")
-    for node in nodes:
-        if node.kind == "logits" or node.reads:
-            raise ConfigError(f"{node} does not write to the stream; senders are such as 'L0H1', 'L2.mlp' or 'embed'")
-    return nodes, [Axis("sender", list(range(len(nodes))), ("component", [str(node) for node in nodes]))]
+    names = [str(writer) for writer in writers]
+    return writers, [Axis("sender", list(range(len(writers))), ("component", names))]
 
 
-def _check_receivers(receivers: list[Node]) -> None:
-    if not receivers:
+def _receivers(receivers: str | Sequence[str], graph: ComputationGraph) -> list[Reader]:
+    found = [graph.reader(name) for name in _several(receivers)]
+    if not found:
         raise ConfigError("receivers = []: at least one is needed")
-    for node in receivers:
-        if node.kind == "embed" or (node.kind == "head" and not node.reads):
-            raise ConfigError(f"{node} is not an input; receivers are such as 'L9H6.q', 'L2.mlp' or 'logits'")
-    if len(receivers) > 1 and any(node.kind == "logits" for node in receivers):
+    if len(found) > 1 and any(reader.kind == "logits" for reader in found):
         raise ConfigError("'logits' reads what the other receivers would write: give it alone")
+    return found
 
 
 def check_reactions(**given: str) -> None:
@@ -149,13 +172,24 @@ def check_reactions(**given: str) -> None:
         check_choice(name, value, get_args(Reaction))
 
 
-def needed_points(model: "HookedTransformer") -> list[str]:
-    """What is needed of both runs: everything that is written, the norms' scales, and what MLPs read."""
-    ends = ("hook_embed", "attn.hook_z", "hook_mlp_out", "hook_scale", "hook_mlp_in")
-    return [name for name in model.hook_points if name.endswith(ends) and not name.startswith("ln_final")]
+EMBED = "blocks.0.hook_resid_pre"
+"""What the embeddings write: those of tokens and positions together, where the stream has both."""
 
 
-def final_norm_of(runs: Runs, norms: Reaction) -> Callable[[Tensor], Tensor] | None:
+def written_points(model: "HookedTransformer") -> list[str]:
+    """What is needed of both runs: all that is written, and the scales of norms on the way of heads' writes."""
+    ends = ("attn.hook_z", "hook_mlp_out", "ln1_post.hook_scale")
+    return [EMBED, *(name for name in model.hook_points if name.endswith(ends))]
+
+
+def read_points(model: "HookedTransformer") -> list[str]:
+    """What is needed besides of the run that is patched: the norms' scales, and what MLPs read."""
+    return [
+        name for name in model.hook_points if name.endswith(("hook_scale", "hook_mlp_in")) and "ln_final" not in name
+    ]
+
+
+def final_norm_of(runs: PairRuns, norms: Reaction) -> Callable[[Tensor], Tensor] | None:
     """The norm before the unembedding at the scale of the run that is patched; None for a live one."""
     norm, base = runs.base.model.ln_final, runs.base.final
     if norms == "live" or norm.kind is None:
@@ -164,60 +198,50 @@ def final_norm_of(runs: Runs, norms: Reaction) -> Callable[[Tensor], Tensor] | N
     return lambda stream: norm.at_scale(stream, scale) + bias
 
 
-def about_paths(runs: Runs, readings: list[MetricPlan], mlps: str, norms: str) -> dict[str, object]:
-    """What a result says of itself."""
-    baseline = torch.stack([runs.whole_run(reading, runs.base.final) for reading in readings])
-    return {
-        "metric": "; ".join(reading.name for reading in readings),
-        "direction": runs.pair.direction,
-        "ablation": "none" if runs.ablation is None else repr(runs.ablation),
-        "positions": "together",
-        "mlps": mlps,
-        "norms": norms,
-        "n": len(runs.base.prompts.ids),
-        "baseline": baseline.mean(dim=1).tolist() if len(baseline) > 1 else float(baseline.mean()),
-        "model": runs.base.model.weights_hash(),
-    }
-
-
-class _Paths:
+class _SenderRuns:
     """Sender-to-receiver runs, several senders of one layer at a time."""
 
-    def __init__(self, runs: Runs, receivers: list[Node], mlps: Reaction, norms: Reaction):
-        self.runs, self.model, self.receivers = runs, runs.base.model, receivers
+    def __init__(
+        self,
+        runs: PairRuns,
+        graph: ComputationGraph,
+        receivers: list[Reader],
+        mlps: Reaction,
+        norms: Reaction,
+        positions: list[int] | None,
+    ):
+        self.runs, self.model, self.graph, self.receivers = runs, runs.base.model, graph, receivers
         self.mlps, self.norms = mlps, norms
-        self.last = max(node.layer for node in receivers)
+        self.positions = slice(None) if positions is None else positions
+        self.last = max(reader.layer for reader in receivers)
 
-    def portions(self, senders: list[Node], max_bytes: int) -> Iterator[list[Node]]:
+    def portions(self, senders: list[Writer], max_bytes: int) -> Iterator[list[Writer]]:
         """Senders that some receiver reads, by kind and layer, as many at once as the memory takes."""
         cfg, tokens = self.model.cfg, self.runs.base.prompts.ids
-        parallel = cfg.parallel_attn_mlp
+        # Three streams for each head (as its queries, keys and values read it), the MLP's neurons before and after
+        # their activation function and gated, the stream and its copies in a block, and scores and patterns.
         width = 3 * cfg.n_heads * cfg.d_model + 3 * cfg.d_mlp + 10 * cfg.d_model + 3 * cfg.n_heads * tokens.shape[1]
         each = tokens.numel() * width * self.runs.base.final.element_size()
-        if each > max_bytes:
-            raise ConfigError(f"max_bytes = {max_bytes} is too small: one sender needs {each}")
-        heard = [s for s in senders if any(s.reaches(receiver, parallel) for receiver in self.receivers)]
-        groups: dict[tuple[str, int], list[Node]] = {}
+        budget = check_bytes(max_bytes, each, "one sender")
+        heard = [s for s in senders if any(self.graph.reaches(s, receiver) for receiver in self.receivers)]
+        groups: dict[tuple[str, int], list[Writer]] = {}
         for sender in heard:
             groups.setdefault((sender.kind, sender.layer), []).append(sender)
         for group in groups.values():
-            most = max_bytes // each
-            yield from (group[i : i + most] for i in range(0, len(group), most))
+            yield from (group[part.start : part.stop] for part in portions([each] * len(group), budget))
 
-    def final(self, senders: list[Node]) -> Float[Tensor, "sender batch pos d_model"]:
+    def final(self, senders: list[Writer]) -> Float[Tensor, "sender batch pos d_model"]:
         """The stream after the last layer for each sender of one kind and layer."""
-        n, batch = len(senders), len(self.runs.base.prompts.ids)
+        n, batch = len(senders), len(self.runs.base.prompts)
         arrived = self._arriving(senders)
         if self.receivers[0].kind == "logits":
             return arrived[self.last, "stream"].unflatten(0, (n, batch))
-        parallel = self.model.cfg.parallel_attn_mlp
-        heard_by = [node for node in self.receivers if senders[0].reaches(node, parallel)]  # the others read as before
-        first = min(node.layer for node in heard_by)
+        heard_by = [r for r in self.receivers if self.graph.reaches(senders[0], r)]  # the others read as before
+        first = min(reader.layer for reader in heard_by)
         hooks = self._frozen_norms(n, range(first, self.model.cfg.n_layers))
-        for node in heard_by:
-            point = f"blocks.{node.layer}." + ("hook_mlp_in" if node.kind == "mlp" else f"hook_{node.reads}_input")
-            stream = arrived[node.layer, "mid"] if node.kind == "mlp" else arrived[node.layer, "stream"]
-            hooks.append((point, partial(read_instead, stream, node.head)))
+        for reader in heard_by:
+            stream = arrived[reader.layer, "mid" if reader.kind == "mlp" else "stream"]
+            hooks.append((reader.hook_name, partial(read_instead, stream, reader.head)))
         mask = self.runs.base.prompts.attention_mask
         out = self.model.run_with_hooks(
             self._rows(f"blocks.{first}.hook_resid_pre", n),
@@ -228,27 +252,29 @@ class _Paths:
         )
         return out.unflatten(0, (n, batch))
 
-    def _arriving(self, senders: list[Node]) -> dict[tuple[int, str], Tensor]:
+    def _arriving(self, senders: list[Writer]) -> dict[tuple[int, str], Tensor]:
         """The stream before every later layer, and before its MLP, when only the senders' writes differ."""
-        n, kind, layer = len(senders), senders[0].kind, max(senders[0].layer, 0)
+        n, kind, layer, at = len(senders), senders[0].kind, max(senders[0].layer, 0), self.positions
         x = self._rows(f"blocks.{layer}.hook_resid_pre", n)
-        if kind == "embed":
-            x = x + self.runs.other("hook_embed") - self.runs.base.cache["hook_embed"]  # the only sender of its kind
+        if kind == "embed":  # the only sender of its kind
+            x[:, at] = self.runs.written(EMBED)[:, at]
         arrived: dict[tuple[int, str], Tensor] = {(layer, "stream"): x}
         for i in range(layer, min(self.last + 1, self.model.cfg.n_layers)):
             z = self._rows(f"blocks.{i}.attn.hook_z", n)
             if kind == "head" and i == layer:
-                other = self.runs.other(f"blocks.{i}.attn.hook_z")
+                other = self.runs.written(f"blocks.{i}.attn.hook_z")
                 by_sender = z.unflatten(0, (n, -1))
                 for row, sender in zip(by_sender, senders, strict=True):
-                    row[:, :, sender.head] = other[:, :, sender.head]
+                    row[:, at, sender.head] = other[:, at, sender.head]
             hooks = self._frozen_norms(n, range(i, i + 1))
             if not self.model.cfg.attn_only:
                 hooks.append((f"blocks.{i}.hook_mlp_in", partial(record, arrived, (i, "mid"))))
                 sent = kind == "mlp" and i == layer
                 if sent or self.mlps == "frozen":
                     out = f"blocks.{i}.hook_mlp_out"
-                    value = self.runs.other(out).repeat(n, 1, 1) if sent else self._rows(out, n)
+                    value = self._rows(out, n)
+                    if sent:
+                        value[:, at] = self.runs.written(out)[:, at]  # of an MLP's layer it is the only sender
                     hooks.append((out, partial(write_instead, value)))
             with self.model.hooks(fwd_hooks=hooks):
                 frozen = SideInputs(self.runs.base.sides[i].visible, None, None, attend=partial(_constant, z))

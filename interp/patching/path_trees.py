@@ -1,40 +1,39 @@
 """Path patching on the full tree of paths (Goldowsky-Dill et al. 2023, section 3); see `path_sweeps.py`."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, describe
-from interp.model import HookPair, layer_of
-from interp.patching.nodes import Node
-from interp.patching.pairs import Direction, Pair, Runs, Source
+from interp.model import ComputationGraph, HookPair, Reader, Writer, layer_of
+from interp.patching.measure import Measurement, Metrics
+from interp.patching.options import EffectOptions, Settings
+from interp.patching.pairs import PairRuns, PromptPair, Source
 from interp.patching.path_sweeps import (
+    EMBED,
     Reaction,
-    about_paths,
     check_reactions,
     final_norm_of,
-    needed_points,
     read_instead,
+    read_points,
     record,
     write_instead,
+    written_points,
 )
-from interp.patching.sweeps import Metrics, as_named
-from interp.results import check_confidence, labelled
-from interp.text import AttentionMask
 
 if TYPE_CHECKING:
     import xarray
 
     from interp.model import HookedTransformer
 
-Tree = dict[Node, Any]
-"""Below a place that reads: the components written anew there, each with the trees below its own inputs (by a node that
-names the input), or None for one whose write comes from the other run."""
+Tree = dict[Writer, Any]
+"""What changes at a place that reads. Its keys are the components that write to this place along some path. The value
+is None where the path starts with that write, which is then the other run's; otherwise it is a dictionary by the
+component's own inputs, whose values are again trees: what changes there, so that the write is computed anew."""
 
 
 @torch.no_grad()
@@ -46,20 +45,19 @@ def path_tree(
     paths: Sequence[Sequence[str]],
     *,
     norms: Reaction = "live",
-    direction: Direction = "noising",
-    attention_mask: AttentionMask | None = None,
-    per_prompt: bool = False,
-    confidence: float = 0.95,
+    **options: Unpack[EffectOptions],
 ) -> "xarray.DataArray":
     """The metric when only these paths carry the other run's activations.
 
     Args:
         corrupted, clean, metric: as for `patching.sweep`.
-        paths: each from a sender to "logits", such as `["L0H1", "L5H2.v", "logits"]` or
-            `["embed", "L0.mlp", "L3H0.q", "logits"]`. On the way heads are query heads, with an input each.
+        paths: each from a write to "logits" by way of inputs, such as `["L0H1", "L5H2.v", "logits"]` or
+            `["embed", "L0.mlp", "L3H0.q", "logits"]`. Keys and values that several heads share are followed by the
+            head that the path goes on from: `["embed", "L3H1.k", "L3H5", "logits"]`.
         norms: whether each component's norm is computed anew from what it reads. Norms on what is written (Gemma) keep
             their scales.
-        direction, attention_mask, per_prompt, confidence: as for `path_sweep`.
+        options: direction, effects, normalize, attention_mask, per_prompt and confidence; see `EffectOptions`. By
+            default corrupted activations are written into the clean run ("noising").
 
     Returns:
         One value, or one for each metric and prompt as in `patching.sweep`.
@@ -67,55 +65,98 @@ def path_tree(
     Raises as `path_sweep`; `ConfigError` for a path that cannot be, a component that is at once the start of one path
     and on the way of another into the same place, and for norms on the stream itself, where writes do not add up.
     """
-    check_confidence(confidence)
+    settings = Settings.of("path_tree", options, EffectOptions)
     check_reactions(norms=norms)
-    pair = Pair.of(model, corrupted, clean, direction, attention_mask)
+    pair = PromptPair.of(model, corrupted, clean, settings.direction or "noising", settings.attention_mask)
     if model.cfg.normalizes_stream:
         raise ConfigError("norm_position = 'post' normalises the stream itself, so that no part of it is one path's")
-    if any(isinstance(path, str) for path in paths):
-        raise ConfigError(f"paths = {describe(paths)}: a list of paths is needed, each a list of names")
-    tree = _tree([[Node.of(name, model, on_the_way=True) for name in path] for path in paths], model)
-    metrics, names = as_named(metric)
-    runs = pair.run(needed_points(model))
-    readings = [runs.planned(m) for m in metrics.values()]
+    if not paths or any(isinstance(path, str) for path in paths):
+        raise ConfigError(f"paths = {describe(paths)}: a list of at least one path is needed, each a list of names")
+    graph = ComputationGraph(model.cfg)
+    tree: Tree = {}
+    for path in paths:
+        _grow(tree, _Path(list(path), graph))
+    runs = pair.run(written_points(model), read_points(model), settings.normalize)
+    measured = Measurement.of(runs, metric, settings)
     final = runs.base.final + _TreeRun(runs, norms).change(tree)
     final_norm = final_norm_of(runs, norms)
-    values = torch.stack([runs.whole_run(reading, final, final_norm) for reading in readings])
-    written = "; ".join(" -> ".join(path) for path in paths)
-    about = about_paths(runs, readings, "on paths", norms) | {"granularity": "paths", "paths": written}
-    return labelled(values, [], names, per_prompt, confidence, about)
+    values = torch.stack([runs.whole_run(plan, final, final_norm) for plan in measured.plans])
+    about = {
+        "granularity": "paths",
+        "paths": "; ".join(" -> ".join(path) for path in paths),
+        "positions": "together",
+        "norms": norms,
+    }
+    return measured.result(values, [], about)
 
 
-def _tree(paths: list[list[Node]], model: "HookedTransformer") -> Tree:
-    """What is written anew below the logits. Raises `ConfigError` for paths that cannot be."""
-    tree: Tree = {}
-    if not paths:
-        raise ConfigError("paths = []: at least one is needed")
-    for path in paths:
-        shown = " -> ".join(map(str, path))
-        if len(path) < 2 or path[-1].kind != "logits" or path[0].reads or any(n.kind == "logits" for n in path[:-1]):
-            raise ConfigError(f"{shown}: a path goes from a write, such as 'L0H1', to 'logits'")
-        for earlier, later in itertools.pairwise(path):
-            if not earlier.reaches(later, model.cfg.parallel_attn_mlp):
-                raise ConfigError(f"{shown}: {later} does not read what {earlier} writes")
-            if later.kind == "embed" or (later.kind == "head" and not later.reads):
-                raise ConfigError(f"{shown}: {later} is on the way, so say by which input, such as {later}.v")
-        place = tree
-        for node in reversed(path[1:-1]):
-            below = place.setdefault(Node(node.kind, node.layer, node.head), {})
-            if below is None:
-                raise ConfigError(f"{shown}: {node} starts another path into the same place")
-            place = below.setdefault(node, {})
-        if place.get(path[0], None) or (path[0] in place and place[path[0]] is not None):
-            raise ConfigError(f"{shown}: {path[0]} is on the way of another path into the same place")
-        place[path[0]] = None
-    return tree
+class _Path:
+    """A path in steps.
+
+    Attributes:
+        start: the write that it starts with.
+        steps: the inputs on the way, in order, each with the write that the path goes on from.
+
+    Raises `ConfigError` for a path that cannot be, `HookNotFoundError` for an unknown component.
+    """
+
+    def __init__(self, names: list[str], graph: ComputationGraph):
+        self.shown, self.graph = " -> ".join(map(str, names)), graph
+        if len(names) < 2 or names[-1] != "logits":
+            raise ConfigError(f"{self.shown}: a path goes from a write, such as 'L0H1', to 'logits'")
+        self.start = last = graph.writer(names[0])
+        self.steps: list[tuple[Reader, Writer]] = []
+        rest = names[1:-1]
+        while rest:
+            reader = self._read(rest.pop(0), last)
+            last = self._written(reader, rest)
+            self.steps.append((reader, last))
+
+    def _read(self, name: str, last: Writer) -> Reader:
+        """The next input, which must read what was written last."""
+        for head in self.graph.writers:
+            if head.kind == "head" and str(head) == name:
+                inputs = ", ".join(map(str, self.graph.reads_of(head)))
+                raise ConfigError(f"{self.shown}: {head} is on the way, so say by which input: {inputs}")
+        reader = self.graph.reader(name)
+        if not self.graph.reaches(last, reader):
+            raise ConfigError(f"{self.shown}: {reader} does not read what {last} writes")
+        return reader
+
+    def _written(self, reader: Reader, rest: list[str]) -> Writer:
+        """The write that the path goes on from: the only one of that input, or the one named next."""
+        writers = self.graph.writes_of(reader)
+        if not writers:
+            raise ConfigError(f"{self.shown}: 'logits' can only be the end")
+        named = [writer for writer in writers if rest and str(writer) == rest[0] and writer.kind == "head"]
+        if named:
+            rest.pop(0)
+        elif len(writers) > 1:
+            heads = ", ".join(map(str, writers))
+            raise ConfigError(
+                f"{self.shown}: {reader} serves {heads}; name the one that the path goes on from after it, such as "
+                f"{str(reader)!r}, {str(writers[0])!r}"
+            )
+        return (named or list(writers))[0]
+
+
+def _grow(tree: Tree, path: _Path) -> None:
+    """Add a path to the tree below the logits. Raises `ConfigError` for one that clashes with another."""
+    place = tree
+    for reader, writer in reversed(path.steps):
+        below = place.setdefault(writer, {})
+        if below is None:
+            raise ConfigError(f"{path.shown}: {writer} starts another path into the same place")
+        place = below.setdefault(reader, {})
+    if place.get(path.start) is not None:
+        raise ConfigError(f"{path.shown}: {path.start} is on the way of another path into the same place")
+    place[path.start] = None
 
 
 class _TreeRun:
     """Components computed anew along a tree of paths."""
 
-    def __init__(self, runs: Runs, norms: Reaction):
+    def __init__(self, runs: PairRuns, norms: Reaction):
         self.runs, self.model, self.norms, self.own = runs, runs.base.model, norms, runs.base.cache
 
     def change(self, tree: Tree) -> Float[Tensor, "batch pos d_model"]:
@@ -123,39 +164,30 @@ class _TreeRun:
         total = torch.zeros_like(self.runs.base.final)
         for writer, below in tree.items():
             own = self._write(writer, self.own.__getitem__)
-            total += (self._write(writer, self.runs.other) if below is None else self._anew(writer, below)) - own
+            total += (self._write(writer, self.runs.written) if below is None else self._anew(writer, below)) - own
         return total
 
-    def _write(self, writer: Node, of: Callable[[str], Tensor]) -> Float[Tensor, "batch pos d_model"]:
+    def _write(self, writer: Writer, of: Callable[[str], Tensor]) -> Float[Tensor, "batch pos d_model"]:
         """What a component writes to the stream in one of the two runs."""
         if writer.kind != "head":
-            return of("hook_embed" if writer.kind == "embed" else f"blocks.{writer.layer}.hook_mlp_out")
+            return of(EMBED if writer.kind == "embed" else f"blocks.{writer.layer}.hook_mlp_out")
         scales = self.own.__getitem__ if self.norms == "frozen" else of
         return self._of_head(writer, of(f"blocks.{writer.layer}.attn.hook_z"), scales)
 
-    def _of_head(self, writer: Node, z: Tensor, of: Callable[[str], Tensor]) -> Float[Tensor, "batch pos d_model"]:
+    def _of_head(self, writer: Writer, z: Tensor, of: Callable[[str], Tensor]) -> Float[Tensor, "batch pos d_model"]:
         block, head = self.model.blocks[writer.layer], cast(int, writer.head)
         write = z[:, :, head] @ block.attn.W_O[head]
         if block.ln1_post.kind is None:
             return write
         return block.ln1_post.at_scale(write, of(f"blocks.{writer.layer}.ln1_post.hook_scale"))
 
-    def _anew(self, writer: Node, below: Tree) -> Float[Tensor, "batch pos d_model"]:
+    def _anew(self, writer: Writer, below: dict[Reader, Tree]) -> Float[Tensor, "batch pos d_model"]:
         """What a component writes when its inputs differ by what the trees below them say."""
         layer, kept = writer.layer, {}
         hooks: list[HookPair] = []
         for reader, tree in below.items():
-            change = self.change(tree)
-            if writer.kind == "mlp":
-                hooks.append(
-                    (f"blocks.{layer}.hook_mlp_in", partial(read_instead, self.own["mlp_in", layer] + change, None))
-                )
-            else:
-                head = cast(int, writer.head)
-                shared = self.model.cfg.n_heads // self.model.cfg.n_key_value_heads
-                place = head if reader.reads == "q" else head // shared
-                stream = self.own["resid_pre", layer] + change
-                hooks.append((f"blocks.{layer}.hook_{reader.reads}_input", partial(read_instead, stream, place)))
+            own = self.own["mlp_in" if reader.kind == "mlp" else "resid_pre", layer]
+            hooks.append((reader.hook_name, partial(read_instead, own + self.change(tree), reader.head)))
         if self.norms == "frozen":
             scales = [n for n in self.model.hook_points if n.endswith("hook_scale") and layer_of(n) == layer]
             hooks += [(name, partial(write_instead, self.own[name])) for name in scales]

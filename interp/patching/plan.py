@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.budget import check_bytes, portions
 from interp.errors import ConfigError, describe, did_you_mean
-from interp.indices import as_indices
+from interp.indices import chosen_indices
 from interp.interventions import Index
 from interp.model import HookName, HookPoint
-from interp.patching.packed import SLAB, Rows
-from interp.patching.pairs import Runs
+from interp.patching.packed import MOST_POSITIONS, PackedRows
+from interp.patching.pairs import PairRuns
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -26,7 +27,7 @@ PARTS = {"head": "head", "kv_head": "head", "d_mlp": "neuron"}
 
 
 @dataclass(frozen=True)
-class Place:
+class SweepSite:
     """A site, taken apart into what is patched at a time: the *cells* of a sweep.
 
     Attributes:
@@ -60,10 +61,10 @@ class Place:
         positions: Index = None,
         heads: Index = None,
         neurons: Index = None,
-    ) -> "Place":
+    ) -> "SweepSite":
         """Check what is asked. Raises `ConfigError`, or `HookNotFoundError` for an unknown site."""
         over = _granularity(over)
-        chosen = _chosen("layers", layers, model.cfg.n_layers)
+        chosen = chosen_indices("layers", layers, model.cfg.n_layers)
         of_first = model.resolve_hooks(cast(HookName, (site, 0)))[0].removeprefix("blocks.0.")
         points = [model.hook_points[f"blocks.{i}.{of_first}"] for i in chosen]
         axes = points[0].axes
@@ -81,13 +82,13 @@ class Place:
                 )
         parts = None
         if axis is not None and part in over:
-            parts = _chosen(f"{part}s", heads if part == "head" else neurons, model.axis_sizes[axis])
+            parts = chosen_indices(f"{part}s", heads if part == "head" else neurons, model.axis_sizes[axis])
         return cls(
             site,
             points,
             over,
             chosen,
-            _chosen("positions", positions, n_pos) if "pos" in over else None,
+            chosen_indices("positions", positions, n_pos) if "pos" in over else None,
             parts,
             "neuron" if axis == "d_mlp" else axis,
             n_pos,
@@ -104,17 +105,20 @@ class Place:
         return len(self.layers), len(self.positions or [0]), len(self.parts or [0])
 
     def starts(self, point: HookPoint, base: Tensor, source: Tensor, causal: bool) -> Int[Tensor, "batch cells"]:
-        """The first position that each cell of a layer changes, for each prompt; `n_pos` where it changes nothing."""
+        """The first position that each cell of a layer changes, for each prompt; `n_pos` where it changes nothing.
+
+        Before that position a causal model computes what it computed, so that rows carry the later ones only. Without
+        causality every position may depend on a changed one: a row starts at 0, or is not run at all.
+        """
         changed = (base != source).movedim(point.pos_axis, 1)  # [batch pos ...]
         if self.parts is None:
             changed = changed.flatten(2).any(-1)[:, :, None]
         else:  # heads and neurons follow the positions directly
             changed = (changed.flatten(3).any(-1) if changed.ndim > 3 else changed)[:, :, self.parts]
-        place = torch.arange(self.n_pos, device=changed.device)[None, :, None]
-        if self.positions is None:
-            starts = torch.where(changed, place, self.n_pos).amin(dim=1, keepdim=True)
-        else:
-            starts = torch.where(changed, place, self.n_pos)[:, self.positions]
+        pos = torch.arange(self.n_pos, device=changed.device)[None, :, None]
+        starts = torch.where(changed, pos, self.n_pos)  # [batch pos part]: a changed position is where it stands
+        # One cell for all positions starts where the first of them changes, a cell for each there, or not at all.
+        starts = starts.amin(dim=1, keepdim=True) if self.positions is None else starts[:, self.positions]
         return (starts if causal else torch.where(starts < self.n_pos, 0, starts)).flatten(1)
 
     def at(self, cells: Int[Tensor, "row"]) -> Int[Tensor, "row 2"]:
@@ -140,105 +144,101 @@ def _granularity(over: Sequence[Granularity]) -> tuple[Granularity, ...]:
     return cast(tuple[Granularity, ...], words)
 
 
-def _chosen(what: str, index: Index, size: int) -> list[int]:
-    try:
-        several = range(size) if index is None else as_indices(index)
-    except TypeError:
-        raise ConfigError(
-            f"{what} = {describe(index)}; allowed: integers from {-size} to {size - 1}, or None"
-        ) from None
-    if bad := [i for i in several if not -size <= i < size]:
-        raise ConfigError(f"{what} = {bad[0]}; allowed: {-size} to {size - 1}")
-    found = [i % size for i in several]
-    if not found or len(set(found)) < len(found):
-        raise ConfigError(f"{what} = {describe(index)} names nothing, or something twice")
-    return found
-
-
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """What is run, in which portions.
+class SweepPlan:
+    """What is run.
 
     Attributes:
-        runs, place: as given.
+        runs, site: as given.
         starts: for each chosen layer, the first changed position of each prompt and cell; `n_pos` for none.
-        chunks: ranges of cells, numbered over all layers, that are run together.
-        slab: how many positions pass a block at once.
+        most_passing: how many positions may pass a block at once.
+        most_carried: how many positions all rows together may have.
     """
 
-    runs: Runs
-    place: Place
+    runs: PairRuns
+    site: SweepSite
     starts: Int[Tensor, "layers batch cells"]
-    chunks: list[range]
-    slab: int
+    most_passing: int
+    most_carried: int
 
     @classmethod
-    def of(cls, runs: Runs, place: Place, max_bytes: int, many: bool) -> "Plan":
-        """Fit the work into the memory; with `many`, into portions of a few percent.
-
-        Raises `ConfigError` if not even one row fits.
-        """
+    def of(cls, runs: PairRuns, site: SweepSite, max_bytes: int) -> "SweepPlan":
+        """Fit the work into the memory. Raises `ConfigError` if not even one row fits."""
         causal = runs.base.model.cfg.attention_dir == "causal"
         starts = torch.stack(
-            [place.starts(p, runs.base.cache[p.name], runs.other(p.name), causal) for p in place.points]
+            [site.starts(p, runs.base.cache[p.name], runs.written(p.name), causal) for p in site.points]
         )
-        slab, most = _budget(runs, place, max_bytes)
-        carried = (place.n_pos - starts).sum(dim=1).flatten()  # positions of a cell's rows, over all prompts
-        if many:
-            most = min(most, max(int(carried.max()), math.ceil(int(carried.sum()) / 32)))
-        chunks, begin, held = [], 0, 0
-        for cell, n in enumerate(carried.tolist()):
-            if held and held + n > most:
-                chunks.append(range(begin, cell))
-                begin, held = cell, 0
-            held += n
-        chunks.append(range(begin, len(carried)))
-        return cls(runs, place, starts, chunks, slab)
+        return cls(runs, site, starts, *_budget(runs, site, max_bytes))
 
     @property
     def names(self) -> dict[int, str]:
         """The site's full name by layer."""
-        return dict(zip(self.place.layers, self.place.names, strict=True))
+        return dict(zip(self.site.layers, self.site.names, strict=True))
 
     def written(self, layer: int) -> Tensor:
         """The whole activation that the source has at the site of a layer."""
-        return self.runs.other(self.names[layer])
+        return self.runs.written(self.names[layer])
 
-    def work(self, done: int) -> int:
-        """How many positions pass a block in all chunks but the first `done`."""
-        blocks = torch.tensor([self.runs.base.model.cfg.n_layers - layer for layer in self.place.layers])
-        work = (self.place.n_pos - self.starts).sum(dim=1) * blocks.to(self.starts.device)[:, None]
-        return int(work.flatten()[self.chunks[done].start :].sum()) if done < len(self.chunks) else 0
+    @property
+    def carried(self) -> Int[Tensor, "cell"]:
+        """How many positions the rows of each cell have, over all prompts; cells are numbered over all layers."""
+        return (self.site.n_pos - self.starts).sum(dim=1).flatten()
 
-    def joining(self, number: int) -> dict[int, list[Rows]]:
-        """The rows of a chunk by the layer at which they join."""
-        chunk, per_layer = self.chunks[number], self.starts.shape[2]
-        rows: dict[int, list[Rows]] = {}
-        for i, layer in enumerate(self.place.layers):
-            first, last = max(chunk.start - i * per_layer, 0), min(chunk.stop - i * per_layer, per_layer)
-            if first < last and (some := list(self._rows(i, first, last))):
+    def portions(self, done: Bool[Tensor, "cell"], many: bool) -> list[Int[Tensor, "some"]]:
+        """The cells that are run together, all but those that are done and those that change nothing.
+
+        With `many`, in portions of a few percent of all work: as often a checkpoint is written.
+        """
+        carried, most = self.carried, self.most_carried
+        if many:  # 32 parts: an interruption loses 3 % at most, and the file is not written all the time
+            most = min(most, max(int(carried.max()), math.ceil(int(carried.sum()) / 32)))
+        waiting = ((carried > 0) & ~done.to(carried.device)).nonzero()[:, 0]
+        return [waiting[part.start : part.stop] for part in portions(carried[waiting].tolist(), most)]
+
+    def work(self, cells: Int[Tensor, "some"]) -> int:
+        """How many positions pass a block for these cells."""
+        blocks = torch.tensor([self.runs.base.model.cfg.n_layers - layer for layer in self.site.layers])
+        of_cells = (self.site.n_pos - self.starts).sum(dim=1) * blocks.to(self.starts.device)[:, None]
+        return int(of_cells.flatten()[cells].sum())
+
+    def joining(self, cells: Int[Tensor, "some"]) -> dict[int, list[PackedRows]]:
+        """The rows of some cells by the layer at which they join."""
+        per_layer = self.starts.shape[2]
+        rows: dict[int, list[PackedRows]] = {}
+        for i, layer in enumerate(self.site.layers):
+            within = cells[cells // per_layer == i] % per_layer
+            if some := list(self._rows(i, within)):
                 rows[layer] = some
         return rows
 
-    def _rows(self, i: int, first: int, last: int) -> Iterator[Rows]:
-        for prompt, starts in enumerate(self.starts[i, :, first:last]):
+    def _rows(self, i: int, within: Int[Tensor, "some"]) -> Iterator[PackedRows]:
+        """Rows of one layer, those of a prompt that start at the same position together."""
+        for prompt, starts in enumerate(self.starts[i][:, within]):
             for start in starts.unique().tolist():
-                if start < self.place.n_pos:
-                    cells = first + (starts == start).nonzero()[:, 0]
-                    yield Rows(prompt, start, i * self.starts.shape[2] + cells, self.place.at(cells))
+                if start < self.site.n_pos:
+                    chosen = within[starts == start]
+                    yield PackedRows(prompt, start, i * self.starts.shape[2] + chosen, self.site.at(chosen))
 
 
-def _budget(runs: Runs, place: Place, max_bytes: int) -> tuple[int, int]:
-    """How many positions may pass a block at once, and how many all rows together may have."""
-    cfg, n = runs.base.model.cfg, place.n_pos
+def _budget(runs: PairRuns, site: SweepSite, max_bytes: int) -> tuple[int, int]:
+    """How many positions may pass a block at once, and how many all rows together may have.
+
+    The factors count the tensors that a block holds at its widest moment, for each position that passes it:
+    """
+    cfg, n = runs.base.model.cfg, site.n_pos
+    # Scores, what the mask leaves of them, and the pattern, over all keys; keys and values, of which a row has those
+    # of all positions in one piece; queries, keys and values before and after rotation, and the mixed values.
     of_attention = 3 * cfg.n_heads * n + 2 * cfg.n_key_value_heads * cfg.d_head * n + 4 * cfg.n_heads * cfg.d_head
-    of_each_head = 4 * cfg.n_heads * cfg.d_model if place.points[0].lazy else 0
+    # At points where each head has a stream of its own: that stream, normalised, edited, and the sum over heads.
+    of_each_head = 4 * cfg.n_heads * cfg.d_model if site.points[0].lazy else 0
+    # The stream before, between and after, its two normalised copies, and what is written; and the MLP's neurons
+    # before and after their activation function, and gated.
     size = runs.base.final.element_size()
     passing = size * (6 * cfg.d_model + 3 * cfg.d_mlp + of_attention + of_each_head)
+    # Rows that wait for the next block hold their stream; while groups are put together, there is a copy of it, and
+    # the block's output.
     waiting = size * 3 * cfg.d_model
-    if not isinstance(max_bytes, int):
-        raise ConfigError(f"max_bytes = {describe(max_bytes)}; allowed: a whole number of bytes")
-    if (needed := n * (passing + waiting)) > max_bytes:
-        raise ConfigError(f"max_bytes = {max_bytes} is too small: one patch of {n} positions needs {needed}")
-    slab = max(n, min(SLAB, max_bytes // 2 // passing))
-    return slab, (max_bytes - slab * passing) // waiting
+    budget = check_bytes(max_bytes, n * (passing + waiting), f"one patch of {n} positions")
+    # One row must pass at once; beyond that, passing takes half of the budget at most, and the rest is for waiting.
+    most_passing = max(n, min(MOST_POSITIONS, budget // 2 // passing))
+    return most_passing, (budget - most_passing * passing) // waiting

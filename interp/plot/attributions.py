@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, check_choice, describe
+from interp.indices import check_count
 from interp.model import LogitAttribution, Rows
 from interp.plot.builder import bars, heatmap
 from interp.plot.results import axis_labels
@@ -86,7 +87,7 @@ def _ranking(tokens: np.ndarray, probs: np.ndarray) -> str:
 
 def contributions(
     result: xarray.Dataset | LogitAttribution,
-    top: int | None = None,
+    top_k: int | None = None,
     *,
     batch: int | None = None,
     pos: int | None = None,
@@ -96,31 +97,30 @@ def contributions(
 
     Args:
         result: from `direct_attribution` (any `by`), or from `cache.logit_attrs`.
-        top: show so many parts, the largest first, and the others together in a last bar. None for the components in
+        top_k: show so many parts, the largest first, and the others together in a last bar. None for the components in
             the order of the model, or for the largest 30 of a finer split.
         batch, pos: the place, where the result has several.
         title: by default the sum, and how many parts there are.
 
     Raises:
-        ConfigError: not such a result, or `top` below 1.
+        ConfigError: not such a result, or `top_k` below 1.
         ShapeError: several places and none chosen, or one out of range.
     """
     labels, values, components = _parts(result, batch, pos)
-    if top is None and not components and len(labels) > MOST_BARS + 1:
-        top = MOST_BARS
-    if top is not None and top < 1:
-        raise ConfigError(f"top = {top}; allowed: 1 or more, or None")
+    if top_k is None and not components and len(labels) > MOST_BARS + 1:
+        top_k = MOST_BARS
+    top_k = None if top_k is None else check_count("top_k", top_k)
     total = float(values.sum())
     if title is None:
         title = f"Direct contributions to {_logit(result)}: {total:.3f}\n{len(labels)} parts, which sum to it"
-    if top is not None:
-        labels, values = _largest(labels, values, top)
+    if top_k is not None:
+        labels, values = _largest(labels, values, top_k)
     return bars(values, labels, title=title, x="contribution (logits)")
 
 
 def paths(
     result: LogitAttribution,
-    top: int = MOST_BARS,
+    top_k: int = MOST_BARS,
     *,
     batch: int | None = None,
     pos: int | None = None,
@@ -131,11 +131,11 @@ def paths(
     Args and errors as for `contributions`; `result` is what `lens.expand_logits` returns.
     """
     if not isinstance(result, Rows):
-        raise ConfigError(f"this draws what paths.expand_logits returns, not {type(result).__name__}")
+        raise ConfigError(f"this draws what lens.expand_logits returns, not {type(result).__name__}")
     if title is None:
         _, values, _ = _parts(result, batch, pos)
         title = f"Paths to a logit (difference) of {float(values.sum()):.3f}\n{len(result)} terms, which sum to it"
-    return contributions(result, top, batch=batch, pos=pos, title=title)
+    return contributions(result, top_k, batch=batch, pos=pos, title=title)
 
 
 def at_one_place(result: Rows, batch: int | None, pos: int | None) -> Float[Tensor, " row"]:
@@ -198,10 +198,10 @@ def _logit(result: Any) -> str:
     return f"logit {right}" + ("" if wrong in ("", "none") else f" \u2212 logit {wrong}")
 
 
-def _largest(labels: list[str], values: np.ndarray, top: int) -> tuple[list[str], np.ndarray]:
+def _largest(labels: list[str], values: np.ndarray, top_k: int) -> tuple[list[str], np.ndarray]:
     """The largest by size, and the sum of the others."""
     order = np.argsort(-np.abs(values), kind="stable")
-    shown, others = order[:top], order[top:]
+    shown, others = order[:top_k], order[top_k:]
     labels, sizes = [labels[i] for i in shown], values[shown]
     if len(others):
         labels, sizes = [*labels, f"the other {len(others):,}"], np.append(sizes, values[others].sum())

@@ -3,7 +3,7 @@
 | figure | of what |
 |---|---|
 | `pattern`, `patterns` | one head's attention; that of all heads of a layer |
-| `sweep` | what `patching.sweep`, `patching.every` (a variable of it) and `patching.path_sweep` return |
+| `sweep` | what `patching.sweep`, `patching.sweep_sites` (a variable of it) and `patching.path_sweep` return |
 | `lens` | what `logit_lens` returns |
 | `contributions` | what `direct_attribution` or `cache.logit_attrs` returns |
 | `head_scores` | a score of all heads, of `heads.head_scores` or `weights.copying_scores` |

@@ -86,12 +86,13 @@ def sweep(
 ) -> plotly.graph_objects.Figure:
     """How much patching each place changes the metric: 0, in the middle of the colours, is the run as it is.
 
-    Of a normalized sweep these are its own numbers; else the run's metric (`baseline`) is taken off, and the hover text
-    has both. A sweep over two axes is a heat-map, the first axis down (`over=("layer", "pos")` puts tokens across;
-    `result.transpose()` turns it round), over one axis bars. Intervals over prompts are in the hover text.
+    Of effects and fractions (`normalize=True`) these are its own numbers; else the run's metric (`baseline`) is taken
+    off, and the hover text has both. A sweep over two axes is a heat-map, the first axis down (`over=("layer", "pos")`
+    puts tokens across; `result.transpose()` turns it round), over one axis bars. Intervals over prompts are in the
+    hover text.
 
     Args:
-        result: from `patching.sweep` or `path_sweep`, or a variable of what `patching.every` returns.
+        result: from `patching.sweep` or `path_sweep`, or a variable of what `patching.sweep_sites` returns.
         metric: which one, where several were measured by name.
         title: by default what the result says of itself.
 
@@ -115,11 +116,12 @@ def sweep(
     measured = str(about.get("metric", "")) if at is None or metric is None else metric
     lines = [f"Patching {about['site']}, {about['direction']}" if "site" in about else str(result.name or "")]
     lines += [f"{measured}" + (f", mean of {about['n']} prompts" if about.get("n", 1) > 1 else "")]
-    if about.get("normalized"):
+    if about.get("values") == "fraction":
         value, also = "share of the gap", {}
     elif base is not None:
-        value, also = "change", {measured or "value": result}
-        result = (result - base).assign_attrs(about)
+        of_metric = result + base if about.get("values") == "effect" else result
+        value, also = "change", {measured or "value": of_metric}
+        result = (of_metric - base if of_metric is result else result).assign_attrs(about)
         runs, other = ROLES.get(str(about.get("direction")), ("as it is", "in the other run"))
         lines[1] += f": {base:.3g} {runs}" + ("" if target is None else f", {target:.3g} {other}")
     else:

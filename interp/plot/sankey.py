@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from interp.errors import ConfigError
+from interp.indices import check_count
 from interp.model import LogitAttribution, Rows
 from interp.plot.attributions import at_one_place
 from interp.plot.graph_figures import finish
@@ -31,7 +32,7 @@ class _Link:
 
 def path_sankey(
     result: LogitAttribution,
-    top: int = 20,
+    top_k: int = 20,
     *,
     batch: int | None = None,
     pos: int | None = None,
@@ -44,20 +45,19 @@ def path_sankey(
 
     Args:
         result: from `lens.expand_logits`.
-        top: so many paths, the largest first.
+        top_k: so many paths, the largest first.
         batch, pos: the place, where the result has several.
         title: by default what is shown of the whole.
 
     Raises:
-        ConfigError: another result, `top` below 1, or nothing but zeros.
+        ConfigError: another result, `top_k` below 1, or nothing but zeros.
         ShapeError: several places and none chosen, or one out of range.
     """
     if not isinstance(result, Rows):
-        raise ConfigError(f"this draws what paths.expand_logits returns, not {type(result).__name__}")
-    if top < 1:
-        raise ConfigError(f"top = {top}; allowed: 1 or more")
+        raise ConfigError(f"this draws what lens.expand_logits returns, not {type(result).__name__}")
+    top_k = check_count("top_k", top_k)
     values = at_one_place(result, batch, pos)
-    order = values.abs().argsort(descending=True, stable=True)[:top].tolist()
+    order = values.abs().argsort(descending=True, stable=True)[:top_k].tolist()
     flows = _flows([result.labels[row] for row in order], values[order].tolist())
     if not flows:
         raise ConfigError("every path adds 0, so that there is nothing to draw")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, RangeError, ShapeError, check_choice, did_you_mean
 from interp.factored import FactoredMatrix
+from interp.indices import check_count
 from interp.model import head_label
 from interp.plot.builder import bars, heatmap
 from interp.plot.results import check_array
@@ -195,23 +196,22 @@ def eigenvalues(
 
 
 def singular_directions(
-    result: xarray.Dataset, n_tokens: int = 4, *, title: str | None = None
+    result: xarray.Dataset, top_k: int = 4, *, title: str | None = None
 ) -> plotly.graph_objects.Figure:
     """The singular values of a head, each with the tokens that its direction reads and writes (or matches).
 
-    At the end of each bar are the first `n_tokens` at the "+" end of both sides; the hover text has both ends.
+    At the end of each bar are the first `top_k` at the "+" end of both sides; the hover text has both ends.
 
     Args:
         result: from `weights.singular_directions`.
-        n_tokens: how many tokens are written beside a bar.
+        top_k: how many tokens are written beside a bar.
         title: by default the circuit's name.
 
     Raises `ConfigError` for another result, or a number below 0.
     """
     if not hasattr(result, "data_vars") or "singular_value" not in result:
         raise ConfigError(f"this draws what weights.singular_directions returns, not {type(result).__name__}")
-    if n_tokens < 0:
-        raise ConfigError(f"n_tokens = {n_tokens}; allowed: 0 or more")
+    top_k = check_count("top_k", top_k, least=0)
     sides = ("read", "write") if "read_token" in result else ("query", "key")
 
     def tokens(direction: int, side: str, end: str, most: int | None) -> str:
@@ -224,7 +224,7 @@ def singular_directions(
         "\n".join(f"{side} {end}: {tokens(i, side, end, None)}" for end in ("+", "-") for side in sides)
         for i in range(n)
     ]
-    text = ["   " + " → ".join(tokens(i, side, "+", n_tokens) for side in sides) if n_tokens else "" for i in range(n)]
+    text = ["   " + " → ".join(tokens(i, side, "+", top_k) for side in sides) if top_k else "" for i in range(n)]
     if title is None:
         title = f"Singular directions of {result.attrs.get('circuit', 'a head')}\n{sides[0]} → {sides[1]}, at the + end"
     return bars(result["singular_value"].to_numpy(), [str(i) for i in range(n)], title=title, x="singular value",

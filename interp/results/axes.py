@@ -34,7 +34,7 @@ def position_labels(model: "HookedTransformer", tokens: Int[Tensor, "batch pos"]
     return ["/".join(column[:3]) + ("/…" if len(column) > 3 else "") for column in columns]
 
 
-def labelled(
+def over_prompts(
     values: Float[Tensor, "metric batch *cells"],
     axes: list[Axis],
     metrics: list[str] | None,
@@ -64,7 +64,8 @@ def labelled(
         result = every
     else:
         result = every.mean("prompt", keep_attrs=True)
-        pooled = bool((values == values[:, :1]).all())  # one number for all prompts has no spread over them
+        same = (values == values[:, :1]) | values.isnan()
+        pooled = bool(same.all())  # one number for all prompts has no spread over them
         if n_prompts > 1 and not pooled:
             margin = t_quantile((1 + confidence) / 2, n_prompts - 1) * every.std("prompt", ddof=1) / n_prompts**0.5
             result = result.assign_coords(ci_low=result - margin, ci_high=result + margin)
@@ -79,14 +80,10 @@ def check_confidence(confidence: float) -> None:
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """The quantile of Student's t distribution, above the median.
+    """The quantile of Student's t distribution with so many degrees of freedom."""
+    from scipy.special import stdtrit
 
-    With t = sqrt(degrees) tan(angle) its density is proportional to cos(angle)^(degrees - 1), on a finite interval.
-    """
-    angle = np.linspace(0, np.pi / 2, 200_001)
-    density = np.cos(angle) ** (degrees - 1)
-    mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return float(np.sqrt(degrees) * np.tan(np.interp(probability - 0.5, mass / mass[-1] / 2, angle)))
+    return float(stdtrit(degrees, probability))
 
 
 def array_of(strings: Sequence[str], shape: Sequence[int]) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, TokenError, describe
-from interp.indices import is_index
+from interp.indices import check_count, is_index
 from interp.text.codec import TextCodec
 from interp.text.tokenizer import Tokenizer
 from interp.text.tokens import AttentionMask
@@ -60,8 +60,7 @@ def random_repeats(
     ids = ids[ids != bos] if bos is not None else ids
     start = [] if bos is None else [bos]
     body = length - len(start)
-    if not is_index(n_prompts) or n_prompts < 1:
-        raise ConfigError(f"n_prompts = {describe(n_prompts)}; allowed: 1 or more")
+    n_prompts = check_count("n_prompts", n_prompts)
     if not is_index(length) or body < SHORTEST:
         raise ConfigError(f"length = {describe(length)}; allowed: {SHORTEST + len(start)} tokens or more")
     longest = (body - 1) // 2

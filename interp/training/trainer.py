@@ -1,4 +1,4 @@
-"""A small trainer, and the data for toy tasks on which circuits form.
+"""A small trainer for toy tasks on which circuits form.
 
     cfg = TransformerConfig(n_layers=2, d_model=64, n_ctx=64, d_vocab=48, n_heads=4, attn_only=True,
                             positional_embedding_type="rotary", seed=0)

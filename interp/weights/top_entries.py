@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, RangeError, ShapeError, check_choice, describe
 from interp.factored import FactoredMatrix
-from interp.indices import is_index
+from interp.indices import check_count, is_index
 from interp.model import HookedTransformer
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
@@ -74,8 +74,7 @@ def top_entries(
     check_choice("by", by, ("largest", "smallest", "magnitude"))
     n_rows, n_columns = matrix.shape
     most = n_columns if per_row else n_rows * n_columns
-    if not is_index(top_k) or not 1 <= top_k <= most:
-        raise ConfigError(f"top_k = {describe(top_k)}; allowed: 1 to {most}, the entries that there are")
+    top_k = check_count("top_k", top_k, most)
     if block is not None and (not is_index(block) or block < 1):
         raise ConfigError(f"block = {describe(block)}; allowed: 1 row or more, or None")
     A, B = at_least_float32(matrix.A), at_least_float32(matrix.B)

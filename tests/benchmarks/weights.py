@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from interp import FactoredMatrix, HookedTransformer
-from interp.weights.circuits import composition_scores, ov_circuit, top_entries
+from interp.weights import composition_scores, ov_circuit, top_entries
 from interp.weights.top_entries import BLOCK_NUMBERS
 
 NAME = "smollm2-135m-instruct"

@@ -17,7 +17,7 @@ from circuits.gallery.induction import induction_model
 from interp import HookedTransformer
 from interp.checkpoints import fetch
 from interp.commands.cli import app, main
-from interp.heads.scores import head_scores, score_table
+from interp.heads import head_scores, score_table
 from interp.metrics.kinds import Logit, LogitDifference
 from interp.patching.sweeps import sweep
 
@@ -90,7 +90,7 @@ def test_badges_and_a_logit_difference_are_shown_when_asked_for(checkpoint: str,
 
 
 def test_heads_prints_the_best_by_the_score_asked_for(checkpoint: str, tmp_path: Path):
-    done = run("heads", "--model", checkpoint, "--sort", "previous_token", "--top", "1")
+    done = run("heads", "--model", checkpoint, "--sort", "previous_token", "--top-k", "1")
     assert [row[:2] for row in rows(done.output)] == [["L0H0", "1.000"]]
     assert list(tmp_path.iterdir()) == []
 
@@ -156,7 +156,7 @@ def test_heads_writes_a_map_for_every_score(checkpoint: str, tmp_path: Path):
 def test_patch_prints_the_places_that_change_most(checkpoint: str, tmp_path: Path):
     out = tmp_path / "patch.html"
     prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--correct", "b", "--incorrect", "a"]
-    done = run("patch", "--model", checkpoint, *prompts, "--top", "2", "--out", str(out))
+    done = run("patch", "--model", checkpoint, *prompts, "--top-k", "2", "--out", str(out))
     assert done.exit_code == 0
     result = sweep(
         HookedTransformer.from_pretrained(checkpoint), CORRUPTED, CLEAN, LogitDifference("b", "a"), progress=False
@@ -233,7 +233,7 @@ PATCH = ["patch", "--clean", CLEAN, "--corrupted", CORRUPTED, "--correct", "b", 
         (["attention", "--text", "!ab", "--out", "."], "cannot write: Is a directory"),
         (["attention", "--text", "!ab", "--scroes"], "No such option: --scroes"),
         (["heads", "--sort", "inductoin"], "did you mean 'induction'"),
-        (["heads", "--top", "0"], "--top"),
+        (["heads", "--top-k", "0"], "--top-k"),
         ([*PATCH, "--direction", "denoise"], "did you mean 'denoising'"),
         ([*PATCH, "--over", "layer,tokens"], "--over 'tokens'"),
         ([*PATCH, "--site", "resid_per"], "did you mean 'resid_pre'"),
@@ -266,14 +266,14 @@ def test_bad_input_ends_with_one_line_and_status_2(
             "--correct and --incorrect are both 'a'",
         ),
         (["attention", "--text", "!ab", "--out", ""], "cannot write: Is a directory: '.'"),
-        (["heads", "--top", "-1"], "--top"),
+        (["heads", "--top-k", "-1"], "--top-k"),
         (["heads", "--sort", "nothing like it"], "--sort 'nothing like it'; allowed: "),
         ([*PATCH, "--incorrect", "b"], "--correct and --incorrect are both 'b'"),
         ([*PATCH, "--corrupted", CLEAN], f"--clean and --corrupted are both {CLEAN!r}"),
         ([*PATCH, "--over", "head"], "--over 'head'; allowed: layer, and at most once each"),
         ([*PATCH, "--over", "layer,layer"], "--over 'layer,layer'"),
         ([*PATCH, "--over", ""], "--over ''"),
-        ([*PATCH, "--top", "0"], "--top"),
+        ([*PATCH, "--top-k", "0"], "--top-k"),
         (["fetch", "smolm2"], "did you mean 'smollm2'"),
         (["fetch", ""], "no model ''"),
     ],
@@ -432,11 +432,13 @@ def test_the_three_commands_read_a_real_model(smollm2: HookedTransformer, tmp_pa
     assert "30 layers x 9 heads over 14 tokens" in done.output and asks_nothing(page)
 
     best = score_table(head_scores(model, text, progress=False), "induction", top_k=2)
-    done = run("heads", "--model", "smollm2", "--text", text, "--top", "2", "--quiet")
+    done = run("heads", "--model", "smollm2", "--text", text, "--top-k", "2", "--quiet")
     assert [row[0] for row in rows(done.output)] == list(best.index)
 
     prompts = ["--clean", text, "--corrupted", other, "--correct", " Mary", "--incorrect", " John"]
-    done = run("patch", *prompts, "--over", "layer", "--site", "attn_out", "--top", "1", "--out", str(page), "--quiet")
+    done = run(
+        "patch", *prompts, "--over", "layer", "--site", "attn_out", "--top-k", "1", "--out", str(page), "--quiet"
+    )
     result = sweep(model, other, text, LogitDifference(" Mary", " John"), "attn_out", ("layer",), progress=False)
     strongest = int(abs(result - result.attrs["baseline"]).to_numpy().argmax())
     assert rows(done.output)[0][0] == str(strongest)

@@ -208,7 +208,7 @@ def test_exactly_the_points_that_the_design_calls_lazy_are_lazy(run: Run):
 @pytest.mark.parametrize("shown", [str, repr, lambda table: table._repr_html_()], ids=["str", "repr", "html"])
 def test_the_table_shows_every_point(shown: Callable[[Any], str]):
     table = run_of("learned_ln").model.hook_map()
-    text = shown(table)
+    text = shown(table.full)
     assert [name for name in table if name not in text] == []
 
 

@@ -15,7 +15,7 @@ from interp.interventions import Zero
 from interp.lens import logit_lens
 from interp.metrics import Logit, Loss
 from interp.model import KVCache
-from interp.patching import every, path_sweep, path_tree, sweep
+from interp.patching import path_sweep, path_tree, sweep, sweep_sites
 
 MASK = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1]], dtype=torch.bool)
 TOKENS = torch.tensor([[0, 0, 4, 2, 7, 5], [3, 9, 1, 8, 6, 2]])
@@ -69,7 +69,7 @@ WAYS: dict[str, Callable[[HookedTransformer, Any], Any]] = {
     "a metric": lambda model, mask: Loss()(model(TOKENS), tokens=TOKENS, attention_mask=mask),
     "a sweep": lambda model, mask: sweep(model, OTHERS, TOKENS, Loss(), attention_mask=mask, **QUIET),
     "an ablation": lambda model, mask: sweep(model, Zero(), TOKENS, Loss(), "z", attention_mask=mask, **QUIET),
-    "a sweep of sites": lambda model, mask: every(
+    "a sweep of sites": lambda model, mask: sweep_sites(
         model, OTHERS, TOKENS, Logit(1), ["z", "mlp_out"], attention_mask=mask, **QUIET
     ).to_array(),
     "a sweep of paths": lambda model, mask: path_sweep(

@@ -23,8 +23,8 @@ from interp import (
 )
 from interp.interventions.kinds import Mean, Patch, Resample, Zero
 from interp.metrics.kinds import KLDivergence, Logit, LogitDifference, Loss, Probability
-from interp.patching.packed import Walk
-from interp.patching.sweeps import SITES, every, sweep
+from interp.patching.packed import PackedForward
+from interp.patching.sweeps import SITES, sweep, sweep_sites
 from interp.results.axes import t_quantile
 
 N_POS, N_PROMPTS = 7, 2
@@ -104,13 +104,13 @@ def test_what_a_patch_cannot_change_is_never_run(monkeypatch: pytest.MonkeyPatch
     model = build(config(GRID["rotary_rms_gated_grouped"]), seed=1)
     clean, corrupted = prompts(model, seed=2, differ_at=(4, 4))
     passed: list[int] = []
-    block = Walk._block
+    block = PackedForward._block
 
-    def counted(self: Walk, layer: int, groups: Any, *rest: Any) -> Any:
+    def counted(self: PackedForward, layer: int, groups: Any, *rest: Any) -> Any:
         passed.append(sum(rows.stream.shape[0] * rows.stream.shape[1] for rows in groups))
         return block(self, layer, groups, *rest)
 
-    monkeypatch.setattr(Walk, "_block", counted)
+    monkeypatch.setattr(PackedForward, "_block", counted)
     sweep(model, corrupted, clean, METRIC, progress=False)
     # Before layer 0 only the embeddings differ, at position 4 of prompt 0 and 5 of prompt 1: rows of 3 and 2 positions.
     # Then all later positions differ as well, and rows of 3 + 2 + 1 and 2 + 1 positions join at every layer.
@@ -237,13 +237,13 @@ def test_a_result_says_how_it_came_about():
     assert result.dims == ("layer", "pos")
     assert list(result.token.values) == list("abcdefg")
     assert result.attrs["metric"] == "logit difference 'a' - 'b' at position -1"
-    assert {k: result.attrs[k] for k in ("direction", "ablation", "site", "granularity", "n", "normalized")} == {
+    assert {k: result.attrs[k] for k in ("direction", "ablation", "site", "granularity", "n", "values")} == {
         "direction": "denoising",
         "ablation": "none",
         "site": "resid_pre",
         "granularity": "layer pos",
         "n": 1,
-        "normalized": 0,
+        "values": "metric",
     }
     assert result.attrs["model"] == model.weights_hash()
     with torch.no_grad():
@@ -283,7 +283,7 @@ def test_left_padding_changes_no_number():
 def test_grouped_keys_and_values_have_columns_of_their_own():
     model = build(config(GRID["rotary_rms_gated_grouped"]), seed=21)
     clean, corrupted = prompts(model, seed=22)
-    result = every(model, corrupted, clean, METRIC, progress=False)
+    result = sweep_sites(model, corrupted, clean, METRIC, progress=False)
     assert result["k"].sizes == {"layer": 3, "kv_head": 2}
     assert result["q"].sizes == {"layer": 3, "head": 4}
     assert {str(name) for name in result if "_ci_" not in str(name)} == set(SITES)
@@ -312,15 +312,15 @@ def test_an_interrupted_sweep_goes_on_from_its_checkpoint_to_the_same_bits(
     clean, corrupted = prompts(model, seed=26)
     arguments: Any = (model, corrupted, clean, METRIC, "z", ("layer", "pos", "head"))
     uninterrupted = sweep(*arguments, checkpoint=tmp_path / "whole", progress=False)
-    walk, calls = Walk.run, []
+    walk, calls = PackedForward.run, []
 
-    def interrupted(self: Walk, joining: Any) -> Any:
+    def interrupted(self: PackedForward, joining: Any) -> Any:
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
         return walk(self, joining)
 
-    monkeypatch.setattr(Walk, "run", interrupted)
+    monkeypatch.setattr(PackedForward, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sweep(*arguments, checkpoint=tmp_path / "part", progress=False)
     resumed_at = len(calls) - 1
@@ -357,7 +357,7 @@ def never(*_: Any) -> Any:
     ("changes", "error", "message"),
     [
         ({"site": "resid_prr"}, HookNotFoundError, "resid_pre"),
-        ({"site": "scale"}, HookNotFoundError, "third item"),
+        ({"site": "scale"}, HookNotFoundError, "fits 2 points"),
         ({"over": ("layer", "position")}, ConfigError, "did you mean 'pos'"),
         ({"over": ("pos",)}, ConfigError, "'layer', and at most once"),
         ({"over": ("layer", "head")}, ConfigError, "'resid_pre' has no heads"),
@@ -389,7 +389,7 @@ def test_bad_input_is_an_error_before_any_patched_run(
 ):
     model = build(config(SMALL, dtype=torch.float64), seed=29)
     clean, corrupted = prompts(model, seed=30)
-    monkeypatch.setattr(Walk, "run", never)
+    monkeypatch.setattr(PackedForward, "run", never)
     arguments: dict[str, Any] = {"corrupted": corrupted, "clean": clean, "metric": METRIC, "progress": False}
     with pytest.raises(error, match=message):
         sweep(model, **arguments | changes)
@@ -440,7 +440,7 @@ def test_a_sweep_changes_neither_model_nor_cache():
     clean, corrupted = prompts(model, seed=38)
     _, cache = model.run_with_cache(clean)
     before, weights = {name: value.clone() for name, value in cache.items()}, model.weights_hash()
-    every(model, corrupted, cache, METRIC, sites=["resid_pre", "z", "pattern"], progress=False)
+    sweep_sites(model, corrupted, cache, METRIC, sites=["resid_pre", "z", "pattern"], progress=False)
     assert all(torch.equal(cache[name], value) for name, value in before.items())
     assert model.weights_hash() == weights and not any(point.hooks for point in model.hook_points.values())
 
@@ -525,15 +525,17 @@ def test_a_mean_over_runs_of_another_model_or_of_older_weights_is_refused():
         Mean(stale)
 
 
-def test_every_refuses_a_small_budget_before_it_sweeps_the_first_site(monkeypatch: pytest.MonkeyPatch):
+def test_a_sweep_of_sites_refuses_a_small_budget_before_it_sweeps_the_first_site(monkeypatch: pytest.MonkeyPatch):
     model = build(config(SMALL, dtype=torch.float64), seed=54)
     clean, corrupted = prompts(model, seed=55)
-    monkeypatch.setattr(Walk, "run", never)
+    monkeypatch.setattr(PackedForward, "run", never)
     with pytest.raises(ConfigError, match="too small") as refused:
         sweep(model, corrupted, clean, METRIC, max_bytes=1, progress=False)
     enough_for_the_first = int(str(refused.value).split()[-1])
     with pytest.raises(ConfigError, match="too small"):
-        every(model, corrupted, clean, METRIC, ["resid_pre", "result"], max_bytes=enough_for_the_first, progress=False)
+        sweep_sites(
+            model, corrupted, clean, METRIC, ["resid_pre", "result"], max_bytes=enough_for_the_first, progress=False
+        )
 
 
 def test_a_twin_from_another_seed_is_the_same_model():

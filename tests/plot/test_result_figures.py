@@ -24,15 +24,14 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
-from interp.heads.scores import head_scores
-from interp.lens.layers import direct_attribution, logit_lens
-from interp.lens.path_expansion import expand_logits, expand_scores
+from interp.heads import head_scores
+from interp.lens import direct_attribution, expand_logits, expand_scores, logit_lens
 from interp.metrics.kinds import Logit, LogitDifference
 from interp.patching.path_sweeps import path_sweep
-from interp.patching.sweeps import every, sweep
+from interp.patching.sweeps import sweep, sweep_sites
 from interp.plot import figures
 from interp.plot.style import NEGATIVE, POSITIVE
-from interp.weights.circuits import composition_scores, ov_circuit, singular_directions, top_entries
+from interp.weights import composition_scores, ov_circuit, singular_directions, top_entries
 
 HOSTILE = "</script><b>"
 WORDS = ["!", "a", "b", HOSTILE, " c", "d", "e", "f", "g", "h"]
@@ -169,8 +168,16 @@ def test_intervals_over_prompts_are_under_the_pointer(model: HookedTransformer):
     assert "mean of 2 prompts" in figure.layout.title.subtitle.text
 
 
-def test_variables_of_every_and_path_sweeps_are_sweeps_too(model: HookedTransformer):
-    both = every(model, [OTHER, TEXT], [TEXT, OTHER], Logit("a"), ["resid_pre", "k"], progress=False)
+def test_effects_are_drawn_as_the_changes_of_the_values_that_they_are(model: HookedTransformer):
+    values, effects = (
+        trace(figures.sweep(sweep(model, OTHER, TEXT, Logit("a"), "z", ("layer", "head"), effects=e, progress=False)))
+        for e in (False, True)
+    )
+    assert np.allclose(values.z, effects.z) and np.array_equal(values.customdata, effects.customdata)
+
+
+def test_variables_of_a_sweep_of_sites_and_path_sweeps_are_sweeps_too(model: HookedTransformer):
+    both = sweep_sites(model, [OTHER, TEXT], [TEXT, OTHER], Logit("a"), ["resid_pre", "k"], progress=False)
     assert "k_ci_low" in both
     assert figures.sweep(both["k"]).layout.xaxis.title.text == "key-value head"
     with pytest.raises(ConfigError, match=r"draw one of them, result\[name\] of resid_pre, k$"):
@@ -253,7 +260,7 @@ def test_contributions_are_signed_bars_in_the_models_order_that_sum_to_the_logit
 def test_contributions_of_heads_show_the_largest_and_the_others_together(model: HookedTransformer):
     _, cache = model.run_with_cache(TEXT)
     result = direct_attribution(cache, "a", by="head", pos=-1)
-    shown = trace(figures.contributions(result, top=3))
+    shown = trace(figures.contributions(result, top_k=3))
     assert len(shown.x) == 4
     assert np.abs(shown.x[:3]).tolist() == sorted(np.abs(shown.x[:3]).tolist(), reverse=True)
     assert math.isclose(float(shown.x.sum()), float(result["logit"].item()), abs_tol=1e-4)
@@ -267,8 +274,9 @@ def test_contributions_need_one_place(model: HookedTransformer, as_installed: No
         figures.contributions(result)
     with pytest.raises(ShapeError, match="pos = 7; allowed"):
         figures.contributions(result, pos=7)
-    with pytest.raises(ConfigError, match="top = 0"):
-        figures.contributions(result, top=0, pos=-1)
+    for top_k in (0, 2.5, "3", True):
+        with pytest.raises(ConfigError, match=f"top_k = {top_k!r}; allowed: 1 or more"):
+            figures.contributions(result, top_k=top_k, pos=-1)  # pyright: ignore[reportArgumentType]
     rows = cache.logit_attrs(cache.decompose_resid(), "a")
     with pytest.raises(ShapeError, match="choose one"):
         figures.contributions(rows)
@@ -448,7 +456,7 @@ def test_the_largest_path_of_the_hand_built_induction_model_is_its_own():
 def test_no_flow_is_an_error(terms: LogitAttribution):
     with pytest.raises(ConfigError, match="adds 0"):
         figures.path_sankey(LogitAttribution(torch.zeros(2, 1, 1), ["embed", "bias"]))
-    with pytest.raises(ConfigError, match="top = 0"):
+    with pytest.raises(ConfigError, match="top_k = 0"):
         figures.path_sankey(terms, 0)
 
 

@@ -1,0 +1,94 @@
+"""Metrics on a pair of runs: the values between which effects lie, and effects as results."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import ConfigError
+from interp.metrics import Metric, MetricPlan, as_metric
+from interp.model import ActivationCache
+from interp.patching.options import Settings
+from interp.patching.pairs import PairRuns
+from interp.results import Axis, over_prompts
+
+if TYPE_CHECKING:
+    import xarray
+
+Metrics = Metric | Callable[[Tensor], Any] | Mapping[str, Metric | Callable[[Tensor], Any]]
+"""One, or several by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What is measured, and at both ends of the scale.
+
+    Attributes:
+        runs, settings: of what, and how.
+        metrics: in order.
+        names: of the metrics, where the caller gave them.
+        plans: which logits each needs.
+        baseline: the metrics of the run as it is.
+        target: those of the other prompts' run, where its last stream is known.
+    """
+
+    runs: PairRuns
+    settings: Settings
+    metrics: list[Metric]
+    names: list[str] | None
+    plans: list[MetricPlan]
+    baseline: Float[Tensor, "metric batch"]
+    target: Float[Tensor, "metric batch"] | None
+
+    @classmethod
+    def of(cls, runs: PairRuns, metric: Metrics, settings: Settings) -> "Measurement":
+        """Raises `ConfigError` for no metric, or to `normalize` by no gap, and what the metrics raise."""
+        if isinstance(metric, Mapping) and not metric:
+            raise ConfigError("metric = {}: at least one is needed")
+        names = list(metric) if isinstance(metric, Mapping) else None
+        metrics = [as_metric(one) for one in (metric.values() if isinstance(metric, Mapping) else [metric])]
+        plans = [one.plan(runs.judged) for one in metrics]
+        baseline = torch.stack([runs.whole_run(plan, runs.base.final) for plan in plans])
+        target = None
+        if runs.final is not None:
+            target = torch.stack([runs.whole_run(plan, runs.final) for plan in plans])
+            gap = (target - baseline).mean(dim=1)
+            if settings.normalize and not (gap.abs() > 1e-6 * (1 + target.abs().mean(dim=1))).all():
+                raise ConfigError(f"normalize = True, but both prompts give the same metric, {_means(baseline)}")
+        return cls(runs, settings, metrics, names, plans, baseline, target)
+
+    def keys(self) -> list[Any]:
+        """What is measured, in words that mean the same in another process. Raises `ConfigError`."""
+        return [self.names, [metric.key(self.runs.judged) for metric in self.metrics]]
+
+    def result(
+        self, values: Float[Tensor, "metric batch *cells"], axes: list[Axis], about: Mapping[str, object]
+    ) -> "xarray.DataArray":
+        """Values of patched runs as the settings ask for them, with a record of how they came about."""
+        settings, runs = self.settings, self.runs
+        per_cell = (..., *[None] * (values.ndim - 2))
+        if settings.values != "metric":
+            values = values - self.baseline[per_cell]
+        if settings.normalize and self.target is not None:
+            values = values / (self.target - self.baseline).mean(dim=1, keepdim=True)[per_cell]
+        attrs: dict[str, object] = {
+            "metric": "; ".join(plan.name for plan in self.plans),
+            "values": settings.values,
+            "direction": runs.pair.direction,
+            "ablation": "none" if runs.ablation is None else repr(runs.ablation),
+            **about,
+            "n": len(runs.base.prompts),
+            "edited": int(isinstance(runs.pair.source, ActivationCache) and runs.pair.source.edited),
+            "baseline": _means(self.baseline),
+            "model": runs.base.model.weights_hash(),
+        }
+        attrs |= {} if self.target is None else {"target": _means(self.target)}
+        return over_prompts(values, axes, self.names, settings.per_prompt, settings.confidence, attrs)
+
+
+def _means(of_prompts: Float[Tensor, "metric batch"]) -> float | list[float]:
+    means = of_prompts.mean(dim=1).tolist()
+    return means[0] if len(means) == 1 else means
