@@ -18,7 +18,7 @@ the next to read. Every place where the stream is read or written, and every ste
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -133,6 +133,10 @@ class Block(nn.Module):
         x = self.hook_mlp_in(x)
         out = self.mlp(self.ln2(x) if self.pre_norm else x)
         return self.hook_mlp_out(self.ln2_post(out) if self.norms_writes else out)
+
+
+Model = TypeVar("Model", bound="HookedTransformer")
+"""A class of models; the run-time checks of the tests do not know `Self` in a class method."""
 
 
 class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
@@ -416,14 +420,14 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
 
     @classmethod
     def from_pretrained(
-        cls,
+        cls: type[Model],
         name_or_path: str | os.PathLike[str] | None = None,
         hf_model: Any = None,
         dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
         revision: str | None = None,
         tokenizer: Any = None,
-    ) -> Self:
+    ) -> Model:
         """A saved or published model, with its weights as they are.
 
         Args:

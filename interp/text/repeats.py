@@ -177,8 +177,8 @@ def iid_tokens(batch: int, n_pos: int, vocabulary: int | range, *, bos: int | No
     Raises `ConfigError` for sizes that are not positive, fewer than two ids, or a bos among them.
     """
     ids = range(vocabulary) if isinstance(vocabulary, int) else vocabulary
-    if batch < 1 or n_pos < (1 if bos is None else 2):
-        raise ConfigError(f"batch = {batch}, n_pos = {n_pos}; allowed: at least 1, and one more position for a bos")
+    check_count("batch", batch)
+    check_count("n_pos", n_pos, least=1 if bos is None else 2)
     if len(ids) < 2 or ids[0] < 0 or ids[-1] < 0:
         raise ConfigError(f"vocabulary = {vocabulary}; at least two ids are needed, none below 0")
     if bos is not None and (bos < 0 or bos in ids):
