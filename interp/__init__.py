@@ -15,6 +15,7 @@ from interp.errors import (
     InterpError,
     RangeError,
     RankError,
+    ReadOnlyError,
     ShapeError,
     TokenError,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "LogitAttribution",
     "RangeError",
     "RankError",
+    "ReadOnlyError",
     "ShapeError",
     "Stack",
     "TokenError",

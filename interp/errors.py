@@ -34,6 +34,10 @@ class CacheError(InterpError, RuntimeError):
     """A cache and the model it is read with do not belong together."""
 
 
+class ReadOnlyError(InterpError, TypeError):
+    """Something is written to that is a copy, so that nothing else would change."""
+
+
 class RangeError(InterpError, ValueError):
     """Values that cannot be what they are said to be, such as a pattern with entries above 1."""
 
@@ -49,8 +53,8 @@ class CheckpointError(InterpError, ValueError):
 def did_you_mean(given: str, allowed: Iterable[str], cutoff: float = 0.5, said: Mapping[str, str] | None = None) -> str:
     """`"; did you mean 'a' or 'b'?"`, or nothing where no option is close.
 
-    What is suggested must work when it is pasted. Where that is other code than the word that is compared, `said` has
-    the code, by the word.
+    A suggestion must work when it is pasted. Where the code to paste differs from the word that is compared, `said`
+    gives the code for each word.
     """
     near = get_close_matches(given, list(allowed), n=3, cutoff=cutoff)
     suggested = dict.fromkeys(repr(word) if said is None else said[word] for word in near)

@@ -45,6 +45,14 @@ def head_index(head: SupportsIndex, n_heads: int) -> int:
     return index % n_heads
 
 
+def check_count(name: str, given: object, most: int | None = None, *, least: int = 1) -> int:
+    """A number of things, as a plain integer. Raises `ConfigError` for no integer, or one out of range."""
+    if not is_index(given) or (count := operator.index(given)) < least or (most is not None and count > most):  # pyright: ignore[reportArgumentType]
+        allowed = f"{least} or more" if most is None else f"{least} to {most}"
+        raise ConfigError(f"{name} = {describe(given)}; allowed: {allowed}")
+    return count
+
+
 def chosen_indices(what: str, index: Any, size: int) -> list[int]:
     """Distinct indices along an axis, counted from 0, in the order given; all of them for None.
 

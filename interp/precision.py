@@ -21,7 +21,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that sums of numbers of a dtype are taken in."""
+    """The dtype in which numbers of `dtype` are summed: float32 for half precision, else `dtype` itself."""
     return torch.float32 if dtype in HALVES else dtype
 
 

@@ -6,14 +6,14 @@ it takes few architectures of the grid, few examples, and no test of a browser o
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import no_type_check
 
 import jaxtyping
 import pytest
 import torch
-from grid import GRID, SEED, SHAPE_CHECKED, Run, run_of
+from grid import DEVICE, GRID, SEED, SHAPE_CHECKED, Run, run_of
 from hypothesis import HealthCheck, settings
 
 from interp import CheckpointError, HookedTransformer, TransformerConfig
@@ -39,6 +39,10 @@ def shapes_are_checked(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     if shapes_are_checked(config):
         settings.load_profile("shapes")
+    try:
+        torch.ones(1, device=DEVICE).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise pytest.UsageError(f"INTERP_DEVICE = {DEVICE} is not on this machine: {error}") from error
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
@@ -52,12 +56,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if by_address:
         raise pytest.UsageError(f"ids that differ between worker processes: {by_address}; use ids=as_text, of grid.py")
     if shapes_are_checked(config):
-        kept = [item for item in items if shows_shapes(item)]
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
+        keep(config, items, shows_shapes)
+    if DEVICE.type != "cpu":
+        keep(config, items, lambda item: item.get_closest_marker("device") is not None)
     worker = getattr(config, "workerinput", None)  # of xdist, in its worker processes
     if worker is not None:
         items[:] = dealt(items, worker["workercount"])
+
+
+def keep(config: pytest.Config, items: list[pytest.Item], wanted: Callable[[pytest.Item], bool]) -> None:
+    """Leave the others out; pytest says how many."""
+    config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
+    items[:] = [item for item in items if wanted(item)]
 
 
 def shows_shapes(item: pytest.Item) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import strategies as st
+from pretend_device import NAME, install
 from torch import Tensor
 
 from interp import ActivationCache, HookedTransformer, TransformerConfig
@@ -25,6 +26,9 @@ SEED = int(os.environ.setdefault("INTERP_SEED", str(random.SystemRandom().randra
 
 It is kept in the environment, so that all worker processes of a session draw the same models.
 """
+
+DEVICE = install() if os.environ.get("INTERP_DEVICE") == NAME else torch.device(os.environ.get("INTERP_DEVICE", "cpu"))
+"""Where the tests marked `device` run."""
 
 SMALL: dict[str, Any] = {
     "n_layers": 3,

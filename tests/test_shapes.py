@@ -19,14 +19,15 @@ from interp.model.loss import next_token_loss
 
 TESTS = Path(__file__).parent
 CHECKER = "--jaxtyping-packages=interp,circuits,beartype.beartype"
-PROCESSES = {"browser", "commands"}  # folders whose tests start processes and pages, which the checks do not reach
-NAMED = ["model test_shapes.py", "lens heads weights", "metrics interventions patching training"]
-OTHERS = {path.parent.name for path in TESTS.glob("*/test_*.py")} - PROCESSES - set(" ".join(NAMED).split())
+PROCESSES = {"browser", "commands", "test_readme.py"}  # whose tests start processes and pages, without the checks
+NAMED = ["model", "lens heads weights", "metrics interventions patching training"]
+PLACES = {path.parent.name for path in TESTS.glob("*/test_*.py")} | {path.name for path in TESTS.glob("test_*.py")}
+OTHERS = PLACES - PROCESSES - set(" ".join(NAMED).split())
 SESSIONS = [*NAMED, " ".join(sorted(OTHERS))]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("places", SESSIONS)
+@pytest.mark.parametrize("places", SESSIONS, ids=[*NAMED, "everything else"])
 def test_every_value_has_the_shape_that_its_annotation_promises(places: str):
     command = [sys.executable, "-m", "pytest", "--quiet", "-n0", "-p", "no:cacheprovider", CHECKER, *places.split()]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from interp.budget import BLOCK_BYTES, check_bytes, portions
 from interp.errors import ConfigError, ShapeError, describe, did_you_mean
-from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on, induction_score, previous_token_score
-from interp.indices import is_index, layer_index
+from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on
+from interp.indices import check_count, is_index, layer_index
 from interp.model import HookFn, head_labels
 from interp.progress import shown
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, repeated_tokens
@@ -39,17 +39,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from interp.model import ActivationCache, HookedTransformer
-
-__all__ = [
-    "PATTERN_SCORES",
-    "WEIGHT_SCORES",
-    "attention_on",
-    "head_scores",
-    "head_scores_of",
-    "induction_score",
-    "previous_token_score",
-    "score_table",
-]
 
 
 WEIGHT_SCORES: dict[str, tuple[Callable[..., Any], str]] = {
@@ -277,8 +266,7 @@ def score_table(
         raise ConfigError(f"sort = {describe(sort)}; allowed: {', '.join(names)}{did_you_mean(sort, names)}")
     if at_least is not None and sort is None:
         raise ConfigError(f"at_least = {at_least} of which score? Name it with sort=")
-    if top_k is not None and (not is_index(top_k) or top_k < 1):
-        raise ConfigError(f"top_k = {describe(top_k)}; allowed: 1 or more")
+    top_k = None if top_k is None else check_count("top_k", top_k)
     first = [] if sort is None else [name for name in (sort, f"{sort}_se") if name in names]
     columns = ["layer", "head", *first, *(n for n in names if n not in first and not n.endswith("_se"))]
     table = scores.to_dataframe().reset_index().set_index("label").rename_axis(None).filter(columns)

@@ -1,4 +1,4 @@
-"""Where something is written, one edit or several: what all kinds have in common, and their files."""
+"""What all interventions have in common: where they write, how several are combined, and their files."""
 
 import dataclasses
 import os
@@ -33,7 +33,7 @@ Position = Index | Literal["generated"]
 """Positions along the whole sequence, negative ones from the end of the prompt; or all that come after the prompt."""
 
 AXES = {"head": ("head", "kv_head"), "pos": ("query_pos", "pos"), "key_pos": ("key_pos",), "neuron": ("d_mlp",)}
-"""Which axes of a hook point a word of an address speaks of."""
+"""For each word of an address, the axes of a hook point that it may index."""
 
 ADDRESS = ("site", "layer", *AXES)
 """The words of an address."""
@@ -41,7 +41,7 @@ ADDRESS = ("site", "layer", *AXES)
 
 @dataclass(frozen=True, kw_only=True)
 class Intervention:
-    """Where something is written; subclasses say what.
+    """An edit of a run: this class says where it writes, and its subclasses say what.
 
     Positions are columns of the batch, padding included, and count along the whole sequence: in `generate`, and in runs
     that continue a `kv_cache`, position 9 is written to once, by the run that carries it. Negative positions count from
@@ -216,7 +216,7 @@ class Act(RunHook):
         return list(given) if isinstance(given, tuple) else [given]
 
     def begin(self, span: Span) -> None:
-        """Whether it fits this run. Raises `ConfigError` or `ShapeError`, naming the intervention."""
+        """Check that it fits this run. Raises `ConfigError` or `ShapeError`, naming the intervention."""
         n, sizes = span.n_new, self.sizes
         known = {**sizes, "batch": span.batch, "pos": n, "query_pos": n, "key_pos": span.n_keys, "1": 1}
         for word in self.left:
@@ -257,7 +257,7 @@ class Act(RunHook):
 
 @dataclass(frozen=True)
 class Interventions:
-    """Several, acting in this order."""
+    """Several interventions. They act one after another, in the order of `items`."""
 
     items: tuple[Intervention, ...] = ()
 
@@ -277,13 +277,13 @@ class Interventions:
         return len(self.items)
 
     def hooks(self, model: "HookedTransformer") -> list[HookPair]:
-        """The hooks of all, in this order. Raises as one's do."""
+        """The hooks of all interventions, in their order. Raises what `Intervention.hooks` raises."""
         return [pair for item in self for pair in item.hooks(model)]
 
     # ------------------------------------------------------------------ files
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """One safetensors file, whole or not at all: the tensors, and in its metadata the rest as JSON.
+        """Write one safetensors file, whole or not at all. It holds the tensors, and in its metadata the rest as JSON.
 
         Of functions the name is saved, and of modules a hash of their weights. Raises `ConfigError` for one that has no
         name.

@@ -1,7 +1,7 @@
-"""What can be done to a run, as values: frozen, hashable, combined with `+`, written to a file and read back.
+"""The kinds of interventions: what each writes.
 
-An intervention says *where* and *what*. Where: a site (the short name of a hook point), and as far as given layers,
-heads, positions and neurons; what is left out stands for all. What:
+*Where* an intervention writes is said in the same way for all (`core.py`): by a site, which is the short name of a hook
+point, and by layers, heads, positions and neurons. Those that are left out stand for all. *What* it writes:
 
 | value | writes |
 |---|---|
@@ -12,9 +12,6 @@ heads, positions and neurons; what is left out stands for all. What:
 | `Steer` | the value that is there plus a vector |
 | `Apply` (`functions.py`) | what a function or a module makes of the value that is there, or of another site's |
 | `FreezePattern`, `FreezeNorms` | the attention patterns, the scales of the norms that another run had |
-
-    with model.intervene(Zero(site="z", layer=3, head=1) + Steer(vector, site="resid_pre", layer=5, pos=-1)):
-        logits = model(text)
 
 The first four, without a place, are also what a sweep can write (`patching.sweep`).
 """
@@ -78,7 +75,7 @@ class Patch(Intervention):
             raise CacheError(f"{self!r}: its values were made by another model, or by other weights of this one")
 
     def held(self, activation: Tensor, hook: HookPoint) -> Tensor:
-        """The values for a point; where only shapes are tried on, without data."""
+        """The values for a point. For an activation without data (on the meta device), values without data."""
         held = self.values[hook.name]
         return held.to("meta") if activation.is_meta else held
 
@@ -87,7 +84,7 @@ class Patch(Intervention):
         return self.held(activation, hook)
 
     def try_on(self, activation: Tensor, hook: HookPoint) -> None:
-        """Also raises `ShapeError` if padding of the other run would be written in the place of tokens."""
+        """As `Intervention.try_on`. Also raises `ShapeError` if padding of the other run would replace tokens."""
         super().try_on(activation, hook)
         mask, span = self.values.mask, hook.span
         if not self.prompt_by_prompt or mask is None or span is None:
@@ -189,7 +186,10 @@ class FreezePattern(Patch):
 
 @dataclass(frozen=True, repr=False)
 class FreezeNorms(Patch):
-    """The scales of all norms as another run had them, which makes the norms linear; with `layer`, those of layers."""
+    """The scales of the norms as another run had them, which makes the norms linear.
+
+    Without `layer` these are all norms of the model; with `layer`, those of the layers that it names.
+    """
 
     def __post_init__(self) -> None:
         if isinstance(self.values, ActivationCache):
@@ -228,7 +228,7 @@ class Steer(Intervention):
         if isinstance(self.direction, Tensor):
             object.__setattr__(self, "direction", Values({"direction": self.direction.clone()}))
         if not isinstance(self.direction, Values):
-            raise ConfigError(f"Steer: direction is a tensor, not {self.direction!r}")
+            raise ConfigError(f"Steer: direction is a tensor, not {describe(self.direction)}")
         if isinstance(self.scale, str) or not hasattr(self.scale, "__float__"):
             raise ConfigError(f"Steer: scale = {describe(self.scale)}; allowed: a number")
         object.__setattr__(self, "scale", float(self.scale))

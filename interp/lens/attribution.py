@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, ShapeError, describe, did_you_mean
-from interp.indices import is_index
+from interp.indices import check_count
 from interp.lens.over_prompts import OverPrompts, Pos
 from interp.model import ActivationCache, Step, head_labels, select, steps
 from interp.precision import at_least_float32, without_autocast
@@ -226,8 +226,7 @@ def attribution_table(result: "xr.Dataset", top_k: int = 10) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    if not is_index(top_k) or top_k < 1:
-        raise ConfigError(f"top_k = {describe(top_k)}; allowed: 1 or more")
+    top_k = check_count("top_k", top_k)
     if several := {axis: n for axis, n in result["logit"].sizes.items() if n > 1}:
         raise ConfigError(f"a table is of one place, not of {several}; choose it: result.isel(prompt=0, pos=-1)")
     rows = []

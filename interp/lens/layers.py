@@ -1,12 +1,9 @@
-"""What the residual stream says about the next token: the logit lens, and direct logit attribution.
+"""The logit lens: what the residual stream says about the next token, if the model ended at a layer.
 
-- `logit_lens` reads the stream at every layer and position as if the model ended there.
-- `direct_attribution` (of `attribution.py`) splits one logit, or the difference of two, into what each component, head,
-  neuron, or position that a head attended to wrote for it; `attribution_table` lists the largest.
-
-Both return an `xarray.Dataset`. Its axes are `layer`, `head`, `neuron`, `component`, `prompt`, `pos` and `key_pos`, the
-position that was attended to. The token strings of the positions are the coordinates `token` and `key_token`; they do
-not index their axis, since tokens repeat. What is asked of one text or one sequence of ids [pos] has no axis `prompt`.
+The result is an `xarray.Dataset`, as that of `direct_attribution` (`attribution.py`). The axes of the two are `layer`,
+`head`, `neuron`, `component`, `prompt`, `pos` and `key_pos`, the position that was attended to. The token strings of
+the positions are the coordinates `token` and `key_token`; they do not index their axis, since tokens repeat. What is
+asked of one text or one sequence of ids [pos] has no axis `prompt`.
 """
 
 import itertools
@@ -18,7 +15,7 @@ from torch import Tensor
 
 from interp.budget import BLOCK_BYTES, check_bytes, portions
 from interp.errors import CacheError, ConfigError
-from interp.lens.attribution import attribution_table, direct_attribution
+from interp.indices import check_count
 from interp.lens.over_prompts import OverPrompts, Pos
 from interp.model import ActivationCache, HookedTransformer, HookName
 from interp.precision import at_least_float32
@@ -28,8 +25,6 @@ from interp.text import Answer, AttentionMask, Ids, MaskedTokens, Text, token_id
 
 if TYPE_CHECKING:
     import xarray as xr
-
-__all__ = ["attribution_table", "direct_attribution", "logit_lens"]
 
 
 @torch.no_grad()
@@ -80,8 +75,7 @@ def logit_lens(
         ShapeError: positions out of range, or a prompt that is not the cache's.
     """
     model = source if isinstance(source, HookedTransformer) else source.model
-    if not 0 <= top_k <= model.cfg.d_vocab_out:
-        raise ConfigError(f"top_k = {top_k}; allowed: 0 to d_vocab_out = {model.cfg.d_vocab_out}")
+    top_k = check_count("top_k", top_k, model.cfg.d_vocab_out, least=0)
     followed = token_ids(answers, model.to_answer, model.cfg.d_vocab_out, "answers").flatten().tolist()
     if isinstance(source, ActivationCache):
         if attention_mask is not None:

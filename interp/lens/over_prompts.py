@@ -29,7 +29,7 @@ class OverPrompts:
 
     Attributes:
         model: whose run it was.
-        n_batch, n_pos: of the run; `pos` are those of the result.
+        n_batch, n_pos: how many prompts and positions the run has.
         pos: the positions that the result has.
         ids: what the run read, or None where that is not known.
         real: which of these are tokens rather than padding; None where all are.
@@ -48,7 +48,10 @@ class OverPrompts:
     def of_prompt(
         cls, model: HookedTransformer, prompt: Text | Ids, pos: Pos, attention_mask: AttentionMask | None = None
     ) -> "OverPrompts":
-        """Those of a run on `prompt`. Raises as calling the model, and `ShapeError` for positions out of range."""
+        """The prompts and positions of a run on `prompt`.
+
+        Raises as calling the model, and `ShapeError` for positions out of range.
+        """
         prompts, single = model.masked_tokens(prompt, attention_mask), is_single(prompt)
         over = cls(model, len(prompts), prompts.ids.shape[1], pos, prompts.ids, prompts.attention_mask, single)
         over.positions()
@@ -56,7 +59,10 @@ class OverPrompts:
 
     @classmethod
     def of_cache(cls, cache: ActivationCache, prompt: Text | Ids | None, pos: Pos) -> "OverPrompts":
-        """Those of a cache. Raises as `of_prompt`; `ShapeError` for a prompt that is not the one it was made of."""
+        """The prompts and positions of the run behind a cache.
+
+        Raises as `of_prompt`, and `ShapeError` for a prompt that is not the one that was run.
+        """
         if not isinstance(cache, ActivationCache):
             raise TypeError(f"a cache is needed, model.run_with_cache(prompt)[1], not {type(cache).__name__}")
         name, value = next(iter(cache.items()))

@@ -26,6 +26,7 @@ def key_of(value: object, where: str = "the metric", within: tuple[object, ...] 
     """`value` as JSON values.
 
     Args:
+        value: what is keyed.
         where: what messages call it.
         within: the functions that are being keyed around it, which it may call again.
 

@@ -27,7 +27,7 @@ from interp.errors import ConfigError, ShapeError, TokenError, describe
 from interp.indices import is_index
 from interp.metrics.keys import key_of
 from interp.metrics.plan import JudgedRun, MetricPlan, Positions
-from interp.model import cross_entropy
+from interp.model import cross_entropy, predicted_places
 from interp.precision import at_least_float32
 from interp.text import Answer, AttentionMask, MaskedTokens, Text, check_mask
 
@@ -80,7 +80,7 @@ class Metric:
         Args:
             logits: of a run.
             model: turns answers given as text into ids; not needed for ids.
-            tokens, attention_mask: what the run read; `Loss` needs it.
+            tokens, attention_mask: what the run read; `Loss` needs the tokens.
 
         Raises:
             TokenError: an answer that is not one token, or text without a model.
@@ -292,7 +292,7 @@ class Loss(Metric):
         if not run.of_tokens or int(tokens.max()) >= run.d_vocab:
             raise ConfigError(f"a loss is about the next token, and these {run.d_vocab} logits are of other things")
         n_predicted = tokens.shape[1] - 1
-        predicted = None if mask is None else mask[:, 1:] & mask[:, :-1]
+        predicted = None if mask is None else predicted_places(mask)
         if predicted is not None and not (any_one := predicted.any(dim=1)).all():
             raise TokenError(f"a loss needs at least two tokens, and prompt {int((~any_one).nonzero()[0])} has fewer")
 

@@ -51,7 +51,10 @@ class JudgedRun:
         return cls(prompts, model.to_answer, cfg.d_vocab_out, model, reference, not cfg.predicts_other_things)
 
     def positions(self, pos: Positions) -> Int[Tensor, "batch read"]:
-        """`pos`, counted from the start. Raises `ShapeError` out of range, or where a prompt has padding there."""
+        """The positions that `pos` means for each prompt, counted from 0.
+
+        Raises `ShapeError` out of range, or where a prompt has padding there.
+        """
         (batch, n), mask = self.prompts.ids.shape, self.prompts.attention_mask
         try:
             wanted = list(range(n)) if pos is None else as_indices(pos)

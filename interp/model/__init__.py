@@ -13,7 +13,7 @@ from interp.model.generate import KVCache, Sampling
 from interp.model.graph import ComputationGraph, Edge, Reader, Writer, head_label, head_labels, mlp_label
 from interp.model.hooked import Edit, ReadOut, ReturnType, RunOptions
 from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
-from interp.model.loss import cross_entropy, next_token_loss
+from interp.model.loss import cross_entropy, in_context_learning_score, next_token_loss, predicted_places
 from interp.model.names import HookName, layer_of
 from interp.model.provenance import signature
 from interp.model.recording import Differentiable, LogitMetric
@@ -56,10 +56,12 @@ __all__ = [
     "cross_entropy",
     "head_label",
     "head_labels",
+    "in_context_learning_score",
     "keep_freed_memory",
     "layer_of",
     "mlp_label",
     "next_token_loss",
+    "predicted_places",
     "reading_norm",
     "rotate",
     "select",

@@ -26,7 +26,7 @@ from interp.config import TransformerConfig
 from interp.errors import HookNotFoundError, describe, did_you_mean
 
 Input = Literal["q", "k", "v"]
-"""What of a head reads the stream."""
+"""The inputs of a head: what its queries, keys and values read."""
 
 
 def head_label(layer: int, head: int) -> str:
@@ -51,7 +51,7 @@ class Writer:
     Attributes:
         kind: which sort of component.
         layer: of a head or an MLP; -1 for the embedding, so that earlier ones are smaller.
-        head: of a head, a query head.
+        head: the number of a (query) head; None for another kind.
     """
 
     kind: Literal["embed", "head", "mlp"]
@@ -71,8 +71,8 @@ class Reader:
     Attributes:
         kind: which sort of component.
         layer: of a head or an MLP; n_layers for the logits, so that later ones are larger.
-        head: of a head; a key-value head where `input` is "k" or "v".
-        input: of a head.
+        head: the number of a head, or of a key-value head where `input` is "k" or "v"; None for another kind.
+        input: which of a head's inputs it is; None for another kind.
     """
 
     kind: Literal["head", "mlp", "logits"]

@@ -18,6 +18,11 @@ def check_predicts_tokens(cfg: TransformerConfig, what: str) -> None:
         )
 
 
+def predicted_places(attention_mask: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch predicted"]:
+    """Which next tokens count in a loss: those that are no padding and follow a token that is no padding."""
+    return attention_mask[:, 1:] & attention_mask[:, :-1]
+
+
 def next_token_loss(
     logits: Float[Tensor, "batch pos d_vocab"],
     tokens: Int[Tensor, "batch pos"],
@@ -31,7 +36,7 @@ def next_token_loss(
     `interp.metrics.Loss` gives every prompt the same weight. Padding (mask false) neither predicts nor is predicted;
     its places hold 0. Raises `TokenError` if nothing is predicted at all.
     """
-    real = None if mask is None else mask[:, 1:] & mask[:, :-1]
+    real = None if mask is None else predicted_places(mask)
     if tokens.shape[1] < 2 or (real is not None and not real.any()):
         raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
     losses = cross_entropy(logits[:, :-1], tokens[:, 1:])

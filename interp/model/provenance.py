@@ -21,7 +21,7 @@ from interp.errors import CacheError, ConfigError, describe
 if TYPE_CHECKING:
     from interp.model.hooked import Hooked
 
-KEPT = ("_provenance", "_hashed")
+KEPT = ("_provenance", "_hashed", "_storages")
 """The attributes of a model that remember its provenance; copies and pickles go without."""
 
 CHANGED = "the model's weights changed after this cache was made: run it again"
@@ -58,7 +58,11 @@ class Provenance:
 
     def _remember(self, model: "Hooked", version: Version) -> None:
         self._version, self._model = version, weakref.ref(model)
-        self._storages = [StorageWeakRef(tensor.untyped_storage()) for tensor in _tensors(model)]
+        held = model.__dict__.get("_storages")  # made once for these weights, and not for every cached run
+        if held is None or held[0] != version:
+            held = version, [StorageWeakRef(tensor.untyped_storage()) for tensor in _tensors(model)]
+            model.__dict__["_storages"] = held
+        self._storages = held[1]
 
     def settle(self) -> None:
         """Take the hash, if the weights that this speaks of are still there, so that it outlives them."""

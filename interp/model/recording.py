@@ -59,20 +59,20 @@ one value a prompt or a single one."""
 
 
 class Logits:
-    """The logits of a run, computed as far as somebody asks for them; in float32 at least."""
+    """The logits of a run, which are computed only as far as somebody asks for them."""
 
     def __init__(self, unembed: "Unembed", read: Float[Tensor, "batch pos d_model"]):
         self.unembed, self.read = unembed, read
 
     @cached_property
     def whole(self) -> Float[Tensor, "batch pos d_vocab"]:
-        """All of them, in the dtype of the run."""
+        """All logits, in the dtype of the run."""
         return self.unembed(self.read)
 
     def at(
         self, positions: Int[Tensor, "batch read"], tokens: Int[Tensor, "batch d_read"] | None
     ) -> Float[Tensor, "batch read d_read"]:
-        """Those of some positions and tokens, chosen for each prompt."""
+        """The logits of some positions and tokens, chosen for each prompt, in float32 at least."""
         rows = torch.arange(len(self.read), device=self.read.device)[:, None]
         if "whole" in vars(self) or tokens is None:
             logits = self.whole[rows, positions] if "whole" in vars(self) else self.unembed(self.read[rows, positions])
@@ -90,7 +90,7 @@ def objective(
     tokens: Int[Tensor, "batch pos"] | None,
     mask: Bool[Tensor, "batch pos"] | None,
 ) -> Callable[[Logits], Tensor]:
-    """Logits of a run to the values of what is asked for: one a prompt, or a single one.
+    """The function from the logits of a run to the values that are differentiated: one a prompt, or a single one.
 
     Raises `ConfigError` for what is none of `Differentiable`, or needs tokens where the run begins with a stream.
     """
@@ -135,14 +135,14 @@ class Recording:
         self.in_graph: dict[str, Tensor] = {}
 
     def part(self, value: Tensor, pos_axis: int) -> Tensor:
-        """What is kept of a tensor."""
+        """The part of a tensor that is kept: the positions that were asked for, on the device that was asked for."""
         value = value.detach() if value.requires_grad else value
         if self.pos_slice is not None:  # a copy, so that the whole tensor is not held
             value = select(value, pos_axis, self.pos_slice, "pos").clone()
         return value if self.device is None else value.to(self.device)
 
     def keep(self, value: Tensor, hook: HookPoint) -> Tensor:
-        """The hook. Where nothing before it has a gradient (frozen weights), the graph begins here."""
+        """The hook function, which keeps the value. If nothing before it has a gradient, the graph begins here."""
         if hook.name in self.kept:
             raise CacheError(f"{hook.name} ran twice in one cached run: by a run inside a hook, or in another thread")
         self.kept[hook.name] = self.part(value, hook.pos_axis)

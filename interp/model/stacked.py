@@ -11,6 +11,7 @@ from interp.config import TransformerConfig
 from interp.errors import ConfigError
 from interp.factored import FactoredMatrix
 from interp.model.components import Embed, PosEmbed, Unembed
+from interp.model.read_only import ReadOnly
 
 if TYPE_CHECKING:
     from interp.model.transformer import Block
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 class StackedWeights:
     """A model's weights stacked over layers, keys and values repeated to the query heads.
 
-    The stacked ones are copies, made when they are asked for: to change a model, write to a block's own parameter
-    (`model.blocks[l].attn.W_Q[h] = ...` under `torch.no_grad()`).
+    The stacked ones are copies, made when they are asked for, and cannot be written (`ReadOnlyError`): to change a
+    model, write to a block's own parameter (`model.blocks[l].attn.W_Q[h] = ...` under `torch.no_grad()`).
     """
 
     cfg: TransformerConfig
@@ -137,18 +138,20 @@ class StackedWeights:
         return self._of_mlps("b_out")
 
     def _of_heads(self, name: str) -> Tensor:
-        per_layer = self._of_attns(name)
-        return per_layer.repeat_interleave(self.cfg.n_heads // per_layer.shape[1], dim=1)
+        per_layer = self._stack("attn", name)
+        repeated = per_layer.repeat_interleave(self.cfg.n_heads // per_layer.shape[1], dim=1)
+        return ReadOnly.of(repeated, f"model.blocks[layer].attn.{name}")
 
     def _of_attns(self, name: str) -> Tensor:
-        if self.cfg.n_layers == 0:
-            raise ConfigError(f"n_layers = 0: this model has no blocks, so there is no {name}")
-        return torch.stack([block.attn.get_parameter(name) for block in self.blocks])
+        return ReadOnly.of(self._stack("attn", name), f"model.blocks[layer].attn.{name}")
 
     def _of_mlps(self, name: str) -> Tensor:
-        if self.cfg.attn_only or self.cfg.n_layers == 0 or (name.endswith("gate") and not self.cfg.gated_mlp):
-            kind = (
-                "attention-only" if self.cfg.attn_only else "without gates" if self.cfg.n_layers else "without blocks"
-            )
+        if self.cfg.attn_only or (name.endswith("gate") and not self.cfg.gated_mlp and self.cfg.n_layers):
+            kind = "attention-only" if self.cfg.attn_only else "without gates"
             raise ConfigError(f"this model is {kind}: there is no {name}")
-        return torch.stack([block.mlp.get_parameter(name) for block in self.blocks])
+        return ReadOnly.of(self._stack("mlp", name), f"model.blocks[layer].mlp.{name}")
+
+    def _stack(self, part: str, name: str) -> Tensor:
+        if self.cfg.n_layers == 0:
+            raise ConfigError(f"n_layers = 0: this model is without blocks, so there is no {name}")
+        return torch.stack([getattr(getattr(block, part), name) for block in self.blocks])

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, check_choice, describe
+from interp.indices import check_count
 from interp.model import LogitAttribution, Rows
 from interp.plot.builder import bars, heatmap
 from interp.plot.results import axis_labels
@@ -108,8 +109,7 @@ def contributions(
     labels, values, components = _parts(result, batch, pos)
     if top_k is None and not components and len(labels) > MOST_BARS + 1:
         top_k = MOST_BARS
-    if top_k is not None and top_k < 1:
-        raise ConfigError(f"top_k = {top_k}; allowed: 1 or more, or None")
+    top_k = None if top_k is None else check_count("top_k", top_k)
     total = float(values.sum())
     if title is None:
         title = f"Direct contributions to {_logit(result)}: {total:.3f}\n{len(labels)} parts, which sum to it"
@@ -131,7 +131,7 @@ def paths(
     Args and errors as for `contributions`; `result` is what `lens.expand_logits` returns.
     """
     if not isinstance(result, Rows):
-        raise ConfigError(f"this draws what paths.expand_logits returns, not {type(result).__name__}")
+        raise ConfigError(f"this draws what lens.expand_logits returns, not {type(result).__name__}")
     if title is None:
         _, values, _ = _parts(result, batch, pos)
         title = f"Paths to a logit (difference) of {float(values.sum()):.3f}\n{len(result)} terms, which sum to it"

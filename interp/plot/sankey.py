@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from interp.errors import ConfigError
+from interp.indices import check_count
 from interp.model import LogitAttribution, Rows
 from interp.plot.attributions import at_one_place
 from interp.plot.graph_figures import finish
@@ -53,9 +54,8 @@ def path_sankey(
         ShapeError: several places and none chosen, or one out of range.
     """
     if not isinstance(result, Rows):
-        raise ConfigError(f"this draws what paths.expand_logits returns, not {type(result).__name__}")
-    if top_k < 1:
-        raise ConfigError(f"top_k = {top_k}; allowed: 1 or more")
+        raise ConfigError(f"this draws what lens.expand_logits returns, not {type(result).__name__}")
+    top_k = check_count("top_k", top_k)
     values = at_one_place(result, batch, pos)
     order = values.abs().argsort(descending=True, stable=True)[:top_k].tolist()
     flows = _flows([result.labels[row] for row in order], values[order].tolist())

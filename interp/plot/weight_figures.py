@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, RangeError, ShapeError, check_choice, did_you_mean
 from interp.factored import FactoredMatrix
+from interp.indices import check_count
 from interp.model import head_label
 from interp.plot.builder import bars, heatmap
 from interp.plot.results import check_array
@@ -210,8 +211,7 @@ def singular_directions(
     """
     if not hasattr(result, "data_vars") or "singular_value" not in result:
         raise ConfigError(f"this draws what weights.singular_directions returns, not {type(result).__name__}")
-    if top_k < 0:
-        raise ConfigError(f"top_k = {top_k}; allowed: 0 or more")
+    top_k = check_count("top_k", top_k, least=0)
     sides = ("read", "write") if "read_token" in result else ("query", "key")
 
     def tokens(direction: int, side: str, end: str, most: int | None) -> str:

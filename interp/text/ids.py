@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.errors import ShapeError, TokenError
+from interp.errors import ShapeError, TokenError, describe
 from interp.indices import is_index
 
 Text = str | list[str] | tuple[str, ...]
@@ -62,8 +62,8 @@ def as_ids(given: Any, what: str = "token ids", to_id: Callable[[str], int] | No
             raise ShapeError(f"{what}: {len(rows)} lists of different lengths")
         return torch.stack(rows)
     if to_id is None:
-        raise TokenError(f"{what}: {in_short(given)} is no token id, which is an integer")
-    raise TokenError(f"{what} {in_short(given)} is neither a token id nor a text")
+        raise TokenError(f"{what}: {describe(given)} is no token id, which is an integer")
+    raise TokenError(f"{what} {describe(given)} is neither a token id nor a text")
 
 
 def _tensor(integers: int | list[int], what: str) -> Int[Tensor, "..."]:
@@ -94,9 +94,3 @@ def one_sequence(tokens: Ids) -> list[int]:
             f"one sequence of token ids is needed, and these have shape {tuple(ids.shape)}; take one of them at a time"
         )
     return ids.flatten().tolist()
-
-
-def in_short(given: object) -> str:
-    """A value in a message: itself where it is short, else its type."""
-    shown = repr(given) if isinstance(given, str | bytes | int | float | complex | None) else ""
-    return shown if 0 < len(shown) <= 60 else f"a value of type {type(given).__name__}"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, TokenError, describe
-from interp.indices import is_index
+from interp.indices import check_count, is_index
 from interp.text.codec import TextCodec
 from interp.text.tokenizer import Tokenizer
 from interp.text.tokens import AttentionMask
@@ -60,8 +60,7 @@ def random_repeats(
     ids = ids[ids != bos] if bos is not None else ids
     start = [] if bos is None else [bos]
     body = length - len(start)
-    if not is_index(n_prompts) or n_prompts < 1:
-        raise ConfigError(f"n_prompts = {describe(n_prompts)}; allowed: 1 or more")
+    n_prompts = check_count("n_prompts", n_prompts)
     if not is_index(length) or body < SHORTEST:
         raise ConfigError(f"length = {describe(length)}; allowed: {SHORTEST + len(start)} tokens or more")
     longest = (body - 1) // 2
@@ -178,8 +177,8 @@ def iid_tokens(batch: int, n_pos: int, vocabulary: int | range, *, bos: int | No
     Raises `ConfigError` for sizes that are not positive, fewer than two ids, or a bos among them.
     """
     ids = range(vocabulary) if isinstance(vocabulary, int) else vocabulary
-    if batch < 1 or n_pos < (1 if bos is None else 2):
-        raise ConfigError(f"batch = {batch}, n_pos = {n_pos}; allowed: at least 1, and one more position for a bos")
+    check_count("batch", batch)
+    check_count("n_pos", n_pos, least=1 if bos is None else 2)
     if len(ids) < 2 or ids[0] < 0 or ids[-1] < 0:
         raise ConfigError(f"vocabulary = {vocabulary}; at least two ids are needed, none below 0")
     if bos is not None and (bos < 0 or bos in ids):

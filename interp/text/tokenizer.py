@@ -8,10 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import CheckpointError, TokenError, did_you_mean
+from interp.errors import CheckpointError, TokenError, describe, did_you_mean
 from interp.files import atomic_path
 from interp.text.codec import TextCodec
-from interp.text.ids import in_short
 
 if TYPE_CHECKING:
     import tokenizers
@@ -297,4 +296,4 @@ def as_tokenizer(given: Any) -> TextCodec | None:
             "Tokenizer.from_file(path)"
         )
     allowed = "a Vocabulary, a Tokenizer or another TextCodec, a fast tokenizer of transformers, or None"
-    raise TokenError(f"tokenizer = {in_short(given)}; allowed: {allowed}")
+    raise TokenError(f"tokenizer = {describe(given)}; allowed: {allowed}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, InterpError, ShapeError, TokenError, describe
 from interp.indices import is_index
-from interp.model import HookedTransformer, cross_entropy
+from interp.model import HookedTransformer, cross_entropy, predicted_places
 from interp.text import AttentionMask, Batch, Ids, as_ids, check_marks, check_mask, check_tokens
 
 BATCH_SIZE = 32
@@ -105,7 +105,7 @@ def targets_of(data: Any, model: HookedTransformer) -> Targets:
     if batch.labels is None:
         _check_next(tokens, model.cfg.d_vocab, n_logits)
         ids, positions = tokens[:, 1:], slice(0, -1)
-        real = None if mask is None else mask[:, 1:] & mask[:, :-1]
+        real = None if mask is None else predicted_places(mask)
         counted, copied = None if counted is None else counted[:, 1:], copied[:, 1:]
     else:
         ids, positions = _labels(batch.labels, tokens)

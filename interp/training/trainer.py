@@ -1,4 +1,4 @@
-"""A small trainer, and the data for toy tasks on which circuits form.
+"""A small trainer for toy tasks on which circuits form.
 
     cfg = TransformerConfig(n_layers=2, d_model=64, n_ctx=64, d_vocab=48, n_heads=4, attn_only=True,
                             positional_embedding_type="rotary", seed=0)
@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import CheckpointError, ConfigError, RangeError
+from interp.indices import check_count
 from interp.model import HookedTransformer
 from interp.progress import progress_bar
 from interp.training.targets import DataSource, Targets, source_of
@@ -140,8 +141,7 @@ def phase_change(losses: Float[Tensor, "step"], window: int = 50, at_least: floa
 
     Raises `ConfigError` for less than two windows of losses, `RangeError` for losses that are not finite.
     """
-    if not 1 <= window <= len(losses) // 2:
-        raise ConfigError(f"window = {window}; allowed: 1 to {len(losses) // 2}, half of the {len(losses)} losses")
+    window = check_count("window", window, len(losses) // 2)
     if not losses.isfinite().all():
         raise RangeError("losses that are not finite (NaN: a batch without a token of the kind) have no steepest fall")
     means = losses.double().unfold(0, window, 1).mean(dim=-1)  # means[i] is over steps i to i + window
@@ -207,15 +207,16 @@ def _check_options(
     folder: Any,
     save_every: int | None,
 ) -> None:
+    check_count("steps", steps)
+    check_count("warmup", warmup, least=0)
+    check_count("measure_every", measure_every)
+    if save_every is not None:
+        check_count("save_every", save_every)
     for wrong, message in (
-        (steps < 1, f"steps = {steps}; allowed: 1 or more"),
         (not 0 < lr < math.inf, f"lr = {lr}; allowed: a finite number above 0"),
-        (warmup < 0, f"warmup = {warmup}; allowed: 0 or more steps"),
         (not 0 <= weight_decay < math.inf, f"weight_decay = {weight_decay}; allowed: 0 or more"),
         (not all(0 <= beta < 1 for beta in betas), f"betas = {betas}; allowed: two numbers from 0 up to but below 1"),
         (max_grad_norm is not None and not max_grad_norm > 0, f"max_grad_norm = {max_grad_norm}; allowed: above 0"),
-        (measure_every < 1, f"measure_every = {measure_every}; allowed: 1 or more steps"),
-        (save_every is not None and save_every < 1, f"save_every = {save_every}; allowed: 1 or more steps"),
         (save_every is not None and folder is None, f"save_every = {save_every} needs a folder to save to"),
     ):
         if wrong:

@@ -30,30 +30,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.budget import check_bytes, portions
-from interp.errors import ConfigError, check_choice, describe
+from interp.errors import ConfigError, check_choice
 from interp.factored import FactoredMatrix
-from interp.indices import head_index, is_index, layer_index
+from interp.indices import check_count, head_index, layer_index
 from interp.model import HookedTransformer, Norm, head_label
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
 from interp.results import array_of
 from interp.text import ordinary_tokens, token_strings
-from interp.weights.top_entries import TopEntries, top_entries
 
 if TYPE_CHECKING:
     import xarray
-
-__all__ = [
-    "Kind",
-    "TopEntries",
-    "composition_scores",
-    "copying_scores",
-    "copying_top_scores",
-    "ov_circuit",
-    "qk_circuit",
-    "singular_directions",
-    "top_entries",
-]
 
 Kind = Literal["Q", "K", "V"]
 """Through which input of a later head an earlier one is read."""
@@ -388,11 +375,7 @@ def _of_head(model: HookedTransformer, layer: int, head: int, fold_norms: bool) 
 
 
 def _at_most(name: str, given: int | None, most: int) -> int:
-    if given is None:
-        return min(10, most)
-    if not is_index(given) or not 1 <= given <= most:
-        raise ConfigError(f"{name} = {describe(given)}; allowed: 1 to {most}")
-    return given
+    return min(10, most) if given is None else check_count(name, given, most)
 
 
 def _through(norm: Norm, written: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:

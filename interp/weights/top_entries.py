@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.budget import BLOCK_BYTES, check_bytes, portions
-from interp.errors import ConfigError, RangeError, ShapeError, check_choice, describe
+from interp.errors import RangeError, ShapeError, check_choice
 from interp.factored import FactoredMatrix
-from interp.indices import is_index
+from interp.indices import check_count
 from interp.model import HookedTransformer
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
@@ -72,8 +72,7 @@ def top_entries(
     check_choice("by", by, ("largest", "smallest", "magnitude"))
     n_rows, n_columns = matrix.shape
     most = n_columns if per_row else n_rows * n_columns
-    if not is_index(top_k) or not 1 <= top_k <= most:
-        raise ConfigError(f"top_k = {describe(top_k)}; allowed: 1 to {most}, the entries that there are")
+    top_k = check_count("top_k", top_k, most)
     A, B = at_least_float32(matrix.A), at_least_float32(matrix.B)
     if not (A.isfinite().all() and B.isfinite().all()):
         raise RangeError("a factor of the matrix has entries that are infinite or not numbers: none is largest")

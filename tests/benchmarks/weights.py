@@ -21,7 +21,7 @@ import torch
 
 from interp import FactoredMatrix, HookedTransformer
 from interp.budget import BLOCK_BYTES
-from interp.weights.circuits import composition_scores, ov_circuit, top_entries
+from interp.weights import composition_scores, ov_circuit, top_entries
 
 NAME = "smollm2-135m-instruct"
 ROUNDS = 3

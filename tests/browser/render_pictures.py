@@ -15,7 +15,7 @@ from browsing import Explorer
 from conftest import ARGUMENTS
 
 from interp import HookedTransformer
-from interp.heads.scores import head_scores
+from interp.heads import head_scores
 from interp.metrics.kinds import LogitDifference
 from interp.patching.sweeps import sweep
 from interp.plot import attention, figures

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from circuits.gallery.induction import induction_model
 from interp import ActivationCache, FactoredMatrix, HookedTransformer
-from interp.lens.path_expansion import expand_logits, expand_scores, expand_stream
-from interp.weights.circuits import composition_scores, copying_scores, ov_circuit, top_entries
+from interp.lens import expand_logits, expand_scores, expand_stream
+from interp.weights import composition_scores, copying_scores, ov_circuit, top_entries
 
 KINDS = ["Q", "K", "V"]
 

@@ -17,7 +17,7 @@ from circuits.gallery.induction import induction_model
 from interp import HookedTransformer
 from interp.checkpoints import fetch
 from interp.commands.cli import app, main
-from interp.heads.scores import head_scores, score_table
+from interp.heads import head_scores, score_table
 from interp.metrics.kinds import Logit, LogitDifference
 from interp.patching.sweeps import sweep
 

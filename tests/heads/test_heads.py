@@ -21,6 +21,7 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
+from interp.heads import head_scores, head_scores_of, score_table
 from interp.heads import scores as heads_module
 from interp.heads.pattern_scores import (
     PATTERN_SCORES,
@@ -29,8 +30,7 @@ from interp.heads.pattern_scores import (
     induction_score,
     previous_token_score,
 )
-from interp.heads.scores import head_scores, head_scores_of, score_table
-from interp.model.loss import in_context_learning_score
+from interp.model import in_context_learning_score
 from interp.text.repeats import random_repeats, repeated_tokens
 
 ALPHABET = "!" + "".join(chr(c) for c in range(97, 97 + 26))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp import ActivationCache, CacheError, ConfigError, HookNotFoundError, HookPoint, TokenError, Vocabulary
-from interp.lens.path_expansion import count_paths, expand_logits, expand_scores, expand_stream
+from interp.lens import count_paths, expand_logits, expand_scores, expand_stream
 
 
 def scores_of(run: Run, layer: int, head: int, cache: Any = None) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,7 @@ from grid import Run, where
 from torch import Tensor
 
 from interp import ConfigError, HookedTransformer, TransformerConfig
-from interp.weights.circuits import copying_scores, copying_top_scores
-from interp.weights.processing import fold_layer_norm
+from interp.weights import copying_scores, copying_top_scores, fold_layer_norm
 
 N_WORDS = 9
 SUCCESSOR = torch.eye(N_WORDS).roll(1, dims=1)

@@ -92,7 +92,7 @@ def test_answers_are_numbers_of_logits():
     for text in texts:
         with pytest.raises(TokenError, match=r"'w1' is text, but .* d_vocab_out = 3 other things"):
             text()
-    with pytest.raises(ConfigError, match="top_k = 4; allowed: 0 to d_vocab_out = 3"):
+    with pytest.raises(ConfigError, match="top_k = 4; allowed: 0 to 3"):
         logit_lens(cache, top_k=4)
 
 

@@ -32,7 +32,7 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
-from interp.heads.scores import head_scores, head_scores_of
+from interp.heads import head_scores, head_scores_of
 from interp.lens.attribution import direct_attribution, key_effects
 from interp.plot import attention, packing, still
 

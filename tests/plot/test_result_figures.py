@@ -24,15 +24,14 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
-from interp.heads.scores import head_scores
-from interp.lens.layers import direct_attribution, logit_lens
-from interp.lens.path_expansion import expand_logits, expand_scores
+from interp.heads import head_scores
+from interp.lens import direct_attribution, expand_logits, expand_scores, logit_lens
 from interp.metrics.kinds import Logit, LogitDifference
 from interp.patching.path_sweeps import path_sweep
 from interp.patching.sweeps import sweep, sweep_sites
 from interp.plot import figures
 from interp.plot.style import NEGATIVE, POSITIVE
-from interp.weights.circuits import composition_scores, ov_circuit, singular_directions, top_entries
+from interp.weights import composition_scores, ov_circuit, singular_directions, top_entries
 
 HOSTILE = "</script><b>"
 WORDS = ["!", "a", "b", HOSTILE, " c", "d", "e", "f", "g", "h"]
@@ -275,8 +274,9 @@ def test_contributions_need_one_place(model: HookedTransformer, as_installed: No
         figures.contributions(result)
     with pytest.raises(ShapeError, match="pos = 7; allowed"):
         figures.contributions(result, pos=7)
-    with pytest.raises(ConfigError, match="top_k = 0"):
-        figures.contributions(result, top_k=0, pos=-1)
+    for top_k in (0, 2.5, "3", True):
+        with pytest.raises(ConfigError, match=f"top_k = {top_k!r}; allowed: 1 or more"):
+            figures.contributions(result, top_k=top_k, pos=-1)  # pyright: ignore[reportArgumentType]
     rows = cache.logit_attrs(cache.decompose_resid(), "a")
     with pytest.raises(ShapeError, match="choose one"):
         figures.contributions(rows)

@@ -125,6 +125,7 @@ def test_independent_tokens_are_spread_evenly_and_nothing_counts_as_copied():
     ("changes", "message"),
     [
         ({"batch": 0}, "batch = 0"),
+        ({"batch": 2.5}, "batch = 2.5; allowed: 1 or more"),
         ({"n_pos": 40}, "39 positions for segments of up to 14 tokens and gaps of up to 12; two of each need 52"),
         ({"vocabulary": 1, "bos": None}, "at least two ids"),
         ({"vocabulary": range(-3, 9)}, "none below 0"),
@@ -254,6 +255,8 @@ def test_checkpoints_are_models_of_their_steps(tmp_path: Path):
     ("options", "message"),
     [
         ({"steps": 0}, "steps = 0"),
+        ({"steps": 2.5}, "steps = 2.5; allowed: 1 or more"),
+        ({"measure_every": "3"}, "measure_every = .3.; allowed: 1 or more"),
         ({"lr": 0.0}, "lr = 0.0"),
         ({"lr": math.inf}, "lr = inf"),
         ({"lr": math.nan}, "lr = nan"),

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp import ActivationCache, ConfigError, FactoredMatrix, HookedTransformer, RangeError, ShapeError, Vocabulary
-from interp.lens.path_expansion import expand_scores, expand_stream
+from interp.lens import expand_scores, expand_stream
 from interp.text.tokens import token_names
-from interp.weights.circuits import (
+from interp.weights import (
     Kind,
     TopEntries,
     composition_scores,
     copying_scores,
+    fold_layer_norm,
     ov_circuit,
     qk_circuit,
     singular_directions,
     top_entries,
 )
-from interp.weights.processing import fold_layer_norm
 
 KINDS: list[Kind] = ["Q", "K", "V"]
 
