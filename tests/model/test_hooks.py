@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from einops import einsum
-from grid import SEED, Run, as_text, assert_close, everywhere, random_tensor, reference_logits, run_of, where
+from grid import SEED, SMALL, Run, as_text, assert_close, everywhere, random_tensor, reference_logits, run_of, where
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,7 +28,9 @@ def zero(act: Tensor, hook: HookPoint) -> Tensor:
 
 
 def disturb(act: Tensor, hook: HookPoint) -> Tensor:
-    """Random changes of size and direction; -inf stays where it is."""
+    """Random changes of size and direction, -inf stays where it is; of ids the next ones."""
+    if not act.is_floating_point():
+        return (act + 1) % SMALL["d_vocab"]
     generator = torch.Generator().manual_seed(SEED)
     noise = torch.rand(act.shape, generator=generator, dtype=act.dtype)
     return act * (1 + noise) + noise
@@ -198,7 +200,7 @@ def test_the_table_gives_the_shape_of_every_activation(run: Run):
 
 
 def test_exactly_the_points_that_the_design_calls_lazy_are_lazy(run: Run):
-    lazy = {"hook_result", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in"}
+    lazy = {"hook_tokens", "hook_result", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in"}
     for name, row in run.model.hook_map().items():
         assert row.lazy == (name.rsplit(".", 1)[-1] in lazy), name
 
@@ -206,7 +208,7 @@ def test_exactly_the_points_that_the_design_calls_lazy_are_lazy(run: Run):
 @pytest.mark.parametrize("shown", [str, repr, lambda table: table._repr_html_()], ids=["str", "repr", "html"])
 def test_the_table_shows_every_point(shown: Callable[[Any], str]):
     table = run_of("learned_ln").model.hook_map()
-    text = shown(table)
+    text = shown(table.full)
     assert [name for name in table if name not in text] == []
 
 
