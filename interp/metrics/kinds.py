@@ -150,7 +150,9 @@ class _OfAnswer(Metric):
         def score(logits: Tensor, rows: Tensor) -> Tensor:
             return value(logits, ids[rows][:, None, None]).mean(dim=1)
 
-        return MetricPlan(f"{what} of {_described(self.answer)}{_at(self.pos)}", run.positions(self.pos), None, score)
+        return MetricPlan(
+            f"{what} of {_describe_answer(self.answer)}{_at(self.pos)}", run.positions(self.pos), None, score
+        )
 
 
 class Logit(_OfAnswer):
@@ -158,7 +160,7 @@ class Logit(_OfAnswer):
 
     def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs one column."""
-        name = f"logit of {_described(self.answer)}{_at(self.pos)}"
+        name = f"logit of {_describe_answer(self.answer)}{_at(self.pos)}"
         return MetricPlan(name, run.positions(self.pos), run.ids(self.answer)[:, None], _mean_logit)
 
 
@@ -182,7 +184,7 @@ class LogitDifference(Metric):
 
     def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs two columns."""
-        name = f"logit difference {_described(self.correct)} - {_described(self.incorrect)}{_at(self.pos)}"
+        name = f"logit difference {_describe_answer(self.correct)} - {_describe_answer(self.incorrect)}{_at(self.pos)}"
         tokens = torch.stack([run.ids(self.correct), run.ids(self.incorrect)], dim=1)
         return MetricPlan(name, run.positions(self.pos), tokens, _mean_difference)
 
@@ -390,7 +392,7 @@ def _plain(value: Any, name: str) -> Any:
     return operator.index(value) if is_index(value) else value
 
 
-def _described(answer: Answer) -> str:
+def _describe_answer(answer: Answer) -> str:
     if isinstance(answer, str) or not isinstance(answer, Sequence):
         return repr(answer)
     several = list(dict.fromkeys(answer))

@@ -12,6 +12,7 @@ from interp.model.components import MLP, Attention, Norm, SideInputs, rotate, vi
 from interp.model.generate import KVCache, Sampling
 from interp.model.graph import ComputationGraph, Edge, Reader, Writer, head_label, head_labels, mlp_label
 from interp.model.hooked import Edit, ReadOut, ReturnType, RunOptions
+from interp.model.hooked_module import HookedModule
 from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
 from interp.model.loss import cross_entropy, in_context_learning_score, next_token_loss, predicted_places
 from interp.model.names import HookName, layer_of
@@ -34,6 +35,7 @@ __all__ = [
     "HookName",
     "HookPair",
     "HookPoint",
+    "HookedModule",
     "HookedTransformer",
     "KVCache",
     "LogitAttribution",

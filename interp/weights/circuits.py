@@ -29,9 +29,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import ConfigError, check_choice, describe
+from interp.budget import check_bytes, portions
+from interp.errors import ConfigError, check_choice
 from interp.factored import FactoredMatrix
-from interp.indices import check_count, head_index, is_index, layer_index
+from interp.indices import check_count, head_index, layer_index
 from interp.model import HookedTransformer, Norm, head_label
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
@@ -235,6 +236,10 @@ def singular_directions(
 # ---------------------------------------------------------------------------------------------- composition
 
 
+PRODUCT_BYTES = 2**24
+"""How much the products of heads take at a time by default: 2048 x 2048 numbers in float32."""
+
+
 @torch.no_grad()
 @without_autocast()
 def composition_scores(
@@ -243,7 +248,7 @@ def composition_scores(
     score: Literal["raw", "aligned"] = "raw",
     *,
     fold_norms: bool = False,
-    chunk: int | None = None,
+    max_bytes: int = PRODUCT_BYTES,
     progress: bool = True,
 ) -> "xarray.DataArray":
     """How much of what each head writes each later head can read: all pairs, from the weights alone.
@@ -259,15 +264,15 @@ def composition_scores(
         kinds: which compositions.
         score: "raw" or "aligned".
         fold_norms: see the module.
-        chunk: how many writing and reading heads are multiplied at once; memory grows with its square times d_head^2,
-            results do not depend on it.
+        max_bytes: how much the products of writing and reading heads may take at a time; of one pair of heads they are
+            always made. Results do not depend on it.
         progress: show a progress bar on a terminal.
 
     Returns:
         [kind, writer_layer, writer_head, reader_layer, reader_head], in float32 at least; NaN where the writer is not
         in an earlier layer than the reader, or one of both circuits is 0. `attrs` hold definition and model hash.
 
-    Raises `ConfigError` for another kind or score, a chunk below 1, no blocks, or `fold_norms` with post-norm.
+    Raises `ConfigError` for another kind or score, a budget that is none, no blocks, or `fold_norms` with post-norm.
     """
     kinds = list(kinds)
     for kind in kinds:
@@ -275,14 +280,12 @@ def composition_scores(
     check_choice("score", score, ("raw", "aligned"))
     if not kinds or len(set(kinds)) < len(kinds):
         raise ConfigError(f"kinds = {kinds}; allowed: at least one, each once")
-    if chunk is not None and (not is_index(chunk) or chunk < 1):
-        raise ConfigError(f"chunk = {describe(chunk)}; allowed: 1 or more, or None")
+    heads_at_once = math.isqrt(check_bytes(max_bytes) // 4) // model.cfg.d_head  # on either side of a product
     layers, heads = model.cfg.n_layers, model.cfg.n_heads
     n, weights = layers * heads, HeadWeights(*(weight.flatten(0, 1) for weight in _all_heads(model, fold_norms)))
     writer = FactoredMatrix(weights.W_V, weights.W_O)
     written, sizes = writer.reduced(), writer.singular_values()
-    chunk = max(1, 2048 // model.cfg.d_head) if chunk is None else chunk  # products of at most 2048 x 2048
-    blocks = [slice(start, min(start + chunk, n)) for start in range(0, n, chunk)]
+    blocks = portions([1] * n, heads_at_once)
     steps = [(i, block) for i in range(len(kinds)) for block in blocks]
 
     scores = torch.full((len(kinds), n, n), math.nan, dtype=written.dtype)
