@@ -187,7 +187,7 @@ def singular_directions(
 
     Returns:
         A dataset with `singular_value [direction]`, and for each side (`read` and `write`, or `query` and `key`)
-        `<side>_token`, `<side>_id` and `<side>_value [direction, end, rank]`. A direction has two ends, "+" and "-".
+        `<side>_token`, `<side>_id` and `<side>_value [direction, end, top]`. A direction has two ends, "+" and "-".
         What lies at the "+" end of the reading side makes the head write along the "+" end of the writing side, and the
         same holds for "-". The token that lies farthest along what is read is at "+". A token is the tokenizer's own
         string, or its number in angle brackets where the tokenizer has no such token.
@@ -212,7 +212,7 @@ def singular_directions(
     farthest = first.gather(1, first.abs().argmax(dim=1, keepdim=True))
     sign = torch.where(farthest < 0, -1.0, 1.0).to(first)
 
-    dims = ("direction", "end", "rank")
+    dims = ("direction", "end", "top")
     columns: dict[str, object] = {"singular_value": ("direction", S[:n_directions].cpu().numpy())}
     for side, along in zip(("query", "key") if circuit == "QK" else ("read", "write"), (first, second), strict=True):
         codec = model.output_tokenizer if side == "write" else model.tokenizer

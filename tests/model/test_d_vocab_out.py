@@ -144,7 +144,7 @@ def test_weights_read_tokens_and_write_logits():
     (row, column, _), *_ = top_entries(ov_circuit(model, 0, 1), 3, progress=False).named(model)
     assert row.startswith("w") and column in {"0", "1", "2"}
     directions = singular_directions(model, 0, 1)
-    assert directions.sizes["rank"] == 3 and set(directions["write_token"].values.flatten()) == {"0", "1", "2"}
+    assert directions.sizes["top"] == 3 and set(directions["write_token"].values.flatten()) == {"0", "1", "2"}
     assert str(directions["read_token"].values.flat[0]).startswith("w")
     assert "copying" not in head_scores(model, n_prompts=2, length=7, seed=0, progress=False)
     with pytest.raises(ConfigError, match=r"the score 'copying' needs logits of tokens, .*d_vocab_out = 3 other"):
