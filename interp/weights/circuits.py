@@ -215,10 +215,10 @@ def singular_directions(
     dims = ("direction", "end", "top")
     columns: dict[str, object] = {"singular_value": ("direction", S[:n_directions].cpu().numpy())}
     for side, along in zip(("query", "key") if circuit == "QK" else ("read", "write"), (first, second), strict=True):
-        codec = model.output_tokenizer if side == "write" else model.tokenizer
+        tokenizer = model.output_tokenizer if side == "write" else model.tokenizer
         turned = sign * along
         ends = torch.stack([turned, -turned], dim=1).topk(top_k)
-        words = token_strings(codec, ends.indices.flatten().tolist())
+        words = token_strings(tokenizer, ends.indices.flatten().tolist())
         columns |= {
             f"{side}_token": (dims, array_of(words, ends.indices.shape)),
             f"{side}_id": (dims, ends.indices.cpu().numpy()),
