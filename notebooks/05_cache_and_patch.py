@@ -288,8 +288,8 @@ assert first == "L17H4" and effect < -0.8 and abs(second) < abs(effect) / 2
 # %% [markdown]
 # And L23H3, the suppressor? It reads the name that stands at S2: one path, from the token through the first MLP into
 # its values, carries most of its effect. No head writes directly to these values what matters here: all 207 heads of
-# earlier layers together carry next to nothing. `path_tree` lets only the named paths differ; after an input that several
-# heads share, a path says with which of them it goes on.
+# earlier layers together carry next to nothing. `path_tree` lets only the named paths differ; after an input that
+# several heads share, a path says with which of them it goes on.
 
 # %%
 values_of_L23H3 = ["L23H1.v", "L23H3"]  # key-value head 1 serves the heads 3 to 5
