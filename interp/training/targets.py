@@ -11,7 +11,8 @@ from torch import Tensor
 from interp.errors import ConfigError, InterpError, ShapeError, TokenError, describe
 from interp.indices import is_index
 from interp.model import HookedTransformer, cross_entropy, predicted_places
-from interp.text import AttentionMask, Batch, Ids, as_ids, check_marks, check_mask, check_tokens
+from interp.text import AttentionMask, Ids, as_ids, check_marks, check_mask, check_tokens
+from interp.training.toy_data import Batch
 
 BATCH_SIZE = 32
 """How many sequences of a data set a step takes, unless a caller says otherwise or there are fewer."""

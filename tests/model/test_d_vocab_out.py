@@ -14,8 +14,8 @@ from interp.heads import head_scores
 from interp.lens import direct_attribution, logit_lens
 from interp.metrics import KLDivergence, Logit, LogitDifference, Loss
 from interp.patching import path_sweep, sweep
-from interp.text import Batch, Vocabulary
-from interp.training import train
+from interp.text import Vocabulary
+from interp.training import Batch, train
 from interp.weights import (
     center_unembed,
     copying_scores,
