@@ -20,7 +20,7 @@ from interp.errors import (
     TokenError,
 )
 from interp.factored import FactoredMatrix
-from interp.model import ActivationCache, HookedTransformer, HookPoint, LogitAttribution, Stack
+from interp.model import ActivationCache, HookedModule, HookedTransformer, HookPoint, LogitAttribution, Stack
 from interp.text import Tokenizer, Vocabulary
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "HookNotFiredError",
     "HookNotFoundError",
     "HookPoint",
+    "HookedModule",
     "HookedTransformer",
     "InterpError",
     "LogitAttribution",

@@ -44,6 +44,7 @@ THERE = {
 HOOKS_THERE = [
     "hook_embed",
     "hook_pos_embed",
+    "hook_mid",
     "hook_resid_pre",
     "hook_resid_mid",
     "hook_resid_post",

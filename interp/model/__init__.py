@@ -12,8 +12,15 @@ from interp.model.components import MLP, Attention, Norm, SideInputs, rotate, vi
 from interp.model.generate import KVCache, Sampling
 from interp.model.graph import ComputationGraph, Edge, Reader, Writer, head_label, head_labels, mlp_label
 from interp.model.hooked import Edit, ReadOut, ReturnType, RunOptions
+from interp.model.hooked_module import HookedModule
 from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
-from interp.model.loss import cross_entropy, in_context_learning_score, next_token_loss, predicted_places
+from interp.model.loss import (
+    check_predicts_tokens,
+    cross_entropy,
+    in_context_learning_score,
+    next_token_loss,
+    predicted_places,
+)
 from interp.model.names import HookName, layer_of
 from interp.model.provenance import signature
 from interp.model.recording import Differentiable, LogitMetric
@@ -34,6 +41,7 @@ __all__ = [
     "HookName",
     "HookPair",
     "HookPoint",
+    "HookedModule",
     "HookedTransformer",
     "KVCache",
     "LogitAttribution",
@@ -53,6 +61,7 @@ __all__ = [
     "Step",
     "StreamPlace",
     "Writer",
+    "check_predicts_tokens",
     "cross_entropy",
     "head_label",
     "head_labels",

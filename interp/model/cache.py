@@ -120,8 +120,10 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
         """
 
         def cut(name: str, value: Tensor) -> Tensor:
-            axis = self.model.hook_points[name.removesuffix("_grad")].pos_axis
-            return select(select(value, 0, batch, "batch"), axis, pos, "pos")
+            value = select(value, 0, batch, "batch")
+            if pos is None:
+                return value
+            return select(value, self.model.hook_points[name.removesuffix("_grad")].pos_axis, pos, "pos")
 
         mask = self.attention_mask
         if mask is not None:

@@ -1,20 +1,21 @@
 """Runs that watch or change what flows through the hook points."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, Unpack, cast, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, Unpack, cast, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.errors import ConfigError, HookNotFiredError, check_choice, describe
+from interp.errors import ConfigError, HookNotFiredError, describe
 from interp.indices import layer_index
 from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, entries_of_part
 from interp.model.generate import KVCache
-from interp.model.hooks import Hook, HookDirection, HookFn, HookPair, HookPoint, RunHook, Running, as_pairs
-from interp.model.names import HookInfo, HookMap, HookName, as_list, layer_of, resolve
+from interp.model.hooked_module import HookedModule, check_carried_out
+from interp.model.hooks import Hook, HookPair, as_pairs
+from interp.model.names import HookName, as_list, layer_of
 from interp.model.provenance import KEPT, Provenance, settle
 from interp.model.recording import Differentiable, LastPointReached, Logits, Recording, objective, stop_here
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask
@@ -48,32 +49,13 @@ class RunOptions(TypedDict, total=False):
     kv_cache: KVCache | None
 
 
-class Hooked(nn.Module):
-    """A module whose hook points have names, and which can be run under their eyes.
+class Hooked(HookedModule):
+    """A model that can be run under the eyes of its hook points.
 
-    A subclass calls `name_hook_points` when it is built; its `forward` takes what `HookedTransformer.forward` takes.
+    Its `forward` takes what `HookedTransformer.forward` takes.
     """
 
     cfg: TransformerConfig
-    hook_points: dict[str, HookPoint]
-    axis_sizes: dict[str, int]
-    running: Running
-
-    def name_hook_points(self, sizes: Mapping[str, int]) -> None:
-        """Find every `HookPoint` below this module and name it; `sizes` are the axes whose size is fixed."""
-        found = {
-            f"{path}.{attribute}".lstrip("."): point
-            for path, module in self.named_modules()
-            for attribute, point in vars(module).items()
-            if isinstance(point, HookPoint)
-        }
-        self.hook_points = dict(sorted(found.items(), key=lambda item: item[1].order))
-        self.running = Running()
-        for name, point in self.hook_points.items():
-            point.name, point.running = name, self.running
-        self.axis_sizes = dict(sizes)
-
-    # ------------------------------------------------------------------ which model this is
 
     def weights_hash(self) -> str:
         """A hash of all parameters and buffers, bit for bit; equal for equal weights on any device.
@@ -96,66 +78,6 @@ class Hooked(nn.Module):
         """What copies and pickles take: everything but hooks, and what this model was last known by."""
         return {name: value for name, value in self.__dict__.items() if name not in KEPT}
 
-    # ------------------------------------------------------------------ hook points and hooks
-
-    def hook_map(self) -> HookMap:
-        """The table of all hook points of this model: name, shape, meaning, and whether the point is lazy."""
-
-        def shape(point: HookPoint) -> str:
-            return " ".join(
-                f"{axis}={self.axis_sizes[axis]}" if axis in self.axis_sizes else axis for axis in point.axes
-            )
-
-        return HookMap(HookInfo(p.name, shape(p), p.meaning, p.lazy) for p in self.hook_points.values())
-
-    def resolve_hooks(self, asked: HookName | Iterable[HookName] | None) -> list[str]:
-        """Full names for names in any form; None stands for every point that is not lazy.
-
-        A glob whose last part is nothing but wildcards (`*`, `blocks.0.*`) leaves lazy points out, too; every other
-        name takes all that it fits. Raises `HookNotFoundError` for a name that fits nothing.
-        """
-        names, found = list(self.hook_points), set()
-        for one in as_list(asked):
-            fits = names if one is None else resolve(one, names, self.cfg.n_layers)
-            if one is None or (isinstance(one, str) and not one.rsplit(".", 1)[-1].strip("*?")):
-                fits = [name for name in fits if not self.hook_points[name].lazy]
-            found.update(fits)
-        return [name for name in names if name in found]
-
-    def add_hook(self, name: HookName | list[HookName], fn: HookFn, dir: HookDirection = "fwd") -> None:
-        """Add a hook that stays until `reset_hooks`. Raises `HookNotFoundError` before anything is changed."""
-        check_choice("dir", dir, get_args(HookDirection))
-        self._attach(as_pairs([(name, fn)], "add_hook"), dir)
-
-    def reset_hooks(self) -> None:
-        """Remove every hook from every point; backward hooks still there stop acting on existing graphs, too."""
-        on_points = [hook for point in self.hook_points.values() for hook in point.hooks]
-        self._detach([*on_points, *self.running.hooks], graphs=True)
-
-    @contextmanager
-    def hooks(
-        self,
-        fwd_hooks: Iterable[HookPair] = (),
-        bwd_hooks: Iterable[HookPair] = (),
-    ) -> Iterator[Self]:
-        """Hooks that live for the `with` block, also when an exception ends it.
-
-        Backward hooks act on gradients computed inside the block.
-
-        Raises:
-            HookNotFoundError: a name matches nothing (before the block begins).
-            HookNotFiredError: the block ended and a hook never ran.
-        """
-        forward, backward = as_pairs(fwd_hooks, "fwd_hooks"), as_pairs(bwd_hooks, "bwd_hooks")
-        for asked, _ in forward + backward:
-            self.resolve_hooks(asked)
-        active = self._attach(forward, "fwd") + self._attach(backward, "bwd")
-        try:
-            yield self
-        finally:
-            self._detach(active, graphs=True)
-        _check_carried_out(active, "inside the block")
-
     @contextmanager
     def intervene(self, *edits: Edit) -> Iterator[Self]:
         """Edits that act for the `with` block, in this order; `interp.interventions` has a vocabulary of them.
@@ -171,27 +93,6 @@ class Hooked(nn.Module):
                 raise ConfigError(f"{type(edit).__name__} is no edit; allowed: interp.interventions, such as Zero(...)")
         with self.hooks(fwd_hooks=[pair for edit in edits for pair in edit.hooks(model)]):
             yield self
-
-    def _attach(self, pairs: list[HookPair], direction: HookDirection, observes: bool = False) -> list[Hook]:
-        places = [(self.resolve_hooks(asked), Hook(fn, direction, asked, observes)) for asked, fn in pairs]
-        return [self._put(hook, names) for names, hook in places]
-
-    def _put(self, hook: Hook, names: Iterable[str]) -> Hook:
-        """One hook at all points with these full names."""
-        for name in names:
-            self.hook_points[name].hooks.append(hook)
-        self.running.hooks.append(hook)
-        return hook
-
-    def _detach(self, hooks: Iterable[Hook], graphs: bool) -> None:
-        """Remove hooks from all points; with `graphs`, from the autograd graphs they are already part of too."""
-        gone = set(hooks)
-        for point in self.hook_points.values():
-            if point.hooks:
-                point.hooks = [hook for hook in point.hooks if hook not in gone]
-        self.running.hooks = [hook for hook in self.running.hooks if hook not in gone]
-        for hook in gone if graphs else ():
-            hook.live = False
 
     def run_with_hooks(
         self,
@@ -218,7 +119,7 @@ class Hooked(nn.Module):
             output = self(input, return_type, **options)
         finally:
             self._detach(active, graphs=False)
-        _check_carried_out(active, "in this run", later=True)
+        check_carried_out(active, "in this run", later=True)
         return output
 
     def run_with_cache(
@@ -293,7 +194,7 @@ class Hooked(nn.Module):
         if options.get("stop_at_layer") is not None:
             output = cast(Tensor, output).clone()  # nor hand out one of its own
         edited = any(hook.edited for hook in callers if hook.direction == "fwd")
-        mask = None if mask is None else recording.part(mask, 1)
+        mask = None if mask is None else recording.part(mask)
         return output, ActivationCache(recording.kept, model, edited, mask)
 
     def _what_to_differentiate(
@@ -383,20 +284,3 @@ class Hooked(nn.Module):
         if first > last:
             raise ConfigError(f"start_at_layer = {start} comes after stop_at_layer = {stop}")
         return first, last
-
-
-def _check_carried_out(hooks: Iterable[Hook], where: str, later: bool = False) -> None:
-    """Raise `HookNotFiredError` for a hook that never ran, or that did not come to do all that it was meant to do.
-
-    With `later`, a backward hook need only be part of a graph.
-    """
-    for hook in hooks:
-        if not (hook.fired or (later and hook.on_graph)):
-            cause = (
-                "no forward pass reached it"
-                if hook.direction == "fwd"
-                else "no gradient flowed through it (was grad mode on, and backward called there?)"
-            )
-            raise HookNotFiredError(f"the {hook.direction} hook on {hook.asked!r} never ran {where}: {cause}")
-        if isinstance(hook.fn, RunHook) and (undone := hook.fn.undone()):
-            raise HookNotFiredError(f"{undone} {where}")

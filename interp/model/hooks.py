@@ -21,6 +21,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -50,7 +51,7 @@ class Span:
         n_prompt: how many positions the prompt has; the later ones are generated. None where that is not known: in a
             run that continues a `kv_cache` which was made without `n_prompt=`.
         n_final: how many positions the sequence can have in the end; None where that is not known.
-        mask: which of the positions up to now are tokens rather than padding; None where all are.
+        attention_mask: which of the positions up to now are tokens rather than padding; None where all are.
     """
 
     first: int
@@ -58,7 +59,7 @@ class Span:
     batch: int
     n_prompt: int | None
     n_final: int | None
-    mask: Bool[Tensor, "batch n_keys"] | None = None
+    attention_mask: Bool[Tensor, "batch n_keys"] | None = None
 
     @property
     def is_part(self) -> bool:
@@ -145,9 +146,9 @@ class HookPoint:
     Attributes:
         name: full name, such as `blocks.0.attn.hook_pattern`; given by the model that contains the point.
         axes: names of the tensor's axes, such as `("batch", "head", "query_pos", "key_pos")`; "1" is an axis of size 1.
+            Empty where they are not stated: any tensor.
         meaning: one line for `hook_map()`.
         lazy: computed only when asked for.
-        pos_axis: the axis along which `pos_slice` cuts: "pos", or "query_pos" of a pattern.
         hooks: the active hooks, in the order in which they run.
         edited: whether a hook edited what passed here last.
         running: what it shares with the other points of its model.
@@ -155,16 +156,27 @@ class HookPoint:
 
     _created = itertools.count()
 
-    def __init__(self, axes: str, meaning: str, lazy: bool = False):
+    def __init__(self, axes: str = "", meaning: str = "", lazy: bool = False):
         self.name = ""
         self.axes = tuple(axes.split())
         self.meaning = meaning
         self.lazy = lazy
-        self.pos_axis = self.axes.index("query_pos" if "query_pos" in self.axes else "pos")
         self.hooks: list[Hook] = []
         self.edited = False
         self.running = Running()
         self.order = next(HookPoint._created)  # components create their points in order of execution
+
+    @cached_property
+    def pos_axis(self) -> int:
+        """The axis along which `pos_slice` cuts: "pos", or "query_pos" of a pattern.
+
+        Raises `ShapeError` for a point without an axis of positions.
+        """
+        for axis in ("query_pos", "pos"):
+            if axis in self.axes:
+                return self.axes.index(axis)
+        shown = " ".join(self.axes) if self.axes else "not stated"
+        raise ShapeError(f"{self.name!r} has no axis of positions (its axes: {shown})")
 
     def layer(self) -> int:
         """The block this point is in. Raises `HookNotFoundError` outside the blocks."""

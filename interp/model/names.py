@@ -146,10 +146,14 @@ class HookInfo:
 
 
 class HookMap(Mapping[str, HookInfo]):
-    """Every hook point of a model in order of execution: a mapping, a table in a terminal, HTML in a notebook."""
+    """Every hook point of a model in order of execution: a mapping, a table in a terminal, HTML in a notebook.
 
-    def __init__(self, rows: Iterable[HookInfo]):
-        self._rows = {row.name: row for row in rows}
+    As a mapping it has every name. The table shows blocks that are alike once, under a glob that names all of them;
+    `hook_map().full` shows every point.
+    """
+
+    def __init__(self, rows: Iterable[HookInfo], whole: bool = False):
+        self._rows, self._whole = {row.name: row for row in rows}, whole
 
     def __getitem__(self, name: str) -> HookInfo:
         if name not in self._rows:
@@ -162,13 +166,38 @@ class HookMap(Mapping[str, HookInfo]):
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def full(self) -> "HookMap":
+        """The same points, shown one by one."""
+        return HookMap(self.values(), whole=True)
+
+    def _shown(self) -> list[tuple[str, str, str, str]]:
+        """Name, layers, shape and meaning of every line: a point, or what is the same in several layers."""
+        alike: dict[tuple[str, str, str, bool], list[int | None]] = {}
+        for row in self.values():
+            layer = layer_of(row.name)
+            name = row.name if layer is None or self._whole else row.name.replace(str(layer), "*", 1)
+            alike.setdefault((name, row.shape, row.meaning, row.lazy), []).append(layer)
+        every = {layer for layer in map(layer_of, self) if layer is not None}
+        lines = []
+        for (name, shape, meaning, lazy), layers in alike.items():
+            numbers = [layer for layer in layers if layer is not None]
+            if len(numbers) == 1:
+                name = name.replace("*", str(numbers[0]), 1)
+            where = f"all {len(every)}" if len(numbers) == len(every) > 1 else spans(numbers)
+            lines.append((name, where, shape, meaning + (" (lazy)" if lazy else "")))
+        return lines
+
+    def _title(self) -> str:
+        return f"{len(self)} hook points, in order of execution"
+
     def __rich__(self) -> Any:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table("name", "shape", "meaning", title=f"{len(self)} hook points, in order of execution")
-        for row in self.values():
-            table.add_row(*map(Text, (row.name, row.shape, row.meaning + (" (lazy)" if row.lazy else ""))))
+        table = Table(*COLUMNS, title=self._title())
+        for line in self._shown():
+            table.add_row(*map(Text, line))
         return table
 
     def __repr__(self) -> str:
@@ -182,11 +211,24 @@ class HookMap(Mapping[str, HookInfo]):
     def _repr_html_(self) -> str:
         from html import escape
 
-        cells = "".join(
-            f"<tr><td><code>{escape(row.name)}</code></td><td>{escape(row.shape)}</td>"
-            f"<td>{escape(row.meaning)}{' <em>(lazy)</em>' if row.lazy else ''}</td></tr>"
-            for row in self.values()
+        head = "".join(f"<th>{column}</th>" for column in COLUMNS)
+        body = "".join(
+            f"<tr><td><code>{escape(name)}</code></td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+            for name, *cells in self._shown()
         )
-        return (
-            f"<table><thead><tr><th>name</th><th>shape</th><th>meaning</th></tr></thead><tbody>{cells}</tbody></table>"
-        )
+        return f"<table><caption>{self._title()}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+COLUMNS = ("name", "layers", "shape", "meaning")
+"""Of the table that a `HookMap` shows."""
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Rising numbers in words: "0 to 4, 7"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)

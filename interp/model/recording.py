@@ -134,19 +134,21 @@ class Recording:
         self.kept: dict[str, Tensor] = {}
         self.in_graph: dict[str, Tensor] = {}
 
-    def part(self, value: Tensor, pos_axis: int) -> Tensor:
-        """The part of a tensor that is kept: the positions that were asked for, on the device that was asked for."""
+    def part(self, value: Tensor, point: HookPoint | None = None) -> Tensor:
+        """The part of the tensor at a point, or of a mask [batch, pos], that is kept: the positions and the device that
+        were asked for.
+        """
         value = value.detach() if value.requires_grad else value
         if self.pos_slice is not None:  # a copy, so that the whole tensor is not held
-            value = select(value, pos_axis, self.pos_slice, "pos").clone()
+            value = select(value, 1 if point is None else point.pos_axis, self.pos_slice, "pos").clone()
         return value if self.device is None else value.to(self.device)
 
     def keep(self, value: Tensor, hook: HookPoint) -> Tensor:
         """The hook function, which keeps the value. If nothing before it has a gradient, the graph begins here."""
         if hook.name in self.kept:
             raise CacheError(f"{hook.name} ran twice in one cached run: by a run inside a hook, or in another thread")
-        self.kept[hook.name] = self.part(value, hook.pos_axis)
-        if self.graph:
+        self.kept[hook.name] = self.part(value, hook)
+        if self.graph and value.is_floating_point():  # not ids
             self.in_graph[hook.name] = value if value.requires_grad else value.requires_grad_()
         return value
 
@@ -162,7 +164,7 @@ class Recording:
         )
         for name, gradient in zip(self.in_graph, gradients, strict=True):
             if gradient is not None:
-                self.kept[f"{name}_grad"] = self.part(gradient, points[name].pos_axis)
+                self.kept[f"{name}_grad"] = self.part(gradient, points[name])
 
 
 class LastPointReached(Exception):

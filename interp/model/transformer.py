@@ -44,7 +44,7 @@ from interp.model.loss import check_predicts_tokens, next_token_loss
 from interp.model.split_inputs import private_reads
 from interp.model.stacked import StackedWeights
 from interp.model.text import ReadsText
-from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask
+from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask, check_tokens
 
 
 class Block(nn.Module):
@@ -169,6 +169,7 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         cfg = cfg if isinstance(cfg, TransformerConfig) else TransformerConfig.from_dict(cfg)
         self.cfg, self.tokenizer = cfg, tokenizer
         with torch.device(device or torch.get_default_device()):
+            self.hook_tokens = HookPoint("batch pos", "the token ids, as the embedding reads them", lazy=True)
             self.embed = Embed(cfg)
             self.hook_embed = HookPoint("batch pos d_model", "the token's vector: the first write to the stream")
             if cfg.has_position_vectors:
@@ -235,7 +236,7 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
             mask = check_mask(attention_mask, entering)
         whole_mask, positions = self._positions(entering, mask, kv_cache)
         with self.running.over(self._span(entering, whole_mask, kv_cache)):
-            x = entering if tokens is None else self.hook_embed(self.embed(tokens))  # [batch pos d_model]
+            x = entering if tokens is None else self.hook_embed(self.embed(self._read_tokens(tokens)))
             vectors = self._position_vectors(positions, x, embedding=tokens is not None)
             if self.cfg.positions_in_stream and vectors is not None:
                 x, vectors = x + vectors, None
@@ -247,6 +248,12 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         if kv_cache is not None:
             kv_cache.commit(entering.shape[0], entering.shape[1], whole_mask)
         return output
+
+    def _read_tokens(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+        """The ids that are embedded: those given, as hooks leave them. The loss stays that of the ids given."""
+        if not self.hook_tokens.hooks:
+            return tokens
+        return check_tokens(self.hook_tokens(tokens), self.cfg.d_vocab, self.cfg.n_ctx, tokens.device)
 
     def _read_out(
         self,
@@ -292,7 +299,7 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         """Which positions of its sequence this run carries."""
         batch, n_new = entering.shape[:2]
         if kv_cache is None:
-            return Span(0, n_new, batch, n_prompt=n_new, n_final=n_new, mask=mask)
+            return Span(0, n_new, batch, n_prompt=n_new, n_final=n_new, attention_mask=mask)
         n_prompt = kv_cache.n_prompt
         if n_prompt is None and kv_cache.n_pos == 0:
             n_prompt = n_new

@@ -23,6 +23,8 @@ def gradients_of_added_zeros(run: Run) -> dict[str, Tensor]:
     gradients: dict[str, Tensor] = {}
 
     def add_zero(act: Tensor, hook: HookPoint) -> Tensor:
+        if not act.is_floating_point():
+            return act
         zeros[hook.name] = torch.zeros_like(act, requires_grad=True)
         return act + zeros[hook.name]
 
@@ -36,8 +38,9 @@ def gradients_of_added_zeros(run: Run) -> dict[str, Tensor]:
 
 
 def fixed_points(run: Run) -> set[str]:
-    """The points that no gradient reaches, because nothing before them is trained."""
-    return {"hook_pos_embed"} if run.cfg.positional_embedding_type in ("onehot", "sinusoidal") else set()
+    """The points that no gradient reaches: ids, and what has nothing trained before it."""
+    positions = {"hook_pos_embed"} if run.cfg.positional_embedding_type in ("onehot", "sinusoidal") else set()
+    return {"hook_tokens"} | positions
 
 
 def embedding_gradient(run: Run, *hooks: tuple[Any, Any]) -> Tensor:

@@ -10,7 +10,21 @@ import numpy as np
 import pytest
 import torch
 from einops import einsum
-from grid import SEED, Run, as_text, assert_close, everywhere, random_tensor, reference_logits, run_of, where
+from grid import (
+    SEED,
+    SMALL,
+    Run,
+    as_text,
+    assert_close,
+    build,
+    config,
+    everywhere,
+    random_tensor,
+    random_tokens,
+    reference_logits,
+    run_of,
+    where,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,7 +42,9 @@ def zero(act: Tensor, hook: HookPoint) -> Tensor:
 
 
 def disturb(act: Tensor, hook: HookPoint) -> Tensor:
-    """Random changes of size and direction; -inf stays where it is."""
+    """Random changes of size and direction, -inf stays where it is; of ids the next ones."""
+    if not act.is_floating_point():
+        return (act + 1) % SMALL["d_vocab"]
     generator = torch.Generator().manual_seed(SEED)
     noise = torch.rand(act.shape, generator=generator, dtype=act.dtype)
     return act * (1 + noise) + noise
@@ -198,7 +214,7 @@ def test_the_table_gives_the_shape_of_every_activation(run: Run):
 
 
 def test_exactly_the_points_that_the_design_calls_lazy_are_lazy(run: Run):
-    lazy = {"hook_result", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in"}
+    lazy = {"hook_tokens", "hook_result", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input", "hook_mlp_in"}
     for name, row in run.model.hook_map().items():
         assert row.lazy == (name.rsplit(".", 1)[-1] in lazy), name
 
@@ -206,7 +222,7 @@ def test_exactly_the_points_that_the_design_calls_lazy_are_lazy(run: Run):
 @pytest.mark.parametrize("shown", [str, repr, lambda table: table._repr_html_()], ids=["str", "repr", "html"])
 def test_the_table_shows_every_point(shown: Callable[[Any], str]):
     table = run_of("learned_ln").model.hook_map()
-    text = shown(table)
+    text = shown(table.full)
     assert [name for name in table if name not in text] == []
 
 
@@ -282,6 +298,21 @@ def test_editing_what_one_head_reads_or_writes_changes_that_head_alone(run: Run,
 
     logits = run.model.run_with_hooks(run.tokens, fwd_hooks=[((SITES[part], layer), hook_fn)])
     assert_close(logits[0], reference_logits(run.model, run.tokens[0], edit))
+
+
+def test_a_huge_write_that_an_edit_takes_away_leaves_no_rounding_behind():
+    """The sum over heads is that of the edited writes, not the old sum with a difference added."""
+    model = build(config(SMALL, n_layers=1, dtype=torch.float32), SEED)
+    tokens = random_tokens(model.cfg, SEED)
+    without = copy.deepcopy(model)
+    with torch.no_grad():
+        model.blocks[0].attn.W_O[2] *= 1e7
+        without.blocks[0].attn.W_O[2] = 0
+
+    def remove(result: Tensor, hook: HookPoint) -> None:
+        result[:, :, 2] = 0
+
+    assert_close(model.run_with_hooks(tokens, fwd_hooks=[(("result", 0), remove)]), without(tokens))
 
 
 def test_what_heads_read_alone_is_the_stream(run: Run):
