@@ -9,7 +9,7 @@ components of an architecture and says which reads what.
 from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, select
 from interp.model.components import MLP, Attention, Norm, SideInputs, rotate, visible_keys
-from interp.model.generate import KVCache, Sampling
+from interp.model.generate import GenerateOptions, KVCache, Sampling
 from interp.model.graph import ComputationGraph, Edge, Reader, Writer, head_label, head_labels, mlp_label
 from interp.model.hooked import Edit, ReadOut, ReturnType, RunOptions
 from interp.model.hooked_module import HookedModule
@@ -37,6 +37,7 @@ __all__ = [
     "Differentiable",
     "Edge",
     "Edit",
+    "GenerateOptions",
     "HookFn",
     "HookName",
     "HookPair",
