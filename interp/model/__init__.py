@@ -14,7 +14,13 @@ from interp.model.graph import ComputationGraph, Edge, Reader, Writer, head_labe
 from interp.model.hooked import Edit, ReadOut, ReturnType, RunOptions
 from interp.model.hooked_module import HookedModule
 from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
-from interp.model.loss import cross_entropy, in_context_learning_score, next_token_loss, predicted_places
+from interp.model.loss import (
+    check_predicts_tokens,
+    cross_entropy,
+    in_context_learning_score,
+    next_token_loss,
+    predicted_places,
+)
 from interp.model.names import HookName, layer_of
 from interp.model.provenance import signature
 from interp.model.recording import Differentiable, LogitMetric
@@ -55,6 +61,7 @@ __all__ = [
     "Step",
     "StreamPlace",
     "Writer",
+    "check_predicts_tokens",
     "cross_entropy",
     "head_label",
     "head_labels",

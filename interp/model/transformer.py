@@ -299,7 +299,7 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         """Which positions of its sequence this run carries."""
         batch, n_new = entering.shape[:2]
         if kv_cache is None:
-            return Span(0, n_new, batch, n_prompt=n_new, n_final=n_new, mask=mask)
+            return Span(0, n_new, batch, n_prompt=n_new, n_final=n_new, attention_mask=mask)
         n_prompt = kv_cache.n_prompt
         if n_prompt is None and kv_cache.n_pos == 0:
             n_prompt = n_new

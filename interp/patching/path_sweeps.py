@@ -228,7 +228,7 @@ class _SenderRuns:
         for sender in heard:
             groups.setdefault((sender.kind, sender.layer), []).append(sender)
         for group in groups.values():
-            yield from (group[part.start : part.stop] for part in portions([each] * len(group), budget))
+            yield from (group[part] for part in portions([each] * len(group), budget))
 
     def final(self, senders: list[Writer]) -> Float[Tensor, "sender batch pos d_model"]:
         """The stream after the last layer for each sender of one kind and layer."""
