@@ -386,8 +386,7 @@ def _as_read_through(
 
 def _embedding(model: HookedTransformer) -> Float[Tensor, "d_vocab d_model"]:
     """`W_E` as it enters the stream."""
-    W_E = at_least_float32(model.W_E)
-    return W_E if model.cfg.embed_scale == 1 else W_E * model.cfg.embed_scale
+    return model.embed.scaled(at_least_float32(model.W_E))
 
 
 def _table(
