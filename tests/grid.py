@@ -16,9 +16,9 @@ from torch import Tensor
 
 from interp import ActivationCache, HookedTransformer, TransformerConfig
 from interp.config import RotaryScaling
-from interp.model.components import Norm
 from interp.model.hooks import HookFn
 from interp.model.names import HookName
+from interp.model.norms import Norm
 from interp.text.codec import TextCodec
 
 SEED = int(os.environ.setdefault("INTERP_SEED", str(random.SystemRandom().randrange(2**31))))

@@ -14,8 +14,8 @@ from interp.interventions import Mean
 from interp.lens import direct_attribution, expand_logits, expand_scores, expand_stream, logit_lens
 from interp.metrics import KLDivergence, Logit, LogitDifference, LogProbability, Loss, Metric, Probability, Rank
 from interp.model import HookPoint
-from interp.model.generate import Sampling
 from interp.model.loss import in_context_learning_score, next_token_loss
+from interp.model.sampling import Sampling
 from interp.precision import (
     at_least_float32,
     autocast_devices,

@@ -3,159 +3,24 @@
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
+from numbers import Integral
+from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, check_options, describe
+from interp.model.kv_cache import KVCache
 from interp.model.loss import check_predicts_tokens
 from interp.model.names import HookName
-from interp.precision import at_least_float32
+from interp.model.sampling import Sampling, is_number
 from interp.progress import shown
 from interp.text import Answer, AttentionMask, Ids, MaskedTokens, Text, token_ids
 
 if TYPE_CHECKING:
     from interp.model.cache import ActivationCache
     from interp.model.transformer import HookedTransformer
-
-
-class LayerKeysValues:
-    """Keys (rotated, where the model rotates) and values of the positions that one layer has seen."""
-
-    def __init__(self) -> None:
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-        self._next: tuple[Tensor, Tensor] | None = None
-
-    def extend(
-        self, k: Float[Tensor, "batch new kv_head d_head"], v: Float[Tensor, "batch new kv_head d_head"]
-    ) -> tuple[Float[Tensor, "batch n_keys kv_head d_head"], Float[Tensor, "batch n_keys kv_head d_head"]]:
-        """All keys and values up to now; they are kept only when the run has ended well (`commit`)."""
-        if self.keys is not None and self.values is not None:
-            k, v = torch.cat([self.keys, k], dim=1), torch.cat([self.values, v], dim=1)
-        self._next = (k, v)
-        return k, v
-
-    def commit(self) -> None:
-        """Keep what the run that just ended added."""
-        if self._next is not None:
-            self.keys, self.values = self._next
-        self._next = None
-
-
-class KVCache:
-    """What attention needs of earlier positions, so that a run carries only the new ones.
-
-    Pass the same object to one run after another: `model(prompt, kv_cache=cache)`, then `model(next, kv_cache=cache)`.
-    A run that fails leaves it as it was.
-
-    Positions of hooks and interventions count along the whole sequence. Where the prompt ends, which negative positions
-    and "generated" ones refer to, only who makes the cache can know: `generate` says it.
-
-    Attributes:
-        n_prompt: how many positions the prompt has, or None where that was not said.
-        n_final: how many positions the sequence can have in the end, or None where that was not said.
-        layers: keys and values of each layer.
-        mask: which of the positions seen are real tokens, or None where all are.
-        n_pos: how many positions were seen.
-        batch: of how many sequences, or None before the first run.
-    """
-
-    def __init__(self, n_layers: int, n_prompt: int | None = None, n_final: int | None = None):
-        self.n_prompt, self.n_final = n_prompt, n_final
-        self.layers = [LayerKeysValues() for _ in range(n_layers)]
-        self.mask: Bool[Tensor, "batch n_pos"] | None = None
-        self.n_pos = 0
-        self.batch: int | None = None
-
-    def whole_mask(
-        self, batch: int, n_new: int, mask: Bool[Tensor, "batch new"] | None, device: torch.device
-    ) -> Bool[Tensor, "batch n_keys"] | None:
-        """The mask of the positions seen and the new ones together. Raises `ShapeError` for another batch."""
-        if self.batch not in (None, batch):
-            raise ShapeError(f"kv_cache holds {self.batch} sequences; this run has {batch}")
-        if self.mask is None and mask is None:
-            return None
-        past = torch.ones(batch, self.n_pos, dtype=torch.bool, device=device) if self.mask is None else self.mask
-        new = torch.ones(batch, n_new, dtype=torch.bool, device=device) if mask is None else mask
-        return torch.cat([past, new], dim=1)
-
-    def commit(self, batch: int, n_new: int, mask: Bool[Tensor, "batch n_keys"] | None) -> None:
-        """Keep what a run that ended well has added."""
-        for layer in self.layers:
-            layer.commit()
-        self.mask, self.batch, self.n_pos = mask, batch, self.n_pos + n_new
-
-
-def _is_number(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen from the logits.
-
-    Attributes:
-        temperature: divides the logits; 0 takes the largest (greedy), so that only `top_k=1` goes with it.
-        top_k: keep the k largest logits.
-        top_p: then keep the smallest set of tokens whose probabilities reach p (Holtzman et al. 2020, section 3.1).
-        seed: of the random choices; None takes torch's global generator.
-
-    Raises `ConfigError` for values out of range, or `top_k` or `top_p` beside a temperature of 0.
-    """
-
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        given, k, p, seed = self.temperature, self.top_k, self.top_p, self.seed
-        for right, message in (
-            (
-                _is_number(given, Real) and 0 <= given < float("inf"),
-                f"temperature = {describe(given)}; allowed: 0 or more",
-            ),
-            (k is None or (_is_number(k, Integral) and k >= 1), f"top_k = {describe(k)}; allowed: 1 or more"),
-            (p is None or (_is_number(p, Real) and 0 < p <= 1), f"top_p = {describe(p)}; allowed: above 0, up to 1"),
-            (
-                seed is None or (_is_number(seed, Integral) and -(2**63) <= seed < 2**64),
-                f"seed = {describe(seed)}; allowed: an integer of 64 bits",
-            ),
-        ):
-            if not right:
-                raise ConfigError(message)
-        for name, without_effect in (("top_k", k not in (None, 1)), ("top_p", p not in (None, 1))):
-            if without_effect and given == 0:
-                raise ConfigError(
-                    f"{name} = {getattr(self, name)} chooses among tokens to sample from, and temperature = 0 samples "
-                    "none; give a temperature above 0"
-                )
-
-    def probabilities(self, logits: Float[Tensor, "batch d_vocab"]) -> Float[Tensor, "batch d_vocab"]:
-        """The distribution the next token is drawn from, in float32 at least."""
-        logits = at_least_float32(logits)
-        if self.temperature == 0 or self.top_k == 1:
-            return torch.nn.functional.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
-        logits = logits / self.temperature
-        if self.top_k is not None and self.top_k < logits.shape[-1]:
-            kept = logits.topk(self.top_k, dim=-1).indices
-            logits = torch.full_like(logits, float("-inf")).scatter(-1, kept, logits.gather(-1, kept))
-        probabilities = logits.softmax(dim=-1)
-        if self.top_p is not None:
-            ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-            before = ordered.cumsum(dim=-1) - ordered  # what the more probable tokens reach without this one
-            probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered.where(before < self.top_p, 0))
-        return probabilities / probabilities.sum(dim=-1, keepdim=True)
-
-    def choose(self, logits: Float[Tensor, "batch d_vocab"], generator: torch.Generator | None) -> Int[Tensor, "batch"]:
-        """A token a sequence."""
-        if self.temperature == 0 or self.top_k == 1:
-            return logits.argmax(dim=-1)
-        return torch.multinomial(self.probabilities(logits), 1, generator=generator)[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +58,7 @@ def stream(
             things than tokens.
         ShapeError: a prompt ends with padding, which would be what the first new token continues.
     """
-    if not _is_number(max_new_tokens, Integral) or max_new_tokens < 1:
+    if not is_number(max_new_tokens, Integral) or max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens = {describe(max_new_tokens)}; allowed: 1 or more")
     if model.cfg.attention_dir != "causal":
         raise ConfigError(f"attention_dir = {model.cfg.attention_dir!r}: only a causal model predicts the next token")

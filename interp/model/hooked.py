@@ -12,9 +12,9 @@ from interp.errors import ConfigError, HookNotFiredError, describe
 from interp.indices import layer_index
 from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, entries_of_part
-from interp.model.generate import KVCache
 from interp.model.hooked_module import HookedModule, check_carried_out
 from interp.model.hooks import Hook, HookPair, as_pairs
+from interp.model.kv_cache import KVCache
 from interp.model.names import HookName, as_list, layer_of
 from interp.model.provenance import KEPT, Provenance, settle
 from interp.model.recording import Differentiable, LastPointReached, Logits, Recording, objective, stop_here

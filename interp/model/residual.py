@@ -19,8 +19,9 @@ from torch import Tensor
 from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, check_choice, describe, did_you_mean
 from interp.indices import layer_index
-from interp.model.components import WRITE_PER_HEAD, Norm
+from interp.model.attention import WRITE_PER_HEAD
 from interp.model.graph import head_label
+from interp.model.norms import Norm
 from interp.model.provenance import CHANGED
 from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
 from interp.precision import (

@@ -14,7 +14,7 @@ from interp.model.components import Embed, PosEmbed, Unembed
 from interp.model.read_only import ReadOnly
 
 if TYPE_CHECKING:
-    from interp.model.transformer import Block
+    from interp.model.block import Block
 
 
 class StackedWeights:

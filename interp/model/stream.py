@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.model.components import Norm
+from interp.model.norms import Norm
 
 
 class StreamPlace(NamedTuple):

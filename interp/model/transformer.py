@@ -10,9 +10,9 @@ on each position alone). At the end the stream is read out as logits for the nex
         x = x + mlp(x)
     logits = x @ W_U
 
-This file holds the block and the model around the blocks; attention, MLP and the rest are in `components.py`, which is
-the next to read. Every place where the stream is read or written, and every step in between, is a hook point;
-`model.hook_map()` lists them.
+This file holds the model around the blocks. Read `block.py` next, then `attention.py`, `components.py` and `norms.py`.
+Every place where the stream is read or written, and every step in between, is a hook point; `model.hook_map()` lists
+them.
 """
 
 import dataclasses
@@ -24,116 +24,20 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from interp.config import TransformerConfig, rotary_angles
+from interp.config import TransformerConfig
 from interp.errors import ConfigError, ShapeError, TokenError, describe
-from interp.model.components import (
-    MLP,
-    Attention,
-    Embed,
-    Norm,
-    PosEmbed,
-    SideInputs,
-    Unembed,
-    visible_keys,
-    whole_span,
-)
-from interp.model.generate import Generates, KVCache
+from interp.model.block import Block
+from interp.model.components import Embed, PosEmbed, Unembed
+from interp.model.context import LayerContext, layer_contexts
+from interp.model.generate import Generates
 from interp.model.hooked import Hooked, ReadOut, ReturnType
 from interp.model.hooks import HookPoint, Span
+from interp.model.kv_cache import KVCache
 from interp.model.loss import check_predicts_tokens, next_token_loss
-from interp.model.split_inputs import private_reads
+from interp.model.norms import Norm
 from interp.model.stacked import StackedWeights
 from interp.model.text import ReadsText
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask, check_tokens
-
-
-class Block(nn.Module):
-    """One layer: attention, then an MLP, each reading the stream and adding to it.
-
-    With pre-norm `t = x + attn(ln1(x))`, `y = t + mlp(ln2(t))`; with post-norm `t = ln1(x + attn(x))`,
-    `y = ln2(t + mlp(t))`; in parallel `y = x + attn(ln1(x)) + mlp(ln2(x))`. With norms on both sides (Gemma), what is
-    added is `ln1_post(attn(ln1(x)))`, and `ln2_post(mlp(ln2(t)))`. In shortformer models queries and keys read
-    `ln1(x) + position`, and values `ln1(x)`.
-
-    Called with a stream alone, `block(x)`, it runs on whole sequences without padding. A subclass may say which classes
-    its parts have.
-
-    Attributes:
-        layer: its number, which decides where the config differs between layers.
-    """
-
-    attention_type: ClassVar[type[Attention]] = Attention
-    mlp_type: ClassVar[type[MLP]] = MLP
-
-    def __init__(self, cfg: TransformerConfig, layer: int = 0):
-        super().__init__()
-        self.cfg, self.layer = cfg, layer
-        self.pre_norm, self.norms_writes = cfg.norms_reads, cfg.norm_position == "both"
-        kv = "kv_head" if cfg.n_key_value_heads < cfg.n_heads else "head"
-
-        def norm(wanted: bool = True) -> Norm:
-            return Norm(cfg.normalization_type if wanted else None, cfg.d_model, cfg.eps)
-
-        # In order of execution, which is the order of hook_map().
-        self.hook_resid_pre = HookPoint("batch pos d_model", "the residual stream that enters the block")
-        if self.pre_norm:
-            self.ln1 = norm()
-        self.hook_attn_in = HookPoint(f"batch pos {kv} d_model", "the stream as each head alone reads it", lazy=True)
-        self.hook_q_input = HookPoint("batch pos head d_model", "the stream as its queries alone read it", lazy=True)
-        self.hook_k_input = HookPoint(f"batch pos {kv} d_model", "the stream as its keys alone read it", lazy=True)
-        self.hook_v_input = HookPoint(f"batch pos {kv} d_model", "the stream as its values alone read it", lazy=True)
-        self.attn = self.attention_type(cfg, layer)
-        self.ln1_post = norm(self.norms_writes)
-        self.hook_attn_out = HookPoint("batch pos d_model", "what attention adds to the stream")
-        if not self.pre_norm:
-            self.ln1 = norm()
-        if not cfg.attn_only:
-            if not cfg.parallel_attn_mlp:
-                self.hook_resid_mid = HookPoint("batch pos d_model", "the stream between attention and MLP")
-            self.hook_mlp_in = HookPoint("batch pos d_model", "the stream as the MLP alone reads it", lazy=True)
-            if self.pre_norm:
-                self.ln2 = norm()
-            self.mlp = self.mlp_type(cfg)
-            self.ln2_post = norm(self.norms_writes)
-            self.hook_mlp_out = HookPoint("batch pos d_model", "what the MLP adds to the stream")
-            if not self.pre_norm:
-                self.ln2 = norm()
-        self.hook_resid_post = HookPoint("batch pos d_model", "the residual stream that leaves the block")
-
-    def forward(
-        self, x: Float[Tensor, "batch pos d_model"], side: SideInputs | None = None
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """The stream after this block. Without `side` raises as `SideInputs.of_whole_sequences`."""
-        if side is None:
-            side = SideInputs.of_whole_sequences(self.cfg, self.layer, x)
-            with self.hook_resid_pre.running.over(whole_span(x)):
-                return self(x, side)
-        x = self.hook_resid_pre(x)
-        attn_out = self.hook_attn_out(self._attend(x, side))
-        if self.cfg.parallel_attn_mlp:
-            return self.hook_resid_post(x + attn_out + self._apply_mlp(x))
-        x = x + attn_out
-        if not self.pre_norm:
-            x = self.ln1(x)
-        if self.cfg.attn_only:
-            return self.hook_resid_post(x)
-        x = self.hook_resid_mid(x)
-        x = x + self._apply_mlp(x)
-        if not self.pre_norm:
-            x = self.ln2(x)
-        return self.hook_resid_post(x)
-
-    def _attend(self, x: Float[Tensor, "batch pos d_model"], side: SideInputs) -> Float[Tensor, "batch pos d_model"]:
-        read, imposed_scale = self.ln1.read(x) if self.pre_norm else (x, None)
-        read_qk = read if side.position_reads is None else read + side.position_reads
-        out = self.attn(read_qk, read, side, private_reads(self, x, imposed_scale, side.position_reads))
-        return self.ln1_post(out) if self.norms_writes else out
-
-    def _apply_mlp(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        x = self.hook_mlp_in(x)
-        out = self.mlp(self.ln2(x) if self.pre_norm else x)
-        return self.hook_mlp_out(self.ln2_post(out) if self.norms_writes else out)
-
 
 Model = TypeVar("Model", bound="HookedTransformer")
 """A class of models; the run-time checks of the tests do not know `Self` in a class method."""
@@ -241,9 +145,9 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
             if self.cfg.positions_in_stream and vectors is not None:
                 x, vectors = x + vectors, None
 
-            sides = self._side_inputs(x, positions, whole_mask, vectors, kv_cache)
-            for block, side in zip(self.blocks[first:last], sides[first:last], strict=True):
-                x = block(x, side)
+            contexts = layer_contexts(self.cfg, range(first, last), x, positions, whole_mask, vectors, kv_cache)
+            for block, context in zip(self.blocks[first:last], contexts, strict=True):
+                x = block(x, context)
             output = x if stop_at_layer is not None else self._read_out(x, tokens, mask, return_type, loss_per_token)
         if kv_cache is not None:
             kv_cache.commit(entering.shape[0], entering.shape[1], whole_mask)
@@ -287,12 +191,12 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         loss = next_token_loss(logits, tokens, mask, loss_per_token)
         return (logits, loss) if return_type == "both" else loss
 
-    def side_inputs(self, prompts: MaskedTokens) -> list[SideInputs]:
+    def layer_contexts(self, prompts: MaskedTokens) -> list[LayerContext]:
         """What each layer needs beside the stream in a run on `prompts`: masks, rotations, position vectors."""
         whole_mask, positions = self._positions(prompts.ids, prompts.attention_mask, None)
         x = self.embed(prompts.ids)
         vectors = None if self.cfg.positions_in_stream else self._position_vectors(positions, x, embedding=False)
-        return self._side_inputs(x, positions, whole_mask, vectors, None)
+        return layer_contexts(self.cfg, range(self.cfg.n_layers), x, positions, whole_mask, vectors, None)
 
     @staticmethod
     def _span(entering: Tensor, mask: Bool[Tensor, "batch n_keys"] | None, kv_cache: KVCache | None) -> Span:
@@ -326,35 +230,6 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         if mask is None:
             return None, torch.arange(past, past + n_new, device=new.device)[None]
         return mask, (mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
-
-    def _side_inputs(
-        self,
-        x: Float[Tensor, "batch pos d_model"],
-        positions: Int[Tensor, "batch_or_1 pos"],
-        mask: Bool[Tensor, "batch n_keys"] | None,
-        position_reads: Float[Tensor, "batch pos d_model"] | None,
-        kv_cache: KVCache | None,
-    ) -> list[SideInputs]:
-        """What each layer needs beside the stream; layers that agree on it share the tensors."""
-        cfg, n_new = self.cfg, x.shape[1]
-        n_keys = n_new + (0 if kv_cache is None else kv_cache.n_pos)
-        causal = cfg.attention_dir == "causal" and mask is None and n_keys == n_new
-        visible: dict[Any, Tensor] = {}
-        rotation: dict[Any, tuple[Tensor, Tensor] | None] = {(None, None): None}
-        sides = []
-        for layer in range(cfg.n_layers):
-            window = cfg.in_layer(cfg.window_size, layer)
-            if window not in visible:
-                visible[window] = visible_keys(cfg.attention_dir, window, n_new, n_keys, mask, x.device)
-            base, scaling = cfg.in_layer(cfg.rotary_base, layer), cfg.in_layer(cfg.rotary_scaling, layer)
-            if base is not None and cfg.rotary_dim is not None and (base, scaling) not in rotation:
-                rotation[base, scaling] = rotary_angles(base, cfg.rotary_dim, scaling, positions, x.dtype)
-            past = None if kv_cache is None else kv_cache.layers[layer]
-            triangular = causal and (window is None or window >= n_keys)
-            sides.append(
-                SideInputs(visible[window], rotation[base, scaling], position_reads, past, triangular=triangular)
-            )
-        return sides
 
     # ------------------------------------------------------------------ checks on what comes in
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.budget import portions
-from interp.model import ActivationCache, HookName, HookPoint, SideInputs
+from interp.model import ActivationCache, HookName, HookPoint, LayerContext
 from interp.text import MaskedTokens
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class BaseRun:
         return cls(model, prompts, cache)
 
     @cached_property
-    def sides(self) -> list[SideInputs]:
+    def contexts(self) -> list[LayerContext]:
         """What each layer needs beside the stream."""
-        return self.model.side_inputs(self.prompts)
+        return self.model.layer_contexts(self.prompts)
 
     @property
     def final(self) -> Float[Tensor, "batch pos d_model"]:
@@ -216,14 +216,14 @@ class PackedForward:
         for portion in in_portions(groups, self.most):
             passing.portion = portion
             flat = torch.cat([rows.stream.flatten(0, 1) for rows in portion])[None]
-            out = self.model.blocks[layer](flat, self._side(layer, passing))
+            out = self.model.blocks[layer](flat, self._context(layer, passing))
             passed += [rows.with_stream(part) for rows, part in zip(portion, _parts(out, portion), strict=True)]
             self.advance(flat.shape[1])
         return passed
 
-    def _side(self, layer: int, passing: "_Passing") -> SideInputs:
+    def _context(self, layer: int, passing: "_Passing") -> LayerContext:
         """What the block needs for a flat list of positions."""
-        side, base, attn = self.base.sides[layer], self.base, self.model.blocks[layer].attn
+        context, base, attn = self.base.contexts[layer], self.base, self.model.blocks[layer].attn
 
         def of_positions(table: Tensor) -> Tensor:  # [batch or 1, pos, ...] to [1, flat, ...]
             parts = [
@@ -238,14 +238,16 @@ class PackedForward:
                 passing.attending = rows
                 keys = _after(base.keys(layer)[rows.prompt, : rows.start], own[1])
                 values = _after(base.values(layer)[rows.prompt, : rows.start], own[2])
-                visible = _of(side.visible, rows)[None, :, rows.start :]
-                z = attn.attend(own[0], keys, values, SideInputs(visible, None, None))
+                visible = _of(context.visible, rows)[None, :, rows.start :]
+                z = attn.attend(own[0], keys, values, LayerContext(visible, None, None))
                 mixed.append(z.flatten(0, 1))
             return torch.cat(mixed)[None]
 
-        rotation = None if side.rotation is None else (of_positions(side.rotation[0]), of_positions(side.rotation[1]))
-        reads = None if side.position_reads is None else of_positions(side.position_reads)
-        return SideInputs(side.visible, rotation, reads, attend=attend)
+        rotation = (
+            None if context.rotation is None else (of_positions(context.rotation[0]), of_positions(context.rotation[1]))
+        )
+        reads = None if context.position_reads is None else of_positions(context.position_reads)
+        return LayerContext(context.visible, rotation, reads, attend=attend)
 
 
 class _Passing:

@@ -28,7 +28,7 @@ from interp.budget import check_bytes, portions
 from interp.errors import ConfigError, check_choice, describe, did_you_mean
 from interp.indices import chosen_indices
 from interp.interventions import Index
-from interp.model import ComputationGraph, HookPair, HookPoint, Reader, SideInputs, Writer, layer_of
+from interp.model import ComputationGraph, HookPair, HookPoint, LayerContext, Reader, Writer, layer_of
 from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import Settings, SweepOptions
 from interp.patching.pairs import PairRuns, PromptPair, Source
@@ -277,7 +277,7 @@ class _SenderRuns:
                         value[:, at] = self.runs.written(out)[:, at]  # of an MLP's layer it is the only sender
                     hooks.append((out, partial(write_instead, value)))
             with self.model.hooks(fwd_hooks=hooks):
-                frozen = SideInputs(self.runs.base.sides[i].visible, None, None, attend=partial(_constant, z))
+                frozen = LayerContext(self.runs.base.contexts[i].visible, None, None, attend=partial(_constant, z))
                 x = self.model.blocks[i](x, frozen)
             arrived[i + 1, "stream"] = x
         return arrived

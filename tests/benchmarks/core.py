@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interp import HookedTransformer, TransformerConfig
-from interp.model.components import Norm
+from interp.model.norms import Norm
 
 
 def norm(x: Tensor, module: Norm) -> Tensor:

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from interp import HookedTransformer, TransformerConfig
-from interp.model.components import ACTIVATIONS, Norm
+from interp.model.components import ACTIVATIONS
+from interp.model.norms import Norm
 
 seeds = st.integers(0, 2**31)
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp import ConfigError, HookedTransformer, ShapeError, TokenError, Vocabulary
-from interp.model.generate import KVCache, Sampling
+from interp.model.kv_cache import KVCache
+from interp.model.sampling import Sampling
 
 CAUSAL = [name for name, fields in GRID.items() if fields.get("attention_dir") != "bidirectional"]
 

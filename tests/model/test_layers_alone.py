@@ -13,7 +13,7 @@ from torch import Tensor
 from interp import ConfigError, HookedTransformer, ShapeError, TransformerConfig
 from interp.interventions import Zero
 from interp.metrics import Logit
-from interp.model import MLP, Attention, Block, SideInputs
+from interp.model import MLP, Attention, Block, LayerContext
 from interp.patching import path_sweep, sweep
 from interp.training import train
 from interp.weights import center_writing_weights, fold_layer_norm, fold_value_biases, refactor_factored_attn_matrices
@@ -170,9 +170,9 @@ def test_side_inputs_of_whole_sequences_are_those_of_a_run(run: Run):
     if not has_all_it_reads(run.cfg):
         return
     x = run.cache["resid_pre", 0]
-    for layer, side in enumerate(run.model.side_inputs(run.model.masked_tokens(run.tokens))):
-        own = SideInputs.of_whole_sequences(run.cfg, layer, x)
-        assert torch.equal(own.visible, side.visible)
-        assert (own.rotation is None) == (side.rotation is None)
-        for one, other in zip(own.rotation or (), side.rotation or (), strict=True):
+    for layer, context in enumerate(run.model.layer_contexts(run.model.masked_tokens(run.tokens))):
+        own = LayerContext.of_whole_sequences(run.cfg, layer, x)
+        assert torch.equal(own.visible, context.visible)
+        assert (own.rotation is None) == (context.rotation is None)
+        for one, other in zip(own.rotation or (), context.rotation or (), strict=True):
             assert torch.equal(one, other)

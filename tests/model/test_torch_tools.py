@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.utils import parameters_to_vector, prune, vector_to_parameters
 
 from interp import HookedTransformer
-from interp.model.components import FEW_VECTORS, per_head
+from interp.model.attention import FEW_VECTORS, per_head
 
 TIED, GROUPED = "capped_window_tied", "rotary_rms_gated_grouped"
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from interp import ConfigError, HookedTransformer, TransformerConfig, Vocabulary
 from interp.config import RotaryScaling
-from interp.model.components import Norm
+from interp.model.norms import Norm
 from interp.weights.processing import (
     center_unembed,
     center_writing_weights,

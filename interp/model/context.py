@@ -1,0 +1,122 @@
+"""What a layer needs to know beyond the stream itself: which keys are visible, and where positions are."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.config import TransformerConfig, rotary_angles
+from interp.errors import ConfigError, ShapeError
+from interp.model.hooks import Span
+from interp.model.kv_cache import KVCache, LayerKeysValues
+
+
+@dataclass(frozen=True, eq=False)
+class LayerContext:
+    """What one layer needs to know beyond the stream itself.
+
+    Attributes:
+        visible: which key each query may attend to; the first axis is 1 where all sequences agree.
+        rotation: cosines and sines of the rotary angles, or None.
+        position_reads: what is added to the normalised stream that queries and keys, but not values, read
+            (shortformer), or None.
+        past: the layer's keys and values of earlier positions, to which this run's are added, or None.
+        attend: what mixes the values in place of attention over one rectangle of queries and keys: (queries, keys,
+            values) to z, where positions of several runs are packed into one list, or None.
+        triangular: whether `visible` is the lower triangle of a square, which the fused kernel knows without a mask.
+    """
+
+    visible: Bool[Tensor, "batch_or_1 1 query_pos key_pos"]
+    rotation: tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]] | None
+    position_reads: Float[Tensor, "batch pos d_model"] | None
+    past: LayerKeysValues | None = None
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    triangular: bool = False
+
+    @classmethod
+    def of_whole_sequences(
+        cls, cfg: TransformerConfig, layer: int, x: Float[Tensor, "batch pos d_model"]
+    ) -> "LayerContext":
+        """For a layer that runs on its own: whole sequences without padding, counted from 0.
+
+        Raises:
+            ShapeError: no stream [batch, pos, d_model] of at most n_ctx positions.
+            ConfigError: queries and keys read position vectors (shortformer), which only the model has.
+        """
+        if x.ndim != 3 or x.shape[2] != cfg.d_model or not 0 < x.shape[1] <= cfg.n_ctx:
+            raise ShapeError(
+                f"a layer on its own takes a stream [batch, pos, {cfg.d_model}] of 1 to {cfg.n_ctx} positions, not "
+                f"{tuple(x.shape)}"
+            )
+        if cfg.has_position_vectors and not cfg.positions_in_stream:
+            raise ConfigError(
+                "positional_embedding_type = 'shortformer': this layer reads position vectors that only its model has; "
+                f"run model(x, start_at_layer={layer}, stop_at_layer={layer + 1})"
+            )
+        positions = torch.arange(x.shape[1], device=x.device)[None]
+        return layer_contexts(cfg, [layer], x, positions, None, None, None)[0]
+
+
+def layer_contexts(
+    cfg: TransformerConfig,
+    layers: Iterable[int],
+    x: Float[Tensor, "batch pos d_model"],
+    positions: Int[Tensor, "batch_or_1 pos"],
+    mask: Bool[Tensor, "batch n_keys"] | None,
+    position_reads: Float[Tensor, "batch pos d_model"] | None,
+    kv_cache: KVCache | None,
+) -> list[LayerContext]:
+    """The contexts of some layers in a run on `x`; layers that agree on them share the tensors."""
+    n_new = x.shape[1]
+    n_keys = n_new + (0 if kv_cache is None else kv_cache.n_pos)
+    triangular = cfg.attention_dir == "causal" and mask is None and n_keys == n_new
+    visible: dict[Any, Tensor] = {}
+    rotation: dict[Any, tuple[Tensor, Tensor] | None] = {(None, None): None}
+    contexts = []
+    for layer in layers:
+        window = cfg.in_layer(cfg.window_size, layer)
+        if window not in visible:
+            visible[window] = visible_keys(cfg.attention_dir, window, n_new, n_keys, mask, x.device)
+        base, scaling = cfg.in_layer(cfg.rotary_base, layer), cfg.in_layer(cfg.rotary_scaling, layer)
+        if base is not None and cfg.rotary_dim is not None and (base, scaling) not in rotation:
+            rotation[base, scaling] = rotary_angles(base, cfg.rotary_dim, scaling, positions, x.dtype)
+        contexts.append(
+            LayerContext(
+                visible[window],
+                rotation[base, scaling],
+                position_reads,
+                past=None if kv_cache is None else kv_cache.layers[layer],
+                triangular=triangular and (window is None or window >= n_keys),
+            )
+        )
+    return contexts
+
+
+def whole_span(x: Float[Tensor, "batch pos d_model"]) -> Span:
+    """The positions that a layer on its own carries."""
+    return Span(0, x.shape[1], len(x), n_prompt=x.shape[1], n_final=x.shape[1])
+
+
+def visible_keys(
+    attention_dir: str,
+    window_size: int | None,
+    n_new: int,
+    n_keys: int,
+    mask: Bool[Tensor, "batch n_keys"] | None,
+    device: torch.device,
+) -> Bool[Tensor, "batch_or_1 1 n_new n_keys"]:
+    """Which keys each query may attend to; the queries are the last `n_new` of the `n_keys` positions.
+
+    A padding position (mask false) sees itself alone, so that no row is empty.
+    """
+    i = torch.arange(n_keys - n_new, n_keys, device=device)[:, None]
+    j = torch.arange(n_keys, device=device)[None, :]
+    seen = j <= i if attention_dir == "causal" else torch.ones_like(j <= i)
+    if window_size is not None:
+        seen = seen & (i - j < window_size)
+    if mask is None:
+        return seen[None, None]
+    return ((seen & mask[:, None, :] & mask[:, n_keys - n_new :, None]) | (i == j))[:, None]

@@ -1,0 +1,75 @@
+"""Keys and values that are kept between runs, so that a run carries only the new positions."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.errors import ShapeError
+
+
+class LayerKeysValues:
+    """Keys (rotated, where the model rotates) and values of the positions that one layer has seen."""
+
+    def __init__(self) -> None:
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
+        self._next: tuple[Tensor, Tensor] | None = None
+
+    def extend(
+        self, k: Float[Tensor, "batch new kv_head d_head"], v: Float[Tensor, "batch new kv_head d_head"]
+    ) -> tuple[Float[Tensor, "batch n_keys kv_head d_head"], Float[Tensor, "batch n_keys kv_head d_head"]]:
+        """All keys and values up to now; they are kept only when the run has ended well (`commit`)."""
+        if self.keys is not None and self.values is not None:
+            k, v = torch.cat([self.keys, k], dim=1), torch.cat([self.values, v], dim=1)
+        self._next = (k, v)
+        return k, v
+
+    def commit(self) -> None:
+        """Keep what the run that just ended added."""
+        if self._next is not None:
+            self.keys, self.values = self._next
+        self._next = None
+
+
+class KVCache:
+    """What attention needs of earlier positions, so that a run carries only the new ones.
+
+    Pass the same object to one run after another: `model(prompt, kv_cache=cache)`, then `model(next, kv_cache=cache)`.
+    A run that fails leaves it as it was.
+
+    Positions of hooks and interventions count along the whole sequence. Where the prompt ends, which negative positions
+    and "generated" ones refer to, only who makes the cache can know: `generate` says it.
+
+    Attributes:
+        n_prompt: how many positions the prompt has, or None where that was not said.
+        n_final: how many positions the sequence can have in the end, or None where that was not said.
+        layers: keys and values of each layer.
+        mask: which of the positions seen are real tokens, or None where all are.
+        n_pos: how many positions were seen.
+        batch: of how many sequences, or None before the first run.
+    """
+
+    def __init__(self, n_layers: int, n_prompt: int | None = None, n_final: int | None = None):
+        self.n_prompt, self.n_final = n_prompt, n_final
+        self.layers = [LayerKeysValues() for _ in range(n_layers)]
+        self.mask: Bool[Tensor, "batch n_pos"] | None = None
+        self.n_pos = 0
+        self.batch: int | None = None
+
+    def whole_mask(
+        self, batch: int, n_new: int, mask: Bool[Tensor, "batch new"] | None, device: torch.device
+    ) -> Bool[Tensor, "batch n_keys"] | None:
+        """The mask of the positions seen and the new ones together. Raises `ShapeError` for another batch."""
+        if self.batch not in (None, batch):
+            raise ShapeError(f"kv_cache holds {self.batch} sequences; this run has {batch}")
+        if self.mask is None and mask is None:
+            return None
+        past = torch.ones(batch, self.n_pos, dtype=torch.bool, device=device) if self.mask is None else self.mask
+        new = torch.ones(batch, n_new, dtype=torch.bool, device=device) if mask is None else mask
+        return torch.cat([past, new], dim=1)
+
+    def commit(self, batch: int, n_new: int, mask: Bool[Tensor, "batch n_keys"] | None) -> None:
+        """Keep what a run that ended well has added."""
+        for layer in self.layers:
+            layer.commit()
+        self.mask, self.batch, self.n_pos = mask, batch, self.n_pos + n_new
