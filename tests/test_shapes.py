@@ -19,7 +19,13 @@ from interp.model.loss import next_token_loss
 
 TESTS = Path(__file__).parent
 CHECKER = "--jaxtyping-packages=interp,circuits,beartype.beartype"
-PROCESSES = {"browser", "commands", "test_readme.py"}  # whose tests start processes and pages, without the checks
+PROCESSES = {
+    "browser",
+    "commands",
+    "test_notebooks.py",
+    "test_readme.py",
+    "test_sessions.py",
+}  # whose tests start processes and pages, without the checks
 NAMED = ["model", "lens heads weights", "metrics interventions patching training"]
 PLACES = {path.parent.name for path in TESTS.glob("*/test_*.py")} | {path.name for path in TESTS.glob("test_*.py")}
 OTHERS = PLACES - PROCESSES - set(" ".join(NAMED).split())
