@@ -15,6 +15,7 @@ from torch import Tensor
 
 from interp.errors import CacheError, ConfigError
 from interp.indices import check_count
+from interp.keywords import known_keywords
 from interp.lens.over_prompts import OverPrompts, Pos
 from interp.model import ActivationCache, HookedTransformer, HookName
 from interp.precision import at_least_float32
@@ -30,6 +31,7 @@ MEMORY = 2**26
 
 
 @torch.no_grad()
+@known_keywords
 def logit_lens(
     source: HookedTransformer | ActivationCache,
     prompt: Text | Ids | None = None,

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, describe
+from interp.keywords import known_keywords
 from interp.model.loss import check_predicts_tokens
 from interp.model.names import HookName
 from interp.precision import at_least_float32
@@ -269,6 +270,7 @@ def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
 class Generates:
     """`generate` and `stream`, for a model."""
 
+    @known_keywords
     def generate(
         self,
         input: Text | Ids | MaskedTokens,
@@ -314,6 +316,7 @@ class Generates:
         cache = None if caches is None else join_steps(caches)
         return Generation(torch.cat([prompts.ids, new], dim=1), prompts.ids.shape[1], texts, cache)
 
+    @known_keywords
     def stream(
         self,
         input: Text | Ids | MaskedTokens,

@@ -28,6 +28,7 @@ from interp.budget import check_bytes, portions
 from interp.errors import ConfigError, check_choice, describe, did_you_mean
 from interp.indices import chosen_indices
 from interp.interventions import Index
+from interp.keywords import known_keywords
 from interp.model import ComputationGraph, HookPair, HookPoint, Reader, SideInputs, Writer, layer_of
 from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import Settings, SweepOptions
@@ -48,6 +49,7 @@ Reaction = Literal["live", "frozen"]
 
 
 @torch.no_grad()
+@known_keywords
 def path_sweep(
     model: "HookedTransformer",
     corrupted: Source,

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, describe
+from interp.keywords import known_keywords
 from interp.model import ComputationGraph, HookPair, Reader, Writer, layer_of
 from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import EffectOptions, Settings
@@ -37,6 +38,7 @@ component's own inputs, whose values are again trees: what changes there, so tha
 
 
 @torch.no_grad()
+@known_keywords
 def path_tree(
     model: "HookedTransformer",
     corrupted: Source,

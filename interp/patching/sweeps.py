@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp.errors import HookNotFoundError
 from interp.interventions import Index
+from interp.keywords import known_keywords
 from interp.metrics import MetricPlan
 from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import Settings, SweepOptions
@@ -38,6 +39,7 @@ SITES = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z", "q", "k", "v", "p
 
 
 @torch.no_grad()
+@known_keywords
 def sweep(
     model: "HookedTransformer",
     corrupted: Source,
@@ -92,6 +94,7 @@ def sweep(
 
 
 @torch.no_grad()
+@known_keywords
 def sweep_sites(
     model: "HookedTransformer",
     corrupted: Source,

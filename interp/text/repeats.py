@@ -17,6 +17,7 @@ from torch import Tensor
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, TokenError, describe
 from interp.indices import check_count, is_index
+from interp.keywords import known_keywords
 from interp.text.codec import TextCodec
 from interp.text.tokenizer import Tokenizer
 from interp.text.tokens import AttentionMask
@@ -87,6 +88,7 @@ def random_repeats(
     return torch.tensor(rows)
 
 
+@known_keywords
 def repeated_tokens(
     cfg: TransformerConfig,
     tokenizer: TextCodec | None = None,
@@ -189,6 +191,7 @@ def iid_tokens(batch: int, n_pos: int, vocabulary: int | range, *, bos: int | No
     return Batch(tokens, torch.zeros_like(tokens, dtype=torch.bool))
 
 
+@known_keywords
 def variable_offset_repeats(
     batch: int,
     n_pos: int,

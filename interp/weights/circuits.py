@@ -32,6 +32,7 @@ from torch import Tensor
 from interp.errors import ConfigError, check_choice, describe
 from interp.factored import FactoredMatrix
 from interp.indices import check_count, head_index, is_index, layer_index
+from interp.keywords import known_keywords
 from interp.model import HookedTransformer, Norm, head_label
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
@@ -125,6 +126,7 @@ def copying_scores(model: HookedTransformer, *, fold_norms: bool = False) -> "xa
 
 @torch.no_grad()
 @without_autocast()
+@known_keywords
 def copying_top_scores(
     model: HookedTransformer, n_tokens: int = 512, seed: int = 0, *, fold_norms: bool = False
 ) -> "xarray.DataArray":
@@ -162,6 +164,7 @@ def copying_top_scores(
 
 @torch.no_grad()
 @without_autocast()
+@known_keywords
 def singular_directions(
     model: HookedTransformer,
     layer: int,
@@ -237,6 +240,7 @@ def singular_directions(
 
 @torch.no_grad()
 @without_autocast()
+@known_keywords
 def composition_scores(
     model: HookedTransformer,
     kinds: Iterable[Kind] = ("Q", "K", "V"),

@@ -11,6 +11,7 @@ from torch import Tensor
 from interp.errors import ConfigError, RangeError, ShapeError, check_choice, describe
 from interp.factored import FactoredMatrix
 from interp.indices import check_count, is_index
+from interp.keywords import known_keywords
 from interp.model import HookedTransformer
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
@@ -45,6 +46,7 @@ class TopEntries:
 
 @torch.no_grad()
 @without_autocast()
+@known_keywords
 def top_entries(
     matrix: FactoredMatrix,
     top_k: int = 10,
