@@ -21,16 +21,16 @@ def check_bytes(max_bytes: object, needed: int = 1, what: str = "anything") -> i
     return budget
 
 
-def portions(sizes: Iterable[int], most: int) -> list[range]:
+def portions(sizes: Iterable[int], most: int) -> list[slice]:
     """Things in their order, cut into portions whose sizes sum to `most` at most; a larger thing is a portion alone.
 
     Where the cuts are depends on nothing before a cut, so that work which goes on from one is cut as it was.
     """
-    cut: list[range] = []
+    cut: list[slice] = []
     begin = end = held = 0
     for end, size in enumerate(sizes, start=1):
         if held and held + size > most:
-            cut.append(range(begin, end - 1))
+            cut.append(slice(begin, end - 1))
             begin, held = end - 1, 0
         held += size
-    return [*cut, range(begin, end)] if end else []
+    return [*cut, slice(begin, end)] if end else []

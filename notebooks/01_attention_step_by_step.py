@@ -27,8 +27,7 @@ import torch.nn.functional as F
 from interp import HookedTransformer, TransformerConfig, Vocabulary
 from interp.model import Sampling
 from interp.plot import figures
-from interp.text import Batch
-from interp.training import train
+from interp.training import Batch, train
 
 plotly.io.renderers.default = "plotly_mimetype"
 torch.set_num_threads(1)

@@ -251,14 +251,13 @@ assert on_follower > 0.6 and min(on_s2.values()) > 0.35
 # %%
 queries = ["L23H0.q", "L23H1.q", "L23H2.q", "L23H7.q"]
 senders = [f"L{layer}H{head}" for layer in range(17, 23) for head in range(9)]
-to_queries = path_sweep(model, corrupted, clean, metric, queries, senders, progress=False)
+to_queries = path_sweep(model, corrupted, clean, metric, queries, senders, effects=True, progress=False)
 
 
 def strongest(result, n=3):
     """Senders by the size of their effect."""
-    change = result - result.attrs["baseline"]
-    first = np.argsort(-np.nan_to_num(abs(change.values)))[:n]
-    return [(str(result.component.values[i]), float(change[i])) for i in first]
+    first = np.argsort(-np.nan_to_num(abs(result.values)))[:n]
+    return [(str(result.component.values[i]), float(result[i])) for i in first]
 
 
 for name, change in strongest(to_queries):
@@ -279,7 +278,8 @@ figures.bars(
 
 # %%
 senders = [f"L{layer}H{head}" for layer in range(16, 20) for head in range(9)]
-to_values = path_sweep(model, corrupted, clean, metric, ["L19H0.v", "L20H0.v"], senders, progress=False)
+receivers = ["L19H0.v", "L20H0.v"]
+to_values = path_sweep(model, corrupted, clean, metric, receivers, senders, effects=True, progress=False)
 for name, change in strongest(to_values):
     print(f"{name} -> values of L19H2 and L20H0: {change:+.2f}")
 (first, effect), (_, second) = strongest(to_values, 2)
@@ -288,22 +288,25 @@ assert first == "L17H4" and effect < -0.8 and abs(second) < abs(effect) / 2
 # %% [markdown]
 # And L23H3, the suppressor? It reads the name that stands at S2: one path, from the token through the first MLP into
 # its values, carries most of its effect. No head writes directly to these values what matters here: all 207 heads of
-# earlier layers together carry next to nothing. `path_tree` lets only the named paths differ.
+# earlier layers together carry next to nothing. `path_tree` lets only the named paths differ; after an input that
+# several heads share, a path says with which of them it goes on.
 
 # %%
-whole = path_tree(model, corrupted, clean, metric, [["L23H3", "logits"]])
-from_token = path_tree(model, corrupted, clean, metric, [["embed", "L0.mlp", "L23H3.v", "logits"]])
+values_of_L23H3 = ["L23H1.v", "L23H3"]  # key-value head 1 serves the heads 3 to 5
+options = {"effects": True}
+whole = path_tree(model, corrupted, clean, metric, [["L23H3", "logits"]], **options)
+from_token = path_tree(model, corrupted, clean, metric, [["embed", "L0.mlp", *values_of_L23H3, "logits"]], **options)
 earlier_heads = [f"L{layer}H{head}" for layer in range(23) for head in range(9)]
-from_heads = path_tree(model, corrupted, clean, metric, [[head, "L23H3.v", "logits"] for head in earlier_heads])
+paths = [[head, *values_of_L23H3, "logits"] for head in earlier_heads]
+from_heads = path_tree(model, corrupted, clean, metric, paths, **options)
 found = {
     "L23H3 -> logits": whole,
-    "embed -> L0.mlp -> L23H3.v -> logits": from_token,
-    "all earlier heads -> L23H3.v -> logits": from_heads,
+    "embed -> L0.mlp -> values of L23H3 -> logits": from_token,
+    "all earlier heads -> values of L23H3 -> logits": from_heads,
 }
 for name, one in found.items():
-    print(f"{name:40} {float(one) - one.attrs['baseline']:+.2f}")
-assert float(from_token) - whole.attrs["baseline"] < 0.5 * (float(whole) - whole.attrs["baseline"])
-assert abs(float(from_heads) - whole.attrs["baseline"]) < 0.3
+    print(f"{name:46} {float(one):+.2f}")
+assert float(from_token) < 0.5 * float(whole) and abs(float(from_heads)) < 0.3
 
 # %% [markdown]
 # ## The circuit

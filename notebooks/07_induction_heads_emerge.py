@@ -28,8 +28,7 @@ import torch
 from interp import HookedTransformer, TransformerConfig
 from interp.heads import induction_score, previous_token_score
 from interp.plot import figures
-from interp.text import variable_offset_repeats
-from interp.training import phase_change, train
+from interp.training import phase_change, train, variable_offset_repeats
 
 plotly.io.renderers.default = "plotly_mimetype"
 torch.set_num_threads(1)  # the model is small, and the same number of threads repeats a run bit for bit
@@ -38,7 +37,7 @@ D_VOCAB, N_CTX = 48, 64
 
 
 def repeats(generator, batch=32):
-    return variable_offset_repeats(batch, N_CTX, range(1, D_VOCAB), bos=0, seed=generator)
+    return variable_offset_repeats(range(1, D_VOCAB), batch, N_CTX, bos=0, seed=generator)
 
 
 # %% [markdown]
@@ -158,7 +157,7 @@ figures.curves(score_lines, title="Head scores", x="step", y="score", marks=mark
 # has been found, too.
 
 # %%
-sample = variable_offset_repeats(1, 32, range(1, D_VOCAB), segment=(8, 8), gap=(3, 6), bos=0, seed=4).tokens
+sample = variable_offset_repeats(range(1, D_VOCAB), 1, 32, segment=(8, 8), gap=(3, 6), bos=0, seed=4).tokens
 _, cache = two.model.run_with_cache(sample, names_filter="blocks.*.attn.hook_pattern")
 labels = [str(token) for token in sample[0].tolist()]
 figures.pattern(cache["pattern", 0][0, 0], labels, title="L0H0, trained: previous-token head")
@@ -228,7 +227,7 @@ assert direct["L1H0"] > 3 and max(abs(value) for label, value in direct.items() 
 
 # %%
 def fixed(generator, batch=32):
-    return variable_offset_repeats(batch, N_CTX, range(1, D_VOCAB), segment=(12, 12), gap=(0, 0), bos=0, seed=generator)
+    return variable_offset_repeats(range(1, D_VOCAB), batch, N_CTX, segment=(12, 12), gap=(0, 0), bos=0, seed=generator)
 
 
 confounded = trained(1, fixed, steps=400).model

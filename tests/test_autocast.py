@@ -15,8 +15,7 @@ from interp.lens import direct_attribution, expand_logits, expand_scores, expand
 from interp.metrics import LogitDifference
 from interp.model import KVCache
 from interp.patching import path_sweep, sweep
-from interp.text import iid_tokens
-from interp.training import train
+from interp.training import iid_tokens, train
 from interp.weights import composition_scores, copying_scores, ov_circuit, singular_directions, top_entries
 
 SOME = ("learned_ln", "gemma_like", "post_rms_gated_grouped", "partial_rotary_parallel", "shortformer_rms_grouped")
@@ -191,6 +190,6 @@ def test_the_lens_and_head_scores_run_models_under_autocast(model: HookedTransfo
 def test_training_under_autocast_keeps_its_parameters_and_losses_in_float32():
     model = build(config(GRID["learned_ln"], dtype=torch.float32), 3)
     with autocast():
-        done = train(model, lambda g: iid_tokens(16, 6, range(3, 7), seed=g), 60, lr=2e-2, warmup=0, progress=False)
+        done = train(model, lambda g: iid_tokens(range(3, 7), 16, 6, seed=g), 60, lr=2e-2, warmup=0, progress=False)
     assert {parameter.dtype for parameter in done.model.parameters()} == {torch.float32}
     assert done.losses.dtype == torch.float32 and float(done.losses[-10:].mean()) < float(done.losses[0]) - 0.5

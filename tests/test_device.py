@@ -128,7 +128,7 @@ def test_sweeps_and_paths(run: Run, there: HookedTransformer):
             yield sweep(model, corrupted, clean, metrics, site, over, progress=False)
         yield path_sweep(model, corrupted, clean, LogitDifference(1, 2), ["L2H1.q"], progress=False)
         if not model.cfg.normalizes_stream:
-            yield path_tree(model, corrupted, clean, LogitDifference(1, 2), [["L0H0", "L1H1.v", "logits"]])
+            yield path_tree(model, corrupted, clean, LogitDifference(1, 2), [["L0H0", "L1H1.q", "logits"]])
 
     other = run.tokens.roll(1, dims=1)
     here = effects(run.model, run.tokens, other)

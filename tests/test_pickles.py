@@ -21,8 +21,8 @@ from interp.metrics import KLDivergence, LogitDifference, Loss, Metric, Rank
 from interp.model import ActivationCache, HookPoint
 from interp.patching import path_sweep, sweep
 from interp.plot import attention
-from interp.text import Vocabulary, iid_tokens
-from interp.training import train
+from interp.text import Vocabulary
+from interp.training import iid_tokens, train
 from interp.weights import copying_scores, ov_circuit, top_entries
 
 
@@ -119,7 +119,7 @@ def results() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
     run = run_of("gemma_like")
     model, tokens, cache = run.model, run.tokens, run.cache
     generated = model.generate(tokens[:, :3], 2, names_filter="*hook_z", progress=False)
-    trained = train(model, lambda generator: iid_tokens(2, 4, 5, seed=generator), 1, warmup=0, progress=False)
+    trained = train(model, lambda generator: iid_tokens(5, 2, 4, seed=generator), 1, warmup=0, progress=False)
     array: Callable[[Any], Any] = lambda found: (str(found), found.attrs)  # noqa: E731
     return {
         "decomposition": (cache.decompose_resid(apply_ln=True), lambda stack: stack["embed"]),

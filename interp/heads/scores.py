@@ -25,11 +25,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from interp.budget import BLOCK_BYTES, check_bytes, portions
 from interp.errors import ConfigError, ShapeError, describe, did_you_mean
 from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on
 from interp.indices import check_count, is_index, layer_index
 from interp.keywords import known_keywords
-from interp.model import HookFn, head_labels
+from interp.model import HookFn, check_predicts_tokens, head_labels
 from interp.progress import shown
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, repeated_tokens
 from interp.weights import copying_scores, copying_top_scores
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
     from interp.model import ActivationCache, HookedTransformer
 
-MEMORY = 2**26
-"""Bytes that the patterns of one layer may take at a time in `head_scores`."""
 
 WEIGHT_SCORES: dict[str, tuple[Callable[..., Any], str]] = {
     "copying": (copying_scores, "sum(Re eigenvalue) / sum(|eigenvalue|) of W_E W_OV W_U, gains of norms included"),
@@ -66,7 +65,7 @@ def head_scores(
     length: int | None = None,
     seed: int | None = None,
     attention_mask: AttentionMask | None = None,
-    batch_size: int | None = None,
+    max_bytes: int = BLOCK_BYTES,
     progress: bool = True,
 ) -> "xr.Dataset":
     """Scores of all heads, in one run over the prompts; patterns are reduced as they arise and never kept.
@@ -77,7 +76,8 @@ def head_scores(
         scores: some of the names in this module's table, in the order wanted; None for all.
         n_prompts, length, seed: of the random repeats; by default 16, about 64 tokens, and 0.
         attention_mask: for a prompt with padding, as for calling the model.
-        batch_size: how many prompts run at a time; by default as many as fit `MEMORY`. The scores do not depend on it.
+        max_bytes: how much one layer's patterns may take: so many prompts run at a time, and one at least. The scores
+            do not depend on it.
         progress: show a progress bar on a terminal.
 
     Returns:
@@ -97,14 +97,11 @@ def head_scores(
         return _dataset(names, _Found(names, model, torch.empty(0, 0, dtype=torch.long)), {"prompts": "none"})
     prompts, attrs = _prompts(model, *options)
     ids = prompts.ids
-    if batch_size is None:
-        batch_size = max(1, MEMORY // (model.cfg.n_heads * ids.shape[1] ** 2 * model.W_E.element_size()))
-    batch_size = check_count("batch_size", batch_size)
+    of_prompt = model.cfg.n_heads * ids.shape[1] ** 2 * model.W_E.element_size()
+    some = portions([of_prompt] * len(ids), check_bytes(max_bytes))
 
     found = _Found(names, model, ids.masked_fill(~prompts.is_token, PADDING))
-    starts = range(0, len(ids), batch_size)
-    for start in shown(starts, "scoring heads", len(starts), progress):
-        rows = slice(start, start + batch_size)
+    for rows in shown(some, "scoring heads", len(some), progress):
         model.run_with_hooks(prompts[rows], None, [("blocks.*.attn.hook_pattern", found.watch(rows))])
     return _dataset(names, found, attrs)
 
@@ -204,7 +201,7 @@ def _checked_names(scores: str | Sequence[str] | None, model: "HookedTransformer
         if name not in known:
             raise ConfigError(f"no score is called {name!r}; allowed: {', '.join(known)}{did_you_mean(name, known)}")
         if name not in possible:
-            raise ConfigError(f"{name} compares a token with its own logit, and these logits are of other things")
+            check_predicts_tokens(model.cfg, f"the score {name!r}")
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"scores = {names}; allowed: one or more, each once; None for all")
     if model.cfg.n_layers == 0:

@@ -228,9 +228,10 @@ class Act(RunHook):
         first = span.first if word == "pos" else 0
         for written, numbers in self.item.numbers(word, span).items():
             for number in numbers:
-                if span.mask is None or not first <= number < span.n_keys or span.mask[:, number].all():
+                mask = span.attention_mask
+                if mask is None or not first <= number < span.n_keys or mask[:, number].all():
                     continue
-                prompt = int((~span.mask[:, number]).nonzero()[0])
+                prompt = int((~mask[:, number]).nonzero()[0])
                 raise ConfigError(
                     f"{self.item!r}: {word} = {written!r} is padding in prompt {prompt}; positions are columns of the "
                     "padded batch, so count from the side on which the prompts end or begin together"
@@ -296,9 +297,10 @@ class Interventions:
                 value = getattr(item, f.name)
                 if isinstance(value, Values):
                     tensors |= {f"{number}/{f.name}/{name}": t for name, t in value.items()}
-                    if value.mask is not None:
-                        tensors[f"{number}/{f.name}"] = value.mask
-                    value = {"tensors": list(value), "made_by": value.made_by, "masked": value.mask is not None}
+                    if value.attention_mask is not None:
+                        tensors[f"{number}/{f.name}"] = value.attention_mask
+                    masked = value.attention_mask is not None
+                    value = {"tensors": list(value), "made_by": value.made_by, "masked": masked}
                 elif isinstance(value, Named):
                     if value.name is None:
                         raise ConfigError(

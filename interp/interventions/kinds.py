@@ -86,13 +86,13 @@ class Patch(Intervention):
     def try_on(self, activation: Tensor, hook: HookPoint) -> None:
         """As `Intervention.try_on`. Also raises `ShapeError` if padding of the other run would replace tokens."""
         super().try_on(activation, hook)
-        mask, span = self.values.mask, hook.span
+        mask, span = self.values.attention_mask, hook.span
         if not self.prompt_by_prompt or mask is None or span is None:
             return
         columns = self.places(activation, hook).get(hook.pos_axis, range(span.n_new))
         numbers = [span.first + column for column in columns]
         real = mask[:, numbers].to("cpu")
-        here = torch.ones_like(real) if span.mask is None else span.mask[:, numbers].cpu()
+        here = torch.ones_like(real) if span.attention_mask is None else span.attention_mask[:, numbers].cpu()
         if (bad := here & ~real).any():
             prompt, place = (int(i) for i in bad.nonzero()[0])
             raise ShapeError(
@@ -120,7 +120,7 @@ class Mean(Patch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        mask = self.values.mask
+        mask = self.values.attention_mask
         if self.per_position and mask is not None and not (real := mask.any(dim=0)).all():
             first, last = (int(i) for i in real.nonzero()[[0, -1], 0])
             raise ConfigError(f"Mean: some columns are padding in every prompt, so there is no mean there; cut the "
@@ -128,7 +128,7 @@ class Mean(Patch):
 
     def value(self, activation: Tensor, hook: HookPoint) -> Tensor:
         """The mean. Raises `ConfigError` for scores of padded prompts, which are -inf at padding."""
-        values, mask = self.held(activation, hook), self.values.mask
+        values, mask = self.held(activation, hook), self.values.attention_mask
         if mask is None:
             over = (0,) if self.per_position else (0, hook.pos_axis)
             return wide_mean(values, over, keepdim=True).to(values.dtype)
@@ -155,7 +155,7 @@ class Resample(Patch):
         if not is_index(self.seed):
             raise ConfigError(f"Resample: seed = {describe(self.seed)}; allowed: an integer")
         super().__post_init__()
-        if (mask := self.values.mask) is not None:
+        if (mask := self.values.attention_mask) is not None:
             whole = mask.all(dim=0).nonzero()[:, 0].tolist()
             columns = f", or to columns that all prompts have: cache.slice(pos={whole})" if whole else ""
             raise ConfigError(

@@ -17,19 +17,19 @@ class Values(Mapping[str, Tensor]):
 
     Attributes:
         made_by: the `signature` of the model whose run they are from, where that is known.
-        mask: which positions of that run were tokens rather than padding; None where all were, or where that is not
-            known.
+        attention_mask: which positions of that run were tokens rather than padding; None where all were, or where that
+            is not known.
     """
 
     def __init__(
         self,
         tensors: Mapping[str, Tensor],
         made_by: str | None = None,
-        mask: Bool[Tensor, "batch pos"] | None = None,
+        attention_mask: Bool[Tensor, "batch pos"] | None = None,
     ):
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self._digest: str | None = None
-        self.made_by, self.mask = made_by, mask
+        self.made_by, self.attention_mask = made_by, attention_mask
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._tensors:
@@ -46,7 +46,7 @@ class Values(Mapping[str, Tensor]):
     def digest(self) -> str:
         """A hash of names, shapes, dtypes and bits, and of the mask."""
         if self._digest is None:
-            masked = {} if self.mask is None else {"attention_mask": self.mask}
+            masked = {} if self.attention_mask is None else {"attention_mask": self.attention_mask}
             self._digest = digest_of({**self._tensors, **masked})
         return self._digest
 

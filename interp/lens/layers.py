@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.budget import BLOCK_BYTES, check_bytes, portions
 from interp.errors import CacheError, ConfigError
 from interp.indices import check_count
 from interp.keywords import known_keywords
@@ -26,14 +27,11 @@ from interp.text import Answer, AttentionMask, Ids, MaskedTokens, Text, token_id
 if TYPE_CHECKING:
     import xarray as xr
 
-MEMORY = 2**26
-"""Bytes that logits may take at a time in `logit_lens`."""
-
 
 @torch.no_grad()
 @known_keywords
 def logit_lens(
-    source: HookedTransformer | ActivationCache,
+    model_or_cache: HookedTransformer | ActivationCache,
     prompt: Text | Ids | None = None,
     *,
     top_k: int = 5,
@@ -41,14 +39,15 @@ def logit_lens(
     incl_mid: bool = False,
     pos: Pos = None,
     attention_mask: AttentionMask | None = None,
+    max_bytes: int = BLOCK_BYTES,
     progress: bool = True,
 ) -> "xr.Dataset":
     """The stream at every layer, through the final norm (with statistics of its own) and the unembedding.
 
-    Logits are computed a block at a time (`MEMORY`), and only what is asked for is kept of them.
+    Logits are computed a portion at a time, and only what is asked for is kept of them.
 
     Args:
-        source: a model, which is run on `prompt` (its hooks act), or the cache of a run.
+        model_or_cache: a model, which is run on `prompt` (its hooks act), or the cache of a run.
         prompt: text, texts, or ids [pos] or [batch, pos]. Beside a cache it is what the run of the cache read, and
             serves to name the tokens.
         top_k: how many of the most likely tokens to name; 0 for none.
@@ -56,6 +55,7 @@ def logit_lens(
         incl_mid: also read the stream between attention and MLP.
         pos: positions to read.
         attention_mask: for ids with padding, as for calling the model.
+        max_bytes: how much the logits may take at a time (at least those of one place in the stream are computed).
         progress: show a progress bar on a terminal.
 
     Returns:
@@ -76,25 +76,25 @@ def logit_lens(
         CacheError: hooks edited what the final norm returned, which the stream does not show.
         ShapeError: positions out of range, or a prompt that is not the cache's.
     """
-    model = source if isinstance(source, HookedTransformer) else source.model
+    model = model_or_cache if isinstance(model_or_cache, HookedTransformer) else model_or_cache.model
     top_k = check_count("top_k", top_k, model.cfg.d_vocab_out, least=0)
     followed = token_ids(answers, model.to_answer, model.cfg.d_vocab_out, "answers").flatten().tolist()
-    if isinstance(source, ActivationCache):
+    if isinstance(model_or_cache, ActivationCache):
         if attention_mask is not None:
             raise ConfigError("attention_mask is for running a model; the run behind a cache has had its own")
-        source.check_weights()
-        over, cache = OverPrompts.of_cache(source, prompt, pos), source.slice(pos=pos)
+        model_or_cache.check_weights()
+        over, cache = OverPrompts.of_cache(model_or_cache, prompt, pos), model_or_cache.slice(pos=pos)
     else:
         over, cache = _run(model, prompt, pos, attention_mask, incl_mid)
     stack = cache.accumulated_resid(incl_mid=incl_mid)
     _check_final_norm(cache, stack.values[-1])
 
     streams = stack.values.flatten(1, 2)
-    block = _block(model)
-    starts = range(0, streams.shape[1], block)
+    place = model.cfg.d_vocab_out * max(4, model.W_E.element_size())  # its logits are in float32 at least
+    some = portions([place] * streams.shape[1], check_bytes(max_bytes))
     parts = [
-        _read_out(model, streams[:, start : start + block], top_k, followed)
-        for start in shown(starts, "reading the stream", len(starts), progress)
+        _read_out(model, streams[:, places_read], top_k, followed, max_bytes // place)
+        for places_read in shown(some, "reading the stream", len(some), progress)
     ]
     variables: dict[str, tuple[tuple[str, ...], Any]] = {}
     for name in parts[0]:
@@ -137,9 +137,12 @@ def _run(
 
 
 def _read_out(
-    model: HookedTransformer, streams: Float[Tensor, "row place d_model"], top_k: int, answers: list[int]
+    model: HookedTransformer, streams: Float[Tensor, "row place d_model"], top_k: int, answers: list[int], at_once: int
 ) -> dict[str, Tensor]:
-    """What `logit_lens` keeps, [row, place, ...] on the CPU, of some places; the last row is the model's own."""
+    """What `logit_lens` keeps, [row, place, ...] on the CPU, of some places; the last row is the model's own.
+
+    Rows are read together as far as that makes no more than `at_once` sets of logits.
+    """
 
     def logits_of(x: Tensor) -> Tensor:
         return at_least_float32(model.unembed(model.ln_final.unhooked(x.to(model.W_E.device))))
@@ -147,7 +150,7 @@ def _read_out(
     last = logits_of(streams[-1:])
     final = last.log_softmax(dim=-1)
     groups = []
-    earlier = streams[:-1].split(max(1, _block(model) // streams.shape[1])) if len(streams) > 1 else ()
+    earlier = streams[:-1].split(max(1, at_once // streams.shape[1])) if len(streams) > 1 else ()
     for logits in itertools.chain(map(logits_of, earlier), [last]):  # one reading of the last row
         log_probs = logits.log_softmax(dim=-1)
         found = {"kl": (final.exp() * (final - log_probs)).sum(dim=-1).clamp(min=0)}
@@ -159,11 +162,6 @@ def _read_out(
             found["rank"] = torch.stack([(logits > logits[..., [i]]).sum(dim=-1) for i in answers], dim=-1)
         groups.append({name: value.cpu() for name, value in found.items()})
     return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
-
-
-def _block(model: HookedTransformer) -> int:
-    """How many places are read at a time."""
-    return max(1, MEMORY // (model.cfg.d_vocab_out * max(4, model.W_E.element_size())))
 
 
 def _check_final_norm(cache: ActivationCache, stream: Float[Tensor, "batch pos d_model"]) -> None:

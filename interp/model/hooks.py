@@ -51,7 +51,7 @@ class Span:
         n_prompt: how many positions the prompt has; the later ones are generated. None where that is not known: in a
             run that continues a `kv_cache` which was made without `n_prompt=`.
         n_final: how many positions the sequence can have in the end; None where that is not known.
-        mask: which of the positions up to now are tokens rather than padding; None where all are.
+        attention_mask: which of the positions up to now are tokens rather than padding; None where all are.
     """
 
     first: int
@@ -59,7 +59,7 @@ class Span:
     batch: int
     n_prompt: int | None
     n_final: int | None
-    mask: Bool[Tensor, "batch n_keys"] | None = None
+    attention_mask: Bool[Tensor, "batch n_keys"] | None = None
 
     @property
     def is_part(self) -> bool:

@@ -10,10 +10,10 @@ from interp.precision import at_least_float32
 
 
 def check_predicts_tokens(cfg: TransformerConfig, what: str) -> None:
-    """Raise `ConfigError` for a model whose logits are of other things than tokens."""
+    """Raise `ConfigError` for a model whose logits are of other things than tokens; `what` needs those of tokens."""
     if cfg.predicts_other_things:
         raise ConfigError(
-            f"{what} is about the next token, but this model reads d_vocab = {cfg.d_vocab} tokens and has logits of "
+            f"{what} needs logits of tokens, but this model reads d_vocab = {cfg.d_vocab} tokens and has logits of "
             f"d_vocab_out = {cfg.d_vocab_out} other things"
         )
 
@@ -26,17 +26,17 @@ def predicted_places(attention_mask: Bool[Tensor, "batch pos"]) -> Bool[Tensor, 
 def next_token_loss(
     logits: Float[Tensor, "batch pos d_vocab"],
     tokens: Int[Tensor, "batch pos"],
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    attention_mask: Bool[Tensor, "batch pos"] | None = None,
     per_token: bool = False,
 ) -> Float[Tensor, ""] | Float[Tensor, "batch predicted"]:
     """Cross-entropy in nats of every token given those before it, in float32 at least.
 
     The result is one number, the mean over all predicted tokens of the batch, or with `per_token` one a predicted
     token. The mean gives every token the same weight, so that a longer prompt counts for more; the metric
-    `interp.metrics.Loss` gives every prompt the same weight. Padding (mask false) neither predicts nor is predicted;
-    its places hold 0. Raises `TokenError` if nothing is predicted at all.
+    `interp.metrics.Loss` gives every prompt the same weight. Padding (`attention_mask` false) neither predicts nor is
+    predicted; its places hold 0. Raises `TokenError` if nothing is predicted at all.
     """
-    real = None if mask is None else predicted_places(mask)
+    real = None if attention_mask is None else predicted_places(attention_mask)
     if tokens.shape[1] < 2 or (real is not None and not real.any()):
         raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
     losses = cross_entropy(logits[:, :-1], tokens[:, 1:])

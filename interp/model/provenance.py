@@ -16,6 +16,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from interp.config import TransformerConfig
+from interp.digests import digest_of
 from interp.errors import CacheError, ConfigError, describe
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Provenance:
         """Take the hash, if the weights that this speaks of are still there, so that it outlives them."""
         model = self._model()
         if self.weights is None and model is not None and self._version == _version(model):
-            self.weights = _hash(model)
+            self.weights = digest_of(model.state_dict())
             model.__dict__["_hashed"] = self
 
     def is_of(self, model: "Hooked") -> bool:
@@ -149,11 +150,3 @@ def _tensors(model: "Hooked") -> list[torch.Tensor]:
 def _version(model: "Hooked") -> Version:
     """Changes whenever a weight is replaced, cast, moved or written to (other than through `.data`)."""
     return [(t.untyped_storage()._cdata, t.dtype, None if t.is_inference() else t._version) for t in _tensors(model)]
-
-
-def _hash(model: "Hooked") -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -1,12 +1,14 @@
 """Tensors that can be read and not written: copies, of which people may think that writing to them changes a model."""
 
 from collections.abc import Callable
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
 from interp.errors import ReadOnlyError
+
+Kind = TypeVar("Kind", bound="ReadOnly")
 
 
 class ReadOnly(Tensor):
@@ -24,7 +26,7 @@ class ReadOnly(Tensor):
     instead: str
 
     @classmethod
-    def of(cls, tensor: Tensor, instead: str) -> Self:
+    def of(cls: type[Kind], tensor: Tensor, instead: str) -> Kind:
         """The same numbers in the same memory, read-only from here on."""
         made = tensor.as_subclass(cls)
         made.instead = instead

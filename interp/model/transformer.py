@@ -17,7 +17,7 @@ the next to read. Every place where the stream is read or written, and every ste
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
@@ -302,7 +302,7 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         """Which positions of its sequence this run carries."""
         batch, n_new = entering.shape[:2]
         if kv_cache is None:
-            return Span(0, n_new, batch, n_prompt=n_new, n_final=n_new, mask=mask)
+            return Span(0, n_new, batch, n_prompt=n_new, n_final=n_new, attention_mask=mask)
         n_prompt = kv_cache.n_prompt
         if n_prompt is None and kv_cache.n_pos == 0:
             n_prompt = n_new
@@ -418,8 +418,7 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         """
         from interp.checkpoints import save_checkpoint
 
-        cfg = dataclasses.replace(self.cfg, dtype=self.W_E.dtype)
-        save_checkpoint(folder, cfg, self.tokenizer, self.state_dict(), model_type)
+        save_checkpoint(folder, self.cfg, self.tokenizer, self.state_dict(), model_type)
 
     @classmethod
     @known_keywords
@@ -453,7 +452,16 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         found.check(cls(found.cfg, found.tokenizer, "meta", init_weights=False).state_dict())
         model = cls(found.cfg, found.tokenizer, device, init_weights=False)
         found.fill(model.state_dict())
+        if model.cfg.has_position_vectors:
+            model.pos_embed.refine()
         return model
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        """What `.to()`, `.half()` and the like do; the config goes on naming the dtype of the parameters."""
+        super()._apply(fn, recurse)
+        if self.cfg.dtype != self.W_E.dtype:
+            self.cfg = dataclasses.replace(self.cfg, dtype=self.W_E.dtype)
+        return self
 
     def _init_weights(self) -> None:
         """Normal weights, zero biases, unit gains; sampled in float32 on the CPU, so that a seed means one model."""

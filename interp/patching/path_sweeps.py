@@ -84,7 +84,7 @@ def path_sweep(
     Raises as `patching.sweep`; `HookNotFoundError` for an unknown component, or one that does not write or read,
     `ConfigError` for receivers that cannot be combined.
     """
-    settings = Settings.of("path_sweep", options)
+    settings = Settings.of(options)
     check_reactions(mlps=mlps, norms=norms)
     pair = PromptPair.of(model, corrupted, clean, settings.direction or "noising", settings.attention_mask)
     graph = ComputationGraph(model.cfg)
@@ -230,7 +230,7 @@ class _SenderRuns:
         for sender in heard:
             groups.setdefault((sender.kind, sender.layer), []).append(sender)
         for group in groups.values():
-            yield from (group[part.start : part.stop] for part in portions([each] * len(group), budget))
+            yield from (group[part] for part in portions([each] * len(group), budget))
 
     def final(self, senders: list[Writer]) -> Float[Tensor, "sender batch pos d_model"]:
         """The stream after the last layer for each sender of one kind and layer."""

@@ -193,7 +193,7 @@ class SweepPlan:
         if many:  # 32 parts: an interruption loses 3 % at most, and the file is not written all the time
             most = min(most, max(int(carried.max()), math.ceil(int(carried.sum()) / 32)))
         waiting = ((carried > 0) & ~done.to(carried.device)).nonzero()[:, 0]
-        return [waiting[part.start : part.stop] for part in portions(carried[waiting].tolist(), most)]
+        return [waiting[part] for part in portions(carried[waiting].tolist(), most)]
 
     def work(self, cells: Int[Tensor, "some"]) -> int:
         """How many positions pass a block for these cells."""

@@ -89,7 +89,7 @@ def contributions(
     result: xarray.Dataset | LogitAttribution,
     top_k: int | None = None,
     *,
-    batch: int | None = None,
+    prompt: int | None = None,
     pos: int | None = None,
     title: str | None = None,
 ) -> plotly.graph_objects.Figure:
@@ -99,14 +99,14 @@ def contributions(
         result: from `direct_attribution` (any `by`), or from `cache.logit_attrs`.
         top_k: show so many parts, the largest first, and the others together in a last bar. None for the components in
             the order of the model, or for the largest 30 of a finer split.
-        batch, pos: the place, where the result has several.
+        prompt, pos: the place, where the result has several.
         title: by default the sum, and how many parts there are.
 
     Raises:
         ConfigError: not such a result, or `top_k` below 1.
         ShapeError: several places and none chosen, or one out of range.
     """
-    labels, values, components = _parts(result, batch, pos)
+    labels, values, components = _parts(result, prompt, pos)
     if top_k is None and not components and len(labels) > MOST_BARS + 1:
         top_k = MOST_BARS
     top_k = None if top_k is None else check_count("top_k", top_k)
@@ -122,7 +122,7 @@ def paths(
     result: LogitAttribution,
     top_k: int = MOST_BARS,
     *,
-    batch: int | None = None,
+    prompt: int | None = None,
     pos: int | None = None,
     title: str | None = None,
 ) -> plotly.graph_objects.Figure:
@@ -133,29 +133,29 @@ def paths(
     if not isinstance(result, Rows):
         raise ConfigError(f"this draws what lens.expand_logits returns, not {type(result).__name__}")
     if title is None:
-        _, values, _ = _parts(result, batch, pos)
+        _, values, _ = _parts(result, prompt, pos)
         title = f"Paths to a logit (difference) of {float(values.sum()):.3f}\n{len(result)} terms, which sum to it"
-    return contributions(result, top_k, batch=batch, pos=pos, title=title)
+    return contributions(result, top_k, prompt=prompt, pos=pos, title=title)
 
 
-def at_one_place(result: Rows, batch: int | None, pos: int | None) -> Float[Tensor, " row"]:
+def at_one_place(result: Rows, prompt: int | None, pos: int | None) -> Float[Tensor, " row"]:
     """The rows at one place. Raises `ShapeError` as `_place`."""
     values = result.values
     if values.ndim != 3:
         raise ShapeError(
             f"rows of shape {tuple(values.shape[1:])}; allowed: [batch, pos], as cache.logit_attrs has them"
         )
-    place = _place({"batch": values.shape[1], "pos": values.shape[2]}, batch, pos)
-    return values[:, place["batch"], place["pos"]].detach().float().cpu()
+    place = _place({"prompt": values.shape[1], "pos": values.shape[2]}, prompt, pos)
+    return values[:, place["prompt"], place["pos"]].detach().float().cpu()
 
 
-def _place(sizes: Mapping[Any, int], batch: int | None, pos: int | None) -> dict[str, int]:
-    """A place on each of the axes `batch` and `pos` that are there.
+def _place(sizes: Mapping[Any, int], prompt: int | None, pos: int | None) -> dict[str, int]:
+    """A place on each of the axes `prompt` and `pos` that are there.
 
     Raises `ShapeError` where an axis has several places and none is chosen, or the chosen one is not there.
     """
     place = {}
-    for name, chosen, example in (("batch", batch, 0), ("pos", pos, -1)):
+    for name, chosen, example in (("prompt", prompt, 0), ("pos", pos, -1)):
         if name not in sizes:
             if chosen is not None:
                 raise ShapeError(f"{name} = {describe(chosen)}, but the result has no such axis")
@@ -169,17 +169,17 @@ def _place(sizes: Mapping[Any, int], batch: int | None, pos: int | None) -> dict
     return place
 
 
-def _parts(result: Any, batch: int | None, pos: int | None) -> tuple[list[str], np.ndarray, bool]:
+def _parts(result: Any, prompt: int | None, pos: int | None) -> tuple[list[str], np.ndarray, bool]:
     """Names of all parts, what each adds at one place, and whether they are whole components in the model's order."""
     if isinstance(result, Rows):
-        return list(result.labels), at_one_place(result, batch, pos).numpy(), True
+        return list(result.labels), at_one_place(result, prompt, pos).numpy(), True
     if not hasattr(result, "data_vars") or "attribution" not in result or "logit" not in result:
         raise ConfigError(
             f"this draws what direct_attribution or cache.logit_attrs returns, not {type(result).__name__}"
         )
     from interp.lens import attribution_table
 
-    result = result.isel(_place(result["logit"].sizes, batch, pos))
+    result = result.isel(_place(result["logit"].sizes, prompt, pos))
     parts = attribution_table(
         result, max(1, result["attribution"].size + (result["rest"].size if "rest" in result else 0))
     )

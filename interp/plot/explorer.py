@@ -42,7 +42,7 @@ Quantity = Literal["attention", "weighted", "contribution"]
 Run = Literal["clean", "patched", "difference"]
 """The run that it is drawn of; the difference is patched - clean."""
 
-MAX_BYTES = 8_000_000
+PAGE_BYTES = 8_000_000
 """The byte budget of a page. 12 x 12 heads x 128 tokens take 1.3 MB at most, 30 x 9 heads x 256 tokens about 6.6 MB."""
 
 STILL = 85_000
@@ -68,7 +68,7 @@ def attention(
     kind: Quantity = "attention",
     sort_by: str | None = None,
     head: tuple[int, int] | None = None,
-    max_bytes: int = MAX_BYTES,
+    page_bytes: int = PAGE_BYTES,
 ) -> AttentionExplorer:
     """Every head's attention in one sequence of a run.
 
@@ -91,8 +91,8 @@ def attention(
         sort_by: a score that orders the heads at first.
         head: (layer, head) that is shown at first; by default the best by `sort_by`, or else by the first score, and
             for contributions the one that adds most, of either sign, at the last position.
-        max_bytes: the most that the page may take. Where not all heads fit, those that score lowest are left out of the
-            page (without scores: those that attend least to any single token besides the first), and the page says so.
+        page_bytes: the most that the page may take. Where not all heads fit, those that score lowest are left out of
+            the page (without scores: those that attend least to any single token besides the first), and it says so.
 
     Raises:
         HookNotFoundError: the cache lacks the patterns, or what `correct` or `kind` needs.
@@ -135,14 +135,14 @@ def attention(
         answer = " \u2212 ".join(f"logit “{name}”" for name in names_of_both)
     if head is not None and not (isinstance(head, tuple | list) and len(head) == 2):
         raise ConfigError(f"head = {describe(head)}; allowed: (layer, head)")
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | float):
-        raise ConfigError(f"max_bytes = {describe(max_bytes)}; allowed: a number of bytes")
+    if isinstance(page_bytes, bool) or not isinstance(page_bytes, int | float):
+        raise ConfigError(f"page_bytes = {describe(page_bytes)}; allowed: a number of bytes")
     if title is None:
         title = f"Attention on “{clip(tokens, 100)}”" if isinstance(tokens, str) else ""
     notes = [printable(line) for line in (source_of(scores), note) if line]
     sort = -1 if sort_by is None else names.index(sort_by)
     opening = Opening(printable(title), notes, kind, sort, head)
-    return AttentionExplorer(runs, labels, badges, answer, cache.cfg.n_layers, max_bytes, opening)
+    return AttentionExplorer(runs, labels, badges, answer, cache.cfg.n_layers, page_bytes, opening)
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,11 @@ class AttentionExplorer:
         scores: list[Score],
         answer: str | None,
         n_layers: int,
-        max_bytes: int,
+        page_bytes: int,
         opening: Opening,
     ):
         self.runs, self.tokens, self.scores, self.left_out = runs, tokens, scores, []
-        self._answer, self._n_layers, self._max_bytes = answer, n_layers, max_bytes
+        self._answer, self._n_layers, self._page_bytes = answer, n_layers, page_bytes
         self._n_heads, self._title = runs[0].pattern.shape[1], opening.title
         self._pack(opening)  # now, so that errors come from here and not from the display
 
@@ -248,7 +248,7 @@ class AttentionExplorer:
         ranking = [shown, *(i for i in self._ranking() if i != shown)]
         pixels = self._map(int(np.clip((STILL / len(ranking)) ** 0.5, 20, 96)))
         self._still, self._still_width = still.png(pixels, still.color_table()), pixels.shape[1]
-        room = self._max_bytes - len(self._page().encode()) - RESERVE
+        room = self._page_bytes - len(self._page().encode()) - RESERVE
         data, kept = packing.fit(self.runs, self._meta["causal"], self._meta["levels"], ranking, room)
         gone = sorted(set(ranking) - set(kept))
         self.left_out = [self._at(i) for i in gone]
@@ -284,8 +284,8 @@ class AttentionExplorer:
         by = "score lowest" if self.scores else "attend least to any single token besides the first"
         every = len(self.runs[0].layers) * self._n_heads
         return (
-            f"Left out to stay within {self._max_bytes / 1e6:g} MB: {len(self.left_out)} of {every} heads, those that "
-            f"{by}. max_bytes= sets the budget."
+            f"Left out to stay within {self._page_bytes / 1e6:g} MB: {len(self.left_out)} of {every} heads, those that "
+            f"{by}. page_bytes= sets the budget."
         )
 
     def _describe(self, opening: Opening, shown: int) -> dict[str, Any]:
@@ -334,7 +334,7 @@ class AttentionExplorer:
         }
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
-        """Write one self-contained page, at most `max_bytes`, that opens offline."""
+        """Write one self-contained page, at most `page_bytes`, that opens offline."""
         _write(path, self._page().encode())
 
     def _page(self) -> str:

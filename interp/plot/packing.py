@@ -145,7 +145,7 @@ def fit(
         if len(data) + len(as_json(kept)) <= room:
             return data, kept
         many -= 1
-    raise ConfigError("max_bytes leaves no room for a single head")
+    raise ConfigError("page_bytes leaves no room for a single head")
 
 
 def identity(meta: dict[str, Any]) -> str:

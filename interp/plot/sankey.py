@@ -34,7 +34,7 @@ def path_sankey(
     result: LogitAttribution,
     top_k: int = 20,
     *,
-    batch: int | None = None,
+    prompt: int | None = None,
     pos: int | None = None,
     title: str | None = None,
 ) -> plotly.graph_objects.Figure:
@@ -46,7 +46,7 @@ def path_sankey(
     Args:
         result: from `lens.expand_logits`.
         top_k: so many paths, the largest first.
-        batch, pos: the place, where the result has several.
+        prompt, pos: the place, where the result has several.
         title: by default what is shown of the whole.
 
     Raises:
@@ -56,7 +56,7 @@ def path_sankey(
     if not isinstance(result, Rows):
         raise ConfigError(f"this draws what lens.expand_logits returns, not {type(result).__name__}")
     top_k = check_count("top_k", top_k)
-    values = at_one_place(result, batch, pos)
+    values = at_one_place(result, prompt, pos)
     order = values.abs().argsort(descending=True, stable=True)[:top_k].tolist()
     flows = _flows([result.labels[row] for row in order], values[order].tolist())
     if not flows:

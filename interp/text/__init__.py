@@ -9,14 +9,7 @@ sequences in which a segment is repeated.
 from interp.text.answers import Answer, token_ids
 from interp.text.codec import TextCodec, check_vocabulary
 from interp.text.ids import INPUT, Ids, Text, as_ids, is_single, is_text, one_sequence
-from interp.text.repeats import (
-    Batch,
-    iid_tokens,
-    ordinary_tokens,
-    random_repeats,
-    repeated_tokens,
-    variable_offset_repeats,
-)
+from interp.text.repeats import Words, ordinary_tokens, random_repeats, repeated_tokens, word_ids
 from interp.text.tokenizer import Spelling, Tokenizer, as_tokenizer
 from interp.text.tokens import (
     AttentionMask,
@@ -34,7 +27,6 @@ __all__ = [
     "INPUT",
     "Answer",
     "AttentionMask",
-    "Batch",
     "Ids",
     "MaskedTokens",
     "Spelling",
@@ -42,13 +34,13 @@ __all__ = [
     "TextCodec",
     "Tokenizer",
     "Vocabulary",
+    "Words",
     "as_ids",
     "as_tokenizer",
     "check_marks",
     "check_mask",
     "check_tokens",
     "check_vocabulary",
-    "iid_tokens",
     "is_single",
     "is_text",
     "one_sequence",
@@ -58,6 +50,6 @@ __all__ = [
     "token_ids",
     "token_names",
     "token_strings",
-    "variable_offset_repeats",
     "visible",
+    "word_ids",
 ]

@@ -5,14 +5,15 @@ the trained model and the losses of every step, and `phase_change` finds the ste
 says what of a batch is to be predicted; `iid_tokens` and `variable_offset_repeats` make batches for toy tasks.
 """
 
-from interp.text import Batch, iid_tokens, variable_offset_repeats
 from interp.training.targets import DataSource
+from interp.training.toy_data import Batch, Seed, iid_tokens, variable_offset_repeats
 from interp.training.trainer import Measure, Training, phase_change, train
 
 __all__ = [
     "Batch",
     "DataSource",
     "Measure",
+    "Seed",
     "Training",
     "iid_tokens",
     "phase_change",

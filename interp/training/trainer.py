@@ -2,7 +2,7 @@
 
     cfg = TransformerConfig(n_layers=2, d_model=64, n_ctx=64, d_vocab=48, n_heads=4, attn_only=True,
                             positional_embedding_type="rotary", seed=0)
-    data = lambda generator: variable_offset_repeats(32, 64, range(1, 48), bos=0, seed=generator)
+    data = lambda generator: variable_offset_repeats(range(1, 48), 32, 64, bos=0, seed=generator)
     run = train(HookedTransformer(cfg), data, steps=600, lr=3e-3)
     run.model, run.losses, phase_change(run.copied_losses)
 

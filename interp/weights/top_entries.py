@@ -8,17 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, RangeError, ShapeError, check_choice, describe
+from interp.budget import BLOCK_BYTES, check_bytes, portions
+from interp.errors import RangeError, ShapeError, check_choice
 from interp.factored import FactoredMatrix
-from interp.indices import check_count, is_index
+from interp.indices import check_count
 from interp.keywords import known_keywords
 from interp.model import HookedTransformer
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
 from interp.text import token_strings
-
-BLOCK_NUMBERS = 2**25
-"""How many numbers the blocks of long computations hold by default: 134 MB in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +51,7 @@ def top_entries(
     by: Literal["largest", "smallest", "magnitude"] = "largest",
     *,
     per_row: bool = False,
-    block: int | None = None,
+    max_bytes: int = BLOCK_BYTES,
     progress: bool = True,
 ) -> TopEntries:
     """The top entries of a matrix that is never held: blocks of rows are multiplied out, and their top entries kept.
@@ -63,12 +61,12 @@ def top_entries(
         top_k: how many entries; of equal ones any may be kept.
         by: the largest, the smallest, or those farthest from 0.
         per_row: those of each row, instead of the whole matrix.
-        block: how many rows at once; memory grows with `block * columns`, and the entries kept do not depend on it.
+        max_bytes: how much of the matrix is held at a time, one row at least; the entries kept do not depend on it.
         progress: show a progress bar on a terminal.
 
     Raises:
         ShapeError: a matrix with batch axes.
-        ConfigError: more entries than there are, a block below 1, or another `by`.
+        ConfigError: more entries than there are, a budget that is none, or another `by`.
         RangeError: a factor has entries that are infinite or not numbers.
     """
     if matrix.ndim != 2:
@@ -77,19 +75,16 @@ def top_entries(
     n_rows, n_columns = matrix.shape
     most = n_columns if per_row else n_rows * n_columns
     top_k = check_count("top_k", top_k, most)
-    if block is not None and (not is_index(block) or block < 1):
-        raise ConfigError(f"block = {describe(block)}; allowed: 1 row or more, or None")
     A, B = at_least_float32(matrix.A), at_least_float32(matrix.B)
     if not (A.isfinite().all() and B.isfinite().all()):
         raise RangeError("a factor of the matrix has entries that are infinite or not numbers: none is largest")
     A = -A if by == "smallest" else A
-    block = min(n_rows, max(1, BLOCK_NUMBERS // n_columns) if block is None else block)
-    held = A.new_empty(block, n_columns)
+    some = portions([n_columns * A.element_size()] * n_rows, check_bytes(max_bytes))
+    held = A.new_empty(some[0].stop, n_columns)
     kept = [A.new_empty(0), A.new_empty(0), *torch.empty(2, 0, dtype=torch.long, device=A.device)]
     of_rows: list[tuple[Tensor, Tensor]] = []
-    starts = range(0, n_rows, block)
-    for start in shown(starts, "largest entries", len(starts), progress):
-        values = torch.mm(A[start : start + block], B, out=held[: n_rows - start])
+    for portion in shown(some, "largest entries", len(some), progress):
+        values = torch.mm(A[portion], B, out=held[: portion.stop - portion.start])
         if per_row:
             columns = _key(values, by).topk(top_k, dim=1).indices
             of_rows.append((values.gather(1, columns), columns))
@@ -100,7 +95,7 @@ def top_entries(
         least = kept[0][-1] if len(kept[0]) == top_k else -math.inf
         rows = (extreme > least).nonzero()[:, 0]  # after the first blocks only a few
         top, columns = _key(values[rows], by).topk(min(top_k, n_columns), dim=1)
-        new = (top, values[rows].gather(1, columns), (rows + start)[:, None].expand_as(columns), columns)
+        new = (top, values[rows].gather(1, columns), (rows + portion.start)[:, None].expand_as(columns), columns)
         kept = [torch.cat([old, one.flatten()]) for old, one in zip(kept, new, strict=True)]
         order = kept[0].topk(min(top_k, len(kept[0]))).indices
         kept = [one[order] for one in kept]

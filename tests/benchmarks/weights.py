@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from interp import FactoredMatrix, HookedTransformer
+from interp.budget import BLOCK_BYTES
 from interp.weights import composition_scores, ov_circuit, top_entries
-from interp.weights.top_entries import BLOCK_NUMBERS
 
 NAME = "smollm2-135m-instruct"
 ROUNDS = 3
@@ -69,7 +69,7 @@ def composition(model: HookedTransformer) -> None:
 def multiply(matrix: FactoredMatrix) -> None:
     """Every entry of the matrix, a block of rows at a time, none of them kept."""
     rows, columns = matrix.shape
-    block = BLOCK_NUMBERS // columns
+    block = BLOCK_BYTES // (4 * columns)
     entries = torch.empty(block, columns)
     for start in range(0, rows, block):
         torch.mm(matrix.A[start : start + block], matrix.B, out=entries[: rows - start])

@@ -323,7 +323,7 @@ def small_page() -> str:
     """A page with one of everything that has text."""
     tokens = ["a", "b"]
     cache = run(torch.arange(2)[None], n_layers=1, n_heads=2)
-    explorer = attention(cache, tokens, {"x": np.array([[0.9, 0.1]])}, max_bytes=900_000)
+    explorer = attention(cache, tokens, {"x": np.array([[0.9, 0.1]])}, page_bytes=900_000)
     return explorer._repr_mimebundle_()["text/html"]
 
 
@@ -447,7 +447,7 @@ def test_a_long_token_is_cut_in_the_strip_and_whole_under_the_pointer(visit: Vis
 
 def test_what_was_left_out_is_said_and_hatched(visit: Visit, tmp_path: Path):
     long = torch.arange(120)[None] % 12
-    explorer = attention(run(long), scores=SCORES, max_bytes=70_000)
+    explorer = attention(run(long), scores=SCORES, page_bytes=70_000)
     assert explorer.left_out
     explorer.to_html(tmp_path / "page.html")
     page = Explorer(visit(tmp_path / "page.html"))

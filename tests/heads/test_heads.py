@@ -242,8 +242,13 @@ def by_loops(pattern: Any, tokens: list[int]) -> dict[str, float]:
     return sums | {"induction_entry_mean": entries["induction"]}
 
 
+def two_prompts(run: Run) -> int:
+    """What the patterns of two prompts take in one layer."""
+    return 2 * run.cfg.n_heads * run.tokens.shape[1] ** 2 * run.model.W_E.element_size()
+
+
 def test_the_pass_over_all_heads_equals_loops_over_patterns(run: Run):
-    scores = head_scores(run.model, run.tokens, scores=list(PATTERN_SCORES), batch_size=2)
+    scores = head_scores(run.model, run.tokens, scores=list(PATTERN_SCORES), max_bytes=two_prompts(run))
     for layer in range(3):
         for head in range(4):
             pattern = run.cache["pattern", layer][:, head]
@@ -262,8 +267,8 @@ def test_the_pass_over_all_heads_equals_loops_over_patterns(run: Run):
 def test_scores_do_not_depend_on_how_many_prompts_run_at_a_time(plain: Run):
     tokens = random_tokens(plain.cfg, SEED, batch=7)
     whole = head_scores(plain.model, tokens)
-    for size in (1, 3):
-        cut = head_scores(plain.model, tokens, batch_size=size)
+    for n_bytes in (1, 3 * two_prompts(plain) // 2, 10**9):
+        cut = head_scores(plain.model, tokens, max_bytes=n_bytes)
         for name in whole.data_vars:
             np.testing.assert_allclose(cut[name], whole[name], atol=1e-12)
 
@@ -302,7 +307,7 @@ def test_patterns_are_reduced_one_layer_at_a_time(plain: Run, monkeypatch: pytes
         return attention_on(pattern, *rest)
 
     monkeypatch.setattr(heads_module, "attention_on", watch)
-    head_scores(plain.model, n_prompts=4, batch_size=2, scores=["induction", "first_token"])
+    head_scores(plain.model, n_prompts=4, length=7, max_bytes=two_prompts(plain), scores=["induction", "first_token"])
     assert len(alive) == 6
     assert most == 1
 
@@ -344,7 +349,7 @@ def test_the_hash_in_the_results_follows_the_weights():
         ({"scores": ["induction", "induction"]}, ConfigError, "each once"),
         ({"prompt": torch.arange(5), "seed": 3}, ConfigError, "those of random repeats"),
         ({"attention_mask": torch.ones(3, 7)}, ConfigError, "random repeats have none"),
-        ({"batch_size": 0}, ConfigError, "batch_size = 0"),
+        ({"max_bytes": 0}, ConfigError, "max_bytes = 0"),
         ({"length": 9}, ConfigError, "n_ctx = 8"),
         ({"scores": "copying", "n_prompts": 3}, ConfigError, "weights alone"),
         ({"n_prompts": 0}, ConfigError, "n_prompts = 0"),

@@ -224,7 +224,11 @@ def test_a_mean_of_a_padded_run_is_saved_with_what_was_padding(tmp_path: Path):
     mean = Mean(cache, site="z", layer=1)
     Interventions((mean,)).save(tmp_path / "file")
     (loaded,) = Interventions.load(tmp_path / "file")
-    assert isinstance(loaded, Mean) and loaded == mean and torch.equal(loaded.values.mask, mean.values.mask)
+    assert (
+        isinstance(loaded, Mean)
+        and loaded == mean
+        and torch.equal(loaded.values.attention_mask, mean.values.attention_mask)
+    )
     assert mean.values != Mean({"blocks.1.attn.hook_z": cache["z", 1]}).values
 
 

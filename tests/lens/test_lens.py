@@ -34,7 +34,6 @@ from interp import (
     Vocabulary,
 )
 from interp.lens import attribution_table, direct_attribution, logit_lens
-from interp.lens import layers as lens_module
 from interp.lens.attribution import By
 
 WORDS = "abcdefghijk"
@@ -92,14 +91,13 @@ def test_a_cache_is_read_as_its_run_was(run: Run):
     assert np.array_equal(got.token, want.token)
 
 
-def test_the_size_of_the_blocks_changes_nothing_and_bounds_the_logits(plain: Run, monkeypatch: pytest.MonkeyPatch):
+def test_the_size_of_the_blocks_changes_nothing_and_bounds_the_logits(plain: Run):
     want = logit_lens(plain.model, plain.tokens, top_k=2, answers=[5])
     seen: list[int] = []
     handle = plain.model.unembed.register_forward_hook(lambda module, args, out: seen.append(out.numel()))
     for places in (1, 2, 5, 50):
         seen.clear()
-        monkeypatch.setattr(lens_module, "MEMORY", places * 11 * 8)
-        got = logit_lens(plain.model, plain.tokens, top_k=2, answers=[5])
+        got = logit_lens(plain.model, plain.tokens, top_k=2, answers=[5], max_bytes=places * 11 * 8)
         assert max(seen) <= places * 11
         for name in ("kl", "top_prob", "logit", "rank"):
             np.testing.assert_allclose(got[name], want[name], atol=1e-12)

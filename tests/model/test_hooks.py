@@ -10,7 +10,21 @@ import numpy as np
 import pytest
 import torch
 from einops import einsum
-from grid import SEED, SMALL, Run, as_text, assert_close, everywhere, random_tensor, reference_logits, run_of, where
+from grid import (
+    SEED,
+    SMALL,
+    Run,
+    as_text,
+    assert_close,
+    build,
+    config,
+    everywhere,
+    random_tensor,
+    random_tokens,
+    reference_logits,
+    run_of,
+    where,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -284,6 +298,21 @@ def test_editing_what_one_head_reads_or_writes_changes_that_head_alone(run: Run,
 
     logits = run.model.run_with_hooks(run.tokens, fwd_hooks=[((SITES[part], layer), hook_fn)])
     assert_close(logits[0], reference_logits(run.model, run.tokens[0], edit))
+
+
+def test_a_huge_write_that_an_edit_takes_away_leaves_no_rounding_behind():
+    """The sum over heads is that of the edited writes, not the old sum with a difference added."""
+    model = build(config(SMALL, n_layers=1, dtype=torch.float32), SEED)
+    tokens = random_tokens(model.cfg, SEED)
+    without = copy.deepcopy(model)
+    with torch.no_grad():
+        model.blocks[0].attn.W_O[2] *= 1e7
+        without.blocks[0].attn.W_O[2] = 0
+
+    def remove(result: Tensor, hook: HookPoint) -> None:
+        result[:, :, 2] = 0
+
+    assert_close(model.run_with_hooks(tokens, fwd_hooks=[(("result", 0), remove)]), without(tokens))
 
 
 def test_what_heads_read_alone_is_the_stream(run: Run):

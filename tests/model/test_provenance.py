@@ -82,8 +82,8 @@ def test_a_cast_there_and_back_is_seen_where_it_rounds(plain: Run):
 
 def test_weights_are_hashed_only_when_somebody_needs_it(plain: Run, monkeypatch: pytest.MonkeyPatch):
     taken: list[object] = []
-    real = provenance._hash
-    monkeypatch.setattr(provenance, "_hash", lambda model: taken.append(model) or real(model))
+    real = provenance.digest_of
+    monkeypatch.setattr(provenance, "digest_of", lambda tensors: taken.append(tensors) or real(tensors))
     model = plain.fresh_model()
     cache = model.run_with_cache(plain.tokens)[1]
     cache.decompose_resid()

@@ -14,32 +14,26 @@ OF_MLPS = ["W_in", "W_out", "b_in", "b_out"]
 # ---------------------------------------------------------------------------------------------- stacked
 
 
-@pytest.mark.parametrize("name", QUERY_SIDE)
-def test_a_heads_weights_in_the_stack_are_those_of_its_block(run: Run, name: str):
-    for layer, block in enumerate(run.model.blocks):
-        assert torch.equal(getattr(run.model, name)[layer], block.attn.get_parameter(name))
+def test_a_heads_weights_in_the_stack_are_those_of_its_block(run: Run):
+    for name in QUERY_SIDE:
+        for layer, block in enumerate(run.model.blocks):
+            assert torch.equal(getattr(run.model, name)[layer], block.attn.get_parameter(name)), name
 
 
-@pytest.mark.parametrize("name", KEY_SIDE)
-def test_keys_and_values_in_the_stack_are_repeated_to_the_query_heads(run: Run, name: str):
+def test_keys_and_values_in_the_stack_are_repeated_to_the_query_heads(run: Run):
     group = run.cfg.n_heads // run.cfg.n_key_value_heads
-    for layer, block in enumerate(run.model.blocks):
-        for head in range(run.cfg.n_heads):
-            assert torch.equal(getattr(run.model, name)[layer, head], block.attn.get_parameter(name)[head // group])
+    for name in KEY_SIDE:
+        for layer, block in enumerate(run.model.blocks):
+            own = block.attn.get_parameter(name)
+            for head in range(run.cfg.n_heads):
+                assert torch.equal(getattr(run.model, name)[layer, head], own[head // group]), name
 
 
 @where(lambda cfg: not cfg.attn_only)
-@pytest.mark.parametrize("name", OF_MLPS)
-def test_an_mlps_weights_in_the_stack_are_those_of_its_block(run: Run, name: str):
-    for layer, block in enumerate(run.model.blocks):
-        assert torch.equal(getattr(run.model, name)[layer], block.mlp.get_parameter(name))
-
-
-@where(lambda cfg: cfg.gated_mlp)
-@pytest.mark.parametrize("name", ["W_gate", "b_gate"])
-def test_gates_in_the_stack_are_those_of_their_block(run: Run, name: str):
-    for layer, block in enumerate(run.model.blocks):
-        assert torch.equal(getattr(run.model, name)[layer], block.mlp.get_parameter(name))
+def test_an_mlps_weights_in_the_stack_are_those_of_its_block(run: Run):
+    for name in OF_MLPS + (["W_gate", "b_gate"] if run.cfg.gated_mlp else []):
+        for layer, block in enumerate(run.model.blocks):
+            assert torch.equal(getattr(run.model, name)[layer], block.mlp.get_parameter(name)), name
 
 
 def test_attention_biases_in_the_stack_are_those_of_their_block(run: Run):

@@ -25,7 +25,6 @@ from interp.interventions.kinds import Mean, Patch, Resample, Zero
 from interp.metrics.kinds import KLDivergence, Logit, LogitDifference, Loss, Probability
 from interp.patching.packed import PackedForward
 from interp.patching.sweeps import SITES, sweep, sweep_sites
-from interp.results.axes import t_quantile
 
 N_POS, N_PROMPTS = 7, 2
 AXES = {"pos": ("pos", "query_pos"), "head": ("head",), "kv_head": ("kv_head",), "neuron": ("d_mlp",)}
@@ -221,14 +220,6 @@ def test_the_mean_over_prompts_comes_with_a_t_interval():
     margin = 6.313752 * every_prompt.std("prompt", ddof=1).values / math.sqrt(2)  # t of one degree of freedom, .95
     assert np.allclose(result.ci_high.values - result.values, margin)
     assert np.allclose(result.values - result.ci_low.values, margin)
-
-
-@pytest.mark.parametrize(
-    ("probability", "degrees", "expected"),
-    [(0.975, 1, 12.7062), (0.975, 4, 2.77645), (0.95, 30, 1.69726), (0.995, 9, 3.24984), (0.975, 2000, 1.96115)],
-)
-def test_t_quantiles_are_those_of_the_tables(probability: float, degrees: int, expected: float):
-    assert math.isclose(t_quantile(probability, degrees), expected, rel_tol=2e-5)
 
 
 def test_a_result_says_how_it_came_about():

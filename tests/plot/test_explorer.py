@@ -278,7 +278,7 @@ def test_a_page_stays_within_its_budget_and_says_what_it_left_out(scored: bool, 
     cache = random_patterns(4, 6, 64, 1.0)
     scores = {"induction": torch.rand(4, 6), "previous": torch.rand(4, 6)} if scored else None
     budget = 90_000
-    explorer = attention(cache, scores=scores, max_bytes=budget, head=(2, 3))
+    explorer = attention(cache, scores=scores, page_bytes=budget, head=(2, 3))
     explorer.to_html(tmp_path / "page.html")
     assert budget - 6_000 < (tmp_path / "page.html").stat().st_size <= budget
     assert 0 < len(explorer.left_out) < 24
@@ -295,8 +295,8 @@ def test_a_page_stays_within_its_budget_and_says_what_it_left_out(scored: bool, 
 
 
 def test_a_budget_that_holds_no_head_is_refused():
-    with pytest.raises(ConfigError, match="max_bytes"):
-        attention(cache_of(small()), max_bytes=1_000)
+    with pytest.raises(ConfigError, match="page_bytes"):
+        attention(cache_of(small()), page_bytes=1_000)
 
 
 # ---------------------------------------------------------------------------------------------- tokens
@@ -619,7 +619,7 @@ REFUSED: dict[str, tuple[Callable[[ActivationCache], Any], type[InterpError], st
     "no answer": (lambda c: attention(c).values(0, 0, "contribution"), ConfigError, "correct="),
     "run": (lambda c: attention(c).values(0, 0, run="patched"), ConfigError, "give patched="),
     "no head": (lambda c: attention(c).values(0, 1.0), ConfigError, "head = 1.0"),  # pyright: ignore
-    "budget": (lambda c: attention(c, max_bytes="1 MB"), ConfigError, "number of bytes"),  # pyright: ignore
+    "budget": (lambda c: attention(c, page_bytes="1 MB"), ConfigError, "number of bytes"),  # pyright: ignore
     "first kind": (lambda c: attention(c, kind="wieghted"), ConfigError, "did you mean 'weighted'"),  # pyright: ignore
     "first kind without": (lambda c: attention(c, kind="contribution"), ConfigError, "needs correct="),
     "first kind lacking": (

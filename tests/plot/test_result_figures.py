@@ -254,7 +254,7 @@ def test_contributions_are_signed_bars_in_the_models_order_that_sum_to_the_logit
     assert list(bars.marker.color) == [NEGATIVE if x < 0 else POSITIVE for x in bars.x]
     assert "logit 'a' \u2212 logit 'b'" in figure.layout.title.text
     rows = cache.logit_attrs(cache.decompose_resid(), "a", "b")
-    assert np.allclose(trace(figures.contributions(rows, pos=-1, batch=0)).x, bars.x, atol=1e-5)
+    assert np.allclose(trace(figures.contributions(rows, pos=-1, prompt=0)).x, bars.x, atol=1e-5)
 
 
 def test_contributions_of_heads_show_the_largest_and_the_others_together(model: HookedTransformer):
@@ -265,6 +265,19 @@ def test_contributions_of_heads_show_the_largest_and_the_others_together(model: 
     assert np.abs(shown.x[:3]).tolist() == sorted(np.abs(shown.x[:3]).tolist(), reverse=True)
     assert math.isclose(float(shown.x.sum()), float(result["logit"].item()), abs_tol=1e-4)
     assert "the other" in shown.customdata[3]
+
+
+def test_contributions_of_one_of_several_prompts_are_those_of_that_prompt_alone(model: HookedTransformer):
+    _, both = model.run_with_cache([TEXT, OTHER])
+    _, alone = model.run_with_cache(OTHER)
+    wanted = trace(figures.contributions(direct_attribution(alone, "a"), pos=-1)).x
+    assert np.allclose(
+        trace(figures.contributions(direct_attribution(both, "a"), prompt=1, pos=-1)).x, wanted, atol=1e-5
+    )
+    rows = both.logit_attrs(both.decompose_resid(), "a")
+    assert np.allclose(trace(figures.contributions(rows, prompt=-1, pos=-1)).x, wanted, atol=1e-5)
+    with pytest.raises(ShapeError, match="2 places along prompt; choose one"):
+        figures.contributions(direct_attribution(both, "a"), pos=-1)
 
 
 def test_contributions_need_one_place(model: HookedTransformer, as_installed: None):
@@ -420,7 +433,7 @@ def terms(model: HookedTransformer) -> LogitAttribution:
 
 
 def test_paths_are_ranked_by_size_and_still_sum_to_the_logit(terms: LogitAttribution):
-    figure = figures.paths(terms, 5, batch=0, pos=-1)
+    figure = figures.paths(terms, 5, prompt=0, pos=-1)
     values = terms.values[:, 0, -1]
     largest = values.abs().argsort(descending=True)[:5].tolist()
     assert [text.replace("&gt;", ">") for text in trace(figure).customdata[:5]] == [terms.labels[i] for i in largest]
@@ -431,7 +444,7 @@ def test_paths_are_ranked_by_size_and_still_sum_to_the_logit(terms: LogitAttribu
 
 def test_what_flows_into_the_logit_is_the_size_of_the_paths(terms: LogitAttribution):
     values = terms.values[:, 0, -1]
-    sankey = trace(figures.path_sankey(terms, len(terms), batch=0, pos=-1))
+    sankey = trace(figures.path_sankey(terms, len(terms), prompt=0, pos=-1))
     logit = list(sankey.node.label).index("logit")
     into = sum(v for v, end in zip(sankey.link.value, sankey.link.target, strict=True) if end == logit)
     assert math.isclose(into, float(values.abs().sum()), rel_tol=1e-4)

@@ -1,8 +1,7 @@
-"""The generators of toy data, and the trainer."""
+"""The trainer."""
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp import CheckpointError, ConfigError, HookedTransformer, RangeError, ShapeError, TokenError
-from interp.text.repeats import Batch, iid_tokens, variable_offset_repeats
 from interp.training.targets import source_of
+from interp.training.toy_data import Batch, iid_tokens, variable_offset_repeats
 from interp.training.trainer import Training, phase_change, train
 
 SEEDS = st.integers(0, 2**31)
@@ -28,121 +27,11 @@ def toy(seed: int = 0, **changes: Any) -> HookedTransformer:
 
 def few_tokens(generator: torch.Generator) -> Batch:
     """Sequences of 4 of the 9 tokens: what there is to learn is which."""
-    return iid_tokens(16, 6, range(3, 7), seed=generator)
+    return iid_tokens(range(3, 7), 16, 6, seed=generator)
 
 
 def quick(model: HookedTransformer, steps: int = 3, **options: Any) -> Training:
     return train(model, few_tokens, steps, **({"warmup": 0, "progress": False} | options))
-
-
-# ---------------------------------------------------------------------------------------------- data
-
-
-@st.composite
-def repeats(draw: st.DrawFn) -> dict[str, Any]:
-    """Arguments of `variable_offset_repeats` that fit together."""
-    segment = sorted((draw(st.integers(2, 9)), draw(st.integers(2, 9))))
-    gap = sorted((draw(st.integers(0, 6)), draw(st.integers(0, 6))))
-    bos = draw(st.sampled_from([None, 0, 50]))
-    needed = 2 * (segment[1] + gap[1]) + (bos is not None)
-    return {
-        "batch": draw(st.integers(1, 4)),
-        "n_pos": needed + draw(st.integers(0, 40)),
-        "vocabulary": draw(st.sampled_from([range(1, 48), range(1, 3), range(10, 40, 3)])),
-        "segment": tuple(segment),
-        "gap": tuple(gap),
-        "bos": bos,
-        "seed": draw(SEEDS),
-    }
-
-
-@given(repeats())
-def test_every_copied_token_and_the_one_before_it_stood_side_by_side_earlier(arguments: dict[str, Any]):
-    data = variable_offset_repeats(**arguments)
-    for row, copied in zip(data.tokens.tolist(), data.copied.tolist(), strict=True):
-        pairs = list(pairwise(row))
-        for i in range(1, len(row)):
-            assert not copied[i] or pairs[i - 1] in pairs[: i - 1]
-
-
-@given(repeats())
-def test_every_sequence_holds_a_copy_of_its_whole_segment(arguments: dict[str, Any]):
-    longest_run = [
-        max(map(len, "".join(".x"[c] for c in row).split("."))) for row in variable_offset_repeats(**arguments).copied
-    ]
-    least, most = arguments["segment"]
-    together = 1 if arguments["gap"][0] > 0 else arguments["n_pos"]
-    assert all(least - 1 <= run for run in longest_run)
-    assert all(run <= (most - 1) * together for run in longest_run)
-
-
-@given(repeats())
-def test_tokens_are_of_the_vocabulary_after_the_bos(arguments: dict[str, Any]):
-    data = variable_offset_repeats(**arguments)
-    assert data.tokens.shape == data.copied.shape == (arguments["batch"], arguments["n_pos"])
-    has_bos = arguments["bos"] is not None
-    assert not has_bos or (data.tokens[:, 0] == arguments["bos"]).all()
-    assert set(data.tokens[:, int(has_bos) :].flatten().tolist()) <= set(arguments["vocabulary"])
-    assert not data.copied[:, 0].any()
-
-
-def test_segments_of_one_length_without_gaps_repeat_at_that_distance():
-    data = variable_offset_repeats(5, 40, 30, segment=(7, 7), gap=(0, 0), seed=3)
-    assert torch.equal(data.tokens[:, 7:], data.tokens[:, :-7])
-    first_of_segment = torch.arange(40) % 7 == 0
-    assert torch.equal(data.copied, (~first_of_segment & (torch.arange(40) > 7)).expand(5, -1))
-
-
-def test_repeats_lie_at_many_distances():
-    data = variable_offset_repeats(64, 64, range(1, 1000), bos=0, seed=0)
-    tokens, distances = data.tokens, []
-    for b, i in data.copied.nonzero().tolist():
-        earlier = (tokens[b, :i] == tokens[b, i]).nonzero()
-        distances.append(i - int(earlier[-1]))
-    counts = torch.bincount(torch.tensor(distances))
-    assert counts[:8].sum() < 0.05 * counts.sum()  # chance repeats apart, none nearer than the shortest segment
-    assert counts.max() < 0.15 * counts.sum()  # no distance serves more than one token in seven
-
-
-@given(SEEDS)
-def test_a_seed_repeats_a_batch_and_a_generator_goes_on(seed: int):
-    def draw(seed: int | torch.Generator) -> Tensor:
-        return variable_offset_repeats(2, 60, 40, seed=seed).tokens
-
-    generator = torch.Generator().manual_seed(seed)
-    assert torch.equal(draw(seed), draw(generator))
-    assert not torch.equal(draw(seed), draw(generator))
-
-
-def test_independent_tokens_are_spread_evenly_and_nothing_counts_as_copied():
-    data = iid_tokens(200, 51, range(2, 12), bos=0, seed=5)
-    counts = torch.bincount(data.tokens[:, 1:].flatten(), minlength=12)
-    assert counts[:2].sum() == 0 and (counts[2:] / 10_000 - 0.1).abs().max() < 0.02
-    assert not data.copied.any()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"batch": 0}, "batch = 0"),
-        ({"batch": 2.5}, "batch = 2.5; allowed: 1 or more"),
-        ({"n_pos": 40}, "39 positions for segments of up to 14 tokens and gaps of up to 12; two of each need 52"),
-        ({"vocabulary": 1, "bos": None}, "at least two ids"),
-        ({"vocabulary": range(-3, 9)}, "none below 0"),
-        ({"vocabulary": 48}, "not one of vocabulary = 48"),
-        ({"bos": -1}, "bos = -1"),
-        ({"segment": (1, 4)}, "2 or more"),
-        ({"segment": (9, 4)}, r"segment = \(9, 4\); allowed: the shortest and the longest"),
-        ({"gap": (-1, 4)}, "0 or more"),
-    ],
-)
-def test_data_that_cannot_be_made_is_refused(changes: dict[str, Any], message: str):
-    arguments: dict[str, Any] = {"batch": 2, "n_pos": 64, "vocabulary": range(1, 48), "bos": 0, "seed": 0}
-    with pytest.raises(ConfigError, match=message):
-        variable_offset_repeats(**arguments | changes)
-
-
-# ---------------------------------------------------------------------------------------------- training
 
 
 def test_gradients_flow_through_every_parameter(run: Run):
@@ -202,7 +91,7 @@ def test_frozen_parameters_stay_as_they_are():
 
 def test_the_recorded_losses_are_those_of_the_batch_before_the_step():
     model = toy(dtype=torch.float64)
-    data = variable_offset_repeats(4, 12, range(1, 9), segment=(3, 4), gap=(0, 2), seed=1)
+    data = variable_offset_repeats(range(1, 9), 4, 12, segment=(3, 4), gap=(0, 2), seed=1)
     done = train(model, lambda _: data, 1, progress=False)
     losses = model(data.tokens, "loss", loss_per_token=True).detach()
     assert float(done.losses[0]) == pytest.approx(float(losses.mean()), abs=1e-6)

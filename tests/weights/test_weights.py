@@ -142,10 +142,10 @@ def test_composition_of_all_pairs_equals_the_dense_ratios(run: Run, score: Any):
     assert np.nanmax(scores.values) <= 1 + 1e-12
 
 
-@given(st.integers(1, 15), st.sampled_from(["raw", "aligned"]), st.sampled_from(["learned_ln", "qk_norm_grouped"]))
-def test_composition_does_not_depend_on_the_chunk_size(chunk: int, score: Any, name: str):
+@given(st.integers(1, 100_000), st.sampled_from(["raw", "aligned"]), st.sampled_from(["learned_ln", "qk_norm_grouped"]))
+def test_composition_does_not_depend_on_the_budget(max_bytes: int, score: Any, name: str):
     model = run_of(name).model
-    one, other = (composition_scores(model, score=score, chunk=size) for size in (chunk, None))
+    one, other = (composition_scores(model, score=score, max_bytes=size) for size in (max_bytes, 2**24))
     np.testing.assert_allclose(one.values, other.values, rtol=1e-12, atol=0)
 
 
@@ -204,7 +204,7 @@ def test_a_model_without_blocks_has_no_heads():
         ({"kinds": []}, "kinds = .*; allowed: at least one, each once"),
         ({"kinds": ["K", "K"]}, "each once"),
         ({"score": "align"}, "score = 'align'; allowed: 'raw', 'aligned'; did you mean 'aligned'"),
-        ({"chunk": 0}, "chunk = 0; allowed: 1 or more"),
+        ({"max_bytes": 0}, "max_bytes = 0; allowed: a whole number of bytes"),
     ],
     ids=str,
 )
@@ -313,7 +313,7 @@ def test_the_most_extreme_entries_are_those_of_the_dense_matrix(
     seed = data.draw(st.integers(0, 2**31))
     matrix = FactoredMatrix(random_tensor(n_rows, 3, seed=seed), random_tensor(3, n_columns, seed=seed + 1))
     k = data.draw(st.integers(1, n_columns if per_row else n_rows * n_columns))
-    top = top_entries(matrix, k, by, per_row=per_row, block=data.draw(st.integers(1, n_rows + 1)))
+    top = top_entries(matrix, k, by, per_row=per_row, max_bytes=data.draw(st.integers(1, 8 * n_columns * (n_rows + 1))))
     dense = matrix.dense()
     want = by_size(dense if per_row else dense.flatten(), by).topk(k).values
     assert top.values.shape == top.rows.shape == top.columns.shape == want.shape
@@ -324,7 +324,7 @@ def test_the_most_extreme_entries_are_those_of_the_dense_matrix(
 
 def test_equal_entries_are_each_kept_once():
     ones = FactoredMatrix(torch.ones(6, 1), torch.ones(1, 5))
-    top = top_entries(ones, 30, block=4)
+    top = top_entries(ones, 30, max_bytes=4 * 5 * 4)
     assert len({*zip(top.rows.tolist(), top.columns.tolist(), strict=True)}) == 30
 
 
@@ -343,7 +343,7 @@ def test_entries_of_a_vocabulary_circuit_are_named():
         ({"top_k": 1.5}, "top_k = 1.5; allowed: 1 to 12"),
         ({"top_k": 5, "per_row": True}, "top_k = 5; allowed: 1 to 4"),
         ({"by": "size"}, "by = 'size'; allowed: 'largest', 'smallest', 'magnitude'"),
-        ({"block": 0}, "block = 0; allowed: 1 row or more"),
+        ({"max_bytes": 0}, "max_bytes = 0; allowed: a whole number of bytes"),
     ],
     ids=str,
 )
@@ -387,6 +387,6 @@ def test_on_a_real_model_composition_and_largest_entries_are_the_dense_ones(smol
         want = dense_composition(model, "K", writer, reader, aligned=False)
         assert abs(float(scores[0, writer[0], writer[1], reader[0], reader[1]]) - want) < 1e-5
     part = ov_circuit(model, 5, 1, fold_norms=True)[1_000:1_700]
-    top = top_entries(part, 10, "magnitude", block=64)
+    top = top_entries(part, 10, "magnitude", max_bytes=4 * 64 * part.shape[1])
     want = part.dense().flatten().abs().topk(10).values
     torch.testing.assert_close(top.values.abs(), want)
