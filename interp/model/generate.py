@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.errors import ConfigError, ShapeError, check_options, describe
+from interp.errors import ConfigError, ShapeError, describe
+from interp.keywords import known_keywords
 from interp.model.kv_cache import KVCache
 from interp.model.loss import check_predicts_tokens
 from interp.model.names import HookName
@@ -149,10 +150,9 @@ class GenerateOptions(TypedDict, total=False):
 
 
 def _asked(
-    function: str, model: "HookedTransformer", input: Text | Ids | MaskedTokens, options: GenerateOptions
+    model: "HookedTransformer", input: Text | Ids | MaskedTokens, options: GenerateOptions
 ) -> tuple[MaskedTokens, Sampling, list[int]]:
     """The prompts, how tokens are chosen, and the ids of the stop tokens."""
-    check_options(function, options, GenerateOptions.__annotations__)
     prompts = model.masked_tokens(input, options.get("attention_mask"))
     stops = token_ids(options.get("stop_tokens", ()), model.to_single_token, model.cfg.d_vocab, "stop token")
     chosen = options.get("temperature", 0.0), options.get("top_k"), options.get("top_p"), options.get("seed")
@@ -162,6 +162,7 @@ def _asked(
 class Generates:
     """`generate` and `stream`, for a model."""
 
+    @known_keywords
     def generate(
         self,
         input: Text | Ids | MaskedTokens,
@@ -187,7 +188,7 @@ class Generates:
         causal, `TokenError` for a stop token that is none; else as `forward`.
         """
         model = cast("HookedTransformer", self)
-        prompts, sampling, stops = _asked("generate", model, input, options)
+        prompts, sampling, stops = _asked(model, input, options)
         caches: list[ActivationCache] | None = None if names_filter is None else []
         steps = stream(model, prompts, max_new_tokens, sampling, stops, names_filter, caches)
         new = torch.stack(list(shown(steps, "generating", max_new_tokens, progress)), dim=1)
@@ -198,6 +199,7 @@ class Generates:
         cache = None if caches is None else join_steps(caches)
         return Generation(torch.cat([prompts.ids, new], dim=1), prompts.ids.shape[1], texts, cache)
 
+    @known_keywords
     def stream(
         self,
         input: Text | Ids | MaskedTokens,
@@ -206,5 +208,5 @@ class Generates:
     ) -> Iterator[Int[Tensor, "batch"]]:
         """As `generate`, one step at a time: the next token of every sequence."""
         model = cast("HookedTransformer", self)
-        prompts, sampling, stops = _asked("stream", model, input, options)
+        prompts, sampling, stops = _asked(model, input, options)
         return stream(model, prompts, max_new_tokens, sampling, stops)

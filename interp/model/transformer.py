@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, ShapeError, TokenError, describe
+from interp.keywords import known_keywords
 from interp.model.block import Block
 from interp.model.components import Embed, PosEmbed, Unembed
 from interp.model.context import LayerContext, layer_contexts
@@ -62,6 +63,7 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
 
     block_type: ClassVar[type[Block]] = Block
 
+    @known_keywords
     def __init__(
         self,
         cfg: TransformerConfig | Mapping[str, Any],
@@ -96,6 +98,7 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         }
         self.name_hook_points(sizes)
 
+    @known_keywords
     def forward(
         self,
         input: Text | Ids | MaskedTokens,
@@ -293,6 +296,7 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
         save_checkpoint(folder, self.cfg, self.tokenizer, self.state_dict(), model_type)
 
     @classmethod
+    @known_keywords
     def from_pretrained(
         cls: type[Model],
         name_or_path: str | os.PathLike[str] | None = None,
