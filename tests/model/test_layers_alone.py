@@ -166,7 +166,7 @@ def test_subclasses_are_swept_and_trained_as_what_they_are():
     assert is_own(done.model)
 
 
-def test_side_inputs_of_whole_sequences_are_those_of_a_run(run: Run):
+def test_contexts_of_whole_sequences_are_those_of_a_run(run: Run):
     if not has_all_it_reads(run.cfg):
         return
     x = run.cache["resid_pre", 0]
