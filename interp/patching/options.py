@@ -1,8 +1,9 @@
 """What all sweeps can be told: the options of effects, and those of long work, checked once."""
 
 import dataclasses
+import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -67,14 +68,14 @@ class Settings:
     checkpoint: str | os.PathLike[str] | None = None
 
     @classmethod
-    def of(cls, function: str, options: Mapping[str, Any], kind: type = SweepOptions) -> "Settings":
+    def of(cls, function: Callable[..., Any], options: Mapping[str, Any], kind: type = SweepOptions) -> "Settings":
         """The options that `function` was called with. Raises `TypeError` for an unknown one, and `ConfigError`."""
         allowed = list(kind.__annotations__)
         allowed = [field.name for field in dataclasses.fields(cls) if field.name in allowed]
         for name in options:
             if name not in allowed:
-                near = did_you_mean(name, allowed)
-                raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{near}")
+                near = did_you_mean(name, [*inspect.signature(function).parameters, *allowed])
+                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{near}")
         settings = cls(**options)
         check_confidence(settings.confidence)
         check_bytes(settings.max_bytes)

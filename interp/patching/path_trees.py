@@ -65,7 +65,7 @@ def path_tree(
     Raises as `path_sweep`; `ConfigError` for a path that cannot be, a component that is at once the start of one path
     and on the way of another into the same place, and for norms on the stream itself, where writes do not add up.
     """
-    settings = Settings.of("path_tree", options, EffectOptions)
+    settings = Settings.of(path_tree, options, EffectOptions)
     check_reactions(norms=norms)
     pair = PromptPair.of(model, corrupted, clean, settings.direction or "noising", settings.attention_mask)
     if model.cfg.normalizes_stream:

@@ -85,7 +85,7 @@ def sweep(
         HookNotFoundError: a cache without the site, or without the last stream that `normalize` needs.
         CheckpointError: a checkpoint of another sweep.
     """
-    settings = Settings.of("sweep", options)
+    settings = Settings.of(sweep, options)
     pair = PromptPair.of(model, corrupted, clean, settings.direction, settings.attention_mask)
     place = SweepSite.of(model, site, over, pair.prompts.ids.shape[1], layers, positions, heads, neurons)
     return _sweeps(pair, {site: place}, metric, settings)[site]
@@ -114,7 +114,7 @@ def sweep_sites(
     """
     import xarray
 
-    settings = Settings.of("sweep_sites", options)
+    settings = Settings.of(sweep_sites, options)
     pair = PromptPair.of(model, corrupted, clean, settings.direction, settings.attention_mask)
     sites = [sites] if isinstance(sites, str) else sites
     if not isinstance(sites, Mapping):

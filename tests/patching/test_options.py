@@ -313,3 +313,26 @@ def test_a_metric_that_cannot_be_told_from_others_is_refused_before_the_work(tmp
     assert np.array_equal(one, again)
     with pytest.raises(CheckpointError, match="metric"):
         sweep(model, *prompts, Function(metric, key_text="probe 2"), checkpoint=tmp_path / "c", **QUIET)
+
+
+def test_a_source_that_says_which_keys_is_refused():
+    model = build(config(SMALL), seed=3)
+    _, clean = pair(model, 4)
+    with pytest.raises(ConfigError, match="says key_pos="):
+        sweep(model, Zero(key_pos=1), clean, METRIC, "pattern", **QUIET)
+
+
+def test_arguments_that_are_named_in_the_signature_are_suggested_too():
+    model = build(config(SMALL), seed=3)
+    corrupted, clean = pair(model, 4)
+    for call, wrong, right in (
+        (sweep, "position", "positions"),
+        (sweep, "layer", "layers"),
+        (sweep_sites, "site", "sites"),
+    ):
+        with pytest.raises(TypeError, match=f"{call.__name__}.* {wrong!r}; did you mean .*{right!r}"):
+            call(model, corrupted, clean, METRIC, **{wrong: [1]})
+    with pytest.raises(TypeError, match="did you mean 'receivers'"):
+        path_sweep(model, corrupted, clean, METRIC, "logits", receiver="logits")
+    with pytest.raises(TypeError, match="did you mean 'paths'"):
+        path_tree(model, corrupted, clean, METRIC, [["L0H1", "logits"]], path=1)
