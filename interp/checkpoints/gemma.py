@@ -95,14 +95,9 @@ def _fields(options: Options, kinds: Any, dtype: torch.dtype) -> dict[str, Any]:
         "attn_scores_soft_cap": options.get("attn_logit_softcapping", float, None),
         "output_logits_soft_cap": options.get("final_logit_softcapping", float, None),
         "window_size": options.windows(kinds),
-        "embed_scale": embed_scale(options.size("hidden_size"), dtype),
+        "embed_scale": math.sqrt(options.size("hidden_size")),
         "dtype": dtype,
     }
-
-
-def embed_scale(d_model: int, dtype: torch.dtype) -> float:
-    """`sqrt(d_model)`, as a number of this dtype."""
-    return torch.tensor(math.sqrt(d_model), dtype=dtype, device="cpu").item()
 
 
 def write_gemma2_config(cfg: TransformerConfig) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from interp.checkpoints.gemma import embed_scale
 from interp.checkpoints.gguf_file import GGUFFile
 from interp.checkpoints.gguf_tokenizer import tokenizer as tokenizer_of
 from interp.checkpoints.options import merged
@@ -136,7 +135,7 @@ def _gemma_fields(keys: "_Keys", fields: dict[str, Any]) -> dict[str, Any]:
         "attn_scale": math.sqrt(width / fields["n_heads"] if largest else fields["d_head"]),
         "attn_scores_soft_cap": keys.get("attn_logit_softcapping", float, None) or None,
         "output_logits_soft_cap": keys.get("final_logit_softcapping", float, None) or None,
-        "embed_scale": embed_scale(width, fields["dtype"]),
+        "embed_scale": math.sqrt(width),
         "window_size": merged([fields["window_size"] if own else None for own in windowed]),
     }
     if architecture == "gemma2":

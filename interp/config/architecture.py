@@ -90,7 +90,8 @@ class TransformerConfig:
         use_qk_norm: RMS norm with a gain over d_head on every query and key (Qwen 3).
         parallel_attn_mlp: attention and MLP read the same stream and their outputs are added together.
         tie_word_embeddings: `W_U = W_E^T`.
-        embed_scale: token vectors are multiplied by it on their way into the stream (Gemma: sqrt(d_model)).
+        embed_scale: token vectors are multiplied by it on their way into the stream (Gemma: sqrt(d_model)). A run
+            rounds it to its dtype.
         init_std: standard deviation of initial weights; by default `0.8 / sqrt(d_model)`. Biases start at 0.
         seed: makes the initial weights repeatable without touching torch's global generator.
         dtype: of the parameters; a name such as "float32" is understood.

@@ -29,7 +29,7 @@ from interp.budget import BLOCK_BYTES, check_bytes, portions
 from interp.errors import ConfigError, ShapeError, describe, did_you_mean
 from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on
 from interp.indices import check_count, is_index, layer_index
-from interp.model import HookFn, head_labels
+from interp.model import HookFn, check_predicts_tokens, head_labels
 from interp.progress import shown
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, repeated_tokens
 from interp.weights import copying_scores, copying_top_scores
@@ -199,7 +199,7 @@ def _checked_names(scores: str | Sequence[str] | None, model: "HookedTransformer
         if name not in known:
             raise ConfigError(f"no score is called {name!r}; allowed: {', '.join(known)}{did_you_mean(name, known)}")
         if name not in possible:
-            raise ConfigError(f"{name} compares a token with its own logit, and these logits are of other things")
+            check_predicts_tokens(model.cfg, f"the score {name!r}")
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"scores = {names}; allowed: one or more, each once; None for all")
     if model.cfg.n_layers == 0:

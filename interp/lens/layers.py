@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def logit_lens(
-    source: HookedTransformer | ActivationCache,
+    model_or_cache: HookedTransformer | ActivationCache,
     prompt: Text | Ids | None = None,
     *,
     top_k: int = 5,
@@ -45,7 +45,7 @@ def logit_lens(
     Logits are computed a portion at a time, and only what is asked for is kept of them.
 
     Args:
-        source: a model, which is run on `prompt` (its hooks act), or the cache of a run.
+        model_or_cache: a model, which is run on `prompt` (its hooks act), or the cache of a run.
         prompt: text, texts, or ids [pos] or [batch, pos]. Beside a cache it is what the run of the cache read, and
             serves to name the tokens.
         top_k: how many of the most likely tokens to name; 0 for none.
@@ -74,14 +74,14 @@ def logit_lens(
         CacheError: hooks edited what the final norm returned, which the stream does not show.
         ShapeError: positions out of range, or a prompt that is not the cache's.
     """
-    model = source if isinstance(source, HookedTransformer) else source.model
+    model = model_or_cache if isinstance(model_or_cache, HookedTransformer) else model_or_cache.model
     top_k = check_count("top_k", top_k, model.cfg.d_vocab_out, least=0)
     followed = token_ids(answers, model.to_answer, model.cfg.d_vocab_out, "answers").flatten().tolist()
-    if isinstance(source, ActivationCache):
+    if isinstance(model_or_cache, ActivationCache):
         if attention_mask is not None:
             raise ConfigError("attention_mask is for running a model; the run behind a cache has had its own")
-        source.check_weights()
-        over, cache = OverPrompts.of_cache(source, prompt, pos), source.slice(pos=pos)
+        model_or_cache.check_weights()
+        over, cache = OverPrompts.of_cache(model_or_cache, prompt, pos), model_or_cache.slice(pos=pos)
     else:
         over, cache = _run(model, prompt, pos, attention_mask, incl_mid)
     stack = cache.accumulated_resid(incl_mid=incl_mid)

@@ -27,7 +27,7 @@ from interp.errors import ConfigError, ShapeError, TokenError, describe
 from interp.indices import is_index
 from interp.metrics.keys import key_of
 from interp.metrics.plan import JudgedRun, MetricPlan, Positions
-from interp.model import cross_entropy, predicted_places
+from interp.model import check_predicts_tokens, cross_entropy, predicted_places
 from interp.precision import at_least_float32
 from interp.text import Answer, AttentionMask, MaskedTokens, Text, check_mask
 
@@ -96,7 +96,8 @@ class Metric:
         tokens = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device) if tokens is None else tokens
         d_vocab = logits.shape[-1]
         prompts = MaskedTokens(tokens, mask)
-        plan = self.plan(JudgedRun(prompts, model.to_answer if model else _no_text, d_vocab, model or _no_run))
+        to_id, cfg = (_no_text, None) if model is None else (model.to_answer, model.cfg)
+        plan = self.plan(JudgedRun(prompts, to_id, d_vocab, model or _no_run, cfg=cfg))
         rows = torch.arange(len(logits), device=logits.device)
         read = logits[rows[:, None], plan.positions]
         if plan.tokens is not None:
@@ -284,13 +285,17 @@ class Loss(Metric):
     def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs all positions but the last, and the whole vocabulary.
 
-        Raises `TokenError` for a single token, `ConfigError` for logits of other things than tokens.
+        Raises `TokenError` for a single token or one without a logit, `ConfigError` for a model whose logits are of
+        other things than tokens.
         """
         tokens, mask = run.prompts.ids, run.prompts.attention_mask
         if tokens.shape[1] < 2:
             raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
-        if not run.of_tokens or int(tokens.max()) >= run.d_vocab:
-            raise ConfigError(f"a loss is about the next token, and these {run.d_vocab} logits are of other things")
+        if run.cfg is not None:
+            check_predicts_tokens(run.cfg, "the metric Loss")
+        if (most := int(tokens.max())) >= run.d_vocab:
+            raise TokenError(f"token {most} has no logit: a run has {run.d_vocab} of them, for tokens 0 to "
+                             f"{run.d_vocab - 1}")  # fmt: skip
         n_predicted = tokens.shape[1] - 1
         predicted = None if mask is None else predicted_places(mask)
         if predicted is not None and not (any_one := predicted.any(dim=1)).all():

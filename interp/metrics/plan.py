@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.config import TransformerConfig
 from interp.errors import ShapeError, describe
 from interp.indices import as_indices
 from interp.text import Answer, MaskedTokens, token_ids
@@ -29,7 +30,7 @@ class JudgedRun:
         d_vocab: number of logits.
         logits_of: logits of another text or ids.
         reference: logits of the run that a divergence is taken from, at [batch, read] positions, or None.
-        of_tokens: whether the logits are of the tokens that a run reads.
+        cfg: the architecture of the model, or None where only logits are known.
     """
 
     prompts: MaskedTokens
@@ -37,7 +38,7 @@ class JudgedRun:
     d_vocab: int
     logits_of: Callable[[Any], Tensor]
     reference: Callable[[Int[Tensor, "batch read"]], Float[Tensor, "batch read d_vocab"]] | None = None
-    of_tokens: bool = True
+    cfg: TransformerConfig | None = None
 
     @classmethod
     def of(
@@ -47,8 +48,7 @@ class JudgedRun:
         reference: Callable[[Int[Tensor, "batch read"]], Float[Tensor, "batch read d_vocab"]] | None = None,
     ) -> "JudgedRun":
         """A run of `model`."""
-        cfg = model.cfg
-        return cls(prompts, model.to_answer, cfg.d_vocab_out, model, reference, not cfg.predicts_other_things)
+        return cls(prompts, model.to_answer, model.cfg.d_vocab_out, model, reference, model.cfg)
 
     def positions(self, pos: Positions) -> Int[Tensor, "batch read"]:
         """The positions that `pos` means for each prompt, counted from 0.

@@ -9,12 +9,18 @@ components of an architecture and says which reads what.
 from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, select
 from interp.model.components import MLP, Attention, Norm, SideInputs, rotate, visible_keys
-from interp.model.generate import KVCache, Sampling
+from interp.model.generate import GenerateOptions, KVCache, Sampling
 from interp.model.graph import ComputationGraph, Edge, Reader, Writer, head_label, head_labels, mlp_label
 from interp.model.hooked import Edit, ReadOut, ReturnType, RunOptions
 from interp.model.hooked_module import HookedModule
 from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
-from interp.model.loss import cross_entropy, in_context_learning_score, next_token_loss, predicted_places
+from interp.model.loss import (
+    check_predicts_tokens,
+    cross_entropy,
+    in_context_learning_score,
+    next_token_loss,
+    predicted_places,
+)
 from interp.model.names import HookName, layer_of
 from interp.model.provenance import signature
 from interp.model.recording import Differentiable, LogitMetric
@@ -31,6 +37,7 @@ __all__ = [
     "Differentiable",
     "Edge",
     "Edit",
+    "GenerateOptions",
     "HookFn",
     "HookName",
     "HookPair",
@@ -55,6 +62,7 @@ __all__ = [
     "Step",
     "StreamPlace",
     "Writer",
+    "check_predicts_tokens",
     "cross_entropy",
     "head_label",
     "head_labels",

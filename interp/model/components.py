@@ -49,6 +49,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 WRITE_PER_HEAD = "batch pos head d_head, head d_head d_model -> batch pos head d_model"
 NO_EDITS = PrivateReads()
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""What parameters can be."""
 FEW_VECTORS = 32
 """Up to so many vectors are read through each head's weights where these lie; see `per_head`."""
 READ_PER_HEAD = "batch pos head d_model, head d_model d_head -> batch pos head d_head"
@@ -233,8 +235,14 @@ class Embed(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """`one_hot(tokens) @ W_E * embed_scale`."""
-        vectors = F.embedding(tokens, self.W_E)
-        return vectors if self.scale == 1 else vectors * self.scale
+        return self.scaled(F.embedding(tokens, self.W_E))
+
+    def scaled(self, vectors: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
+        """Token vectors as they enter the stream: times `embed_scale`, rounded to the dtype of the parameters.
+
+        Gemma was trained with a scale that is rounded in this way.
+        """
+        return vectors if self.scale == 1 else vectors * torch.tensor(self.scale, dtype=self.W_E.dtype, device="cpu")
 
 
 class PosEmbed(nn.Module):
@@ -242,23 +250,43 @@ class PosEmbed(nn.Module):
 
     def __init__(self, cfg: TransformerConfig):
         super().__init__()
+        self.cfg = cfg
         if cfg.positional_embedding_type in ("standard", "shortformer"):
             self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model))
         else:
-            self.W_pos = nn.Buffer(fixed_positions(cfg))
+            self.W_pos = nn.Buffer(fixed_positions(cfg, cfg.dtype))
 
     def forward(self, positions: Int[Tensor, "batch_or_1 pos"]) -> Float[Tensor, "batch_or_1 pos d_model"]:
         """`W_pos[positions]`."""
         return F.embedding(positions, self.W_pos)
 
+    def refine(self) -> None:
+        """Make a fixed table afresh that was rounded to another dtype on its way here; one that was edited stays."""
+        W_pos = self.W_pos
+        if isinstance(W_pos, nn.Parameter) or W_pos.is_meta:
+            return
+        for dtype in (W_pos.dtype, *DTYPES):
+            if torch.equal(W_pos, fixed_positions(self.cfg, dtype).to(W_pos)):
+                self.W_pos = fixed_positions(self.cfg, W_pos.dtype).to(W_pos)
+                return
 
-def fixed_positions(cfg: TransformerConfig) -> Float[Tensor, "n_ctx d_model"]:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        self.refine()
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.refine()
+
+
+def fixed_positions(cfg: TransformerConfig, dtype: torch.dtype) -> Float[Tensor, "n_ctx d_model"]:
     """One-hot positions in the last n_ctx dimensions, or sines and cosines in turn (Vaswani et al. 2017, 3.5)."""
     if cfg.positional_embedding_type == "onehot":
-        return F.pad(torch.eye(cfg.n_ctx, dtype=cfg.dtype), (cfg.d_model - cfg.n_ctx, 0))
+        return F.pad(torch.eye(cfg.n_ctx, dtype=dtype), (cfg.d_model - cfg.n_ctx, 0))
     pair = torch.arange(0, cfg.d_model, 2, dtype=torch.float64)
     angles = torch.arange(cfg.n_ctx)[:, None] / 10_000.0 ** (pair / cfg.d_model)
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(cfg.dtype)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(dtype)
 
 
 class Attention(nn.Module):

@@ -5,14 +5,14 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.errors import ConfigError, ShapeError, describe
+from interp.errors import ConfigError, ShapeError, check_options, describe
 from interp.indices import is_index
 from interp.model.loss import check_predicts_tokens
 from interp.model.names import HookName
@@ -289,6 +289,34 @@ def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
     return ActivationCache(joined, model, any(cache.edited for cache in caches), mask)
 
 
+class GenerateOptions(TypedDict, total=False):
+    """What `generate` and `stream` take besides the prompts and the number of tokens to add.
+
+    Attributes:
+        temperature, top_k, top_p, seed: see `Sampling`; by default the largest logit is taken.
+        stop_tokens: a sequence that reaches one of them (an id, or the text of one token) ends there.
+        attention_mask: as for calling the model.
+    """
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    stop_tokens: Answer
+    attention_mask: AttentionMask | None
+
+
+def _asked(
+    function: str, model: "HookedTransformer", input: Text | Ids | MaskedTokens, options: GenerateOptions
+) -> tuple[MaskedTokens, Sampling, list[int]]:
+    """The prompts, how tokens are chosen, and the ids of the stop tokens."""
+    check_options(function, options, GenerateOptions.__annotations__)
+    prompts = model.masked_tokens(input, options.get("attention_mask"))
+    stops = token_ids(options.get("stop_tokens", ()), model.to_single_token, model.cfg.d_vocab, "stop token")
+    chosen = options.get("temperature", 0.0), options.get("top_k"), options.get("top_p"), options.get("seed")
+    return prompts, Sampling(*chosen), stops.flatten().tolist()
+
+
 class Generates:
     """`generate` and `stream`, for a model."""
 
@@ -297,14 +325,9 @@ class Generates:
         input: Text | Ids | MaskedTokens,
         max_new_tokens: int = 32,
         *,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        stop_tokens: Answer = (),
-        attention_mask: AttentionMask | None = None,
         names_filter: HookName | Iterable[HookName] | None = None,
         progress: bool = True,
+        **options: Unpack[GenerateOptions],
     ) -> Generation:
         """Predict, sample, append; the prompt runs once, then one position a step.
 
@@ -314,20 +337,16 @@ class Generates:
         Args:
             input: prompts, as text or token ids; of unequal length as left-padded ids with `attention_mask`.
             max_new_tokens: how many tokens to add at most; prompt and continuation must fit the context.
-            temperature, top_k, top_p, seed: see `Sampling`; temperature 0 is greedy.
-            stop_tokens: a sequence that reaches one of them (an id, or the text of one token) ends there.
-            attention_mask: as for calling the model.
             names_filter: also return these activations of all positions run, as one cache ("*" for all).
             progress: show a progress bar on a terminal.
+            options: temperature, top_k, top_p, seed, stop_tokens and attention_mask; see `GenerateOptions`.
 
         Raises `ConfigError` for sampling options out of range, a length beyond the context or a model that is not
         causal, `TokenError` for a stop token that is none; else as `forward`.
         """
         model = cast("HookedTransformer", self)
-        prompts = model.masked_tokens(input, attention_mask)
-        stops = token_ids(stop_tokens, model.to_single_token, model.cfg.d_vocab, "stop token").flatten().tolist()
+        prompts, sampling, stops = _asked("generate", model, input, options)
         caches: list[ActivationCache] | None = None if names_filter is None else []
-        sampling = Sampling(temperature, top_k, top_p, seed)
         steps = stream(model, prompts, max_new_tokens, sampling, stops, names_filter, caches)
         new = torch.stack(list(shown(steps, "generating", max_new_tokens, progress)), dim=1)
         texts = None
@@ -341,16 +360,9 @@ class Generates:
         self,
         input: Text | Ids | MaskedTokens,
         max_new_tokens: int = 32,
-        *,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int | None = None,
-        stop_tokens: Answer = (),
-        attention_mask: AttentionMask | None = None,
+        **options: Unpack[GenerateOptions],
     ) -> Iterator[Int[Tensor, "batch"]]:
         """As `generate`, one step at a time: the next token of every sequence."""
         model = cast("HookedTransformer", self)
-        prompts = model.masked_tokens(input, attention_mask)
-        stops = token_ids(stop_tokens, model.to_single_token, model.cfg.d_vocab, "stop token").flatten().tolist()
-        return stream(model, prompts, max_new_tokens, Sampling(temperature, top_k, top_p, seed), stops)
+        prompts, sampling, stops = _asked("stream", model, input, options)
+        return stream(model, prompts, max_new_tokens, sampling, stops)

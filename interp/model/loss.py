@@ -10,10 +10,10 @@ from interp.precision import at_least_float32
 
 
 def check_predicts_tokens(cfg: TransformerConfig, what: str) -> None:
-    """Raise `ConfigError` for a model whose logits are of other things than tokens."""
+    """Raise `ConfigError` for a model whose logits are of other things than tokens; `what` needs those of tokens."""
     if cfg.predicts_other_things:
         raise ConfigError(
-            f"{what} is about the next token, but this model reads d_vocab = {cfg.d_vocab} tokens and has logits of "
+            f"{what} needs logits of tokens, but this model reads d_vocab = {cfg.d_vocab} tokens and has logits of "
             f"d_vocab_out = {cfg.d_vocab_out} other things"
         )
 

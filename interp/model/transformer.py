@@ -17,7 +17,7 @@ the next to read. Every place where the stream is read or written, and every ste
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
@@ -417,8 +417,7 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
         """
         from interp.checkpoints import save_checkpoint
 
-        cfg = dataclasses.replace(self.cfg, dtype=self.W_E.dtype)
-        save_checkpoint(folder, cfg, self.tokenizer, self.state_dict(), model_type)
+        save_checkpoint(folder, self.cfg, self.tokenizer, self.state_dict(), model_type)
 
     @classmethod
     def from_pretrained(
@@ -451,7 +450,16 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
         found.check(cls(found.cfg, found.tokenizer, "meta", init_weights=False).state_dict())
         model = cls(found.cfg, found.tokenizer, device, init_weights=False)
         found.fill(model.state_dict())
+        if model.cfg.has_position_vectors:
+            model.pos_embed.refine()
         return model
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        """What `.to()`, `.half()` and the like do; the config goes on naming the dtype of the parameters."""
+        super()._apply(fn, recurse)
+        if self.cfg.dtype != self.W_E.dtype:
+            self.cfg = dataclasses.replace(self.cfg, dtype=self.W_E.dtype)
+        return self
 
     def _init_weights(self) -> None:
         """Normal weights, zero biases, unit gains; sampled in float32 on the CPU, so that a seed means one model."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from interp.budget import GIGABYTE, check_bytes
-from interp.errors import ConfigError, describe, did_you_mean
+from interp.errors import ConfigError, check_options, describe
 from interp.patching.pairs import PatchDirection
 from interp.results import check_confidence
 from interp.text import AttentionMask
@@ -72,10 +72,7 @@ class Settings:
         """The options that `function` was called with. Raises `TypeError` for an unknown one, and `ConfigError`."""
         allowed = list(kind.__annotations__)
         allowed = [field.name for field in dataclasses.fields(cls) if field.name in allowed]
-        for name in options:
-            if name not in allowed:
-                near = did_you_mean(name, [*inspect.signature(function).parameters, *allowed])
-                raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{near}")
+        check_options(function.__name__, options, allowed, inspect.signature(function).parameters)
         settings = cls(**options)
         check_confidence(settings.confidence)
         check_bytes(settings.max_bytes)

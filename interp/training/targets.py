@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, InterpError, ShapeError, TokenError, describe
 from interp.indices import is_index
-from interp.model import HookedTransformer, cross_entropy, predicted_places
+from interp.model import HookedTransformer, check_predicts_tokens, cross_entropy, predicted_places
 from interp.text import AttentionMask, Ids, as_ids, check_marks, check_mask, check_tokens
 from interp.training.toy_data import Batch
 
@@ -105,7 +105,12 @@ def targets_of(data: Any, model: HookedTransformer) -> Targets:
     counted, copied = _marks(batch.loss_mask, tokens, "loss_mask"), _marks(batch.copied, tokens, "copied")
     assert copied is not None
     if batch.labels is None:
-        _check_next(tokens, model.cfg.d_vocab, n_logits)
+        check_predicts_tokens(model.cfg, "a batch without labels")
+        if tokens.shape[1] < 2:
+            raise ShapeError(
+                f"tokens {tuple(tokens.shape)} [batch, pos] have no next token: at least two positions, or labels, "
+                "needed"
+            )
         ids, positions = tokens[:, 1:], slice(0, -1)
         real = None if mask is None else predicted_places(mask)
         counted, copied = None if counted is None else counted[:, 1:], copied[:, 1:]
@@ -146,18 +151,6 @@ def _plain_tokens(given: Any) -> Int[Tensor, "batch pos"]:
 
 def _marks(given: AttentionMask | None, tokens: Tensor, name: str) -> Bool[Tensor, "batch pos"] | None:
     return None if given is None else check_marks(given, tokens, name, "marked places", "others")
-
-
-def _check_next(tokens: Int[Tensor, "batch pos"], d_vocab: int, n_logits: int) -> None:
-    if tokens.shape[1] < 2:
-        raise ShapeError(
-            f"tokens {tuple(tokens.shape)} [batch, pos] have no next token: at least two positions, or labels, needed"
-        )
-    if n_logits != d_vocab:
-        raise ConfigError(
-            f"this model reads {d_vocab} tokens and has logits of {n_logits} classes, so it cannot predict the next "
-            "token; give labels"
-        )
 
 
 def _labels(given: Any, tokens: Int[Tensor, "batch pos"]) -> tuple[Int[Tensor, "batch read"], slice]:

@@ -33,7 +33,7 @@ from interp.budget import check_bytes, portions
 from interp.errors import ConfigError, check_choice
 from interp.factored import FactoredMatrix
 from interp.indices import check_count, head_index, layer_index
-from interp.model import HookedTransformer, Norm, head_label
+from interp.model import HookedTransformer, Norm, check_predicts_tokens, head_label
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
 from interp.results import array_of
@@ -104,9 +104,9 @@ def copying_scores(model: HookedTransformer, *, fold_norms: bool = False) -> "xa
     is NaN where all eigenvalues are 0, up to rounding; the coordinate `reason` says why, and is "" elsewhere. For
     `fold_norms` see the module.
 
-    Raises `ConfigError` for a model without blocks, or `fold_norms` with post-norm.
+    Raises `ConfigError` for a model without blocks, `fold_norms` with post-norm, or logits of other things than tokens.
     """
-    _check_copies(model)
+    check_predicts_tokens(model.cfg, "copying_scores")
     W_V, W_O = (weight.double() for weight in _all_heads(model, fold_norms)[2:])
     written = _through(model.ln_final, W_O) if fold_norms else W_O
     W_U, W_E = at_least_float32(model.W_U), _embedding(model)
@@ -138,7 +138,7 @@ def copying_top_scores(
 
     Raises `ConfigError` for fewer than two tokens, and as `copying_scores`.
     """
-    _check_copies(model)
+    check_predicts_tokens(model.cfg, "copying_top_scores")
     words, _ = ordinary_tokens(model.tokenizer, model.cfg.d_vocab)
     if min(n_tokens, len(words)) < 2:
         raise ConfigError(f"n_tokens = {n_tokens}, of {len(words)} ordinary tokens; allowed: 2 or more")
@@ -187,7 +187,7 @@ def singular_directions(
 
     Returns:
         A dataset with `singular_value [direction]`, and for each side (`read` and `write`, or `query` and `key`)
-        `<side>_token`, `<side>_id` and `<side>_value [direction, end, rank]`. A direction has two ends, "+" and "-".
+        `<side>_token`, `<side>_id` and `<side>_value [direction, end, top]`. A direction has two ends, "+" and "-".
         What lies at the "+" end of the reading side makes the head write along the "+" end of the writing side, and the
         same holds for "-". The token that lies farthest along what is read is at "+". A token is the tokenizer's own
         string, or its number in angle brackets where the tokenizer has no such token.
@@ -212,13 +212,13 @@ def singular_directions(
     farthest = first.gather(1, first.abs().argmax(dim=1, keepdim=True))
     sign = torch.where(farthest < 0, -1.0, 1.0).to(first)
 
-    dims = ("direction", "end", "rank")
+    dims = ("direction", "end", "top")
     columns: dict[str, object] = {"singular_value": ("direction", S[:n_directions].cpu().numpy())}
     for side, along in zip(("query", "key") if circuit == "QK" else ("read", "write"), (first, second), strict=True):
-        codec = model.output_tokenizer if side == "write" else model.tokenizer
+        tokenizer = model.output_tokenizer if side == "write" else model.tokenizer
         turned = sign * along
         ends = torch.stack([turned, -turned], dim=1).topk(top_k)
-        words = token_strings(codec, ends.indices.flatten().tolist())
+        words = token_strings(tokenizer, ends.indices.flatten().tolist())
         columns |= {
             f"{side}_token": (dims, array_of(words, ends.indices.shape)),
             f"{side}_id": (dims, ends.indices.cpu().numpy()),
@@ -335,15 +335,6 @@ def _norms_of_products(
 # ---------------------------------------------------------------------------------------------- weights of heads
 
 
-def _check_copies(model: HookedTransformer) -> None:
-    """Raise `ConfigError` for a model whose logits are of other things than tokens: nothing can be copied to them."""
-    if model.cfg.predicts_other_things:
-        raise ConfigError(
-            f"d_vocab_out = {model.cfg.d_vocab_out} logits are of other things than the d_vocab = {model.cfg.d_vocab} "
-            "tokens: a head cannot copy a token to its own logit"
-        )
-
-
 def _of_layer(model: HookedTransformer, layer: int, fold_norms: bool) -> HeadWeights:
     """Of the heads of one layer [head, ...], keys and values repeated to them."""
     if fold_norms and model.cfg.normalizes_stream:
@@ -395,8 +386,7 @@ def _as_read_through(
 
 def _embedding(model: HookedTransformer) -> Float[Tensor, "d_vocab d_model"]:
     """`W_E` as it enters the stream."""
-    W_E = at_least_float32(model.W_E)
-    return W_E if model.cfg.embed_scale == 1 else W_E * model.cfg.embed_scale
+    return model.embed.scaled(at_least_float32(model.W_E))
 
 
 def _table(

@@ -1,6 +1,7 @@
 """Every family: the logits and hidden states of transformers' own models, and conversion in both directions."""
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,21 @@ def test_a_model_can_be_loaded_in_another_dtype(variant: str, dtype: torch.dtype
     theirs = make(variant)
     ours = HookedTransformer.from_pretrained(hf_model=theirs, dtype=dtype)
     assert {tensor.dtype for tensor in ours.state_dict().values()} == {ours.cfg.dtype} == {dtype}
-    scale = torch.tensor(24**0.5).to(dtype).item() if dtype != torch.float64 else 24**0.5
-    assert ours.cfg.embed_scale == (scale if variant == "gemma2" else 1)
     assert max(differences(ours, run(theirs))) < (1e-4 if dtype == torch.float64 else 0.2)
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.startswith("gemma")])
+def test_gemma_cast_after_loading_is_gemma_loaded_in_that_dtype(variant: str, tmp_path: Path):
+    theirs = copy.deepcopy(make(variant)).to(torch.bfloat16)
+    narrow = HookedTransformer.from_pretrained(hf_model=theirs)
+    tokens = torch.arange(6)[None]
+    wide = HookedTransformer(dataclasses.replace(narrow.cfg, dtype=torch.float32))
+    wide.load_state_dict(narrow.state_dict())
+    copy.deepcopy(narrow).float().bfloat16().save_pretrained(tmp_path, FAMILY_OF[variant])
+    back = HookedTransformer.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(copy.deepcopy(narrow).float()(tokens), wide(tokens))
+        assert torch.equal(back(tokens), narrow(tokens))
 
 
 def test_gains_stored_in_bfloat16_are_added_to_1_in_the_dtype_that_is_asked_for():

@@ -321,6 +321,7 @@ def test_scales_and_patterns_of_half_precision_can_be_frozen(dtype: torch.dtype)
 @torch.no_grad()
 def test_an_intervention_acts_in_a_run_that_starts_at_a_later_layer():
     run = run_of("learned_ln")
+    stream = run.cache["resid_pre", 1]  # of a run without the intervention
     with run.model.intervene(Zero(site="z", layer=2, pos=-1)):
-        resumed = run.model(run.cache["resid_pre", 1], start_at_layer=1)
+        resumed = run.model(stream, start_at_layer=1)
         assert torch.equal(resumed, run.model(run.tokens))

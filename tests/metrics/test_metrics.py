@@ -170,6 +170,11 @@ def test_a_prompt_of_one_token_has_no_loss():
         Loss()(LOGITS, tokens=torch.zeros(3, 5, dtype=torch.long), attention_mask=mask)
 
 
+def test_a_token_beyond_the_logits_has_no_loss():
+    with pytest.raises(TokenError, match=rf"token 99 has no logit: a run has {LOGITS.shape[-1]} of them"):
+        Loss()(LOGITS, tokens=torch.full(LOGITS.shape[:2], 99))
+
+
 def test_a_mask_of_integers_is_the_same_mask():
     logits, tokens = random_tensor(2, 4, 7), torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]])
     mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])

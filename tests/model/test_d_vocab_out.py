@@ -122,10 +122,11 @@ def test_there_is_no_next_token_to_predict(d_vocab_out: int):
         lambda: model.generate(tokens, 2, progress=False),
         lambda: model.stream(tokens, 2),
         lambda: sweep(model, tokens, tokens.flip(1), Loss(), progress=False),
+        lambda: Loss()(model(tokens), model, tokens),
         lambda: train(model, lambda generator: tokens, 1, progress=False),
     ]
     for call in nexts:
-        with pytest.raises(ConfigError, match=rf"next token.*{d_vocab_out}|{d_vocab_out}.*next"):
+        with pytest.raises(ConfigError, match=rf"needs logits of tokens, .* d_vocab_out = {d_vocab_out} other things"):
             call()
 
 
@@ -143,13 +144,13 @@ def test_weights_read_tokens_and_write_logits():
     (row, column, _), *_ = top_entries(ov_circuit(model, 0, 1), 3, progress=False).named(model)
     assert row.startswith("w") and column in {"0", "1", "2"}
     directions = singular_directions(model, 0, 1)
-    assert directions.sizes["rank"] == 3 and set(directions["write_token"].values.flatten()) == {"0", "1", "2"}
+    assert directions.sizes["top"] == 3 and set(directions["write_token"].values.flatten()) == {"0", "1", "2"}
     assert str(directions["read_token"].values.flat[0]).startswith("w")
     assert "copying" not in head_scores(model, n_prompts=2, length=7, seed=0, progress=False)
-    with pytest.raises(ConfigError, match="copying compares a token with its own logit"):
+    with pytest.raises(ConfigError, match=r"the score 'copying' needs logits of tokens, .*d_vocab_out = 3 other"):
         head_scores(model, scores="copying", progress=False)
     for copying in (copying_scores, copying_top_scores):
-        with pytest.raises(ConfigError, match="d_vocab_out = 3 logits are of other things"):
+        with pytest.raises(ConfigError, match=rf"{copying.__name__} needs .*d_vocab_out = 3 other things"):
             copying(model)
 
 

@@ -242,6 +242,15 @@ def test_a_stop_token_that_is_none_is_refused(stop: Any):
         run.model.generate(run.tokens[:, :2], 2, stop_tokens=[stop])
 
 
+def test_an_unknown_option_is_refused_with_the_nearest_one():
+    run = run_of("learned_ln")
+    wrong: dict[str, Any] = {"temprature": 1.0}
+    for method in (run.model.generate, run.model.stream):
+        said = rf"{method.__name__}\(\) got an unexpected .* 'temprature'; did you mean 'temperature'"
+        with pytest.raises(TypeError, match=said):
+            method(run.tokens[:, :2], **wrong)
+
+
 def test_one_stop_token_needs_no_list():
     words = Vocabulary("abcdefghijk")
     model = build(run_of("learned_ln").cfg, 0, words)

@@ -325,14 +325,13 @@ def test_a_source_that_says_which_keys_is_refused():
 def test_arguments_that_are_named_in_the_signature_are_suggested_too():
     model = build(config(SMALL), seed=3)
     corrupted, clean = pair(model, 4)
-    for call, wrong, right in (
-        (sweep, "position", "positions"),
-        (sweep, "layer", "layers"),
-        (sweep_sites, "site", "sites"),
-    ):
-        with pytest.raises(TypeError, match=f"{call.__name__}.* {wrong!r}; did you mean .*{right!r}"):
-            call(model, corrupted, clean, METRIC, **{wrong: [1]})
-    with pytest.raises(TypeError, match="did you mean 'receivers'"):
-        path_sweep(model, corrupted, clean, METRIC, "logits", receiver="logits")
-    with pytest.raises(TypeError, match="did you mean 'paths'"):
-        path_tree(model, corrupted, clean, METRIC, [["L0H1", "logits"]], path=1)
+    calls: list[tuple[Call, tuple[Any, ...], str, str]] = [
+        (sweep, (), "position", "positions"),
+        (sweep, (), "layer", "layers"),
+        (sweep_sites, (), "site", "sites"),
+        (path_sweep, ("logits",), "receiver", "receivers"),
+        (path_tree, ([["L0H1", "logits"]],), "path", "paths"),
+    ]
+    for call, more, wrong, right in calls:
+        with pytest.raises(TypeError, match=f"{call.__name__}.* '{wrong}'; did you mean .*'{right}'"):
+            call(model, corrupted, clean, METRIC, *more, **{wrong: [1]})
