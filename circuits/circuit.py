@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Unpack
 
 from circuits.compiler import CompiledTransformer, CompileOptions, compile_circuit
-from circuits.language import Declaration, Interpretation, Interpreter, Layout, edge_graph, known_keywords
+from circuits.language import Declaration, Interpretation, Interpreter, Layout, edge_graph
 from circuits.verify import Report, VerifyOptions, verify
+from interp.keywords import known_keywords
 from interp.text import Ids, Text
 
 if TYPE_CHECKING:

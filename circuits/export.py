@@ -11,8 +11,8 @@ from typing import Unpack
 
 from circuits import Circuit
 from circuits.compiler import CompiledTransformer, CompileOptions
-from circuits.language import known_keywords
 from interp.errors import ConfigError, describe
+from interp.keywords import known_keywords
 
 FIXED = ("norm", "attn_only", "n_heads", "d_model")
 

@@ -61,18 +61,6 @@ def did_you_mean(given: str, allowed: Iterable[str], cutoff: float = 0.5, said: 
     return f"; did you mean {' or '.join(suggested)}?" if suggested else ""
 
 
-def check_options(function: str, given: Iterable[str], allowed: Iterable[str], named: Iterable[str] = ()) -> None:
-    """Raise `TypeError`, as Python does for an argument that a function does not have, with the nearest that it has.
-
-    `named` are the arguments in the function's own signature: they never come here, but may be what was meant.
-    """
-    allowed = list(allowed)
-    for name in given:
-        if name not in allowed:
-            near = did_you_mean(name, [*named, *allowed])
-            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{near}")
-
-
 def describe(value: object) -> str:
     """A value that somebody gave, short enough for a message: a tensor's shape, not its numbers; a module's kind.
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 FACE = "__init__"
 """What a package offers at its top, which stands above the rooms that it offers from."""
 
-GROUND = ["errors", "files", "indices", "budget", "progress", "precision", "digests", "factored"]
+GROUND = ["errors", "keywords", "files", "indices", "budget", "progress", "precision", "digests", "factored"]
 FLOORS = {
     "interp": [
         *GROUND,

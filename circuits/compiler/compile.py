@@ -27,12 +27,12 @@ from circuits.language import (
     decode,
     in_words,
     is_finite,
-    known_keywords,
     shortened,
 )
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, describe
 from interp.indices import is_index
+from interp.keywords import known_keywords
 from interp.model import MLP, Attention, HookedTransformer
 from interp.text import Ids, Text, is_single
 

@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Unpack
 
 from circuits import Circuit
-from circuits.language import known_keywords
 from circuits.verify import Expected, Report, VerifyOptions, verify
 from interp.errors import ConfigError, did_you_mean
+from interp.keywords import known_keywords
 
 if TYPE_CHECKING:
     from circuits.gallery import induction

@@ -11,7 +11,6 @@ from circuits.language.declaration import Declaration
 from circuits.language.edges import edge_graph
 from circuits.language.forms import Form, Shift, Term, copy, match, shift
 from circuits.language.interpreter import Interpretation, Interpreter, attend, decode, in_words, leading, visible_keys
-from circuits.language.keywords import known_keywords
 from circuits.language.layout import Layout
 from circuits.language.parts import Head, Neurons, Part, Ramp, Table, Ties
 from circuits.language.space import Coordinate, Label, Number, Space, is_finite, listed, shortened
@@ -40,7 +39,6 @@ __all__ = [
     "edge_graph",
     "in_words",
     "is_finite",
-    "known_keywords",
     "leading",
     "listed",
     "match",

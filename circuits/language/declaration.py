@@ -14,11 +14,11 @@ from torch import Tensor
 from circuits.language import parts
 from circuits.language.forms import Form, Term, match
 from circuits.language.gaps import smallest_gap
-from circuits.language.keywords import known_keywords
 from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, Head, Part, Table, Ties
 from circuits.language.space import Coordinate, Label, Number, Space, cut, is_finite, listed
 from interp.errors import ConfigError, TokenError, check_choice, describe, did_you_mean
 from interp.indices import is_index
+from interp.keywords import known_keywords
 from interp.text import INPUT, Ids, Text, Vocabulary, as_ids, check_tokens, is_text
 
 RECENCY = 0.4

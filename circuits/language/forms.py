@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.language.keywords import known_keywords
 from circuits.language.space import Label, Number, Space, is_finite, listed
 from interp.errors import ConfigError, describe
 from interp.indices import is_index
+from interp.keywords import known_keywords
 
 
 @dataclass(frozen=True)

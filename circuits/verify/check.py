@@ -21,7 +21,6 @@ from circuits.language import (
     decode,
     in_words,
     is_finite,
-    known_keywords,
     listed,
 )
 from circuits.verify.answers import Reference, interpreted_answers, reference_answers
@@ -30,6 +29,7 @@ from circuits.verify.limits import LONG, MANY, TRIAL, too_many
 from circuits.verify.report import Report, Worst
 from interp.errors import ConfigError, describe
 from interp.indices import is_index
+from interp.keywords import known_keywords
 from interp.model import HookedTransformer
 from interp.progress import progress_bar
 from interp.text import Vocabulary

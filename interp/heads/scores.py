@@ -29,6 +29,7 @@ from interp.budget import BLOCK_BYTES, check_bytes, portions
 from interp.errors import ConfigError, ShapeError, describe, did_you_mean
 from interp.heads.pattern_scores import PADDING, PATTERN_SCORES, attention_on
 from interp.indices import check_count, is_index, layer_index
+from interp.keywords import known_keywords
 from interp.model import HookFn, check_predicts_tokens, head_labels
 from interp.progress import shown
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, repeated_tokens
@@ -54,6 +55,7 @@ WEIGHT_SCORES: dict[str, tuple[Callable[..., Any], str]] = {
 
 
 @torch.no_grad()
+@known_keywords
 def head_scores(
     model: "HookedTransformer",
     prompt: Text | Ids | None = None,
@@ -241,6 +243,7 @@ def _dataset(names: list[str], found: _Found, attrs: dict[str, Any]) -> "xr.Data
 # ---------------------------------------------------------------------- the table
 
 
+@known_keywords
 def score_table(
     scores: "xr.Dataset",
     sort: str | None = None,

@@ -20,6 +20,7 @@ from torch import Tensor
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, ShapeError, describe, did_you_mean
 from interp.indices import check_count
+from interp.keywords import known_keywords
 from interp.lens.over_prompts import OverPrompts, Pos
 from interp.model import ActivationCache, Step, head_labels, select, steps
 from interp.precision import at_least_float32, without_autocast
@@ -34,6 +35,7 @@ By = Literal["component", "head", "neuron", "position"]
 
 @torch.no_grad()
 @without_autocast()
+@known_keywords
 def direct_attribution(
     cache: ActivationCache,
     correct: Answer,

@@ -16,6 +16,7 @@ from torch import Tensor
 from interp.budget import BLOCK_BYTES, check_bytes, portions
 from interp.errors import CacheError, ConfigError
 from interp.indices import check_count
+from interp.keywords import known_keywords
 from interp.lens.over_prompts import OverPrompts, Pos
 from interp.model import ActivationCache, HookedTransformer, HookName
 from interp.precision import at_least_float32
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
+@known_keywords
 def logit_lens(
     model_or_cache: HookedTransformer | ActivationCache,
     prompt: Text | Ids | None = None,

@@ -27,6 +27,7 @@ from torch import Tensor
 from interp.config import TransformerConfig, rotary_angles
 from interp.errors import CacheError, ConfigError, describe
 from interp.indices import head_index, is_index, layer_index
+from interp.keywords import known_keywords
 from interp.model import (
     ActivationCache,
     LogitAttribution,
@@ -51,6 +52,7 @@ MAX_TERMS = 10_000
 
 @torch.no_grad()
 @without_autocast()
+@known_keywords
 def expand_stream(
     cache: ActivationCache,
     layer: int | None = None,
@@ -84,6 +86,7 @@ def expand_stream(
 
 @torch.no_grad()
 @without_autocast()
+@known_keywords
 def expand_logits(
     cache: ActivationCache,
     correct: Answer,
@@ -111,6 +114,7 @@ def expand_logits(
 
 @torch.no_grad()
 @without_autocast()
+@known_keywords
 def expand_scores(
     cache: ActivationCache,
     layer: int,

@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.errors import ConfigError, ShapeError, check_options, describe
+from interp.errors import ConfigError, ShapeError, describe
 from interp.indices import is_index
+from interp.keywords import known_keywords
 from interp.model.loss import check_predicts_tokens
 from interp.model.names import HookName
 from interp.precision import at_least_float32
@@ -73,7 +74,7 @@ class KVCache:
 
     def __init__(self, n_layers: int, n_prompt: int | None = None, n_final: int | None = None):
         for name, given, least in (("n_layers", n_layers, 0), ("n_prompt", n_prompt, 1), ("n_final", n_final, 1)):
-            if not (is_index(given) and given >= least) and not (given is None and name != "n_layers"):
+            if not (is_index(given) and cast(int, given) >= least) and not (given is None and name != "n_layers"):
                 raise ConfigError(f"{name} = {describe(given)}; allowed: {least} or more")
         self.n_prompt, self.n_final = n_prompt, n_final
         self.layers = [LayerKeysValues() for _ in range(n_layers)]
@@ -307,10 +308,9 @@ class GenerateOptions(TypedDict, total=False):
 
 
 def _asked(
-    function: str, model: "HookedTransformer", input: Text | Ids | MaskedTokens, options: GenerateOptions
+    model: "HookedTransformer", input: Text | Ids | MaskedTokens, options: GenerateOptions
 ) -> tuple[MaskedTokens, Sampling, list[int]]:
     """The prompts, how tokens are chosen, and the ids of the stop tokens."""
-    check_options(function, options, GenerateOptions.__annotations__)
     prompts = model.masked_tokens(input, options.get("attention_mask"))
     stops = token_ids(options.get("stop_tokens", ()), model.to_single_token, model.cfg.d_vocab, "stop token")
     chosen = options.get("temperature", 0.0), options.get("top_k"), options.get("top_p"), options.get("seed")
@@ -320,6 +320,7 @@ def _asked(
 class Generates:
     """`generate` and `stream`, for a model."""
 
+    @known_keywords
     def generate(
         self,
         input: Text | Ids | MaskedTokens,
@@ -345,7 +346,7 @@ class Generates:
         causal, `TokenError` for a stop token that is none; else as `forward`.
         """
         model = cast("HookedTransformer", self)
-        prompts, sampling, stops = _asked("generate", model, input, options)
+        prompts, sampling, stops = _asked(model, input, options)
         caches: list[ActivationCache] | None = None if names_filter is None else []
         steps = stream(model, prompts, max_new_tokens, sampling, stops, names_filter, caches)
         new = torch.stack(list(shown(steps, "generating", max_new_tokens, progress)), dim=1)
@@ -356,6 +357,7 @@ class Generates:
         cache = None if caches is None else join_steps(caches)
         return Generation(torch.cat([prompts.ids, new], dim=1), prompts.ids.shape[1], texts, cache)
 
+    @known_keywords
     def stream(
         self,
         input: Text | Ids | MaskedTokens,
@@ -364,5 +366,5 @@ class Generates:
     ) -> Iterator[Int[Tensor, "batch"]]:
         """As `generate`, one step at a time: the next token of every sequence."""
         model = cast("HookedTransformer", self)
-        prompts, sampling, stops = _asked("stream", model, input, options)
+        prompts, sampling, stops = _asked(model, input, options)
         return stream(model, prompts, max_new_tokens, sampling, stops)

@@ -10,6 +10,7 @@ from torch import Tensor
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, HookNotFiredError, describe
 from interp.indices import layer_index
+from interp.keywords import known_keywords
 from interp.model.allocator import keep_freed_memory
 from interp.model.cache import ActivationCache, entries_of_part
 from interp.model.generate import KVCache
@@ -94,6 +95,7 @@ class Hooked(HookedModule):
         with self.hooks(fwd_hooks=[pair for edit in edits for pair in edit.hooks(model)]):
             yield self
 
+    @known_keywords
     def run_with_hooks(
         self,
         input: Text | Ids | MaskedTokens,
@@ -122,6 +124,7 @@ class Hooked(HookedModule):
         check_carried_out(active, "in this run", later=True)
         return output
 
+    @known_keywords
     def run_with_cache(
         self,
         input: Text | Ids | MaskedTokens,

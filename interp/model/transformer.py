@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from interp.config import TransformerConfig, rotary_angles
 from interp.errors import ConfigError, ShapeError, TokenError, describe
+from interp.keywords import known_keywords
 from interp.model.components import (
     MLP,
     Attention,
@@ -158,6 +159,7 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
 
     block_type: ClassVar[type[Block]] = Block
 
+    @known_keywords
     def __init__(
         self,
         cfg: TransformerConfig | Mapping[str, Any],
@@ -192,6 +194,7 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
         }
         self.name_hook_points(sizes)
 
+    @known_keywords
     def forward(
         self,
         input: Text | Ids | MaskedTokens,
@@ -420,6 +423,7 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
         save_checkpoint(folder, self.cfg, self.tokenizer, self.state_dict(), model_type)
 
     @classmethod
+    @known_keywords
     def from_pretrained(
         cls: type[Model],
         name_or_path: str | os.PathLike[str] | None = None,

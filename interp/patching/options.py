@@ -1,14 +1,12 @@
 """What all sweeps can be told: the options of effects, and those of long work, checked once."""
 
-import dataclasses
-import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from interp.budget import GIGABYTE, check_bytes
-from interp.errors import ConfigError, check_options, describe
+from interp.errors import ConfigError, describe
 from interp.patching.pairs import PatchDirection
 from interp.results import check_confidence
 from interp.text import AttentionMask
@@ -68,11 +66,8 @@ class Settings:
     checkpoint: str | os.PathLike[str] | None = None
 
     @classmethod
-    def of(cls, function: Callable[..., Any], options: Mapping[str, Any], kind: type = SweepOptions) -> "Settings":
-        """The options that `function` was called with. Raises `TypeError` for an unknown one, and `ConfigError`."""
-        allowed = list(kind.__annotations__)
-        allowed = [field.name for field in dataclasses.fields(cls) if field.name in allowed]
-        check_options(function.__name__, options, allowed, inspect.signature(function).parameters)
+    def of(cls, options: Mapping[str, Any]) -> "Settings":
+        """The options of a call, whose names `known_keywords` has checked. Raises `ConfigError` for a wrong value."""
         settings = cls(**options)
         check_confidence(settings.confidence)
         check_bytes(settings.max_bytes)

@@ -28,6 +28,7 @@ from interp.budget import check_bytes, portions
 from interp.errors import ConfigError, check_choice, describe, did_you_mean
 from interp.indices import chosen_indices
 from interp.interventions import Index
+from interp.keywords import known_keywords
 from interp.model import ComputationGraph, HookPair, HookPoint, Reader, SideInputs, Writer, layer_of
 from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import Settings, SweepOptions
@@ -48,6 +49,7 @@ Reaction = Literal["live", "frozen"]
 
 
 @torch.no_grad()
+@known_keywords
 def path_sweep(
     model: "HookedTransformer",
     corrupted: Source,
@@ -82,7 +84,7 @@ def path_sweep(
     Raises as `patching.sweep`; `HookNotFoundError` for an unknown component, or one that does not write or read,
     `ConfigError` for receivers that cannot be combined.
     """
-    settings = Settings.of(path_sweep, options)
+    settings = Settings.of(options)
     check_reactions(mlps=mlps, norms=norms)
     pair = PromptPair.of(model, corrupted, clean, settings.direction or "noising", settings.attention_mask)
     graph = ComputationGraph(model.cfg)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, describe
+from interp.keywords import known_keywords
 from interp.model import ComputationGraph, HookPair, Reader, Writer, layer_of
 from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import EffectOptions, Settings
@@ -37,6 +38,7 @@ component's own inputs, whose values are again trees: what changes there, so tha
 
 
 @torch.no_grad()
+@known_keywords
 def path_tree(
     model: "HookedTransformer",
     corrupted: Source,
@@ -65,7 +67,7 @@ def path_tree(
     Raises as `path_sweep`; `ConfigError` for a path that cannot be, a component that is at once the start of one path
     and on the way of another into the same place, and for norms on the stream itself, where writes do not add up.
     """
-    settings = Settings.of(path_tree, options, EffectOptions)
+    settings = Settings.of(options)
     check_reactions(norms=norms)
     pair = PromptPair.of(model, corrupted, clean, settings.direction or "noising", settings.attention_mask)
     if model.cfg.normalizes_stream:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp.errors import HookNotFoundError
 from interp.interventions import Index
+from interp.keywords import known_keywords
 from interp.metrics import MetricPlan
 from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import Settings, SweepOptions
@@ -38,6 +39,7 @@ SITES = ("resid_pre", "resid_mid", "attn_out", "mlp_out", "z", "q", "k", "v", "p
 
 
 @torch.no_grad()
+@known_keywords
 def sweep(
     model: "HookedTransformer",
     corrupted: Source,
@@ -85,13 +87,14 @@ def sweep(
         HookNotFoundError: a cache without the site, or without the last stream that `normalize` needs.
         CheckpointError: a checkpoint of another sweep.
     """
-    settings = Settings.of(sweep, options)
+    settings = Settings.of(options)
     pair = PromptPair.of(model, corrupted, clean, settings.direction, settings.attention_mask)
     place = SweepSite.of(model, site, over, pair.prompts.ids.shape[1], layers, positions, heads, neurons)
     return _sweeps(pair, {site: place}, metric, settings)[site]
 
 
 @torch.no_grad()
+@known_keywords
 def sweep_sites(
     model: "HookedTransformer",
     corrupted: Source,
@@ -114,7 +117,7 @@ def sweep_sites(
     """
     import xarray
 
-    settings = Settings.of(sweep_sites, options)
+    settings = Settings.of(options)
     pair = PromptPair.of(model, corrupted, clean, settings.direction, settings.attention_mask)
     sites = [sites] if isinstance(sites, str) else sites
     if not isinstance(sites, Mapping):

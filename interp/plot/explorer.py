@@ -23,6 +23,7 @@ from jaxtyping import Float, UInt8
 from interp.errors import ConfigError, check_choice, describe
 from interp.files import atomic_path
 from interp.indices import head_index, layer_index
+from interp.keywords import known_keywords
 from interp.model import ActivationCache, head_label
 from interp.plot import packing, still
 from interp.plot.attention_run import AttentionRun, answer_ids, comparable, read_run
@@ -51,6 +52,7 @@ BADGE = 0.3
 """A score is shown as a badge from this part of its unit on (in the page, until the reader moves the threshold)."""
 
 
+@known_keywords
 def attention(
     cache: ActivationCache,
     tokens: Tokens | None = None,

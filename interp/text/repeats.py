@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, TokenError, describe
 from interp.indices import check_count, is_index
+from interp.keywords import known_keywords
 from interp.text.codec import TextCodec
 from interp.text.ids import as_ids
 from interp.text.tokenizer import Tokenizer
@@ -96,6 +97,7 @@ def word_ids(words: Words, bos: int | None = None) -> Int[Tensor, "word"]:
     return ids if bos is None else ids[ids != check_count("bos", bos, least=0)]
 
 
+@known_keywords
 def repeated_tokens(
     cfg: TransformerConfig,
     tokenizer: TextCodec | None = None,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, TokenError, describe
 from interp.indices import check_count
+from interp.keywords import known_keywords
 from interp.text import AttentionMask, Words, word_ids
 
 Seed = int | torch.Generator
@@ -72,6 +73,7 @@ def iid_tokens(words: Words, n_prompts: int, length: int, *, bos: int | None = N
     return Batch(tokens, torch.zeros_like(tokens, dtype=torch.bool))
 
 
+@known_keywords
 def variable_offset_repeats(
     words: Words,
     n_prompts: int,

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from interp.errors import CheckpointError, ConfigError, RangeError
 from interp.indices import check_count
+from interp.keywords import known_keywords
 from interp.model import HookedTransformer
 from interp.progress import progress_bar
 from interp.training.targets import DataSource, Targets, source_of
@@ -56,6 +57,7 @@ class Training:
     checkpoints: tuple[Path, ...]
 
 
+@known_keywords
 def train(
     model: HookedTransformer,
     data: DataSource,

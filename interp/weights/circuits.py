@@ -33,6 +33,7 @@ from interp.budget import check_bytes, portions
 from interp.errors import ConfigError, check_choice
 from interp.factored import FactoredMatrix
 from interp.indices import check_count, head_index, layer_index
+from interp.keywords import known_keywords
 from interp.model import HookedTransformer, Norm, check_predicts_tokens, head_label
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
@@ -126,6 +127,7 @@ def copying_scores(model: HookedTransformer, *, fold_norms: bool = False) -> "xa
 
 @torch.no_grad()
 @without_autocast()
+@known_keywords
 def copying_top_scores(
     model: HookedTransformer, n_tokens: int = 512, seed: int = 0, *, fold_norms: bool = False
 ) -> "xarray.DataArray":
@@ -163,6 +165,7 @@ def copying_top_scores(
 
 @torch.no_grad()
 @without_autocast()
+@known_keywords
 def singular_directions(
     model: HookedTransformer,
     layer: int,
@@ -242,6 +245,7 @@ PRODUCT_BYTES = 2**24
 
 @torch.no_grad()
 @without_autocast()
+@known_keywords
 def composition_scores(
     model: HookedTransformer,
     kinds: Iterable[Kind] = ("Q", "K", "V"),

@@ -12,6 +12,7 @@ from interp.budget import BLOCK_BYTES, check_bytes, portions
 from interp.errors import RangeError, ShapeError, check_choice
 from interp.factored import FactoredMatrix
 from interp.indices import check_count
+from interp.keywords import known_keywords
 from interp.model import HookedTransformer
 from interp.precision import at_least_float32, without_autocast
 from interp.progress import shown
@@ -43,6 +44,7 @@ class TopEntries:
 
 @torch.no_grad()
 @without_autocast()
+@known_keywords
 def top_entries(
     matrix: FactoredMatrix,
     top_k: int = 10,

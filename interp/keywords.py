@@ -1,4 +1,4 @@
-"""Keywords: an argument that a declaration does not take is refused with the nearest one."""
+"""Keywords: an argument that a function does not take is refused with the nearest one."""
 
 import functools
 import inspect
@@ -21,7 +21,7 @@ def known_keywords(function: Callable[P, Returned]) -> Callable[P, Returned]:
     for parameter in parameters:
         if parameter.kind is parameter.VAR_KEYWORD:
             allowed += get_args(parameter.annotation)[0].__annotations__
-        elif parameter.name != "self":
+        elif parameter.name not in ("self", "cls"):
             allowed.append(parameter.name)
     name = function.__qualname__.removesuffix(".__init__").rsplit(".", 1)[-1]
 
