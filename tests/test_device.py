@@ -138,10 +138,10 @@ def test_sweeps_and_paths(run: Run, there: HookedTransformer):
 
 def test_generation(run: Run, there: HookedTransformer):
     prompt = run.tokens[:, :3]
-    greedy = run.model.generate(prompt, 4, temperature=0).tokens
-    assert torch.equal(there.generate(prompt.to(DEVICE), 4, temperature=0).tokens.cpu(), greedy)
+    greedy = run.model.generate(prompt, 4, temperature=0.0).tokens
+    assert torch.equal(there.generate(prompt.to(DEVICE), 4, temperature=0.0).tokens.cpu(), greedy)
     seed = None if DEVICE.type == "pretend" else SEED  # it has no generators
-    drawn = [there.generate(prompt.to(DEVICE), 4, temperature=1, seed=seed).tokens for _ in range(2)]
+    drawn = [there.generate(prompt.to(DEVICE), 4, temperature=1.0, seed=seed).tokens for _ in range(2)]
     assert drawn[0].device.type == DEVICE.type and (seed is None or torch.equal(*drawn))
     past = KVCache(there.cfg.n_layers)
     pieces = [there(part.to(DEVICE), kv_cache=past) for part in run.tokens.split(2, dim=1)]

@@ -19,7 +19,13 @@ from interp.model.loss import next_token_loss
 
 TESTS = Path(__file__).parent
 CHECKER = "--jaxtyping-packages=interp,circuits,beartype.beartype"
-PROCESSES = {"browser", "commands", "test_readme.py"}  # whose tests start processes and pages, without the checks
+PROCESSES = {
+    "browser",
+    "commands",
+    "test_notebooks.py",
+    "test_readme.py",
+    "test_sessions.py",
+}  # whose tests start processes and pages, without the checks
 NAMED = ["model", "lens heads weights", "metrics interventions patching training"]
 PLACES = {path.parent.name for path in TESTS.glob("*/test_*.py")} | {path.name for path in TESTS.glob("test_*.py")}
 OTHERS = PLACES - PROCESSES - set(" ".join(NAMED).split())
@@ -29,9 +35,10 @@ SESSIONS = [*NAMED, " ".join(sorted(OTHERS))]
 @pytest.mark.long
 @pytest.mark.parametrize("places", SESSIONS, ids=[*NAMED, "everything else"])
 def test_every_value_has_the_shape_that_its_annotation_promises(places: str):
-    command = [sys.executable, "-m", "pytest", "--quiet", "-n0", "-p", "no:cacheprovider", CHECKER, *places.split()]
+    command = [sys.executable, "-m", "pytest", "--quiet", "-n0", "-p", "no:cacheprovider", CHECKER]
+    command += [f"tests/{place}" for place in places.split()]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    done = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

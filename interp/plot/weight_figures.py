@@ -55,8 +55,8 @@ def composition(
     sides = [
         [
             head_label(layer, head)
-            for layer in scores[f"{side}_layer"].to_numpy()
-            for head in scores[f"{side}_head"].to_numpy()
+            for layer in scores[f"{side}_layer"].to_numpy().tolist()
+            for head in scores[f"{side}_head"].to_numpy().tolist()
         ]
         for side in ("writer", "reader")
     ]

@@ -1,7 +1,7 @@
 """Checkpoints as people have them: compiled, spread over devices, with adapters, quantised, with other tokenizers."""
 
+import copy
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def test_a_compiled_model_and_one_for_several_devices_are_the_model_inside(plain
 
 
 def test_a_model_with_compiled_parts_is_the_model(plain: HookedTransformer):
-    theirs = pickle.loads(pickle.dumps(make(LLAMA)))
+    theirs = copy.deepcopy(make(LLAMA))
     theirs.model.layers[1] = torch.compile(theirs.model.layers[1], backend="eager")
     theirs.model.layers[2].mlp = torch.compile(theirs.model.layers[2].mlp, backend="eager")
     assert any("_orig_mod" in name for name in theirs.state_dict())
@@ -155,10 +155,10 @@ class Packed(Tensor):
 
 
 def test_quantised_models_are_refused_by_name_with_the_way_out(folder: Path):
-    def copy() -> Any:
-        return pickle.loads(pickle.dumps(make(LLAMA)))
+    def fresh() -> Any:
+        return copy.deepcopy(make(LLAMA))
 
-    packed, marked, quantizer, configured = copy(), copy(), copy(), copy()
+    packed, marked, quantizer, configured = fresh(), fresh(), fresh(), fresh()
     weight = packed.model.layers[0].mlp.up_proj.weight
     packed.model.layers[0].mlp.up_proj.weight = nn.Parameter(weight.detach().as_subclass(Packed), requires_grad=False)
     marked.is_quantized, marked.quantization_method = True, "bitsandbytes"
@@ -231,7 +231,7 @@ class Slow:
 def test_what_is_no_tokenizer_is_refused_by_name_with_the_way_out(folder: Path):
     allowed = "a Vocabulary, a Tokenizer"
     for given, message in ((Slow(), "Slow is a slow tokenizer.*use_fast=True"), ("gpt2", f"'gpt2'; allowed: {allowed}"),
-                           (3, allowed), (["a"], f"type list; allowed: {allowed}")):  # fmt: skip
+                           (3, allowed), (["a"], rf"\['a'\]; allowed: {allowed}")):  # fmt: skip
         with pytest.raises(TokenError, match=message):
             HookedTransformer(config(SMALL), given)
         with pytest.raises(TokenError, match=message):

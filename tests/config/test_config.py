@@ -160,7 +160,7 @@ def test_an_impossible_value_is_an_error_that_names_field_and_value(field: str, 
 @pytest.mark.parametrize(
     ("field", "value", "nearest"),
     [
-        ("act_fn", "gelu_fast", "gelu"),
+        ("act_fn", "gelu_fats", "gelu_fast"),
         ("positional_embedding_type", "rotery", "rotary"),
         ("attention_dir", "bidirectonal", "bidirectional"),
         ("dtype", "float23", "float32"),

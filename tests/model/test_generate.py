@@ -246,7 +246,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_one():
     run = run_of("learned_ln")
     wrong: dict[str, Any] = {"temprature": 1.0}
     for method in (run.model.generate, run.model.stream):
-        said = rf"{method.__name__}\(\) got an unexpected .* 'temprature'; did you mean 'temperature'"
+        said = rf"{method.__name__}: unknown argument 'temprature'.*did you mean temperature="
         with pytest.raises(ConfigError, match=said):
             method(run.tokens[:, :2], **wrong)
 

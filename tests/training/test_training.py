@@ -316,21 +316,22 @@ def ones(*shape: int) -> Tensor:
         (ones(3), ShapeError, r"shape \(3,\); allowed: \[batch, pos\], or a Batch"),
         (torch.ones(2, 3), TokenError, "integers, not torch.float32; allowed: token ids"),
         ("text", TokenError, "tokens to train on"),
-        (Batch(ones(2, 3), labels=ones(2, 4)), ShapeError, r"labels have shape \(2, 4\) and tokens \(2, 3\)"),
-        (Batch(ones(2, 3), labels=ones(3)), ShapeError, r"labels have shape \(3,\)"),
-        (Batch(ones(2, 3), labels=9 * ones(2, 3)), TokenError, "label 9 in sequence 0; allowed: 0 to 8"),
-        (Batch(ones(2, 3), labels=-ones(2)), TokenError, "label -1 in sequence 0"),
-        (Batch(ones(2, 3), labels=torch.ones(2, 3)), TokenError, "labels: token ids are integers"),
-        (Batch(ones(2, 3), labels=ones(2), loss_mask=ones(2, 3)), ConfigError, "loss_mask marks positions"),
-        (Batch(ones(2, 3), loss_mask=0 * ones(2, 3)), ConfigError, "nothing in this batch counts"),
-        (Batch(ones(2, 3), loss_mask=[[1, 0, 0]] * 2), ConfigError, "nothing in this batch counts"),
-        (Batch(ones(2, 3), loss_mask=ones(2, 4)), ShapeError, r"loss_mask has shape \(2, 4\)"),
-        (Batch(ones(2, 3), attention_mask=0 * ones(2, 3)), ShapeError, "attention_mask: sequence 0 is padding only"),
+        ({"labels": ones(2, 4)}, ShapeError, r"labels have shape \(2, 4\) and tokens \(2, 3\)"),
+        ({"labels": ones(3)}, ShapeError, r"labels have shape \(3,\)"),
+        ({"labels": 9 * ones(2, 3)}, TokenError, "label 9 in sequence 0; allowed: 0 to 8"),
+        ({"labels": -ones(2)}, TokenError, "label -1 in sequence 0"),
+        ({"labels": torch.ones(2, 3)}, TokenError, "labels: token ids are integers"),
+        ({"labels": ones(2), "loss_mask": ones(2, 3)}, ConfigError, "loss_mask marks positions"),
+        ({"loss_mask": 0 * ones(2, 3)}, ConfigError, "nothing in this batch counts"),
+        ({"loss_mask": [[1, 0, 0]] * 2}, ConfigError, "nothing in this batch counts"),
+        ({"loss_mask": ones(2, 4)}, ShapeError, r"loss_mask has shape \(2, 4\)"),
+        ({"attention_mask": 0 * ones(2, 3)}, ShapeError, "attention_mask: sequence 0 is padding only"),
     ],
 )
 def test_data_that_says_nothing_clear_is_refused_before_anything_is_trained(
     data: Any, error: type[Exception], message: str, as_installed: None
 ):
+    data = Batch(ones(2, 3), **data) if isinstance(data, dict) else data
     for source in (data, lambda _: data):
         with pytest.raises(error, match=message):
             train(toy(), source, 3, progress=False)
