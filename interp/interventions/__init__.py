@@ -7,7 +7,7 @@ Each says *where* it writes (`core.py`) and *what* (`kinds.py`, `functions.py`);
 that it writes, `named.py` the functions.
 """
 
-from interp.interventions.core import Index, Intervention, Interventions, Position
+from interp.interventions.core import ADDRESS, Index, Intervention, Interventions, Position
 from interp.interventions.functions import Apply
 from interp.interventions.kinds import (
     FreezeNorms,
@@ -22,6 +22,7 @@ from interp.interventions.named import Named
 from interp.interventions.values import Values
 
 __all__ = [
+    "ADDRESS",
     "Apply",
     "FreezeNorms",
     "FreezePattern",

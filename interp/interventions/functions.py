@@ -89,7 +89,7 @@ class Apply(Intervention):
         return activation.detach() + (made - known.detach())
 
     def _call(self, fn: Named, read: Tensor, activation: Tensor, hook: HookPoint) -> Tensor:
-        made = fn(read)
+        made = fn(read.clone())  # a function that works in place changes a tensor of its own
         if not isinstance(made, Tensor) or made.shape != activation.shape or made.device != activation.device:
             what = type(made).__name__
             if isinstance(made, Tensor):

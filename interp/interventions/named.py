@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from interp.digests import digest_of
-from interp.errors import ConfigError
+from interp.errors import ConfigError, describe
 
 
 class Named:
@@ -20,12 +20,14 @@ class Named:
         name: its name. By default, that of a function at the top of a module is where it stands ("package.file.name"),
             and other functions and modules have none.
 
-    Raises `ConfigError` for something that cannot be called.
+    Raises `ConfigError` for something that cannot be called, or for an empty name.
     """
 
     def __init__(self, fn: Callable[..., Any], name: str | None = None):
         if not callable(fn) or isinstance(fn, type):
             raise ConfigError(f"a function or a module is needed, not {type(fn).__name__}")
+        if name is not None and not (isinstance(name, str) and name):
+            raise ConfigError(f"a name is a text that is not empty, not {describe(name)}")
         self.fn, self.name = fn, _where(fn) if name is None else name
 
     def weights(self) -> str | None:

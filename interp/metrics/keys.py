@@ -1,13 +1,14 @@
 """Keys: what a metric computes, in JSON values that are the same in every process and differ where the metric does.
 
 A resumed sweep compares them. Numbers, texts and tensors are keyed by value. A function is keyed by its code, its
-defaults, what it captures, and the variables of its module that it uses, each keyed in turn; a function or class of an
-installed package that it calls is keyed by name alone. What cannot be keyed this way, such as an object with state of
-its own, is refused, because two of them cannot be told apart in another process.
+defaults, what it captures, and the variables of its module that it uses, each keyed in turn; a class by its methods and
+the values that it holds. Functions and classes of installed packages are keyed by name alone. What cannot be keyed this
+way, such as an object with state of its own, is refused, because two of them cannot be told apart in another process.
 """
 
 import dataclasses
 import dis
+import enum
 import functools
 import sys
 import types
@@ -32,6 +33,8 @@ def key_of(value: object, where: str = "the metric", within: tuple[object, ...] 
 
     Raises `ConfigError` for what cannot be keyed, with the way out.
     """
+    if isinstance(value, enum.Enum):
+        return ["enum", type(value).__qualname__, value.name, key_of(value.value, where, within)]
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float | complex | bytes | range | slice | torch.dtype | torch.device | np.dtype):
@@ -57,9 +60,9 @@ def key_of(value: object, where: str = "the metric", within: tuple[object, ...] 
         return ["builtin", value.__module__, value.__qualname__]
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and type(value).__hash__ is not None:
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return [key_of(type(value)), key_of(fields, where, within)]  # frozen: its fields are what it is
+        return [key_of(type(value), where, within), key_of(fields, where, within)]  # frozen: its fields are what it is
     if isinstance(value, type):
-        return ["type", value.__module__, value.__qualname__]
+        return _key_of_class(value, where, within)
     raise ConfigError(
         f"{where} uses {describe(value)}, which has no key that another process would find again, so a checkpoint "
         "could not tell whether it is the same; use one of interp.metrics, capture numbers, texts or tensors, say "
@@ -71,7 +74,7 @@ def _key_of_function(fn: types.FunctionType, where: str, within: tuple[object, .
     name = [fn.__module__, fn.__qualname__]
     if any(fn is outer for outer in within):  # it calls itself
         return ["again", name[1]]
-    if within and not _is_own(fn):
+    if within and not _is_callers(fn, fn.__code__):
         return ["function", *name]
     inner = (*within, fn)
     captured = {}
@@ -88,15 +91,43 @@ def _key_of_function(fn: types.FunctionType, where: str, within: tuple[object, .
     return ["function", name[1], _key_of_code(fn.__code__), defaults, parts]
 
 
+def _key_of_class(kind: type, where: str, within: tuple[object, ...]) -> list[Any]:
+    name = [kind.__module__, kind.__qualname__]
+    if any(kind is outer for outer in within) or not _is_callers(kind, sys.modules.get(kind.__module__)):
+        return ["type", *name]
+    inside, inner = f"{where}, in {kind.__qualname__},", (*within, kind)
+    parts = [[member, key_of(value, inside, inner)] for member, value in sorted(_members(kind).items())]
+    return ["type", name[1], [key_of(base, inside, inner) for base in kind.__bases__], parts]
+
+
+def _members(kind: type) -> dict[str, Any]:
+    """The methods of a class and the values that it holds, without what Python adds."""
+    members = {}
+    for name, value in vars(kind).items():
+        if isinstance(value, staticmethod | classmethod):
+            value = value.__func__
+        if isinstance(value, property | functools.cached_property):
+            value = value.fget if isinstance(value, property) else value.func
+        if isinstance(value, types.FunctionType):
+            added = value.__code__.co_filename.startswith("<string") or value.__module__ != kind.__module__
+        else:
+            added = (name.startswith("_") and name.endswith("_")) or name == "_abc_impl"
+            added |= isinstance(value, types.MemberDescriptorType | types.GetSetDescriptorType)
+        if not added:
+            members[name] = value
+    return members
+
+
 def _is_stateless(of: object) -> bool:
     """Whether a built-in function belongs to a module, a class, or torch itself, rather than to a list and the like."""
     return isinstance(of, types.ModuleType | type | None) or type(of).__module__.partition(".")[0] == "torch"
 
 
-def _is_own(fn: types.FunctionType) -> bool:
+def _is_callers(what: types.FunctionType | type, stands_in: object) -> bool:
     """Whether it is the caller's, whose code may change from run to run, rather than that of an installed package."""
-    package, path = (fn.__module__ or "").partition(".")[0], fn.__code__.co_filename
-    return package not in {"interp", *sys.stdlib_module_names} - {"__main__"} and "site-packages" not in path
+    package = (what.__module__ or "").partition(".")[0]
+    path = stands_in.co_filename if isinstance(stands_in, types.CodeType) else getattr(stands_in, "__file__", None)
+    return package not in {"interp", *sys.stdlib_module_names} - {"__main__"} and "site-packages" not in (path or "")
 
 
 def _key_of_code(code: types.CodeType) -> list[Any]:

@@ -1,10 +1,15 @@
 """Keys and values that are kept between runs, so that a run carries only the new positions."""
 
+import copy
+from typing import Any, cast
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.errors import ShapeError
+from interp.config import TransformerConfig
+from interp.errors import ConfigError, ShapeError, describe
+from interp.indices import is_index
 
 
 class LayerKeysValues:
@@ -47,14 +52,34 @@ class KVCache:
         mask: which of the positions seen are real tokens, or None where all are.
         n_pos: how many positions were seen.
         batch: of how many sequences, or None before the first run.
+
+    Copies (`copy.deepcopy`) go on from here independently of the original; nothing that is held is ever written to.
+
+    Raises `ConfigError` for counts that are none.
     """
 
     def __init__(self, n_layers: int, n_prompt: int | None = None, n_final: int | None = None):
+        for name, given, least in (("n_layers", n_layers, 0), ("n_prompt", n_prompt, 1), ("n_final", n_final, 1)):
+            if not (is_index(given) and cast(int, given) >= least) and not (given is None and name != "n_layers"):
+                raise ConfigError(f"{name} = {describe(given)}; allowed: {least} or more")
         self.n_prompt, self.n_final = n_prompt, n_final
         self.layers = [LayerKeysValues() for _ in range(n_layers)]
         self.mask: Bool[Tensor, "batch n_pos"] | None = None
         self.n_pos = 0
         self.batch: int | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "KVCache":
+        made = copy.copy(self)
+        made.layers = [copy.copy(layer) for layer in self.layers]
+        return made
+
+    def check_fits(self, cfg: TransformerConfig) -> None:
+        """Raise `ConfigError` for a model that has other layers, heads or sizes than what is held."""
+        held = [tuple(layer.keys.shape[2:]) for layer in self.layers if layer.keys is not None]
+        here = (cfg.n_key_value_heads, cfg.d_head)
+        if len(self.layers) != cfg.n_layers or any(shape != here for shape in held):
+            what = f"{len(self.layers)} layers" + (f" of keys {held[0]} [kv_head, d_head]" if held else "")
+            raise ConfigError(f"kv_cache is of another model, with {what}; here are {cfg.n_layers} layers of {here}")
 
     def whole_mask(
         self, batch: int, n_new: int, mask: Bool[Tensor, "batch new"] | None, device: torch.device

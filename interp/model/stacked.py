@@ -1,14 +1,14 @@
 """The weights of all layers at once."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.errors import ConfigError
+from interp.errors import ConfigError, ReadOnlyError
 from interp.factored import FactoredMatrix
 from interp.model.components import Embed, PosEmbed, Unembed
 from interp.model.read_only import ReadOnly
@@ -29,6 +29,24 @@ class StackedWeights:
     embed: Embed
     pos_embed: PosEmbed
     unembed: Unembed
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(getattr(StackedWeights, name, None), property):
+            self._refuse_assignment(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _refuse_assignment(self, name: str, value: Any) -> None:
+        """Nothing after `model.W_E += 1`, which wrote in place before it came here; else `ReadOnlyError`."""
+        own = getattr(self, name)
+        if isinstance(value, Tensor) and isinstance(own, Tensor):
+            same_numbers = value.data_ptr() == own.data_ptr() and value.stride() == own.stride()
+            if same_numbers and value.shape == own.shape and value.dtype == own.dtype:
+                return
+        parts = [path for path, _ in cast(torch.nn.Module, self).named_parameters() if path.endswith(f".{name}")]
+        where = f"such as model.{parts[0]}[:] = ..." if parts else "those that it is made of"
+        raise ReadOnlyError(f"model.{name} is read from the parameters of the model's parts and cannot be replaced; to "
+                            f"change the model, write to these under torch.no_grad(), {where}")  # fmt: skip
 
     @property
     def W_E(self) -> Float[Tensor, "d_vocab d_model"]:

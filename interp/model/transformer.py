@@ -44,7 +44,7 @@ Model = TypeVar("Model", bound="HookedTransformer")
 """A class of models; the run-time checks of the tests do not know `Self` in a class method."""
 
 
-class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
+class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
     """A transformer with a hook point at every step.
 
     A subclass may say in `block_type` which class its blocks have.
@@ -252,10 +252,12 @@ class HookedTransformer(Hooked, ReadsText, Generates, StackedWeights):
             check_predicts_tokens(self.cfg, f"return_type = {return_type!r}")
         if loss_per_token and return_type not in ("loss", "both"):
             raise ConfigError(f"loss_per_token = True contradicts return_type = {describe(return_type)}")
+        if kv_cache is not None and not isinstance(kv_cache, KVCache):
+            raise ConfigError(f"kv_cache = {describe(kv_cache)}; allowed: a KVCache, or None")
         if kv_cache is not None and self.cfg.attention_dir != "causal":
             raise ConfigError("kv_cache needs attention_dir = 'causal': here earlier positions attend to later ones")
-        if kv_cache is not None and len(kv_cache.layers) != self.cfg.n_layers:
-            raise ConfigError(f"kv_cache was made for {len(kv_cache.layers)} layers; here are {self.cfg.n_layers}")
+        if kv_cache is not None:
+            kv_cache.check_fits(self.cfg)
         if kv_cache is not None and (start_at_layer is not None or last < self.cfg.n_layers):
             raise ConfigError(
                 "kv_cache needs every layer to run: it excludes start_at_layer and an earlier stop_at_layer"

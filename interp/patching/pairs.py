@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, describe, did_you_mean
-from interp.interventions import Intervention, Patch
+from interp.interventions import ADDRESS, Intervention, Patch
 from interp.metrics import JudgedRun, MetricPlan
 from interp.model import ActivationCache
 from interp.patching.packed import BaseRun
@@ -140,7 +140,7 @@ def _words(model: "HookedTransformer", prompts: MaskedTokens) -> str:
 
 
 def _check_placeless(source: Intervention) -> None:
-    given = [word for word in ("site", "layer", "head", "pos", "neuron") if getattr(source, word) is not None]
+    given = [word for word in ADDRESS if getattr(source, word) is not None]
     if given:
         raise ConfigError(f"{source!r} says {given[0]}=, but here the sweep says where: give it without a place")
 

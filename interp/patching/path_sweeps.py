@@ -96,7 +96,7 @@ def path_sweep(
     runs = pair.run(written, read_points(model), settings.normalize)
     measured = Measurement.of(runs, metric, settings)
     sender_runs = _SenderRuns(runs, graph, targets, mlps, norms, where)
-    values = runs.base.final.new_full((len(measured.plans), len(pair.prompts), len(sources)), math.nan)
+    values = measured.baseline.new_full((len(measured.plans), len(pair.prompts), len(sources)), math.nan)
     asked: dict[str, Any] = {"receivers": list(map(str, targets)), "senders": list(map(str, sources))}
     asked |= {"mlps": mlps, "norms": norms, "positions": where}
     question = {} if settings.checkpoint is None else question_of(measured, written, **asked)

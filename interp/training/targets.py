@@ -94,7 +94,8 @@ def targets_of(data: Any, model: HookedTransformer) -> Targets:
 
     Raises:
         TokenError: token ids that are none, or that the model does not have; labels that the logits do not have.
-        ShapeError: marks or labels that do not fit the tokens, or a single position without labels.
+        ShapeError: marks or labels that do not fit the tokens, a single position without labels, or one label for a
+            sequence that ends with padding.
         ConfigError: nothing counts, marks beside one label a sequence, or a model whose logits are of other ids than
             its tokens and a batch without labels.
     """
@@ -115,6 +116,12 @@ def targets_of(data: Any, model: HookedTransformer) -> Targets:
         counted, copied = None if counted is None else counted[:, 1:], copied[:, 1:]
     else:
         ids, positions = _labels(batch.labels, tokens)
+        if mask is not None and positions.start == -1 and not mask[:, -1].all():
+            row = int((~mask[:, -1]).nonzero()[0])
+            raise ShapeError(
+                f"sequence {row} ends with padding, and one label a sequence is of the last position: pad on the left, "
+                "or give labels [batch, pos]"
+            )
         real = None if mask is None else mask[:, positions]
         copied = copied[:, positions]
         if counted is not None and counted.shape != ids.shape:

@@ -265,3 +265,29 @@ def test_padding_is_not_written_in_the_place_of_tokens():
     for pos, mask in (((2, -1), None), (None, padded(2, 0, 0)), (None, padded(3, 1, 0))):
         with model.intervene(Patch(cache, site="z", layer=0, pos=pos)):
             model(TOKENS, attention_mask=mask)
+
+
+def test_a_function_that_works_in_place_writes_what_one_that_does_not_would(model: HookedTransformer):
+    def halve_in_place(x: Tensor) -> Tensor:
+        return x.mul_(0.5)
+
+    def same(x: Tensor) -> Tensor:
+        return x
+
+    def run(fn: Any, **more: Any) -> Tensor:
+        with torch.no_grad(), model.intervene(Apply(fn, **more)):
+            return model(TOKENS)
+
+    place: dict[str, Any] = {"site": "z", "layer": 1, "head": 2}
+    for more in ({}, {"pos": [1, -1]}, {"error_of": same}, {"reads": "attn_out", "site": "resid_mid", "head": None}):
+        if more.get("site") == "resid_mid" and not any("resid_mid" in name for name in model.hook_points):
+            continue
+        assert torch.equal(run(halve_in_place, **place | more), run(halve, **place | more)), more
+    assert torch.equal(run(same, error_of=halve_in_place, **place), run(same, error_of=halve, **place))
+    assert torch.equal(run(halve_in_place, error_of=halve_in_place, **place), model(TOKENS))
+
+
+@pytest.mark.parametrize("name", ["", 3])
+def test_a_name_is_a_text(name: Any, as_installed: None):
+    with pytest.raises(ConfigError, match="a name is a text"):
+        Named(halve, name)

@@ -1,5 +1,6 @@
 """Metrics compare by what they ask, and their keys mean the same in another process."""
 
+import enum
 import functools
 import itertools
 import json
@@ -7,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,52 @@ def test_every_plain_value_has_a_key_of_its_own():
     ]  # fmt: skip
     keys = [json.dumps(key_of(value)) for value in values]
     assert len(set(keys)) == len(keys)
+
+
+def test_a_class_of_the_callers_is_keyed_by_its_methods_and_values():
+    def metric(token: int, power: int = 1, base: int = 0) -> Any:
+        class Scale:
+            OFFSET = base
+
+        class Settings(Scale):
+            TOKEN = token
+
+            @staticmethod
+            def raised(x: Tensor) -> Tensor:
+                return x**2 if power == 2 else x**3
+
+            def again(self) -> "Settings":
+                return Settings()
+
+        return lambda logits: Settings.raised(logits[:, -1, Settings.TOKEN]) + Settings.OFFSET
+
+    keys = [json.dumps(key_of(metric(*given))) for given in [(1,), (2,), (1, 2), (1, 1, 1)]]
+    assert len(set(keys)) == len(keys)
+    assert json.dumps(key_of(metric(1))) == keys[0]
+
+
+def test_members_of_an_enumeration_and_records_are_keyed_by_what_they_hold():
+    def member(value: int) -> Any:
+        class Answer(enum.Enum):
+            RIGHT = value
+            WRONG = 7
+
+            def other(self) -> "Answer":
+                return Answer.WRONG
+
+        return Answer.RIGHT
+
+    def record(default: int) -> Any:
+        @dataclass(frozen=True)
+        class Record:
+            token: int = default
+
+            @property
+            def next(self) -> int:
+                return self.token + 1
+
+        return Record
+
+    assert key_of(member(1)) == key_of(member(1)) != key_of(member(2))
+    assert key_of(record(1)(5)) == key_of(record(1)(5)) != key_of(record(1)(6))
+    assert key_of(torch.nn.Linear) == ["type", "torch.nn.modules.linear", "Linear"]

@@ -1,5 +1,7 @@
 """Generation and the KV cache."""
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -284,7 +286,7 @@ def test_a_model_that_is_not_causal_neither_generates_nor_caches_keys():
 
 def test_a_kv_cache_of_another_depth_is_refused():
     run = run_of("learned_ln")
-    with pytest.raises(ConfigError, match="kv_cache was made for 2 layers; here are 3"):
+    with pytest.raises(ConfigError, match="kv_cache is of another model, with 2 layers; here are 3"):
         run.model(run.tokens, kv_cache=KVCache(2))
 
 
@@ -317,3 +319,28 @@ def test_samples_follow_the_distribution():
 def test_generation_needs_no_gradients():
     model = HookedTransformer(config(GRID["learned_ln"]))
     assert not model.generate(torch.zeros(1, 2, dtype=torch.long), 2, names_filter=("z", 0)).cache["z", 0].requires_grad  # pyright: ignore[reportOptionalSubscript]
+
+
+def test_what_is_no_kv_cache_or_is_of_another_model_is_refused(as_installed: None):
+    run, other = run_of("learned_ln"), run_of("rotary_rms_gated_grouped")
+    wrong: Any = 3
+    with pytest.raises(ConfigError, match="kv_cache = 3; allowed: a KVCache"):
+        run.model(run.tokens, kv_cache=wrong)
+    counts: list[dict[str, Any]] = [{"n_layers": "a"}, {"n_layers": 3, "n_prompt": -1}, {"n_layers": 3, "n_final": 1.5}]
+    for one in counts:
+        with pytest.raises(ConfigError, match="allowed"):
+            KVCache(**one)
+    cache = KVCache(3)
+    run.model(run.tokens[:, :3], kv_cache=cache)
+    with pytest.raises(ConfigError, match=r"keys \(4, 5\) \[kv_head, d_head\]; here are 3 layers of \(2, 6\)"):
+        other.model(run.tokens[:, 3:], kv_cache=cache)
+
+
+def test_a_copy_of_a_kv_cache_goes_on_independently_with_gradients_too():
+    run = run_of("rotary_rms_gated_grouped")
+    cache = KVCache(run.cfg.n_layers)
+    run.model(run.tokens[:, :3], kv_cache=cache)
+    for copied in (copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))):
+        assert_close(run.model(run.tokens[:, 3:], kv_cache=copied), run.logits[:, 3:])
+        assert (cache.n_pos, copied.n_pos) == (3, run.tokens.shape[1])
+    assert_close(run.model(run.tokens[:, 3:], kv_cache=cache), run.logits[:, 3:])

@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -118,3 +119,19 @@ def test_stacked_weights_can_be_read_under_vmap():
 
     first, second = torch.func.vmap(norm)(two)
     torch.testing.assert_close(second, 4 * first)
+
+
+def test_what_a_model_reads_from_its_parts_cannot_be_replaced_and_can_be_added_to_in_place():
+    for name in ("learned_ln", "no_positions_tied_scaled"):
+        before = run_of(name).model
+        model: Any = run_of(name).fresh_model()
+        with torch.no_grad():
+            model.W_E += 1
+            assert torch.equal(model.embed.W_E, before.embed.W_E + 1)
+            model.W_U *= 2
+            assert torch.equal(model.W_U, (before.W_U + (1 if before.cfg.tie_word_embeddings else 0)) * 2)
+        for attribute in ("W_E", "W_U", "b_U", "W_Q", "b_out"):
+            with pytest.raises(ReadOnlyError, match=f"model.{attribute} is read from"):
+                setattr(model, attribute, torch.zeros(1))
+        with pytest.raises(ReadOnlyError, match=r"such as model\.blocks\.0\.attn\.W_Q"):
+            model.W_Q = model.W_Q.clone()

@@ -313,3 +313,10 @@ def test_a_metric_that_cannot_be_told_from_others_is_refused_before_the_work(tmp
     assert np.array_equal(one, again)
     with pytest.raises(CheckpointError, match="metric"):
         sweep(model, *prompts, Function(metric, key_text="probe 2"), checkpoint=tmp_path / "c", **QUIET)
+
+
+def test_a_source_that_says_which_keys_is_refused():
+    model = build(config(SMALL), seed=3)
+    _, clean = pair(model, 4)
+    with pytest.raises(ConfigError, match="says key_pos="):
+        sweep(model, Zero(key_pos=1), clean, METRIC, "pattern", **QUIET)

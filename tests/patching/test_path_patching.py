@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from grid import GRID, SMALL, build, config
+from grid import GRID, SMALL, build, config, random_tokens
 from torch import Tensor
 
 from interp import ConfigError, HookedTransformer, HookNotFoundError, HookPoint
@@ -230,3 +230,14 @@ def test_a_tree_of_paths_needs_a_stream_that_adds_up():
     corrupted, clean = pair(model, seed=20)
     with pytest.raises(ConfigError, match="normalises the stream itself"):
         path_tree(model, corrupted, clean, Logit(1), [["L0H1", "logits"]])
+
+
+def test_effects_in_half_precision_are_kept_in_float32():
+    def a_third(logits: Tensor) -> Tensor:
+        return torch.full((len(logits),), 1 / 3, dtype=logits.dtype)
+
+    for dtype in (torch.float16, torch.bfloat16):
+        model = build(config(GRID["rotary_rms_gated_grouped"]), seed=5).to(dtype)
+        clean, corrupted = random_tokens(model.cfg, 1, 2, 5), random_tokens(model.cfg, 2, 2, 5)
+        found = path_sweep(model, corrupted, clean, a_third, "logits", ["embed"], progress=False)
+        assert found.dtype == np.float32 and found.item() == np.float32(1 / 3)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from grid import Run, build, config, random_tensor, random_tokens
+from grid import SMALL, Run, build, config, random_tensor, random_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -398,3 +398,16 @@ def test_a_phase_change_needs_two_windows_of_finite_losses():
         phase_change(torch.ones(99))
     with pytest.raises(RangeError, match="not finite"):
         phase_change(torch.full((200,), math.nan))
+
+
+def test_one_label_a_sequence_is_refused_for_a_sequence_that_ends_with_padding():
+    model = HookedTransformer(config(SMALL, seed=1))
+    tokens, labels = torch.arange(12).view(3, 4) % 11, torch.tensor([1, 2, 3])
+    right, left = torch.ones(3, 4), torch.ones(3, 4)
+    right[1, -2:], left[1, :2] = 0, 0
+    with pytest.raises(ShapeError, match="sequence 1 ends with padding"):
+        train(model, Batch(tokens, labels=labels, attention_mask=right), 1, progress=False)
+    logits = model(tokens, attention_mask=left)[:, -1]
+    expected = torch.nn.functional.cross_entropy(logits, labels).item()
+    run = train(model, Batch(tokens, labels=labels, attention_mask=left), 1, progress=False)
+    assert run.losses[0].item() == pytest.approx(expected, rel=1e-5)
