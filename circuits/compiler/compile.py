@@ -33,7 +33,7 @@ from interp.config import TransformerConfig
 from interp.errors import ConfigError, describe
 from interp.indices import is_index
 from interp.keywords import known_keywords
-from interp.model import MLP, Attention, HookedTransformer
+from interp.model import MLP, Attention, HookedTransformer, head_label
 from interp.text import Ids, Text, is_single
 
 SHOWN = 12
@@ -100,7 +100,7 @@ class CompileReport:
         for name, head in list(self.heads.items())[:SHOWN]:
             scores = f"sharp {head.sharp:.3g}, scores up to {head.largest_score:.3g}"
             ranks = f"rank {head.qk_rank} (QK), {head.ov_rank} (OV)"
-            lines.append(f"  {f'L{head.layer}H{head.index}':7}{shortened(name, 24):25}{scores}, {ranks}")
+            lines.append(f"  {head_label(head.layer, head.index):7}{shortened(name, 24):25}{scores}, {ranks}")
         return "\n".join(lines + [f"  ... and {len(self.heads) - SHOWN} more heads"] * (len(self.heads) > SHOWN))
 
 
