@@ -98,7 +98,7 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
 
     def _with(self, activations: Mapping[str, Tensor], mask: Tensor | None = None) -> "ActivationCache":
         """Other activations of the same run; without a mask, of the same positions."""
-        twin = ActivationCache(activations, self.model, self.edited, self.attention_mask if mask is None else mask)
+        twin = type(self)(activations, self.model, self.edited, self.attention_mask if mask is None else mask)
         twin.made_by = self.made_by
         return twin
 

@@ -113,8 +113,6 @@ def _steps(
 
 def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
     """The caches of successive runs as one, along positions; keys that a step could not see yet are masked."""
-    from interp.model.cache import ActivationCache
-
     model = caches[0].model
     joined = {}
     for name in caches[0]:
@@ -129,7 +127,7 @@ def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
     mask = None
     if masks[0] is not None:  # the prompt's; what was generated is no padding
         mask = torch.cat([masks[0], *(torch.ones_like(masks[0][:, :1]) for _ in masks[1:])], dim=1)
-    return ActivationCache(joined, model, any(cache.edited for cache in caches), mask)
+    return type(caches[0])(joined, model, any(cache.edited for cache in caches), mask)
 
 
 class GenerateOptions(TypedDict, total=False):

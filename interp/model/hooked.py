@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypedDict, Unpack, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypedDict, Unpack, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -57,6 +57,8 @@ class Hooked(HookedModule):
     """
 
     cfg: TransformerConfig
+    cache_type: ClassVar[type[ActivationCache]] = ActivationCache
+    """What cached runs return; a subclass may say another one."""
 
     def weights_hash(self) -> str:
         """A hash of all parameters and buffers, bit for bit; equal for equal weights on any device.
@@ -198,7 +200,7 @@ class Hooked(HookedModule):
             output = cast(Tensor, output).clone()  # nor hand out one of its own
         edited = any(hook.edited for hook in callers if hook.direction == "fwd")
         mask = None if mask is None else recording.part(mask)
-        return output, ActivationCache(recording.kept, model, edited, mask)
+        return output, self.cache_type(recording.kept, model, edited, mask)
 
     def _what_to_differentiate(
         self, incl_bwd: bool, gradient_of: Differentiable | None, options: RunOptions

@@ -375,3 +375,26 @@ def test_a_site_that_is_not_there_in_every_layer_cannot_be_stacked():
     empty = build(config(GRID["learned_ln"], n_layers=0), seed=1)
     with pytest.raises(ConfigError, match="n_layers = 0"):
         empty.run_with_cache(run.tokens)[1].stack("z")
+
+
+class Noted(ActivationCache):
+    """A cache of a class of one's own."""
+
+
+class NotedTransformer(HookedTransformer):
+    cache_type = Noted
+
+
+def test_a_models_caches_are_of_the_class_that_it_says(plain: Run, tmp_path: Path):
+    model = NotedTransformer(plain.cfg)
+    tokens = plain.tokens[:, :4]
+    cache = model.run_with_cache(tokens)[1]
+    cache.save(tmp_path / "cache")
+    for made in (
+        cache,
+        cache.slice(pos=1),
+        cache.to("cpu"),
+        model.generate(tokens, 2, names_filter="*hook_z", progress=False).cache,
+        Noted.load(tmp_path / "cache", model),
+    ):
+        assert type(made) is Noted
