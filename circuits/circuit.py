@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Circuit(Declaration):
     """A transformer in the making: declare its spaces and parts, then ask for its graph, its meaning or its weights.
 
-    Arguments, attributes and errors are those of `Declaration`.
+    Arguments, attributes and errors are those of `circuits.language.Declaration`.
     """
 
     def layout(self) -> Layout:

@@ -122,8 +122,8 @@ def _table(result: xr.DataArray, top_k: int, token: str) -> Table:
         if tokens is not None:
             cells.append(visible(str(tokens[at[axes.index("pos")]])))
         change = float(values[at]) - base
-        share = f"{change / (target - base):.0%}" if target != base else "-"
-        table.add_row(*map(Text, cells), f"{float(values[at]):.3f}", f"{change:+.3f}", share)
+        share = f"{change / (target - base):z.0%}" if target != base else "-"
+        table.add_row(*map(Text, cells), f"{float(values[at]):z.3f}", f"{change:+z.3f}", share)
     return table
 
 

@@ -170,8 +170,8 @@ class LogitDifference(Metric):
     """The logit of the correct answer minus that of the incorrect one: the log of the ratio of their probabilities.
 
     Attributes:
-        correct, incorrect: the answers.
-        pos: where.
+        correct, incorrect: the answers: each an id, the text of a single token, or one of these for each prompt.
+        pos: the positions whose logits are read (the mean over them); by default the last one.
     """
 
     answers: ClassVar[tuple[str, ...]] = ("correct", "incorrect")

@@ -84,7 +84,7 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         size = sum({v.untyped_storage().data_ptr(): v.untyped_storage().nbytes() for v in self.values()}.values())
-        return f"ActivationCache({len(self)} activations, {size / 1e6:.1f} MB)"
+        return f"ActivationCache({len(self)} activation{'s' * (len(self) != 1)}, {size / 1e6:.3g} MB)"
 
     def is_current(self) -> bool:
         """Whether the model's weights are still those of the run (writes through `.data` are not seen)."""

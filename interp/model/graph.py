@@ -198,7 +198,9 @@ class ComputationGraph:
     def reader(self, name: str) -> Reader:
         """The reader of that name. Raises as `writer`."""
         kind, layer, head, input = self._parsed(name)
-        if kind == "embed" or (kind == "head" and not input):
+        if kind == "head" and not input:
+            _refuse(name, f"is not an input, but a whole head; name one of its inputs, such as '{name}.q'")
+        if kind == "embed":
             _refuse(name, "is not an input; readers are such as 'L9H6.q', 'L2.mlp' or 'logits'")
         return Reader(cast(Any, kind), layer, head, input)
 

@@ -86,7 +86,8 @@ class Measurement:
             "model": runs.base.model.weights_hash(),
         }
         attrs |= {} if self.target is None else {"target": _means(self.target)}
-        return over_prompts(values, axes, self.names, settings.per_prompt, settings.confidence, attrs)
+        name = "value" if settings.values == "metric" else settings.values  # "metric" may be the name of an axis
+        return over_prompts(values, axes, self.names, settings.per_prompt, settings.confidence, attrs, name)
 
 
 def _means(of_prompts: Float[Tensor, "metric batch"]) -> float | list[float]:

@@ -38,6 +38,8 @@ class EffectOptions(TypedDict, total=False):
 class SweepOptions(EffectOptions, total=False):
     """How effects are measured, and how long work is done.
 
+    All of `EffectOptions` too (direction, effects, normalize, attention_mask, per_prompt, confidence).
+
     Attributes:
         max_bytes: the memory that patched runs may take beside the model and the cached runs; 2 GB by default. Results
             do not depend on it but for rounding.

@@ -114,7 +114,7 @@ def sweep(
     ends = [about.get(end) if at is None else _one_of(about.get(end), at) for end in ("baseline", "target")]
     base, target = (float(end) if isinstance(end, int | float) else None for end in ends)
     measured = str(about.get("metric", "")) if at is None or metric is None else metric
-    lines = [f"Patching {about['site']}, {about['direction']}" if "site" in about else str(result.name or "")]
+    lines = [_patched(result)]
     lines += [f"{measured}" + (f", mean of {about['n']} prompts" if about.get("n", 1) > 1 else "")]
     if about.get("values") == "fraction":
         value, also = "share of the gap", {}
@@ -128,6 +128,16 @@ def sweep(
         value, also = str(result.name or "effect"), {}
     written = "\n".join(line for line in lines if line) if title is None else title
     return array(result, title=written, value=value, signed=True, also=also)
+
+
+def _patched(result: xarray.DataArray) -> str:
+    """What was patched, and in which direction; the name of a result that does not say."""
+    about = result.attrs
+    if "site" in about:
+        return f"Patching {about['site']}, {about['direction']}"
+    if "receivers" in about:
+        return f"Paths to {about['receivers']} ({about['paths']}), {about['direction']}"
+    return str(result.name or "")
 
 
 def head_scores(

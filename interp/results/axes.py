@@ -41,6 +41,7 @@ def over_prompts(
     per_prompt: bool,
     confidence: float,
     attrs: dict[str, object],
+    name: str,
 ) -> "xarray.DataArray":
     """The mean over prompts with an interval, or all prompts.
 
@@ -51,6 +52,7 @@ def over_prompts(
         per_prompt: keep the prompts.
         confidence: of the interval.
         attrs: what else the result should say of itself.
+        name: of the result, in a word; not one of an axis.
     """
     import xarray
 
@@ -59,7 +61,7 @@ def over_prompts(
     coords: dict[str, object] = {axis.name: axis.indices for axis in axes}
     coords |= {a.beside[0]: (a.name, array_of(a.beside[1], [len(a.indices)])) for a in axes if a.beside}
     coords |= {"prompt": list(range(n_prompts)), "metric": metrics or [""]}
-    every = xarray.DataArray(values.detach().cpu().numpy(), dims=dims, coords=coords, name="effect", attrs=attrs)
+    every = xarray.DataArray(values.detach().cpu().numpy(), dims=dims, coords=coords, name=name, attrs=attrs)
     if per_prompt:
         result = every
     else:

@@ -134,7 +134,9 @@ def targets_of(data: Any, model: HookedTransformer) -> Targets:
         ids = ids.where(counted, 0)
     if (outside := (ids < 0) | (ids >= n_logits)).any():
         row, column = (int(i) for i in outside.nonzero()[0])
-        raise TokenError(f"label {int(ids[row, column])} in sequence {row}; allowed: 0 to {n_logits - 1}")
+        label = int(ids[row, column])
+        way_out = "; a place that does not count is marked by loss_mask=, not by a label" if label < 0 else ""
+        raise TokenError(f"label {label} in sequence {row}; allowed: 0 to {n_logits - 1}{way_out}")
     return Targets(tokens, mask, positions, ids, counted, copied)
 
 

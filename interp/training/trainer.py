@@ -56,6 +56,11 @@ class Training:
     measures: dict[str, Float[Tensor, "measurement ..."]]
     checkpoints: tuple[Path, ...]
 
+    def __repr__(self) -> str:
+        measures = "".join(f", {name}" for name in self.measures)
+        first, last = self.losses[[0, -1]].tolist()
+        return f"Training({len(self.losses)} steps, loss {first:.4g} to {last:.4g}{measures})"
+
 
 @known_keywords
 def train(

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray
 from typer.testing import CliRunner, Result
 
 from circuits.gallery.induction import induction_model
 from interp import HookedTransformer
 from interp.checkpoints import fetch
 from interp.commands.cli import app, main
+from interp.commands.patch import _table
 from interp.heads import head_scores, score_table
 from interp.metrics.kinds import Logit, LogitDifference
 from interp.patching.sweeps import sweep
@@ -172,6 +174,13 @@ def test_patch_prints_the_places_that_change_most(checkpoint: str, tmp_path: Pat
     assert abs(float(shown[0][4])) >= abs(float(shown[1][4]))
     page = out.read_text(encoding="utf-8")
     assert page.count('class="plotly-graph-div"') == 1 and asks_nothing(out)
+
+
+def test_a_change_that_rounds_to_zero_is_shown_without_a_minus():
+    attrs = {"site": "z", "baseline": 1.0, "target": 2.0}
+    result = xarray.DataArray([1.0 - 1e-6], dims=["layer"], coords={"layer": [0]}, attrs=attrs)
+    shown = [list(column.cells)[0] for column in _table(result, 1, "token").columns]
+    assert [str(cell) for cell in shown] == ["0", "1.000", "+0.000", "0%"]
 
 
 @pytest.mark.parametrize("over", ["layer,pos", "pos,layer,head"])

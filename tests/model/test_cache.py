@@ -1,6 +1,7 @@
 """ActivationCache as a mapping: names, slices, files, and the weights that belong to it."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ def test_a_cache_says_what_it_holds(plain: Run, name: Any, held: bool):
 
 def test_a_cache_says_how_many_activations_it_holds(plain: Run):
     assert f"{len(plain.cache)} activations" in repr(plain.cache)
+    _, one = plain.model.run_with_cache(plain.tokens, None, names_filter="hook_embed")
+    assert re.fullmatch(r"ActivationCache\(1 activation, [\d.e-]*[1-9][\d.e-]* MB\)", repr(one))
 
 
 # ---------------------------------------------------------------------------------------------- slices

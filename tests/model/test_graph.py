@@ -110,7 +110,7 @@ def test_a_reader_is_no_writer_and_an_edge_needs_both():
     for call, message in (
         (lambda: made.writer("L0H1.q"), "'L0H1.q' does not write to the stream"),
         (lambda: made.writer("logits"), "does not write"),
-        (lambda: made.reader("L0H1"), "'L0H1' is not an input"),
+        (lambda: made.reader("L0H1"), "'L0H1' is not an input, but a whole head; .* such as 'L0H1.q'"),
         (lambda: made.reader("embed"), "not an input"),
         (lambda: made.edge("L0H1"), "no edge; edges are written as"),
         (lambda: made.edge("L1H0 -> L1H1.q"), "L1H1.q does not read what L1H0 writes"),

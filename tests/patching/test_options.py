@@ -18,7 +18,7 @@ from torch import Tensor
 from interp import CheckpointError, ConfigError, HookedTransformer
 from interp.interventions import Mean, Zero
 from interp.metrics import Function, KLDivergence, Logit, LogitDifference
-from interp.patching import path_sweep, path_tree, sweep, sweep_sites
+from interp.patching import SweepOptions, path_sweep, path_tree, sweep, sweep_sites
 from interp.patching.packed import PackedForward
 from interp.patching.path_sweeps import _SenderRuns
 
@@ -63,6 +63,8 @@ def test_effects_are_values_minus_the_run_as_it_is_and_fractions_divide_them_by_
     assert np.array_equal(both, fraction, equal_nan=True)
     shown = [result.attrs["values"] for result in (raw, effect, fraction, both)]
     assert shown == ["metric", "effect"] + 2 * ["fraction"]
+    if name != "sweep of sites":  # whose arrays are called as their sites
+        assert [result.name for result in (raw, effect, fraction, both)] == ["value", "effect"] + 2 * ["fraction"]
     assert raw.attrs["baseline"] == effect.attrs["baseline"] == pytest.approx(baseline.mean())
     assert fraction.attrs["target"] == pytest.approx(target.mean())
 
@@ -320,3 +322,8 @@ def test_a_source_that_says_which_keys_is_refused():
     _, clean = pair(model, 4)
     with pytest.raises(ConfigError, match="says key_pos="):
         sweep(model, Zero(key_pos=1), clean, METRIC, "pattern", **QUIET)
+
+
+def test_the_docstring_of_the_options_names_all_of_them():
+    assert SweepOptions.__doc__ is not None
+    assert [name for name in SweepOptions.__annotations__ if name not in SweepOptions.__doc__] == []

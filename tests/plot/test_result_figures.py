@@ -184,6 +184,10 @@ def test_variables_of_a_sweep_of_sites_and_path_sweeps_are_sweeps_too(model: Hoo
         figures.sweep(both)  # pyright: ignore[reportArgumentType]
     paths = path_sweep(model, OTHER, TEXT, Logit("a"), "L2H1.q", progress=False)
     assert np.isnan(trace(figures.sweep(paths)).z[2]).all()
+    assert figures.sweep(paths).layout.title.text.replace("<br>", " ").startswith("Paths to L2H1.q (direct")
+    frozen = path_sweep(model, OTHER, TEXT, Logit("a"), ["L1H0.q", "L2H1.k"], mlps="frozen", progress=False)
+    title = figures.sweep(frozen).layout.title.text.replace("<br>", " ")
+    assert title == "Paths to L1H0.q L2H1.k (direct), noising"
 
 
 def test_what_needs_a_choice_is_refused_and_says_how(model: HookedTransformer, as_installed: None):

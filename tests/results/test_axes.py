@@ -26,7 +26,7 @@ def test_t_quantiles_are_those_of_closed_forms_and_of_the_tables():
 
 def test_an_interval_is_the_mean_and_so_many_standard_errors_on_either_side():
     values = random_tensor(1, 5, 3, seed=1)
-    result = over_prompts(values, [Axis("layer", [0, 1, 2])], None, False, 0.95, {"n": 5})
+    result = over_prompts(values, [Axis("layer", [0, 1, 2])], None, False, 0.95, {"n": 5}, "value")
     error = values[0].std(dim=0).numpy() / math.sqrt(5)
     assert result.dims == ("layer",) and result.attrs == {"n": 5, "confidence": 0.95}
     assert np.allclose(result.ci_high - result, 2.7764451 * error) and np.allclose(
@@ -37,6 +37,7 @@ def test_an_interval_is_the_mean_and_so_many_standard_errors_on_either_side():
 def test_one_number_for_all_prompts_has_no_interval_also_beside_what_was_not_measured():
     values = torch.ones(1, 4, 2)
     values[..., 1] = torch.nan
-    result = over_prompts(values, [Axis("sender", [0, 1])], None, False, 0.95, {})
+    result = over_prompts(values, [Axis("sender", [0, 1])], None, False, 0.95, {}, "value")
     assert "ci_low" not in result.coords and np.array_equal(result, [1.0, np.nan], equal_nan=True)
-    assert over_prompts(values, [Axis("sender", [0, 1])], ["m"], True, 0.95, {}).dims == ("metric", "prompt", "sender")
+    kept = over_prompts(values, [Axis("sender", [0, 1])], ["m"], True, 0.95, {}, "value")
+    assert kept.dims == ("metric", "prompt", "sender") and kept.name == "value"

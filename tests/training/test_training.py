@@ -58,6 +58,12 @@ def test_the_loss_falls_to_what_the_data_leaves_open():
     assert float(done.losses[-20:].mean()) == pytest.approx(math.log(4), abs=0.05)
 
 
+def test_a_training_is_shown_in_one_line():
+    done = quick(toy(), measures={"accuracy": lambda model: 1.0})
+    first, last = done.losses[[0, -1]].tolist()
+    assert repr(done) == f"Training(3 steps, loss {first:.4g} to {last:.4g}, accuracy)"
+
+
 def test_a_seed_repeats_a_run_bit_for_bit():
     model = toy()
     one, two, other = quick(model, seed=4), quick(model, seed=4), quick(model, seed=5)
@@ -318,8 +324,9 @@ def ones(*shape: int) -> Tensor:
         ("text", TokenError, "tokens to train on"),
         ({"labels": ones(2, 4)}, ShapeError, r"labels have shape \(2, 4\) and tokens \(2, 3\)"),
         ({"labels": ones(3)}, ShapeError, r"labels have shape \(3,\)"),
-        ({"labels": 9 * ones(2, 3)}, TokenError, "label 9 in sequence 0; allowed: 0 to 8"),
+        ({"labels": 9 * ones(2, 3)}, TokenError, "label 9 in sequence 0; allowed: 0 to 8$"),
         ({"labels": -ones(2)}, TokenError, "label -1 in sequence 0"),
+        ({"labels": -100 * ones(2, 3)}, TokenError, "label -100 .* does not count is marked by loss_mask="),
         ({"labels": torch.ones(2, 3)}, TokenError, "labels: token ids are integers"),
         ({"labels": ones(2), "loss_mask": ones(2, 3)}, ConfigError, "loss_mask marks positions"),
         ({"loss_mask": 0 * ones(2, 3)}, ConfigError, "nothing in this batch counts"),
