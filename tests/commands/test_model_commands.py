@@ -179,7 +179,7 @@ def test_patch_prints_the_places_that_change_most(checkpoint: str, tmp_path: Pat
 def test_a_change_that_rounds_to_zero_is_shown_without_a_minus():
     attrs = {"site": "z", "baseline": 1.0, "target": 2.0}
     result = xarray.DataArray([1.0 - 1e-6], dims=["layer"], coords={"layer": [0]}, attrs=attrs)
-    shown = [list(column.cells)[0] for column in _table(result, 1, "token").columns]
+    shown = [next(iter(column.cells)) for column in _table(result, 1, "token").columns]
     assert [str(cell) for cell in shown] == ["0", "1.000", "+0.000", "0%"]
 
 
