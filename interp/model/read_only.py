@@ -60,7 +60,7 @@ class ReadOnly(Tensor):
     def _plain(self) -> Tensor:
         return self.as_subclass(Tensor)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Tensor:
         """A copy of one's own, which can be written."""
         return self._plain().__deepcopy__(memo)
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from interp.errors import TokenError
 from interp.text.ids import as_ids
 
-Answer = int | str | Sequence[int | str] | np.ndarray | Int[Tensor, "batch"] | Int[Tensor, "batch pos"]
+Answer = (
+    int | str | Sequence[int | str] | np.ndarray | Int[Tensor, ""] | Int[Tensor, "batch"] | Int[Tensor, "batch pos"]
+)
 """One token for all prompts, one for each prompt, or (as ids) one for each position."""
 
 

@@ -49,6 +49,7 @@ def test_every_row_is_there():
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if one.slow else name
                                   for name, one in entries().items()])  # fmt: skip
+@pytest.mark.apart
 def test_model_and_interpreter_are_right_on_every_input(name: str):
     one = entry(name)
     model = one.build().compile()

@@ -53,7 +53,7 @@ def test_metrics_are_equal_exactly_where_they_ask_the_same():
         assert copied == metric and hash(copied) == hash(metric)
 
 
-def test_one_question_in_several_spellings_is_one_metric():
+def test_one_question_in_several_spellings_is_one_metric(as_installed: None):
     ids = (1, 2)
     for spelled in ([1, 2], torch.tensor([1, 2]), np.array([1, 2]), [torch.tensor(1), np.int64(2)], range(1, 3)):
         one: Any = spelled
@@ -120,6 +120,7 @@ def keys_of_another_process(tmp_path: Path, value: int, seed: int) -> dict[str, 
     return json.loads(subprocess.run([sys.executable, script], env=env, capture_output=True, check=True).stdout)
 
 
+@pytest.mark.apart
 def test_a_functions_key_is_the_same_in_another_process_and_differs_by_what_it_uses(tmp_path: Path):
     one, again, other = (keys_of_another_process(tmp_path, *how) for how in ((1, 1), (1, 2), (2, 1)))
     assert one == again
@@ -152,6 +153,7 @@ def test_what_cannot_be_told_apart_in_another_process_is_refused_with_the_way_ou
         assert key(Function(fn, key_text="1")) == key(Function(fn, key_text="1")) != key(Function(fn, key_text="2"))
 
 
+@pytest.mark.apart
 def test_every_plain_value_has_a_key_of_its_own():
     values: list[Any] = [
         None, True, 0, 0.0, -0.0, 1, 1.0, 1j, "1", b"1", [1], (1,), {1}, {1: 2}, {2: 1}, [], (), {}, [[]],

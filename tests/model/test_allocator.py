@@ -37,6 +37,7 @@ def pages_and_faults(**environment: str) -> tuple[int, list[int]]:
 
 
 @ONLY_GLIBC
+@pytest.mark.apart
 def test_a_cache_takes_the_memory_of_those_that_are_gone():
     pages, faults = pages_and_faults()
     assert pages > 20_000  # more than glibc keeps by itself
@@ -44,6 +45,7 @@ def test_a_cache_takes_the_memory_of_those_that_are_gone():
 
 
 @ONLY_GLIBC
+@pytest.mark.apart
 def test_malloc_is_left_alone_where_the_environment_sets_it_up():
     pages, faults = pages_and_faults(MALLOC_TOP_PAD_="131072")
     assert min(faults) > 0.2 * pages

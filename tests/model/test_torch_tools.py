@@ -185,6 +185,7 @@ assert len(cache) == len(model.resolve_hooks(None))
 """
 
 
+@pytest.mark.apart
 def test_a_compiled_model_runs_and_is_watched_as_the_model_itself():
     """In a process of its own: the compiler does not follow the run-time type checks."""
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)

@@ -97,7 +97,7 @@ def test_every_call_knows_its_options(name: str, as_installed: None):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["learned_ln", "partial_rotary_parallel", "post_rms_gated_grouped"])
-def test_senders_are_replaced_at_the_chosen_positions_alone(name: str):
+def test_senders_are_replaced_at_the_chosen_positions_alone(name: str, as_installed: None):
     model = build(config(GRID[name]), seed=7)
     corrupted, clean = pair(model, seed=8)
     senders = ["embed", "L0H1", "L0.mlp"]
@@ -278,6 +278,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.apart
 def test_a_sweep_goes_on_in_another_process_and_refuses_a_function_that_captured_another_value(tmp_path: Path):
     def in_a_process(stop: int, answer: int, file: str, seed: int) -> Any:
         words = {"STOP": stop, "ANSWER": answer, "FILE": repr(str(tmp_path / file)), "TESTS": repr(sys.path[0])}

@@ -129,7 +129,9 @@ def test_words_are_a_number_a_range_or_ids_and_the_bos_is_left_out():
         ({"gap": (-1, 4)}, ConfigError, "0 or more"),
     ],
 )
-def test_data_that_cannot_be_made_is_refused(changes: dict[str, Any], error: type[Exception], message: str):
+def test_data_that_cannot_be_made_is_refused(
+    changes: dict[str, Any], error: type[Exception], message: str, as_installed: None
+):
     arguments: dict[str, Any] = {"words": range(1, 48), "n_prompts": 2, "length": 64, "bos": 0, "seed": 0}
     with pytest.raises(error, match=message):
         variable_offset_repeats(**arguments | changes)

@@ -158,7 +158,9 @@ def test_checkpoints_are_models_of_their_steps(tmp_path: Path):
         ({"save_every": 2}, "needs a folder"),
     ],
 )
-def test_an_option_out_of_range_is_refused_before_any_batch_is_made(options: dict[str, Any], message: str):
+def test_an_option_out_of_range_is_refused_before_any_batch_is_made(
+    options: dict[str, Any], message: str, as_installed: None
+):
     def never(generator: torch.Generator) -> Batch:
         raise AssertionError("a batch was made")
 
