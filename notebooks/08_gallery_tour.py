@@ -276,10 +276,9 @@ tour("addition_2", "!27+85")
 
 # %%
 def known_edges(name):
-    """(writer, reader) of every declared edge, but for those from positions; inputs of heads as L1H0.q and so on."""
-    edges = [about for _, _, about in circuits[name].edges().edges(data=True)]
-    words = [about["name"] for about in edges if any(writer != "pos_embed" for writer, _ in about["parts"])]
-    return {tuple(word.split(" -> ")) for word in words}
+    """(writer, reader) of every declared edge: L0H0, L1H0.q and so on; "embed" is tokens and positions together."""
+    edges = circuits[name].edges().edges(data="name")
+    return {tuple(word.split(" -> ")) for _, _, word in edges}
 
 
 pairs = edges_of_heads = 0
@@ -391,9 +390,9 @@ assert (
 # %% [markdown]
 # Nothing is invented, and what is missed has reasons. Another text changes nothing on edges that carry what both texts
 # have in common: the start, where heads rest; in `ioi` the place of the repeated name; in `reverse`, with texts of one
-# length, the length. Zero finds nearly all of these. It misses reads of the embedding by queries and keys where no
-# answer depends on them, as those that make a head rest on the start; and in `reverse` the share of the start: 0
-# instead of 1/7 is still rounded to the length of these texts, six.
+# length, the length. Zero takes a token and its position away together, and finds all edges but three. In `ioi` one key
+# reads the embedding, but no answer depends on what it reads there. In `reverse` the share of the start is not missed:
+# 0 instead of 1/7 is still rounded to the length of these texts, six.
 
 # %%
 for name in ("induction_latest", "ioi", "reverse"):
