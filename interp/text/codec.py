@@ -115,7 +115,10 @@ class TextCodec(Protocol):
         lengths, padding = {len(row) for row in rows}, self.pad_id
         if padding is None and len(lengths) > 1:
             name = type(self).__name__
-            raise TokenError(f"texts of {sorted(lengths)} tokens do not fit one batch, and a {name} does not pad")
+            raise TokenError(
+                f"texts of {sorted(lengths)} tokens do not fit one batch, and a {name} does not pad; "
+                "give ids padded on the left, with attention_mask="
+            )
         longest = max(lengths)
         tokens = torch.full((len(rows), longest), padding or 0, dtype=torch.long)
         mask = torch.zeros(len(rows), longest, dtype=torch.bool)
