@@ -117,10 +117,10 @@ ANY_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cn", "Cc"]) | st.sam
 
 @given(text=ANY_TEXT)
 def test_smollm2_tokenizes_any_text_as_it_was_trained(
-    loaded_smollm2: HookedTransformer, reference: Callable[[str], list[int]], text: str
+    smollm2: HookedTransformer, reference: Callable[[str], list[int]], text: str
 ):
-    assert loaded_smollm2.to_tokens(text)[0].tolist() == reference(text)
-    assert loaded_smollm2.to_string(loaded_smollm2.to_tokens(text)) == text
+    assert smollm2.to_tokens(text)[0].tolist() == reference(text)
+    assert smollm2.to_string(smollm2.to_tokens(text)) == text
 
 
 @pytest.mark.parametrize("char", ["\U00040000", "\x1d"])
