@@ -33,7 +33,7 @@ from interp import (
     TransformerConfig,
     Vocabulary,
 )
-from interp.lens import attribution_table, direct_attribution, logit_lens
+from interp.lens import attribution_table, direct_attribution, key_effects, logit_lens, value_norms
 from interp.lens.attribution import By
 
 WORDS = "abcdefghijk"
@@ -432,3 +432,22 @@ def test_a_real_model_says_mary_and_its_parts_sum_to_the_logit_difference(smollm
     for by in splits(model.cfg):
         result = direct_attribution(cache, " Mary", " John", by=by, pos=-1, prompt=prompt)
         assert float(total(result)) == pytest.approx(float(mary - john), abs=1e-3)
+
+
+# ---------------------------------------------------------------------------------------------- attended positions
+
+
+def test_effects_and_factors_multiply_to_direct_attribution_by_position(run: Run):
+    result = direct_attribution(run.cache, 3, 5, by="position")["attribution"].to_numpy()
+    for layer in range(run.cfg.n_layers):
+        effects, factors = key_effects(run.cache, layer, 3, 5)
+        got = run.cache["pattern", layer] * effects[:, :, None] * factors[:, None, :, None]
+        assert_close(got.transpose(0, 1).detach(), torch.from_numpy(result[layer]))
+
+
+def test_value_norms_are_the_lengths_of_what_heads_would_write_from_one_position(run: Run):
+    for layer, block in enumerate(run.model.blocks):
+        found, v = value_norms(run.cache, layer), run.cache["v", layer]
+        for head in range(run.cfg.n_heads):
+            written = v[:, :, head * v.shape[2] // run.cfg.n_heads] @ block.attn.W_O[head]
+            assert_close(found[:, head], written.norm(dim=-1).detach())

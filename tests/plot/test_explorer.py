@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 from einops import einsum
-from grid import GRID, Run, assert_close, config, where
+from grid import GRID, Run, config, where
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -33,7 +33,6 @@ from interp import (
     Vocabulary,
 )
 from interp.heads import head_scores, head_scores_of
-from interp.lens.attribution import direct_attribution, key_effects
 from interp.plot import attention, packing, still
 
 HOSTILE = ["</script><script>alert(1)</script>", "<!--", "<img src=x onerror=alert(2)>", '"&amp;', "\u2028", "\ud800"]
@@ -94,14 +93,6 @@ def test_contributions_summed_over_the_keys_are_the_heads_row_of_logit_attrs(run
                 summed = np.nansum(explorer.values(layer, head, "contribution"), axis=1)
                 wanted = rows[f"L{layer}H{head}"][2].detach().numpy()
                 np.testing.assert_allclose(summed, wanted, rtol=1e-4, atol=1e-5 * max(1, np.abs(wanted).max()))
-
-
-def test_effects_and_factors_multiply_to_direct_attribution_by_position(run: Run):
-    result = direct_attribution(run.cache, 3, 5, by="position")["attribution"].to_numpy()
-    for layer in range(run.cfg.n_layers):
-        effects, factors = key_effects(run.cache, layer, 3, 5)
-        got = run.cache["pattern", layer] * effects[:, :, None] * factors[:, None, :, None]
-        assert_close(got.transpose(0, 1).detach(), torch.from_numpy(result[layer]))
 
 
 def test_the_difference_is_patched_minus_clean(plain: Run):
