@@ -42,7 +42,7 @@ class Circuit(Declaration):
     def edges(self) -> "MultiDiGraph":
         """Which component feeds which: the exact graph, read off the declaration.
 
-        Nodes are called as in `interp.model.ComputationGraph`: "embed" (tokens and positions), "L0H1", "L2.mlp" and
+        Nodes are called as in `interp.model.EdgeGraph`: "embed" (tokens and positions), "L0H1", "L2.mlp" and
         "logits". Each has its `layer`, its `kind`, and the declared names of its `parts`; tables and buckets of one
         layer share an MLP. An edge's key is what it feeds, "Q", "K", "V", "mlp" or "out". Its `name` is that of the
         computation graph, such as "L0H0 -> L1H0.k"; `spaces` are those that it goes through; `parts` are the pairs of

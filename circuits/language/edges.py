@@ -1,4 +1,4 @@
-"""Edges: which part of a circuit feeds which, in the spelling of `interp.model.ComputationGraph`."""
+"""Edges: which part of a circuit feeds which, in the spelling of `interp.model.EdgeGraph`."""
 
 from typing import TYPE_CHECKING
 

@@ -13,7 +13,7 @@ from interp.model.cache import ActivationCache, select
 from interp.model.components import MLP
 from interp.model.context import LayerContext, visible_keys
 from interp.model.generate import GenerateOptions
-from interp.model.graph import ComputationGraph, Edge, Reader, Writer, head_label, head_labels, mlp_label
+from interp.model.graph import Edge, EdgeGraph, Reader, Writer, head_label, head_labels, mlp_label
 from interp.model.hooked import Edit, ReadOut, ReturnType, RunOptions
 from interp.model.hooked_module import HookedModule
 from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
@@ -39,9 +39,9 @@ __all__ = [
     "ActivationCache",
     "Attention",
     "Block",
-    "ComputationGraph",
     "Differentiable",
     "Edge",
+    "EdgeGraph",
     "Edit",
     "GenerateOptions",
     "HookFn",

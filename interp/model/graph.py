@@ -1,7 +1,7 @@
 """The computation graph of an architecture: what writes to the residual stream, what reads it, and which write reaches
 which reader.
 
-It follows from a configuration alone and is the one place that knows components by name:
+It follows from a few numbers of the architecture and is the one place that knows components by name:
 
 | written | is | writes | reads |
 |---|---|---|---|
@@ -16,14 +16,18 @@ An edge, `L5H3 -> L7H1.q`, leads from a writer to a reader. Biases (`b_O`, `b_Q`
 are the same in every run.
 """
 
+import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, cast
 
 from interp.config import TransformerConfig
 from interp.errors import HookNotFoundError, describe, did_you_mean
+
+if TYPE_CHECKING:
+    from interp.model.transformer import HookedTransformer
 
 Input = Literal["q", "k", "v"]
 """The inputs of a head: what its queries, keys and values read."""
@@ -34,7 +38,7 @@ def head_label(layer: int, head: int) -> str:
     return f"L{layer}H{head}"
 
 
-def head_labels(cfg: TransformerConfig) -> list[list[str]]:
+def head_labels(cfg: "TransformerConfig | EdgeGraph") -> list[list[str]]:
     """All heads' names, by layer and head."""
     return [[head_label(layer, head) for head in range(cfg.n_heads)] for layer in range(cfg.n_layers)]
 
@@ -103,72 +107,91 @@ class Edge(NamedTuple):
         return f"{self.writer} -> {self.reader}"
 
 
-@dataclass(frozen=True)
-class ComputationGraph:
-    """Writers, readers and edges of a configuration.
+@dataclass(frozen=True, kw_only=True)
+class EdgeGraph:
+    """Writers, readers and edges of an architecture. Two are equal if everything below is.
 
     The order everywhere is that of execution: by layer the heads before the MLP; a layer's readers by input (all `.q`,
     all `.k`, all `.v`), then its MLP. In a parallel block the MLP does not read what the heads of its layer write.
 
     Attributes:
-        cfg: the architecture.
+        n_layers, n_heads, n_key_value_heads, d_model, attn_only, parallel_attn_mlp: as in the architecture's config.
     """
 
-    cfg: TransformerConfig
+    n_layers: int
+    n_heads: int
+    n_key_value_heads: int
+    d_model: int
+    attn_only: bool = False
+    parallel_attn_mlp: bool = False
+
+    @classmethod
+    def of(cls, model: "HookedTransformer | TransformerConfig") -> "EdgeGraph":
+        """The graph of a model, or of a configuration."""
+        cfg = model if isinstance(model, TransformerConfig) else model.cfg
+        return cls(**{field.name: getattr(cfg, field.name) for field in dataclasses.fields(cls)})
 
     @cached_property
     def writers(self) -> tuple[Writer, ...]:
         """All writers: `embed`, `L0H0`, `L0H1`, ..., `L0.mlp`, `L1H0`, ..."""
         found = [Writer("embed")]
-        for layer in range(self.cfg.n_layers):
-            found += [Writer("head", layer, head) for head in range(self.cfg.n_heads)]
-            found += [] if self.cfg.attn_only else [Writer("mlp", layer)]
+        for layer in range(self.n_layers):
+            found += [Writer("head", layer, head) for head in range(self.n_heads)]
+            found += [] if self.attn_only else [Writer("mlp", layer)]
         return tuple(found)
 
     @cached_property
     def readers(self) -> tuple[Reader, ...]:
         """All readers: `L0H0.q`, ..., `L0H0.k`, ..., `L0H0.v`, ..., `L0.mlp`, `L1H0.q`, ..., `logits`."""
         found: list[Reader] = []
-        for layer in range(self.cfg.n_layers):
+        for layer in range(self.n_layers):
             for input, n_heads in self._heads_by_input.items():
                 found += [Reader("head", layer, head, input) for head in range(n_heads)]
-            found += [] if self.cfg.attn_only else [Reader("mlp", layer)]
-        return (*found, Reader("logits", self.cfg.n_layers))
+            found += [] if self.attn_only else [Reader("mlp", layer)]
+        return (*found, Reader("logits", self.n_layers))
 
-    @cached_property
     def edges(self) -> tuple[Edge, ...]:
         """All edges, reader by reader, each reader's writers in order."""
+        return self._edges
+
+    @cached_property
+    def _edges(self) -> tuple[Edge, ...]:
         return tuple(Edge(writer, reader) for reader in self.readers for writer in self.writers_of(reader))
 
     @property
     def n_edges(self) -> int:
         """How many edges there are, without making them."""
-        return sum(self._n_writers_of(reader) for reader in self.readers)
+        return sum(map(self.n_writers_of, self.readers))
+
+    @cached_property
+    def numbers(self) -> Mapping[Writer | Reader, int]:
+        """The place of each writer among the writers, and of each reader among the readers."""
+        return {one: i for all in (self.writers, self.readers) for i, one in enumerate(all)}
 
     @cached_property
     def _heads_by_input(self) -> dict[Input, int]:
-        return {"q": self.cfg.n_heads, "k": self.cfg.n_key_value_heads, "v": self.cfg.n_key_value_heads}
+        return {"q": self.n_heads, "k": self.n_key_value_heads, "v": self.n_key_value_heads}
 
-    def _n_writers_of(self, reader: Reader) -> int:
-        """Writers stand in order, so that a reader is reached by the first so many."""
-        each_layer = self.cfg.n_heads + (not self.cfg.attn_only)
+    def n_writers_of(self, reader: Reader) -> int:
+        """How many writers reach a reader: since writers stand in order, the first so many."""
+        each_layer = self.n_heads + (not self.attn_only)
         before = 1 + reader.layer * each_layer
-        return before + (self.cfg.n_heads if reader.kind == "mlp" and not self.cfg.parallel_attn_mlp else 0)
+        return before + (self.n_heads if reader.kind == "mlp" and not self.parallel_attn_mlp else 0)
 
     def writers_of(self, reader: Reader) -> tuple[Writer, ...]:
         """The writers that reach a reader, in order."""
-        return self.writers[: self._n_writers_of(reader)]
+        return self.writers[: self.n_writers_of(reader)]
 
     def reaches(self, writer: Writer, reader: Reader) -> bool:
         """Whether what `writer` adds to the stream is read by `reader`."""
-        within = writer.kind == "head" and reader.kind == "mlp" and not self.cfg.parallel_attn_mlp
+        within = writer.kind == "head" and reader.kind == "mlp" and not self.parallel_attn_mlp
         return writer.layer < reader.layer or (writer.layer == reader.layer and within)
 
     def reads_of(self, writer: Writer) -> tuple[Reader, ...]:
         """What a writer's component itself reads: a head its queries, keys and values; an MLP its input."""
         if writer.head is None:
             return () if writer.kind == "embed" else (Reader("mlp", writer.layer),)
-        shared = writer.head // (self.cfg.n_heads // self.cfg.n_key_value_heads)
+        shared = writer.head // (self.n_heads // self.n_key_value_heads)
         heads: dict[Input, int] = {"q": writer.head, "k": shared, "v": shared}
         return tuple(Reader("head", writer.layer, head, input) for input, head in heads.items())
 
@@ -178,7 +201,7 @@ class ComputationGraph:
             return () if reader.kind == "logits" else (Writer("mlp", reader.layer),)
         if reader.input == "q":
             return (Writer("head", reader.layer, reader.head),)
-        group = self.cfg.n_heads // self.cfg.n_key_value_heads
+        group = self.n_heads // self.n_key_value_heads
         first = reader.head * group
         return tuple(Writer("head", reader.layer, head) for head in range(first, first + group))
 
@@ -222,18 +245,18 @@ class ComputationGraph:
         if not isinstance(name, str):
             _refuse(name, "is no component; components are named as text, such as 'L0H1'")
         if name in ("embed", "logits"):
-            return name, -1 if name == "embed" else self.cfg.n_layers, None, None
+            return name, -1 if name == "embed" else self.n_layers, None, None
         found = re.fullmatch(r"L(\d+)(?:H(\d+)(?:\.([qkv]))?|\.mlp)", name)
         if not found:
             known = ["embed", "logits", "L0H0", "L0H0.q", "L0H0.k", "L0H0.v", "L0.mlp"]
             _refuse(name, f"is no component; written as {', '.join(known)}{did_you_mean(name, known)}")
         layer, input = int(found[1]), cast(Input | None, found[3])
         head = None if found[2] is None else int(found[2])
-        n_heads = self.cfg.n_heads if input is None else self._heads_by_input[input]
-        if layer >= self.cfg.n_layers or (head is not None and head >= n_heads):
-            kind = "heads" if n_heads == self.cfg.n_heads else "key-value heads"
-            _refuse(name, f"is not there: the model has {self.cfg.n_layers} layers of {n_heads} {kind}")
-        if head is None and self.cfg.attn_only:
+        n_heads = self.n_heads if input is None else self._heads_by_input[input]
+        if layer >= self.n_layers or (head is not None and head >= n_heads):
+            kind = "heads" if n_heads == self.n_heads else "key-value heads"
+            _refuse(name, f"is not there: the model has {self.n_layers} layers of {n_heads} {kind}")
+        if head is None and self.attn_only:
             _refuse(name, "is not there: this model has no MLPs")
         return "mlp" if head is None else "head", layer, head, input
 
@@ -241,10 +264,10 @@ class ComputationGraph:
         return self.n_edges
 
     def __iter__(self) -> Iterator[Edge]:
-        return iter(self.edges)
+        return iter(self._edges)
 
     def __repr__(self) -> str:
-        return f"ComputationGraph({len(self.writers)} writers, {len(self.readers)} readers, {self.n_edges:,} edges)"
+        return f"EdgeGraph({len(self.writers)} writers, {len(self.readers)} readers, {self.n_edges:,} edges)"
 
 
 def _refuse(name: object, why: str) -> NoReturn:

@@ -1,6 +1,6 @@
 """Path patching: the effect of one component on another, and of chains of them.
 
-Components are written as `interp.model.ComputationGraph` names them: `L5H3` is a head's write to the stream, `L5.mlp`
+Components are written as `interp.model.EdgeGraph` names them: `L5H3` is a head's write to the stream, `L5.mlp`
 an MLP's, `embed` that of the embeddings. What reads the stream: `L9H6.q`, `L9H6.k`, `L9H6.v` (of keys and values a
 key-value head), `L9.mlp`, and `logits`. Two forms are in use:
 
@@ -29,7 +29,7 @@ from interp.errors import ConfigError, check_choice, describe, did_you_mean
 from interp.indices import chosen_indices
 from interp.interventions import Index
 from interp.keywords import known_keywords
-from interp.model import ComputationGraph, HookPair, HookPoint, LayerContext, Reader, Writer, layer_of
+from interp.model import EdgeGraph, HookPair, HookPoint, LayerContext, Reader, Writer, layer_of
 from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import Settings, SweepOptions
 from interp.patching.pairs import PairRuns, PromptPair, Source
@@ -87,7 +87,7 @@ def path_sweep(
     settings = Settings.of(options)
     check_reactions(mlps=mlps, norms=norms)
     pair = PromptPair.of(model, corrupted, clean, settings.direction or "noising", settings.attention_mask)
-    graph = ComputationGraph(model.cfg)
+    graph = EdgeGraph.of(model)
     targets = _receivers(receivers, graph)
     sources, axes = _senders(senders, graph)
     n_pos = pair.prompts.ids.shape[1]
@@ -140,12 +140,12 @@ def _several(names: object) -> list[str]:
     return list(names) if isinstance(names, Sequence) and not isinstance(names, str) else [cast(str, names)]
 
 
-def _senders(senders: str | Sequence[str], graph: ComputationGraph) -> tuple[list[Writer], list[Axis]]:
-    layers, heads = list(range(graph.cfg.n_layers)), list(range(graph.cfg.n_heads))
+def _senders(senders: str | Sequence[str], graph: EdgeGraph) -> tuple[list[Writer], list[Axis]]:
+    layers, heads = list(range(graph.n_layers)), list(range(graph.n_heads))
     if senders == "heads":
         return [w for w in graph.writers if w.kind == "head"], [Axis("layer", layers), Axis("head", heads)]
     if senders == "mlps":
-        if graph.cfg.attn_only:
+        if graph.attn_only:
             raise ConfigError("senders = 'mlps': this model has no MLPs")
         return [w for w in graph.writers if w.kind == "mlp"], [Axis("layer", layers)]
     if isinstance(senders, str):
@@ -159,7 +159,7 @@ def _senders(senders: str | Sequence[str], graph: ComputationGraph) -> tuple[lis
     return writers, [Axis("sender", list(range(len(writers))), ("component", names))]
 
 
-def _receivers(receivers: str | Sequence[str], graph: ComputationGraph) -> list[Reader]:
+def _receivers(receivers: str | Sequence[str], graph: EdgeGraph) -> list[Reader]:
     found = [graph.reader(name) for name in _several(receivers)]
     if not found:
         raise ConfigError("receivers = []: at least one is needed")
@@ -206,7 +206,7 @@ class _SenderRuns:
     def __init__(
         self,
         runs: PairRuns,
-        graph: ComputationGraph,
+        graph: EdgeGraph,
         receivers: list[Reader],
         mlps: Reaction,
         norms: Reaction,

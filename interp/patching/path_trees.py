@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError, describe
 from interp.keywords import known_keywords
-from interp.model import ComputationGraph, HookPair, Reader, Writer, layer_of
+from interp.model import EdgeGraph, HookPair, Reader, Writer, layer_of
 from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import EffectOptions, Settings
 from interp.patching.pairs import PairRuns, PromptPair, Source
@@ -74,7 +74,7 @@ def path_tree(
         raise ConfigError("norm_position = 'post' normalises the stream itself, so that no part of it is one path's")
     if not paths or any(isinstance(path, str) for path in paths):
         raise ConfigError(f"paths = {describe(paths)}: a list of at least one path is needed, each a list of names")
-    graph = ComputationGraph(model.cfg)
+    graph = EdgeGraph.of(model)
     tree: Tree = {}
     for path in paths:
         _grow(tree, _Path(list(path), graph))
@@ -102,7 +102,7 @@ class _Path:
     Raises `ConfigError` for a path that cannot be, `HookNotFoundError` for an unknown component.
     """
 
-    def __init__(self, names: list[str], graph: ComputationGraph):
+    def __init__(self, names: list[str], graph: EdgeGraph):
         self.shown, self.graph = " -> ".join(map(str, names)), graph
         if len(names) < 2 or names[-1] != "logits":
             raise ConfigError(f"{self.shown}: a path goes from a write, such as 'L0H1', to 'logits'")

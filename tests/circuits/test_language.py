@@ -17,7 +17,7 @@ from circuits.export import compile_as_gpt2
 from circuits.gallery import entry
 from circuits.language import Form, Ties, attend
 from interp import ConfigError, TokenError
-from interp.model import ComputationGraph
+from interp.model import EdgeGraph
 
 
 def wrong(value: object) -> Any:
@@ -362,8 +362,8 @@ def test_the_edges_of_induction_are_its_k_composition_and_what_the_embeddings_fe
 def test_every_edge_is_one_of_the_compiled_models_computation_graph(name: str):
     circuit = entry(name).build()
     model, edges = circuit.compile(), circuit.edges()
-    graph, report = ComputationGraph(model.cfg), model.report.heads
-    named = {str(edge) for edge in graph.edges}
+    graph, report = EdgeGraph.of(model), model.report.heads
+    named = {str(edge) for edge in graph.edges()}
     assert {name for _, _, name in edges.edges(data="name")} <= named
     assert set(edges.nodes) <= {str(one) for one in graph.writers} | {"logits"}
     for part, head in report.items():

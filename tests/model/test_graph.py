@@ -9,13 +9,13 @@ from grid import GRID, build, config
 
 from interp import HookNotFoundError, TransformerConfig
 from interp.interventions import Steer
-from interp.model import ComputationGraph, Edge, Reader, Writer, head_label, head_labels
+from interp.model import Edge, EdgeGraph, Reader, Writer, head_label, head_labels
 
 
-def graph(n_layers: int, n_heads: int, **fields: Any) -> ComputationGraph:
+def graph(n_layers: int, n_heads: int, **fields: Any) -> EdgeGraph:
     sizes: dict[str, Any] = {"d_model": 8, "d_head": 4, "n_ctx": 4, "d_vocab": 5, "d_mlp": 4}
     sizes |= {"d_mlp": 0} if fields.get("attn_only") else {}
-    return ComputationGraph(TransformerConfig(n_layers=n_layers, n_heads=n_heads, **sizes | fields))
+    return EdgeGraph.of(TransformerConfig(n_layers=n_layers, n_heads=n_heads, **sizes | fields))
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def graph(n_layers: int, n_heads: int, **fields: Any) -> ComputationGraph:
         (graph(0, 1), 1),
     ],
 )
-def test_a_graph_has_as_many_edges_as_its_formula_says(made: ComputationGraph, n_edges: int):
-    cfg = made.cfg
+def test_a_graph_has_as_many_edges_as_its_formula_says(made: EdgeGraph, n_edges: int):
+    cfg = made
     heads, kv, mlp = cfg.n_heads, cfg.n_key_value_heads, int(not cfg.attn_only)
     after_heads = heads * (not cfg.parallel_attn_mlp)
     total = 1 + (heads + mlp) * cfg.n_layers
@@ -44,14 +44,14 @@ def test_a_graph_has_as_many_edges_as_its_formula_says(made: ComputationGraph, n
     assert made.n_edges == len(made) == total == n_edges
     if n_edges < 2_000:
         brute = [Edge(w, r) for r in made.readers for w in made.writers if made.reaches(w, r)]
-        assert list(made.edges) == list(made) == brute and len(set(brute)) == n_edges
+        assert list(made.edges()) == list(made) == brute and len(set(brute)) == n_edges
         assert all(made.writers_of(r) == tuple(w for w in made.writers if made.reaches(w, r)) for r in made.readers)
 
 
 def test_smollm2_has_301_writers_and_481_readers():
     made = graph(30, 9, n_key_value_heads=3)
     assert (len(made.writers), len(made.readers)) == (301, 481)
-    assert repr(made) == "ComputationGraph(301 writers, 481 readers, 70,651 edges)"
+    assert repr(made) == "EdgeGraph(301 writers, 481 readers, 70,651 edges)"
 
 
 def test_writers_and_readers_stand_in_the_order_of_execution():
@@ -60,7 +60,7 @@ def test_writers_and_readers_stand_in_the_order_of_execution():
     assert " ".join(map(str, made.readers)) == (
         "L0H0.q L0H1.q L0H0.k L0H0.v L0.mlp L1H0.q L1H1.q L1H0.k L1H0.v L1.mlp logits"
     )
-    assert [str(edge) for edge in graph(1, 1).edges] == [
+    assert [str(edge) for edge in graph(1, 1).edges()] == [
         "embed -> L0H0.q", "embed -> L0H0.k", "embed -> L0H0.v", "embed -> L0.mlp", "L0H0 -> L0.mlp",
         "embed -> logits", "L0H0 -> logits", "L0.mlp -> logits",
     ]  # fmt: skip
@@ -70,9 +70,9 @@ def test_every_name_is_read_back_as_what_it_names():
     for made in (graph(3, 4, n_key_value_heads=2), graph(2, 3, attn_only=True), graph(2, 2, parallel_attn_mlp=True)):
         assert tuple(made.writer(str(writer)) for writer in made.writers) == made.writers
         assert tuple(made.reader(str(reader)) for reader in made.readers) == made.readers
-        assert tuple(made.edge(str(edge)) for edge in made.edges) == made.edges
-        assert pickle.loads(pickle.dumps(made)).edges == made.edges
-        assert [w for row in head_labels(made.cfg) for w in row] == [str(w) for w in made.writers if w.kind == "head"]
+        assert tuple(made.edge(str(edge)) for edge in made.edges()) == made.edges()
+        assert pickle.loads(pickle.dumps(made)).edges() == made.edges()
+        assert [w for row in head_labels(made) for w in row] == [str(w) for w in made.writers if w.kind == "head"]
 
 
 def test_heads_that_share_keys_and_values_read_through_them():
@@ -126,7 +126,7 @@ def test_a_reader_is_no_writer_and_an_edge_needs_both():
 )
 def test_a_reader_sees_a_change_exactly_where_the_graph_has_an_edge(name: str):
     model = build(config(GRID[name], n_layers=2), seed=1)
-    made = ComputationGraph(model.cfg)
+    made = EdgeGraph.of(model)
     tokens = torch.tensor([[1, 2, 3, 4]])
     points = list({reader.hook_name for reader in made.readers})
     _, base = model.run_with_cache(tokens, names_filter=points)

@@ -10,7 +10,7 @@ from torch import Tensor
 from interp import ConfigError, HookedTransformer, HookNotFoundError, HookPoint
 from interp.interventions.kinds import Zero
 from interp.metrics.kinds import Logit, LogitDifference
-from interp.model import ComputationGraph, Writer
+from interp.model import EdgeGraph, Writer
 from interp.patching.path_sweeps import path_sweep
 from interp.patching.path_trees import path_tree
 from interp.patching.sweeps import sweep
@@ -44,7 +44,7 @@ def by_hand(
     def look(stream: Tensor, hook: HookPoint) -> None:
         seen[hook.name] = stream.clone()
 
-    graph = ComputationGraph(model.cfg)
+    graph = EdgeGraph.of(model)
 
     def point(receiver: str) -> str:
         return graph.reader(receiver).hook_name
@@ -103,7 +103,7 @@ def test_direct_effects_with_everything_frozen_are_differences_of_direct_logit_a
 
 def all_paths(sender: str, model: HookedTransformer) -> list[list[str]]:
     """Every path from a sender to the logits."""
-    graph = ComputationGraph(model.cfg)
+    graph = EdgeGraph.of(model)
 
     def go_on(path: list[str], last: Writer) -> list[list[str]]:
         found = [[*path, "logits"]]
