@@ -48,8 +48,8 @@ class ExactEffects:
     edges: list[Edge]
 
     @torch.no_grad()
-    def metrics(self) -> Float[Tensor, "metric batch edge"]:
-        """The metrics of these runs.
+    def effects(self) -> Float[Tensor, "metric batch edge"]:
+        """The metrics of these runs minus those of the run as it is; exactly 0 where an edge's writer writes the same.
 
         Raises `CheckpointError` for the settings' checkpoint if that is another question's, `ConfigError` for a budget
         that does not hold one row.
@@ -72,7 +72,7 @@ class ExactEffects:
                 cells = waiting[part]
                 measure_rows(measured, self._run(packed, joins, cells), values, self.runs.norms)
                 file.keep("edges", cells)
-        return values
+        return values - measured.baseline[:, :, None]
 
     def _run(self, packed: PackedForward, joins: "_EdgePatches", cells: Int[Tensor, "some"]) -> list[PackedRows]:
         """These edges' rows after the last layer."""

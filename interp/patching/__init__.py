@@ -9,7 +9,17 @@ the same options (`SweepOptions`), and all can say what they found as values of 
 from interp.patching.measure import Measurement, Metrics, measure_rows
 from interp.patching.options import EffectOptions, Settings, SweepOptions
 from interp.patching.packed import BaseRun, PackedForward, PackedRows
-from interp.patching.pairs import ROLES, PairRuns, PatchDirection, Prompt, PromptPair, Reaction, Source, check_reactions
+from interp.patching.pairs import (
+    ROLES,
+    PairRuns,
+    PatchDirection,
+    Prompt,
+    PromptPair,
+    Reaction,
+    Source,
+    at_positions,
+    check_reactions,
+)
 from interp.patching.path_sweeps import path_sweep
 from interp.patching.path_trees import path_tree
 from interp.patching.plan import Granularity, budget_of_rows
@@ -37,6 +47,7 @@ __all__ = [
     "Source",
     "SweepOptions",
     "Writes",
+    "at_positions",
     "budget_of_rows",
     "check_reactions",
     "heads_write",
