@@ -27,6 +27,7 @@ FLOORS = {
         "heads",
         "training",
         "patching",
+        "discovery",
         "plot",
         "commands",
     ],

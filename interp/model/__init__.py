@@ -13,7 +13,7 @@ from interp.model.cache import ActivationCache, select
 from interp.model.components import MLP
 from interp.model.context import LayerContext, visible_keys
 from interp.model.generate import GenerateOptions
-from interp.model.graph import Edge, EdgeGraph, Reader, Writer, head_label, head_labels, mlp_label
+from interp.model.graph import Edge, EdgeGraph, Input, Reader, Writer, head_label, head_labels, mlp_label
 from interp.model.hooked import Edit, ReadOut, ReturnType, RunOptions
 from interp.model.hooked_module import HookedModule
 from interp.model.hooks import HookFn, HookPair, HookPoint, RunHook, Span
@@ -50,6 +50,7 @@ __all__ = [
     "HookPoint",
     "HookedModule",
     "HookedTransformer",
+    "Input",
     "KVCache",
     "LayerContext",
     "LogitAttribution",

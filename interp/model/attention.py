@@ -6,7 +6,7 @@ The axes are those of `components.py`.
 import torch
 import torch.nn.functional as F
 from einops import einsum
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from interp.config import TransformerConfig
@@ -123,9 +123,9 @@ class Attention(nn.Module):
                 scale=1 / self.cfg.attn_scale,
                 enable_gqa=self.cfg.n_key_value_heads < self.cfg.n_heads,
             ).transpose(1, 2)
-        scores = self.hook_attn_scores(self._scores(q, k).masked_fill_(~context.visible, float("-inf")))
+        scores = self.hook_attn_scores(self.scores(q, k, context.visible))
         pattern = self.hook_pattern(at_least_float32(scores).softmax(dim=-1).to(q.dtype))
-        return self._mix(pattern, v)
+        return self.mix(pattern, v)
 
     def _project(
         self,
@@ -144,26 +144,32 @@ class Attention(nn.Module):
             out + einsum(split.difference, W, READ_PER_HEAD),
         )
 
-    def _scores(
+    def scores(
         self,
         q: Float[Tensor, "batch query_pos head d_head"],
         k: Float[Tensor, "batch key_pos kv_head d_head"],
+        visible: Bool[Tensor, "batch_or_1 1 query_pos key_pos"],
     ) -> Float[Tensor, "batch head query_pos key_pos"]:
-        """`q . k / scale`; the query heads of a group are stacked on the rows of one product with their keys."""
+        """`q . k / scale`, soft-capped where the config says so, and -inf where a query may not attend.
+
+        Heads may be some of the layer's, if their keys are too: each key head serves as many query heads as it should.
+        """
         batch, n_queries, heads, _ = q.shape
+        # The query heads of a group are stacked on the rows of one product with their keys.
         groups = q.transpose(1, 2).reshape(batch * k.shape[2], -1, q.shape[3])
         keys = k.permute(0, 2, 3, 1).reshape(len(groups), q.shape[3], -1)
         scores = torch.baddbmm(q.new_zeros(()), groups, keys, beta=0, alpha=1 / self.cfg.attn_scale)
         scores = scores.view(batch, heads, n_queries, -1)
         cap = self.cfg.attn_scores_soft_cap
-        return scores if cap is None else cap * torch.tanh(scores / cap)
+        scores = scores if cap is None else cap * torch.tanh(scores / cap)
+        return scores.masked_fill_(~visible, float("-inf"))
 
-    def _mix(
+    def mix(
         self,
         pattern: Float[Tensor, "batch head query_pos key_pos"],
         v: Float[Tensor, "batch key_pos kv_head d_head"],
     ) -> Float[Tensor, "batch query_pos head d_head"]:
-        """`sum over keys of pattern * v`."""
+        """`sum over keys of pattern * v`; heads as in `scores`."""
         batch, heads, n_queries, n_keys = pattern.shape
         groups = pattern.reshape(batch, v.shape[2], -1, n_keys) @ v.transpose(1, 2)
         return groups.view(batch, heads, n_queries, -1).transpose(1, 2)

@@ -17,14 +17,19 @@ are the same in every run.
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, cast
 
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
 from interp.config import TransformerConfig
-from interp.errors import HookNotFoundError, describe, did_you_mean
+from interp.errors import ConfigError, HookNotFoundError, describe, did_you_mean
 
 if TYPE_CHECKING:
     from interp.model.transformer import HookedTransformer
@@ -131,6 +136,32 @@ class EdgeGraph:
         cfg = model if isinstance(model, TransformerConfig) else model.cfg
         return cls(**{field.name: getattr(cfg, field.name) for field in dataclasses.fields(cls)})
 
+    def to_json(self) -> str:
+        """The fields as JSON text, for `attrs` of results and for files."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "EdgeGraph":
+        """What `to_json` wrote. Raises `ConfigError` for any other text, or sizes that no architecture has."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        try:
+            fields = json.loads(text)
+        except (TypeError, ValueError):
+            fields = None
+        if not isinstance(fields, dict) or sorted(fields) != sorted(names):
+            raise ConfigError(f"{describe(text)} does not describe a graph; its fields are {', '.join(names)}")
+        for name, value in fields.items():
+            if isinstance(value, bool) != (name in ("attn_only", "parallel_attn_mlp")) or not isinstance(value, int):
+                raise ConfigError(f"{name} = {describe(value)} does not describe a graph")
+        made = cls(**fields)
+        if made.n_layers < 0 or min(made.n_heads, made.n_key_value_heads, made.d_model) < 1:
+            raise ConfigError(f"{describe(text)}: no architecture has such sizes")
+        if made.n_heads % made.n_key_value_heads:
+            raise ConfigError(
+                f"n_heads = {made.n_heads} is no multiple of n_key_value_heads = {made.n_key_value_heads}"
+            )
+        return made
+
     @cached_property
     def writers(self) -> tuple[Writer, ...]:
         """All writers: `embed`, `L0H0`, `L0H1`, ..., `L0.mlp`, `L1H0`, ..."""
@@ -157,6 +188,11 @@ class EdgeGraph:
     @cached_property
     def _edges(self) -> tuple[Edge, ...]:
         return tuple(Edge(writer, reader) for reader in self.readers for writer in self.writers_of(reader))
+
+    def edge_mask(self) -> Bool[Tensor, "reader writer"]:
+        """Which pairs of a reader and a writer are edges; row by row, these are `edges()` in order."""
+        reached = torch.tensor([self.n_writers_of(reader) for reader in self.readers])
+        return torch.arange(len(self.writers)) < reached[:, None]
 
     @property
     def n_edges(self) -> int:

@@ -6,25 +6,39 @@ the same options (`SweepOptions`), and all can say what they found as values of 
 `packed.py` says why this is cheap.
 """
 
-from interp.patching.measure import Metrics
-from interp.patching.options import EffectOptions, SweepOptions
-from interp.patching.pairs import ROLES, PatchDirection, Prompt, Source
+from interp.patching.measure import Measurement, Metrics
+from interp.patching.options import EffectOptions, Settings, SweepOptions
+from interp.patching.packed import BaseRun
+from interp.patching.pairs import ROLES, PairRuns, PatchDirection, Prompt, PromptPair, Reaction, Source, check_reactions
 from interp.patching.path_sweeps import path_sweep
 from interp.patching.path_trees import path_tree
 from interp.patching.plan import Granularity
 from interp.patching.sweeps import sweep, sweep_sites
+from interp.patching.writes import EMBED, Writes, heads_write, read_points, written_points
 
 __all__ = [
+    "EMBED",
     "ROLES",
+    "BaseRun",
     "EffectOptions",
     "Granularity",
+    "Measurement",
     "Metrics",
+    "PairRuns",
     "PatchDirection",
     "Prompt",
+    "PromptPair",
+    "Reaction",
+    "Settings",
     "Source",
     "SweepOptions",
+    "Writes",
+    "check_reactions",
+    "heads_write",
     "path_sweep",
     "path_tree",
+    "read_points",
     "sweep",
     "sweep_sites",
+    "written_points",
 ]

@@ -12,19 +12,14 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.budget import portions
-from interp.model import ActivationCache, HookName, HookPoint, LayerContext
+from interp.model import ActivationCache, HookedTransformer, HookName, HookPoint, LayerContext
 from interp.text import MaskedTokens
-
-if TYPE_CHECKING:
-    from interp.budget import portions
-from interp.model import HookedTransformer
 
 MOST_POSITIONS = 4096
 """How many positions pass a block at once: enough for large products, few enough for small temporaries."""

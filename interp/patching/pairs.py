@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, describe, did_you_mean
+from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, check_choice, describe, did_you_mean
 from interp.interventions import ADDRESS, Intervention, Patch
 from interp.metrics import JudgedRun, MetricPlan
 from interp.model import ActivationCache
@@ -17,8 +17,6 @@ from interp.precision import at_least_float32
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, token_strings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from interp.model import HookedTransformer
 
 Prompt = Text | Ids
@@ -29,8 +27,17 @@ Source = Prompt | ActivationCache | Intervention
 
 PatchDirection = Literal["denoising", "noising"]
 
+Reaction = Literal["live", "frozen"]
+"""Whether a part is computed anew from what it reads, or keeps what it had."""
+
 ROLES: dict[str, tuple[str, str]] = {"denoising": ("corrupted", "clean"), "noising": ("clean", "corrupted")}
 """By direction: which prompt runs, and whose activations are written."""
+
+
+def check_reactions(**given: str) -> None:
+    """Raise `ConfigError` unless each is "live" or "frozen"."""
+    for name, value in given.items():
+        check_choice(name, value, get_args(Reaction))
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,12 +218,29 @@ class PairRuns:
         return JudgedRun.of(model, self.base.prompts, reference)
 
     def measure(
-        self, plan: MetricPlan, streams: Float[Tensor, "row read d_model"], prompts: Int[Tensor, "row"]
-    ) -> Tensor:
-        """A metric's values, from the last streams at the positions that it reads."""
-        return self._of_normalized(plan, self.base.model.ln_final.unhooked(streams), prompts)
+        self,
+        plan: MetricPlan,
+        streams: Float[Tensor, "row read d_model"],
+        prompts: Int[Tensor, "row"],
+        norms: Reaction = "live",
+    ) -> Float[Tensor, "row"]:
+        """A metric's values, from the last streams at the positions that it reads, and which prompts these are of.
 
-    def _of_normalized(self, plan: MetricPlan, normalized: Tensor, prompts: Tensor) -> Tensor:
+        With frozen norms the final one keeps the scale that it had in the run that is patched.
+        """
+        return self.measure_normalized(plan, self._normalized(plan, streams, prompts, norms), prompts)
+
+    def _normalized(self, plan: MetricPlan, streams: Tensor, prompts: Tensor, norms: Reaction) -> Tensor:
+        norm = self.base.model.ln_final
+        if norms == "live" or norm.kind is None:
+            return norm.unhooked(streams)
+        normalized = norm.at_scale(streams, norm.scale(at_positions(self.base.final, plan.positions))[prompts])
+        return normalized if norm.b is None else normalized + norm.b
+
+    def measure_normalized(
+        self, plan: MetricPlan, normalized: Float[Tensor, "row read d_model"], prompts: Int[Tensor, "row"]
+    ) -> Float[Tensor, "row"]:
+        """As `measure`, from what the unembedding reads."""
         model = self.base.model
         if plan.tokens is None:
             logits = model.unembed(normalized)
@@ -225,14 +249,11 @@ class PairRuns:
         return plan.score(at_least_float32(logits), prompts)
 
     def whole_run(
-        self,
-        plan: MetricPlan,
-        final: Float[Tensor, "batch pos d_model"],
-        norm: "Callable[[Tensor], Tensor] | None" = None,
+        self, plan: MetricPlan, final: Float[Tensor, "batch pos d_model"], norms: Reaction = "live"
     ) -> Float[Tensor, "batch"]:
-        """The metric of one run of all prompts, from its last stream as `norm` (by default the final one) reads it."""
-        normalized = at_positions((norm or self.base.model.ln_final.unhooked)(final), plan.positions)
-        return self._of_normalized(plan, normalized, torch.arange(len(final), device=final.device))
+        """The metric of one run of all prompts, from its last stream."""
+        prompts = torch.arange(len(final), device=final.device)
+        return self.measure(plan, at_positions(final, plan.positions), prompts, norms)
 
 
 def at_positions(stream: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, "batch read"]) -> Tensor:

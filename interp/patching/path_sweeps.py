@@ -16,24 +16,25 @@ them linear.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.budget import check_bytes, portions
-from interp.errors import ConfigError, check_choice, describe, did_you_mean
+from interp.errors import ConfigError, describe, did_you_mean
 from interp.indices import chosen_indices
 from interp.interventions import Index
 from interp.keywords import known_keywords
 from interp.model import EdgeGraph, HookPair, HookPoint, LayerContext, Reader, Writer, layer_of
 from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import Settings, SweepOptions
-from interp.patching.pairs import PairRuns, PromptPair, Source
+from interp.patching.pairs import PairRuns, PromptPair, Reaction, Source, check_reactions
 from interp.patching.resume import ResumeFile, question_of
+from interp.patching.writes import EMBED, read_points, written_points
 from interp.progress import progress_bar
 from interp.results import Axis
 
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
     import xarray
 
     from interp.model import HookedTransformer
-
-Reaction = Literal["live", "frozen"]
-
 
 # ---------------------------------------------------------------------- sender to receivers
 
@@ -101,7 +99,7 @@ def path_sweep(
     asked |= {"mlps": mlps, "norms": norms, "positions": where}
     question = {} if settings.checkpoint is None else question_of(measured, written, **asked)
     file = ResumeFile(settings.checkpoint, question, {"senders": values})
-    _measure_senders(sender_runs, measured, sources, values, file, final_norm_of(runs, norms))
+    _measure_senders(sender_runs, measured, sources, values, file)
     about = {
         "granularity": "senders to receivers",
         "receivers": " ".join(map(str, targets)),
@@ -119,7 +117,6 @@ def _measure_senders(
     senders: list[Writer],
     values: Float[Tensor, "metric batch sender"],
     file: ResumeFile,
-    norm: Callable[[Tensor], Tensor] | None,
 ) -> None:
     """Run the senders that the file does not have, and write their metrics into `values`."""
     settings, done = measured.settings, file.restore()["senders"].tolist()
@@ -131,7 +128,7 @@ def _measure_senders(
             final = sender_runs.final(group)  # [sender batch pos d_model]
             for of_metric, plan in zip(values, measured.plans, strict=True):
                 for cell, stream in zip(cells, final, strict=True):
-                    of_metric[:, cell] = measured.runs.whole_run(plan, stream, norm)
+                    of_metric[:, cell] = measured.runs.whole_run(plan, stream, sender_runs.norms)
             file.keep("senders", cells)
             advance(1)
 
@@ -168,38 +165,6 @@ def _receivers(receivers: str | Sequence[str], graph: EdgeGraph) -> list[Reader]
     return found
 
 
-def check_reactions(**given: str) -> None:
-    """Raise `ConfigError` unless each is "live" or "frozen"."""
-    for name, value in given.items():
-        check_choice(name, value, get_args(Reaction))
-
-
-EMBED = "blocks.0.hook_resid_pre"
-"""What the embeddings write: those of tokens and positions together, where the stream has both."""
-
-
-def written_points(model: "HookedTransformer") -> list[str]:
-    """What is needed of both runs: all that is written, and the scales of norms on the way of heads' writes."""
-    ends = ("attn.hook_z", "hook_mlp_out", "ln1_post.hook_scale")
-    return [EMBED, *(name for name in model.hook_points if name.endswith(ends))]
-
-
-def read_points(model: "HookedTransformer") -> list[str]:
-    """What is needed besides of the run that is patched: the norms' scales, and what MLPs read."""
-    return [
-        name for name in model.hook_points if name.endswith(("hook_scale", "hook_mlp_in")) and "ln_final" not in name
-    ]
-
-
-def final_norm_of(runs: PairRuns, norms: Reaction) -> Callable[[Tensor], Tensor] | None:
-    """The norm before the unembedding at the scale of the run that is patched; None for a live one."""
-    norm, base = runs.base.model.ln_final, runs.base.final
-    if norms == "live" or norm.kind is None:
-        return None
-    scale, bias = norm.scale(base), 0.0 if norm.b is None else norm.b
-    return lambda stream: norm.at_scale(stream, scale) + bias
-
-
 class _SenderRuns:
     """Sender-to-receiver runs, several senders of one layer at a time."""
 
@@ -213,7 +178,8 @@ class _SenderRuns:
         positions: list[int] | None,
     ):
         self.runs, self.model, self.graph, self.receivers = runs, runs.base.model, graph, receivers
-        self.mlps, self.norms = mlps, norms
+        self.mlps: Reaction = mlps
+        self.norms: Reaction = norms
         self.positions = slice(None) if positions is None else positions
         self.last = max(reader.layer for reader in receivers)
 

@@ -1,8 +1,8 @@
 """Path patching on the full tree of paths (Goldowsky-Dill et al. 2023, section 3); see `path_sweeps.py`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from jaxtyping import Float
@@ -13,18 +13,9 @@ from interp.keywords import known_keywords
 from interp.model import EdgeGraph, HookPair, Reader, Writer, layer_of
 from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import EffectOptions, Settings
-from interp.patching.pairs import PairRuns, PromptPair, Source
-from interp.patching.path_sweeps import (
-    EMBED,
-    Reaction,
-    check_reactions,
-    final_norm_of,
-    read_instead,
-    read_points,
-    record,
-    write_instead,
-    written_points,
-)
+from interp.patching.pairs import PairRuns, PromptPair, Reaction, Source, check_reactions
+from interp.patching.path_sweeps import read_instead, record, write_instead
+from interp.patching.writes import Writes, heads_write, read_points, written_points
 
 if TYPE_CHECKING:
     import xarray
@@ -81,8 +72,7 @@ def path_tree(
     runs = pair.run(written_points(model), read_points(model), settings.normalize)
     measured = Measurement.of(runs, metric, settings)
     final = runs.base.final + _TreeRun(runs, norms).change(tree)
-    final_norm = final_norm_of(runs, norms)
-    values = torch.stack([runs.whole_run(plan, final, final_norm) for plan in measured.plans])
+    values = torch.stack([runs.whole_run(plan, final, norms) for plan in measured.plans])
     about = {
         "granularity": "paths",
         "paths": "; ".join(" -> ".join(path) for path in paths),
@@ -160,28 +150,15 @@ class _TreeRun:
 
     def __init__(self, runs: PairRuns, norms: Reaction):
         self.runs, self.model, self.norms, self.own = runs, runs.base.model, norms, runs.base.cache
+        self.writes = Writes(runs, norms == "frozen")
 
     def change(self, tree: Tree) -> Float[Tensor, "batch pos d_model"]:
         """By how much the stream differs where a component with this tree below it reads."""
         total = torch.zeros_like(self.runs.base.final)
         for writer, below in tree.items():
-            own = self._write(writer, self.own.__getitem__)
-            total += (self._write(writer, self.runs.written) if below is None else self._anew(writer, below)) - own
+            anew = self.writes.of(writer, other=True) if below is None else self._anew(writer, below)
+            total += anew - self.writes.of(writer, other=False)
         return total
-
-    def _write(self, writer: Writer, of: Callable[[str], Tensor]) -> Float[Tensor, "batch pos d_model"]:
-        """What a component writes to the stream in one of the two runs."""
-        if writer.kind != "head":
-            return of(EMBED if writer.kind == "embed" else f"blocks.{writer.layer}.hook_mlp_out")
-        scales = self.own.__getitem__ if self.norms == "frozen" else of
-        return self._of_head(writer, of(f"blocks.{writer.layer}.attn.hook_z"), scales)
-
-    def _of_head(self, writer: Writer, z: Tensor, of: Callable[[str], Tensor]) -> Float[Tensor, "batch pos d_model"]:
-        block, head = self.model.blocks[writer.layer], cast(int, writer.head)
-        write = z[:, :, head] @ block.attn.W_O[head]
-        if block.ln1_post.kind is None:
-            return write
-        return block.ln1_post.at_scale(write, of(f"blocks.{writer.layer}.ln1_post.hook_scale"))
 
     def _anew(self, writer: Writer, below: dict[Reader, Tree]) -> Float[Tensor, "batch pos d_model"]:
         """What a component writes when its inputs differ by what the trees below them say."""
@@ -202,4 +179,6 @@ class _TreeRun:
             stop_at_layer=layer + 1,
             attention_mask=self.runs.base.prompts.attention_mask,
         )
-        return kept[out] if writer.kind == "mlp" else self._of_head(writer, kept[out], self.own.__getitem__)
+        if writer.head is None:
+            return kept[out]
+        return heads_write(self.model.blocks[layer], kept[out], self.writes.scale(layer))[:, :, writer.head]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from grid import GRID, build, config
 
-from interp import HookNotFoundError, TransformerConfig
+from interp import ConfigError, HookNotFoundError, TransformerConfig
 from interp.interventions import Steer
 from interp.model import Edge, EdgeGraph, Reader, Writer, head_label, head_labels
 
@@ -148,3 +148,35 @@ def test_a_reader_sees_a_change_exactly_where_the_graph_has_an_edge(name: str):
 
 def test_a_heads_label_is_that_of_its_writer():
     assert head_label(5, 3) == str(Writer("head", 5, 3)) == "L5H3"
+
+
+def test_a_graph_is_written_as_json_and_read_back():
+    for made in (graph(3, 4, n_key_value_heads=2), graph(2, 3, attn_only=True), graph(0, 1, parallel_attn_mlp=True)):
+        assert EdgeGraph.from_json(made.to_json()) == made
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        graph(1, 1).to_json().replace("n_layers", "layers"),
+        graph(1, 1).to_json().replace("false", "0"),
+        graph(1, 1).to_json().replace('"n_layers": 1', '"n_layers": true'),
+        graph(1, 1).to_json().replace('"n_layers": 1', '"n_layers": 1.0'),
+        graph(1, 1).to_json().replace('"n_layers": 1', '"n_layers": -1'),
+        graph(1, 1).to_json().replace('"n_heads": 1', '"n_heads": 0'),
+        graph(1, 1).to_json().replace('"n_key_value_heads": 1', '"n_key_value_heads": 2'),
+        None,
+    ],
+)
+def test_what_describes_no_graph_is_refused(text: Any):
+    with pytest.raises(ConfigError):
+        EdgeGraph.from_json(text)
+
+
+def test_the_mask_of_edges_is_true_at_each_of_them_in_order():
+    for made in (graph(3, 4, n_key_value_heads=2), graph(2, 3, attn_only=True), graph(2, 2, parallel_attn_mlp=True)):
+        places = made.edge_mask().nonzero().tolist()
+        assert [Edge(made.writers[w], made.readers[r]) for r, w in places] == list(made.edges())

@@ -1,0 +1,15 @@
+"""Discovery: which edges of the computation graph do it, and whether they suffice.
+
+| word | means |
+|---|---|
+| edge | one writer's contribution to what one reader reads, such as `L0H1 -> L2H3.q`; see `interp.model.EdgeGraph` |
+| scores | a number for each edge, an `xarray.DataArray` [reader, writer] with names as coordinates; NaN: no edge |
+| `Subgraph` | some of the edges, with the shape of the models that have them: a circuit that is claimed |
+| run as it is | the run in which edges are replaced (of the clean prompt, when noising) |
+| other run | what replaced edges carry: the corrupted prompt's run, or zeros, or a mean |
+"""
+
+from interp.discovery.ranking import RankBy, score_matrix
+from interp.discovery.subgraph import Subgraph
+
+__all__ = ["RankBy", "Subgraph", "score_matrix"]

@@ -1,0 +1,110 @@
+"""Scores of edges as a matrix in the order of their graph, and which of them counts for more."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import ConfigError, HookNotFoundError, RangeError, ShapeError, check_choice, describe, did_you_mean
+from interp.model import EdgeGraph
+
+if TYPE_CHECKING:
+    import xarray
+
+RankBy = Literal["absolute", "signed"]
+"""Which edges count for more: those that move the metric far, or those that move it far towards the other run."""
+
+DIMS = ("reader", "writer")
+
+WAYS_OUT = {"prompt": 'scores.mean("prompt", keep_attrs=True)', "metric": 'scores.sel(metric="the name of one")'}
+
+
+def score_matrix(scores: "xarray.DataArray") -> tuple[EdgeGraph, Float[Tensor, "reader writer"]]:
+    """The graph that scores are of, and the scores as a matrix in its order, in float64; NaN: not scored, or no edge.
+
+    Readers and writers are found by their names: scores of some of them, or in another order, are placed where they
+    belong.
+
+    Raises:
+        ConfigError: no labelled array, or one that does not say of which graph it is (`attrs["graph"]`).
+        ShapeError: further axes, such as prompts or metrics, or a number where the graph has no edge.
+        HookNotFoundError: a name that the graph does not have.
+        RangeError: infinite scores.
+    """
+    if not hasattr(scores, "dims") or not hasattr(scores, "coords") or hasattr(scores, "data_vars"):
+        raise ConfigError(f"scores is what edge_scores returns, a DataArray [reader, writer], not {describe(scores)}")
+    further = [dim for dim in map(str, scores.dims) if dim not in DIMS and scores.sizes[dim] != 1]
+    if missing := [dim for dim in DIMS if dim not in scores.dims or dim not in scores.coords]:
+        raise ShapeError(f"scores has the axes {scores.dims}; its axis {missing[0]!r}, labelled with names, is missing")
+    if further:
+        way = WAYS_OUT.get(further[0], f"scores.isel({further[0]}=0)")
+        raise ShapeError(f"scores has {scores.sizes[further[0]]} values along {further[0]!r}; take one: {way}")
+    if "graph" not in scores.attrs:
+        raise ConfigError('scores does not say of which graph it is, attrs["graph"]; what arithmetic has dropped comes '
+                          "back with scores.assign_attrs(original.attrs)")  # fmt: skip
+    graph = EdgeGraph.from_json(scores.attrs["graph"])
+    flat = scores.squeeze([dim for dim in scores.dims if dim not in DIMS], drop=True).transpose(*DIMS)
+    if flat.dtype.kind not in "iuf":
+        raise ConfigError(f"scores are numbers, not values of dtype {flat.dtype}")
+    rows = _places("reader", flat["reader"].to_numpy().tolist(), graph.readers)
+    columns = _places("writer", flat["writer"].to_numpy().tolist(), graph.writers)
+    given = torch.from_numpy(flat.to_numpy().astype("float64"))
+    if given.isinf().any():
+        raise RangeError("scores has infinite entries")
+    matrix = torch.full((len(graph.readers), len(graph.writers)), math.nan, dtype=torch.float64)
+    matrix[torch.tensor(rows, dtype=torch.long)[:, None], torch.tensor(columns, dtype=torch.long)] = given
+    if wrong := (~graph.edge_mask() & ~matrix.isnan()).nonzero().tolist():
+        reader, writer = graph.readers[wrong[0][0]], graph.writers[wrong[0][1]]
+        raise ShapeError(f"scores has a number for {writer} -> {reader}, which is no edge: NaN belongs there")
+    return graph, matrix
+
+
+def _places(what: str, names: Sequence[Any], all: Sequence[object]) -> list[int]:
+    """Where each name stands. Raises `HookNotFoundError` for another name, `ShapeError` for one that is there twice."""
+    known = {str(one): place for place, one in enumerate(all)}
+    for name in names:
+        if name not in known:
+            near = did_you_mean(str(name), known)
+            raise HookNotFoundError(f"scores has the {what} {name!r}, which its graph does not have{near}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ShapeError(f"scores has the {what} {twice!r} twice")
+    return [known[name] for name in names]
+
+
+def ranked(scores: "xarray.DataArray", by: RankBy) -> tuple[EdgeGraph, Float[Tensor, "edge"]]:
+    """How much each edge of the graph counts, in the order of `edges()`; NaN where it is not scored.
+
+    By "absolute" that is the size of its score. By "signed" it is how far the edge moves the metric from the run as it
+    is *towards the other run*: what a share (`normalize=True`) says; else the score, counted in the direction in which
+    the other run's metric lies (`attrs` baseline and target). Where that is not known, a metric is meant of which the
+    clean run has more.
+
+    Raises as `score_matrix`; `ConfigError` for another `by`, or a sign that the scores do not have or do not say.
+    """
+    check_choice("by", by, get_args(RankBy))
+    graph, matrix = score_matrix(scores)
+    values = matrix[graph.edge_mask()]
+    return graph, values.abs() if by == "absolute" else values * _towards_other(scores.attrs)
+
+
+def _towards_other(about: dict[str, Any]) -> int:
+    """The sign of a score that moves the metric towards the other run."""
+    if about.get("method") == "combined":
+        raise ConfigError("by = 'signed': scores of method 'combined' are sizes, without a sign; allowed: 'absolute'")
+    if about.get("values") == "fraction":
+        return 1
+    base, target = about.get("baseline"), about.get("target")
+    if base is not None and target is not None:
+        pairs = zip(base, target, strict=True) if isinstance(base, list | tuple) else [(base, target)]
+        rises = {there > here for here, there in pairs}
+        if len(rises) > 1:
+            raise ConfigError("by = 'signed': the other run has more of one metric and less of another, and attrs does "
+                              "not say which of them these scores are of; score one metric")  # fmt: skip
+        return 1 if rises.pop() else -1
+    if about.get("direction") not in ("noising", "denoising"):
+        raise ConfigError('by = \'signed\': scores does not say, attrs["direction"], whether "noising" or "denoising"')
+    return -1 if about["direction"] == "noising" else 1
