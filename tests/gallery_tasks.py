@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.gallery import entry
-from circuits.verify import EveryText
+from circuits.verify import EveryText, Expected
 from interp import HookedTransformer
 from interp.interventions import Intervention, Mean, Zero
 from interp.metrics import Metric
@@ -101,11 +101,11 @@ def gallery_task(name: str, n: int = 4, rotate: int | None = None, seed: int = 0
     return Task(model, circuit.edges(), clean, corrupted, usual, metric)
 
 
-def _shares(answers: Sequence[object], words: Sequence[str]) -> Tensor:
+def _shares(answers: Sequence[Expected], words: Sequence[str]) -> Tensor:
     """What a reference function says, as shares of each word [pos, d_vocab]."""
     found = torch.zeros(len(answers), len(words), dtype=torch.float64)
     for row, answer in zip(found, answers, strict=True):
-        logits = {answer: 1.0} if isinstance(answer, str) else dict(answer or {})  # pyright: ignore
+        logits = {answer: 1.0} if isinstance(answer, str) else answer or {}
         for word, logit in logits.items():
             row[words.index(word)] = logit / sum(logits.values())
     return found

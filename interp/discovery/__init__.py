@@ -9,7 +9,8 @@
 | other run | what replaced edges carry: the corrupted prompt's run, or zeros, or a mean |
 """
 
+from interp.discovery.calibration import PrecisionRecall, auroc, hit, precision_recall
 from interp.discovery.ranking import RankBy, score_matrix
 from interp.discovery.subgraph import Subgraph
 
-__all__ = ["RankBy", "Subgraph", "score_matrix"]
+__all__ = ["PrecisionRecall", "RankBy", "Subgraph", "auroc", "hit", "precision_recall", "score_matrix"]

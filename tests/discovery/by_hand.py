@@ -22,7 +22,7 @@ class ByHand:
     """The edges of a model on one pair of prompts.
 
     Every edge of a masked run carries `live + mask * (other - live)`, where `other` is what the writer writes in the
-    run of the corrupted ids ("resample"), 0 ("zero"), or its mean over the clean prompts, position by position ("mean").
+    run of the corrupted ids ("resample"), 0 ("zero"), or its mean over the clean prompts, at each position ("mean").
     """
 
     def __init__(

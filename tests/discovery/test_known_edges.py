@@ -112,7 +112,7 @@ def test_what_cannot_be_compared_is_refused():
             measure(xarray.concat([scores, scores], "prompt"), known(NAMES[0]))
     for true in (Subgraph.whole(GRAPH), known(NAMES[0])):
         with pytest.raises(ConfigError, match="there must be both"):
-            auroc(scores_of({name: 1.0 for name in NAMES[1:]} | {NAMES[0]: math.nan}), true)
+            auroc(scores_of(dict.fromkeys(NAMES[1:], 1.0) | {NAMES[0]: math.nan}), true)
     with pytest.raises(ConfigError, match="different edges"):
         hit(scores, scores_of({NAMES[0]: 1.0}), known(NAMES[0]))
 
