@@ -10,8 +10,18 @@
 | other run | what replaced edges carry: the corrupted prompt's run, or zeros, or a mean |
 """
 
+from interp.discovery.calibration import PrecisionRecall, auroc, hit, precision_recall
 from interp.discovery.only import OnlyCircuit
 from interp.discovery.ranking import RankBy, score_matrix
 from interp.discovery.subgraph import Subgraph
 
-__all__ = ["OnlyCircuit", "RankBy", "Subgraph", "score_matrix"]
+__all__ = [
+    "OnlyCircuit",
+    "PrecisionRecall",
+    "RankBy",
+    "Subgraph",
+    "auroc",
+    "hit",
+    "precision_recall",
+    "score_matrix",
+]
