@@ -5,11 +5,23 @@
 | edge | one writer's contribution to what one reader reads, such as `L0H1 -> L2H3.q`; see `interp.model.EdgeGraph` |
 | scores | a number for each edge, an `xarray.DataArray` [reader, writer] with names as coordinates; NaN: no edge |
 | `Subgraph` | some of the edges, with the shape of the models that have them: a circuit that is claimed |
+| `OnlyCircuit` | an edit of a run under which every edge outside a circuit carries another run |
 | run as it is | the run in which edges are replaced (of the clean prompt, when noising) |
 | other run | what replaced edges carry: the corrupted prompt's run, or zeros, or a mean |
 """
 
+from interp.discovery.calibration import PrecisionRecall, auroc, hit, precision_recall
+from interp.discovery.only import OnlyCircuit
 from interp.discovery.ranking import RankBy, score_matrix
 from interp.discovery.subgraph import Subgraph
 
-__all__ = ["RankBy", "Subgraph", "score_matrix"]
+__all__ = [
+    "OnlyCircuit",
+    "PrecisionRecall",
+    "RankBy",
+    "Subgraph",
+    "auroc",
+    "hit",
+    "precision_recall",
+    "score_matrix",
+]
