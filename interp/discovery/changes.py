@@ -7,13 +7,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.discovery.walk import Walk
-from interp.model import EdgeGraph, HookedTransformer, Reader
+from interp.model import EdgeGraph, HookedTransformer, Input, Reader
 
 
 def points_of_changes(model: HookedTransformer) -> tuple[str, ...]:
     """What the run as it is has to keep so that changes can be computed."""
-    q = "hook_rot_q" if model.cfg.positional_embedding_type == "rotary" else "hook_q"
-    return (f"blocks.*.attn.{q}", "blocks.*.attn.hook_pattern", "blocks.*.hook_attn_out")
+    return (f"blocks.*.attn.{input_point(model, 'q')}", "blocks.*.attn.hook_pattern", "blocks.*.hook_attn_out")
+
+
+def input_point(model: HookedTransformer, input: Input | None) -> str:
+    """The point in attention at which queries and keys meet, or values are mixed."""
+    rotated = model.cfg.positional_embedding_type == "rotary" and input != "v"
+    return f"hook_rot_{input}" if rotated else f"hook_{input}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,18 +45,19 @@ class Changes:
 
         A row is a prompt of a change, prompts running fastest.
         """
+        return self.pattern_of(reader, self._projected(reader, change))
+
+    def pattern_of(
+        self, reader: Reader, new: Float[Tensor, "row late 1 d_head"]
+    ) -> Float[Tensor, "row head late key_pos"]:
+        """By how much the patterns of `heads(reader)` differ with these queries (keys) of the reader."""
         walk, layer, heads = self.walk, reader.layer, self.heads(reader)
-        own = slice(cast(int, reader.head), cast(int, reader.head) + 1)
-        new = walk.project(layer, "q" if reader.input == "q" else "k", self._reads(reader, change)[:, None], own)
         if reader.input == "q":
-            kv = cast(int, reader.head) // (self.graph.n_heads // self.graph.n_key_value_heads)
-            anew = walk.pattern(layer, new, walk.base.keys(layer)[walk.rows, :, kv : kv + 1])
+            anew = walk.pattern(layer, new, walk.base.keys(layer)[walk.rows, :, self._kv_head(reader)])
         else:
-            rotary = walk.cfg.positional_embedding_type == "rotary"
-            q = walk.late(f"blocks.{layer}.attn.{'hook_rot_q' if rotary else 'hook_q'}")[:, :, heads]
-            anew = walk.pattern(layer, q, walk.extended(new, walk.base.keys(layer), own))
-        as_it_is = self.pattern_as_it_is(reader)
-        return (anew.unflatten(0, (-1, len(walk.prompts))) - as_it_is).flatten(0, 1)
+            q = walk.late(f"blocks.{layer}.attn.{input_point(walk.model, 'q')}")[:, :, heads]
+            anew = walk.pattern(layer, q, walk.extended(new, walk.base.keys(layer), self._kv_head(reader)))
+        return (anew.unflatten(0, (-1, len(walk.prompts))) - self.pattern_as_it_is(reader)).flatten(0, 1)
 
     def pattern_as_it_is(self, reader: Reader) -> Float[Tensor, "batch head late key_pos"]:
         """The patterns of `heads(reader)` in the run as it is."""
@@ -64,16 +70,33 @@ class Changes:
         """By how much the output of `heads(reader)` differs, rows as in `pattern`: at their own pattern, if the reader
         is of values; at their own values otherwise.
         """
-        walk, layer = self.walk, reader.layer
-        own = slice(cast(int, reader.head), cast(int, reader.head) + 1)
         if reader.input == "v":
-            new = walk.project(layer, "v", self._reads(reader, change)[:, None], own)
-            moved = new.unflatten(0, (-1, len(walk.prompts))) - walk.base.values(layer)[walk.rows, walk.start :, own]
-            late_keys = self.pattern_as_it_is(reader)[..., walk.start :]
-            return walk.mixed(layer, late_keys, moved.flatten(0, 1))
-        kv = cast(int, reader.head) // (self.graph.n_heads // self.graph.n_key_value_heads)
-        kv = kv if reader.input == "q" else cast(int, reader.head)
-        return walk.mixed(layer, self.pattern(reader, change), walk.base.values(layer)[walk.rows, :, kv : kv + 1])
+            return self.z_of_values(reader, self._projected(reader, change))
+        values = self.walk.base.values(reader.layer)[self.walk.rows, :, self._kv_head(reader)]
+        return self.walk.mixed(reader.layer, self.pattern(reader, change), values)
+
+    def z_of_values(
+        self, reader: Reader, new: Float[Tensor, "row late 1 d_head"]
+    ) -> Float[Tensor, "row late head d_head"]:
+        """By how much the output of `heads(reader)` differs with these values, at their own pattern."""
+        walk, layer = self.walk, reader.layer
+        values = walk.base.values(layer)[walk.rows, walk.start :, self._kv_head(reader)]
+        moved = new.unflatten(0, (-1, len(walk.prompts))) - values
+        return walk.mixed(layer, self.pattern_as_it_is(reader)[..., walk.start :], moved.flatten(0, 1))
+
+    def _kv_head(self, reader: Reader) -> slice:
+        """The key-value head that a head's reader belongs to."""
+        head = cast(int, reader.head)
+        head = head // (self.graph.n_heads // self.graph.n_key_value_heads) if reader.input == "q" else head
+        return slice(head, head + 1)
+
+    def _projected(
+        self, reader: Reader, change: Float[Tensor, "writer batch late d_model"]
+    ) -> Float[Tensor, "row late 1 d_head"]:
+        """The reader's own queries, keys or values if it reads the stream plus each change."""
+        head = cast(int, reader.head)
+        streams = self._reads(reader, change)[:, None]
+        return self.walk.project(reader.layer, cast(Input, reader.input), streams, slice(head, head + 1))
 
     def mlp_out(
         self, reader: Reader, change: Float[Tensor, "writer batch late d_model"]

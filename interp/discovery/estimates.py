@@ -8,13 +8,15 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.discovery.changes import Changes
+from interp.discovery.changes import Changes, input_point
 from interp.discovery.exact import ExactEffects
 from interp.discovery.gradients import Along, GradientInteractions, GradientRuns, Gradients
 from interp.discovery.masked import EdgeRuns, Late
-from interp.discovery.walk import Rule, Walk
-from interp.model import Edge, Reader
+from interp.discovery.walk import INPUTS, Rule, Walk
+from interp.model import Edge, HookedTransformer, Reader
 from interp.progress import progress_bar
+
+LINEAR = "writer batch late d_model, reader batch late d_model -> batch reader writer"
 
 Kind = Literal["exact", "linear", "softmax", "local"]
 
@@ -172,3 +174,57 @@ class _OfGroup:
         else:
             change, gradient = self.changes.pattern(reader, difference), self.gradients.patterns[layer][:, heads]
         return (change.unflatten(0, (-1, batch)) * gradient).sum(dim=(2, 3, 4))
+
+
+class NodeEstimates:
+    """Attribution patching of every component, with queries and keys through their softmax.
+
+    Args:
+        runs: the pair. The run as it is has to hold `points_of_changes`, both `points`.
+    """
+
+    def __init__(self, runs: EdgeRuns):
+        self.runs, self.graph = runs, runs.graph
+        self.inputs = [reader for reader in runs.graph.readers if reader.head is not None]
+
+    @property
+    def names(self) -> list[str]:
+        """All writers, then all heads' inputs."""
+        return [*map(str, self.graph.writers), *map(str, self.inputs)]
+
+    @staticmethod
+    def points(model: HookedTransformer) -> tuple[str, ...]:
+        """What both runs have to hold: queries and keys as they meet, and values."""
+        return tuple(f"blocks.*.attn.{input_point(model, input)}" for input in INPUTS)
+
+    def effects(self) -> Float[Tensor, "metric batch component"]:
+        """The metric's estimated change for each."""
+        runs, measured = self.runs, self.runs.measured
+        gradients = GradientRuns(runs)
+        n_edges = (list(range(len(self.graph.readers))), list(range(len(self.graph.writers))))
+        values = measured.baseline.new_zeros(*measured.baseline.shape, len(self.names))
+        together = any(plan.whole_batch for plan in measured.plans)
+        for late in runs.groups(gradients.bytes_of_position(), together):
+            for of_metric, found in zip(values, gradients.of(late), strict=True):
+                with torch.no_grad():
+                    of_group = _OfGroup(Estimates(runs, *n_edges), late, found)
+                    writes = of_group.effects("linear").sum(dim=1)
+                    effects = torch.cat([writes, *(self._of_input(of_group, reader) for reader in self.inputs)], dim=1)
+                    of_metric[late.prompts] += effects.sum(dim=0) if found.pooled else effects
+        return values
+
+    def _of_input(self, group: "_OfGroup", reader: Reader) -> Float[Tensor, "batch 1"]:
+        """What a head's queries, keys or values of the other run do."""
+        walk, layer, heads = group.walk, reader.layer, group.changes.heads(reader)
+        assert reader.head is not None
+        own = slice(reader.head, reader.head + 1)
+        name = f"blocks.{layer}.attn.{input_point(walk.model, reader.input)}"
+        other = self.runs.runs.written(name)[walk.rows, walk.start :, own]
+        if self.runs.positions is not None:
+            asked = torch.tensor([p for p in self.runs.positions if p >= walk.start], device=other.device) - walk.start
+            other = walk.late(name)[:, :, own].index_copy(1, asked, other[:, asked])
+        if reader.input == "v":
+            change = group.changes.z_of_values(reader, other)
+            return (change * group.gradients.z[layer][:, :, heads]).sum(dim=(1, 2, 3))[:, None]
+        change = group.changes.pattern_of(reader, other)
+        return (change * group.gradients.patterns[layer][:, heads]).sum(dim=(1, 2, 3))[:, None]

@@ -100,6 +100,7 @@ class EdgeRuns:
         positions: Index = None,
         ablation: "Intervention | None" = None,
         also: tuple[str, ...] = (),
+        both: tuple[str, ...] = (),
     ) -> "EdgeRuns":
         """Make both runs, and measure them.
 
@@ -108,7 +109,7 @@ class EdgeRuns:
             settings: of the direction ("noising" where nothing is said), the budget, and so on.
             norms, positions: as the attributes.
             ablation: what is written in place of the corrupted prompt's activations, such as `Zero()`.
-            also: points to keep of the run as it is, besides.
+            also, both: points to keep besides, of the run as it is, and of both runs.
 
         Raises as `patching.sweep`; `ConfigError` for norms on the stream itself, whose writes do not add up.
         """
@@ -128,7 +129,7 @@ class EdgeRuns:
         n_pos = pair.prompts.ids.shape[1]
         where = None if positions is None else chosen_indices("positions", positions, n_pos)
         names = ["blocks.*.hook_attn_out", *also, *(read_points(model) if norms == "frozen" else [])]
-        runs = pair.run(written_points(model), names, settings.normalize)
+        runs = pair.run([*written_points(model), *_names(model, both)], names, settings.normalize)
         return cls(EdgeGraph.of(model), Measurement.of(runs, metric, settings), norms, where)
 
     @property
@@ -319,6 +320,10 @@ class EdgeRuns:
         width = (len(self.graph.writers) + 2 * cfg.n_heads + 4 * readers + 8) * cfg.d_model + 3 * cfg.d_mlp
         width += 3 * cfg.n_heads * self.n_pos + 2 * cfg.n_key_value_heads * cfg.d_head * self.n_pos
         return width * max(4, self.runs.base.final.element_size())
+
+
+def _names(model: "HookedTransformer", globs: tuple[str, ...]) -> list[str]:
+    return [name for glob in globs for name in model.resolve_hooks(glob)]
 
 
 class _Moved:

@@ -66,12 +66,19 @@ class Measurement:
         return [self.names, [metric.key(self.runs.judged) for metric in self.metrics]]
 
     def result(
-        self, values: Float[Tensor, "metric batch *cells"], axes: list[Axis], about: Mapping[str, object]
+        self,
+        values: Float[Tensor, "metric batch *cells"],
+        axes: list[Axis],
+        about: Mapping[str, object],
+        effects: bool = False,
     ) -> "xarray.DataArray":
-        """Values of patched runs as the settings ask for them, with a record of how they came about."""
+        """Values of patched runs as the settings ask for them, with a record of how they came about.
+
+        With `effects` they are effects already, and not the metrics of patched runs.
+        """
         settings, runs = self.settings, self.runs
         per_cell = (..., *[None] * (values.ndim - 2))
-        if settings.values != "metric":
+        if settings.values != "metric" and not effects:
             values = values - self.baseline[per_cell]
         if settings.normalize and self.target is not None:
             values = values / (self.target - self.baseline).mean(dim=1, keepdim=True)[per_cell]
