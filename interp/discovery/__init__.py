@@ -11,6 +11,7 @@
 """
 
 from interp.discovery.calibration import PrecisionRecall, auroc, hit, precision_recall
+from interp.discovery.exchange import from_mib, to_mib
 from interp.discovery.only import OnlyCircuit
 from interp.discovery.ranking import RankBy, score_matrix
 from interp.discovery.subgraph import Subgraph
@@ -21,7 +22,9 @@ __all__ = [
     "RankBy",
     "Subgraph",
     "auroc",
+    "from_mib",
     "hit",
     "precision_recall",
     "score_matrix",
+    "to_mib",
 ]
