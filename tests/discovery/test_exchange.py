@@ -88,7 +88,7 @@ def changed(**fields: Any) -> str:
         (changed(graph={}), "does not describe a graph"),
         (changed(edges="embed -> logits"), "edges is a list"),
         (changed(found_by=3), "found_by a text"),
-        (changed(edges=["embed -> L0H0.Q"]), "did you mean 'L0H0'"),
+        (changed(edges=["embed -> L0H0.Q"]), "did you mean .*'L0H0.q'"),
         (changed(edges=["L1H0 -> L0.mlp"]), "does not read"),
         (changed(edges=[["embed", "logits"]]), "is no edge"),
         (changed(edges=["embed -> logits"] * 2), "'embed -> logits' is there twice"),
