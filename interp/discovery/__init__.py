@@ -11,6 +11,7 @@
 """
 
 from interp.discovery.calibration import PrecisionRecall, auroc, hit, precision_recall
+from interp.discovery.exchange import from_mib, to_mib
 from interp.discovery.gradients import Along
 from interp.discovery.masked import EdgeRuns
 from interp.discovery.only import OnlyCircuit
@@ -31,8 +32,10 @@ __all__ = [
     "Subgraph",
     "auroc",
     "edge_scores",
+    "from_mib",
     "hit",
     "node_scores",
     "precision_recall",
     "score_matrix",
+    "to_mib",
 ]

@@ -65,7 +65,7 @@ def probed_edges(estimates: Estimates, effects: Float[Tensor, "metric batch read
     columns = {writer: i for i, writer in enumerate(estimates.writers)}
     of_edges = torch.stack([sizes[rows[graph.numbers[e.reader]], columns[graph.numbers[e.writer]]] for e in edges])
     order = of_edges.argsort(descending=True, stable=True).tolist()
-    chosen: Bool[Tensor, edge] = torch.zeros(len(edges), dtype=torch.bool)
+    chosen = torch.zeros(len(edges), dtype=torch.bool)
     chosen[order[:k]] = True
     rest = torch.randperm(len(edges), generator=torch.Generator().manual_seed(0))
     chosen[rest[~chosen[rest]][:k]] = True
