@@ -23,6 +23,7 @@ from interp.metrics.plan import JudgedRun, MetricPlan
 if TYPE_CHECKING:
     from networkx import MultiDiGraph
 
+METHODS = ["exact", "eap", "eap_ig", "qk", "local", "local_ig", "gim", "combined"]
 ABLATIONS = ["zero", "mean", "resample"]
 SAMPLED = 400
 """Texts of a circuit's inputs from which prompts are drawn."""

@@ -1,0 +1,112 @@
+"""Scores depend on the prompts alone: not on how many run at once, in which order, or beside which others."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gallery_tasks import METHODS
+from small import METRIC, MORE, small_model, small_pair
+
+from interp import ConfigError, HookedTransformer
+from interp.discovery import edge_scores
+from interp.metrics import KLDivergence, LogitDifference, Loss
+
+
+def scores_of(model: HookedTransformer, corrupted: Any, clean: Any, method: str, **options: Any) -> np.ndarray:
+    """Scores of every prompt, [prompt, reader, writer], without a probe."""
+    given: dict[str, Any] = {"per_prompt": True, "probe": 0, "progress": False} | options
+    metric = given.pop("metric", METRIC)
+    return edge_scores(model, corrupted, clean, metric, method, **given).values  # pyright: ignore[reportArgumentType]
+
+
+def same(found: np.ndarray, expected: np.ndarray, atol: float = 1e-5) -> bool:
+    return np.allclose(found, expected, atol=atol, rtol=1e-5, equal_nan=True)
+
+
+def test_four_prompts_score_alike_in_any_batch_and_order():
+    order = [2, 0, 3, 1]
+    for seed, name in enumerate(MORE, start=1):
+        model = small_model(MORE[name] | {"dtype": torch.float32}, seed)
+        corrupted, clean = small_pair(seed, batch=4)
+        corrupted[1, :2], corrupted[2, :4] = clean[1, :2], clean[2, :4]  # their runs differ from other positions on
+        for method in METHODS:
+            together = scores_of(model, corrupted, clean, method)
+            assert same(scores_of(model, corrupted[order], clean[order], method), together[order]), (name, method)
+            assert same(scores_of(model, corrupted, clean, method, max_bytes=300_000), together), (name, method)
+            for i in range(4):
+                one = slice(i, i + 1)
+                assert same(scores_of(model, corrupted[one], clean[one], method), together[one]), (name, method, i)
+
+
+def test_the_mean_over_prompts_is_that_of_single_ones_whatever_the_sizes_of_batches():
+    model, (corrupted, clean) = small_model({}, 1), small_pair(1, batch=5)
+    for method in METHODS:
+        single = np.mean([scores_of(model, corrupted[[i]], clean[[i]], method)[0] for i in range(5)], axis=0)
+        for max_bytes in (600_000, 1_300_000, 2_000_000_000):  # of which some leave a ragged last batch
+            mean = scores_of(model, corrupted, clean, method, per_prompt=False, max_bytes=max_bytes)
+            assert same(mean, single, 1e-10), (method, max_bytes)
+
+
+@pytest.mark.parametrize("ablation", ["resample", "zero"])
+def test_padded_prompts_score_as_they_do_alone(ablation: str):
+    from interp.interventions import Zero
+
+    lengths = [6, 3, 5]
+    for seed, name in enumerate(MORE, start=1):
+        model, (corrupted, clean) = small_model(MORE[name], seed), small_pair(seed)
+        mask = torch.tensor([[0] * (6 - n) + [1] * n for n in lengths])
+        for method in METHODS:
+            other = Zero() if ablation == "zero" else corrupted
+            padded = scores_of(model, other, clean, method, attention_mask=mask)
+            for i, n in enumerate(lengths):
+                alone = Zero() if ablation == "zero" else corrupted[i : i + 1, -n:]
+                found = scores_of(model, alone, clean[i : i + 1, -n:], method)
+                assert same(padded[[i]], found, 1e-9), (name, method, n)
+
+
+def test_metrics_that_read_many_positions_or_all_prompts_at_once_do_not_depend_on_batches_either():
+    model, (corrupted, clean) = small_model({}, 2), small_pair(2, batch=4)
+
+    def cubed(logits: torch.Tensor) -> torch.Tensor:
+        return (logits[:, -1, 3] - logits[:, 0, 7]) ** 3 / 100
+
+    metrics: dict[str, Any] = {"loss": Loss(), "function": cubed, "difference": LogitDifference([1, 2, 3, 4], 5, pos=None)}
+    for method in METHODS:
+        for what, metric in metrics.items():
+            together = scores_of(model, corrupted, clean, method, metric=metric)
+            small = scores_of(model, corrupted, clean, method, metric=metric, max_bytes=800_000)
+            assert same(small, together, 1e-9), (method, what)
+            if what != "difference":
+                for i in range(4):
+                    one = scores_of(model, corrupted[[i]], clean[[i]], method, metric=metric)
+                    assert same(one, together[[i]], 1e-9), (method, what)
+    divergence = KLDivergence(pos=None)
+    for method in ("exact", "eap_ig"):
+        together = scores_of(model, corrupted, clean, method, metric=divergence)
+        assert same(scores_of(model, corrupted[[3]], clean[[3]], method, metric=divergence), together[[3]], 1e-9)
+
+
+def test_half_precision_neither_overflows_nor_goes_astray():
+    for dtype, within in ((torch.float16, 0.02), (torch.bfloat16, 0.1)):
+        for seed, name in enumerate(["two heads", "RMS, gated, rotary", "norms on both sides"], start=1):
+            model = small_model(MORE[name], seed)
+            corrupted, clean = small_pair(seed)
+            with torch.no_grad():
+                model.W_E.mul_(8)
+                model.unembed.W_U.mul_(200)  # scores of thousands, gradients times differences beyond 65,504
+            half = small_model(MORE[name] | {"dtype": dtype}, seed)
+            half.load_state_dict({key: value.to(dtype) for key, value in model.state_dict().items()})
+            for method in METHODS:
+                expected, found = scores_of(model, corrupted, clean, method), scores_of(half, corrupted, clean, method)
+                there = np.isfinite(expected)
+                assert np.array_equal(np.isfinite(found), there), (dtype, name, method)
+                error = np.abs(found[there] - expected[there]).max() / np.abs(expected[there]).max()
+                assert error < within, (dtype, name, method, error)
+
+
+def test_norms_on_the_stream_itself_are_refused_by_every_method():
+    model, (corrupted, clean) = small_model({"norm_position": "post"}), small_pair()
+    for method in METHODS:
+        with pytest.raises(ConfigError, match="post"):
+            scores_of(model, corrupted, clean, method)
