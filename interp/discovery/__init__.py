@@ -12,18 +12,29 @@
 
 from interp.discovery.calibration import PrecisionRecall, auroc, hit, precision_recall
 from interp.discovery.exchange import from_mib, to_mib
+from interp.discovery.gradients import Along
+from interp.discovery.masked import EdgeRuns
 from interp.discovery.only import OnlyCircuit
+from interp.discovery.options import EdgeOptions, ScoreOptions
 from interp.discovery.ranking import RankBy, score_matrix
+from interp.discovery.scores import MethodName, edge_scores, node_scores
 from interp.discovery.subgraph import Subgraph
 
 __all__ = [
+    "Along",
+    "EdgeOptions",
+    "EdgeRuns",
+    "MethodName",
     "OnlyCircuit",
     "PrecisionRecall",
     "RankBy",
+    "ScoreOptions",
     "Subgraph",
     "auroc",
+    "edge_scores",
     "from_mib",
     "hit",
+    "node_scores",
     "precision_recall",
     "score_matrix",
     "to_mib",
