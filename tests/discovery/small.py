@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from interp import HookedTransformer, TransformerConfig
-from interp.discovery.masked import EdgeRuns
+from interp.discovery import EdgeRuns, MethodName, edge_scores
 from interp.metrics import LogitDifference
 from interp.patching import Settings
 
@@ -60,3 +61,9 @@ def small_pair(seed: int = 0, batch: int = 3, n: int = 6, same: int = 0) -> tupl
 
 def edge_runs(model: HookedTransformer, corrupted: Any, clean: Any, metric: Any = METRIC, **settings: Any) -> EdgeRuns:
     return EdgeRuns.of(model, corrupted, clean, metric, Settings.of(settings))
+
+
+def scores_of(model: HookedTransformer, corrupted: Any, clean: Any, method: MethodName, **options: Any) -> np.ndarray:
+    """Scores of every prompt, [prompt, reader, writer], without a probe."""
+    given: dict[str, Any] = {"metric": METRIC, "per_prompt": True, "probe": 0, "progress": False} | options
+    return edge_scores(model, corrupted, clean, method=method, **given).values

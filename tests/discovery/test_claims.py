@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 import torch
 from gallery_tasks import METHODS
-from small import METRIC, edge_runs, small_model, small_pair
+from small import edge_runs, scores_of, small_model, small_pair
 
 from circuits import Circuit, copy, match, shift
 from interp import ConfigError, HookedTransformer
-from interp.discovery import Subgraph, edge_scores
+from interp.discovery import MethodName, Subgraph, edge_scores
 from interp.metrics import KLDivergence, Logit, LogitDifference
 
 YES = LogitDifference("y", "n")
 
 
-def score(model: HookedTransformer, corrupted: str, clean: str, edge: str, method: str, **options: Any) -> float:
+def score(model: HookedTransformer, corrupted: str, clean: str, edge: str, method: MethodName, **options: Any) -> float:
     """One edge's score; by default in whether the model says yes."""
     metric = options.pop("metric", YES)
-    scores = edge_scores(model, corrupted, clean, metric, method, probe=0, progress=False, **options)  # pyright: ignore
+    scores = edge_scores(model, corrupted, clean, metric, method, probe=0, progress=False, **options)
     writer, reader = edge.split(" -> ")
     return float(scores.sel(writer=writer, reader=reader))
 
 
-def gate(values: dict[str, float]) -> HookedTransformer:
+def gate(values: dict[str, int]) -> HookedTransformer:
     """How many of the two words before the last position are x, as y or n: the label whose value is nearest.
 
     Two heads count one word each, and the MLP of their layer answers.
@@ -93,7 +93,7 @@ def induction(sharp: float) -> HookedTransformer:
 def test_a_saturated_pattern_hides_its_keys_from_eap_and_gim_but_not_from_what_computes_it_anew():
     model, clean, corrupted = induction(32), "xabcdefga", "xzbcdefga"
 
-    def of(method: str) -> float:
+    def of(method: MethodName) -> float:
         return score(model, corrupted, clean, "L0H0 -> L1H0.k", method, metric=Logit("b"))
 
     exact = of("exact")
@@ -148,7 +148,7 @@ def test_edges_that_cancel_are_hidden_by_a_signed_sum_and_shown_by_sizes():
     c.head(0, "rest", qk=match(c.pos, c.pos), ov=0.25 * copy(c.tok, c.out), sink=0, sharp=80)
     model = c.compile(dtype=torch.float64)
     for method in METHODS:
-        scores = edge_scores(model, "!acb", "!abb", Logit("b"), method, probe=0, progress=False)  # pyright: ignore
+        scores = edge_scores(model, "!acb", "!abb", Logit("b"), method, probe=0, progress=False)
         of_heads = scores.sel(reader="logits", writer=["L0H0", "L0H1", "L0H2"]).values
         if method == "combined":
             assert np.allclose(of_heads, [1, 1, 0])
@@ -171,18 +171,15 @@ def test_a_divergence_has_no_gradient_at_its_reference_so_that_methods_that_stan
     assert logits.grad is not None and float(logits.grad.abs().max()) < 1e-15
     for method in ("eap", "qk", "gim"):
         with pytest.raises(ConfigError, match="KL"):
-            edge_scores(model, corrupted, clean, KLDivergence(), method, probe=0, progress=False)  # pyright: ignore
+            edge_scores(model, corrupted, clean, KLDivergence(), method, probe=0, progress=False)
     for method in ("exact", "eap_ig"):
-        scores = edge_scores(model, corrupted, clean, KLDivergence(), method, probe=0, progress=False)  # pyright: ignore
+        scores = edge_scores(model, corrupted, clean, KLDivergence(), method, probe=0, progress=False)
         assert float(abs(scores).max()) > 1e-3
 
 
 def test_combined_is_a_size_and_no_smaller_than_either_of_its_two():
     model, (corrupted, clean) = small_model({}, 2), small_pair(2)
-    both = {
-        method: edge_scores(model, corrupted, clean, METRIC, method, probe=0, progress=False, per_prompt=True).values  # pyright: ignore
-        for method in ("local", "eap_ig", "combined")
-    }
+    both = {method: scores_of(model, corrupted, clean, method) for method in ("local", "eap_ig", "combined")}
     sizes = np.maximum(abs(both["local"]), abs(both["eap_ig"]))
     assert np.allclose(both["combined"], sizes, equal_nan=True, atol=1e-14)
     assert np.nanmin(both["combined"]) >= 0
