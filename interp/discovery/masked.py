@@ -129,7 +129,7 @@ class EdgeRuns:
         n_pos = pair.prompts.ids.shape[1]
         where = None if positions is None else chosen_indices("positions", positions, n_pos)
         names = ["blocks.*.hook_attn_out", *also, *(read_points(model) if norms == "frozen" else [])]
-        runs = pair.run([*written_points(model), *_names(model, both)], names, settings.normalize, as_one=True)
+        runs = pair.run([*written_points(model), *_names(model, both)], names, settings.normalize)
         return cls(EdgeGraph.of(model), Measurement.of(runs, metric, settings), norms, where)
 
     @property

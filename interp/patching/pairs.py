@@ -30,9 +30,6 @@ PatchDirection = Literal["denoising", "noising"]
 Reaction = Literal["live", "frozen"]
 """Whether a part is computed anew from what it reads, or keeps what it had."""
 
-FEW_TOKENS = 64
-"""Up to so many tokens a run mostly waits for the weights, so that two runs in one batch take little longer."""
-
 ROLES: dict[str, tuple[str, str]] = {"denoising": ("corrupted", "clean"), "noising": ("clean", "corrupted")}
 """By direction: which prompt runs, and whose activations are written."""
 
@@ -113,14 +110,13 @@ class PromptPair:
             raise ShapeError(f"the {written} and {runs} prompts are padded differently, so positions do not correspond")
         return cls(model, direction, prompts, others)
 
-    def run(self, names: list[str], also: Sequence[str] = (), target: bool = False, as_one: bool = False) -> "PairRuns":
+    def run(self, names: list[str], also: Sequence[str] = (), target: bool = False) -> "PairRuns":
         """Make the runs that are needed.
 
         Args:
             names: the points to keep of both runs.
             also: those of the patched run alone.
             target: whether the other's last stream has to be there.
-            as_one: two short prompts in one batch, which takes little more than one of them, and rounds differently.
 
         Raises `HookNotFoundError` for a cache that lacks a point, `ConfigError` for a target that does not exist.
         """
@@ -136,24 +132,12 @@ class PromptPair:
         elif isinstance(source, ActivationCache):
             final = _held(source, last) if target else source.get(last)
             written = Patch({name: _held(source, name) for name in names})
-        elif as_one and self.prompts.ids.numel() <= FEW_TOKENS:
-            base, cache = self._run_as_one(source, [*names, *also])
-            return PairRuns(self, base, Patch(cache), cache[last])
         else:
             with torch.no_grad():
                 _, cache = self.model.run_with_cache(source, return_type=None, names_filter=[*names, last])
             final = cache[last]
             written = Patch(cache)
         return PairRuns(self, BaseRun.of(self.model, self.prompts, [*names, *also]), written, final)
-
-    def _run_as_one(self, source: MaskedTokens, names: list[str]) -> tuple[BaseRun, ActivationCache]:
-        """Both prompts in one batch."""
-        n, own, other = len(self.prompts), self.prompts, source
-        masks = None
-        if own.attention_mask is not None or other.attention_mask is not None:
-            masks = torch.cat([own.is_token, other.is_token])
-        both = BaseRun.of(self.model, MaskedTokens(torch.cat([own.ids, other.ids]), masks), names)
-        return BaseRun(self.model, own, both.cache.slice(slice(0, n))), both.cache.slice(slice(n, None))
 
 
 def _words(model: "HookedTransformer", prompts: MaskedTokens) -> str:
