@@ -14,6 +14,7 @@ from interp.discovery.gradients import Along, GradientInteractions, GradientRuns
 from interp.discovery.masked import EdgeRuns, Late
 from interp.discovery.walk import INPUTS, Rule, Walk
 from interp.model import Edge, HookedTransformer, Reader
+from interp.precision import at_least_float32
 from interp.progress import progress_bar
 
 LINEAR = "writer batch late d_model, reader batch late d_model -> batch reader writer"
@@ -167,13 +168,18 @@ class _OfGroup:
         layer, batch = reader.layer, len(self.walk.prompts)
         if reader.kind == "mlp":
             change = self.changes.mlp_out(reader, difference) - self.walk.late(f"blocks.{layer}.hook_mlp_out")
-            return (change * self.gradients.mlp_outs[layer]).sum(dim=(2, 3))
+            return _product(change, self.gradients.mlp_outs[layer]).sum(dim=(2, 3))
         heads = self.changes.heads(reader)
         if reader.input == "v":
             change, gradient = self.changes.z(reader, difference), self.gradients.z[layer][:, :, heads]
         else:
             change, gradient = self.changes.pattern(reader, difference), self.gradients.patterns[layer][:, heads]
-        return (change.unflatten(0, (-1, batch)) * gradient).sum(dim=(2, 3, 4))
+        return _product(change.unflatten(0, (-1, batch)), gradient).sum(dim=(2, 3, 4))
+
+
+def _product(change: Float[Tensor, "*axes"], gradient: Float[Tensor, "..."]) -> Float[Tensor, "*axes"]:
+    """Entry by entry, in float32 at least: products and sums of half-precision numbers overflow."""
+    return at_least_float32(change) * at_least_float32(gradient)
 
 
 class NodeEstimates:
@@ -225,6 +231,6 @@ class NodeEstimates:
             other = walk.late(name)[:, :, own].index_copy(1, asked, other[:, asked])
         if reader.input == "v":
             change = group.changes.z_of_values(reader, other)
-            return (change * group.gradients.z[layer][:, :, heads]).sum(dim=(1, 2, 3))[:, None]
+            return _product(change, group.gradients.z[layer][:, :, heads]).sum(dim=(1, 2, 3))[:, None]
         change = group.changes.pattern_of(reader, other)
-        return (change * group.gradients.patterns[layer][:, heads]).sum(dim=(1, 2, 3))[:, None]
+        return _product(change, group.gradients.patterns[layer][:, heads]).sum(dim=(1, 2, 3))[:, None]
