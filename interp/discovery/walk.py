@@ -17,7 +17,7 @@ from typing import cast
 
 import torch
 from einops import einsum
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from interp.model import Block, Input, Norm, rotate
@@ -224,7 +224,7 @@ class Walk:
 
     # ------------------------------------------------------------------ tables of all prompts
 
-    def _of(self, table: Float[Tensor, "batch_or_1 pos *axes"]) -> Tensor:
+    def _of(self, table: Shaped[Tensor, "batch_or_1 pos *axes"]) -> Tensor:
         return table[self.rows if len(table) > 1 else slice(None), self.start :]
 
     def _of_rows(self, table: Tensor, n_rows: int) -> Tensor:
