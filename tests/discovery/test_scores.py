@@ -30,7 +30,8 @@ def pair(model: HookedTransformer, seed: int = 0, batch: int = 2, n: int = 5, sa
 
 def scored(model: HookedTransformer, method: Any = "exact", seed: int = 0, **options: Any) -> Any:
     corrupted, clean = pair(model, seed)
-    return edge_scores(model, corrupted, clean, METRIC, method, progress=False, **{"probe": 0, **options})
+    given: dict[str, Any] = {"probe": 0, "progress": False, **options}
+    return edge_scores(model, corrupted, clean, METRIC, method, **given)
 
 
 @pytest.fixture
@@ -63,8 +64,9 @@ def test_edges_elsewhere_than_the_positions_asked_for_carry_nothing():
     model = build(config(GRID["learned_ln"]), seed=4)
     with pytest.warns(UserWarning, match="no edge has an effect"):  # before the first position that differs
         assert not scored(model, positions=[0, 1]).fillna(0).any()
-    everywhere, parts = scored(model, "eap"), [scored(model, "eap", positions=[i]) for i in (2, 3, 4)]
-    assert np.allclose(sum(parts).to_numpy(), everywhere.to_numpy(), atol=1e-12, equal_nan=True)
+    everywhere = scored(model, "eap").to_numpy()
+    parts = np.stack([scored(model, "eap", positions=[i]).to_numpy() for i in (2, 3, 4)])
+    assert np.allclose(parts.sum(axis=0), everywhere, atol=1e-12, equal_nan=True)
 
 
 def test_some_readers_and_writers_score_as_they_do_among_all(model: HookedTransformer):
@@ -240,7 +242,14 @@ def test_an_interrupted_run_goes_on_where_it_was_and_gives_the_same(
     assert 0 < sum(measured) < 2 * EdgeGraph.of(model).n_edges * 0.95  # two prompts; some were there already
     measured.clear()
     assert np.array_equal(scored(model, checkpoint=path), again, equal_nan=True) and not measured
-    for other in ({"seed": 3}, {"norms": "frozen"}, {"positions": [3]}, {"readers": ["logits"]}, {"ablation": Zero()}):
+    others: list[dict[str, Any]] = [
+        {"seed": 3},
+        {"norms": "frozen"},
+        {"positions": [3]},
+        {"readers": ["logits"]},
+        {"ablation": Zero()},
+    ]
+    for other in others:
         with pytest.raises(CheckpointError, match="another"):
             scored(model, checkpoint=path, **other)
 
@@ -290,7 +299,12 @@ def test_the_cost_of_exact_effects_is_said_before_they_start(
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_before_any_patched_run(
-    options: dict[str, Any], error: Any, said: str, model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any],
+    error: Any,
+    said: str,
+    model: HookedTransformer,
+    monkeypatch: pytest.MonkeyPatch,
+    as_installed: None,
 ):
     from interp.discovery import estimates
 
