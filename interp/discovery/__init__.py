@@ -10,18 +10,34 @@
 | other run | what replaced edges carry: the corrupted prompt's run, or zeros, or a mean |
 """
 
+from interp.discovery.acdc import AcdcOptions, acdc
 from interp.discovery.calibration import PrecisionRecall, auroc, hit, precision_recall
+from interp.discovery.claims import Completeness, Minimality, completeness, minimality
+from interp.discovery.faithfulness import JudgingOptions, faithfulness, faithfulness_curve
+from interp.discovery.judging import RunOptions
 from interp.discovery.only import OnlyCircuit
 from interp.discovery.ranking import RankBy, score_matrix
+from interp.discovery.stability import stability
 from interp.discovery.subgraph import Subgraph
 
 __all__ = [
+    "AcdcOptions",
+    "Completeness",
+    "JudgingOptions",
+    "Minimality",
     "OnlyCircuit",
     "PrecisionRecall",
     "RankBy",
+    "RunOptions",
     "Subgraph",
+    "acdc",
     "auroc",
+    "completeness",
+    "faithfulness",
+    "faithfulness_curve",
     "hit",
+    "minimality",
     "precision_recall",
     "score_matrix",
+    "stability",
 ]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -88,13 +89,25 @@ def ranked(scores: "xarray.DataArray", by: RankBy) -> tuple[EdgeGraph, Float[Ten
     check_choice("by", by, get_args(RankBy))
     graph, matrix = score_matrix(scores)
     values = matrix[graph.edge_mask()]
-    return graph, values.abs() if by == "absolute" else values * _towards_other(scores.attrs)
+    if by == "absolute":
+        return graph, values.abs()
+    if not is_signed(scores):
+        raise ConfigError("by = 'signed': scores of method 'combined' are sizes, without a sign; allowed: 'absolute'")
+    return graph, values * _towards_other(scores.attrs)
+
+
+def best_places(values: Float[Tensor, "edge"], n: int) -> np.ndarray:
+    """The places of the n largest values, in descending order: of equal ones the earlier first, NaN last."""
+    return np.argsort(-values.numpy(), kind="stable")[:n]
+
+
+def is_signed(scores: "xarray.DataArray") -> bool:
+    """Whether scores have a sign to rank by: those of method "combined" are sizes."""
+    return scores.attrs.get("method") != "combined"
 
 
 def _towards_other(about: dict[str, Any]) -> int:
     """The sign of a score that moves the metric towards the other run."""
-    if about.get("method") == "combined":
-        raise ConfigError("by = 'signed': scores of method 'combined' are sizes, without a sign; allowed: 'absolute'")
     if about.get("values") == "fraction":
         return 1
     base, target = about.get("baseline"), about.get("target")

@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.discovery.ranking import RankBy, ranked
+from interp.discovery.ranking import RankBy, best_places, ranked
 from interp.errors import ConfigError, HookNotFoundError, RangeError, ShapeError, describe
 from interp.indices import check_count
 from interp.model import Edge, EdgeGraph, HookedTransformer, Reader
@@ -82,8 +82,7 @@ class Subgraph:
         """
         graph, values = ranked(scores, by)
         n = check_count("n", n, _n_scored(values), least=0)
-        order = np.argsort(-values.numpy(), kind="stable")  # NaN comes last
-        return cls._of_places(graph, order[:n], f"top({n}, by={by!r}){_of_scores(scores)}")
+        return cls._of_places(graph, best_places(values, n), f"top({n}, by={by!r}){_of_scores(scores)}")
 
     @classmethod
     def greedy(cls, scores: "xarray.DataArray", n: int, by: RankBy = "absolute") -> "Subgraph":

@@ -6,13 +6,14 @@ the same options (`SweepOptions`), and all can say what they found as values of 
 `packed.py` says why this is cheap.
 """
 
-from interp.patching.measure import Measurement, Metrics
+from interp.patching.measure import Measurement, Metrics, OneMetric
 from interp.patching.options import EffectOptions, Settings, SweepOptions
 from interp.patching.packed import BaseRun
 from interp.patching.pairs import ROLES, PairRuns, PatchDirection, Prompt, PromptPair, Reaction, Source, check_reactions
 from interp.patching.path_sweeps import path_sweep
 from interp.patching.path_trees import path_tree
 from interp.patching.plan import Granularity
+from interp.patching.resume import ResumeFile, question_of
 from interp.patching.sweeps import sweep, sweep_sites
 from interp.patching.writes import EMBED, Writes, heads_write, read_points, written_points
 
@@ -24,11 +25,13 @@ __all__ = [
     "Granularity",
     "Measurement",
     "Metrics",
+    "OneMetric",
     "PairRuns",
     "PatchDirection",
     "Prompt",
     "PromptPair",
     "Reaction",
+    "ResumeFile",
     "Settings",
     "Source",
     "SweepOptions",
@@ -37,6 +40,7 @@ __all__ = [
     "heads_write",
     "path_sweep",
     "path_tree",
+    "question_of",
     "read_points",
     "sweep",
     "sweep_sites",

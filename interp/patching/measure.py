@@ -18,7 +18,10 @@ from interp.results import Axis, over_prompts
 if TYPE_CHECKING:
     import xarray
 
-Metrics = Metric | Callable[[Tensor], Any] | Mapping[str, Metric | Callable[[Tensor], Any]]
+OneMetric = Metric | Callable[[Tensor], Any]
+"""A metric, or any function of the logits."""
+
+Metrics = OneMetric | Mapping[str, OneMetric]
 """One, or several by name."""
 
 
@@ -64,28 +67,31 @@ class Measurement:
         """What is measured, in words that mean the same in another process. Raises `ConfigError`."""
         return [self.names, [metric.key(self.runs.judged) for metric in self.metrics]]
 
-    def result(
-        self, values: Float[Tensor, "metric batch *cells"], axes: list[Axis], about: Mapping[str, object]
-    ) -> "xarray.DataArray":
-        """Values of patched runs as the settings ask for them, with a record of how they came about."""
-        settings, runs = self.settings, self.runs
-        per_cell = (..., *[None] * (values.ndim - 2))
-        if settings.values != "metric":
-            values = values - self.baseline[per_cell]
-        if settings.normalize and self.target is not None:
-            values = values / (self.target - self.baseline).mean(dim=1, keepdim=True)[per_cell]
+    def about(self) -> dict[str, object]:
+        """What was measured on which runs, as results say it in their `attrs`."""
+        runs = self.runs
         attrs: dict[str, object] = {
             "metric": "; ".join(plan.name for plan in self.plans),
-            "values": settings.values,
             "direction": runs.pair.direction,
             "ablation": "none" if runs.ablation is None else repr(runs.ablation),
-            **about,
             "n": len(runs.base.prompts),
             "edited": int(isinstance(runs.pair.source, ActivationCache) and runs.pair.source.edited),
             "baseline": _means(self.baseline),
             "model": runs.base.model.weights_hash(),
         }
-        attrs |= {} if self.target is None else {"target": _means(self.target)}
+        return attrs if self.target is None else attrs | {"target": _means(self.target)}
+
+    def result(
+        self, values: Float[Tensor, "metric batch *cells"], axes: list[Axis], about: Mapping[str, object]
+    ) -> "xarray.DataArray":
+        """Values of patched runs as the settings ask for them, with a record of how they came about."""
+        settings = self.settings
+        per_cell = (..., *[None] * (values.ndim - 2))
+        if settings.values != "metric":
+            values = values - self.baseline[per_cell]
+        if settings.normalize and self.target is not None:
+            values = values / (self.target - self.baseline).mean(dim=1, keepdim=True)[per_cell]
+        attrs = self.about() | {"values": settings.values, **about}
         name = "value" if settings.values == "metric" else settings.values  # "metric" may be the name of an axis
         return over_prompts(values, axes, self.names, settings.per_prompt, settings.confidence, attrs, name)
 
