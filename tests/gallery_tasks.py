@@ -7,7 +7,7 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from torch import Tensor
 from circuits.gallery import entry
 from circuits.verify import EveryText, Expected
 from interp import HookedTransformer
+from interp.discovery import MethodName
 from interp.interventions import Intervention, Mean, Zero
 from interp.metrics import Metric
 from interp.metrics.plan import JudgedRun, MetricPlan
@@ -23,6 +24,7 @@ from interp.metrics.plan import JudgedRun, MetricPlan
 if TYPE_CHECKING:
     from networkx import MultiDiGraph
 
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
 ABLATIONS = ["zero", "mean", "resample"]
 SAMPLED = 400
 """Texts of a circuit's inputs from which prompts are drawn."""

@@ -27,7 +27,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.discovery.judging import CircuitRuns, RunOptions, check_seed, is_finite, one_metric
+from interp.discovery.judging import CircuitRuns, check_seed, is_finite, one_metric
+from interp.discovery.options import RunOptions
 from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, check_choice, describe
 from interp.indices import check_count
@@ -59,7 +60,7 @@ KEPT_PARTS = 32
 class AcdcOptions(RunOptions, total=False):
     """How circuits are run, and how long work is kept.
 
-    All of `RunOptions` too (direction, norms, positions, attention_mask, max_bytes, progress).
+    All of `RunOptions` too (ablation, direction, norms, positions, attention_mask, max_bytes, progress).
 
     Attributes:
         checkpoint: a file that keeps what is done. The same question goes on from there, in any process and with any
@@ -73,7 +74,7 @@ class AcdcOptions(RunOptions, total=False):
 @known_keywords
 def acdc(
     model: "HookedTransformer",
-    corrupted: Source,
+    corrupted: Source | None,
     clean: Source,
     metric: OneMetric = KLDivergence(),  # noqa: B008
     *,

@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.discovery.judging import CircuitRuns, RunOptions, check_seed, is_finite, one_metric, random_subset
+from interp.discovery.judging import CircuitRuns, check_seed, is_finite, one_metric, random_subset
+from interp.discovery.options import RunOptions
 from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, describe
 from interp.indices import check_count
@@ -82,7 +83,7 @@ class Completeness:
 def completeness(
     model: "HookedTransformer",
     circuit: Subgraph,
-    corrupted: Source,
+    corrupted: Source | None,
     clean: Source,
     metric: OneMetric,
     *,
@@ -155,7 +156,7 @@ class Minimality:
 def minimality(
     model: "HookedTransformer",
     circuit: Subgraph,
-    corrupted: Source,
+    corrupted: Source | None,
     clean: Source,
     metric: OneMetric,
     *,

@@ -26,14 +26,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.discovery.judging import CircuitRuns, RunOptions, check_seed, is_finite
-from interp.discovery.ranking import RankBy, is_signed, score_matrix
+from interp.discovery.judging import CircuitRuns, check_seed, is_finite
+from interp.discovery.options import JudgingOptions
+from interp.discovery.ranking import RankBy, is_signed, labelled, score_matrix
 from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, ShapeError, check_choice, describe
 from interp.keywords import known_keywords
 from interp.model import EdgeGraph
 from interp.patching import Metrics, Source
-from interp.results import Axis, array_of, as_variables, interval_margin, over_prompts
+from interp.results import Axis, as_variables, interval_margin, over_prompts
 
 if TYPE_CHECKING:
     import xarray
@@ -53,24 +54,12 @@ RANDOM, WHOLE = "random", "full model"
 """What stands in every curve beside the scores that are given."""
 
 
-class JudgingOptions(RunOptions, total=False):
-    """How circuits are run, and how results are put together.
-
-    All of `RunOptions` too (direction, norms, positions, attention_mask, confidence, max_bytes, progress).
-
-    Attributes:
-        per_prompt: keep an axis `prompt` instead of the mean over prompts with its interval.
-    """
-
-    per_prompt: bool
-
-
 @torch.no_grad()
 @known_keywords
 def faithfulness(
     model: "HookedTransformer",
     circuits: Subgraph | Mapping[str, Subgraph] | Sequence[Subgraph],
-    corrupted: Source,
+    corrupted: Source | None,
     clean: Source,
     metric: Metrics,
     *,
@@ -105,14 +94,12 @@ def faithfulness(
         runs.check(subgraph)
     ends = _ends(runs, ratio)
     values = runs.values((subgraph.mask for subgraph in several), "running circuits", len(several))
-    result = _judged(runs, values, ends, ratio, [Axis("circuit", list(range(len(several))))])
+    result = _judged(runs, values, ends, ratio, [Axis("circuit", names or list(range(len(several))))])
     result = result.assign(
         n_edges=("circuit", [len(subgraph) for subgraph in several]),
         n_pruned=("circuit", [len(subgraph.pruned()) for subgraph in several]),
     )
-    if isinstance(circuits, Subgraph):
-        return result.isel(circuit=0, drop=True)
-    return result.assign_coords(circuit=array_of(names, [len(names)])) if names else result
+    return result.isel(circuit=0, drop=True) if isinstance(circuits, Subgraph) else result
 
 
 def _circuits(given: object) -> tuple[list[str] | None, list[Subgraph]]:
@@ -202,7 +189,7 @@ def _judged(
 @known_keywords
 def faithfulness_curve(
     model: "HookedTransformer",
-    corrupted: Source,
+    corrupted: Source | None,
     clean: Source,
     metric: Metrics,
     scores: "xarray.DataArray | Mapping[str, xarray.DataArray]",
@@ -297,18 +284,16 @@ class _Curves:
     @property
     def axes(self) -> list[Axis]:
         """Those of the circuits."""
-        sizes = {"by": len(self.ranks), "scores": len(self.names), "size": len(self.fractions)}
-        return [Axis(name, list(range(n))) for name, n in sizes.items()]
+        sizes = list(range(len(self.fractions)))
+        return [Axis("by", list(map(str, self.ranks))), Axis("scores", self.names), Axis("size", sizes)]
 
     def labelled(self, result: "xarray.Dataset") -> "xarray.Dataset":
-        """A result with names along its axes, and how many edges the circuits have."""
+        """A result with shares along its axis of sizes, and how many edges the circuits have."""
         cells = [len(axis.indices) for axis in self.axes]
         counts = {
             "n_edges": [math.nan if one is None else len(one) for one in self.circuits],
             "n_pruned": [math.nan if one is None else len(one.pruned()) for one in self.circuits],
         }
-        names = {"by": self.ranks, "scores": self.names}
-        result = result.assign_coords({axis: array_of(of, [len(of)]) for axis, of in names.items()})
         result = result.assign_coords(size=self.fractions)
         return result.assign({n: (("by", "scores", "size"), np.reshape(of, cells)) for n, of in counts.items()})
 
@@ -376,12 +361,7 @@ def _check_scores(named: Mapping[str, "xarray.DataArray"], model: "HookedTransfo
 
 def _random_scores(graph: EdgeGraph, seed: int) -> "xarray.DataArray":
     """A random order of all edges, as scores."""
-    import xarray
-
     there = graph.edge_mask()
     values = torch.full(there.shape, math.nan, dtype=torch.float64)
     values[there] = torch.randperm(graph.n_edges, generator=torch.Generator().manual_seed(seed)).double()
-    names = {"reader": [str(one) for one in graph.readers], "writer": [str(one) for one in graph.writers]}
-    return xarray.DataArray(
-        values.numpy(), dims=["reader", "writer"], coords=names, attrs={"graph": graph.to_json(), "method": RANDOM}
-    )
+    return labelled(graph, values, {"method": RANDOM})

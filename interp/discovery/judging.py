@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,15 +14,14 @@ from torch import Tensor
 
 from interp.digests import digest_of
 from interp.discovery.masked import EdgeRuns
+from interp.discovery.options import split_options
 from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, describe
 from interp.indices import check_count
-from interp.interventions import Index
 from interp.model import EdgeGraph
-from interp.patching import Measurement, Metrics, PatchDirection, Reaction, Settings, Source
+from interp.patching import Measurement, Metrics, Settings, Source
 from interp.progress import progress_bar
 from interp.results import interval_margin
-from interp.text import AttentionMask
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -32,29 +31,6 @@ AT_ONCE = 64
 
 LEAST_GAP = 1e-6
 """Below this share of a metric's size two values count as equal, or below eight roundings where these are larger."""
-
-
-class RunOptions(TypedDict, total=False):
-    """How circuits are run.
-
-    Attributes:
-        direction: "noising" (the default) runs the clean prompt, and what is outside a circuit carries the corrupted
-            run; "denoising" the reverse.
-        norms: whether norms are computed anew in a run ("live", the default) or keep the scales of the run as it is.
-        positions: where edges carry the other run, all these positions together; None for everywhere.
-        attention_mask: of ids that are padded.
-        confidence: of intervals over prompts (Student's t); .95 by default.
-        max_bytes: the memory that runs may take; 2 GB by default. Results do not depend on it but for rounding.
-        progress: show a bar on a terminal; by default yes.
-    """
-
-    direction: PatchDirection | None
-    norms: Reaction
-    positions: Index
-    attention_mask: AttentionMask | None
-    confidence: float
-    max_bytes: int
-    progress: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +49,14 @@ class CircuitRuns:
     def of(
         cls,
         model: "HookedTransformer",
-        corrupted: Source,
+        corrupted: Source | None,
         clean: Source,
         metric: Metrics,
         options: Mapping[str, Any],
     ) -> "CircuitRuns":
         """Run the pair. Raises as `patching.sweep` does, and `ConfigError` for prompts that are equal."""
-        given = dict(options)
-        how = {name: given.pop(name) for name in ("norms", "positions") if name in given}
-        runs = EdgeRuns.of(model, corrupted, clean, metric, Settings.of(given), **how)
+        settings, how = split_options({"effects": False, **options})
+        runs = EdgeRuns.of(model, corrupted, clean, metric, settings, **how)
         if min(runs.starts) == runs.n_pos:
             raise ConfigError("the clean and the corrupted run are equal, so every circuit does what the model does; "
                               "give prompts that differ, or Zero() or Mean(cache) as the corrupted ones")  # fmt: skip

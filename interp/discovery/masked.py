@@ -100,6 +100,7 @@ class EdgeRuns:
         positions: Index = None,
         ablation: "Intervention | None" = None,
         also: tuple[str, ...] = (),
+        both: tuple[str, ...] = (),
     ) -> "EdgeRuns":
         """Make both runs, and measure them.
 
@@ -108,7 +109,7 @@ class EdgeRuns:
             settings: of the direction ("noising" where nothing is said), the budget, and so on.
             norms, positions: as the attributes.
             ablation: what is written in place of the corrupted prompt's activations, such as `Zero()`.
-            also: points to keep of the run as it is, besides.
+            also, both: points to keep besides, of the run as it is, and of both runs.
 
         Raises as `patching.sweep`; `ConfigError` for norms on the stream itself, whose writes do not add up.
         """
@@ -128,7 +129,7 @@ class EdgeRuns:
         n_pos = pair.prompts.ids.shape[1]
         where = None if positions is None else chosen_indices("positions", positions, n_pos)
         names = ["blocks.*.hook_attn_out", *also, *(read_points(model) if norms == "frozen" else [])]
-        runs = pair.run(written_points(model), names, settings.normalize)
+        runs = pair.run([*written_points(model), *_names(model, both)], names, settings.normalize)
         return cls(EdgeGraph.of(model), Measurement.of(runs, metric, settings), norms, where)
 
     @property
@@ -164,21 +165,31 @@ class EdgeRuns:
         first = differs.int().argmax(dim=1) if causal else torch.zeros_like(differs[:, 0], dtype=torch.long)
         return torch.where(differs.any(dim=1), first, self.n_pos).tolist()
 
-    def groups(self, bytes_of_position: int, whole: bool = False) -> Iterator[Late]:
-        """The prompts whose runs differ, those with the same start together.
+    def groups(self, bytes_of_position: int, together: bool = False) -> Iterator[Late]:
+        """The prompts whose runs differ, those with the same start together, and as many at once as the budget takes.
 
         Args:
-            bytes_of_position: what each late position of a prompt takes; of prompts come as many at once as the budget
-                takes, and at least one.
-            whole: all at once, whatever they take.
+            bytes_of_position: what each late position of a prompt takes.
+            together: all prompts at once, those whose runs are the same too, from the first position on at which any
+                of them differs.
+
+        Raises `ConfigError` for a budget that is too small.
         """
+        first = min(self.starts)
+        if first == self.n_pos:
+            return
+        prompts = list(range(len(self.starts)))
+        n_least = (len(prompts) if together else 1) * (self.n_pos - first)
+        check_bytes(self.measured.settings.max_bytes, n_least * bytes_of_position, f"a run of {n_least} positions")
+        if together:
+            yield Late(prompts, first)
+            return
         by_start: dict[int, list[int]] = {}
         for prompt, start in enumerate(self.starts):
             by_start.setdefault(start, []).append(prompt)
         for start, prompts in sorted(by_start.items()):
             if start < self.n_pos:
-                fitting = self.measured.settings.max_bytes // (bytes_of_position * (self.n_pos - start))
-                most = len(prompts) if whole else max(1, fitting)
+                most = self.measured.settings.max_bytes // (bytes_of_position * (self.n_pos - start))
                 for i in range(0, len(prompts), most):
                     yield Late(prompts[i : i + most], start)
 
@@ -232,7 +243,7 @@ class EdgeRuns:
         base = self.runs.base.final
         if masks.requires_grad and torch.is_grad_enabled():
             final = base.expand(len(masks), *base.shape)
-            for late in self.groups(1, whole=True):
+            for late in self.groups(1):
                 rows = torch.tensor(late.prompts, device=base.device)
                 moved = self._late_stream(masks, late).to(base.dtype)
                 final = final.index_copy(1, rows, torch.cat([final[:, rows, : late.start], moved], dim=2))
@@ -308,9 +319,11 @@ class EdgeRuns:
         # and both normalised; scores and patterns; keys and values of all positions; the MLP's neurons; the stream.
         width = (len(self.graph.writers) + 2 * cfg.n_heads + 4 * readers + 8) * cfg.d_model + 3 * cfg.d_mlp
         width += 3 * cfg.n_heads * self.n_pos + 2 * cfg.n_key_value_heads * cfg.d_head * self.n_pos
-        needed = width * max(4, self.runs.base.final.element_size())
-        check_bytes(self.measured.settings.max_bytes, needed * self._most_late(), "one masked run")
-        return needed
+        return width * max(4, self.runs.base.final.element_size())
+
+
+def _names(model: "HookedTransformer", globs: tuple[str, ...]) -> list[str]:
+    return [name for glob in globs for name in model.resolve_hooks(glob)]
 
 
 class _Moved:

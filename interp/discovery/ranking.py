@@ -1,7 +1,10 @@
 """Scores of edges as a matrix in the order of their graph, and which of them counts for more."""
 
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -19,6 +22,12 @@ RankBy = Literal["absolute", "signed"]
 """Which edges count for more: those that move the metric far, or those that move it far towards the other run."""
 
 DIMS = ("reader", "writer")
+
+UNSIGNED = ("combined",)
+"""Methods whose scores have no sign."""
+
+IMPORTANCE = "importance"
+"""What `attrs["values"]` says of scores that are larger where an edge counts for more by "signed"."""
 
 WAYS_OUT = {"prompt": 'scores.mean("prompt", keep_attrs=True)', "metric": 'scores.sel(metric="the name of one")'}
 
@@ -89,11 +98,7 @@ def ranked(scores: "xarray.DataArray", by: RankBy) -> tuple[EdgeGraph, Float[Ten
     check_choice("by", by, get_args(RankBy))
     graph, matrix = score_matrix(scores)
     values = matrix[graph.edge_mask()]
-    if by == "absolute":
-        return graph, values.abs()
-    if not is_signed(scores):
-        raise ConfigError("by = 'signed': scores of method 'combined' are sizes, without a sign; allowed: 'absolute'")
-    return graph, values * _towards_other(scores.attrs)
+    return graph, values.abs() if by == "absolute" else values * _towards_other(scores.attrs)
 
 
 def best_places(values: Float[Tensor, "edge"], n: int) -> np.ndarray:
@@ -103,12 +108,31 @@ def best_places(values: Float[Tensor, "edge"], n: int) -> np.ndarray:
 
 def is_signed(scores: "xarray.DataArray") -> bool:
     """Whether scores have a sign to rank by: those of method "combined" are sizes."""
-    return scores.attrs.get("method") != "combined"
+    return scores.attrs.get("method") not in UNSIGNED
+
+
+def importance(scores: "xarray.DataArray") -> tuple[EdgeGraph, Float[Tensor, "reader writer"]]:
+    """Scores with the sign by which "signed" ranks; sizes, which have none, as they are. Raises as `ranked`."""
+    graph, matrix = score_matrix(scores)
+    return graph, matrix * _towards_other(scores.attrs) if is_signed(scores) else matrix
+
+
+def labelled(
+    graph: EdgeGraph, matrix: Float[Tensor, "reader writer"], attrs: Mapping[str, object]
+) -> "xarray.DataArray":
+    """A matrix in the order of a graph as scores; `attrs` are what else they say of themselves."""
+    import xarray
+
+    coords = {"reader": list(map(str, graph.readers)), "writer": list(map(str, graph.writers))}
+    about = {**attrs, "graph": graph.to_json()}
+    return xarray.DataArray(matrix.detach().cpu().numpy(), coords, DIMS, "effect", about)
 
 
 def _towards_other(about: dict[str, Any]) -> int:
     """The sign of a score that moves the metric towards the other run."""
-    if about.get("values") == "fraction":
+    if (method := about.get("method")) in UNSIGNED:
+        raise ConfigError(f"by = 'signed': scores of method {method!r} are sizes, without a sign; allowed: 'absolute'")
+    if about.get("values") in ("fraction", IMPORTANCE):
         return 1
     base, target = about.get("baseline"), about.get("target")
     if base is not None and target is not None:
@@ -121,3 +145,44 @@ def _towards_other(about: dict[str, Any]) -> int:
     if about.get("direction") not in ("noising", "denoising"):
         raise ConfigError('by = \'signed\': scores does not say, attrs["direction"], whether "noising" or "denoising"')
     return -1 if about["direction"] == "noising" else 1
+
+
+# ---------------------------------------------------------------------- edges by their places in `edges()`
+
+
+@lru_cache(maxsize=8)
+def first_places(graph: EdgeGraph) -> list[int]:
+    """Where each reader's edges begin among all edges; and at the end, how many there are."""
+    return list(accumulate(map(graph.n_writers_of, graph.readers), initial=0))
+
+
+@lru_cache(maxsize=8)
+def _reads(graph: EdgeGraph) -> list[list[int]]:
+    """The readers of each writer's component, by their places."""
+    return [[graph.numbers[reader] for reader in graph.reads_of(writer)] for writer in graph.writers]
+
+
+def grown(graph: EdgeGraph, values: Float[Tensor, "edge"], n: int) -> list[int]:
+    """At most n edges from the logits upwards, by their places: always the best into a component that writes to one.
+
+    NaN is never taken; of edges that count alike the earlier in the graph is.
+    """
+    first, reads, value_of = first_places(graph), _reads(graph), values.tolist()
+    waiting: list[tuple[float, int, int]] = []  # by value, then by place: the writer of each edge
+    opened: set[int] = set()
+    chosen: list[int] = []
+
+    def opens(readers: Sequence[int]) -> None:
+        for reader in readers:
+            if reader not in opened:
+                opened.add(reader)
+                for writer, place in enumerate(range(first[reader], first[reader + 1])):
+                    if not math.isnan(value_of[place]):
+                        heapq.heappush(waiting, (-value_of[place], place, writer))
+
+    opens([len(graph.readers) - 1])
+    while waiting and len(chosen) < n:
+        _, place, writer = heapq.heappop(waiting)
+        chosen.append(place)
+        opens(reads[writer])
+    return chosen

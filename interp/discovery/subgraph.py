@@ -1,11 +1,12 @@
 """A circuit as a value: some edges of a computation graph, and the shape of the models that have them."""
 
-import heapq
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -14,8 +15,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.discovery.ranking import RankBy, best_places, ranked
-from interp.errors import ConfigError, HookNotFoundError, RangeError, ShapeError, describe
+from interp.discovery.ranking import RankBy, best_places, first_places, grown, ranked
+from interp.errors import CheckpointError, ConfigError, HookNotFoundError, RangeError, ShapeError, describe
+from interp.files import atomic_path
 from interp.indices import check_count
 from interp.model import Edge, EdgeGraph, HookedTransformer, Reader
 
@@ -95,25 +97,7 @@ class Subgraph:
         """
         graph, values = ranked(scores, by)
         n = check_count("n", n, _n_scored(values), least=0)
-        first, reads = _first_places(graph), _reads(graph)
-        value_of, chosen = values.tolist(), list[int]()
-        waiting: list[tuple[float, int, int]] = []  # by value, then by place: the writer of each edge
-        opened: set[int] = set()
-
-        def opens(reader: int) -> None:
-            if reader in opened:
-                return
-            opened.add(reader)
-            for writer, place in enumerate(range(first[reader], first[reader + 1])):
-                if not math.isnan(value_of[place]):
-                    heapq.heappush(waiting, (-value_of[place], place, writer))
-
-        opens(len(graph.readers) - 1)
-        while waiting and len(chosen) < n:
-            _, place, writer = heapq.heappop(waiting)
-            chosen.append(place)
-            for reader in reads[writer]:
-                opens(reader)
+        chosen = grown(graph, values, n)
         if len(chosen) < n:
             raise ConfigError(f"n = {n}, but only {len(chosen)} of the scored edges lead to the logits")
         return cls._of_places(graph, chosen, f"greedy({n}, by={by!r}){_of_scores(scores)}")
@@ -250,6 +234,34 @@ class Subgraph:
         found_by = f"complement of {self.found_by or 'a subgraph'}"
         return Subgraph(self.graph, np.packbits(~self._flags()).tobytes(), found_by)
 
+    # ------------------------------------------------------------------ files
+
+    def to_json(self) -> str:
+        """Shape, edges by name and `found_by` as JSON text, with the version of its schema."""
+        from interp.discovery.exchange import to_json
+
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Subgraph":
+        """What `to_json` wrote. Raises `CheckpointError` for other text, another schema, or what is no edge."""
+        from interp.discovery.exchange import from_json
+
+        return from_json(text)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_json()` to a file, whole or not at all."""
+        with atomic_path(path) as file:
+            file.write_text(self.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Subgraph":
+        """What `save` wrote. Raises as `from_json`, naming the file, and for a file that is not there."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, CheckpointError) as error:
+            raise CheckpointError(f"{path} cannot be read as a subgraph: {error}") from error
+
     # ------------------------------------------------------------------ as a graph
 
     def pruned(self) -> "Subgraph":
@@ -343,21 +355,9 @@ def _differences(own: EdgeGraph, other: EdgeGraph) -> str:
 
 
 @lru_cache(maxsize=8)
-def _first_places(graph: EdgeGraph) -> list[int]:
-    """Where each reader's edges begin among all edges; and at the end, how many there are."""
-    return [0, *np.cumsum([graph.n_writers_of(reader) for reader in graph.readers]).tolist()]
-
-
-@lru_cache(maxsize=8)
 def _writes(graph: EdgeGraph) -> list[list[int]]:
     """The writers of each reader's component, by their places."""
     return [[graph.numbers[writer] for writer in graph.writes_of(reader)] for reader in graph.readers]
-
-
-@lru_cache(maxsize=8)
-def _reads(graph: EdgeGraph) -> list[list[int]]:
-    """The readers of each writer's component, by their places."""
-    return [[graph.numbers[reader] for reader in graph.reads_of(writer)] for writer in graph.writers]
 
 
 def _place(graph: EdgeGraph, edge: str | Edge) -> int:
@@ -366,4 +366,4 @@ def _place(graph: EdgeGraph, edge: str | Edge) -> int:
     numbers = graph.numbers
     if found.writer not in numbers or found.reader not in numbers or not graph.reaches(*found):
         raise HookNotFoundError(f"{found} is no edge of {graph}")
-    return _first_places(graph)[numbers[found.reader]] + cast(int, numbers[found.writer])
+    return first_places(graph)[numbers[found.reader]] + cast(int, numbers[found.writer])

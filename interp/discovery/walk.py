@@ -39,9 +39,9 @@ class Rule:
         """A norm that computes its scale from what it reads."""
         return norm.unhooked(x)
 
-    def factor(self, x: Tensor, kind: str) -> Tensor:
-        """Something that is one of several factors of a product: `q` and `k` of a score, `v` and `pattern` of what a
-        head mixes, `mlp` for the input of gated neurons.
+    def factor(self, x: Tensor) -> Tensor:
+        """One of the two factors of a product: queries and keys of a score, pattern and values of what a head mixes, or
+        what both factors of gated neurons read.
         """
         return x
 
@@ -117,15 +117,13 @@ class Walk:
             read = read + self._of(context.position_reads)
         W, b = (cast(Tensor, getattr(attn, f"{kind}_{input.upper()}"))[heads] for kind in "Wb")
         out = (einsum(read, W, READ_HEADS) + b).flatten(0, 1)
-        if input == "v":
-            return self.rule.factor(out, "v")
-        if self.cfg.use_qk_norm:
+        if self.cfg.use_qk_norm and input != "v":
             name = f"blocks.{layer}.attn.{input}_norm"
             out = self._normed(name, attn.q_norm if input == "q" else attn.k_norm, out, heads)
-        if context.rotation is not None:
+        if context.rotation is not None and input != "v":
             cos, sin = (self._of_rows(part, len(out)) for part in context.rotation)
             out = rotate(out, (cos, sin))
-        return self.rule.factor(out, input)
+        return self.rule.factor(out)
 
     def attended(self, layer: int, streams: Float[Tensor, "mask reader batch late d_model"]) -> Attended:
         """Attention, where every reader of the layer has a stream: all queries, all keys, all values."""
@@ -152,7 +150,7 @@ class Walk:
     ) -> Float[Tensor, "row late head d_head"]:
         """What some heads mix. One of the two may have fewer rows, as in `pattern`."""
         n_rows = max(len(pattern), len(v))
-        pattern = self.rule.factor(self._repeated(pattern, n_rows), "pattern")
+        pattern = self.rule.factor(self._repeated(pattern, n_rows))
         return self.model.blocks[layer].attn.mix(pattern, self._repeated(v, n_rows))
 
     def extended(
@@ -185,13 +183,21 @@ class Walk:
             out = self._normed(f"blocks.{layer}.ln1_post", block.ln1_post, out)
         return writes.movedim(-2, 1), out
 
+    def attn_out(
+        self, layer: int, z: Float[Tensor, "row late head d_head"]
+    ) -> Float[Tensor, "mask batch late d_model"]:
+        """What attention adds to the stream."""
+        block = self.model.blocks[layer]
+        out = block.attn.write(z).unflatten(0, (-1, len(self.prompts)))
+        return self._normed(f"blocks.{layer}.ln1_post", block.ln1_post, out)
+
     # ------------------------------------------------------------------ MLPs and norms
 
     def mlp(self, layer: int, stream: Float[Tensor, "mask batch late d_model"]) -> Tensor:
         """What a layer's MLP adds to the stream."""
         block = self.model.blocks[layer]
         read = self._normed(f"blocks.{layer}.ln2", block.ln2, stream)
-        out = self._neurons(layer, block, self.rule.factor(read, "mlp") if self.cfg.gated_mlp else read)
+        out = self._neurons(layer, block, self.rule.factor(read) if self.cfg.gated_mlp else read)
         return self._normed(f"blocks.{layer}.ln2_post", block.ln2_post, out)
 
     def _neurons(self, layer: int, block: Block, read: Float[Tensor, "mask batch late d_model"]) -> Tensor:
@@ -201,10 +207,6 @@ class Walk:
         scale = self._repeated(self.late(f"blocks.{layer}.mlp.ln.hook_scale"), len(flat))
         with self.model.hooks(fwd_hooks=[(f"blocks.{layer}.mlp.ln.hook_scale", lambda x, hook: scale)]):
             return block.mlp(flat).unflatten(0, read.shape[:2])
-
-    def final_normed(self, read: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
-        """The final norm, live."""
-        return self.rule.norm(self.model.ln_final, read)
 
     def _normed(self, name: str, norm: Norm, x: Tensor, heads: slice | None = None) -> Tensor:
         if norm.kind is None:

@@ -13,7 +13,7 @@ from interp.metrics.kinds import (
     Rank,
     as_metric,
 )
-from interp.metrics.plan import JudgedRun, MetricPlan
+from interp.metrics.plan import JudgedRun, MetricPlan, is_pooled
 
 __all__ = [
     "Function",
@@ -28,5 +28,6 @@ __all__ = [
     "Probability",
     "Rank",
     "as_metric",
+    "is_pooled",
     "key_of",
 ]

@@ -101,3 +101,8 @@ class MetricPlan:
     tokens: Int[Tensor, "batch d_read"] | None
     score: Score
     whole_batch: bool = False
+
+
+def is_pooled(values: Float[Tensor, "row"]) -> bool:
+    """Whether a score that saw all prompts at once made a single number of them, which then stands for each."""
+    return len(values) > 1 and values.stride(0) == 0

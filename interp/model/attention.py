@@ -82,7 +82,7 @@ class Attention(nn.Module):
         if context.past is not None:
             k, v = context.past.extend(k, v)
         z = self.attend(q, k, v, context) if context.attend is None else context.attend(q, k, v)
-        return self._write(self.hook_z(z))
+        return self.write(self.hook_z(z))
 
     def _read(
         self,
@@ -174,7 +174,7 @@ class Attention(nn.Module):
         groups = pattern.reshape(batch, v.shape[2], -1, n_keys) @ v.transpose(1, 2)
         return groups.view(batch, heads, n_queries, -1).transpose(1, 2)
 
-    def _write(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
+    def write(self, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
         """`sum over heads of z W_O`, plus `b_O`; the sum of the heads' edited writes where one was edited."""
         out = F.linear(z.flatten(2), self.W_O.flatten(0, 1).T, self.b_O)
         if self.hook_result.hooks:

@@ -6,13 +6,23 @@ the same options (`SweepOptions`), and all can say what they found as values of 
 `packed.py` says why this is cheap.
 """
 
-from interp.patching.measure import Measurement, Metrics, OneMetric
+from interp.patching.measure import Measurement, Metrics, OneMetric, measure_rows
 from interp.patching.options import EffectOptions, Settings, SweepOptions
-from interp.patching.packed import BaseRun
-from interp.patching.pairs import ROLES, PairRuns, PatchDirection, Prompt, PromptPair, Reaction, Source, check_reactions
+from interp.patching.packed import BaseRun, PackedForward, PackedRows
+from interp.patching.pairs import (
+    ROLES,
+    PairRuns,
+    PatchDirection,
+    Prompt,
+    PromptPair,
+    Reaction,
+    Source,
+    at_positions,
+    check_reactions,
+)
 from interp.patching.path_sweeps import path_sweep
 from interp.patching.path_trees import path_tree
-from interp.patching.plan import Granularity
+from interp.patching.plan import Granularity, budget_of_rows
 from interp.patching.resume import ResumeFile, question_of
 from interp.patching.sweeps import sweep, sweep_sites
 from interp.patching.writes import EMBED, Writes, heads_write, read_points, written_points
@@ -26,6 +36,8 @@ __all__ = [
     "Measurement",
     "Metrics",
     "OneMetric",
+    "PackedForward",
+    "PackedRows",
     "PairRuns",
     "PatchDirection",
     "Prompt",
@@ -36,8 +48,11 @@ __all__ = [
     "Source",
     "SweepOptions",
     "Writes",
+    "at_positions",
+    "budget_of_rows",
     "check_reactions",
     "heads_write",
+    "measure_rows",
     "path_sweep",
     "path_tree",
     "question_of",

@@ -12,7 +12,8 @@ from interp.errors import ConfigError
 from interp.metrics import Metric, MetricPlan, as_metric
 from interp.model import ActivationCache
 from interp.patching.options import Settings
-from interp.patching.pairs import PairRuns
+from interp.patching.packed import PackedRows
+from interp.patching.pairs import PairRuns, Reaction, at_positions
 from interp.results import Axis, over_prompts
 
 if TYPE_CHECKING:
@@ -82,12 +83,19 @@ class Measurement:
         return attrs if self.target is None else attrs | {"target": _means(self.target)}
 
     def result(
-        self, values: Float[Tensor, "metric batch *cells"], axes: list[Axis], about: Mapping[str, object]
+        self,
+        values: Float[Tensor, "metric batch *cells"],
+        axes: list[Axis],
+        about: Mapping[str, object],
+        effects: bool = False,
     ) -> "xarray.DataArray":
-        """Values of patched runs as the settings ask for them, with a record of how they came about."""
+        """Values of patched runs as the settings ask for them, with a record of how they came about.
+
+        With `effects` they are effects already, and not the metrics of patched runs.
+        """
         settings = self.settings
         per_cell = (..., *[None] * (values.ndim - 2))
-        if settings.values != "metric":
+        if settings.values != "metric" and not effects:
             values = values - self.baseline[per_cell]
         if settings.normalize and self.target is not None:
             values = values / (self.target - self.baseline).mean(dim=1, keepdim=True)[per_cell]
@@ -99,3 +107,42 @@ class Measurement:
 def _means(of_prompts: Float[Tensor, "metric batch"]) -> float | list[float]:
     means = of_prompts.mean(dim=1).tolist()
     return means[0] if len(means) == 1 else means
+
+
+def measure_rows(
+    measured: Measurement,
+    groups: list[PackedRows],
+    values: Float[Tensor, "metric batch cell"],
+    norms: Reaction = "live",
+) -> None:
+    """Write the metrics of rows that have passed the last layer into `values`, at their prompts and cells."""
+    runs = measured.runs
+    for plan, of_metric in zip(measured.plans, values, strict=True):
+        base = at_positions(runs.base.final, plan.positions)
+        if plan.whole_batch:  # one run of every prompt at once: those that a patch does not change are as they were
+            streams = {cell: base.clone() for rows in groups for cell in rows.cells.tolist()}
+            for rows in groups:
+                for cell, stream in zip(rows.cells.tolist(), _at_read(rows, base, plan), strict=True):
+                    streams[cell][rows.prompt] = stream
+            prompts = torch.arange(len(base), device=base.device)
+            for cell, stream in streams.items():
+                of_metric[:, cell] = runs.measure(plan, stream, prompts, norms)
+            continue
+        # The metrics hold up to eight tensors as large as the logits: these, in float32, normalised, exponentiated,
+        # multiplied with a reference's, and what these steps leave behind until they return.
+        logits = plan.positions.shape[1] * runs.base.model.cfg.d_vocab_out * base.element_size()
+        at_once = max(1, measured.settings.max_bytes // (8 * logits))
+        for rows in groups:
+            stream = _at_read(rows, base, plan)
+            for cells, part in zip(rows.cells.split(at_once), stream.split(at_once), strict=True):
+                prompts = torch.full_like(cells, rows.prompt)
+                of_metric[rows.prompt, cells] = runs.measure(plan, part, prompts, norms)
+
+
+def _at_read(
+    rows: PackedRows, base: Float[Tensor, "batch read d_model"], plan: MetricPlan
+) -> Float[Tensor, "row read d_model"]:
+    """The last stream where a metric reads: the rows' own from `start` on, the base run's before."""
+    positions = plan.positions[rows.prompt]
+    own = rows.stream[:, (positions - rows.start).clamp(min=0)]
+    return torch.where((positions >= rows.start)[:, None], own, base[rows.prompt])

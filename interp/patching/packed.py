@@ -10,15 +10,17 @@ that share prompt and first position.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.budget import portions
-from interp.model import ActivationCache, HookedTransformer, HookName, HookPoint, LayerContext
+from interp.model import ActivationCache, HookedTransformer, HookName, HookPoint, LayerContext, layer_of
 from interp.text import MaskedTokens
 
 MOST_POSITIONS = 4096
@@ -35,13 +37,13 @@ class BaseRun:
         cache: the stream before every layer and after the last, keys and values, and what a sweep names besides.
     """
 
-    model: "HookedTransformer"
+    model: HookedTransformer
     prompts: MaskedTokens
     cache: ActivationCache
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: "HookedTransformer", prompts: MaskedTokens, also: Sequence[HookName]) -> "BaseRun":
+    def of(cls, model: HookedTransformer, prompts: MaskedTokens, also: Sequence[HookName]) -> "BaseRun":
         """Run the model once and keep what rows will need, and the points named in `also`."""
         names = ["blocks.*.hook_resid_pre", ("resid_post", -1), "blocks.*.attn.hook_v", *also]
         names.append(f"blocks.*.attn.{_key_point(model)}")
@@ -67,7 +69,7 @@ class BaseRun:
         return self.cache[f"blocks.{layer}.attn.hook_v"]
 
 
-def _key_point(model: "HookedTransformer") -> str:
+def _key_point(model: HookedTransformer) -> str:
     return "hook_rot_k" if model.cfg.positional_embedding_type == "rotary" else "hook_k"
 
 
@@ -145,51 +147,41 @@ def in_portions(groups: Iterable[PackedRows], most: int) -> Iterator[list[Packed
         yield parts
 
 
-class PackedForward:
-    """A pass of many rows through the layers.
+class Joins(Protocol):
+    """How rows come to differ from the base run: what happens to them in the layer at which they join."""
 
-    Args:
-        base: the run they vary.
+    def before(self, layer: int, rows: list[PackedRows], packed: "PackedForward") -> list[PackedRows] | None:
+        """The rows before the layer, which they then pass with all others; None if they come to differ within it."""
+        ...
+
+    def through(self, layer: int, rows: list[PackedRows], packed: "PackedForward") -> list[PackedRows]:
+        """Where they come to differ within it: the rows after it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SitePatches:
+    """Rows that are patched at a site as they join.
+
+    Attributes:
         site: full name of the patched point in each layer.
         source: what patches write in a layer: the whole activation there, shaped as in the base run.
-        advance: told how many positions have passed a block.
-        most: how many positions pass a block at once.
     """
 
-    def __init__(
-        self,
-        base: BaseRun,
-        site: Callable[[int], str],
-        source: Callable[[int], Tensor],
-        advance: Callable[[int], object] = lambda n: None,
-        most: int = MOST_POSITIONS,
-    ):
-        self.base, self.model, self.site, self.source = base, base.model, site, source
-        self.advance, self.most = advance, most
+    site: Callable[[int], str]
+    source: Callable[[int], Tensor]
 
-    @torch.no_grad()
-    def run(self, joining: dict[int, list[PackedRows]]) -> list[PackedRows]:
-        """All rows after the last layer, from those that join at each."""
-        groups: list[PackedRows] = []
-        for layer in range(min(joining), self.model.cfg.n_layers):
-            new = [self._entered(layer, rows) for rows in joining.get(layer, ())]
-            if new and self.site(layer) == f"blocks.{layer}.hook_resid_pre":
-                for rows in new:
-                    rows.write(rows.stream, self.source(layer)[rows.prompt, rows.start :])
-                groups, new = grouped([*groups, *new]), []
-            passed = self._block(layer, groups)
-            if new:
-                passed = [*passed, *self._patched_block(layer, new)]
-            groups = grouped(passed)
-        return groups
+    def before(self, layer: int, rows: list[PackedRows], packed: "PackedForward") -> list[PackedRows] | None:
+        """The patched stream, where the site is that."""
+        if self.site(layer) != f"blocks.{layer}.hook_resid_pre":
+            return None
+        entered = [packed.entered(layer, some) for some in rows]
+        for some in entered:
+            some.write(some.stream, self.source(layer)[some.prompt, some.start :])
+        return entered
 
-    def _entered(self, layer: int, rows: PackedRows) -> PackedRows:
-        """The rows with the base run's stream before `layer`."""
-        stream = self.base.cache[f"blocks.{layer}.hook_resid_pre"][rows.prompt, rows.start :]
-        return rows.with_stream(stream.repeat(len(rows.cells), 1, 1))
-
-    def _patched_block(self, layer: int, groups: list[PackedRows]) -> list[PackedRows]:
-        """As `_block`, each row's patch written at the site on the way."""
+    def through(self, layer: int, rows: list[PackedRows], packed: "PackedForward") -> list[PackedRows]:
+        """The rows after the layer, each row's patch written at the site on the way."""
         source, passing = self.source(layer), _Passing()
 
         def edit(activation: Tensor, hook: HookPoint) -> Tensor:
@@ -201,13 +193,61 @@ class PackedForward:
                     rows.write(part, source[rows.prompt, rows.start :])
             return activation
 
-        with self.model.hooks(fwd_hooks=[(self.site(layer), edit)]):
-            return self._block(layer, groups, passing)
+        with packed.model.hooks(fwd_hooks=[(self.site(layer), edit)]):
+            return packed.block(layer, [packed.entered(layer, some) for some in rows], passing)
 
-    def _block(self, layer: int, groups: list[PackedRows], passing: "_Passing | None" = None) -> list[PackedRows]:
+
+class PackedForward:
+    """A pass of many rows through the layers.
+
+    Args:
+        base: the run they vary.
+        joins: how rows come to differ from it.
+        advance: told how many positions have passed a block.
+        most: how many positions pass a block at once.
+        norms: "frozen" keeps the scales that norms had in the base run, which has to hold them.
+    """
+
+    def __init__(
+        self,
+        base: BaseRun,
+        joins: Joins,
+        advance: Callable[[int], object] = lambda n: None,
+        most: int = MOST_POSITIONS,
+        norms: Literal["live", "frozen"] = "live",
+    ):
+        self.base, self.model, self.joins = base, base.model, joins
+        self.advance, self.most, self.norms = advance, most, norms
+
+    @torch.no_grad()
+    def run(self, joining: dict[int, list[PackedRows]]) -> list[PackedRows]:
+        """All rows after the last layer, from those that join at each."""
+        groups: list[PackedRows] = []
+        for layer in range(min(joining), self.model.cfg.n_layers):
+            new = joining.get(layer, [])
+            if new and (before := self.joins.before(layer, new, self)) is not None:
+                groups, new = grouped([*groups, *before]), []
+            passed = self.block(layer, groups)
+            if new:
+                passed = [*passed, *self.joins.through(layer, new, self)]
+            groups = grouped(passed)
+        return groups
+
+    def entered(self, layer: int, rows: PackedRows) -> PackedRows:
+        """The rows with the base run's stream before `layer`."""
+        stream = self.base.cache[f"blocks.{layer}.hook_resid_pre"][rows.prompt, rows.start :]
+        return rows.with_stream(stream.repeat(len(rows.cells), 1, 1))
+
+    def block(self, layer: int, groups: list[PackedRows], passing: "_Passing | None" = None) -> list[PackedRows]:
         """PackedRows before `layer` to the same rows after it."""
-        passed: list[PackedRows] = []
+        if not groups:
+            return []
         passing = passing or _Passing()
+        with self.frozen_norms(layer, passing):
+            return self._passed(layer, groups, passing)
+
+    def _passed(self, layer: int, groups: list[PackedRows], passing: "_Passing") -> list[PackedRows]:
+        passed: list[PackedRows] = []
         for portion in in_portions(groups, self.most):
             passing.portion = portion
             flat = torch.cat([rows.stream.flatten(0, 1) for rows in portion])[None]
@@ -215,6 +255,23 @@ class PackedForward:
             passed += [rows.with_stream(part) for rows, part in zip(portion, _parts(out, portion), strict=True)]
             self.advance(flat.shape[1])
         return passed
+
+    @contextmanager
+    def frozen_norms(self, layer: int, passing: "_Passing") -> Iterator[None]:
+        """A layer's norms at the scales of the base run, where these are frozen."""
+        if self.norms == "live":
+            yield
+            return
+
+        def scale(activation: Tensor, hook: HookPoint) -> Tensor:
+            kept = self.base.cache[hook.name]
+            parts = [kept[rows.prompt, rows.start :].repeat(len(rows.cells), *[1] * (kept.ndim - 2)) for rows in
+                     passing.portion]  # fmt: skip
+            return torch.cat(parts)[None]
+
+        names = [name for name in self.model.hook_points if name.endswith("hook_scale") and layer_of(name) == layer]
+        with self.model.hooks(fwd_hooks=[(name, scale) for name in names]):
+            yield
 
     def _context(self, layer: int, passing: "_Passing") -> LayerContext:
         """What the block needs for a flat list of positions."""

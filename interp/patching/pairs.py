@@ -228,9 +228,16 @@ class PairRuns:
 
         With frozen norms the final one keeps the scale that it had in the run that is patched.
         """
-        return self.measure_normalized(plan, self._normalized(plan, streams, prompts, norms), prompts)
+        return self.measure_normalized(plan, self.normalized(plan, streams, prompts, norms), prompts)
 
-    def _normalized(self, plan: MetricPlan, streams: Tensor, prompts: Tensor, norms: Reaction) -> Tensor:
+    def normalized(
+        self,
+        plan: MetricPlan,
+        streams: Float[Tensor, "row read d_model"],
+        prompts: Int[Tensor, "row"],
+        norms: Reaction = "live",
+    ) -> Float[Tensor, "row read d_model"]:
+        """What the unembedding reads there."""
         norm = self.base.model.ln_final
         if norms == "live" or norm.kind is None:
             return norm.unhooked(streams)

@@ -168,7 +168,7 @@ class SweepPlan:
         starts = torch.stack(
             [site.starts(p, runs.base.cache[p.name], runs.written(p.name), causal) for p in site.points]
         )
-        return cls(runs, site, starts, *_budget(runs, site, max_bytes))
+        return cls(runs, site, starts, *budget_of_rows(runs, site.n_pos, max_bytes, site.points[0].lazy))
 
     @property
     def names(self) -> dict[int, str]:
@@ -220,17 +220,23 @@ class SweepPlan:
                     yield PackedRows(prompt, start, i * self.starts.shape[2] + chosen, self.site.at(chosen))
 
 
-def _budget(runs: PairRuns, site: SweepSite, max_bytes: int) -> tuple[int, int]:
+def budget_of_rows(runs: PairRuns, n: int, max_bytes: int, split: bool = False) -> tuple[int, int]:
     """How many positions may pass a block at once, and how many all rows together may have.
+
+    Args:
+        runs: what rows vary.
+        n: positions of the longest row.
+        max_bytes: the budget. Raises `ConfigError` for one that does not hold that row.
+        split: whether each head has a stream of its own.
 
     The factors count the tensors that a block holds at its widest moment, for each position that passes it:
     """
-    cfg, n = runs.base.model.cfg, site.n_pos
+    cfg = runs.base.model.cfg
     # Scores, what the mask leaves of them, and the pattern, over all keys; keys and values, of which a row has those
     # of all positions in one piece; queries, keys and values before and after rotation, and the mixed values.
     of_attention = 3 * cfg.n_heads * n + 2 * cfg.n_key_value_heads * cfg.d_head * n + 4 * cfg.n_heads * cfg.d_head
     # At points where each head has a stream of its own: that stream, normalised, edited, and the sum over heads.
-    of_each_head = 4 * cfg.n_heads * cfg.d_model if site.points[0].lazy else 0
+    of_each_head = 4 * cfg.n_heads * cfg.d_model if split else 0
     # The stream before, between and after, its two normalised copies, and what is written; and the MLP's neurons
     # before and after their activation function, and gated.
     size = runs.base.final.element_size()

@@ -19,11 +19,10 @@ from torch import Tensor
 from interp.errors import HookNotFoundError
 from interp.interventions import Index
 from interp.keywords import known_keywords
-from interp.metrics import MetricPlan
-from interp.patching.measure import Measurement, Metrics
+from interp.patching.measure import Measurement, Metrics, measure_rows
 from interp.patching.options import Settings, SweepOptions
-from interp.patching.packed import PackedForward, PackedRows
-from interp.patching.pairs import PairRuns, PromptPair, Source, at_positions
+from interp.patching.packed import PackedForward, SitePatches
+from interp.patching.pairs import PairRuns, PromptPair, Source
 from interp.patching.plan import Granularity, SweepPlan, SweepSite
 from interp.patching.resume import ResumeFile, question_of
 from interp.progress import progress_bar
@@ -164,10 +163,11 @@ def _sweeps(
         portions = plan.portions(done[name], many=settings.checkpoint is not None)
         work = sum(plan.work(cells) for cells in portions)
         with progress_bar(f"patching {name}", work, settings.progress) as advance:
-            packed = PackedForward(runs.base, plan.names.__getitem__, plan.written, advance, plan.most_passing)
+            joins = SitePatches(plan.names.__getitem__, plan.written)
+            packed = PackedForward(runs.base, joins, advance, plan.most_passing)
             for cells in portions:
                 rows = packed.run(plan.joining(cells))
-                _measure(runs, measured.plans, rows, values[name], settings.max_bytes)
+                measure_rows(measured, rows, values[name])
                 file.keep(name, cells)
         results[name] = _result(measured, plan.site, values[name])
     return results
@@ -176,45 +176,6 @@ def _sweeps(
 def _asked(sites: Mapping[str, SweepSite]) -> list[list[object]]:
     """Which cells there are; in which order a result has its axes does not matter."""
     return [[name, sorted(s.over), s.layers, s.positions, s.parts] for name, s in sites.items()]
-
-
-def _measure(
-    runs: PairRuns,
-    plans: list[MetricPlan],
-    groups: list[PackedRows],
-    values: Float[Tensor, "metric batch cell"],
-    max_bytes: int,
-) -> None:
-    """Write each row's metrics into `values`."""
-    for plan, of_metric in zip(plans, values, strict=True):
-        base = at_positions(runs.base.final, plan.positions)
-        if plan.whole_batch:  # one run of every prompt at once: those that a patch does not change are as they were
-            streams = {cell: base.clone() for rows in groups for cell in rows.cells.tolist()}
-            for rows in groups:
-                for cell, stream in zip(rows.cells.tolist(), _at_read(rows, base, plan), strict=True):
-                    streams[cell][rows.prompt] = stream
-            prompts = torch.arange(len(base), device=base.device)
-            for cell, stream in streams.items():
-                of_metric[:, cell] = runs.measure(plan, stream, prompts)
-            continue
-        # The metrics hold up to eight tensors as large as the logits: these, in float32, normalised, exponentiated,
-        # multiplied with a reference's, and what these steps leave behind until they return.
-        logits = plan.positions.shape[1] * runs.base.model.cfg.d_vocab_out * base.element_size()
-        at_once = max(1, max_bytes // (8 * logits))
-        for rows in groups:
-            stream = _at_read(rows, base, plan)
-            for cells, part in zip(rows.cells.split(at_once), stream.split(at_once), strict=True):
-                prompts = torch.full_like(cells, rows.prompt)
-                of_metric[rows.prompt, cells] = runs.measure(plan, part, prompts)
-
-
-def _at_read(
-    rows: PackedRows, base: Float[Tensor, "batch read d_model"], plan: MetricPlan
-) -> Float[Tensor, "row read d_model"]:
-    """The last stream where a metric reads: the rows' own from `start` on, the base run's before."""
-    positions = plan.positions[rows.prompt]
-    own = rows.stream[:, (positions - rows.start).clamp(min=0)]
-    return torch.where((positions >= rows.start)[:, None], own, base[rows.prompt])
 
 
 def _result(measured: Measurement, site: SweepSite, values: Float[Tensor, "metric batch cell"]) -> "xarray.DataArray":

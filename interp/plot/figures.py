@@ -13,7 +13,8 @@
 | `singular_directions` | what `weights.singular_directions` returns |
 | `paths`, `path_sankey` | what `lens.expand_logits` returns |
 | `loss_curves` | losses of training, with the phase change |
-| `circuit` | a circuit that was built, `Circuit` or its `edges()` |
+| `circuit` | a circuit that was found, `discovery.Subgraph`, or built, `Circuit` or its `edges()` |
+| `faithfulness` | what `faithfulness_curve` returns |
 | `token_flow` | attention between tokens, layer by layer |
 | `array` | any labelled array of one or two axes |
 
@@ -24,6 +25,7 @@ figure shows itself at the end of a notebook cell; `figure.write_html(path)` wri
 from interp.plot.attributions import contributions, lens, paths
 from interp.plot.builder import bars, heatmap, heatmaps
 from interp.plot.graph_figures import circuit, token_flow
+from interp.plot.judged_circuits import faithfulness
 from interp.plot.lines import curves
 from interp.plot.patterns import pattern, patterns
 from interp.plot.results import array, head_scores, loss_curves, sweep
@@ -41,6 +43,7 @@ __all__ = [
     "contributions",
     "curves",
     "eigenvalues",
+    "faithfulness",
     "head_scores",
     "heatmap",
     "heatmaps",

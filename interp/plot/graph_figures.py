@@ -12,9 +12,13 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.discovery import Subgraph
 from interp.errors import ConfigError, RangeError, ShapeError
+from interp.indices import check_count
 from interp.model import head_label
+from interp.plot.drawn_circuits import drawn_part
 from interp.plot.labels import shown_tokens
+from interp.plot.layered import Link, layered
 from interp.plot.style import (
     COLORS,
     check_shares,
@@ -29,6 +33,7 @@ from interp.plot.style import (
 if TYPE_CHECKING:
     import networkx
     import plotly.graph_objects
+    import xarray
 
 KINDS = {"Q": COLORS[0], "K": COLORS[1], "V": COLORS[2], "mlp": COLORS[3], "out": COLORS[6]}
 """Colours of edges by what they feed."""
@@ -40,119 +45,231 @@ SHAPES = {"head": "#dcebf7", "mlp": "#f7e3ee", "embed": "#eeeeee", "logits": "#e
 # ---------------------------------------------------------------------- circuits
 
 
-def circuit(graph: networkx.MultiDiGraph | Any, *, title: str = "") -> plotly.graph_objects.Figure:
-    """What feeds what: layers upwards, an edge for every input that a part reads, coloured and labelled Q, K, V, ...
+def circuit(
+    graph: networkx.MultiDiGraph | Subgraph | Any,
+    *,
+    scores: xarray.DataArray | None = None,
+    top_k: int = 60,
+    pruned: bool = False,
+    title: str | None = None,
+) -> plotly.graph_objects.Figure:
+    """What feeds what: layers upwards, an edge for every input that a part reads, coloured by what it feeds.
 
-    Parts of one layer stand side by side, its MLPs above its heads. Edges enter a head at the left (Q), in the middle
-    (K) and at the right (V); the spaces that they go through are under the pointer.
+    Edges enter a head at the left (Q), in the middle (K) and at the right (V). Layers without parts are left out, and
+    MLPs stand above the heads of their layer where these feed them. What an edge is, and its score, are under the
+    pointer.
 
     Args:
-        graph: a networkx `MultiDiGraph` whose nodes have a `layer` (and a `kind`, and the names of their `parts`) and
-            whose edges' keys say what they feed, or anything whose `edges()` returns one, such as a `circuits.Circuit`.
-        title: above the figure.
+        graph: a `discovery.Subgraph`; or a networkx `MultiDiGraph` whose nodes have a `layer` (and a `kind`, and the
+            names of their `parts`) and whose edges' keys say what they feed; or anything whose `edges()` returns one,
+            such as a `circuits.Circuit`.
+        scores: of a `Subgraph`'s edges, as `edge_scores` returns them. Lines are as wide as their scores are large, and
+            dashed where the score has the sign that fewer have.
+        top_k: of a `Subgraph` at most so many edges are drawn, those with the largest scores.
+        pruned: leave out a `Subgraph`'s dead ends, which are drawn faint otherwise; see `Subgraph.pruned`.
+        title: above the figure; of a `Subgraph` by default how large it is, how it was found, and what is not drawn.
 
-    Raises `ConfigError` for no such graph, or one without nodes.
+    Raises:
+        ConfigError: no such graph, one without nodes or edges, more than `top_k` edges and no scores to choose by,
+            edges that are not scored, or options of a `Subgraph` for anything else.
+        ShapeError: scores of models of another shape. Scores raise as `discovery.score_matrix` too.
     """
     import networkx
     import plotly.graph_objects as go
 
-    if not isinstance(graph, networkx.Graph) and callable(getattr(graph, "edges", None)):
-        graph = graph.edges()
-    if not isinstance(graph, networkx.MultiDiGraph) or not len(graph):
-        raise ConfigError(f"this draws a networkx MultiDiGraph with nodes, or a Circuit, not {type(graph).__name__}")
-    if missing := [name for name, about in graph.nodes(data=True) if "layer" not in about]:
+    if isinstance(graph, Subgraph):
+        drawn, said = drawn_part(graph, scores, check_count("top_k", top_k), pruned)
+        title = said if title is None else title
+    elif scores is not None or pruned:
+        raise ConfigError(f"scores and pruned are for a Subgraph, not for {type(graph).__name__}")
+    else:
+        drawn = graph if isinstance(graph, networkx.Graph) or not hasattr(graph, "edges") else graph.edges()
+    if not isinstance(drawn, networkx.MultiDiGraph) or not len(drawn):
+        raise ConfigError(f"this draws a Subgraph, a networkx MultiDiGraph with nodes, or a Circuit, not "
+                          f"{type(graph).__name__}")  # fmt: skip
+    if missing := [name for name, about in drawn.nodes(data=True) if "layer" not in about]:
         raise ConfigError(f"node {missing[0]!r} has no layer")
-    places = _side_by_side(graph)
-    names = {node: _named(node, about.get("parts", ())) for node, about in graph.nodes(data=True)}
+    names = {node: _named(node, about.get("parts", ())) for node, about in drawn.nodes(data=True)}
+    places = _Places(drawn, names)
     figure = go.Figure()
-    kinds = sorted({str(kind) for _, _, kind in graph.edges(keys=True)}, key=_rank)
-    reach = [x for x, _ in places.values()]
-    first = dict.fromkeys(kinds, True)
-    for start, end, key, about in sorted(graph.edges(keys=True, data=True), key=lambda edge: _rank(str(edge[2]))):
-        kind, (x, y) = str(key), places[end]
+    _edges(figure, places, names)
+    _nodes(figure, places, names, {name: about.get("kind", "") for name, about in drawn.nodes(data=True)})
+    (left, right), heights = places.ends(), places.heights
+    figure.update_xaxes(visible=False, range=[left, right])
+    figure.update_yaxes(title_text="layer", tickmode="array", tickvals=list(heights.values()),
+                        ticktext=places.level_names(), range=[-40, max(heights.values()) + 40],
+                        showgrid=True, gridcolor="#eeeeee", zeroline=False)  # fmt: skip
+    size = 120 + right - left, 80 + max(heights.values())  # never less: the nodes' sizes are in pixels
+    return finish(figure, title or "", *size, most=max(WIDEST, *size))
+
+
+def _edges(figure: plotly.graph_objects.Figure, places: _Places, names: Mapping[Any, str]) -> None:
+    """A line for each edge, and an entry of the legend for each kind."""
+    import plotly.graph_objects as go
+
+    curves = sorted(places.curves.items(), key=lambda curve: _rank(str(curve[0][2])))
+    for edge, (x, y) in curves:
+        kind, about = str(edge[2]), places.graph.edges[edge]
         spaces = ", ".join(map(str, about.get("spaces", ())))
-        note = f"{names[start]} → {names[end]}, {kind}" + (f"\nthrough {spaces}" if spaces else "")
-        port = PORTS.get(kind, 0.0)
-        bend = _bend(places, start, end) * (1 + port / 2)
-        line = _Line((places[start][0] + port / 2, places[start][1] + 0.1), (x + port, y - 0.13), bend)
-        reach += line.points()[0].tolist()
-        line.draw(figure, kind, KINDS.get(kind, COLORS[4]), note, legend=first[kind], arrow=True)
-        first[kind] = False
-    _nodes(figure, places, names, {name: about.get("kind", "") for name, about in graph.nodes(data=True)})
-    heights = sorted({y for _, y in places.values()})
-    levels = [_level_name(graph, places, y) for y in heights]
-    low, high = min(reach) - 0.45, max(reach) + 0.45
-    axis = {"showgrid": True, "gridcolor": "#eeeeee", "zeroline": False}
-    figure.update_xaxes(visible=False, range=[low, high])
-    figure.update_yaxes(title_text="layer", tickmode="array", tickvals=heights, ticktext=levels,
-                        range=[heights[0] - 0.3, heights[-1] + 0.3], **axis)  # fmt: skip
-    return finish(figure, title, 120 + 150 * (high - low), 60 + 135 * (heights[-1] - heights[0] + 0.6))
+        note = f"{names[edge[0]]} → {names[edge[1]]}, {kind}" + (f"\nthrough {spaces}" if spaces else "")
+        look = _Look(kind, KINDS.get(kind, COLORS[4]), about.get("width", 2), about.get("dash", "solid"),
+                     about.get("opacity", 1), arrow=True, labelled=len(curves) <= MOST_LABELLED)  # fmt: skip
+        _curve(figure, x, y, look, about.get("note", note), legend=False)
+    for kind in dict.fromkeys(str(edge[2]) for edge, _ in curves):
+        mark = {"symbol": "line-ew", "size": 12, "line": {"color": KINDS.get(kind, COLORS[4]), "width": 3}}
+        figure.add_trace(
+            go.Scatter(x=[None], y=[None], mode="markers", name=literal(kind), legendgroup=kind, marker=mark,
+                       showlegend=True, hoverinfo="skip")
+        )  # fmt: skip
 
 
-PORTS = {"Q": -0.14, "V": 0.14}
-"""Where edges of a kind enter a node, off its middle."""
+PORTS = {"Q": -0.3, "V": 0.3}
+"""Where edges of a kind enter a node, off its middle, in widths of the node."""
+
+MOST_LABELLED = 20
+"""Up to so many edges are labelled with what they feed."""
+
+BOX = 24
+"""Pixels from the lower to the upper side of a node."""
+
+
+class _Places:
+    """Where nodes and edges of a circuit are, in pixels.
+
+    Attributes:
+        heights: of the levels.
+        nodes: the middle of each node.
+        widths: of the nodes.
+        curves: x and y values along each edge, by its ends and its key.
+    """
+
+    def __init__(self, graph: networkx.MultiDiGraph, names: Mapping[Any, str]):
+        self.graph = graph
+        level_of = _levels(graph)
+        levels = [[node for node in graph if level_of[node] == level] for level in sorted(set(level_of.values()))]
+        at_level = {node: number for number, level in enumerate(levels) for node in level}
+        edges = [edge for edge in graph.edges(keys=True) if at_level[edge[0]] < at_level[edge[1]]]
+        if len(edges) < graph.number_of_edges():
+            raise ConfigError("an edge does not lead to a later layer")
+        self.widths = {
+            node: max(52, 8 * len(clip(names[node])) + 14, 4 * max(graph.in_degree(node), graph.out_degree(node)))
+            for node in graph
+        }
+        links = [Link(start, end, PORTS.get(str(key), 0) * self.widths[end]) for start, end, key in edges]
+        across, lanes = layered(levels, links, self.widths)
+        step = min(95, max(58, 1150 / len(levels)))
+        self.heights = {level: step * level for level in range(len(levels))}
+        self.nodes = {node: (across[node], self.heights[at_level[node]]) for node in graph}
+        leaving, entering = self._fans(edges, lanes)
+        self.curves = {}
+        for edge, link, lane, out, into in zip(edges, links, lanes, leaving, entering, strict=True):
+            x = np.array([lane[0] + out, *lane[1:-1], lane[-1] + link.port + into])
+            y = np.array([self.heights[at_level[edge[0]] + i] for i in range(len(lane))], dtype=float)
+            y[0], y[-1] = y[0] + BOX / 2, y[-1] - BOX / 2 - 1
+            self.curves[edge] = _smooth(x, y)
+
+    def _fans(self, edges: list[Any], lanes: list[list[float]]) -> tuple[list[float], list[float]]:
+        """How far edges that leave, or enter, at one point of a node are apart there, so that each can be seen."""
+        leaving, entering = [0.0] * len(edges), [0.0] * len(edges)
+        for fan, room, of in ((leaving, 0.8, lambda edge: edge[:1]), (entering, 0.25, lambda edge: edge[1:])):
+            groups: dict[Any, list[int]] = defaultdict(list)
+            for number, edge in enumerate(edges):
+                groups[of(edge)].append(number)
+            for group, members in groups.items():
+                members.sort(key=lambda number: lanes[number][1 if fan is leaving else -2])
+                whole = self.widths[group[0]] * (0.8 if len(group) > 1 and group[1] not in ("Q", "K", "V") else room)
+                gap = min(6.0, whole / len(members))
+                for place, number in enumerate(members):
+                    fan[number] = gap * (place - (len(members) - 1) / 2)
+        return leaving, entering
+
+    def ends(self) -> tuple[float, float]:
+        """The leftmost and the rightmost that is drawn."""
+        sides = [x + side * self.widths[node] / 2 for node, (x, _) in self.nodes.items() for side in (-1, 1)]
+        sides += [float(end) for x, _ in self.curves.values() for end in (x.min(), x.max())]
+        return min(sides) - 20, max(sides) + 20
+
+    def level_names(self) -> list[str]:
+        """What stands at each height: "embed", a layer, "3 MLP", "logits"."""
+        said = []
+        for height in self.heights.values():
+            here = [self.graph.nodes[node] for node, (_, y) in self.nodes.items() if y == height]
+            kinds = {str(about.get("kind")) for about in here}
+            layer = str(here[0]["layer"])
+            said.append(
+                kinds.pop() if kinds in ({"embed"}, {"logits"}) else f"{layer} MLP" if kinds == {"mlp"} else layer
+            )
+        return said
+
+
+def _levels(graph: networkx.MultiDiGraph) -> dict[Any, float]:
+    """How high each node is: as its layer; MLPs half a layer higher where heads of their layer feed them."""
+    layer = dict(graph.nodes(data="layer"))
+    fed = {layer[end] for start, end in graph.edges() if layer[start] == layer[end]}
+    is_mlp = {node: kind == "mlp" for node, kind in graph.nodes(data="kind")}
+    return {node: layer[node] + 0.5 * (is_mlp[node] and layer[node] in fed) for node in graph}
+
+
+def _smooth(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A curve through points, upright at each of them."""
+    along = np.linspace(0, 1, 13)
+    bent = along * along * (3 - 2 * along)
+    points = [(x[i] + (x[i + 1] - x[i]) * bent, y[i] + (y[i + 1] - y[i]) * along) for i in range(len(x) - 1)]
+    return tuple(np.concatenate(one).astype(np.float32) for one in zip(*points, strict=True))  # pyright: ignore
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A curve from one point to another, whose middle is off the straight line by `bend`."""
+class _Look:
+    """How a line looks, and what it is called in the legend.
 
-    start: tuple[int | float, int | float]
-    end: tuple[int | float, int | float]
-    bend: int | float = 0
+    Attributes:
+        arrow: whether it ends in one.
+        labelled: whether its kind is written beside it.
+    """
 
-    def points(self) -> tuple[np.ndarray, np.ndarray]:
-        (x0, y0), (x1, y1) = self.start, self.end
-        along = np.linspace(0, 1, 25, dtype=np.float32)  # the pointer finds points, not lines
-        return (1 - along) * x0 + along * x1 + 4 * self.bend * along * (1 - along), (1 - along) * y0 + along * y1
+    kind: str
+    color: str
+    width: int | float = 2
+    dash: str = "solid"
+    opacity: int | float = 1
+    arrow: bool = False
+    labelled: bool = False
 
-    def draw(
-        self,
-        figure: plotly.graph_objects.Figure,
-        kind: str,
-        color: str,
-        note: str,
-        legend: bool,
-        arrow: bool = False,
-        width: int | float = 2,
-    ) -> None:
-        """Add the curve to a figure; one with an arrow is labelled too."""
-        import plotly.graph_objects as go
 
-        x, y = self.points()
-        figure.add_trace(
-            go.Scatter(
-                x=x,
-                y=y,
-                mode="lines",
-                name=literal(kind),
-                legendgroup=kind,
-                showlegend=legend,
-                line={"color": color, "width": width},
-                text=[literal_lines(note)] * len(x),
-                hovertemplate="%{text}<extra></extra>",
-            )
+def _curve(
+    figure: plotly.graph_objects.Figure, x: np.ndarray, y: np.ndarray, look: _Look, note: str, legend: bool
+) -> None:
+    """Add a line to a figure, with a note under the pointer; `legend`: whether it stands for its kind there."""
+    import plotly.graph_objects as go
+
+    figure.add_trace(
+        go.Scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            name=literal(look.kind),
+            legendgroup=look.kind,
+            showlegend=legend,
+            opacity=look.opacity,
+            line={"color": look.color, "width": look.width, "dash": look.dash},
+            text=[literal_lines(note)] * len(x),
+            hovertemplate="%{text}<extra></extra>",
         )
-        if arrow:
-            tail = {"ax": float(x[-2]), "ay": float(y[-2]), "axref": "x", "ayref": "y"}
-            figure.add_annotation(x=float(x[-1]), y=float(y[-1]), **tail, text="", showarrow=True, arrowhead=2,
-                                  arrowwidth=width, arrowcolor=color)  # fmt: skip
-            at = 0.62 * (len(x) - 1)
-            label = {"x": float(np.interp(at, range(len(x)), x)), "y": float(np.interp(at, range(len(y)), y))}
-            figure.add_annotation(**label, text=literal(kind), showarrow=False, bgcolor="#ffffff", borderpad=1,
-                                  font={"color": color, "size": 11})  # fmt: skip
+    )
+    if look.arrow:
+        tail = {"ax": float(x[-3]), "ay": float(y[-3]), "axref": "x", "ayref": "y"}
+        figure.add_annotation(x=float(x[-1]), y=float(y[-1]), **tail, text="", showarrow=True, arrowhead=2,
+                              arrowwidth=max(1.5, look.width / 2), arrowcolor=look.color,
+                              opacity=look.opacity)  # fmt: skip
+    if look.labelled:
+        at = 0.62 * (len(x) - 1)
+        label = {"x": float(np.interp(at, range(len(x)), x)), "y": float(np.interp(at, range(len(y)), y))}
+        figure.add_annotation(**label, text=literal(look.kind), showarrow=False, bgcolor="#ffffff", borderpad=1,
+                              font={"color": look.color, "size": 11})  # fmt: skip
 
 
 def _rank(kind: str) -> tuple[int, str]:
     return (list(KINDS).index(kind) if kind in KINDS else len(KINDS), kind)
-
-
-def _level_name(graph: networkx.MultiDiGraph, places: Mapping[Any, tuple[float, float]], height: float) -> str:
-    here = [about for name, about in graph.nodes(data=True) if places[name][1] == height]
-    kinds = {str(about.get("kind")) for about in here}
-    if kinds in ({"embed"}, {"logits"}):
-        return kinds.pop()
-    return f"{here[0]['layer']} MLP" if kinds == {"mlp"} else str(here[0]["layer"])
 
 
 def _named(node: Any, parts: Sequence[Any]) -> str:
@@ -160,54 +277,26 @@ def _named(node: Any, parts: Sequence[Any]) -> str:
     return f"{', '.join(map(str, parts))} ({node})" if parts else str(node)
 
 
-def _side_by_side(graph: networkx.MultiDiGraph) -> dict[Any, tuple[float, float]]:
-    """A place for each node: as high as its layer, beside the others there in the order of what feeds them."""
-    places: dict[Any, tuple[float, float]] = {}
-    levels: dict[float, list[Any]] = defaultdict(list)
-    for name, about in graph.nodes(data=True):
-        levels[about["layer"] + 0.5 * (about.get("kind") == "mlp")].append(name)
-    for height in sorted(levels):
-
-        def centre(name: Any) -> float:
-            before = [places[writer][0] for writer in graph.predecessors(name) if writer in places]
-            return sum(before) / len(before) if before else 0.0
-
-        names = sorted(levels[height], key=centre)  # a stable sort: declared order where nothing decides
-        for number, name in enumerate(names):
-            places[name] = (number - (len(names) - 1) / 2, float(height))
-    return places
-
-
-def _bend(places: Mapping[Any, tuple[float, float]], start: Any, end: Any) -> int | float:
-    """How far an edge swings out, so that it passes beside the nodes that it would run through."""
-    (x0, y0), (x1, y1) = places[start], places[end]
-    crossed = [x for x, y in places.values() if y0 < y < y1 and abs(x - x0 - (x1 - x0) * (y - y0) / (y1 - y0)) < 0.4]
-    if not crossed:
-        return 0
-    left = (x0 + x1) / 2 <= sum(crossed) / len(crossed)
-    return (-1 if left else 1) * (0.45 + 0.2 * len(crossed))
-
-
 def _nodes(
-    figure: plotly.graph_objects.Figure,
-    places: Mapping[Any, tuple[float, float]],
-    names: Mapping[Any, str],
-    kinds: Mapping[Any, str],
+    figure: plotly.graph_objects.Figure, places: _Places, names: Mapping[Any, str], kinds: Mapping[Any, str]
 ) -> None:
-    box = {"showarrow": False, "borderpad": 5, "borderwidth": 1, "bordercolor": "#555555", "font": {"size": 12}}
-    for node, (x, y) in places.items():
+    box = {"showarrow": False, "borderpad": 3, "borderwidth": 1, "bordercolor": "#555555", "font": {"size": 12}}
+    for node, (x, y) in places.nodes.items():
         figure.add_annotation(
-            x=x, y=y, text=literal(clip(names[node])), bgcolor=SHAPES.get(kinds[node], "#ffffff"), **box
-        )
+            x=x, y=y, text=literal(clip(names[node])), bgcolor=SHAPES.get(kinds[node], "#ffffff"),
+            width=places.widths[node] - 8, height=BOX - 8, **box,
+        )  # fmt: skip
 
 
 WIDEST = 1400
 """Pixels of a graph, across or down."""
 
 
-def finish(figure: plotly.graph_objects.Figure, title: str, width: int | float, height: int | float) -> Any:
+def finish(
+    figure: plotly.graph_objects.Figure, title: str, width: int | float, height: int | float, most: int | float = WIDEST
+) -> Any:
     """The figure with its title, its size within reason, and its legend below."""
-    width, height = int(min(max(width, 460), WIDEST)), int(min(max(height, 200), WIDEST))
+    width, height = int(min(max(width, 460), most)), int(min(max(height, 200), most))
     heading, lines_high = headings(title, width)
     return figure.update_layout(
         title=heading,
@@ -267,8 +356,8 @@ def token_flow(
         for i, (query, key) in enumerate(np.argwhere(values >= at_least).tolist()):
             weight = float(values[query, key])
             note = f"{name}: {query} “{shown[query]}” attends {weight:.3f}\nto {key} “{shown[key]}”"
-            line = _Line((key, level), (query, level + 1), bend)
-            line.draw(figure, name, COLORS[number % len(COLORS)], note, legend=i == 0, width=0.5 + 3.5 * weight)
+            look = _Look(name, COLORS[number % len(COLORS)], 0.5 + 3.5 * weight)
+            _curve(figure, *_swing(key, query, level, bend), look, note, legend=i == 0)
     if not figure.data:
         most = max(float(float32(given).max()) for given in patterns.values())
         raise RangeError(f"at_least = {at_least}, but the largest entry is {most:.3g}: there is nothing to draw")
@@ -286,6 +375,12 @@ def token_flow(
     below = 7 * max(map(len, labels)) if angle else 20
     figure = finish(figure, title, width, 60 + 110 * len(layers))
     return figure.update_layout(margin_b=50 + below, height=figure.layout.height + below)
+
+
+def _swing(start: int, end: int, level: int, bend: int | float) -> tuple[np.ndarray, np.ndarray]:
+    """A line to the next level whose middle is off the straight line by `bend`."""
+    along = np.linspace(0, 1, 25, dtype=np.float32)  # the pointer finds points, not lines
+    return (1 - along) * start + along * end + 4 * bend * along * (1 - along), level + along
 
 
 def _is_head(key: Any) -> bool:

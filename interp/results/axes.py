@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of a result: its name, its indices, and a second coordinate beside these (name and strings), or None."""
+    """An axis of a result: its name, its indices (or names in their place), and a second coordinate beside these (name
+    and strings), or None.
+    """
 
     name: str
-    indices: list[int]
+    indices: list[int] | list[str]
     beside: tuple[str, list[str]] | None = None
 
 
@@ -58,7 +60,7 @@ def over_prompts(
 
     n_prompts = values.shape[1]
     dims = ["metric", "prompt", *(axis.name for axis in axes)]
-    coords: dict[str, object] = {axis.name: axis.indices for axis in axes}
+    coords: dict[str, object] = {axis.name: _index(axis.indices) for axis in axes}
     coords |= {a.beside[0]: (a.name, array_of(a.beside[1], [len(a.indices)])) for a in axes if a.beside}
     coords |= {"prompt": list(range(n_prompts)), "metric": metrics or [""]}
     every = xarray.DataArray(values.detach().cpu().numpy(), dims=dims, coords=coords, name=name, attrs=attrs)
@@ -91,6 +93,11 @@ def as_variables(name: str, result: "xarray.DataArray") -> "dict[str, xarray.Dat
     bounds = [str(coord) for coord in result.coords if str(coord).startswith("ci_")]
     plain = result.drop_vars(bounds)
     return {name: plain} | {f"{name}_{bound}": result[bound].drop_vars(bounds) for bound in bounds}
+
+
+def _index(indices: list[int] | list[str]) -> object:
+    names = [one for one in indices if isinstance(one, str)]
+    return array_of(names, [len(names)]) if names else indices
 
 
 def check_confidence(confidence: float) -> None:

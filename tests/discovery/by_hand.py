@@ -54,13 +54,26 @@ class ByHand:
             return EMBED
         return f"blocks.{writer.layer}." + ("hook_mlp_out" if writer.kind == "mlp" else "attn.hook_z")
 
-    def write(self, writer: Writer, seen: Tensor) -> Tensor:
-        return seen if writer.head is None else seen[:, :, writer.head] @ self.model.W_O[writer.layer, writer.head]
+    def scale_point(self, layer: int) -> str | None:
+        """Where the scale is seen of a norm on what attention writes, if there is one."""
+        name = f"blocks.{layer}.ln1_post.hook_scale"
+        return name if name in self.model.hook_points else None
+
+    def write(self, writer: Writer, seen: Tensor, scale: Tensor | None) -> Tensor:
+        if writer.head is None:
+            return seen
+        write = seen[:, :, writer.head] @ self.model.W_O[writer.layer, writer.head]
+        return write if scale is None else self.model.blocks[writer.layer].ln1_post.at_scale(write, scale)
 
     @torch.no_grad()
     def writes(self, ids: Tensor) -> dict[Writer, Tensor]:
         _, cache = self.model.run_with_cache(ids, **self.padding)
-        return {writer: self.write(writer, cache[self.point(writer)]) for writer in self.graph.writers}
+
+        def write(writer: Writer) -> Tensor:
+            name = self.scale_point(writer.layer) if writer.kind == "head" else None
+            return self.write(writer, cache[self.point(writer)], None if name is None else cache[name])
+
+        return {writer: write(writer) for writer in self.graph.writers}
 
     # ------------------------------------------------------------------ masked runs
 
@@ -70,9 +83,15 @@ class ByHand:
         With `deltas`, these are added in place of the difference from the live write.
         """
         live: dict[Writer, Tensor] = {}
+        z: dict[int | None, Tensor] = {}
 
         def keep(writers: list[Writer], seen: Tensor, hook: HookPoint) -> None:
-            live.update({writer: self.write(writer, seen) for writer in writers})
+            if hook.name.endswith("hook_z") and self.scale_point(writers[0].layer):
+                z[hook.layer()] = seen
+            else:
+                scaled = hook.name.endswith("hook_scale")
+                whole, scale = (z[hook.layer()], seen) if scaled else (seen, None)
+                live.update({writer: self.write(writer, whole, scale) for writer in writers})
 
         def moved(reader: Reader, stream: Tensor) -> Tensor:
             row = mask[self.graph.numbers[reader]]
@@ -91,6 +110,8 @@ class ByHand:
         points: dict[str, list[Writer]] = {}
         for writer in self.graph.writers:
             points.setdefault(self.point(writer), []).append(writer)
+            if writer.kind == "head" and (name := self.scale_point(writer.layer)):
+                points.setdefault(name, []).append(writer)
         inputs: dict[str, list[Reader]] = {}
         for reader in self.graph.readers:
             inputs.setdefault(reader.hook_name, []).append(reader)

@@ -15,7 +15,7 @@ from interp import ConfigError, HookedTransformer, ShapeError, discovery
 from interp.discovery import OnlyCircuit, Subgraph
 from interp.discovery.masked import EdgeRuns
 from interp.interventions import Mean, Zero
-from interp.metrics import Function, Logit, LogitDifference
+from interp.metrics import Function, LogitDifference
 from interp.model import EdgeGraph
 from interp.results.axes import t_quantile
 
@@ -246,6 +246,25 @@ def test_scores_without_a_sign_have_no_signed_curve():
     assert found.sel(by="absolute").faithfulness.notnull().all()
 
 
+def test_scores_that_edge_scores_makes_are_judged_under_their_own_names():
+    model = small()
+    corrupted, clean = prompts(model)
+    scores = {
+        method: discovery.edge_scores(model, corrupted, clean, METRIC, method, probe=0, progress=False)
+        for method in ("exact", "eap", "combined")
+    }
+    found = faithfulness_curve(model, corrupted, clean, METRIC, scores, fractions=FRACTIONS)
+    assert found.cmd.notnull().all()
+    assert found.cpr.isnull().to_numpy().tolist() == [False, False, True, False, False]
+    assert found.cmd.sel(scores="exact") < found.cmd.sel(scores="random")
+    alone = faithfulness_curve(model, corrupted, clean, METRIC, scores["eap"], fractions=FRACTIONS)
+    assert np.allclose(alone.cpr.sel(scores="eap"), found.cpr.sel(scores="eap"))
+    zeros = discovery.edge_scores(model, None, clean, METRIC, "exact", ablation=Zero(), probe=0, progress=False)
+    one = {"fractions": FRACTIONS, "by": "absolute"}
+    by_option = faithfulness_curve(model, None, clean[:1], METRIC, zeros, ablation=Zero(), **one)
+    assert by_option.equals(faithfulness_curve(model, Zero(), clean[:1], METRIC, zeros, **one))
+
+
 # ---------------------------------------------------------------------- bad input
 
 
@@ -299,5 +318,5 @@ def test_scores_of_a_part_of_the_edges_can_be_judged_as_far_as_they_go():
     model = small()
     corrupted, clean = prompts(model)
     part = scores_of(model)[5:]
-    found = faithfulness_curve(model, corrupted, clean, Logit(1), part, fractions=(0.1, 0.3), by="absolute")
+    found = faithfulness_curve(model, corrupted, clean, METRIC, part, fractions=(0.1, 0.3), by="absolute")
     assert found.n_edges.sel(scores="eap").to_numpy().tolist() == [4, 13]

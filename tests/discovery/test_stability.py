@@ -9,9 +9,10 @@ import pytest
 import torch
 import xarray
 from grid import GRID, SEED, config
+from small import METRIC, small_model, small_pair
 
 from interp import ConfigError, ShapeError
-from interp.discovery import Subgraph, stability
+from interp.discovery import Subgraph, edge_scores, stability
 from interp.model import EdgeGraph
 
 GRAPH = EdgeGraph.of(config(GRID["learned_ln"], n_layers=1, n_heads=2))
@@ -73,6 +74,14 @@ def test_edges_that_are_not_scored_are_not_among_the_best():
     found = stability(given, 3, samples=50)
     assert found.frequency[-1].isnull().all()
     assert float(found.frequency.sum()) == pytest.approx(3)
+
+
+def test_scores_that_edge_scores_makes_for_each_prompt_can_be_drawn():
+    model = small_model({})
+    given = edge_scores(model, *small_pair(batch=4), METRIC, "eap", per_prompt=True, probe=0, progress=False)
+    found = stability(given, 10, samples=50, by="signed")
+    assert 0 < float(found.jaccard) <= 1
+    assert found.attrs["method"] == "eap"
 
 
 def test_what_says_nothing_is_refused():

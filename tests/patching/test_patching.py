@@ -103,13 +103,13 @@ def test_what_a_patch_cannot_change_is_never_run(monkeypatch: pytest.MonkeyPatch
     model = build(config(GRID["rotary_rms_gated_grouped"]), seed=1)
     clean, corrupted = prompts(model, seed=2, differ_at=(4, 4))
     passed: list[int] = []
-    block = PackedForward._block
+    block = PackedForward.block
 
     def counted(self: PackedForward, layer: int, groups: Any, *rest: Any) -> Any:
         passed.append(sum(rows.stream.shape[0] * rows.stream.shape[1] for rows in groups))
         return block(self, layer, groups, *rest)
 
-    monkeypatch.setattr(PackedForward, "_block", counted)
+    monkeypatch.setattr(PackedForward, "block", counted)
     sweep(model, corrupted, clean, METRIC, progress=False)
     # Before layer 0 only the embeddings differ, at position 4 of prompt 0 and 5 of prompt 1: rows of 3 and 2 positions.
     # Then all later positions differ as well, and rows of 3 + 2 + 1 and 2 + 1 positions join at every layer.

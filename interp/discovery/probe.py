@@ -1,0 +1,73 @@
+"""The probe of an estimate: some edges patched exactly, and how far the estimate is off there."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.discovery.estimates import Estimates
+from interp.model import Edge
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """Estimates beside exact effects, for one metric.
+
+    Attributes:
+        estimated, exact: effects of the probed edges, means over prompts.
+        edges: which.
+        sizes: whether the estimates are sizes without a sign.
+    """
+
+    estimated: Float[np.ndarray, "edge"]
+    exact: Float[np.ndarray, "edge"]
+    edges: list[Edge]
+    sizes: bool
+
+    def attrs(self) -> dict[str, object]:
+        """What a result says of it: `probe_n` edges, and in the metric's units the root mean square of the errors
+        (`probe_rms`), the largest error and the edge that it is made at, the largest *miss*, an effect minus an
+        estimate that is too small, and its edge; and Spearman's rank correlation of the sizes.
+        """
+        exact = np.abs(self.exact) if self.sizes else self.exact
+        error = self.estimated - exact
+        missed = np.abs(self.exact) - np.abs(self.estimated)
+        worst, most_missed = int(np.abs(error).argmax()), int(missed.argmax())
+        return {
+            "probe_n": len(self.edges),
+            "probe_rms": float(np.sqrt((error**2).mean())),
+            "probe_rank_correlation": rank_correlation(np.abs(self.estimated), np.abs(self.exact)),
+            "probe_largest_error": float(error[worst]),
+            "probe_largest_error_edge": str(self.edges[worst]),
+            "probe_largest_miss": float(max(0.0, missed[most_missed])),
+            "probe_largest_miss_edge": str(self.edges[most_missed]) if missed[most_missed] > 0 else "",
+        }
+
+
+def rank_correlation(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:
+    """Spearman's, with ties at their mean rank; NaN where one of the two is constant."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (x, y)]
+    sizes = [float(np.sqrt((r**2).sum())) for r in ranks]
+    return float((ranks[0] * ranks[1]).sum() / (sizes[0] * sizes[1])) if all(sizes) else float("nan")
+
+
+def probed_edges(estimates: Estimates, effects: Float[Tensor, "metric batch reader writer"], k: int) -> list[Edge]:
+    """The k edges of the largest estimates, k others at random (the same each time), and what layer 0 reads of the
+    embeddings: gradients see little of what follows from there.
+    """
+    graph, edges = estimates.runs.graph, estimates.edges()
+    sizes = effects.mean(dim=1).abs().amax(dim=0)
+    rows = {reader: i for i, reader in enumerate(estimates.readers)}
+    columns = {writer: i for i, writer in enumerate(estimates.writers)}
+    of_edges = torch.stack([sizes[rows[graph.numbers[e.reader]], columns[graph.numbers[e.writer]]] for e in edges])
+    order = of_edges.argsort(descending=True, stable=True).tolist()
+    chosen = torch.zeros(len(edges), dtype=torch.bool)
+    chosen[order[:k]] = True
+    rest = torch.randperm(len(edges), generator=torch.Generator().manual_seed(0))
+    chosen[rest[~chosen[rest]][:k]] = True
+    return [edge for edge, asked in zip(edges, chosen.tolist(), strict=True) if asked or (edge.reader.layer == 0
+            and edge.writer.kind == "embed")]  # fmt: skip
