@@ -1,11 +1,12 @@
 """Estimates of edges' effects from a few gradients."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
 from einops import einsum
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.discovery.changes import Changes, input_point
@@ -71,7 +72,7 @@ class Estimates:
         """The metric's change for every edge, NaN where there is none; 0 for prompts whose two runs are the same."""
         values = self.zeros()
         if method.kind == "exact":
-            return self.exactly(self.edges(), values)
+            return self.exactly(self.edges(self.there), values)
         gradients = GradientRuns(self.runs, self.steps if method.along else None, self.include, method.rule)
         together = any(plan.whole_batch for plan in self.runs.measured.plans)
         settings = self.runs.measured.settings
@@ -85,26 +86,26 @@ class Estimates:
                         of_metric[late.prompts] += effects.sum(dim=0) if pooled else effects
                 advance(len(late.prompts))
         if method.kind == "local":
-            self.exactly([edge for edge in self.edges() if edge.reader.kind == "logits"], values)
+            of_logits = torch.tensor(self.readers) == len(self.runs.graph.readers) - 1
+            self.exactly(self.edges(of_logits[:, None]), values)
         return values
+
+    @cached_property
+    def there(self) -> Bool[Tensor, "reader writer"]:
+        """Between which of the readers and writers there is an edge."""
+        return self.runs.graph.edge_mask()[self.readers][:, self.writers]
 
     def zeros(self) -> Float[Tensor, "metric batch reader writer"]:
         """No effect of any edge: 0, and NaN where there is none."""
-        graph, measured = self.runs.graph, self.runs.measured
-        writers = torch.tensor(self.writers)
-        there = torch.stack([writers < graph.n_writers_of(graph.readers[reader]) for reader in self.readers])
-        values = torch.zeros(*measured.baseline.shape, *there.shape, dtype=measured.baseline.dtype)
-        return values.masked_fill(~there, torch.nan).to(measured.baseline.device)
+        baseline = self.runs.measured.baseline
+        values = torch.zeros(*baseline.shape, *self.there.shape, dtype=baseline.dtype)
+        return values.masked_fill(~self.there, torch.nan).to(baseline.device)
 
-    def edges(self) -> list[Edge]:
-        """All edges between the readers and writers, in the order of the graph."""
-        graph, writers = self.runs.graph, sorted(self.writers)
-        return [
-            Edge(graph.writers[writer], graph.readers[reader])
-            for reader in sorted(self.readers)
-            for writer in writers
-            if writer < graph.n_writers_of(graph.readers[reader])
-        ]
+    def edges(self, chosen: Bool[Tensor, "reader writer"]) -> list[Edge]:
+        """Some of the edges, in the order of the graph."""
+        graph = self.runs.graph
+        places = [(self.readers[i], self.writers[j]) for i, j in (chosen & self.there).nonzero().tolist()]
+        return [Edge(graph.writers[writer], graph.readers[reader]) for reader, writer in sorted(places)]
 
     def exactly(
         self, edges: list[Edge], values: Float[Tensor, "metric batch reader writer"]

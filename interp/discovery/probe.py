@@ -59,15 +59,14 @@ def probed_edges(estimates: Estimates, effects: Float[Tensor, "metric batch read
     """The k edges of the largest estimates, k others at random (the same each time), and what layer 0 reads of the
     embeddings: gradients see little of what follows from there.
     """
-    graph, edges = estimates.runs.graph, estimates.edges()
-    sizes = effects.mean(dim=1).abs().amax(dim=0)
-    rows = {reader: i for i, reader in enumerate(estimates.readers)}
-    columns = {writer: i for i, writer in enumerate(estimates.writers)}
-    of_edges = torch.stack([sizes[rows[graph.numbers[e.reader]], columns[graph.numbers[e.writer]]] for e in edges])
-    order = of_edges.argsort(descending=True, stable=True).tolist()
-    chosen = torch.zeros(len(edges), dtype=torch.bool)
-    chosen[order[:k]] = True
-    rest = torch.randperm(len(edges), generator=torch.Generator().manual_seed(0))
-    chosen[rest[~chosen[rest]][:k]] = True
-    return [edge for edge, asked in zip(edges, chosen.tolist(), strict=True) if asked or (edge.reader.layer == 0
-            and edge.writer.kind == "embed")]  # fmt: skip
+    graph, there = estimates.runs.graph, estimates.there
+    sizes = effects.mean(dim=1).abs().amax(dim=0).cpu()
+    places = there.nonzero()
+    order = sizes[there].argsort(descending=True, stable=True)
+    rest = order[k:].sort().values  # in the order of the graph, so that chance does not depend on the estimate
+    at_random = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(0))[:k]]
+    chosen = torch.zeros_like(there)
+    chosen[tuple(places[torch.cat([order[:k], at_random])].T)] = True
+    in_first_layer = torch.tensor([graph.readers[reader].layer == 0 for reader in estimates.readers])
+    from_embeddings = torch.tensor([graph.writers[writer].kind == "embed" for writer in estimates.writers])
+    return estimates.edges(chosen | (in_first_layer[:, None] & from_embeddings))

@@ -115,7 +115,7 @@ def edge_scores(
         steps,
         include,
     )
-    if not estimates.edges():
+    if not estimates.there.any():
         raise ConfigError(f"readers = {describe(readers)} read nothing that writers = {describe(writers)} write")
     effects = estimates.effects(used[0])
     if method == "combined":

@@ -344,7 +344,10 @@ def _n_scored(values: Tensor) -> int:
 
 def _of_scores(scores: "xarray.DataArray") -> str:
     """What scores say of themselves, to follow a word."""
-    said = [str(scores.attrs[word]) for word in ("method", "metric", "direction") if scores.attrs.get(word)]
+    about = dict(scores.attrs)
+    if "metric" in scores.coords and scores["metric"].size == 1:  # one of several, whose attrs these are
+        about["metric"] = scores["metric"].item()
+    said = [str(about[word]) for word in ("method", "metric", "direction") if about.get(word)]
     return f" of {', '.join(said)}" if said else ""
 
 
