@@ -78,7 +78,7 @@ def acdc(
     clean: Source,
     metric: OneMetric = KLDivergence(),  # noqa: B008
     *,
-    threshold: float,
+    threshold: int | float,
     change: Change | None = None,
     order: Order = "reversed",
     seed: int = 0,
@@ -117,7 +117,7 @@ def acdc(
     candidates = _candidates(EdgeGraph.of(model), order, check_seed(seed))
     runs = CircuitRuns.of(model, corrupted, clean, metric, options)
     search = _Search.of(runs, rule, candidates, tried)
-    search.run(_Pace(2 if runs.measured.baseline.device.type == "cpu" else 32, most))
+    search.run(_Pace(2.0 if runs.measured.baseline.device.type == "cpu" else 32.0, most))
     about = runs.measured.about()
     said = [f"{about['metric']} {rule}", str(about["direction"]), f"{order} writers", f"{about['n']} prompts"]
     said += [] if about["ablation"] == "none" else [str(about["ablation"])]
@@ -272,7 +272,7 @@ class _Search:
         for i, place in enumerate(chain):
             masks[(slice(i, None), *place)] = True
         self.n_runs += len(chain)
-        return self.runs.runs.metrics(masks.to(self.runs.measured.baseline.device))[0]
+        return self.runs.ablated(masks)[0]
 
     def _decide(self, place: Place, value: float) -> bool:
         """Drop an edge or keep it, by the metric with it dropped."""

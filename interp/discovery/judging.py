@@ -89,11 +89,11 @@ class CircuitRuns:
             what: for the progress bar.
             total: how many there are, where that is known.
         """
-        edges, device = self.graph.edge_mask(), self.measured.baseline.device
+        edges = self.graph.edge_mask()
         asked, waiting = list[str](), dict[str, Tensor]()
 
         def run() -> None:
-            values = self.runs.metrics(torch.stack([*waiting.values()]).to(device))
+            values = self.ablated(torch.stack([*waiting.values()]))
             self.known.update(zip(waiting, values.unbind(dim=1), strict=True))
             waiting.clear()
 
@@ -109,6 +109,10 @@ class CircuitRuns:
             if waiting:
                 run()
         return torch.stack([self.known[key] for key in asked], dim=1)
+
+    def ablated(self, edges: Bool[Tensor, "circuit reader writer"]) -> Float[Tensor, "metric circuit batch"]:
+        """The metric with these edges carrying the other run."""
+        return self.runs.metrics(edges.to(self.measured.baseline))
 
     def ends(self) -> tuple[Float[Tensor, "metric batch"], Float[Tensor, "metric batch"]]:
         """The metric of the whole graph, and of the empty circuit, where every edge carries the other run."""

@@ -235,7 +235,7 @@ def test_a_search_goes_on_from_its_file_with_any_batch(tmp_path: Path, monkeypat
 # ---------------------------------------------------------------------- bad input
 
 
-def test_what_it_cannot_do_is_refused_before_any_edge_is_tried(monkeypatch: pytest.MonkeyPatch):
+def test_what_it_cannot_do_is_refused_before_any_edge_is_tried(monkeypatch: pytest.MonkeyPatch, as_installed: None):
     model = small()
     corrupted, clean = prompts(model)
     monkeypatch.setattr(EdgeRuns, "metrics", lambda self, masks: pytest.fail("an edge was tried"))

@@ -172,7 +172,9 @@ def test_a_sample_of_edges_can_be_tried_with_a_seed():
 
 
 @pytest.mark.parametrize("judge", [completeness, minimality])
-def test_what_cannot_be_judged_is_refused_before_any_circuit_runs(judge: Any, monkeypatch: pytest.MonkeyPatch):
+def test_what_cannot_be_judged_is_refused_before_any_circuit_runs(
+    judge: Any, monkeypatch: pytest.MonkeyPatch, as_installed: None
+):
     model, corrupted, clean = small()
     monkeypatch.setattr(EdgeRuns, "metrics", lambda self, masks: pytest.fail("a circuit ran"))
     other = build(config(GRID["learned_ln"], n_layers=1), SEED)

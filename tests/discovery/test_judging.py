@@ -268,7 +268,7 @@ def test_scores_that_edge_scores_makes_are_judged_under_their_own_names():
 # ---------------------------------------------------------------------- bad input
 
 
-def test_what_cannot_be_judged_is_refused_before_any_circuit_runs(monkeypatch: pytest.MonkeyPatch):
+def test_what_cannot_be_judged_is_refused_before_any_circuit_runs(monkeypatch: pytest.MonkeyPatch, as_installed: None):
     model, other = small(), small(n_heads=4)
     corrupted, clean = prompts(model)
     monkeypatch.setattr(EdgeRuns, "metrics", lambda self, masks: pytest.fail("a circuit ran"))

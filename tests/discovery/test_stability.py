@@ -84,7 +84,7 @@ def test_scores_that_edge_scores_makes_for_each_prompt_can_be_drawn():
     assert found.attrs["method"] == "eap"
 
 
-def test_what_says_nothing_is_refused():
+def test_what_says_nothing_is_refused(as_installed: None):
     given = scores(4, 1.0)
     asked: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"scores_per_prompt": given[:2]}, ConfigError, "scores of 2 prompts; allowed: 3 or more. Of one"),
