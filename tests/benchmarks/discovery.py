@@ -58,9 +58,10 @@ def calibration_of(name: str, basis: str, ablation: str, methods: Sequence[Metho
     """Every method, and ACDC, on one circuit."""
     task = gallery_task(name, rotate=BASES[basis])
     other = task.other(ablation)
+    asked: list[MethodName] = ["exact", *methods]
     scores = {
         method: edge_scores(task.model, other, task.clean, task.metric, method, probe=0, progress=False)
-        for method in dict.fromkeys(["exact", *methods])
+        for method in dict.fromkeys(asked)
     }
     exact = scores["exact"]
     of_methods = {
