@@ -10,32 +10,47 @@
 | other run | what replaced edges carry: the corrupted prompt's run, or zeros, or a mean |
 """
 
+from interp.discovery.acdc import AcdcOptions, acdc
 from interp.discovery.calibration import PrecisionRecall, auroc, hit, precision_recall
+from interp.discovery.claims import Completeness, Minimality, completeness, minimality
 from interp.discovery.exchange import from_mib, to_mib
+from interp.discovery.faithfulness import faithfulness, faithfulness_curve
 from interp.discovery.gradients import Along
 from interp.discovery.masked import EdgeRuns
 from interp.discovery.only import OnlyCircuit
-from interp.discovery.options import EdgeOptions, ScoreOptions
+from interp.discovery.options import EdgeOptions, JudgingOptions, RunOptions, ScoreOptions
 from interp.discovery.ranking import RankBy, score_matrix
 from interp.discovery.scores import MethodName, edge_scores, node_scores
+from interp.discovery.stability import stability
 from interp.discovery.subgraph import Subgraph
 
 __all__ = [
+    "AcdcOptions",
     "Along",
+    "Completeness",
     "EdgeOptions",
     "EdgeRuns",
+    "JudgingOptions",
     "MethodName",
+    "Minimality",
     "OnlyCircuit",
     "PrecisionRecall",
     "RankBy",
+    "RunOptions",
     "ScoreOptions",
     "Subgraph",
+    "acdc",
     "auroc",
+    "completeness",
     "edge_scores",
+    "faithfulness",
+    "faithfulness_curve",
     "from_mib",
     "hit",
+    "minimality",
     "node_scores",
     "precision_recall",
     "score_matrix",
+    "stability",
     "to_mib",
 ]

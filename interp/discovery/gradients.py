@@ -53,7 +53,7 @@ class Gradients:
         pooled: whether the metric is a single number of all prompts together.
     """
 
-    reads: list[Float[Tensor, "reader batch late d_model"]] = field(default_factory=list)
+    reads: list[Float[Tensor, "_reader batch late d_model"]] = field(default_factory=list)
     patterns: list[Float[Tensor, "batch head late key_pos"]] = field(default_factory=list)
     z: list[Float[Tensor, "batch late head d_head"]] = field(default_factory=list)
     mlp_outs: list[Float[Tensor, "batch late d_model"]] = field(default_factory=list)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from interp.interventions import Intervention
 
 
-class EdgeOptions(TypedDict, total=False):
-    """How edges are ablated, effects measured, and long work done.
+class RunOptions(TypedDict, total=False):
+    """How edges are ablated, and how runs are made.
 
     Attributes:
         ablation: what edges carry in place of the corrupted prompt's activations: `Zero()`, `Mean(cache)` or
@@ -21,10 +21,8 @@ class EdgeOptions(TypedDict, total=False):
             "denoising" the reverse.
         norms: "live" norms compute their scales from what they read, "frozen" ones keep those of the run as it is.
         positions: where edges carry the other run, all of these together; None for everywhere.
-        normalize: effects as fractions of the mean gap between the two runs.
         attention_mask: of ids that are padded.
-        per_prompt: keep an axis `prompt` instead of the mean over prompts.
-        confidence: of the interval around that mean (Student's t over prompts); .95 by default.
+        confidence: of intervals around means over prompts (Student's t); .95 by default.
         max_bytes: the memory that runs may take beside the model and the two runs of the pair; 2 GB by default. Results
             do not depend on it but for rounding.
         progress: show what is going on; by default yes.
@@ -34,12 +32,33 @@ class EdgeOptions(TypedDict, total=False):
     direction: PatchDirection | None
     norms: Reaction
     positions: Index
-    normalize: bool
     attention_mask: AttentionMask | None
-    per_prompt: bool
     confidence: float
     max_bytes: int
     progress: bool
+
+
+class JudgingOptions(RunOptions, total=False):
+    """All of `RunOptions` (ablation, direction, norms, positions, attention_mask, confidence, max_bytes, progress).
+
+    And also:
+
+    Attributes:
+        per_prompt: keep an axis `prompt` instead of the mean over prompts with its interval.
+    """
+
+    per_prompt: bool
+
+
+class EdgeOptions(JudgingOptions, total=False):
+    """All of `JudgingOptions` (per_prompt and those of `RunOptions`: ablation, direction, norms, positions,
+    attention_mask, confidence, max_bytes, progress), and:
+
+    Attributes:
+        normalize: effects as fractions of the mean gap between the two runs.
+    """
+
+    normalize: bool
 
 
 class ScoreOptions(EdgeOptions, total=False):

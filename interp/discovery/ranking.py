@@ -7,6 +7,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -100,10 +101,20 @@ def ranked(scores: "xarray.DataArray", by: RankBy) -> tuple[EdgeGraph, Float[Ten
     return graph, values.abs() if by == "absolute" else values * _towards_other(scores.attrs)
 
 
+def best_places(values: Float[Tensor, "edge"], n: int) -> np.ndarray:
+    """The places of the n largest values, in descending order: of equal ones the earlier first, NaN last."""
+    return np.argsort(-values.numpy(), kind="stable")[:n]
+
+
+def is_signed(scores: "xarray.DataArray") -> bool:
+    """Whether scores have a sign to rank by: those of method "combined" are sizes."""
+    return scores.attrs.get("method") not in UNSIGNED
+
+
 def importance(scores: "xarray.DataArray") -> tuple[EdgeGraph, Float[Tensor, "reader writer"]]:
     """Scores with the sign by which "signed" ranks; sizes, which have none, as they are. Raises as `ranked`."""
     graph, matrix = score_matrix(scores)
-    return graph, matrix if scores.attrs.get("method") in UNSIGNED else matrix * _towards_other(scores.attrs)
+    return graph, matrix * _towards_other(scores.attrs) if is_signed(scores) else matrix
 
 
 def labelled(

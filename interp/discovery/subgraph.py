@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.discovery.ranking import RankBy, first_places, grown, ranked
+from interp.discovery.ranking import RankBy, best_places, first_places, grown, ranked
 from interp.errors import CheckpointError, ConfigError, HookNotFoundError, RangeError, ShapeError, describe
 from interp.files import atomic_path
 from interp.indices import check_count
@@ -84,8 +84,7 @@ class Subgraph:
         """
         graph, values = ranked(scores, by)
         n = check_count("n", n, _n_scored(values), least=0)
-        order = np.argsort(-values.numpy(), kind="stable")  # NaN comes last
-        return cls._of_places(graph, order[:n], f"top({n}, by={by!r}){_of_scores(scores)}")
+        return cls._of_places(graph, best_places(values, n), f"top({n}, by={by!r}){_of_scores(scores)}")
 
     @classmethod
     def greedy(cls, scores: "xarray.DataArray", n: int, by: RankBy = "absolute") -> "Subgraph":

@@ -17,7 +17,7 @@ from typing import cast
 
 import torch
 from einops import einsum
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from interp.model import Block, Input, Norm, rotate
@@ -134,7 +134,7 @@ class Walk:
         return Attended(pattern, self.mixed(layer, pattern, self.extended(v, self.base.values(layer))))
 
     def pattern(
-        self, layer: int, q: Float[Tensor, "row late head d_head"], k: Float[Tensor, "row key_pos kv_head d_head"]
+        self, layer: int, q: Float[Tensor, "row_q late head d_head"], k: Float[Tensor, "row_k key_pos kv_head d_head"]
     ) -> Float[Tensor, "row head late key_pos"]:
         """The pattern of some heads. One of the two may have fewer rows: the prompts once, for all masks."""
         attn, n_rows = self.model.blocks[layer].attn, max(len(q), len(k))
@@ -145,8 +145,8 @@ class Walk:
     def mixed(
         self,
         layer: int,
-        pattern: Float[Tensor, "row head late n_keys"],
-        v: Float[Tensor, "row n_keys kv_head d_head"],
+        pattern: Float[Tensor, "row_pattern head late n_keys"],
+        v: Float[Tensor, "row_v n_keys kv_head d_head"],
     ) -> Float[Tensor, "row late head d_head"]:
         """What some heads mix. One of the two may have fewer rows, as in `pattern`."""
         n_rows = max(len(pattern), len(v))
@@ -155,10 +155,10 @@ class Walk:
 
     def extended(
         self,
-        late: Float[Tensor, "row late kv_head d_head"],
+        late: Float[Tensor, "row late n d_head"],
         whole: Float[Tensor, "prompts pos kv_head d_head"],
         heads: slice = slice(None),
-    ) -> Float[Tensor, "row pos kv_head d_head"]:
+    ) -> Float[Tensor, "row key_pos n d_head"]:
         """Keys (values) of late positions after those that the run as it is has before."""
         if not self.start:
             return late
@@ -224,7 +224,7 @@ class Walk:
 
     # ------------------------------------------------------------------ tables of all prompts
 
-    def _of(self, table: Float[Tensor, "batch_or_1 pos *axes"]) -> Tensor:
+    def _of(self, table: Shaped[Tensor, "batch_or_1 pos *axes"]) -> Tensor:
         return table[self.rows if len(table) > 1 else slice(None), self.start :]
 
     def _of_rows(self, table: Tensor, n_rows: int) -> Tensor:

@@ -30,7 +30,7 @@ class LayerContext:
     """
 
     visible: Bool[Tensor, "batch_or_1 1 query_pos key_pos"]
-    rotation: tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]] | None
+    rotation: tuple[Float[Tensor, "run_or_1 pos 1 pairs"], Float[Tensor, "run_or_1 pos 1 pairs"]] | None
     position_reads: Float[Tensor, "batch pos d_model"] | None
     past: LayerKeysValues | None = None
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None

@@ -6,7 +6,7 @@ the same options (`SweepOptions`), and all can say what they found as values of 
 `packed.py` says why this is cheap.
 """
 
-from interp.patching.measure import Measurement, Metrics, measure_rows
+from interp.patching.measure import Measurement, Metrics, OneMetric, measure_rows
 from interp.patching.options import EffectOptions, Settings, SweepOptions
 from interp.patching.packed import BaseRun, PackedForward, PackedRows
 from interp.patching.pairs import (
@@ -35,6 +35,7 @@ __all__ = [
     "Granularity",
     "Measurement",
     "Metrics",
+    "OneMetric",
     "PackedForward",
     "PackedRows",
     "PairRuns",

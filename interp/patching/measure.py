@@ -19,7 +19,10 @@ from interp.results import Axis, over_prompts
 if TYPE_CHECKING:
     import xarray
 
-Metrics = Metric | Callable[[Tensor], Any] | Mapping[str, Metric | Callable[[Tensor], Any]]
+OneMetric = Metric | Callable[[Tensor], Any]
+"""A metric, or any function of the logits."""
+
+Metrics = OneMetric | Mapping[str, OneMetric]
 """One, or several by name."""
 
 
@@ -65,6 +68,20 @@ class Measurement:
         """What is measured, in words that mean the same in another process. Raises `ConfigError`."""
         return [self.names, [metric.key(self.runs.judged) for metric in self.metrics]]
 
+    def about(self) -> dict[str, object]:
+        """What was measured on which runs, as results say it in their `attrs`."""
+        runs = self.runs
+        attrs: dict[str, object] = {
+            "metric": "; ".join(plan.name for plan in self.plans),
+            "direction": runs.pair.direction,
+            "ablation": "none" if runs.ablation is None else repr(runs.ablation),
+            "n": len(runs.base.prompts),
+            "edited": int(isinstance(runs.pair.source, ActivationCache) and runs.pair.source.edited),
+            "baseline": _means(self.baseline),
+            "model": runs.base.model.weights_hash(),
+        }
+        return attrs if self.target is None else attrs | {"target": _means(self.target)}
+
     def result(
         self,
         values: Float[Tensor, "metric batch *cells"],
@@ -76,24 +93,13 @@ class Measurement:
 
         With `effects` they are effects already, and not the metrics of patched runs.
         """
-        settings, runs = self.settings, self.runs
+        settings = self.settings
         per_cell = (..., *[None] * (values.ndim - 2))
         if settings.values != "metric" and not effects:
             values = values - self.baseline[per_cell]
         if settings.normalize and self.target is not None:
             values = values / (self.target - self.baseline).mean(dim=1, keepdim=True)[per_cell]
-        attrs: dict[str, object] = {
-            "metric": "; ".join(plan.name for plan in self.plans),
-            "values": settings.values,
-            "direction": runs.pair.direction,
-            "ablation": "none" if runs.ablation is None else repr(runs.ablation),
-            **about,
-            "n": len(runs.base.prompts),
-            "edited": int(isinstance(runs.pair.source, ActivationCache) and runs.pair.source.edited),
-            "baseline": _means(self.baseline),
-            "model": runs.base.model.weights_hash(),
-        }
-        attrs |= {} if self.target is None else {"target": _means(self.target)}
+        attrs = self.about() | {"values": settings.values, **about}
         name = "value" if settings.values == "metric" else settings.values  # "metric" may be the name of an axis
         return over_prompts(values, axes, self.names, settings.per_prompt, settings.confidence, attrs, name)
 

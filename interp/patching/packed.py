@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -147,6 +147,7 @@ def in_portions(groups: Iterable[PackedRows], most: int) -> Iterator[list[Packed
         yield parts
 
 
+@runtime_checkable
 class Joins(Protocol):
     """How rows come to differ from the base run: what happens to them in the layer at which they join."""
 

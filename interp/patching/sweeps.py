@@ -26,7 +26,7 @@ from interp.patching.pairs import PairRuns, PromptPair, Source
 from interp.patching.plan import Granularity, SweepPlan, SweepSite
 from interp.patching.resume import ResumeFile, question_of
 from interp.progress import progress_bar
-from interp.results import Axis, position_labels
+from interp.results import Axis, as_variables, position_labels
 
 if TYPE_CHECKING:
     import xarray
@@ -124,8 +124,7 @@ def sweep_sites(
     places = {site: SweepSite.of(model, site, over, pair.prompts.ids.shape[1]) for site, over in sites.items()}
     found: dict[str, xarray.DataArray] = {}
     for site, effect in _sweeps(pair, places, metric, settings).items():
-        bounds = [str(name) for name in effect.coords if str(name).startswith("ci_")]
-        found |= {site: effect.drop_vars(bounds)} | {f"{site}_{b}": effect[b].drop_vars(bounds) for b in bounds}
+        found |= as_variables(site, effect)
     return xarray.Dataset(found)
 
 

@@ -57,8 +57,8 @@ class _Places:
         self.half = [widths[node] / 2 for node in self.node_at]
         self.on = [[place_of[node] for node in level] for level in levels]
         self.chains: list[list[int]] = []
-        self.below: dict[int, list[tuple[int, float]]] = defaultdict(list)
-        self.above: dict[int, list[tuple[int, float]]] = defaultdict(list)
+        self.below: dict[int, list[tuple[int, int | float]]] = defaultdict(list)
+        self.above: dict[int, list[tuple[int, int | float]]] = defaultdict(list)
         self.segments: list[list[tuple[int, int]]] = [[] for _ in levels]
         for link in links:
             first, last = level_of[link.start], level_of[link.end]
@@ -96,7 +96,7 @@ class _Places:
         at = {node: float(self.x[place]) for place, node in enumerate(self.node_at)}
         return at, [[float(self.x[place]) for place in chain] for chain in self.chains]
 
-    def _wanted(self, place: int, sides: Sequence[Mapping[int, list[tuple[int, float]]]]) -> float:
+    def _wanted(self, place: int, sides: Sequence[Mapping[int, list[tuple[int, int | float]]]]) -> float:
         """The mean of what a place is linked to, on one side or on both; where it is, without links there."""
         at = [float(self.x[other]) + off for side in sides for other, off in side.get(place, ())]
         return sum(at) / len(at) if at else float(self.x[place])

@@ -77,6 +77,24 @@ def over_prompts(
     return result if metrics else result.isel(metric=0, drop=True)
 
 
+def interval_margin(values: Float[Tensor, "*cells batch"], confidence: float) -> Float[Tensor, "*cells"]:
+    """Half the width of the interval around the mean over prompts (Student's t), in float64.
+
+    It is 0 where there is one prompt, or one number for all of them: without a spread there is nothing to judge by.
+    """
+    n, wide = values.shape[-1], values.double()
+    if n == 1:
+        return torch.zeros_like(wide[..., 0])
+    return t_quantile((1 + confidence) / 2, n - 1) * wide.std(dim=-1) / n**0.5
+
+
+def as_variables(name: str, result: "xarray.DataArray") -> "dict[str, xarray.DataArray]":
+    """A result as variables of a Dataset: itself, and the ends of its intervals as "<name>_ci_low" and the like."""
+    bounds = [str(coord) for coord in result.coords if str(coord).startswith("ci_")]
+    plain = result.drop_vars(bounds)
+    return {name: plain} | {f"{name}_{bound}": result[bound].drop_vars(bounds) for bound in bounds}
+
+
 def _index(indices: list[int] | list[str]) -> object:
     names = [one for one in indices if isinstance(one, str)]
     return array_of(names, [len(names)]) if names else indices

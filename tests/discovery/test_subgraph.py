@@ -124,7 +124,9 @@ def test_what_a_subgraph_says_of_itself():
         (lambda: Subgraph(GRAPH, b"\x00"), ShapeError, "no bits for 190 edges"),
     ],
 )
-def test_what_is_no_subgraph_is_refused(attempt: Callable[[], object], error: type[InterpError], said: str):
+def test_what_is_no_subgraph_is_refused(
+    attempt: Callable[[], object], error: type[InterpError], said: str, as_installed: None
+):
     with pytest.raises(error, match=said):
         attempt()
 
@@ -240,7 +242,7 @@ def test_a_threshold_keeps_what_counts_for_at_least_so_much():
 )
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
 def test_scores_that_decide_nothing_are_refused(
-    attempt: Callable[[xarray.DataArray], object], error: type[InterpError], said: str
+    attempt: Callable[[xarray.DataArray], object], error: type[InterpError], said: str, as_installed: None
 ):
     with pytest.raises(error, match=said):
         attempt(scores_of(GRAPH))
