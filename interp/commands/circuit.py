@@ -223,9 +223,9 @@ def _said_of_probe(scores: xr.DataArray) -> str:
     miss = f"; most missed: {about['probe_largest_miss']:.3f}, of {about['probe_largest_miss_edge']}"
     return (
         f"Probe: {about['probe_n']} edges were patched exactly. Estimates ({about['method']}{sign}) are off by "
-        f"{about['probe_rms']:.3f} there (root mean square), their ranks agree to {about['probe_rank_correlation']:.3f}; "
-        f"largest error: {about['probe_largest_error']:+.3f}, of {about['probe_largest_error_edge']}"
-        f"{miss if about['probe_largest_miss_edge'] else ''}."
+        f"{about['probe_rms']:.3f} there (root mean square), and their ranks agree to "
+        f"{about['probe_rank_correlation']:.3f} (Spearman). Largest error: {about['probe_largest_error']:+.3f}, of "
+        f"{about['probe_largest_error_edge']}{miss if about['probe_largest_miss_edge'] else ''}."
     )
 
 

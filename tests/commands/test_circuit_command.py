@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tokenizers
 import torch
+import xarray
 from running import asks_nothing, refusal, rows, run
 
 from interp import HookedTransformer, TransformerConfig
@@ -18,9 +19,11 @@ from interp.text import Tokenizer
 
 CLEAN, CORRUPTED = "a b c a d", "a b c b d"
 PAIR = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--correct", "b", "--incorrect", "a"]
-TWO = [
-    {"clean": CLEAN, "corrupted": CORRUPTED, "correct": "b", "incorrect": "a"},
-    {"clean": "a c a", "corrupted": "a c c", "correct": "c", "incorrect": " a"},
+PAIRS = [  # on each of them the model's two runs are about as far apart
+    {"clean": "d c b", "corrupted": "d c c", "correct": "a", "incorrect": "c"},
+    {"clean": "d b a", "corrupted": "d b d", "correct": "c", "incorrect": " b"},
+    {"clean": "c a d d b", "corrupted": "c a d a b", "correct": "b", "incorrect": "c"},
+    {"clean": "d b a d c", "corrupted": "d b a b c", "correct": "b", "incorrect": "c"},
 ]
 QUIET: Any = {"progress": False}
 
@@ -29,7 +32,7 @@ QUIET: Any = {"progress": False}
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     words = {word: i for i, word in enumerate(["<pad>", *"abcd"])}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<pad>"))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     cfg = TransformerConfig(n_layers=2, d_model=12, n_heads=2, n_ctx=8, d_vocab=5, init_std=0.5, seed=1)
     folder = tmp_path_factory.mktemp("saved") / "model"
     HookedTransformer(cfg, Tokenizer(backend, pad="<pad>")).save_pretrained(folder)
@@ -48,7 +51,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def as_csv(path: Path, pairs: list[dict[str, str]] = TWO) -> str:
+def as_csv(path: Path, pairs: list[dict[str, str]] = PAIRS) -> str:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(pairs[0]))
         writer.writeheader()
@@ -56,7 +59,7 @@ def as_csv(path: Path, pairs: list[dict[str, str]] = TWO) -> str:
     return str(path)
 
 
-def as_jsonl(path: Path, pairs: list[dict[str, str]] = TWO) -> str:
+def as_jsonl(path: Path, pairs: list[dict[str, str]] = PAIRS) -> str:
     path.write_text("\n".join(map(json.dumps, pairs)) + "\n\n", encoding="utf-8")
     return str(path)
 
@@ -116,11 +119,11 @@ def test_pairs_of_several_lengths_are_one_question_from_either_kind_of_file(
         printed.append(run("circuit", "--pairs", file, *options).output)
     assert printed[0] == printed[1]
     single = [edge_scores(model, one["corrupted"], one["clean"], LogitDifference(one["correct"], one["incorrect"]),
-                          **QUIET) for one in TWO]  # fmt: skip
-    ends = [sum(one.attrs[end] for one in single) / 2 for end in ("baseline", "target")]
+                          **QUIET) for one in PAIRS]  # fmt: skip
+    ends = [sum(one.attrs[end] for one in single) / len(PAIRS) for end in ("baseline", "target")]
     first, *_ = printed[0].splitlines()
-    assert f"{ends[0]:.3f} on the clean prompts, {ends[1]:.3f} on the corrupted ones, means over 2" in first
-    mean = ((single[0] + single[1]) / 2).assign_attrs(single[0].attrs)
+    assert f"{ends[0]:.3f} on the clean prompts, {ends[1]:.3f} on the corrupted ones, means over 4" in first
+    mean = xarray.concat(single, "pair").mean("pair").assign_attrs(single[0].attrs)
     assert Subgraph.load(here / "found.json") == Subgraph.top(mean, 9)
     edge, estimate, interval, _ = rows(printed[0])[0]
     writer, reader = edge.split(" -> ")
@@ -136,8 +139,7 @@ def test_exact_effects_need_no_probe_and_go_on_from_a_file(
     done = run(*options)
     assert "Every effect is exact" in done.output and "estimate" not in done.output
     exact = edge_scores(model, CORRUPTED, CLEAN, LogitDifference("b", "a"), "exact", **QUIET)
-    assert float(rows(done.output)[0][1]) == pytest.approx(float(exact.to_numpy()[abs(exact).argmax(...)["reader"],
-                                                           abs(exact).argmax(...)["writer"]]), abs=6e-4)  # fmt: skip
+    assert abs(float(rows(done.output)[0][1])) == pytest.approx(float(abs(exact).max()), abs=6e-4)
     monkeypatch.setattr("interp.discovery.exact.measure_rows", lambda *_: pytest.fail("an edge was patched again"))
     assert run(*options).output == done.output
 
@@ -149,24 +151,22 @@ def test_sizes_without_a_sign_and_the_other_direction_are_said(checkpoint: str, 
     assert "on the corrupted prompt, " in first and first.endswith("on the clean one")
 
 
-def test_without_a_wrong_answer_it_is_the_logit_of_the_right_one(
-    model: HookedTransformer, checkpoint: str, here: Path
-):
-    file = as_jsonl(here / "pairs.jsonl", [{k: v for k, v in one.items() if k != "incorrect"} for one in TWO])
+def test_without_a_wrong_answer_it_is_the_logit_of_the_right_one(model: HookedTransformer, checkpoint: str, here: Path):
+    file = as_jsonl(here / "pairs.jsonl", [{k: v for k, v in one.items() if k != "incorrect"} for one in PAIRS])
     done = run("circuit", "--model", checkpoint, "--pairs", file, "--n", "9")
-    values = [Logit(one["correct"])(model(one["clean"]), model) for one in TWO]
+    values = [Logit(one["correct"])(model(one["clean"]), model) for one in PAIRS]
     first, *_ = done.output.splitlines()
-    assert first.startswith("logit of 'b' / 'c' at position -1: ")
-    assert f"{float(torch.cat(values).mean()):.3f} on the clean prompts" in first
+    assert first.startswith("logit of 'a' / 'c' / 'b' at position -1: ")
+    assert f"{float(torch.cat(values).mean().detach()):.3f} on the clean prompts" in first
 
 
 def test_pairs_that_cancel_are_refused_before_an_edge_is_scored(
     checkpoint: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    turned = TWO[0] | {"clean": CORRUPTED, "corrupted": CLEAN}
+    turned = PAIRS[0] | {"clean": PAIRS[0]["corrupted"], "corrupted": PAIRS[0]["clean"]}
     monkeypatch.setattr("interp.discovery.edge_scores", lambda *_, **__: pytest.fail("edges were scored"))
-    file = as_csv(here / "pairs.csv", [TWO[0], turned])
-    assert "is noise" in refusal(capsys, monkeypatch, ["circuit", "--model", checkpoint, "--pairs", file])
+    file = as_csv(here / "pairs.csv", [PAIRS[0], turned])
+    assert "is noise" in refusal(capsys, monkeypatch, ["circuit", "--model", checkpoint, "--pairs", file, "--n", "9"])
     assert not (here / "circuit.html").exists()
 
 
@@ -197,7 +197,7 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "no object": ("x.jsonl", b"[1]\n", "x.jsonl, line 1: this is [1], not an object"),
     "a number": ("x.jsonl", b'{"clean": 1}', "line 1: clean is 1; allowed: a text"),
     "missing": ("x.jsonl", b'\n{"clean": "a", "corrupted": "b"}', "line 2: correct is missing"),
-    "unknown": ("x.csv", b"clean,corupted,correct\na,b,c\n", "unknown column 'corupted'; allowed: clean, corrupted, correct, "
+    "unknown": ("x.csv", b"clean,corupted\na,b\n", "unknown column 'corupted'; allowed: clean, corrupted, correct, "
                 "incorrect; did you mean 'corrupted'"),
     "twice": ("x.csv", b"clean,clean,correct\na,b,c\n", "a column is there twice"),
     "ragged": ("x.csv", b"clean,corrupted,correct\na,b\n", "x.csv, line 2: 2 entries under 3 columns"),
@@ -234,7 +234,7 @@ def test_what_can_be_known_without_a_model_is_said_before_one_is_loaded(
 def test_what_a_model_refuses_is_one_line_and_no_page(
     checkpoint: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    uneven = as_csv(here / "uneven.csv", [TWO[0], TWO[1] | {"corrupted": "a c"}])
+    uneven = as_csv(here / "uneven.csv", [PAIRS[0], PAIRS[1] | {"corrupted": "d b"}])
     for arguments, message in (
         (PAIR, "--n = 200; allowed: 1 to 46"),
         ([*PAIR, "--n", "9", "--corrupted", "a b"], "interp: the clean prompt has 5 tokens, the corrupted one 2"),
