@@ -78,7 +78,7 @@ class Task:
         return Zero() if ablation == "zero" else Mean(self.model.run_with_cache(self.usual)[1])
 
 
-def gallery_task(name: str, n: int = 4, rotate: int | None = None, seed: int = 0) -> Task:
+def gallery_task(name: str, n: int = 8, rotate: int | None = None, seed: int = 0) -> Task:
     """`n` pairs of prompts of a circuit, in float64, by default in the basis in which it was declared.
 
     Prompts are drawn at random from the circuit's own inputs, the longest ones of a sample. Corrupted prompts are drawn

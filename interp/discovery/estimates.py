@@ -161,6 +161,7 @@ class _OfGroup:
                 "writer b late d, reader b late d -> b reader writer",
             )
             first += len(of_layer)
+        found.masked_fill_(~self.graph.edge_mask().to(found.device), 0)  # an MLP reads heads that its layer's do not
 
     def _through(
         self, reader: Reader, difference: Float[Tensor, "writer batch late d_model"]

@@ -7,7 +7,9 @@ import pytest
 import xarray
 from gallery_tasks import METHODS, Task, gallery_task
 
-from interp.discovery import MethodName, auroc, edge_scores, hit
+from interp.discovery import MethodName, acdc, auroc, edge_scores, hit, precision_recall
+from interp.interventions import Zero
+from interp.metrics import KLDivergence
 
 NAMES = ["previous_token", "virtual_head", "induction_latest", "skip_1", "ioi", "dyck1", "sort"]
 
@@ -72,3 +74,11 @@ def test_by_resampling_edges_that_carry_positions_alone_have_no_effect_and_by_ze
         effects = [abs(float(exact.sel(reader=reader, writer=writer))) for reader, writer in by_position]
         assert min(effects) > 0.1 if seen else max(effects) < 1e-12
         assert auroc(exact, task.known) == (1 if seen else pytest.approx((3 + 4 / 2) / 7))
+
+
+def test_acdc_with_zero_ablation_finds_exactly_what_circuits_declare_and_of_ioi_all_but_one():
+    for name in ("induction", "induction_latest", "backoff", "skip_1", "sort", "ioi"):
+        task = gallery_task(name)
+        found = acdc(task.model, Zero(), task.clean, KLDivergence(pos=None), threshold=1e-3, progress=False)
+        recall = 11 / 12 if name == "ioi" else 1
+        assert precision_recall(found, task.known) == (1, pytest.approx(recall)), name

@@ -44,7 +44,8 @@ def alone(model: HookedTransformer, circuit: Subgraph, corrupted: Any, clean: An
 def by_engine(model: HookedTransformer, masks: Tensor, corrupted: Any, clean: Any, **options: Any) -> Tensor:
     """Logits [mask, batch, pos, d_vocab] of masked runs."""
     runs = EdgeRuns.of(model, corrupted, clean, METRIC, Settings(**options))
-    return model.unembed(model.ln_final.unhooked(runs.stream(masks)))
+    stream = runs.stream(masks)
+    return model.unembed(model.ln_final.unhooked(stream).flatten(0, 1)).unflatten(0, stream.shape[:2])
 
 
 @pytest.mark.parametrize("name", PRE_NORM)
