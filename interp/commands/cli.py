@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.commands import attention, fetch, heads, patch
+from interp.commands import attention, circuit, fetch, heads, patch
 from interp.commands.common import paragraphs
 from interp.errors import InterpError
 
@@ -32,6 +32,7 @@ LOOKING = "Look at a model"
 app.command("attention", help=paragraphs(attention.HELP), rich_help_panel=LOOKING)(attention.attention)
 app.command("heads", help=paragraphs(heads.HELP), rich_help_panel=LOOKING)(heads.heads)
 app.command("patch", help=paragraphs(patch.HELP), rich_help_panel=LOOKING)(patch.patch)
+app.command("circuit", help=paragraphs(circuit.HELP), rich_help_panel=LOOKING)(circuit.circuit)
 app.command("fetch", help=paragraphs(fetch.HELP), rich_help_panel=LOOKING)(fetch.fetch)
 
 

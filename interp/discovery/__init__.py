@@ -8,6 +8,8 @@
 | `OnlyCircuit` | an edit of a run under which every edge outside a circuit carries another run |
 | run as it is | the run in which edges are replaced (of the clean prompt, when noising) |
 | other run | what replaced edges carry: the corrupted prompt's run, or zeros, or a mean |
+| faithfulness | the share of what the model does that a circuit does alone: 1 is faithful, more is not better |
+| complete, minimal | nothing that stands in for the rest is missing, and no edge is there for nothing |
 """
 
 from interp.discovery.acdc import AcdcOptions, acdc

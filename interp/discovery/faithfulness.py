@@ -179,6 +179,7 @@ def _judged(
     )
     empty = ends[1].mean(dim=1).tolist()
     about = value.attrs | {"empty": empty[0] if len(empty) == 1 else empty, "confidence": settings.confidence}
+    about.pop("values")  # "metric", which holds for one of two
     return xarray.Dataset(as_variables("faithfulness", share) | as_variables("value", value), attrs=about)
 
 

@@ -39,19 +39,19 @@ def faithfulness(
 
     Raises `ConfigError` for anything else, or a metric or ranking that is not there.
     """
-    if not {"method", "size"} <= set(getattr(curves, "dims", ())) or "faithfulness" not in curves:
-        raise ConfigError("this draws what discovery.faithfulness_curve returns, a Dataset over method and size, not "
+    if not {"scores", "size"} <= set(getattr(curves, "dims", ())) or "faithfulness" not in curves:
+        raise ConfigError("this draws what discovery.faithfulness_curve returns, a Dataset over scores and size, not "
                           f"{describe(curves)}")  # fmt: skip
     ranks = [str(rank) for rank in np.atleast_1d(curves["by"].to_numpy())] if "by" in curves.coords else []
     curves, by = _one(curves, "by", ranks[0] if by is None and ranks else by)
     curves, metric = _one(curves, "metric", metric)
     if "prompt" in curves.dims:
         curves = curves.mean("prompt", keep_attrs=True)
-    if further := set(map(str, curves["faithfulness"].dims)) - {"method", "size"}:
-        raise ShapeError(f"a curve is over method and size; take one along {', '.join(sorted(further))} first")
+    if further := set(map(str, curves["faithfulness"].dims)) - {"scores", "size"}:
+        raise ShapeError(f"a curve is over scores and size; take one along {', '.join(sorted(further))} first")
     size = curves["size"].to_numpy()
-    names_of = [str(name) for name in curves["method"].to_numpy()]
-    of = {name: curves.isel(method=place) for place, name in enumerate(names_of) if name != WHOLE}
+    names_of = [str(name) for name in curves["scores"].to_numpy()]
+    of = {name: curves.isel(scores=place) for place, name in enumerate(names_of) if name != WHOLE}
     drawn = {name: one for name, one in of.items() if bool(one["faithfulness"].notnull().any())}
     if not drawn:
         raise ConfigError(f"no method has a curve by {by!r}; their scores have no sign")

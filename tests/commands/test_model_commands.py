@@ -5,14 +5,15 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray
-from typer.testing import CliRunner, Result
+from running import asks_nothing, refusal, rows, run
+from typer.testing import CliRunner
 
 from circuits.gallery.induction import induction_model
 from interp import HookedTransformer
@@ -33,33 +34,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-
-
-def rows(text: str) -> list[list[str]]:
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
-
-
-def asks_nothing(page: Path) -> bool:
-    """No element of the page fetches anything; plotly's own script only names addresses."""
-    text = page.read_text(encoding="utf-8")
-    return not re.search(r"<(script|img|iframe|link)\b[^>]*\b(src|href)=(?![\"']?data:)", text)
-
-
 def meta_of(page: Path) -> dict[str, Any]:
     """What an explorer's page tells its script."""
     return json.loads(page.read_text("utf-8").split('<script type="application/json">')[1].split("</script>")[0])
-
-
-def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]) -> str:
-    """The one line with which a command ends, its status 2 checked."""
-    monkeypatch.setattr(sys, "argv", ["interp", *arguments])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
 
 
 # ---------------------------------------------------------------------- attention
@@ -397,7 +374,7 @@ def test_a_model_that_is_not_there_says_what_to_fetch(
     assert "interp fetch smollm2" in refusal(capsys, monkeypatch, [*command, "--model", name])
 
 
-@pytest.mark.parametrize("command", ["attention", "heads", "patch", "fetch"])
+@pytest.mark.parametrize("command", ["attention", "heads", "patch", "circuit", "fetch"])
 def test_every_command_has_help_with_an_example_and_can_be_quiet(command: str):
     assert re.search(rf"^│ {command} ", run("--help").output, re.MULTILINE)
     text = " ".join(run(command, "--help").output.split())

@@ -173,6 +173,30 @@ def test_results_do_not_depend_on_the_budget_or_on_equal_circuits_beside():
     assert np.allclose(again.faithfulness, np.tile(once.faithfulness, 2), atol=1e-9)
 
 
+def test_padded_prompts_are_judged_as_they_are_alone():
+    model = small("rotary_rms_gated_grouped")
+    corrupted, clean = prompts(model, n=4)
+    circuit = random_circuit(model, 0.8)
+    mask = torch.ones_like(clean)
+    mask[2, :2] = 0
+    together = faithfulness(model, circuit, corrupted, clean, METRIC, attention_mask=mask, per_prompt=True).value
+    alone = faithfulness(model, circuit, corrupted[2:3, 2:], clean[2:3, 2:], METRIC)
+    others = faithfulness(model, circuit, corrupted[[0, 1, 3]], clean[[0, 1, 3]], METRIC, per_prompt=True)
+    assert float(together[2]) == pytest.approx(float(alone.value), abs=1e-9)
+    assert np.allclose(together[[0, 1, 3]], others.value, atol=1e-9)
+
+
+def test_half_precision_judges_its_gap_by_its_own_rounding():
+    model = small(dtype=torch.bfloat16)
+    corrupted, clean = prompts(model)
+    circuit = random_circuit(model, 0.9)
+    found = faithfulness(model, {"c": circuit, "all": Subgraph.whole(model)}, corrupted, clean, METRIC)
+    assert float(found.faithfulness.sel(circuit="all")) == 1
+    almost = Function(lambda logits: 1 + 1e-3 * logits[:, -1, 1].tanh(), name="almost one")
+    with pytest.raises(ConfigError, match="almost one"):
+        faithfulness(model, circuit, corrupted[:1], clean[:1], almost)
+
+
 # ---------------------------------------------------------------------- curves
 
 FRACTIONS = (0.05, 0.2, 0.5, 1.0)

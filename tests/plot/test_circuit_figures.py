@@ -11,10 +11,11 @@ import plotly.graph_objects as go
 import pytest
 import torch
 import xarray
-from grid import SEED
+from grid import GRID, SEED, build, config
 
-from interp import ConfigError, ShapeError
+from interp import ConfigError, ShapeError, discovery
 from interp.discovery import Subgraph
+from interp.metrics import Logit
 from interp.model import EdgeGraph
 from interp.plot import figures
 from interp.plot.layered import LANE, Link, layered
@@ -174,7 +175,7 @@ def judged(by: str | None = "absolute", **attrs: Any) -> xarray.Dataset:
     draw = np.random.default_rng(SEED)
     values = np.cumsum(draw.random((4, 4)), axis=1) / 4
     values[3] = 1
-    cell = ("method", "size")
+    cell = ("scores", "size")
     found = xarray.Dataset(
         {
             "faithfulness": (cell, values),
@@ -182,10 +183,10 @@ def judged(by: str | None = "absolute", **attrs: Any) -> xarray.Dataset:
             "faithfulness_ci_high": (cell, values + 0.2),
             "n_edges": (cell, np.tile([3, 30, 300, 3000], (4, 1))),
             "n_pruned": (cell, np.tile([0, 10, 300, 3000], (4, 1))),
-            "cmd": ("method", [0.1, 0.2, 0.3, 0.0]),
-            "log_cmd": ("method", [0.4, 0.5, 0.6, 0.0]),
+            "cmd": ("scores", [0.1, 0.2, 0.3, 0.0]),
+            "log_cmd": ("scores", [0.4, 0.5, 0.6, 0.0]),
         },
-        coords={"method": methods, "size": size},
+        coords={"scores": methods, "size": size},
         attrs={"metric": "logit difference", "direction": "noising", "n": 5, "ratio": "of means", "ablation": "none",
                "confidence": 0.9, "ranking": "greedy"} | attrs,
     )  # fmt: skip
@@ -206,7 +207,7 @@ def test_a_curve_of_faithfulness_has_a_line_for_every_method_on_a_logarithmic_ax
                            "random (CMD 0.300, log 0.600)"]  # fmt: skip
     assert figure.layout.xaxis.type == "log" and list(figure.layout.xaxis.tickvals) == [0.001, 0.01, 0.1, 1.0]
     eap, grey = (drawn[name] for name in list(drawn)[::2])
-    np.testing.assert_allclose(eap.y, curves["faithfulness"].sel({"method": "eap", "by": "absolute"}), rtol=1e-6)
+    np.testing.assert_allclose(eap.y, curves["faithfulness"].sel({"scores": "eap", "by": "absolute"}), rtol=1e-6)
     np.testing.assert_allclose(eap.error_y.array, [0.2] * 4)
     np.testing.assert_allclose(eap.error_y.arrayminus, [0.1] * 4)
     assert "30 edges, 10 without dead ends" in eap.text[1]
@@ -218,12 +219,24 @@ def test_a_curve_of_faithfulness_has_a_line_for_every_method_on_a_logarithmic_ax
         assert part in said
 
 
+def test_a_curve_that_was_run_is_drawn():
+    model = build(config(GRID["learned_ln"], n_layers=1), SEED)
+    clean, corrupted = torch.randint(model.cfg.d_vocab, (2, 1, 5), generator=torch.Generator().manual_seed(SEED))
+    scores = discovery.edge_scores(model, corrupted, clean, Logit(1), "eap", probe=0, progress=False)
+    curves = discovery.faithfulness_curve(model, corrupted, clean, Logit(1), scores, fractions=(0.1, 0.5, 1.0))
+    for by, area in (("absolute", "CMD"), ("signed", "CPR")):
+        drawn = traces(figures.faithfulness(curves, by=by))
+        assert [one.name.split()[0] for one in drawn] == ["eap", "random"]
+        assert area in drawn[0].name
+        np.testing.assert_allclose(drawn[0].y, curves["faithfulness"].sel(scores="eap", by=by), rtol=1e-6)
+
+
 def test_the_ranking_and_the_metric_of_a_curve_can_be_chosen():
     curves = judged()
     signed = figures.faithfulness(curves, by="signed")
     assert traces(signed)[0].name == "eap"
     np.testing.assert_allclose(
-        traces(signed)[0].y, curves["faithfulness"].sel({"method": "eap", "by": "signed"}), rtol=1e-6
+        traces(signed)[0].y, curves["faithfulness"].sel({"scores": "eap", "by": "signed"}), rtol=1e-6
     )
     assert len(traces(figures.faithfulness(judged(None)))) == 3
     several = xarray.concat([judged(), judged() * 2], "metric").assign_coords(metric=["a", "b"])
@@ -231,7 +244,7 @@ def test_the_ranking_and_the_metric_of_a_curve_can_be_chosen():
         traces(figures.faithfulness(several, "b"))[0].y, 2 * traces(figures.faithfulness(several, "a"))[0].y
     )
     without = judged(None)
-    without["faithfulness"].loc[{"method": "eap"}] = math.nan
+    without["faithfulness"].loc[{"scores": "eap"}] = math.nan
     assert [one.name[:3] for one in traces(figures.faithfulness(without))] == ["&lt", "ran"]
     prompts = judged(None).expand_dims(prompt=2)
     np.testing.assert_allclose(traces(figures.faithfulness(prompts))[0].y,
