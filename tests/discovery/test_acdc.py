@@ -47,19 +47,22 @@ def plain_loop(
 ) -> Subgraph:
     """Algorithm 1 of Conmy et al. 2023 as it is printed, a run with hooks for every edge."""
 
+    other = model.run_with_cache(corrupted)[1] if isinstance(corrupted, Tensor) else corrupted
+
     def value(circuit: Subgraph) -> float:
-        with torch.no_grad(), model.intervene(OnlyCircuit(circuit, corrupted)):
+        with torch.no_grad(), model.intervene(OnlyCircuit(circuit, other)):
             return float(metric(model(clean)).mean())
 
     graph = EdgeGraph.of(model)
     circuit = Subgraph.whole(graph)
+    now = value(circuit)
     for reader in reversed(graph.readers):
         writers = graph.writers_of(reader)
         for writer in writers if forward else reversed(writers):
             without = circuit - Subgraph.of_names(graph, [f"{writer} -> {reader}"])
-            change = value(without) - value(circuit)
-            if (change if grows else abs(change)) < threshold:
-                circuit = without
+            then = value(without)
+            if (then - now if grows else abs(then - now)) < threshold:
+                circuit, now = without, then
     return circuit
 
 
