@@ -92,7 +92,7 @@ def test_it_finds_what_the_plain_loop_finds_whatever_the_threshold_and_the_batch
         for batch_size in (None, 1, 3):
             found = acdc(model, corrupted, clean, METRIC, threshold=threshold, batch_size=batch_size)
             assert found == expected, (share, batch_size, found, expected)
-    assert 0 < min(sizes) < max(sizes) < EdgeGraph.of(model).n_edges
+    assert len(sizes) == 2 and max(sizes) < EdgeGraph.of(model).n_edges  # the thresholds decide
 
 
 def test_a_divergence_decides_by_how_much_it_grows_and_other_metrics_by_how_far_they_move():
