@@ -10,7 +10,8 @@ chain; the decisions before it hold, the runs after it are lost. Two things make
 
 - As long as a layer's readers are decided, all readers before it are whole, so that runs begin at that layer.
 - What leads into a component that nothing reads any more does nothing: it is dropped without a run. (Where the heads'
-  writes of a layer pass a norm together, as in Gemma, into a layer of which no head is read any more.)
+  writes of a layer pass a norm together, as in Gemma, into a layer of which no head is read any more, and only if
+  attention has no bias.)
 
 Known limits, both of which show on hand-built circuits: of components that stand in for each other (an OR gate) only
 one is found when noising, since the other is dropped first and changes nothing; and which one that is depends on the
@@ -231,8 +232,12 @@ class _Search:
         if one.kind == "logits":
             return True
         writes = graph.writes_of(one)
-        if one.kind == "head" and self.runs.engine.model.cfg.norm_position == "both":
-            # The heads of a layer pass one norm together: each moves its scale, and so what the others write.
+        block = self.runs.engine.model.blocks[one.layer]
+        if one.kind == "head" and block.ln1_post.kind is not None:
+            # The heads of a layer pass one norm together: each moves its scale, and so what the others write, and what
+            # the bias adds, which belongs to no edge.
+            if bool(block.attn.b_O.any()):
+                return True
             writes = [writer for writer in graph.writers if writer.kind == "head" and writer.layer == one.layer]
         return any(bool(self.needed[graph.numbers[writer]]) for writer in writes)
 
