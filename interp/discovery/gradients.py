@@ -94,7 +94,11 @@ class GradientRuns:
                 found.append(walked.arranged(gradients, pooled=walked.is_pooled(values)))
         return found
 
-    def bytes_of_position(self) -> int:
+    def bytes(self) -> tuple[int, int]:
+        """What a late position of one prompt takes, and what a prompt takes beside."""
+        return self._bytes_of_position(), self._bytes_of_prompt()
+
+    def _bytes_of_position(self) -> int:
         """What a late position of one prompt takes, with the graph of the runs and the changes of one reader."""
         graph, cfg = self.runs.graph, self.runs.model.cfg
         n_readers = cfg.n_heads + 2 * cfg.n_key_value_heads
@@ -109,6 +113,11 @@ class GradientRuns:
         # What every writer writes in both runs, and what one reader makes of these.
         changes = len(graph.writers) * (6 * cfg.d_model + 3 * cfg.d_mlp)
         return 4 * ((self.steps or 1) * graph.n_layers * width + changes) * max(1, cfg.dtype.itemsize // 4)
+
+    def _bytes_of_prompt(self) -> int:
+        """What a prompt takes beside: the logits that the metric of most logits reads, and their gradients."""
+        runs = self.runs.runs
+        return (self.steps or 1) * max(map(runs.bytes_of_logits, self.runs.measured.plans))
 
     def _embeddings(self, late: Late) -> Float[Tensor, "step batch late d_model"]:
         """What enters the first block in each run."""

@@ -176,11 +176,12 @@ class EdgeRuns:
         first = differs.int().argmax(dim=1) if causal else torch.zeros_like(differs[:, 0], dtype=torch.long)
         return torch.where(differs.any(dim=1), first, self.n_pos).tolist()
 
-    def groups(self, bytes_of_position: int, together: bool = False) -> Iterator[Late]:
+    def groups(self, bytes_of_position: int, bytes_of_prompt: int = 0, together: bool = False) -> Iterator[Late]:
         """The prompts whose runs differ, those with the same start together, and as many at once as the budget takes.
 
         Args:
             bytes_of_position: what each late position of a prompt takes.
+            bytes_of_prompt: what a prompt takes beside.
             together: all prompts at once, those whose runs are the same too, from the first position on at which any
                 of them differs.
 
@@ -190,8 +191,9 @@ class EdgeRuns:
         if first == self.n_pos:
             return
         prompts = list(range(len(self.starts)))
-        n_least = (len(prompts) if together else 1) * (self.n_pos - first)
-        check_bytes(self.measured.settings.max_bytes, n_least * bytes_of_position, f"a run of {n_least} positions")
+        least = len(prompts) if together else 1
+        needed = least * ((self.n_pos - first) * bytes_of_position + bytes_of_prompt)
+        check_bytes(self.measured.settings.max_bytes, needed, f"a run of {least * (self.n_pos - first)} positions")
         if together:
             yield Late(prompts, first)
             return
@@ -200,7 +202,8 @@ class EdgeRuns:
             by_start.setdefault(start, []).append(prompt)
         for start, prompts in sorted(by_start.items()):
             if start < self.n_pos:
-                most = self.measured.settings.max_bytes // (bytes_of_position * (self.n_pos - start))
+                of_prompt = bytes_of_position * (self.n_pos - start) + bytes_of_prompt
+                most = self.measured.settings.max_bytes // of_prompt
                 for i in range(0, len(prompts), most):
                     yield Late(prompts[i : i + most], start)
 
@@ -237,12 +240,11 @@ class EdgeRuns:
         masks = self._checked(masks)
         values = self.measured.baseline[:, None].repeat(1, len(masks), 1)
         waiting = masks.flatten(1).any(dim=1).nonzero()[:, 0]
-        most = max(1, self.measured.settings.max_bytes // max(1, self._bytes_of_row() * self._most_late()))
+        of_run = self._bytes_of_row() * self._most_late() + self.runs.base.final.nbytes
+        most = max(1, self.measured.settings.max_bytes // of_run)
         for part in waiting.split(most) if len(waiting) else ():
-            final = self.stream(masks[part])
-            for of_metric, plan in zip(values, self.measured.plans, strict=True):
-                for i, stream in zip(part.tolist(), final, strict=True):
-                    of_metric[i] = self.runs.whole_run(plan, stream, self.norms)
+            for i, stream in zip(part.tolist(), self.stream(masks[part]), strict=True):
+                values[:, i] = self.measured.of_run(stream, self.norms)
         return values
 
     def stream(self, masks: Float[Tensor, "mask reader writer"]) -> Float[Tensor, "mask batch pos d_model"]:

@@ -256,11 +256,29 @@ class PairRuns:
         return plan.score(at_least_float32(logits), prompts)
 
     def whole_run(
-        self, plan: MetricPlan, final: Float[Tensor, "batch pos d_model"], norms: Reaction = "live"
+        self,
+        plan: MetricPlan,
+        final: Float[Tensor, "batch pos d_model"],
+        max_bytes: int,
+        norms: Reaction = "live",
     ) -> Float[Tensor, "batch"]:
-        """The metric of one run of all prompts, from its last stream."""
+        """The metric of one run of all prompts, from its last stream; of as many at once as the budget takes."""
         prompts = torch.arange(len(final), device=final.device)
-        return self.measure(plan, at_positions(final, plan.positions), prompts, norms)
+        streams = at_positions(final, plan.positions)
+        if plan.whole_batch:
+            return self.measure(plan, streams, prompts, norms)
+        at_once = max(1, max_bytes // self.bytes_of_logits(plan))
+        parts = zip(streams.split(at_once), prompts.split(at_once), strict=True)
+        return torch.cat([self.measure(plan, part, of, norms) for part, of in parts])
+
+    def bytes_of_logits(self, plan: MetricPlan) -> int:
+        """What a metric takes of one run of one prompt.
+
+        That is up to eight tensors as large as the logits that it reads: these, in float32, normalised, exponentiated,
+        multiplied with a reference's, and what these steps leave behind until they return.
+        """
+        n_tokens = self.base.model.cfg.d_vocab_out if plan.tokens is None else plan.tokens.shape[1]
+        return 8 * plan.positions.shape[1] * n_tokens * max(4, self.base.final.element_size())
 
 
 def at_positions(stream: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, "batch read"]) -> Tensor:
