@@ -28,6 +28,8 @@ class GradientInteractions(Rule):
     and keys a quarter, values and patterns half, gated neurons half.
     """
 
+    detached_scales = True
+
     def softmax(self, scores: Float[Tensor, "*axes key_pos"]) -> Float[Tensor, "*axes key_pos"]:
         """The true pattern, with the gradient of another one."""
         flatter = 2 * (scores / 2).softmax(dim=-1)
@@ -80,6 +82,9 @@ class GradientRuns:
 
     def of(self, late: Late) -> list[Gradients]:
         """For each metric. Raises `ConfigError` for a metric that has no gradient."""
+        if torch.is_inference_mode_enabled():
+            raise ConfigError("no gradient flows in inference mode; torch.no_grad() around the call is fine, and "
+                              "method='exact' needs none")  # fmt: skip
         measured = self.runs.measured
         with torch.enable_grad():
             walked = _Walked(self.runs, late, self.rule, self._embeddings(late))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.budget import check_bytes
 from interp.discovery.walk import Walk
-from interp.errors import ConfigError, ShapeError
+from interp.errors import ConfigError, ShapeError, describe
 from interp.indices import chosen_indices
 from interp.interventions import Index
 from interp.model import EdgeGraph
@@ -33,6 +33,7 @@ from interp.patching import (
     Settings,
     Source,
     Writes,
+    check_model,
     check_reactions,
     read_points,
     written_points,
@@ -114,6 +115,7 @@ class EdgeRuns:
 
         Raises as `patching.sweep`; `ConfigError` for norms on the stream itself, whose writes do not add up.
         """
+        check_model(model)
         check_reactions(norms=norms)
         if ablation is not None:
             corrupted = ablation
@@ -241,7 +243,7 @@ class EdgeRuns:
         values = self.measured.baseline[:, None].repeat(1, len(masks), 1)
         waiting = masks.flatten(1).any(dim=1).nonzero()[:, 0]
         of_run = self._bytes_of_row() * self._most_late() + self.runs.base.final.nbytes
-        most = max(1, self.measured.settings.max_bytes // of_run)
+        most = min(len(masks), max(1, self.measured.settings.max_bytes // of_run))
         for part in waiting.split(most) if len(waiting) else ():
             for i, stream in zip(part.tolist(), self.stream(masks[part]), strict=True):
                 values[:, i] = self.measured.of_run(stream, self.norms)
@@ -314,9 +316,9 @@ class EdgeRuns:
 
     def _checked(self, masks: Tensor) -> Float[Tensor, "mask reader writer"]:
         wanted = (len(self.graph.readers), len(self.graph.writers))
-        if masks.ndim != 3 or tuple(masks.shape[1:]) != wanted:
+        if not isinstance(masks, Tensor) or masks.ndim != 3 or tuple(masks.shape[1:]) != wanted:
             raise ShapeError(f"masks are [mask, reader, writer] = [any, {wanted[0]}, {wanted[1]}], not "
-                             f"{tuple(masks.shape)}")  # fmt: skip
+                             f"{describe(masks)}")  # fmt: skip
         return masks.to(self.runs.base.final.device, wide(self.runs.base.final.dtype))
 
     def _most_late(self) -> int:

@@ -1,5 +1,6 @@
 """Metrics on a pair of runs: the values between which effects lie, and effects as results."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,8 @@ class Measurement:
             "baseline": _means(self.baseline),
             "model": runs.base.model.weights_hash(),
         }
+        if self.names is not None:
+            attrs["metrics"] = json.dumps(self.names)  # of which baseline and target are; files hold no lists of text
         return attrs if self.target is None else attrs | {"target": _means(self.target)}
 
     def result(
@@ -133,9 +136,9 @@ def measure_rows(
             for cell, stream in streams.items():
                 of_metric[:, cell] = runs.measure(plan, stream, prompts, norms)
             continue
-        at_once = max(1, measured.settings.max_bytes // runs.bytes_of_logits(plan))
+        most = max(1, measured.settings.max_bytes // runs.bytes_of_logits(plan))
         for rows in groups:
-            stream = _at_read(rows, base, plan)
+            stream, at_once = _at_read(rows, base, plan), min(len(rows.cells), most)
             for cells, part in zip(rows.cells.split(at_once), stream.split(at_once), strict=True):
                 prompts = torch.full_like(cells, rows.prompt)
                 of_metric[rows.prompt, cells] = runs.measure(plan, part, prompts, norms)

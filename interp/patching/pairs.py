@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, check_choice, describe, did_you_mean
+from interp.config import TransformerConfig
+from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, check_choice, describe
 from interp.interventions import ADDRESS, Intervention, Patch
 from interp.metrics import JudgedRun, MetricPlan
 from interp.model import ActivationCache
@@ -40,6 +41,12 @@ def check_reactions(**given: str) -> None:
         check_choice(name, value, get_args(Reaction))
 
 
+def check_model(model: object) -> None:
+    """Raise `ConfigError` unless it is a model of this package, compiled or not."""
+    if not isinstance(getattr(model, "cfg", None), TransformerConfig) or not hasattr(model, "hook_points"):
+        raise ConfigError(f"model = {describe(model)}; allowed: a HookedTransformer")
+
+
 @dataclass(frozen=True, eq=False)
 class PromptPair:
     """What runs, and what is written into it.
@@ -66,6 +73,7 @@ class PromptPair:
         attention_mask: AttentionMask | None,
     ) -> "PromptPair":
         """Check the two and say which is which. Raises as `patching.sweep` does."""
+        check_model(model)
         hooked = [point.name for point in model.hook_points.values() if point.hooks]
         if hooked:
             raise ConfigError(f"the model has hooks, at {hooked[0]!r} first; patched runs take none: leave the with "
@@ -74,10 +82,7 @@ class PromptPair:
             raise ConfigError("n_layers = 0: this model has no layer to patch")
         if direction is None:
             direction = "noising" if isinstance(corrupted, Intervention) else "denoising"
-        if direction not in ROLES:
-            raise ConfigError(
-                f"direction = {direction!r}; allowed: 'denoising' or 'noising'{did_you_mean(direction, ROLES)}"
-            )
+        check_choice("direction", direction, get_args(PatchDirection))
         runs, written = ROLES[direction]
         run, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
         if isinstance(run, ActivationCache | Intervention):
@@ -267,7 +272,7 @@ class PairRuns:
         streams = at_positions(final, plan.positions)
         if plan.whole_batch:
             return self.measure(plan, streams, prompts, norms)
-        at_once = max(1, max_bytes // self.bytes_of_logits(plan))
+        at_once = min(len(final), max(1, max_bytes // self.bytes_of_logits(plan)))
         parts = zip(streams.split(at_once), prompts.split(at_once), strict=True)
         return torch.cat([self.measure(plan, part, of, norms) for part, of in parts])
 
