@@ -24,6 +24,7 @@ from interp.indices import chosen_indices
 from interp.interventions import Index
 from interp.model import EdgeGraph
 from interp.patching import (
+    BaseRun,
     Measurement,
     Metrics,
     PairRuns,
@@ -136,6 +137,16 @@ class EdgeRuns:
     def runs(self) -> PairRuns:
         """The two runs."""
         return self.measured.runs
+
+    @property
+    def base(self) -> BaseRun:
+        """The run as it is."""
+        return self.runs.base
+
+    @property
+    def model(self) -> "HookedTransformer":
+        """The model that runs."""
+        return self.runs.base.model
 
     @property
     def n_pos(self) -> int:
@@ -263,29 +274,28 @@ class EdgeRuns:
         moved = _Moved(written.difference[:known].flatten(1), len(masks), len(graph.writers), masks.requires_grad)
         x = walk.entering(first).expand(len(masks), -1, -1, -1)
 
-        def read(readers: slice, n_writers: int) -> Tensor:  # what each reader reads: [mask reader batch late d_model]
-            change = moved.by(masks[:, readers, :n_writers]).unflatten(2, x.shape[1:])
-            return (x[:, None] + change).to(x.dtype)
+        def read(change: Tensor) -> Tensor:  # [mask reader size] to what each reads: [mask reader batch late d_model]
+            return (x[:, None] + change.unflatten(2, x.shape[1:])).to(x.dtype)
 
         def wrote(writes: Tensor) -> None:  # [mask writer batch late d_model]
-            n = moved.n
-            theirs = written.other[n : n + writes.shape[1]]
+            theirs = written.other[moved.n : moved.n + writes.shape[1]]
             moved.add(self.at_positions(theirs - at_least_float32(writes), late).flatten(2))
 
         for layer in range(first, graph.n_layers):
-            readers, n_before = self._readers_of(layer), moved.n
-            of_heads = slice(readers.start, readers.stop - (not graph.attn_only))
-            writes, out = walk.write_of_heads(layer, walk.attended(layer, read(of_heads, n_before)).z)
+            of_layer, n_before = masks[:, self._readers_of(layer)], moved.n
+            change = moved.by(of_layer[:, :, :n_before])  # the layer's own heads, which its MLP reads, come later
+            of_heads, of_mlp = change.split([change.shape[1] - (not graph.attn_only), int(not graph.attn_only)], dim=1)
+            writes, out = walk.write_of_heads(layer, walk.attended(layer, read(of_heads)).z)
             wrote(writes)
             after = x + out
             if not graph.attn_only:
-                n = n_before if graph.parallel_attn_mlp else moved.n
-                x = x if graph.parallel_attn_mlp else after
-                mlp_out = walk.mlp(layer, read(slice(of_heads.stop, readers.stop), n)[:, 0])
+                if not graph.parallel_attn_mlp:
+                    x, of_mlp = after, of_mlp + moved.by(of_layer[:, -1:, n_before : moved.n], n_before)
+                mlp_out = walk.mlp(layer, read(of_mlp)[:, 0])
                 wrote(mlp_out[:, None])
                 after = after + mlp_out
             x = after
-        return read(self._readers_of(graph.n_layers), moved.n)[:, 0]
+        return read(moved.by(masks[:, -1:]))[:, 0]
 
     def _readers_of(self, layer: int) -> slice:
         """The readers of a layer; of `n_layers`, the logits."""
@@ -332,10 +342,10 @@ class _Moved:
     Writers that come before all masks write the same in every run; what they wrote is held once.
     """
 
-    def __init__(self, known: Float[Tensor, "writer size"], n_masks: int, n_writers: int, graph: bool):
+    def __init__(self, known: Float[Tensor, "writer size"], n_masks: int, n_writers: int, differentiable: bool):
         self.known, self.n = known, len(known)
-        self.parts: list[Tensor] | None = [] if graph else None
-        self.own = known.new_empty(n_masks, n_writers - self.n, 0 if graph else known.shape[1])
+        self.parts: list[Tensor] | None = [] if differentiable else None
+        self.own = known.new_empty(n_masks, n_writers - self.n, 0 if differentiable else known.shape[1])
 
     def add(self, writes: Float[Tensor, "mask writer size"]) -> None:
         """The next writers'."""
@@ -346,11 +356,15 @@ class _Moved:
             self.parts.append(writes)
             self.own = torch.cat(self.parts, dim=1)
 
-    def by(self, masks: Float[Tensor, "mask reader writer"]) -> Float[Tensor, "mask reader size"]:
-        """The sum over writers of mask times difference, for each reader."""
+    def by(self, masks: Float[Tensor, "mask reader some"], first: int = 0) -> Float[Tensor, "mask reader size"]:
+        """The sum over some writers, from the `first` on, of mask times difference, for each reader."""
         n_known = len(self.known)
-        of_known = masks[:, :, :n_known]
-        change = (of_known.flatten(0, 1) @ self.known).unflatten(0, of_known.shape[:2])
-        if masks.shape[2] == n_known:
+        if first >= n_known:
+            return masks @ self.own[:, first - n_known : first - n_known + masks.shape[2]]
+        of_known = masks[:, :, : n_known - first]
+        change = (of_known.flatten(0, 1) @ self.known[first : first + of_known.shape[2]]).unflatten(
+            0, of_known.shape[:2]
+        )
+        if masks.shape[2] == of_known.shape[2]:
             return change
-        return torch.baddbmm(change, masks[:, :, n_known:], self.own[:, : masks.shape[2] - n_known])
+        return torch.baddbmm(change, masks[:, :, n_known - first :], self.own[:, : masks.shape[2] + first - n_known])

@@ -1,6 +1,9 @@
 """Circuit discovery, measured.
 
-Run: python tests/benchmarks/discovery.py calibration
+Run: python tests/benchmarks/discovery.py                 the calibration, then the times
+     python tests/benchmarks/discovery.py calibration     scores beside known edges
+     python tests/benchmarks/discovery.py smollm2         times on SmolLM2, as ratios to its own plain run
+     python tests/benchmarks/discovery.py acdc            ACDC on SmolLM2, to its end
 
 `calibration` asks every method on every circuit of the gallery (without the slow one), in the basis in which it was
 declared and in a random one, with zero, mean and resample ablation. Beside each method stand its AUROC against the
@@ -11,14 +14,20 @@ Every circuit is asked with 8 pairs of prompts drawn at random from its own inpu
 words as the clean one, so that it differs in the words and never in the positions. The mean is over 64 other inputs, at
 each position. Scores are of the answers' logit minus the mean logit, averaged over the positions with an answer
 (`gallery_tasks.AnswerLogit`); ACDC takes the KL divergence at all positions, and a threshold of .001 nats.
+
+`smollm2` takes one pair of 14 tokens that share 9, and says of every row how many plain runs of the clean prompt it
+takes, both at their shortest and in turn. Exact effects are sampled (every so many readers) and scaled by their number;
+a sample of these is held to single masked runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,11 +36,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.core import ratio_of_minima
 from gallery_tasks import ABLATIONS, METHODS, gallery_task
 
 from circuits.gallery import entries
-from interp.discovery import MethodName, acdc, auroc, edge_scores, hit, precision_recall
-from interp.metrics import KLDivergence
+from interp import HookedTransformer
+from interp.discovery import EdgeRuns, MethodName, acdc, auroc, edge_scores, hit, precision_recall
+from interp.metrics import KLDivergence, LogitDifference
+from interp.patching import Settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -109,18 +121,113 @@ def add_pairs(table: Table, name: str, pairs: Iterable[Pair], digits: int = 2) -
     table.add_row(name, *(f"{written(first)} / {written(second)}" for first, second in pairs))
 
 
+# ---------------------------------------------------------------------- times on a real model
+
+CLEAN = "When Mary and John went to the store, John gave a drink to"
+CORRUPTED = "When Mary and John went to the store, Mary gave a drink to"
+ESTIMATES: dict[MethodName, float | None] = {
+    "eap": 3, "eap_ig": 12, "local": 40, "gim": None, "qk": None, "local_ig": None, "combined": None,
+}  # fmt: skip
+"""What an estimate may take, in plain runs."""
+
+
+def row(work: str, found: float, target: float | None, unit: str = "plain runs") -> None:
+    print(f"{work:58} {found:7.2f} {unit}" + ("" if target is None else f" (target {target:g})"), flush=True)
+
+
+def smollm2(rounds: int, every: int) -> None:
+    """Print the rows."""
+    model = HookedTransformer.from_pretrained("smollm2-135m-instruct")
+    metric, clean, corrupted = LogitDifference(" Mary", " John"), model.to_tokens(CLEAN), model.to_tokens(CORRUPTED)
+    runs = EdgeRuns.of(model, corrupted, clean, metric, Settings(progress=False))
+    shape = runs.graph.edge_mask().shape
+
+    def plain() -> None:
+        with torch.no_grad():
+            model(clean)
+
+    def seconds(work: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    print(f"{clean.shape[1]} tokens that share {runs.starts[0]}, {torch.get_num_threads()} threads")
+    for n, target in ((1, 0.8), (4, 4.0), (8, 8.0)):
+        masks = torch.rand(n, *shape, generator=torch.Generator().manual_seed(n))
+        found = ratio_of_minima(lambda masks=masks: runs.metrics(masks), plain, rounds)
+        row(f"masked runs, {n} at once", found, target)
+    for method, target in ESTIMATES.items():
+        found = ratio_of_minima(
+            lambda method=method: edge_scores(model, corrupted, clean, metric, method, probe=0, progress=False),
+            plain,
+            rounds if target else 2,
+        )
+        row(f"edge_scores, {method}", found, target)
+    readers = [str(reader) for reader in runs.graph.readers[every // 2 :: every]]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    exact = None
+
+    def sample() -> None:
+        nonlocal exact
+        exact = edge_scores(model, corrupted, clean, metric, "exact", readers=readers, progress=False)
+
+    one_run, taken = min(seconds(plain) for _ in range(2 * rounds)), seconds(sample)
+    assert exact is not None
+    n = int(exact.count())
+    row(
+        f"exact effects, {n:,} of {runs.graph.n_edges:,}: an edge's time into a run's", one_run * n / taken, 40, "times"
+    )
+    estimated = taken / n * runs.graph.n_edges
+    print(f"  all edges: about {estimated:.0f} s; one run an edge: {one_run * runs.graph.n_edges:.0f} s")
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"  memory: {used / 1e6:.2f} GB at most, of which {(used - before) / 1e6:.2f} GB more than before")
+    numbers, edges = runs.graph.numbers, runs.graph.edges()
+    sampled = [edge for edge in edges[:: 16 * every] if str(edge.reader) in readers] or list(edges[-1:])
+    sampled += [edge for edge in edges if str(edge.reader) in readers][:: max(1, n // 64)]
+    masks = torch.zeros(len(sampled), *shape)
+    for mask, edge in zip(masks, sampled, strict=True):
+        mask[numbers[edge.reader], numbers[edge.writer]] = 1
+    single = runs.metrics(masks)[0, :, 0] - runs.measured.baseline[0]
+    found = torch.tensor([float(exact.sel(reader=str(e.reader), writer=str(e.writer))) for e in sampled])
+    largest = float((found - single).abs().max())
+    print(f"  largest difference from a masked run, {len(sampled)} edges: {largest:.1e} logits")
+    assert largest < 1e-4
+
+
+def whole_acdc(threshold: float) -> None:
+    """ACDC on SmolLM2, to its end."""
+    model = HookedTransformer.from_pretrained("smollm2-135m-instruct")
+    start = time.perf_counter()
+    found = acdc(model, CORRUPTED, CLEAN, threshold=threshold)
+    print(f"{found!r}\n{found.found_by}\n{time.perf_counter() - start:.0f} s, {len(found)} edges, "
+          f"{len(found.pruned())} on paths from the embeddings to the logits")  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = parser.add_subparsers(dest="part", required=True)
+    parts = parser.add_subparsers(dest="part")
     asked = parts.add_parser("calibration", help="every method on every circuit of the gallery")
     fast = [name for name, one in entries().items() if not one.slow]
     asked.add_argument("--circuits", nargs="+", choices=fast, default=fast)
     asked.add_argument("--bases", nargs="+", choices=BASES, default=list(BASES))
     asked.add_argument("--ablations", nargs="+", choices=ABLATIONS, default=ABLATIONS)
+    times = parts.add_parser("smollm2", help="times on SmolLM2")
+    search = parts.add_parser("acdc", help="ACDC on SmolLM2, to its end")
+    search.add_argument("--threshold", type=float, default=0.1)
+    for part in (times, search):
+        part.add_argument("--threads", type=int, default=2)
+    times.add_argument("--rounds", type=int, default=10)
+    times.add_argument("--every", type=int, default=20, help="of so many readers one has its edges patched exactly")
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    if given.part == "calibration":
-        calibration(given.circuits, given.bases, given.ablations)
+    if given.part in (None, "calibration"):
+        torch.set_num_threads(1)
+        calibration(getattr(given, "circuits", fast), getattr(given, "bases", list(BASES)),
+                    getattr(given, "ablations", ABLATIONS))  # fmt: skip
+    torch.set_num_threads(getattr(given, "threads", 2))
+    if given.part in (None, "smollm2"):
+        smollm2(getattr(given, "rounds", 10), getattr(given, "every", 20))
+    if given.part == "acdc":
+        whole_acdc(given.threshold)
 
 
 if __name__ == "__main__":
