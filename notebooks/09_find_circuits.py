@@ -96,10 +96,10 @@ for prompts in (found_on, others):
 #
 # ## What an estimate misses
 #
-# First one pair alone, *When Mary and John went to the store*. `eap` (edge attribution patching) takes one gradient:
-# the difference between the two runs in what is written, times the gradient with respect to what is read. It scores all
-# edges in the time of a few runs. Beside it `edge_scores` patches some edges exactly, the largest and as many at
-# random, and the result says how far the estimate is off.
+# First one pair alone, *When Mary and John went to the store*. `eap` (edge attribution patching) scores all edges with
+# one gradient: the difference between the two runs in what is written, times the gradient with respect to what is read.
+# Beside it `edge_scores` patches some edges exactly, the largest and as many at random, and the result says how far the
+# estimate is off.
 
 # %%
 options = {"progress": False}
@@ -159,7 +159,7 @@ figure
 #
 # ## Exact effects beside estimates
 #
-# The exact effects of all 70,651 edges take about eight minutes of one core for this one pair
+# The exact effects of all 70,651 edges take some minutes of one core for this one pair
 # (`edge_scores(..., "exact", checkpoint="exact.safetensors")`, which can be interrupted). Here they are computed for
 # some readers: all of layer 0, the logits, seven that notebook 5 speaks of, and twelve drawn at random from the rest.
 
@@ -275,8 +275,8 @@ figures.faithfulness(
 # %% [markdown]
 # - A random half of all edges does *nothing*: whatever is missing breaks some step of the computation.
 # - `local`, the best for single edges, makes less faithful small circuits than `eap_ig` and `combined` do. (In the
-#   legend stands CMD, the area between each curve and 1, over the share and over its logarithm: less is better.) Accuracy
-#   of single edges and quality of circuits are different things.
+#   legend stands CMD, the area between each curve and 1, over the share and over its logarithm: less is better.) Which
+#   method is most accurate for single edges, and which finds the best circuits, are different questions.
 # - The curve of `eap` lies at 0 up to 141 edges, since `embed -> L0.mlp`, which it misses, is no member yet: no path
 #   leads from the tokens to the logits. With this one edge added it is another circuit:
 
@@ -396,7 +396,7 @@ rank = {f"{w} -> {r}": place + 1 for place, (r, w) in enumerate(flat.edge.to_num
 for what, edges in BY_HAND.items():
     print(f"{what:30} ranks", *[rank[edge] for edge in edges])
 named = [edge for edges in BY_HAND.values() for edge in edges]
-assert len(named) == 20 and max(rank[edge] for edge in named) <= 81
+assert len(named) == 20 and max(rank[edge] for edge in named) <= 80
 in_small = [head for head in HEADS if head in heads]
 chance = len(HEADS) * len(heads) / (graph.n_layers * graph.n_heads)
 print(f"of the {len(HEADS)} heads, {len(in_small)} are among the {len(heads)} of the figure; by chance {chance:.1f}")
@@ -404,7 +404,7 @@ print("heads of the figure that were not named:", *[head for head in heads if he
 assert len(in_small) == len(HEADS) and len(heads) == 13
 
 # %% [markdown]
-# All twenty are among the first 81, and all eleven heads among the thirteen of the small circuit: found without being
+# All twenty are among the first 80, and all eleven heads among the thirteen of the small circuit: found without being
 # told what to look for. What does the circuit by hand do when it is run alone? As the twenty edges; and as *all* edges
 # between its heads, the tokens and the logits, with no MLP, the first MLP, or all of them. The control: eleven other
 # heads in place of these.
@@ -454,9 +454,9 @@ assert max(abs(share[name]) for name in share if "other" in name) < 0.05
 
 # %% [markdown]
 # The heads are right, but heads alone do nothing: the names reach them through the first MLP. Of the twenty edges only
-# three are connected, the suppressor's path from the token to the logits; they alone bring about a quarter. With all
-# MLPs, and all edges in between, the eleven heads are as faithful as equally many edges by score; other heads do
-# nothing. So the heads were found right by hand, and it is the MLPs that notebook 5 left out. One example is in the
+# three are connected, the suppressor's path from the token to the logits; they alone bring about more than a quarter.
+# With all MLPs, and all edges in between, the eleven heads are as faithful as equally many edges by score; other heads
+# do nothing. So the heads were found right by hand, and it is the MLPs that notebook 5 left out. One example is in the
 # figure: L20H0, which carries the mark of L17H4 to the end, also reads L17.mlp, which reads L17H4. Exactly, over the
 # eight pairs, with intervals:
 
