@@ -12,23 +12,31 @@
 | complete, minimal | nothing that stands in for the rest is missing, and no edge is there for nothing |
 """
 
-from interp.discovery.acdc import AcdcOptions, acdc
+from interp.discovery.acdc import acdc
 from interp.discovery.calibration import PrecisionRecall, auroc, hit, precision_recall
-from interp.discovery.claims import Completeness, Minimality, completeness, minimality
+from interp.discovery.completeness import Completeness, Minimality, completeness, minimality
 from interp.discovery.exchange import from_mib, to_mib
 from interp.discovery.faithfulness import faithfulness, faithfulness_curve
-from interp.discovery.gradients import Along
+from interp.discovery.gradients import PathEnd
 from interp.discovery.masked import EdgeRuns
 from interp.discovery.only import OnlyCircuit
-from interp.discovery.options import EdgeOptions, JudgingOptions, RunOptions, ScoreOptions
+from interp.discovery.options import (
+    AblationOptions,
+    AcdcOptions,
+    ClaimOptions,
+    EdgeOptions,
+    JudgingOptions,
+    ScoreOptions,
+)
 from interp.discovery.ranking import RankBy, score_matrix
 from interp.discovery.scores import MethodName, edge_scores, node_scores
 from interp.discovery.stability import stability
 from interp.discovery.subgraph import Subgraph
 
 __all__ = [
+    "AblationOptions",
     "AcdcOptions",
-    "Along",
+    "ClaimOptions",
     "Completeness",
     "EdgeOptions",
     "EdgeRuns",
@@ -36,9 +44,9 @@ __all__ = [
     "MethodName",
     "Minimality",
     "OnlyCircuit",
+    "PathEnd",
     "PrecisionRecall",
     "RankBy",
-    "RunOptions",
     "ScoreOptions",
     "Subgraph",
     "acdc",

@@ -10,7 +10,8 @@ chain; the decisions before it hold, the runs after it are lost. Two things make
 
 - As long as a layer's readers are decided, all readers before it are whole, so that runs begin at that layer.
 - What leads into a component that nothing reads any more does nothing: it is dropped without a run. (Where the heads'
-  writes of a layer pass a norm together, as in Gemma, into a layer of which no head is read any more.)
+  writes of a layer pass a norm together, as in Gemma, into a layer of which no head is read any more, and only if
+  attention has no bias.)
 
 Known limits, both of which show on hand-built circuits: of components that stand in for each other (an OR gate) only
 one is found when noising, since the other is dropped first and changes nothing; and which one that is depends on the
@@ -18,7 +19,6 @@ order.
 """
 
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Unpack, get_args
@@ -27,8 +27,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.discovery.judging import CircuitRuns, check_seed, is_finite, one_metric
-from interp.discovery.options import RunOptions
+from interp.discovery.circuit_runs import CircuitRuns, check_one_metric, check_seed, is_finite
+from interp.discovery.options import AcdcOptions
 from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, check_choice, describe
 from interp.indices import check_count
@@ -58,19 +58,6 @@ OVERHEAD = {"cpu": 3.0}
 
 KEPT_PARTS = 32
 """Into how many parts the work is cut by the writing of its file: an interruption loses 3 % at most."""
-
-
-class AcdcOptions(RunOptions, total=False):
-    """How circuits are run, and how long work is kept.
-
-    All of `RunOptions` too (ablation, direction, norms, positions, attention_mask, max_bytes, progress).
-
-    Attributes:
-        checkpoint: a file that keeps what is done. The same question goes on from there, in any process and with any
-            budget; another one is refused.
-    """
-
-    checkpoint: str | os.PathLike[str] | None
 
 
 @torch.no_grad()
@@ -112,31 +99,31 @@ def acdc(
     Raises, before any edge is tried, what `faithfulness` raises but for a gap within noise; `ConfigError` for a
     threshold below 0 or none, an unknown order or change, several metrics; `CheckpointError` for another search's file.
     """
-    one_metric(metric)
-    rule = _Rule.of(metric, threshold, change)
+    check_one_metric(metric)
+    criterion = _Criterion.of(metric, threshold, change)
     check_choice("order", order, get_args(Order))
     tried = {"order": order, "seed": check_seed(seed) if order == "shuffled" else None}
     most = MOST_AT_ONCE if batch_size is None else check_count("batch_size", batch_size)
     candidates = _candidates(EdgeGraph.of(model), order, check_seed(seed))
     runs = CircuitRuns.of(model, corrupted, clean, metric, options)
-    search = _Search.of(runs, rule, candidates, tried)
+    search = _Search.of(runs, criterion, candidates, tried)
     search.run(_Pace(OVERHEAD.get(runs.measured.baseline.device.type, 32.0), most))
     about = runs.measured.about()
-    said = [f"{about['metric']} {rule}", str(about["direction"]), f"{order} writers", f"{about['n']} prompts"]
+    said = [f"{about['metric']} {criterion}", str(about["direction"]), f"{order} writers", f"{about['n']} prompts"]
     said += [] if about["ablation"] == "none" else [str(about["ablation"])]
     found_by = f"acdc: {', '.join(said)}; {search.n_tried:,} edges tried in {search.n_runs:,} runs"
     return Subgraph.of_mask(runs.graph, runs.graph.edge_mask() & ~search.dropped, found_by)
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _Criterion:
     """What drops an edge: that the metric grows, or moves, by less than a threshold."""
 
     threshold: float
     grows: bool
 
     @classmethod
-    def of(cls, metric: OneMetric, threshold: object, change: Change | None) -> "_Rule":
+    def of(cls, metric: OneMetric, threshold: object, change: Change | None) -> "_Criterion":
         """Raises `ConfigError` for a threshold or a change that is none."""
         if not is_finite(threshold) or threshold < 0:
             raise ConfigError(f"threshold = {describe(threshold)}; allowed: a finite number, 0 or more")
@@ -175,8 +162,8 @@ class _Search:
     """A search on its way.
 
     Attributes:
-        runs: the engine.
-        rule: what drops an edge.
+        runs: of any circuits.
+        criterion: what drops an edge.
         candidates: the edges in order, in groups.
         file: for each edge in order, the metric with it dropped, where that decided.
         dropped: the edges that are dropped so far.
@@ -186,7 +173,7 @@ class _Search:
     """
 
     runs: CircuitRuns
-    rule: _Rule
+    criterion: _Criterion
     candidates: list[list[Place]]
     file: ResumeFile
     dropped: Bool[Tensor, "reader writer"]
@@ -196,19 +183,21 @@ class _Search:
     n_runs: int = 0
 
     @classmethod
-    def of(cls, runs: CircuitRuns, rule: _Rule, candidates: list[list[Place]], tried: dict[str, object]) -> "_Search":
+    def of(
+        cls, runs: CircuitRuns, criterion: _Criterion, candidates: list[list[Place]], tried: dict[str, object]
+    ) -> "_Search":
         """A search before its first decision, with what its file knows. Raises `CheckpointError`."""
-        measured, graph, engine = runs.measured, runs.graph, runs.runs
+        measured, graph, engine = runs.measured, runs.graph, runs.engine
         path, question = measured.settings.checkpoint, dict[str, object]()
         if path is not None:
-            asked = {"search": "acdc", "threshold": rule.threshold, "grows": rule.grows, **tried}
+            asked = {"search": "acdc", "threshold": criterion.threshold, "grows": criterion.grows, **tried}
             asked |= {"norms": engine.norms, "positions": engine.positions}
-            question = question_of(measured, written_points(engine.runs.base.model), **asked)
+            question = question_of(measured, written_points(engine.model), **asked)
         file = ResumeFile(path, question, {"edges": measured.baseline[:, :, None].repeat(1, 1, graph.n_edges)})
         file.restore()
         nothing = torch.zeros_like(graph.edge_mask())
         now = float(measured.baseline.mean())
-        return cls(runs, rule, candidates, file, nothing, now, nothing[0].clone())
+        return cls(runs, criterion, candidates, file, nothing, now, nothing[0].clone())
 
     def run(self, pace: "_Pace") -> None:
         """Decide about all edges. What is decided is in the file, whatever ends this."""
@@ -231,7 +220,7 @@ class _Search:
         for group in self.candidates:
             leading = [self._leads_on(reader) for reader, _ in group]
             tried = [i for i, leads in enumerate(leading) if leads]
-            if self.rule.drops(0.0):
+            if self.criterion.drops(0.0):
                 for place in itertools.compress(group, [not leads for leads in leading]):
                     self.dropped[place] = True
             yield [first + i for i in tried], [group[i] for i in tried]
@@ -243,8 +232,12 @@ class _Search:
         if one.kind == "logits":
             return True
         writes = graph.writes_of(one)
-        if one.kind == "head" and self.runs.runs.runs.base.model.cfg.norm_position == "both":
-            # The heads of a layer pass one norm together: each moves its scale, and so what the others write.
+        block = self.runs.engine.model.blocks[one.layer]
+        if one.kind == "head" and block.ln1_post.kind is not None:
+            # The heads of a layer pass one norm together: each moves its scale, and so what the others write, and what
+            # the bias adds, which belongs to no edge.
+            if bool(block.attn.b_O.any()):
+                return True
             writes = [writer for writer in graph.writers if writer.kind == "head" and writer.layer == one.layer]
         return any(bool(self.needed[graph.numbers[writer]]) for writer in writes)
 
@@ -280,7 +273,7 @@ class _Search:
     def _decide(self, place: Place, value: float) -> bool:
         """Drop an edge or keep it, by the metric with it dropped."""
         self.n_tried += 1
-        if dropped := self.rule.drops(value - self.now):
+        if dropped := self.criterion.drops(value - self.now):
             self.dropped[place] = True
             self.now = value
         else:

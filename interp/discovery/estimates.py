@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.discovery.changes import Changes, input_point
 from interp.discovery.exact import ExactEffects
-from interp.discovery.gradients import Along, GradientInteractions, GradientRuns, Gradients
+from interp.discovery.gradients import GradientInteractions, GradientRuns, Gradients, PathEnd
 from interp.discovery.masked import EdgeRuns, Late
 from interp.discovery.walk import INPUTS, Rule, Walk
 from interp.model import Edge, HookedTransformer, Reader
@@ -19,8 +19,10 @@ from interp.precision import at_least_float32
 from interp.progress import progress_bar
 
 LINEAR = "writer batch late d_model, reader batch late d_model -> batch reader writer"
+"""Differences in what is written times gradients of what is read."""
 
 Kind = Literal["exact", "linear", "softmax", "local"]
+"""What of an edge's effect is computed anew; see `Method`."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Estimates:
     readers: list[int]
     writers: list[int]
     steps: int = 5
-    include: Along = "run"
+    include: PathEnd = "run"
 
     def effects(self, method: Method) -> Float[Tensor, "metric batch reader writer"]:
         """The metric's change for every edge, NaN where there is none; 0 for prompts whose two runs are the same."""
@@ -125,7 +127,7 @@ class _OfGroup:
     def __init__(self, of: Estimates, late: Late, gradients: Gradients):
         runs = of.runs
         self.of, self.graph, self.gradients = of, runs.graph, gradients
-        self.walk = Walk(runs.runs.base, late.prompts, late.start, runs.norms)
+        self.walk = Walk(runs.base, late.prompts, late.start, runs.norms)
         self.changes = Changes(self.walk, runs.graph)
         self.difference = runs.written(late).difference
         self.moves = self.difference.flatten(1).any(dim=1)  # others write the same in both runs
@@ -155,11 +157,8 @@ class _OfGroup:
         for gradient in self.gradients.reads:
             of_layer = self.graph.readers[first : first + len(gradient)]
             n = max(self.graph.n_writers_of(reader) for reader in of_layer)
-            found[:, first : first + len(of_layer), :n] = einsum(
-                self.difference[:n],
-                gradient.to(self.difference.dtype),
-                "writer b late d, reader b late d -> b reader writer",
-            )
+            scores = einsum(self.difference[:n], gradient.to(self.difference.dtype), LINEAR)
+            found[:, first : first + len(of_layer), :n] = scores
             first += len(of_layer)
         found.masked_fill_(~self.graph.edge_mask().to(found.device), 0)  # an MLP reads heads that its layer's do not
 
@@ -209,19 +208,19 @@ class NodeEstimates:
         """The metric's estimated change for each."""
         runs, measured = self.runs, self.runs.measured
         gradients = GradientRuns(runs)
-        n_edges = (list(range(len(self.graph.readers))), list(range(len(self.graph.writers))))
+        of_edges = Estimates(runs, list(range(len(self.graph.readers))), list(range(len(self.graph.writers))))
         values = measured.baseline.new_zeros(*measured.baseline.shape, len(self.names))
         together = any(plan.whole_batch for plan in measured.plans)
         for late in runs.groups(gradients.bytes_of_position(), together):
             for of_metric, found in zip(values, gradients.of(late), strict=True):
                 with torch.no_grad():
-                    of_group = _OfGroup(Estimates(runs, *n_edges), late, found)
+                    of_group = _OfGroup(of_edges, late, found)
                     writes = of_group.effects("linear").sum(dim=1)
                     effects = torch.cat([writes, *(self._of_input(of_group, reader) for reader in self.inputs)], dim=1)
                     of_metric[late.prompts] += effects.sum(dim=0) if found.pooled else effects
         return values
 
-    def _of_input(self, group: "_OfGroup", reader: Reader) -> Float[Tensor, "batch 1"]:
+    def _of_input(self, group: _OfGroup, reader: Reader) -> Float[Tensor, "batch 1"]:
         """What a head's queries, keys or values of the other run do."""
         walk, layer, heads = group.walk, reader.layer, group.changes.heads(reader)
         assert reader.head is not None

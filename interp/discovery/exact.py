@@ -67,7 +67,7 @@ class ExactEffects:
         self._say_cost(waiting)
         with progress_bar("patching edges", int(self._work[waiting].sum()), settings.progress) as advance:
             joins = _EdgePatches(self.runs, self.edges)
-            packed = PackedForward(self.runs.runs.base, joins, advance, most_passing, self.runs.norms)
+            packed = PackedForward(self.runs.base, joins, advance, most_passing, self.runs.norms)
             for part in portions(carried[waiting].tolist(), most_carried):
                 cells = waiting[part]
                 measure_rows(measured, self._run(packed, joins, cells), values, self.runs.norms)
@@ -94,7 +94,7 @@ class ExactEffects:
     def _carried(self) -> Int[Tensor, "edge"]:
         """How many positions the rows of each edge have, over all prompts."""
         late = sum(self.runs.n_pos - start for start in self.runs.starts)
-        return torch.full((len(self.edges),), late, device=self.runs.runs.base.final.device)
+        return torch.full((len(self.edges),), late, device=self.runs.base.final.device)
 
     @cached_property
     def _work(self) -> Int[Tensor, "edge"]:
@@ -140,7 +140,7 @@ class _EdgePatches:
         for some in rows:
             edges = [self.edges[cell] for cell in some.cells.tolist()]
             late = Late([some.prompt], some.start)
-            walk = Walk(self.runs.runs.base, late.prompts, late.start, self.runs.norms)
+            walk = Walk(self.runs.base, late.prompts, late.start, self.runs.norms)
             difference = self.runs.written(late).difference[[numbers[edge.writer] for edge in edges]]
             stream = Changes(walk, self.runs.graph).stream_after(edges[0].reader, difference)
             joined.append(some.with_stream(stream[:, 0]))

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.discovery.judging import CircuitRuns, check_seed, is_finite
+from interp.discovery.circuit_runs import CircuitRuns, check_seed, is_finite
 from interp.discovery.options import JudgingOptions
 from interp.discovery.ranking import RankBy, is_signed, labelled, score_matrix
 from interp.discovery.subgraph import Subgraph
@@ -91,7 +91,7 @@ def faithfulness(
     names, several = _circuits(circuits)
     runs = CircuitRuns.of(model, corrupted, clean, metric, options)
     for subgraph in several:
-        runs.check(subgraph)
+        subgraph.check_fits(runs.graph)
     ends = _ends(runs, ratio)
     values = runs.values((subgraph.mask for subgraph in several), "running circuits", len(several))
     result = _judged(runs, values, ends, ratio, [Axis("circuit", names or list(range(len(several))))])
@@ -116,7 +116,11 @@ def _circuits(given: object) -> tuple[list[str] | None, list[Subgraph]]:
 # ---------------------------------------------------------------------- the ratio
 
 
-def _ends(runs: CircuitRuns, ratio: Ratio) -> "_Ends":
+_Ends = tuple[Float[Tensor, "metric batch"], Float[Tensor, "metric batch"]]
+"""The metric of the whole graph, and of the empty circuit."""
+
+
+def _ends(runs: CircuitRuns, ratio: Ratio) -> _Ends:
     """The metric of the whole graph and the empty circuit. Raises `ConfigError` where their gap is noise."""
     whole, empty = runs.ends()
     gap, measured = whole - empty, runs.measured
@@ -135,9 +139,6 @@ def _ends(runs: CircuitRuns, ratio: Ratio) -> "_Ends":
         raise ConfigError(f"ratio = 'mean of ratios': prompt {bad} has no gap to divide by; leave it out, or take "
                           "'of means'")  # fmt: skip
     return whole, empty
-
-
-_Ends = tuple[Float[Tensor, "metric batch"], Float[Tensor, "metric batch"]]
 
 
 def _shares(
@@ -173,7 +174,7 @@ def _judged(
     cells = [len(axis.indices) for axis in axes]
     shares = _shares(values, ends, ratio, linearised=not settings.per_prompt)
     by_prompt = [of.movedim(-1, 1).unflatten(2, cells) for of in (values, shares)]
-    value = measured.result(by_prompt[0], axes, {"norms": runs.runs.norms, "ratio": ratio})
+    value = measured.result(by_prompt[0], axes, {"norms": runs.engine.norms, "ratio": ratio})
     share = over_prompts(
         by_prompt[1], axes, measured.names, settings.per_prompt, settings.confidence, {}, "faithfulness"
     )
@@ -272,7 +273,7 @@ class _Curves:
         named = dict(scores) if isinstance(scores, Mapping) else {_name_of(scores): scores}
         _check_scores(named, model, graph, shares[-1])
         chosen = Subgraph.top if ranking == "top" else Subgraph.greedy
-        sizes = [int(share * graph.n_edges + 1e-9) for share in shares]  # .29 * 100 is 28.999999999999996
+        sizes = [_n_of(share, graph) for share in shares]
         circuits: list[Subgraph | None] = []
         for rank in ranks:
             for of_method in named.values():
@@ -333,11 +334,19 @@ def _fractions(given: object) -> list[float]:
     return [float(one) for one in several]
 
 
+def _n_of(share: float, graph: EdgeGraph) -> int:
+    """The whole number of edges below a share of all."""
+    return int(share * graph.n_edges + 1e-9)  # .29 * 100 is 28.999999999999996
+
+
 def _name_of(scores: object) -> str:
     return str(getattr(scores, "attrs", {}).get("method", "scores"))
 
 
-def _check_scores(named: Mapping[str, "xarray.DataArray"], model: "HookedTransformer", graph: EdgeGraph, most: float):
+def _check_scores(
+    named: Mapping[str, "xarray.DataArray"], model: "HookedTransformer", graph: EdgeGraph, most: float
+) -> None:
+    """Raise unless scores are of this model, and of at least the share `most` of its edges."""
     if not named:
         raise ConfigError("scores = {}: at least one is needed")
     for name, scores in named.items():
@@ -355,7 +364,7 @@ def _check_scores(named: Mapping[str, "xarray.DataArray"], model: "HookedTransfo
                 "give faithfulness the circuits, such as Subgraph.top(scores, n)"
             )
         n = int((~matrix.isnan()).sum())
-        if n < int(most * graph.n_edges + 1e-9):
+        if n < _n_of(most, graph):
             raise ConfigError(f"the scores {name!r} are of {n:,} of {graph.n_edges:,} edges, so that fractions end at "
                               f"{n / graph.n_edges:.3g}; asked: {most:g}")  # fmt: skip
 

@@ -16,7 +16,7 @@ from interp.metrics import MetricPlan, is_pooled
 from interp.model import Norm
 from interp.patching import at_positions
 
-Along = Literal["run", "other"]
+PathEnd = Literal["run", "other"]
 """Which end of the path from the other run's embeddings to those of the run as it is belongs to it."""
 
 
@@ -75,7 +75,7 @@ class GradientRuns:
 
     runs: EdgeRuns
     steps: int | None = None
-    include: Along = "run"
+    include: PathEnd = "run"
     rule: Rule = field(default_factory=Rule)
 
     def of(self, late: Late) -> list[Gradients]:
@@ -96,7 +96,7 @@ class GradientRuns:
 
     def bytes_of_position(self) -> int:
         """What a late position of one prompt takes, with the graph of the runs and the changes of one reader."""
-        graph, cfg = self.runs.graph, self.runs.runs.base.model.cfg
+        graph, cfg = self.runs.graph, self.runs.model.cfg
         n_readers = cfg.n_heads + 2 * cfg.n_key_value_heads
         # Of each layer what its readers read, normalised and centred, and what they project; scores and patterns; the
         # MLP's neurons before and after, gated; the stream before, between and after, and what is written.
@@ -112,7 +112,7 @@ class GradientRuns:
 
     def _embeddings(self, late: Late) -> Float[Tensor, "step batch late d_model"]:
         """What enters the first block in each run."""
-        own = Walk(self.runs.runs.base, late.prompts, late.start).entering(0)
+        own = Walk(self.runs.base, late.prompts, late.start).entering(0)
         if self.steps is None:
             return own.clone()
         first = 1 if self.include == "run" else 0
@@ -126,7 +126,7 @@ class _Walked:
 
     def __init__(self, runs: EdgeRuns, late: Late, rule: Rule, embeddings: Float[Tensor, "step batch late d_model"]):
         self.runs, self.late = runs, late
-        self.walk = walk = Walk(runs.runs.base, late.prompts, late.start, runs.norms, rule)
+        self.walk = walk = Walk(runs.base, late.prompts, late.start, runs.norms, rule)
         graph, x = runs.graph, embeddings.requires_grad_()
         n_readers = graph.n_heads + 2 * graph.n_key_value_heads
         self.reads, self.mlp_reads, self.mlp_outs = [], [], []

@@ -24,6 +24,7 @@ from interp.indices import chosen_indices
 from interp.interventions import Index
 from interp.model import EdgeGraph
 from interp.patching import (
+    BaseRun,
     Measurement,
     Metrics,
     PairRuns,
@@ -136,6 +137,16 @@ class EdgeRuns:
     def runs(self) -> PairRuns:
         """The two runs."""
         return self.measured.runs
+
+    @property
+    def base(self) -> BaseRun:
+        """The run as it is."""
+        return self.runs.base
+
+    @property
+    def model(self) -> "HookedTransformer":
+        """The model that runs."""
+        return self.runs.base.model
 
     @property
     def n_pos(self) -> int:
@@ -331,10 +342,10 @@ class _Moved:
     Writers that come before all masks write the same in every run; what they wrote is held once.
     """
 
-    def __init__(self, known: Float[Tensor, "writer size"], n_masks: int, n_writers: int, graph: bool):
+    def __init__(self, known: Float[Tensor, "writer size"], n_masks: int, n_writers: int, differentiable: bool):
         self.known, self.n = known, len(known)
-        self.parts: list[Tensor] | None = [] if graph else None
-        self.own = known.new_empty(n_masks, n_writers - self.n, 0 if graph else known.shape[1])
+        self.parts: list[Tensor] | None = [] if differentiable else None
+        self.own = known.new_empty(n_masks, n_writers - self.n, 0 if differentiable else known.shape[1])
 
     def add(self, writes: Float[Tensor, "mask writer size"]) -> None:
         """The next writers'."""

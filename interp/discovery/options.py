@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from interp.interventions import Intervention
 
 
-class RunOptions(TypedDict, total=False):
+class AblationOptions(TypedDict, total=False):
     """How edges are ablated, and how runs are made.
 
     Attributes:
@@ -22,7 +22,6 @@ class RunOptions(TypedDict, total=False):
         norms: "live" norms compute their scales from what they read, "frozen" ones keep those of the run as it is.
         positions: where edges carry the other run, all of these together; None for everywhere.
         attention_mask: of ids that are padded.
-        confidence: of intervals around means over prompts (Student's t); .95 by default.
         max_bytes: the memory that runs may take beside the model and the two runs of the pair; 2 GB by default. Results
             do not depend on it but for rounding.
         progress: show what is going on; by default yes.
@@ -33,15 +32,39 @@ class RunOptions(TypedDict, total=False):
     norms: Reaction
     positions: Index
     attention_mask: AttentionMask | None
-    confidence: float
     max_bytes: int
     progress: bool
 
 
-class JudgingOptions(RunOptions, total=False):
-    """All of `RunOptions` (ablation, direction, norms, positions, attention_mask, confidence, max_bytes, progress).
+class AcdcOptions(AblationOptions, total=False):
+    """How circuits are run, and how long work is kept.
 
-    And also:
+    All of `AblationOptions` too (ablation, direction, norms, positions, attention_mask, max_bytes, progress).
+
+    Attributes:
+        checkpoint: a file that keeps what is done. The same question goes on from there, in any process and with any
+            budget; another one is refused.
+    """
+
+    checkpoint: str | os.PathLike[str] | None
+
+
+class ClaimOptions(AblationOptions, total=False):
+    """How circuits are run, and which differences between their metrics are more than noise.
+
+    All of `AblationOptions` too (ablation, direction, norms, positions, attention_mask, max_bytes, progress).
+
+    Attributes:
+        confidence: of intervals around means over prompts (Student's t); .95 by default.
+    """
+
+    confidence: float
+
+
+class JudgingOptions(ClaimOptions, total=False):
+    """How circuits are run, and how prompts are put together.
+
+    All of `ClaimOptions` too (ablation, direction, norms, positions, attention_mask, max_bytes, progress, confidence).
 
     Attributes:
         per_prompt: keep an axis `prompt` instead of the mean over prompts with its interval.
@@ -51,8 +74,10 @@ class JudgingOptions(RunOptions, total=False):
 
 
 class EdgeOptions(JudgingOptions, total=False):
-    """All of `JudgingOptions` (per_prompt and those of `RunOptions`: ablation, direction, norms, positions,
-    attention_mask, confidence, max_bytes, progress), and:
+    """How edges are ablated, and how effects are measured.
+
+    All of `JudgingOptions` too (ablation, direction, norms, positions, attention_mask, max_bytes, progress, confidence,
+    per_prompt).
 
     Attributes:
         normalize: effects as fractions of the mean gap between the two runs.
@@ -62,8 +87,10 @@ class EdgeOptions(JudgingOptions, total=False):
 
 
 class ScoreOptions(EdgeOptions, total=False):
-    """All of `EdgeOptions` (ablation, direction, norms, positions, normalize, attention_mask, per_prompt, confidence,
-    max_bytes, progress), and:
+    """How edges are ablated, how effects are measured, and how long work is kept.
+
+    All of `EdgeOptions` too (ablation, direction, norms, positions, attention_mask, max_bytes, progress, confidence,
+    per_prompt, normalize).
 
     Attributes:
         checkpoint: a file that keeps the exact effects that are measured, written every few percent. The same question
@@ -74,11 +101,11 @@ class ScoreOptions(EdgeOptions, total=False):
     checkpoint: str | os.PathLike[str] | None
 
 
-RUN_OPTIONS = ("ablation", "norms", "positions")
+OF_RUNS = ("ablation", "norms", "positions")
 """Those that say what runs, rather than how effects are measured."""
 
 
 def split_options(options: Any) -> tuple[Settings, dict[str, Any]]:
     """The settings of sweeps among the options, checked, and those of `EdgeRuns.of`. Raises `ConfigError`."""
-    of_runs = {name: options[name] for name in RUN_OPTIONS if name in options}
-    return Settings.of({"effects": True, **{k: v for k, v in options.items() if k not in RUN_OPTIONS}}), of_runs
+    of_runs = {name: options[name] for name in OF_RUNS if name in options}
+    return Settings.of({"effects": True, **{k: v for k, v in options.items() if k not in OF_RUNS}}), of_runs

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp.discovery.changes import points_of_changes
 from interp.discovery.estimates import METHODS, Estimates, Method, NodeEstimates
-from interp.discovery.gradients import Along
+from interp.discovery.gradients import PathEnd
 from interp.discovery.masked import EdgeRuns
 from interp.discovery.options import EdgeOptions, ScoreOptions, split_options
 from interp.discovery.probe import Probe, probed_edges
@@ -41,7 +41,7 @@ def edge_scores(
     readers: Sequence[str] | None = None,
     writers: Sequence[str] | None = None,
     steps: int = 5,
-    include: Along = "run",
+    include: PathEnd = "run",
     probe: int = 20,
     **options: Unpack[ScoreOptions],
 ) -> "xarray.DataArray":
@@ -95,7 +95,7 @@ def edge_scores(
         ShapeError, TokenError, CacheError, CheckpointError: as `patching.sweep`.
     """
     check_choice("method", method, get_args(MethodName))
-    check_choice("include", include, get_args(Along))
+    check_choice("include", include, get_args(PathEnd))
     steps = check_count("steps", steps, least=1)
     probe = check_count("probe", probe, least=0)
     settings, of_runs = split_options(options)
@@ -172,7 +172,7 @@ def _numbers(what: str, names: Sequence[str] | None, n: int, number: Any) -> lis
     return found
 
 
-def _check_sees(runs: EdgeRuns, method: str, used: list[Method], steps: int, include: Along) -> None:
+def _check_sees(runs: EdgeRuns, method: str, used: list[Method], steps: int, include: PathEnd) -> None:
     """A divergence has no gradient at the run that it is measured from. Raises `ConfigError`."""
     at_run_alone = [
         one for one in used if one.kind != "exact" and not (one.along and (steps > 1 or include == "other"))

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.discovery.judging import check_seed
-from interp.discovery.ranking import RankBy, best_places, ranked, score_matrix
+from interp.discovery.circuit_runs import check_seed
+from interp.discovery.ranking import RankBy, best_places, labelled, ranked, score_matrix
 from interp.errors import ConfigError, ShapeError, check_choice
 from interp.indices import check_count
 from interp.keywords import known_keywords
@@ -75,15 +75,13 @@ def stability(
     there = graph.edge_mask()
     frequency = torch.full(there.shape, torch.nan, dtype=torch.float64)
     frequency[there] = (times / samples).where(~mean.isnan(), torch.nan)
-    names = {"reader": [str(one) for one in graph.readers], "writer": [str(one) for one in graph.writers]}
     return xarray.Dataset(
         {
             "jaccard": jaccard.mean(),
             "jaccard_ci_low": low,
             "jaccard_ci_high": high,
-            "frequency": (("reader", "writer"), frequency.numpy()),
+            "frequency": labelled(graph, frequency, {}),
         },
-        coords=names,
         attrs={word: scores_per_prompt.attrs[word] for word in SAID if word in scores_per_prompt.attrs}
         | {"n_edges": n, "by": by, "samples": samples, "seed": seed, "n": len(values), "confidence": confidence},
     )

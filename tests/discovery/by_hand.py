@@ -45,6 +45,7 @@ class ByHand:
         else:
             self.other = {writer: write.mean(0).expand_as(write) for writer, write in own.items()}
         self.own = own
+        self._patched: dict[Edge, tuple[Tensor, dict[str, Tensor]]] = {}
 
     # ------------------------------------------------------------------ writes
 
@@ -147,8 +148,17 @@ class ByHand:
         return self.metric(self.model(self.clean, **self.padding))
 
     @torch.no_grad()
+    def patched(self, edge: Edge) -> tuple[Tensor, dict[str, Tensor]]:
+        """The metric's change in the run of one edge, and there what the reader's component makes of its input."""
+        if edge not in self._patched:
+            seen: dict[str, Tensor] = {}
+            names = [] if edge.reader.kind == "logits" else self._outs(edge.reader)
+            keep: Hooks = [(name, lambda out, hook: seen.update({hook.name: out})) for name in names]
+            self._patched[edge] = self.metric(self.logits(self.one(edge), also=keep)) - self.baseline, seen
+        return self._patched[edge]
+
     def exact(self) -> Tensor:
-        return self.of_edges(lambda edge: self.metric(self.logits(self.one(edge))) - self.baseline)
+        return self.of_edges(lambda edge: self.patched(edge)[0])
 
     def _gradient(self, also: Hooks | None = None) -> Tensor:
         """d_u . dL/dz_v at the clean run, or where hooks move it, [batch, reader, writer]."""
@@ -193,12 +203,11 @@ class ByHand:
                 reader = edge.reader
                 place = (slice(None), self.graph.numbers[reader], self.graph.numbers[edge.writer])
                 if reader.kind == "logits":
-                    return self.metric(self.logits(self.one(edge))) - self.baseline if kinds == "all" else rest[place]
+                    return self.patched(edge)[0] if kinds == "all" else rest[place]
                 if kinds != "all" and reader.input not in ("q", "k"):
                     return rest[place]
-                (name,), seen = self._outs(reader), {}
-                self.logits(self.one(edge), also=[(name, lambda out, hook: seen.update({name: out}))])
-                change = (seen[name] - as_it_is[name]) * gradients[name]
+                ((name, out),) = self.patched(edge)[1].items()
+                change = (out - as_it_is[name]) * gradients[name]
                 if reader.head is None:
                     return change.flatten(1).sum(1)
                 heads = [writer.head for writer in self.graph.writes_of(reader)]
@@ -232,9 +241,6 @@ class ByHand:
         parts = [self._gradients(self._interpolated(share)) for share in self._shares(steps, include)]
         mean = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
         return self._linearised(mean, "all", self.no_mask())
-
-    def combined(self, steps: int = 5) -> Tensor:
-        return torch.maximum(self.local().abs(), self.eap_ig(steps).abs())
 
     def gim(self) -> Tensor:
         cfg, scores = self.model.cfg, {}

@@ -1,6 +1,6 @@
 """Small models, pairs of prompts and calls that the tests of discovery share."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ MORE: dict[str, dict[str, Any]] = ARCHITECTURES | {
     "no norms": {"normalization_type": None},
 }
 METRIC = LogitDifference(3, 7)
+SEPARATE: tuple[MethodName, ...] = tuple(method for method in get_args(MethodName) if method != "combined")
+"""The methods that score by themselves: `combined` is the larger of two others, cell by cell."""
 
 
 def small_model(fields: dict[str, Any], seed: int = 0) -> HookedTransformer:

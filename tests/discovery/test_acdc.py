@@ -32,8 +32,9 @@ def prompts(model: HookedTransformer, seed: int = SEED, share: int = 2) -> tuple
     return corrupted, clean
 
 
-def small(name: str = "learned_ln", **changes: Any) -> HookedTransformer:
-    return build(config(GRID[name], **{"n_layers": 2, "n_heads": 2} | changes), SEED)
+def small(name: str = "learned_ln", seed: int = SEED) -> HookedTransformer:
+    alike = {"window_size": None, "rotary_base": 10_000.0, "rotary_scaling": None} if name == "gemma_like" else {}
+    return build(config(GRID[name], n_layers=2, n_heads=2, **alike), seed)
 
 
 def plain_loop(
@@ -47,19 +48,22 @@ def plain_loop(
 ) -> Subgraph:
     """Algorithm 1 of Conmy et al. 2023 as it is printed, a run with hooks for every edge."""
 
+    other = model.run_with_cache(corrupted)[1] if isinstance(corrupted, Tensor) else corrupted
+
     def value(circuit: Subgraph) -> float:
-        with torch.no_grad(), model.intervene(OnlyCircuit(circuit, corrupted)):
+        with torch.no_grad(), model.intervene(OnlyCircuit(circuit, other)):
             return float(metric(model(clean)).mean())
 
     graph = EdgeGraph.of(model)
     circuit = Subgraph.whole(graph)
+    now = value(circuit)
     for reader in reversed(graph.readers):
         writers = graph.writers_of(reader)
         for writer in writers if forward else reversed(writers):
             without = circuit - Subgraph.of_names(graph, [f"{writer} -> {reader}"])
-            change = value(without) - value(circuit)
-            if (change if grows else abs(change)) < threshold:
-                circuit = without
+            then = value(without)
+            if (then - now if grows else abs(then - now)) < threshold:
+                circuit, now = without, then
     return circuit
 
 
@@ -80,8 +84,7 @@ def threshold_of(model: HookedTransformer, corrupted: Tensor, clean: Tensor, sha
 
 @pytest.mark.parametrize("name", ["learned_ln", "rotary_rms_gated_grouped", "parallel_no_norm_one_key", "gemma_like"])
 def test_it_finds_what_the_plain_loop_finds_whatever_the_threshold_and_the_batch(name: str):
-    per_layer = {"window_size": None, "rotary_base": 10_000.0, "rotary_scaling": None} if name == "gemma_like" else {}
-    model = small(name, **per_layer)
+    model = small(name)
     corrupted, clean = prompts(model)
     sizes = set()
     for share in (0.3, 0.8):
@@ -147,6 +150,19 @@ def test_what_leads_nowhere_is_dropped_without_a_run(monkeypatch: pytest.MonkeyP
     found = acdc(model, corrupted, clean, METRIC, threshold=1e6)
     assert sum(asked) == EdgeGraph.of(model).n_writers_of(EdgeGraph.of(model).readers[-1])  # those of the logits alone
     assert f"in {sum(asked)} runs" in found.found_by
+
+
+def test_heads_that_nothing_reads_move_a_bias_that_passes_their_norm():
+    model = small("gemma_like", seed=33)  # of which heads of the last layer matter by that alone
+    corrupted, clean = prompts(model, 33)
+    expected = plain_loop(model, corrupted, clean, METRIC, 0.3, grows=False)
+    assert acdc(model, corrupted, clean, METRIC, threshold=0.3) == expected
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.b_O.zero_()
+    found = acdc(model, corrupted, clean, METRIC, threshold=1e6)
+    assert found == Subgraph.empty(model)
+    assert f"{EdgeGraph.of(model).n_writers_of(EdgeGraph.of(model).readers[-1])} edges tried" in found.found_by
 
 
 # ---------------------------------------------------------------------- hand-built circuits

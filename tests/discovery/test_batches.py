@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gallery_tasks import METHODS
-from small import MORE, scores_of, small_model, small_pair
+from small import MORE, SEPARATE, scores_of, small_model, small_pair
 
 from interp import ConfigError
 from interp.interventions import Zero
@@ -26,17 +25,17 @@ def test_four_prompts_score_alike_in_any_batch_and_order():
         model = small_model(MORE[name] | {"dtype": torch.float32}, seed)
         corrupted, clean = small_pair(seed, batch=4, n=5)
         corrupted[1, :2], corrupted[2, :4] = clean[1, :2], clean[2, :4]  # their runs differ from other positions on
-        for method in METHODS:
+        for method in SEPARATE:
             together = scores_of(model, corrupted, clean, method)
-            assert same(scores_of(model, corrupted[order], clean[order], method), together[order]), (name, method)
-            assert same(scores_of(model, corrupted, clean, method, max_bytes=300_000), together), (name, method)
+            shuffled = scores_of(model, corrupted[order], clean[order], method, max_bytes=300_000)
+            assert same(shuffled, together[order]), (name, method)
             assert same(scores_of(model, corrupted[[2]], clean[[2]], method), together[[2]]), (name, method)
 
 
 @pytest.mark.apart
 def test_the_mean_over_prompts_is_that_of_single_ones_whatever_the_sizes_of_batches():
     model, (corrupted, clean) = small_model({}, 1), small_pair(1, batch=5)
-    for method in METHODS:
+    for method in SEPARATE:
         single = np.mean([scores_of(model, corrupted[[i]], clean[[i]], method)[0] for i in range(5)], axis=0)
         for max_bytes in (600_000, 1_300_000, 2_000_000_000):  # of which some leave a ragged last batch
             mean = scores_of(model, corrupted, clean, method, per_prompt=False, max_bytes=max_bytes)
@@ -48,7 +47,7 @@ def test_padded_prompts_score_as_they_do_alone():
         model, (corrupted, clean) = small_model(MORE[name], seed), small_pair(seed, batch=2)
         lengths, zero = [6, 3 + seed % 2], seed % 2 == 0
         mask = torch.tensor([[0] * (6 - n) + [1] * n for n in lengths])
-        for method in METHODS:
+        for method in SEPARATE:
             padded = scores_of(model, Zero() if zero else corrupted, clean, method, attention_mask=mask)
             for i, n in enumerate(lengths):
                 alone = Zero() if zero else corrupted[[i], -n:]
@@ -64,7 +63,7 @@ def test_metrics_that_read_many_positions_or_all_prompts_at_once_do_not_depend_o
 
     difference = LogitDifference([1, 2, 3, 4], 5, pos=None)
     metrics: dict[str, Any] = {"loss": Loss(), "function": cubed, "difference": difference}
-    for method in METHODS:
+    for method in SEPARATE:
         for what, metric in metrics.items():
             together = scores_of(model, corrupted, clean, method, metric=metric)
             budget = 2_100_000 if what == "function" else 600_000  # all prompts together, or less than two
@@ -89,7 +88,7 @@ def test_half_precision_neither_overflows_nor_goes_astray():
                 model.unembed.W_U.mul_(200)  # scores of thousands, gradients times differences beyond 65,504
             half = small_model(MORE[name] | {"dtype": dtype}, seed)
             half.load_state_dict({key: value.to(dtype) for key, value in model.state_dict().items()})
-            for method in METHODS:
+            for method in SEPARATE:
                 expected, found = scores_of(model, corrupted, clean, method), scores_of(half, corrupted, clean, method)
                 there = np.isfinite(expected)
                 assert np.array_equal(np.isfinite(found), there), (dtype, name, method)
@@ -99,6 +98,6 @@ def test_half_precision_neither_overflows_nor_goes_astray():
 
 def test_norms_on_the_stream_itself_are_refused_by_every_method():
     model, (corrupted, clean) = small_model({"norm_position": "post"}), small_pair()
-    for method in METHODS:
+    for method in SEPARATE:
         with pytest.raises(ConfigError, match="post"):
             scores_of(model, corrupted, clean, method)

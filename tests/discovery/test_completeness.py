@@ -160,7 +160,7 @@ def test_an_edge_with_a_backup_matters_once_the_backup_is_out_and_an_edge_for_no
 
 def test_a_sample_of_edges_can_be_tried_with_a_seed():
     model, true = with_backup()
-    some, again, other = (minimality(model, true, Zero(), TEXTS, EVERYWHERE, edges=3, seed=s) for s in (1, 1, 2))
+    some, again, other = (minimality(model, true, Zero(), TEXTS, EVERYWHERE, n=3, seed=s) for s in (1, 1, 2))
     assert some.table.sizes["edge"] == 3
     assert set(some.table["edge"].to_numpy()) <= set(true.names)
     assert some.table.equals(again.table)
@@ -196,8 +196,8 @@ def test_what_cannot_be_judged_is_refused_before_any_circuit_runs(
         with pytest.raises(error, match=said):
             judge(model, **good | given)
     if judge is minimality:
-        with pytest.raises(ConfigError, match="edges = 100"):
-            judge(model, **good, edges=100)
+        with pytest.raises(ConfigError, match="n = 100"):
+            judge(model, **good, n=100)
     model.add_hook(("resid_pre", 0), lambda x, hook: None)
     with pytest.raises(ConfigError, match="has hooks"):
         judge(model, **good)
@@ -211,4 +211,4 @@ def test_one_prompt_has_no_intervals_and_is_decided_but_for_rounding():
         found.table.decided, abs(found.table.difference) > 1e-6 * (1 + abs(found.table.attrs["baseline"]))
     )
     never = Function(lambda logits: 0 * logits[:, 0, 0] + 1, name="one")
-    assert minimality(model, Subgraph.whole(model), corrupted, clean, never, samples=1, sizes=(0.5,), edges=2).idle
+    assert minimality(model, Subgraph.whole(model), corrupted, clean, never, samples=1, sizes=(0.5,), n=2).idle

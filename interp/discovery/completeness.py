@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.discovery.judging import CircuitRuns, check_seed, is_finite, one_metric, random_subset
-from interp.discovery.options import RunOptions
+from interp.discovery.circuit_runs import CircuitRuns, check_one_metric, check_seed, is_finite
+from interp.discovery.options import ClaimOptions
 from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, describe
 from interp.indices import check_count
@@ -90,7 +90,7 @@ def completeness(
     samples: int = 5,
     sizes: Sequence[float] = SIZES,
     seed: int = 0,
-    **options: Unpack[RunOptions],
+    **options: Unpack[ClaimOptions],
 ) -> Completeness:
     """Take edges of a circuit out of the circuit and out of the model, and compare what is left.
 
@@ -102,15 +102,15 @@ def completeness(
         samples: how many random sets of each size.
         sizes: of random sets, as shares of the circuit's edges, above 0 and below 1.
         seed: of the random sets.
-        options: see `RunOptions`.
+        options: see `ClaimOptions`.
 
     Raises, before any circuit runs, what `faithfulness` raises (but for a gap within noise), and `ConfigError` for a
     circuit without edges, several metrics, and samples, sizes or a seed that are none.
     """
-    one_metric(metric)
+    check_one_metric(metric)
     mask, generator = _checked(circuit, samples, sizes, seed)
     runs = CircuitRuns.of(model, corrupted, clean, metric, options)
-    runs.check(circuit)
+    circuit.check_fits(runs.graph)
     graph, edges = circuit.graph, circuit.graph.edge_mask()
     sets = [_Set("nothing", "", torch.zeros_like(mask)), *_components(graph, mask)]
     sets += [*_random(mask, samples, sizes, generator), _Set("circuit", "", mask)]
@@ -160,11 +160,11 @@ def minimality(
     clean: Source,
     metric: OneMetric,
     *,
-    edges: int | None = None,
+    n: int | None = None,
     samples: int = 3,
     sizes: Sequence[float] = SIZES,
     seed: int = 0,
-    **options: Unpack[RunOptions],
+    **options: Unpack[ClaimOptions],
 ) -> Minimality:
     """Take each edge out of what is left of a circuit without some others, and see whether it matters.
 
@@ -173,18 +173,18 @@ def minimality(
 
     Args:
         corrupted, clean, metric: as for `faithfulness`; one metric.
-        edges: try so many of the circuit's edges, drawn at random; None for all.
+        n: try so many of the circuit's edges, drawn at random; None for all.
         samples, sizes, seed: as for `completeness`.
-        options: see `RunOptions`.
+        options: see `ClaimOptions`.
 
     Raises as `completeness`; `ConfigError` for more edges than there are.
     """
-    one_metric(metric)
+    check_one_metric(metric)
     mask, generator = _checked(circuit, samples, sizes, seed)
-    n = check_count("edges", len(circuit) if edges is None else edges, len(circuit))
+    n = check_count("n", len(circuit) if n is None else n, len(circuit))
     runs = CircuitRuns.of(model, corrupted, clean, metric, options)
-    runs.check(circuit)
-    tried = (mask if n == len(circuit) else random_subset(mask, n, generator)).nonzero().tolist()
+    circuit.check_fits(runs.graph)
+    tried = (mask if n == len(circuit) else _random_subset(mask, n, generator)).nonzero().tolist()
     shared = [_Set("nothing", "", torch.zeros_like(mask)), *_random(mask, samples, sizes, generator)]
     n_sets = len(shared) + 1
     values = runs.values(_left(mask, tried, shared), "taking edges out", 2 * n_sets * n)[0]
@@ -261,7 +261,17 @@ def _random(mask: Tensor, samples: int, sizes: Sequence[float], generator: torch
     n = int(mask.sum())
     for size in sizes:
         for _ in range(samples):
-            yield _Set("random", "", random_subset(mask, max(1, round(size * n)), generator))
+            yield _Set("random", "", _random_subset(mask, max(1, round(size * n)), generator))
+
+
+def _random_subset(
+    mask: Bool[Tensor, "reader writer"], n: int, generator: torch.Generator
+) -> Bool[Tensor, "reader writer"]:
+    """So many of a mask's edges, each set of n equally likely."""
+    places = mask.flatten().nonzero()[:, 0]
+    chosen = torch.zeros(mask.numel(), dtype=torch.bool)
+    chosen[places[torch.randperm(len(places), generator=generator)[:n]]] = True
+    return chosen.view_as(mask)
 
 
 def _of_each(runs: CircuitRuns, n_sets: int) -> float:

@@ -15,7 +15,6 @@ from torch import Tensor
 from interp.digests import digest_of
 from interp.discovery.masked import EdgeRuns
 from interp.discovery.options import split_options
-from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, describe
 from interp.indices import check_count
 from interp.model import EdgeGraph
@@ -33,17 +32,17 @@ LEAST_GAP = 1e-6
 """Below this share of a metric's size two values count as equal, or below eight roundings where these are larger."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class CircuitRuns:
-    """Runs of any circuits of one model on one pair of prompts.
+    """Runs of any circuits of one model on one pair of prompts. It remembers the circuits that have run.
 
     Attributes:
-        runs: the engine.
-        known: the metrics [metric, batch] of the circuits that have run, by their digests.
+        engine: what runs them.
     """
 
-    runs: EdgeRuns
-    known: dict[str, Float[Tensor, "metric batch"]] = field(default_factory=dict, repr=False)
+    engine: EdgeRuns
+    _known: dict[str, Float[Tensor, "metric batch"]] = field(default_factory=dict, repr=False)
+    """The metrics of the circuits that have run, by the digests of the edges outside."""
 
     @classmethod
     def of(
@@ -56,21 +55,21 @@ class CircuitRuns:
     ) -> "CircuitRuns":
         """Run the pair. Raises as `patching.sweep` does, and `ConfigError` for prompts that are equal."""
         settings, how = split_options({"effects": False, **options})
-        runs = EdgeRuns.of(model, corrupted, clean, metric, settings, **how)
-        if min(runs.starts) == runs.n_pos:
+        engine = EdgeRuns.of(model, corrupted, clean, metric, settings, **how)
+        if min(engine.starts) == engine.n_pos:
             raise ConfigError("the clean and the corrupted run are equal, so every circuit does what the model does; "
                               "give prompts that differ, or Zero() or Mean(cache) as the corrupted ones")  # fmt: skip
-        return cls(runs)
+        return cls(engine)
 
     @property
     def measured(self) -> Measurement:
         """The pair's metrics, and how they are shown."""
-        return self.runs.measured
+        return self.engine.measured
 
     @property
     def graph(self) -> EdgeGraph:
         """The model's."""
-        return self.runs.graph
+        return self.engine.graph
 
     @property
     def settings(self) -> Settings:
@@ -78,7 +77,7 @@ class CircuitRuns:
         return self.measured.settings
 
     def values(
-        self, circuits: Iterable[Bool[Tensor, "reader writer"]], what: str, total: int | None = None
+        self, circuits: Iterable[Bool[Tensor, "reader writer"]], what: str, total: int
     ) -> Float[Tensor, "metric circuit batch"]:
         """The metric of every circuit, with everything outside it from the other run.
 
@@ -87,32 +86,32 @@ class CircuitRuns:
         Args:
             circuits: at least one, as masks of their edges.
             what: for the progress bar.
-            total: how many there are, where that is known.
+            total: how many there are.
         """
         edges = self.graph.edge_mask()
         asked, waiting = list[str](), dict[str, Tensor]()
 
         def run() -> None:
             values = self.ablated(torch.stack([*waiting.values()]))
-            self.known.update(zip(waiting, values.unbind(dim=1), strict=True))
+            self._known.update(zip(waiting, values.unbind(dim=1), strict=True))
             waiting.clear()
 
         with progress_bar(what, total, self.settings.progress) as advance:
             for circuit in circuits:
                 outside = edges & ~circuit
                 asked.append(key := digest_of({"": outside}))
-                if key not in self.known:
+                if key not in self._known:
                     waiting[key] = outside
                 if len(waiting) == AT_ONCE:
                     run()
                 advance(1)
             if waiting:
                 run()
-        return torch.stack([self.known[key] for key in asked], dim=1)
+        return torch.stack([self._known[key] for key in asked], dim=1)
 
     def ablated(self, edges: Bool[Tensor, "circuit reader writer"]) -> Float[Tensor, "metric circuit batch"]:
         """The metric with these edges carrying the other run."""
-        return self.runs.metrics(edges.to(self.measured.baseline))
+        return self.engine.metrics(edges.to(self.measured.baseline))
 
     def ends(self) -> tuple[Float[Tensor, "metric batch"], Float[Tensor, "metric batch"]]:
         """The metric of the whole graph, and of the empty circuit, where every edge carries the other run."""
@@ -120,15 +119,11 @@ class CircuitRuns:
         whole, empty = self.values([edges, torch.zeros_like(edges)], "running both ends", 2).unbind(dim=1)
         return whole, empty
 
-    def check(self, subgraph: Subgraph) -> None:
-        """Raise `ShapeError` unless a subgraph is one of this model's shape."""
-        subgraph.check_fits(self.graph)
-
     def beyond_rounding(
         self, difference: Float[Tensor, "*cells"], size: Float[Tensor, "*cells"]
     ) -> Bool[Tensor, "*cells"]:
         """Which differences between values of that size are more than rounding."""
-        dtype = self.runs.runs.base.model.cfg.dtype
+        dtype = self.engine.model.cfg.dtype
         return difference.abs() > max(LEAST_GAP, 8 * torch.finfo(dtype).eps) * (1 + size.abs())
 
     def decided(
@@ -143,7 +138,7 @@ class CircuitRuns:
         return more & (mean.abs() > interval_margin(differences, confidence))
 
 
-def one_metric(metric: object) -> None:
+def check_one_metric(metric: object) -> None:
     """Raise `ConfigError` for several metrics where one decides."""
     if isinstance(metric, Mapping):
         raise ConfigError(f"metric = {describe(metric)}: one metric decides here; ask for one at a time")
@@ -157,13 +152,3 @@ def is_finite(value: object) -> TypeGuard[float]:
 def check_seed(seed: object) -> int:
     """A seed as a plain integer. Raises `ConfigError` for none."""
     return check_count("seed", seed, least=0)
-
-
-def random_subset(
-    mask: Bool[Tensor, "reader writer"], n: int, generator: torch.Generator
-) -> Bool[Tensor, "reader writer"]:
-    """So many of a mask's edges, each set of n equally likely."""
-    places = mask.flatten().nonzero()[:, 0]
-    chosen = torch.zeros(mask.numel(), dtype=torch.bool)
-    chosen[places[torch.randperm(len(places), generator=generator)[:n]]] = True
-    return chosen.view_as(mask)
