@@ -79,7 +79,7 @@ class Settings:
             if not isinstance(given := getattr(settings, name), bool):
                 raise ConfigError(f"{name} = {describe(given)}; allowed: True or False")
         if not isinstance(settings.checkpoint, str | os.PathLike | None):
-            raise ConfigError(f"checkpoint = {describe(settings.checkpoint)}; allowed: the path of a file, or None")
+            raise ConfigError(f"checkpoint = {describe(settings.checkpoint)}; allowed: a path, or None")
         return settings
 
     @property
