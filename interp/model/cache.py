@@ -71,6 +71,10 @@ class ActivationCache(ResidualStream, Mapping[str, Tensor]):
         Where several parts of a block have a site, name the part too: `stack(("scale", "ln1"))`. Raises
         `HookNotFoundError` if the cache lacks a layer, `ConfigError` for a model without layers.
         """
+        if not isinstance(site, str | tuple):
+            raise HookNotFoundError(
+                f"stack takes a short name, such as 'pattern' or ('scale', 'ln1'), not {describe(site)}"
+            )
         short, *part = (site,) if isinstance(site, str) else site
         if self.cfg.n_layers == 0:
             raise ConfigError(f"n_layers = 0: there is no {short!r} to stack")

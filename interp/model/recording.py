@@ -158,7 +158,10 @@ class Recording:
         No prompt sees another one, so that each prompt has the gradient of its own value.
         """
         if not values.requires_grad:
-            raise HookNotFiredError("no gradient flows from what is differentiated to a point that the cache holds")
+            raise HookNotFiredError(
+                "no gradient flows to a point that the cache holds from what is differentiated (a rank, or the place of "
+                "the largest logit, has none)"
+            )
         gradients = torch.autograd.grad(
             values.sum(), list(self.in_graph.values()), allow_unused=True, retain_graph=True
         )

@@ -76,6 +76,8 @@ class Settings:
         for name in ("effects", "normalize", "per_prompt"):
             if not isinstance(given := getattr(settings, name), bool):
                 raise ConfigError(f"{name} = {describe(given)}; allowed: True or False")
+        if not isinstance(settings.checkpoint, str | os.PathLike | None):
+            raise ConfigError(f"checkpoint = {describe(settings.checkpoint)}; allowed: a path, or None")
         return settings
 
     @property

@@ -72,7 +72,9 @@ def threshold_of(model: HookedTransformer, corrupted: Tensor, clean: Tensor, sha
     masks = torch.zeros(len(places), *runs.graph.edge_mask().shape)
     masks[torch.arange(len(places)), places[:, 0], places[:, 1]] = 1
     effects = (runs.metrics(masks) - runs.measured.baseline[:, None])[0].mean(dim=1)
-    return float(effects.abs().quantile(share))
+    sizes = effects.abs().sort().values
+    n_below = int(share * len(sizes))
+    return float(sizes[n_below - 1 : n_below + 1].mean())  # between two of them, so that rounding decides nothing
 
 
 # ---------------------------------------------------------------------- equal to the plain loop

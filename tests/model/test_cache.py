@@ -364,7 +364,7 @@ def test_a_site_can_be_stacked_over_layers(run: Run):
         assert torch.equal(run.everything.stack(("scale", "ln1"))[1], run.everything["scale", 1, "ln1"])
 
 
-def test_a_site_that_is_not_there_in_every_layer_cannot_be_stacked():
+def test_a_site_that_is_not_there_in_every_layer_cannot_be_stacked(as_installed: None):
     run = run_of("learned_ln")
     _, cache = run.model.run_with_cache(run.tokens, names_filter=[("z", 0), ("z", 2)])
     for site, message in (
@@ -375,6 +375,8 @@ def test_a_site_that_is_not_there_in_every_layer_cannot_be_stacked():
             cache.stack(site)
     with pytest.raises(HookNotFoundError, match="say"):
         run.cache.stack("scale")
+    with pytest.raises(HookNotFoundError, match="not 3"):
+        run.cache.stack(3)  # pyright: ignore[reportArgumentType]
     empty = build(config(GRID["learned_ln"], n_layers=0), seed=1)
     with pytest.raises(ConfigError, match="n_layers = 0"):
         empty.run_with_cache(run.tokens)[1].stack("z")

@@ -92,6 +92,9 @@ def test_every_call_knows_its_options(name: str, as_installed: None):
     if name == "path tree":  # a single run, which is neither cut into portions nor interrupted
         with pytest.raises(ConfigError, match="unknown argument 'checkpoint'"):
             CALLS[name](model, *prompts, checkpoint="c")
+    else:
+        with pytest.raises(ConfigError, match="checkpoint = 3; allowed: a path, or None"):
+            CALLS[name](model, *prompts, checkpoint=3)
 
 
 # ---------------------------------------------------------------------- positions of paths
