@@ -255,6 +255,7 @@ def test_what_it_cannot_do_is_refused_before_any_edge_is_tried(monkeypatch: pyte
         ({"metric": {"a": METRIC}}, ConfigError, "one metric"),
         ({"corrupted": clean}, ConfigError, "equal"),
         ({"corrupted": corrupted[:, :-1]}, ShapeError, "positions must correspond"),
+        ({"confidence": 0.9}, ConfigError, "unknown argument 'confidence'"),
         ({"tau": 0.1}, ConfigError, "unknown argument 'tau'"),
     ]
     for given, error, said in refused:
