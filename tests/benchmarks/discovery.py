@@ -186,7 +186,7 @@ def exact_effects(runs: EdgeRuns, exactly: Callable[..., xarray.DataArray], one_
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"  memory: {used / 1e6:.2f} GB at most, of which {(used - before) / 1e6:.2f} GB more than before")
     numbers, edges = runs.graph.numbers, runs.graph.edges()
-    sampled = [edge for edge in edges[:: 16 * every] if str(edge.reader) in readers] or list(edges[-1:])
+    sampled = [edge for edge in edges[:: 16 * every] if str(edge.reader) in readers]
     sampled += [edge for edge in edges if str(edge.reader) in readers][:: max(1, n // 64)]
     masks = torch.zeros(len(sampled), *runs.graph.edge_mask().shape)
     for mask, edge in zip(masks, sampled, strict=True):
