@@ -59,9 +59,18 @@ def from_json(text: str) -> Subgraph:
     return circuit
 
 
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of an object. Raises `ValueError` for one that is there twice, of which JSON would take the last."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in fields if names.count(name) > 1)!r} is there twice")
+    return fields
+
+
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        about = json.loads(text)
+        about = json.loads(text, object_pairs_hook=_distinct)
     except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"this is no JSON: {error}") from error
     if not isinstance(about, dict):

@@ -172,6 +172,9 @@ def test_what_no_parser_and_no_memory_takes_is_refused_as_no_circuit(model: Hook
         with pytest.raises(CheckpointError):
             Subgraph.from_json(text)
     edge = next(iter(theirs["edges"]))
+    twice = json.dumps(theirs)[:-2] + f', "{edge}": {{"score": 5, "in_graph": false}}}}}}'
+    with pytest.raises(CheckpointError, match="is there twice"):
+        from_mib(model, twice)
     theirs["edges"][edge]["score"] = 10**400
     for text in ("[" * 100_000, json.dumps(theirs)):
         with pytest.raises(CheckpointError):
