@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from by_hand import ByHand
 from small import METRIC, edge_runs, small_model, small_pair
 
 from interp import CheckpointError, ConfigError, HookedTransformer, HookNotFoundError, ShapeError
@@ -198,3 +199,10 @@ def test_runs_that_differ_only_after_the_positions_asked_for_are_said_to_be_the_
         edge_scores(model, corrupted, clean, METRIC, positions=[1], progress=False)
     with pytest.raises(ConfigError, match="the positions that are asked for"):
         faithfulness(model, Subgraph.whole(model), corrupted, clean, METRIC, positions=[1])
+
+
+def test_gim_detaches_the_scale_of_the_norm_on_neurons_as_those_of_all_others():
+    solu = small_model({"act_fn": "solu_ln"}, seed=2)
+    found = edge_scores(solu, CORRUPTED, CLEAN, METRIC, "gim", probe=0, per_prompt=True, progress=False)
+    wanted = ByHand(solu, CORRUPTED, CLEAN, METRIC).gim().numpy()
+    assert np.allclose(found, wanted, equal_nan=True, atol=1e-10)
