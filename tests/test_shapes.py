@@ -26,7 +26,7 @@ PROCESSES = {
     "test_readme.py",
     "test_sessions.py",
 }  # whose tests start processes and pages, without the checks
-NAMED = ["model", "lens heads weights", "metrics interventions patching training"]
+NAMED = ["model", "lens heads weights", "metrics interventions patching training", "discovery"]
 PLACES = {path.parent.name for path in TESTS.glob("*/test_*.py")} | {path.name for path in TESTS.glob("test_*.py")}
 OTHERS = PLACES - PROCESSES - set(" ".join(NAMED).split())
 SESSIONS = [*NAMED, " ".join(sorted(OTHERS))]

@@ -82,7 +82,7 @@ def circuit(
     typer.echo(_said_of_probe(scores))
     found = Subgraph.top(scores, n)
     judged = judge.judged(found, _at_random(scores, n))
-    print_whole(_table(judged, "What circuits do alone, all other edges from the other prompt"))
+    print_whole(_table(judged, "What circuits do alone on these prompts, all other edges from the other prompt"))
     _write_page(out, model, found, scores, edges, judged, judge.curve(scores))
     wrote(out, "the circuit, its largest edges, and the faithfulness of circuits of all sizes")
     if json is not None:
@@ -197,8 +197,9 @@ def _largest(scores: xr.DataArray, top_k: int) -> dict[str, list[str]]:
     names = [
         f"{scores['writer'].to_numpy()[u]} -> {scores['reader'].to_numpy()[v]}" for v, u in zip(*places, strict=True)
     ]
-    exact = scores.attrs["method"] == "exact"
-    columns = {"edge": names, "exact effect" if exact else "estimate": [f"{value:+z.3f}" for value in at(scores)]}
+    exact, sized = (scores.attrs["method"] == method for method in ("exact", "combined"))
+    named = "exact effect" if exact else "estimate of its size" if sized else "estimate"
+    columns = {"edge": names, named: [f"{value:{'' if sized else '+'}z.3f}" for value in at(scores)]}
     coords = scores.coords
     if "ci_low" in coords:
         columns |= _intervals(at(coords["ci_low"]), at(coords["ci_high"]))

@@ -35,7 +35,7 @@ from interp.indices import check_count
 from interp.keywords import known_keywords
 from interp.metrics import KLDivergence
 from interp.model import EdgeGraph
-from interp.patching import OneMetric, ResumeFile, Source, question_of, written_points
+from interp.patching import OneMetric, ResumeFile, Source, check_model, question_of, written_points
 from interp.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def acdc(
     check_choice("order", order, get_args(Order))
     tried = {"order": order, "seed": check_seed(seed) if order == "shuffled" else None}
     most = MOST_AT_ONCE if batch_size is None else check_count("batch_size", batch_size)
+    check_model(model)
     candidates = _candidates(EdgeGraph.of(model), order, check_seed(seed))
     runs = CircuitRuns.of(model, corrupted, clean, metric, options)
     search = _Search.of(runs, criterion, candidates, tried)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.discovery.ranking import score_matrix
-from interp.discovery.subgraph import Subgraph
+from interp.discovery.subgraph import Subgraph, check_subgraph
 from interp.errors import ConfigError, describe
 from interp.model import EdgeGraph
 
@@ -116,6 +116,7 @@ def precision_recall(found: Subgraph, edges: "Subgraph | MultiDiGraph") -> Preci
 
     Raises as `known_edges`.
     """
+    check_subgraph("found", found)
     known = known_edges(found.graph, edges)
     both = len(found & known)
     return PrecisionRecall(both / len(found) if len(found) else float("nan"), both / len(known))

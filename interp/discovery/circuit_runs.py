@@ -151,4 +151,4 @@ def is_finite(value: object) -> TypeGuard[float]:
 
 def check_seed(seed: object) -> int:
     """A seed as a plain integer. Raises `ConfigError` for none."""
-    return check_count("seed", seed, least=0)
+    return check_count("seed", seed, 2**63 - 1, least=0)

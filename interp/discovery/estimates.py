@@ -79,7 +79,7 @@ class Estimates:
         together = any(plan.whole_batch for plan in self.runs.measured.plans)
         settings = self.runs.measured.settings
         with progress_bar("estimating edges", len(self.runs.starts), settings.progress) as advance:
-            for late in self.runs.groups(gradients.bytes_of_position(), together=together):
+            for late in self.runs.groups(*gradients.bytes(), together=together):
                 found = gradients.of(late)
                 with torch.no_grad():
                     for of_metric, of_one in zip(values, found, strict=True):
@@ -211,7 +211,7 @@ class NodeEstimates:
         of_edges = Estimates(runs, list(range(len(self.graph.readers))), list(range(len(self.graph.writers))))
         values = measured.baseline.new_zeros(*measured.baseline.shape, len(self.names))
         together = any(plan.whole_batch for plan in measured.plans)
-        for late in runs.groups(gradients.bytes_of_position(), together):
+        for late in runs.groups(*gradients.bytes(), together=together):
             for of_metric, found in zip(values, gradients.of(late), strict=True):
                 with torch.no_grad():
                     of_group = _OfGroup(of_edges, late, found)

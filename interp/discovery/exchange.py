@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from interp.discovery.ranking import IMPORTANCE, importance, labelled
-from interp.discovery.subgraph import GraphLike, Subgraph, graph_of
+from interp.discovery.subgraph import GraphLike, Subgraph, check_subgraph, graph_of
 from interp.errors import CheckpointError, ConfigError, InterpError, ShapeError, describe, did_you_mean
 from interp.model import Edge, EdgeGraph, Reader, Writer
 
@@ -82,6 +82,7 @@ def to_mib(circuit: Subgraph, scores: "xarray.DataArray | None" = None) -> str:
     Raises as `score_matrix`; `ConfigError` for a model without MLPs, which the format cannot say, or scores that do not
     cover all edges or do not say what their sign means; `ShapeError` for scores of another shape.
     """
+    check_subgraph("circuit", circuit)
     graph = circuit.graph
     if graph.attn_only:
         raise ConfigError("attn_only = True: the leaderboard's graphs have an MLP in every layer")

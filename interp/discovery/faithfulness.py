@@ -33,7 +33,7 @@ from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, ShapeError, check_choice, describe
 from interp.keywords import known_keywords
 from interp.model import EdgeGraph
-from interp.patching import Metrics, Source
+from interp.patching import Metrics, Source, check_model
 from interp.results import Axis, as_variables, interval_margin, over_prompts
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ def _circuits(given: object) -> tuple[list[str] | None, list[Subgraph]]:
         several = list(given.values())
     if not isinstance(several, Sequence) or not several or not all(isinstance(one, Subgraph) for one in several):
         raise ConfigError(f"circuits = {describe(given)}; allowed: a Subgraph, or several, such as Subgraph.top makes")
+    if names is not None and len(set(names)) < len(names):
+        raise ConfigError(f"circuits = {describe(given)}: two of the names are spelt alike")
     return names, list(several)
 
 
@@ -227,6 +229,7 @@ def faithfulness_curve(
         ShapeError: scores of models of another shape, or with an axis that is not reader or writer.
     """
     check_choice("ratio", ratio, get_args(Ratio))
+    check_model(model)
     graph = EdgeGraph.of(model)
     curves = _Curves.of(graph, scores, fractions, ranking, by, check_seed(seed), model)
     runs = CircuitRuns.of(model, corrupted, clean, metric, options)

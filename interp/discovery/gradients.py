@@ -28,6 +28,8 @@ class GradientInteractions(Rule):
     and keys a quarter, values and patterns half, gated neurons half.
     """
 
+    detached_scales = True
+
     def softmax(self, scores: Float[Tensor, "*axes key_pos"]) -> Float[Tensor, "*axes key_pos"]:
         """The true pattern, with the gradient of another one."""
         flatter = 2 * (scores / 2).softmax(dim=-1)
@@ -80,6 +82,9 @@ class GradientRuns:
 
     def of(self, late: Late) -> list[Gradients]:
         """For each metric. Raises `ConfigError` for a metric that has no gradient."""
+        if torch.is_inference_mode_enabled():
+            raise ConfigError("no gradient flows in inference mode; torch.no_grad() around the call is fine, and "
+                              "method='exact' needs none")  # fmt: skip
         measured = self.runs.measured
         with torch.enable_grad():
             walked = _Walked(self.runs, late, self.rule, self._embeddings(late))
@@ -94,7 +99,11 @@ class GradientRuns:
                 found.append(walked.arranged(gradients, pooled=walked.is_pooled(values)))
         return found
 
-    def bytes_of_position(self) -> int:
+    def bytes(self) -> tuple[int, int]:
+        """What a late position of one prompt takes, and what a prompt takes beside."""
+        return self._bytes_of_position(), self._bytes_of_prompt()
+
+    def _bytes_of_position(self) -> int:
         """What a late position of one prompt takes, with the graph of the runs and the changes of one reader."""
         graph, cfg = self.runs.graph, self.runs.model.cfg
         n_readers = cfg.n_heads + 2 * cfg.n_key_value_heads
@@ -109,6 +118,11 @@ class GradientRuns:
         # What every writer writes in both runs, and what one reader makes of these.
         changes = len(graph.writers) * (6 * cfg.d_model + 3 * cfg.d_mlp)
         return 4 * ((self.steps or 1) * graph.n_layers * width + changes) * max(1, cfg.dtype.itemsize // 4)
+
+    def _bytes_of_prompt(self) -> int:
+        """What a prompt takes beside: the logits that the metric of most logits reads, and their gradients."""
+        runs = self.runs.runs
+        return (self.steps or 1) * max(map(runs.bytes_of_logits, self.runs.measured.plans))
 
     def _embeddings(self, late: Late) -> Float[Tensor, "step batch late d_model"]:
         """What enters the first block in each run."""

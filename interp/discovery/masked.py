@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.budget import check_bytes
 from interp.discovery.walk import Walk
-from interp.errors import ConfigError, ShapeError
+from interp.errors import ConfigError, ShapeError, describe
 from interp.indices import chosen_indices
 from interp.interventions import Index
 from interp.model import EdgeGraph
@@ -33,6 +33,7 @@ from interp.patching import (
     Settings,
     Source,
     Writes,
+    check_model,
     check_reactions,
     read_points,
     written_points,
@@ -114,6 +115,7 @@ class EdgeRuns:
 
         Raises as `patching.sweep`; `ConfigError` for norms on the stream itself, whose writes do not add up.
         """
+        check_model(model)
         check_reactions(norms=norms)
         if ablation is not None:
             corrupted = ablation
@@ -176,11 +178,12 @@ class EdgeRuns:
         first = differs.int().argmax(dim=1) if causal else torch.zeros_like(differs[:, 0], dtype=torch.long)
         return torch.where(differs.any(dim=1), first, self.n_pos).tolist()
 
-    def groups(self, bytes_of_position: int, together: bool = False) -> Iterator[Late]:
+    def groups(self, bytes_of_position: int, bytes_of_prompt: int = 0, together: bool = False) -> Iterator[Late]:
         """The prompts whose runs differ, those with the same start together, and as many at once as the budget takes.
 
         Args:
             bytes_of_position: what each late position of a prompt takes.
+            bytes_of_prompt: what a prompt takes beside.
             together: all prompts at once, those whose runs are the same too, from the first position on at which any
                 of them differs.
 
@@ -190,8 +193,9 @@ class EdgeRuns:
         if first == self.n_pos:
             return
         prompts = list(range(len(self.starts)))
-        n_least = (len(prompts) if together else 1) * (self.n_pos - first)
-        check_bytes(self.measured.settings.max_bytes, n_least * bytes_of_position, f"a run of {n_least} positions")
+        least = len(prompts) if together else 1
+        needed = least * ((self.n_pos - first) * bytes_of_position + bytes_of_prompt)
+        check_bytes(self.measured.settings.max_bytes, needed, f"a run of {least * (self.n_pos - first)} positions")
         if together:
             yield Late(prompts, first)
             return
@@ -200,7 +204,8 @@ class EdgeRuns:
             by_start.setdefault(start, []).append(prompt)
         for start, prompts in sorted(by_start.items()):
             if start < self.n_pos:
-                most = self.measured.settings.max_bytes // (bytes_of_position * (self.n_pos - start))
+                of_prompt = bytes_of_position * (self.n_pos - start) + bytes_of_prompt
+                most = self.measured.settings.max_bytes // of_prompt
                 for i in range(0, len(prompts), most):
                     yield Late(prompts[i : i + most], start)
 
@@ -237,12 +242,11 @@ class EdgeRuns:
         masks = self._checked(masks)
         values = self.measured.baseline[:, None].repeat(1, len(masks), 1)
         waiting = masks.flatten(1).any(dim=1).nonzero()[:, 0]
-        most = max(1, self.measured.settings.max_bytes // max(1, self._bytes_of_row() * self._most_late()))
+        of_run = self._bytes_of_row() * self._most_late() + self.runs.base.final.nbytes
+        most = min(len(masks), max(1, self.measured.settings.max_bytes // of_run))
         for part in waiting.split(most) if len(waiting) else ():
-            final = self.stream(masks[part])
-            for of_metric, plan in zip(values, self.measured.plans, strict=True):
-                for i, stream in zip(part.tolist(), final, strict=True):
-                    of_metric[i] = self.runs.whole_run(plan, stream, self.norms)
+            for i, stream in zip(part.tolist(), self.stream(masks[part]), strict=True):
+                values[:, i] = self.measured.of_run(stream, self.norms)
         return values
 
     def stream(self, masks: Float[Tensor, "mask reader writer"]) -> Float[Tensor, "mask batch pos d_model"]:
@@ -312,9 +316,9 @@ class EdgeRuns:
 
     def _checked(self, masks: Tensor) -> Float[Tensor, "mask reader writer"]:
         wanted = (len(self.graph.readers), len(self.graph.writers))
-        if masks.ndim != 3 or tuple(masks.shape[1:]) != wanted:
+        if not isinstance(masks, Tensor) or masks.ndim != 3 or tuple(masks.shape[1:]) != wanted:
             raise ShapeError(f"masks are [mask, reader, writer] = [any, {wanted[0]}, {wanted[1]}], not "
-                             f"{tuple(masks.shape)}")  # fmt: skip
+                             f"{describe(masks)}")  # fmt: skip
         return masks.to(self.runs.base.final.device, wide(self.runs.base.final.dtype))
 
     def _most_late(self) -> int:

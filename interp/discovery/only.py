@@ -12,7 +12,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.discovery.subgraph import Subgraph
+from interp.discovery.subgraph import Subgraph, check_subgraph
 from interp.errors import ConfigError, HookNotFoundError, ShapeError, describe
 from interp.interventions import ADDRESS, Intervention, Mean, Patch, Resample, Zero
 from interp.model import ActivationCache, EdgeGraph, HookPair, HookPoint, RunHook, Span
@@ -65,6 +65,7 @@ class OnlyCircuit:
 
     def hooks(self, model: "HookedTransformer") -> list[HookPair]:
         """The hooks that carry it out."""
+        check_subgraph("circuit", self.circuit)
         self.circuit.check_fits(model)
         outside = self.circuit.graph.edge_mask() & ~self.circuit.mask
         return masked_edges(model, outside.to(torch.float64), self.corrupted, self.attention_mask)

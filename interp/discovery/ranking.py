@@ -1,6 +1,7 @@
 """Scores of edges as a matrix in the order of their graph, and which of them counts for more."""
 
 import heapq
+import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -98,7 +99,7 @@ def ranked(scores: "xarray.DataArray", by: RankBy) -> tuple[EdgeGraph, Float[Ten
     check_choice("by", by, get_args(RankBy))
     graph, matrix = score_matrix(scores)
     values = matrix[graph.edge_mask()]
-    return graph, values.abs() if by == "absolute" else values * _towards_other(scores.attrs)
+    return graph, values.abs() if by == "absolute" else values * _towards_other(scores)
 
 
 def best_places(values: Float[Tensor, "edge"], n: int) -> np.ndarray:
@@ -114,7 +115,7 @@ def is_signed(scores: "xarray.DataArray") -> bool:
 def importance(scores: "xarray.DataArray") -> tuple[EdgeGraph, Float[Tensor, "reader writer"]]:
     """Scores with the sign by which "signed" ranks; sizes, which have none, as they are. Raises as `ranked`."""
     graph, matrix = score_matrix(scores)
-    return graph, matrix * _towards_other(scores.attrs) if is_signed(scores) else matrix
+    return graph, matrix * _towards_other(scores) if is_signed(scores) else matrix
 
 
 def labelled(
@@ -128,19 +129,24 @@ def labelled(
     return xarray.DataArray(matrix.detach().cpu().numpy(), coords, DIMS, "effect", about)
 
 
-def _towards_other(about: dict[str, Any]) -> int:
+def _towards_other(scores: "xarray.DataArray") -> int:
     """The sign of a score that moves the metric towards the other run."""
+    about = scores.attrs
     if (method := about.get("method")) in UNSIGNED:
         raise ConfigError(f"by = 'signed': scores of method {method!r} are sizes, without a sign; allowed: 'absolute'")
     if about.get("values") in ("fraction", IMPORTANCE):
         return 1
     base, target = about.get("baseline"), about.get("target")
     if base is not None and target is not None:
-        pairs = zip(base, target, strict=True) if isinstance(base, list | tuple) else [(base, target)]
-        rises = {there > here for here, there in pairs}
+        # A file makes arrays of lists.
+        ends = dict(enumerate(zip(np.ravel(base).tolist(), np.ravel(target).tolist(), strict=True)))
+        if "metric" in scores.coords and scores["metric"].size == 1:  # one of several
+            names = json.loads(about.get("metrics", "[]"))
+            ends = {i: ends[i] for i, name in enumerate(names) if name == scores["metric"].item()} or ends
+        rises = {there > here for here, there in ends.values()}
         if len(rises) > 1:
-            raise ConfigError("by = 'signed': the other run has more of one metric and less of another, and attrs does "
-                              "not say which of them these scores are of; score one metric")  # fmt: skip
+            raise ConfigError("by = 'signed': the other run has more of one metric and less of another, and scores do "
+                              f"not say of which they are; take one: {WAYS_OUT['metric']}")  # fmt: skip
         return 1 if rises.pop() else -1
     if about.get("direction") not in ("noising", "denoising"):
         raise ConfigError('by = \'signed\': scores does not say, attrs["direction"], whether "noising" or "denoising"')

@@ -18,7 +18,7 @@ from interp.errors import ConfigError, check_choice, describe
 from interp.indices import check_count
 from interp.keywords import known_keywords
 from interp.metrics import KLDivergence
-from interp.patching import Metrics, Source
+from interp.patching import Metrics, Source, check_model
 from interp.results import Axis, as_array
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def edge_scores(
         HookNotFoundError: an unknown reader or writer.
         ShapeError, TokenError, CacheError, CheckpointError: as `patching.sweep`.
     """
+    check_model(model)
     check_choice("method", method, get_args(MethodName))
     check_choice("include", include, get_args(PathEnd))
     steps = check_count("steps", steps, least=1)
@@ -148,6 +149,7 @@ def node_scores(
 
     Raises as `edge_scores`.
     """
+    check_model(model)
     settings, of_runs = split_options(options)
     both = NodeEstimates.points(model)
     runs = EdgeRuns.of(model, corrupted, clean, metric, settings, also=points_of_changes(model), both=both, **of_runs)
@@ -165,7 +167,10 @@ def node_scores(
 def _numbers(what: str, names: Sequence[str] | None, n: int, number: Any) -> list[int]:
     if names is None:
         return list(range(n))
-    given = [names] if isinstance(names, str) else list(names)
+    try:
+        given = [names] if isinstance(names, str) else list(names)
+    except TypeError:
+        raise ConfigError(f"{what} = {describe(names)}; allowed: a list of names, or None for all") from None
     found = [number(name) for name in given]
     if not found or len(set(found)) < len(found):
         raise ConfigError(f"{what} = {describe(names)} names nothing, or something twice")

@@ -101,11 +101,11 @@ def _of_prompts(scores: "xarray.DataArray", by: RankBy) -> tuple[EdgeGraph, Floa
             f"scores of {n} prompts; allowed: {LEAST_PROMPTS} or more. Of one prompt every draw is the same, and two "
             "can only be drawn alone or together, which says nothing about others"
         )
+    check_choice("by", by, get_args(RankBy))
     several = [scores.isel(prompt=i, drop=True) for i in range(n)]
     if by == "signed":
         graphs, rows = zip(*(ranked(one, by) for one in several), strict=True)
     else:
-        check_choice("by", by, get_args(RankBy))
         graphs, matrices = zip(*map(score_matrix, several), strict=True)
         rows = [matrix[graphs[0].edge_mask()] for matrix in matrices]
     return graphs[0], torch.stack([*rows])

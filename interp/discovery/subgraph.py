@@ -59,6 +59,9 @@ class Subgraph:
     found_by: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        for name, kind in {"graph": EdgeGraph, "packed": bytes, "found_by": str}.items():
+            if not isinstance(given := getattr(self, name), kind):
+                raise ConfigError(f"{name} = {describe(given)}; allowed: {kind.__name__}")
         n = self.graph.n_edges
         surplus = 0 if not self.packed else self.packed[-1] & ((1 << -n % 8) - 1)
         if len(self.packed) != -(-n // 8) or surplus:
@@ -136,6 +139,10 @@ class Subgraph:
         graph = graph_of(model)
         if isinstance(names, str):
             raise HookNotFoundError(f"names = {describe(names)}; allowed: a list of edges, such as [{names!r}]")
+        try:
+            names = list(names)
+        except TypeError:
+            raise HookNotFoundError(f"names = {describe(names)}; allowed: a list of edges") from None
         return cls._of_places(graph, [_place(graph, name) for name in names], found_by)
 
     @classmethod
@@ -143,10 +150,10 @@ class Subgraph:
         """The edges where a mask is true. Raises `ShapeError` for another shape or dtype, or truth where no edge is."""
         graph = graph_of(model)
         shape = (len(graph.readers), len(graph.writers))
-        mask = torch.as_tensor(mask).cpu()
-        if mask.dtype != torch.bool or tuple(mask.shape) != shape:
+        mask = torch.from_numpy(mask) if isinstance(mask, np.ndarray) and mask.dtype == bool else mask
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
             raise ShapeError(f"mask is {describe(mask)}; allowed: truth values [reader, writer] = {shape}")
-        there = graph.edge_mask()
+        mask, there = mask.cpu(), graph.edge_mask()
         if wrong := (mask & ~there).nonzero().tolist():
             reader, writer = graph.readers[wrong[0][0]], graph.writers[wrong[0][1]]
             raise ShapeError(f"mask is true for {writer} -> {reader}, which is no edge")
@@ -336,6 +343,12 @@ class Subgraph:
     def __repr__(self) -> str:
         found = f", found by {self.found_by}" if self.found_by else ""
         return f"Subgraph({len(self):,} of {self.graph.n_edges:,} edges, {len(self.nodes)} components{found})"
+
+
+def check_subgraph(name: str, given: object) -> None:
+    """Raise `ConfigError` unless it is a subgraph."""
+    if not isinstance(given, Subgraph):
+        raise ConfigError(f"{name} = {describe(given)}; allowed: a Subgraph, such as Subgraph.top makes")
 
 
 def _n_scored(values: Tensor) -> int:

@@ -29,7 +29,13 @@ READ_HEADS = "mask head batch late d_model, head d_model d_head -> mask batch la
 
 
 class Rule:
-    """How gradients flow back: as they are. `interp.discovery.gradients.GradientInteractions` changes them."""
+    """How gradients flow back: as they are. `interp.discovery.gradients.GradientInteractions` changes them.
+
+    Attributes:
+        detached_scales: whether none flows through the scales of norms; `norm` has to agree.
+    """
+
+    detached_scales = False
 
     def softmax(self, scores: Float[Tensor, "*axes key_pos"]) -> Float[Tensor, "*axes key_pos"]:
         """A softmax over keys."""
@@ -201,11 +207,12 @@ class Walk:
         return self._normed(f"blocks.{layer}.ln2_post", block.ln2_post, out)
 
     def _neurons(self, layer: int, block: Block, read: Float[Tensor, "mask batch late d_model"]) -> Tensor:
-        flat = read.flatten(0, 1)
-        if not (self.cfg.norms_neurons and self.norms == "frozen"):
+        flat, frozen = read.flatten(0, 1), self.norms == "frozen"
+        if not self.cfg.norms_neurons or not (frozen or self.rule.detached_scales):
             return block.mlp(flat).unflatten(0, read.shape[:2])
-        scale = self._repeated(self.late(f"blocks.{layer}.mlp.ln.hook_scale"), len(flat))
-        with self.model.hooks(fwd_hooks=[(f"blocks.{layer}.mlp.ln.hook_scale", lambda x, hook: scale)]):
+        name = f"blocks.{layer}.mlp.ln.hook_scale"
+        kept = self._repeated(self.late(name), len(flat)) if frozen else None
+        with self.model.hooks(fwd_hooks=[(name, lambda x, hook: x.detach() if kept is None else kept)]):
             return block.mlp(flat).unflatten(0, read.shape[:2])
 
     def _normed(self, name: str, norm: Norm, x: Tensor, heads: slice | None = None) -> Tensor:

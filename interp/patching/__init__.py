@@ -18,6 +18,7 @@ from interp.patching.pairs import (
     Reaction,
     Source,
     at_positions,
+    check_model,
     check_reactions,
 )
 from interp.patching.path_sweeps import path_sweep
@@ -50,6 +51,7 @@ __all__ = [
     "Writes",
     "at_positions",
     "budget_of_rows",
+    "check_model",
     "check_reactions",
     "heads_write",
     "measure_rows",

@@ -1,5 +1,6 @@
 """Metrics on a pair of runs: the values between which effects lie, and effects as results."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -55,14 +56,19 @@ class Measurement:
         names = list(metric) if isinstance(metric, Mapping) else None
         metrics = [as_metric(one) for one in (metric.values() if isinstance(metric, Mapping) else [metric])]
         plans = [one.plan(runs.judged) for one in metrics]
-        baseline = torch.stack([runs.whole_run(plan, runs.base.final) for plan in plans])
+        baseline = torch.stack([runs.whole_run(plan, runs.base.final, settings.max_bytes) for plan in plans])
         target = None
         if runs.final is not None:
-            target = torch.stack([runs.whole_run(plan, runs.final) for plan in plans])
+            target = torch.stack([runs.whole_run(plan, runs.final, settings.max_bytes) for plan in plans])
             gap = (target - baseline).mean(dim=1)
             if settings.normalize and not (gap.abs() > 1e-6 * (1 + target.abs().mean(dim=1))).all():
                 raise ConfigError(f"normalize = True, but both prompts give the same metric, {_means(baseline)}")
         return cls(runs, settings, metrics, names, plans, baseline, target)
+
+    def of_run(self, final: Float[Tensor, "batch pos d_model"], norms: Reaction = "live") -> Tensor:
+        """The metrics of one run of all prompts, [metric, batch], from its last stream."""
+        runs, budget = self.runs, self.settings.max_bytes
+        return torch.stack([runs.whole_run(plan, final, budget, norms) for plan in self.plans])
 
     def keys(self) -> list[Any]:
         """What is measured, in words that mean the same in another process. Raises `ConfigError`."""
@@ -80,6 +86,8 @@ class Measurement:
             "baseline": _means(self.baseline),
             "model": runs.base.model.weights_hash(),
         }
+        if self.names is not None:
+            attrs["metrics"] = json.dumps(self.names)  # of which baseline and target are; files hold no lists of text
         return attrs if self.target is None else attrs | {"target": _means(self.target)}
 
     def result(
@@ -128,12 +136,9 @@ def measure_rows(
             for cell, stream in streams.items():
                 of_metric[:, cell] = runs.measure(plan, stream, prompts, norms)
             continue
-        # The metrics hold up to eight tensors as large as the logits: these, in float32, normalised, exponentiated,
-        # multiplied with a reference's, and what these steps leave behind until they return.
-        logits = plan.positions.shape[1] * runs.base.model.cfg.d_vocab_out * base.element_size()
-        at_once = max(1, measured.settings.max_bytes // (8 * logits))
+        most = max(1, measured.settings.max_bytes // runs.bytes_of_logits(plan))
         for rows in groups:
-            stream = _at_read(rows, base, plan)
+            stream, at_once = _at_read(rows, base, plan), min(len(rows.cells), most)
             for cells, part in zip(rows.cells.split(at_once), stream.split(at_once), strict=True):
                 prompts = torch.full_like(cells, rows.prompt)
                 of_metric[rows.prompt, cells] = runs.measure(plan, part, prompts, norms)

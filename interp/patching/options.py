@@ -3,10 +3,10 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from interp.budget import GIGABYTE, check_bytes
-from interp.errors import ConfigError, describe
+from interp.errors import ConfigError, check_choice, describe
 from interp.patching.pairs import PatchDirection
 from interp.results import check_confidence
 from interp.text import AttentionMask
@@ -71,9 +71,11 @@ class Settings:
     def of(cls, options: Mapping[str, Any]) -> "Settings":
         """The options of a call, whose names `known_keywords` has checked. Raises `ConfigError` for a wrong value."""
         settings = cls(**options)
+        if settings.direction is not None:
+            check_choice("direction", settings.direction, get_args(PatchDirection))
         check_confidence(settings.confidence)
         check_bytes(settings.max_bytes)
-        for name in ("effects", "normalize", "per_prompt"):
+        for name in ("effects", "normalize", "per_prompt", "progress"):
             if not isinstance(given := getattr(settings, name), bool):
                 raise ConfigError(f"{name} = {describe(given)}; allowed: True or False")
         if not isinstance(settings.checkpoint, str | os.PathLike | None):

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, check_choice, describe, did_you_mean
+from interp.config import TransformerConfig
+from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, check_choice, describe
 from interp.interventions import ADDRESS, Intervention, Patch
 from interp.metrics import JudgedRun, MetricPlan
 from interp.model import ActivationCache
@@ -40,6 +41,12 @@ def check_reactions(**given: str) -> None:
         check_choice(name, value, get_args(Reaction))
 
 
+def check_model(model: object) -> None:
+    """Raise `ConfigError` unless it is a model of this package, compiled or not."""
+    if not isinstance(getattr(model, "cfg", None), TransformerConfig) or not hasattr(model, "hook_points"):
+        raise ConfigError(f"model = {describe(model)}; allowed: a HookedTransformer")
+
+
 @dataclass(frozen=True, eq=False)
 class PromptPair:
     """What runs, and what is written into it.
@@ -66,6 +73,7 @@ class PromptPair:
         attention_mask: AttentionMask | None,
     ) -> "PromptPair":
         """Check the two and say which is which. Raises as `patching.sweep` does."""
+        check_model(model)
         hooked = [point.name for point in model.hook_points.values() if point.hooks]
         if hooked:
             raise ConfigError(f"the model has hooks, at {hooked[0]!r} first; patched runs take none: leave the with "
@@ -74,10 +82,7 @@ class PromptPair:
             raise ConfigError("n_layers = 0: this model has no layer to patch")
         if direction is None:
             direction = "noising" if isinstance(corrupted, Intervention) else "denoising"
-        if direction not in ROLES:
-            raise ConfigError(
-                f"direction = {direction!r}; allowed: 'denoising' or 'noising'{did_you_mean(direction, ROLES)}"
-            )
+        check_choice("direction", direction, get_args(PatchDirection))
         runs, written = ROLES[direction]
         run, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
         if isinstance(run, ActivationCache | Intervention):
@@ -256,11 +261,29 @@ class PairRuns:
         return plan.score(at_least_float32(logits), prompts)
 
     def whole_run(
-        self, plan: MetricPlan, final: Float[Tensor, "batch pos d_model"], norms: Reaction = "live"
+        self,
+        plan: MetricPlan,
+        final: Float[Tensor, "batch pos d_model"],
+        max_bytes: int,
+        norms: Reaction = "live",
     ) -> Float[Tensor, "batch"]:
-        """The metric of one run of all prompts, from its last stream."""
+        """The metric of one run of all prompts, from its last stream; of as many at once as the budget takes."""
         prompts = torch.arange(len(final), device=final.device)
-        return self.measure(plan, at_positions(final, plan.positions), prompts, norms)
+        streams = at_positions(final, plan.positions)
+        if plan.whole_batch:
+            return self.measure(plan, streams, prompts, norms)
+        at_once = min(len(final), max(1, max_bytes // self.bytes_of_logits(plan)))
+        parts = zip(streams.split(at_once), prompts.split(at_once), strict=True)
+        return torch.cat([self.measure(plan, part, of, norms) for part, of in parts])
+
+    def bytes_of_logits(self, plan: MetricPlan) -> int:
+        """What a metric takes of one run of one prompt.
+
+        That is up to eight tensors as large as the logits that it reads: these, in float32, normalised, exponentiated,
+        multiplied with a reference's, and what these steps leave behind until they return.
+        """
+        n_tokens = self.base.model.cfg.d_vocab_out if plan.tokens is None else plan.tokens.shape[1]
+        return 8 * plan.positions.shape[1] * n_tokens * max(4, self.base.final.element_size())
 
 
 def at_positions(stream: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, "batch read"]) -> Tensor:

@@ -126,9 +126,8 @@ def _measure_senders(
         for group in groups:
             cells = torch.tensor([senders.index(sender) for sender in group])
             final = sender_runs.final(group)  # [sender batch pos d_model]
-            for of_metric, plan in zip(values, measured.plans, strict=True):
-                for cell, stream in zip(cells, final, strict=True):
-                    of_metric[:, cell] = measured.runs.whole_run(plan, stream, sender_runs.norms)
+            for cell, stream in zip(cells, final, strict=True):
+                values[:, :, cell] = measured.of_run(stream, sender_runs.norms)
             file.keep("senders", cells)
             advance(1)
 

@@ -72,7 +72,7 @@ def path_tree(
     runs = pair.run(written_points(model), read_points(model), settings.normalize)
     measured = Measurement.of(runs, metric, settings)
     final = runs.base.final + _TreeRun(runs, norms).change(tree)
-    values = torch.stack([runs.whole_run(plan, final, norms) for plan in measured.plans])
+    values = measured.of_run(final, norms)
     about = {
         "granularity": "paths",
         "paths": "; ".join(" -> ".join(path) for path in paths),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError
+from interp.errors import ConfigError, describe
 from interp.text import token_strings
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ def _index(indices: list[int] | list[str]) -> object:
 
 def check_confidence(confidence: float) -> None:
     """Raises `ConfigError` for one that is none."""
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence = {confidence}; allowed: above 0 and below 1, such as 0.95")
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
+        raise ConfigError(f"confidence = {describe(confidence)}; allowed: above 0 and below 1, such as 0.95")
 
 
 def t_quantile(probability: float, degrees: int) -> float:

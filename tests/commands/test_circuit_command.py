@@ -147,6 +147,7 @@ def test_exact_effects_need_no_probe_and_go_on_from_a_file(
 def test_sizes_without_a_sign_and_the_other_direction_are_said(checkpoint: str, here: Path):
     done = run("circuit", "--model", checkpoint, *PAIR, "--method", "combined", "--direction", "denoising", "--n", "9")
     assert "Estimates (combined, sizes without a sign)" in done.output
+    assert "estimate of its size" in done.output and all(row[1][0].isdigit() for row in rows(done.output)[:10])
     first, *_ = done.output.splitlines()
     assert "on the corrupted prompt, " in first and first.endswith("on the clean one")
 

@@ -1,6 +1,5 @@
-"""ACDC: the same edges as its plain loop finds, exactly the edges of hand-built circuits, and its two known limits."""
+"""ACDC: the same edges as its plain loop, and its two known limits; `test_gallery_edges.py` has the gallery."""
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from grid import GRID, SEED, build, config
 from torch import Tensor
 
 from circuits import Circuit, copy, match, shift
-from circuits.gallery import entry
 from interp import CheckpointError, ConfigError, HookedTransformer, ShapeError, discovery
 from interp.discovery import OnlyCircuit, Subgraph
 from interp.discovery.masked import EdgeRuns
@@ -82,7 +80,12 @@ def threshold_of(model: HookedTransformer, corrupted: Tensor, clean: Tensor, sha
 # ---------------------------------------------------------------------- equal to the plain loop
 
 
-@pytest.mark.parametrize("name", ["learned_ln", "rotary_rms_gated_grouped", "parallel_no_norm_one_key", "gemma_like"])
+OTHERS = ["learned_ln", "rotary_rms_gated_grouped", "gemma_like"]
+
+
+@pytest.mark.parametrize(
+    "name", ["parallel_no_norm_one_key", *(pytest.param(name, marks=pytest.mark.apart) for name in OTHERS)]
+)
 def test_it_finds_what_the_plain_loop_finds_whatever_the_threshold_and_the_batch(name: str):
     model = small(name)
     corrupted, clean = prompts(model)
@@ -97,6 +100,7 @@ def test_it_finds_what_the_plain_loop_finds_whatever_the_threshold_and_the_batch
     assert len(sizes) == 2 and max(sizes) < EdgeGraph.of(model).n_edges  # the thresholds decide
 
 
+@pytest.mark.apart
 def test_a_divergence_decides_by_how_much_it_grows_and_other_metrics_by_how_far_they_move():
     model = small()
     corrupted, clean = prompts(model)
@@ -107,6 +111,7 @@ def test_a_divergence_decides_by_how_much_it_grows_and_other_metrics_by_how_far_
         assert acdc(model, corrupted, clean, metric, threshold=0.01, change=change) == expected
 
 
+@pytest.mark.apart
 def test_other_orders_of_writers_are_those_of_the_plain_loop_or_seeded():
     model = small()
     corrupted, clean = prompts(model)
@@ -118,16 +123,19 @@ def test_other_orders_of_writers_are_those_of_the_plain_loop_or_seeded():
     assert "shuffled" in shuffled[0].found_by
 
 
+@pytest.mark.apart
 def test_what_is_written_in_place_of_dropped_edges_can_be_zero_or_a_mean():
     model = small("rotary_rms_gated_grouped")
     corrupted, clean = prompts(model)
     _, cache = model.run_with_cache(corrupted)
     for ablation in (Zero(), Mean(cache)):
         expected = plain_loop(model, ablation, clean, METRIC, 0.05, grows=False)
-        assert acdc(model, ablation, clean, METRIC, threshold=0.05) == expected
-        assert type(ablation).__name__ in acdc(model, ablation, clean, METRIC, threshold=0.05).found_by
+        found = acdc(model, ablation, clean, METRIC, threshold=0.05)
+        assert found == expected
+        assert type(ablation).__name__ in found.found_by
 
 
+@pytest.mark.apart
 def test_denoising_drops_edges_of_the_corrupted_run():
     model = small()
     corrupted, clean = prompts(model)
@@ -152,6 +160,7 @@ def test_what_leads_nowhere_is_dropped_without_a_run(monkeypatch: pytest.MonkeyP
     assert f"in {sum(asked)} runs" in found.found_by
 
 
+@pytest.mark.apart
 def test_heads_that_nothing_reads_move_a_bias_that_passes_their_norm():
     model = small("gemma_like", seed=33)  # of which heads of the last layer matter by that alone
     corrupted, clean = prompts(model, 33)
@@ -166,23 +175,6 @@ def test_heads_that_nothing_reads_move_a_bias_that_passes_their_norm():
 
 
 # ---------------------------------------------------------------------- hand-built circuits
-
-
-def found_in_the_gallery(name: str, threshold: float = 1e-3, n_texts: int = 32) -> tuple[set[str], set[str]]:
-    """The edges that ACDC finds in a compiled circuit with zeros in place of writes, and those that are declared.
-
-    With half as many texts some edges of backoff make no difference in any of them.
-    """
-    circuit = entry(name).build()
-    texts = random.Random(0).sample(list(entry(name).inputs()), n_texts)
-    found = acdc(circuit.compile(), Zero(), texts, KLDivergence(pos=None), threshold=threshold)
-    return set(found.names), {edge["name"] for *_, edge in circuit.edges().edges(data=True)}
-
-
-def test_it_finds_exactly_the_edges_of_circuits_of_the_gallery():
-    for name in ("induction", "induction_latest", "backoff", "skip_1", "sort"):
-        found, declared = found_in_the_gallery(name)
-        assert found == declared, name
 
 
 def two_heads_that_stand_in_for_each_other() -> Circuit:
@@ -217,6 +209,7 @@ class Interrupted(Exception):
     pass
 
 
+@pytest.mark.apart
 def test_a_search_goes_on_from_its_file_with_any_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = small()
     corrupted, clean = prompts(model)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from by_hand import ByHand
-from gallery_tasks import METHODS
 from small import ARCHITECTURES, METRIC, MORE, SEPARATE, edge_runs, scores_of, small_model, small_pair
 from torch import Tensor
 
@@ -16,6 +15,10 @@ from interp import HookedTransformer
 from interp.discovery import EdgeRuns, MethodName, edge_scores
 from interp.interventions import Mean, Zero
 from interp.metrics import LogitDifference
+
+CHECKED = ["one kv head", "RMS, gated, rotary", "norms on both sides"]
+KINDS = [pytest.param(name, marks=[] if name in CHECKED else pytest.mark.apart) for name in MORE]
+"""All architectures, of which few where shapes are checked."""
 
 # ---------------------------------------------------------------------------------------------- saturation
 
@@ -124,6 +127,7 @@ def test_six_methods_on_fixed_models_give_the_known_sums(name: str):
         assert float(np.nansum(np.abs(scores))) == pytest.approx(expected, abs=2e-10), method
 
 
+@pytest.mark.apart
 def test_methods_equal_whole_runs_with_hooks_on_every_architecture_and_ablation():
     for seed, name in enumerate(MORE, start=1):
         model, (corrupted, clean) = small_model(MORE[name], seed), small_pair(seed, 2, 4, same=seed % 3)
@@ -132,7 +136,7 @@ def test_methods_equal_whole_runs_with_hooks_on_every_architecture_and_ablation(
         other: Any = {"resample": corrupted, "zero": Zero()}.get(ablation)
         other = Mean(model.run_with_cache(clean)[1]) if other is None else other
         for method in SEPARATE:
-            steps: dict[str, Any] = {"steps": 3} if method.endswith("ig") else {}
+            steps: dict[str, Any] = {"steps": 2} if method.endswith("ig") else {}
             found = scores_of(model, other, clean, method, **steps)
             expected = getattr(by_hand, method)(**steps).numpy()
             assert np.allclose(found, expected, atol=1e-10, rtol=1e-9, equal_nan=True), (name, ablation, method)
@@ -157,7 +161,7 @@ def gradient(runs: EdgeRuns, mask: Tensor) -> Tensor:
     return torch.stack(found).masked_fill(~runs.graph.edge_mask(), math.nan)
 
 
-@pytest.mark.parametrize("name", list(MORE))
+@pytest.mark.parametrize("name", KINDS)
 def test_a_mask_of_zeros_is_the_run_as_it_is_to_the_bit_and_one_of_ones_the_other_run(name: str):
     for seed in (1, 2):
         model, (corrupted, clean) = small_model(MORE[name], seed), small_pair(seed, same=seed)
@@ -170,7 +174,7 @@ def test_a_mask_of_zeros_is_the_run_as_it_is_to_the_bit_and_one_of_ones_the_othe
         assert float((runs.stream(rows(runs, 1))[0] - other).abs().max()) < 1e-12
 
 
-@pytest.mark.parametrize("name", list(MORE))
+@pytest.mark.parametrize("name", KINDS)
 def test_the_gradient_in_the_mask_is_eap_at_0_and_nothing_but_embeds_at_1(name: str):
     model, (corrupted, clean) = small_model(MORE[name], 3), small_pair(3, same=1)
     runs = edge_runs(model, corrupted, clean)
@@ -182,7 +186,7 @@ def test_the_gradient_in_the_mask_is_eap_at_0_and_nothing_but_embeds_at_1(name: 
     assert float(at_the_other[:, :, 0].abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("name", list(MORE))
+@pytest.mark.parametrize("name", KINDS)
 def test_eap_of_all_that_reads_a_writer_is_attribution_patching_of_the_node(name: str):
     model, (corrupted, clean) = small_model(MORE[name], 4), small_pair(4)
     scores = scores_of(model, corrupted, clean, "eap")
@@ -202,10 +206,11 @@ def test_eap_of_all_that_reads_a_writer_is_attribution_patching_of_the_node(name
         assert np.allclose(np.nansum(scores[:, :, number], axis=1), expected.detach(), atol=1e-12), str(writer)
 
 
+@pytest.mark.apart
 def test_equal_prompts_give_0_everywhere():
     for fields in MORE.values():
         model, (_, clean) = small_model(fields, 5), small_pair(5)
-        for method in METHODS:
+        for method in SEPARATE:
             with pytest.warns(UserWarning, match="both runs are the same"):
                 scores = scores_of(model, clean, clean, method)
             assert not np.nan_to_num(scores).any() and np.isfinite(scores).any()
@@ -219,6 +224,7 @@ def test_without_norms_estimates_of_edges_to_the_logits_are_exact():
         assert np.allclose(scores_of(model, corrupted, clean, method)[:, -1], exact[:, -1], atol=1e-12), method
 
 
+@pytest.mark.apart
 def test_with_norms_local_alone_is_exact_on_edges_to_the_logits():
     for name, fields in ARCHITECTURES.items():
         model, (corrupted, clean) = small_model(fields, 7), small_pair(7)
@@ -243,7 +249,7 @@ def integrated(runs: EdgeRuns, edge: str, panels: int) -> float:
     return float(slopes @ weights.repeat(panels)) / (2 * panels)
 
 
-@pytest.mark.parametrize("name", list(MORE))
+@pytest.mark.parametrize("name", KINDS)
 def test_the_gradient_along_one_edges_mask_adds_up_to_its_exact_effect(name: str):
     model, (corrupted, clean) = small_model(MORE[name], 8), small_pair(8)
     runs = edge_runs(model, corrupted, clean)

@@ -27,6 +27,7 @@ def test_an_exact_score_is_what_leaving_one_edge_out_does():
         assert_close(change, torch.tensor(float(scores.sel(reader=reader, writer=writer)), dtype=torch.float64))
 
 
+@pytest.mark.apart
 def test_scores_of_every_kind_make_circuits_files_and_figures():
     metrics = {"difference": METRIC, "divergence": KLDivergence()}
     several = edge_scores(MODEL, CORRUPTED, CLEAN, metrics, "eap_ig", probe=0, progress=False)
@@ -43,10 +44,12 @@ def test_scores_of_every_kind_make_circuits_files_and_figures():
     for scores in (one, alone, zero, sizes):
         circuit = Subgraph.top(scores, 30)
         assert from_mib(MODEL, to_mib(circuit))[0] == Subgraph.from_json(circuit.to_json()) == circuit
-        assert f"of {scores.attrs['method']}" in str(figures.circuit(circuit, scores=scores).to_json())
+    drawn = figures.circuit(Subgraph.top(sizes, 10), scores=sizes)
+    assert "of combined" in str(drawn.to_json())
     assert Subgraph.top(one, 3).found_by == "top(3, by='absolute') of eap_ig, difference, noising"
 
 
+@pytest.mark.apart
 def test_by_sign_those_edges_come_first_that_move_the_metric_to_the_other_runs():
     for direction in ("noising", "denoising"):
         for metric in (METRIC, LogitDifference((3, 4, 5), (1, 2, 0))):

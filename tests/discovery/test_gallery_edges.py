@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray
 from gallery_tasks import METHODS, Task, gallery_task
+from small import SEPARATE
 
 from interp.discovery import MethodName, acdc, auroc, edge_scores, hit, precision_recall
 from interp.interventions import Zero
@@ -23,19 +24,21 @@ def scored(task: Task, ablation: str, methods: Any = METHODS) -> dict[MethodName
     }
 
 
-def of_zero(names: list[str], rotate: int | None) -> dict[str, dict[MethodName, tuple[float, float]]]:
-    """AUROC and hits of every method, with zero ablation."""
+def of_zero(
+    names: list[str], rotate: int | None, methods: Any = METHODS
+) -> dict[str, dict[MethodName, tuple[float, float]]]:
+    """AUROC and hits of methods, with zero ablation."""
     found = {}
     for name in names:
         task = gallery_task(name, rotate=rotate)
-        scores = scored(task, "zero")
+        scores = scored(task, "zero", methods)
         found[name] = {m: (auroc(one, task.known), hit(one, scores["exact"], task.known)) for m, one in scores.items()}
     return found
 
 
 @pytest.mark.apart
 def test_methods_find_the_edges_of_circuits_in_the_order_of_what_they_see_and_in_any_basis():
-    declared, rotated = of_zero(NAMES, None), of_zero(ROTATED, 0)
+    declared, rotated = of_zero(NAMES, None), of_zero(ROTATED, 0, SEPARATE)
     for name, of_method in rotated.items():
         for method, found in of_method.items():
             assert found == pytest.approx(declared[name][method], abs=1e-12), (name, method)
@@ -61,13 +64,14 @@ def test_no_method_invents_an_edge():
         task = gallery_task(name)
         known = {edge for *_, edge in task.known.edges(data="name")}
         for ablation in ("zero", "mean", "resample"):
-            for method, scores in scored(task, ablation).items():
+            for method, scores in scored(task, ablation, SEPARATE).items():
                 flat = scores.stack(edge=("writer", "reader")).dropna("edge")
                 names = [f"{writer} -> {reader}" for writer, reader in flat["edge"].values]
                 others = flat.values[[edge not in known for edge in names]]
                 assert np.abs(others).max() < 1e-6 * np.abs(flat.values).max(), (name, ablation, method)
 
 
+@pytest.mark.apart
 def test_by_resampling_edges_that_carry_positions_alone_have_no_effect_and_by_zero_ablation_they_have():
     task = gallery_task("virtual_head")
     by_position = [(reader, "embed") for reader in ("L0H0.q", "L0H0.k", "L1H0.q", "L1H0.k")]

@@ -76,6 +76,7 @@ def test_no_edges_are_the_corrupted_run_and_all_edges_are_the_run_as_it_is(name:
         assert_close(alone(model, circuit, clean, clean), model(clean), 1e-12)
 
 
+@pytest.mark.apart
 def test_padded_prompts_are_run_as_they_are_alone():
     for name in ("learned_ln", "rotary_rms_gated_grouped", "gemma_like", "shortformer_rms_grouped"):
         model = build(config(GRID[name]), SEED)
@@ -90,6 +91,7 @@ def test_padded_prompts_are_run_as_they_are_alone():
         assert_close(logits[mask], by_engine(model, masked, corrupted, clean, attention_mask=mask)[0][mask])
 
 
+@pytest.mark.apart
 def test_zeros_means_and_other_prompts_stand_in_for_a_corrupted_run():
     for name in ("learned_ln", "partial_rotary_parallel", "qk_norm_grouped"):
         model = build(config(GRID[name]), SEED)

@@ -236,7 +236,7 @@ def test_a_threshold_keeps_what_counts_for_at_least_so_much():
         (
             lambda s: Subgraph.top(s.assign_attrs(baseline=[0.0, 1.0], target=[1.0, 0.0]), 3, by="signed"),
             ConfigError,
-            "score one metric",
+            "not say of which",
         ),
     ],
 )
