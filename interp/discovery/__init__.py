@@ -10,6 +10,22 @@
 | other run | what replaced edges carry: the corrupted prompt's run, or zeros, or a mean |
 | faithfulness | the share of what the model does that a circuit does alone: 1 is faithful, more is not better |
 | complete, minimal | nothing that stands in for the rest is missing, and no edge is there for nothing |
+| masked run | a run in which every edge carries the run as it is (mask 0), the other run (1), or what lies between |
+| probe | some edges patched exactly, which say how far an estimate is off |
+| dead end | an edge on no path from the embeddings to the logits; `Subgraph.pruned` leaves these out |
+
+| file, each standing on those before it | what it holds |
+|---|---|
+| `walk.py`, `masked.py` | the engine: blocks whose readers each have a stream, and the masked runs of a pair |
+| `changes.py`, `exact.py` | one component computed anew, and the exact effects of single edges |
+| `gradients.py`, `estimates.py` | gradients with respect to what readers read, and the estimates made of them |
+| `probe.py`, `scores.py` | estimates beside exact effects; `edge_scores` and `node_scores` |
+| `ranking.py`, `subgraph.py`, `exchange.py` | which scores count for more; circuits as values; their JSON |
+| `only.py` | `OnlyCircuit`, which stands on hooks alone and shares no arithmetic with the engine |
+| `circuit_runs.py` | runs of many circuits, and which differences between them are noise |
+| `faithfulness.py`, `completeness.py`, `stability.py` | how circuits are judged |
+| `acdc.py` | the search that drops edge after edge |
+| `calibration.py` | scores and circuits beside edges that are known |
 """
 
 from interp.discovery.acdc import acdc

@@ -84,8 +84,7 @@ def to_mib(circuit: Subgraph, scores: "xarray.DataArray | None" = None) -> str:
     """
     check_subgraph("circuit", circuit)
     graph = circuit.graph
-    if graph.attn_only:
-        raise ConfigError("attn_only = True: the leaderboard's graphs have an MLP in every layer")
+    _check_has_mlps(graph)
     mask = circuit.mask
     if scores is None:
         matrix = mask.to(torch.float64)
@@ -125,8 +124,7 @@ def from_mib(model: GraphLike, text: str, found_by: str = "") -> "tuple[Subgraph
     or values and disagree; `ConfigError` for a model without MLPs.
     """
     graph = graph_of(model)
-    if graph.attn_only:
-        raise ConfigError("attn_only = True: the leaderboard's graphs have an MLP in every layer")
+    _check_has_mlps(graph)
     about = _parsed(text)
     cfg, edges = about.get("cfg"), about.get("edges")
     if not isinstance(cfg, dict) or not isinstance(edges, dict):
@@ -153,6 +151,11 @@ def from_mib(model: GraphLike, text: str, found_by: str = "") -> "tuple[Subgraph
         matrix[place] = math.nan if score is None else score
     found_by = found_by or "leaderboard JSON"
     return Subgraph.of_mask(graph, mask, found_by), labelled(graph, matrix, {"method": found_by, "values": IMPORTANCE})
+
+
+def _check_has_mlps(graph: EdgeGraph) -> None:
+    if graph.attn_only:
+        raise ConfigError("attn_only = True: the leaderboard's graphs have an MLP in every layer")
 
 
 def _near(unknown: str, spelt: Iterable[str]) -> str:

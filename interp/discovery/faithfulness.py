@@ -230,8 +230,7 @@ def faithfulness_curve(
     """
     check_choice("ratio", ratio, get_args(Ratio))
     check_model(model)
-    graph = EdgeGraph.of(model)
-    curves = _Curves.of(graph, scores, fractions, ranking, by, check_seed(seed), model)
+    curves = _Curves.of(model, scores, fractions, ranking, by, check_seed(seed))
     runs = CircuitRuns.of(model, corrupted, clean, metric, options)
     ends = _ends(runs, ratio)
     there = [circuit for circuit in curves.circuits if circuit is not None]
@@ -262,19 +261,18 @@ class _Curves:
     @classmethod
     def of(
         cls,
-        graph: EdgeGraph,
+        model: "HookedTransformer",
         scores: "xarray.DataArray | Mapping[str, xarray.DataArray]",
         fractions: Sequence[int | float],
         ranking: Ranking,
         by: RankBy | Sequence[RankBy],
         seed: int,
-        model: "HookedTransformer",
     ) -> "_Curves":
         """Check what is asked, and make the circuits. Raises as `faithfulness_curve`."""
         check_choice("ranking", ranking, get_args(Ranking))
-        ranks, shares = _ranks(by), _fractions(fractions)
+        graph, ranks, shares = EdgeGraph.of(model), _ranks(by), _fractions(fractions)
         named = dict(scores) if isinstance(scores, Mapping) else {_name_of(scores): scores}
-        _check_scores(named, model, graph, shares[-1])
+        _check_scores(named, model, shares[-1])
         chosen = Subgraph.top if ranking == "top" else Subgraph.greedy
         sizes = [_n_of(share, graph) for share in shares]
         circuits: list[Subgraph | None] = []
@@ -346,10 +344,9 @@ def _name_of(scores: object) -> str:
     return str(getattr(scores, "attrs", {}).get("method", "scores"))
 
 
-def _check_scores(
-    named: Mapping[str, "xarray.DataArray"], model: "HookedTransformer", graph: EdgeGraph, most: float
-) -> None:
+def _check_scores(named: Mapping[str, "xarray.DataArray"], model: "HookedTransformer", most: float) -> None:
     """Raise unless scores are of this model, and of at least the share `most` of its edges."""
+    graph = EdgeGraph.of(model)
     if not named:
         raise ConfigError("scores = {}: at least one is needed")
     for name, scores in named.items():

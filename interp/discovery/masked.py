@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.budget import check_bytes
 from interp.discovery.walk import Walk
-from interp.errors import ConfigError, ShapeError, describe
+from interp.errors import ShapeError, describe
 from interp.indices import chosen_indices
 from interp.interventions import Index
 from interp.model import EdgeGraph
@@ -35,6 +35,7 @@ from interp.patching import (
     Writes,
     check_model,
     check_reactions,
+    check_writes_add_up,
     read_points,
     written_points,
 )
@@ -119,9 +120,7 @@ class EdgeRuns:
         check_reactions(norms=norms)
         if ablation is not None:
             corrupted = ablation
-        if model.cfg.normalizes_stream:
-            raise ConfigError("norm_position = 'post' normalises the stream itself, so that no part of it is one "
-                              "writer's: edges are not defined")  # fmt: skip
+        check_writes_add_up(model)
         pair = PromptPair.of(
             model,
             cast(Source, corrupted),

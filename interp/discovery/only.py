@@ -16,7 +16,7 @@ from interp.discovery.subgraph import Subgraph, check_subgraph
 from interp.errors import ConfigError, HookNotFoundError, ShapeError, describe
 from interp.interventions import ADDRESS, Intervention, Mean, Patch, Resample, Zero
 from interp.model import ActivationCache, EdgeGraph, HookPair, HookPoint, RunHook, Span
-from interp.patching import EMBED, Source, written_points
+from interp.patching import EMBED, Source, check_writes_add_up, written_points
 from interp.precision import at_least_float32, wide
 from interp.text import AttentionMask
 
@@ -84,9 +84,7 @@ def masked_edges(
 
     They are differentiable in the mask. Raises as `OnlyCircuit`, and `ShapeError` for a mask of another shape.
     """
-    if model.cfg.normalizes_stream:
-        raise ConfigError("norm_position = 'post' normalises the stream itself, so that no part of it is one "
-                          "component's write")  # fmt: skip
+    check_writes_add_up(model)
     if model.cfg.n_layers == 0:
         raise ConfigError("n_layers = 0: this model has no layer, so that nothing but the embeddings is written")
     graph = EdgeGraph.of(model)

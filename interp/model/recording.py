@@ -159,8 +159,8 @@ class Recording:
         """
         if not values.requires_grad:
             raise HookNotFiredError(
-                "no gradient flows to a point that the cache holds from what is differentiated (a rank, or an "
-                "argmax, has none)"
+                "no gradient flows to a point that the cache holds from what is differentiated (a rank, or the place "
+                "of the largest logit, has none)"
             )
         gradients = torch.autograd.grad(
             values.sum(), list(self.in_graph.values()), allow_unused=True, retain_graph=True

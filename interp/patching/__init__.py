@@ -26,7 +26,7 @@ from interp.patching.path_trees import path_tree
 from interp.patching.plan import Granularity, budget_of_rows
 from interp.patching.resume import ResumeFile, question_of
 from interp.patching.sweeps import sweep, sweep_sites
-from interp.patching.writes import EMBED, Writes, heads_write, read_points, written_points
+from interp.patching.writes import EMBED, Writes, check_writes_add_up, heads_write, read_points, written_points
 
 __all__ = [
     "EMBED",
@@ -53,6 +53,7 @@ __all__ = [
     "budget_of_rows",
     "check_model",
     "check_reactions",
+    "check_writes_add_up",
     "heads_write",
     "measure_rows",
     "path_sweep",

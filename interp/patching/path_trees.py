@@ -15,7 +15,7 @@ from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import EffectOptions, Settings
 from interp.patching.pairs import PairRuns, PromptPair, Reaction, Source, check_reactions
 from interp.patching.path_sweeps import read_instead, record, write_instead
-from interp.patching.writes import Writes, heads_write, read_points, written_points
+from interp.patching.writes import Writes, check_writes_add_up, heads_write, read_points, written_points
 
 if TYPE_CHECKING:
     import xarray
@@ -61,8 +61,7 @@ def path_tree(
     settings = Settings.of(options)
     check_reactions(norms=norms)
     pair = PromptPair.of(model, corrupted, clean, settings.direction or "noising", settings.attention_mask)
-    if model.cfg.normalizes_stream:
-        raise ConfigError("norm_position = 'post' normalises the stream itself, so that no part of it is one path's")
+    check_writes_add_up(model)
     if not paths or any(isinstance(path, str) for path in paths):
         raise ConfigError(f"paths = {describe(paths)}: a list of at least one path is needed, each a list of names")
     graph = EdgeGraph.of(model)

@@ -7,6 +7,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.errors import ConfigError
 from interp.interventions import Intervention
 from interp.model import Block, EdgeGraph, Writer
 from interp.patching.pairs import PairRuns
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
 EMBED = "blocks.0.hook_resid_pre"
 """What the embeddings write: those of tokens and positions together, where the stream has both."""
+
+
+def check_writes_add_up(model: "HookedTransformer") -> None:
+    """Raise `ConfigError` for norms on the stream itself, under which it is no sum of what components write."""
+    if model.cfg.normalizes_stream:
+        raise ConfigError("norm_position = 'post' normalises the stream itself, so that no part of it is one "
+                          "component's write: edges and paths are not defined")  # fmt: skip
 
 
 def written_points(model: "HookedTransformer") -> list[str]:

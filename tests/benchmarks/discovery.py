@@ -29,6 +29,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ from interp.metrics import KLDivergence, LogitDifference
 from interp.patching import Settings
 
 if TYPE_CHECKING:
+    import xarray
     from rich.table import Table
 
 THRESHOLD = 1e-3
@@ -146,11 +148,6 @@ def smollm2(rounds: int, every: int) -> None:
         with torch.no_grad():
             model(clean)
 
-    def seconds(work: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-
     print(f"{clean.shape[1]} tokens that share {runs.starts[0]}, {torch.get_num_threads()} threads")
     for n, target in ((1, 0.8), (4, 4.0), (8, 8.0)):
         masks = torch.rand(n, *shape, generator=torch.Generator().manual_seed(n))
@@ -163,17 +160,24 @@ def smollm2(rounds: int, every: int) -> None:
             rounds if target else 2,
         )
         row(f"edge_scores, {method}", found, target)
+    one_run = min(seconds(plain) for _ in range(2 * rounds))
+    exactly = partial(edge_scores, model, corrupted, clean, metric, "exact", progress=False)
+    exact_effects(runs, exactly, one_run, every)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def exact_effects(runs: EdgeRuns, exactly: Callable[..., xarray.DataArray], one_run: float, every: int) -> None:
+    """Print the rows of exact effects, of one in `every` readers, and hold a sample to single masked runs."""
     readers = [str(reader) for reader in runs.graph.readers[every // 2 :: every]]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    exact = None
-
-    def sample() -> None:
-        nonlocal exact
-        exact = edge_scores(model, corrupted, clean, metric, "exact", readers=readers, progress=False)
-
-    one_run, taken = min(seconds(plain) for _ in range(2 * rounds)), seconds(sample)
-    assert exact is not None
-    n = int(exact.count())
+    start = time.perf_counter()
+    exact = exactly(readers=readers)
+    taken, n = time.perf_counter() - start, int(exact.count())
     row(
         f"exact effects, {n:,} of {runs.graph.n_edges:,}: an edge's time into a run's", one_run * n / taken, 40, "times"
     )
@@ -182,9 +186,9 @@ def smollm2(rounds: int, every: int) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"  memory: {used / 1e6:.2f} GB at most, of which {(used - before) / 1e6:.2f} GB more than before")
     numbers, edges = runs.graph.numbers, runs.graph.edges()
-    sampled = [edge for edge in edges[:: 16 * every] if str(edge.reader) in readers] or list(edges[-1:])
+    sampled = [edge for edge in edges[:: 16 * every] if str(edge.reader) in readers]
     sampled += [edge for edge in edges if str(edge.reader) in readers][:: max(1, n // 64)]
-    masks = torch.zeros(len(sampled), *shape)
+    masks = torch.zeros(len(sampled), *runs.graph.edge_mask().shape)
     for mask, edge in zip(masks, sampled, strict=True):
         mask[numbers[edge.reader], numbers[edge.writer]] = 1
     single = runs.metrics(masks)[0, :, 0] - runs.measured.baseline[0]

@@ -79,7 +79,9 @@ class ByHand:
     # ------------------------------------------------------------------ masked runs
 
     def logits(self, mask: Tensor, deltas: dict[Writer, Tensor] | None = None, also: Hooks | None = None) -> Tensor:
-        """Logits of the clean run in which every edge is as far from it as `mask` [reader, writer] says.
+        """Logits of the clean run in which every edge is as far from it as `mask` says.
+
+        It is [reader, writer], or [batch, reader, writer] with a gradient.
 
         With `deltas`, these are added in place of the difference from the live write.
         """
@@ -95,9 +97,10 @@ class ByHand:
                 live.update({writer: self.write(writer, whole, scale) for writer in writers})
 
         def moved(reader: Reader, stream: Tensor) -> Tensor:
-            row = mask[self.graph.numbers[reader]]
+            row = mask[..., self.graph.numbers[reader], :]
             for writer in self.graph.writers_of(reader):
-                weight = row[self.graph.numbers[writer]]
+                weight = row[..., self.graph.numbers[writer]]
+                weight = weight[:, None, None] if weight.ndim else weight
                 if weight.requires_grad or weight != 0:
                     change = self.other[writer] - live[writer] if deltas is None else deltas[writer]
                     stream = stream + weight * change
@@ -124,9 +127,8 @@ class ByHand:
         ]
         return self.model.run_with_hooks(self.clean, fwd_hooks=[*(also or []), *hooks], **self.padding)
 
-    def no_mask(self, requires_grad: bool = False) -> Tensor:
-        shape = len(self.graph.readers), len(self.graph.writers)
-        return torch.zeros(shape, dtype=self.model.W_E.dtype, requires_grad=requires_grad)
+    def no_mask(self) -> Tensor:
+        return torch.zeros(len(self.graph.readers), len(self.graph.writers), dtype=self.model.W_E.dtype)
 
     def one(self, edge: Edge) -> Tensor:
         mask = self.no_mask()
@@ -163,12 +165,8 @@ class ByHand:
     def _gradient(self, also: Hooks | None = None) -> Tensor:
         """d_u . dL/dz_v at the clean run, or where hooks move it, [batch, reader, writer]."""
         deltas = {writer: self.other[writer] - self.own[writer] for writer in self.graph.writers}
-        rows = []
-        for i in range(len(self.clean)):
-            mask = self.no_mask(requires_grad=True)
-            (found,) = torch.autograd.grad(self.metric(self.logits(mask, deltas, also))[i], mask)
-            rows.append(found)
-        found = torch.stack(rows)
+        mask = self.no_mask().repeat(len(self.clean), 1, 1).requires_grad_()
+        (found,) = torch.autograd.grad(self.metric(self.logits(mask, deltas, also)).sum(), mask)
         return self.of_edges(lambda e: found[:, self.graph.numbers[e.reader], self.graph.numbers[e.writer]])
 
     def eap(self) -> Tensor:

@@ -4,11 +4,13 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from grid import SEED
 from torch import Tensor
 
 from interp import HookedTransformer, TransformerConfig
-from interp.discovery import EdgeRuns, MethodName, edge_scores
+from interp.discovery import EdgeRuns, MethodName, Subgraph, edge_scores
 from interp.metrics import LogitDifference
+from interp.model import EdgeGraph
 from interp.patching import Settings
 
 SMALL: dict[str, Any] = {
@@ -59,6 +61,21 @@ def small_pair(seed: int = 0, batch: int = 3, n: int = 6, same: int = 0) -> tupl
     clean, corrupted = torch.randint(0, 20, (2, batch, n), generator=torch.Generator().manual_seed(seed))
     corrupted[:, :same] = clean[:, :same]
     return corrupted, clean
+
+
+def prompts(model: HookedTransformer, seed: int = SEED, share: int = 2) -> tuple[Tensor, Tensor]:
+    """Corrupted and clean ids [3, 6] that have their first `share` tokens in common."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.randint(model.cfg.d_vocab, (3, 6), generator=generator)
+    corrupted = (clean + 1 + torch.randint(model.cfg.d_vocab - 1, (3, 6), generator=generator)) % model.cfg.d_vocab
+    corrupted[:, :share] = clean[:, :share]
+    return corrupted, clean
+
+
+def random_circuit(model: HookedTransformer, share: float = 0.6, seed: int = SEED) -> Subgraph:
+    graph = EdgeGraph.of(model)
+    chosen = torch.rand(graph.edge_mask().shape, generator=torch.Generator().manual_seed(seed)) < share
+    return Subgraph.of_mask(graph, chosen & graph.edge_mask())
 
 
 def edge_runs(model: HookedTransformer, corrupted: Any, clean: Any, metric: Any = METRIC, **settings: Any) -> EdgeRuns:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from grid import GRID, SEED, build, config
+from small import prompts
 from torch import Tensor
 
 from circuits import Circuit, copy, match, shift
@@ -19,15 +20,6 @@ from interp.patching import Settings
 
 METRIC = LogitDifference((1, 2, 0), (3, 4, 5))
 acdc: Any = discovery.acdc  # given words from lists, and what is no argument
-
-
-def prompts(model: HookedTransformer, seed: int = SEED, share: int = 2) -> tuple[Tensor, Tensor]:
-    """Corrupted and clean ids [3, 6] that have their first `share` tokens in common."""
-    generator = torch.Generator().manual_seed(seed)
-    clean = torch.randint(model.cfg.d_vocab, (3, 6), generator=generator)
-    corrupted = (clean + 1 + torch.randint(model.cfg.d_vocab - 1, (3, 6), generator=generator)) % model.cfg.d_vocab
-    corrupted[:, :share] = clean[:, :share]
-    return corrupted, clean
 
 
 def small(name: str = "learned_ln", seed: int = SEED) -> HookedTransformer:
@@ -263,6 +255,7 @@ def test_what_it_cannot_do_is_refused_before_any_edge_is_tried(monkeypatch: pyte
         ({"metric": {"a": METRIC}}, ConfigError, "one metric"),
         ({"corrupted": clean}, ConfigError, "equal"),
         ({"corrupted": corrupted[:, :-1]}, ShapeError, "positions must correspond"),
+        ({"confidence": 0.9}, ConfigError, "unknown argument 'confidence'"),
         ({"tau": 0.1}, ConfigError, "unknown argument 'tau'"),
     ]
     for given, error, said in refused:

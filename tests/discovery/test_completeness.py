@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from grid import GRID, SEED, build, config
+from small import random_circuit
 from torch import Tensor
 
 from circuits import Circuit, copy, match, shift
@@ -16,7 +17,6 @@ from interp.discovery import OnlyCircuit, Subgraph, completeness, faithfulness, 
 from interp.discovery.masked import EdgeRuns
 from interp.interventions import Zero
 from interp.metrics import Function, KLDivergence, LogitDifference
-from interp.model import EdgeGraph
 
 METRIC = LogitDifference(1, 3)
 TEXTS = ["!" + "".join(text) for text in random.Random(0).sample([*itertools.product("abc", repeat=5)], 16)]
@@ -52,11 +52,9 @@ def by_hooks(model: HookedTransformer, circuit: Subgraph, corrupted: Any, clean:
 
 def test_every_difference_is_that_of_two_runs_with_hooks():
     model, corrupted, clean = small()
-    graph = EdgeGraph.of(model)
-    chosen = torch.rand(graph.edge_mask().shape, generator=torch.Generator().manual_seed(SEED)) < 0.5
-    circuit = Subgraph.of_mask(graph, chosen & graph.edge_mask())
+    circuit = random_circuit(model, 0.5)
     found = completeness(model, circuit, corrupted, clean, METRIC, samples=1, sizes=(0.2, 0.6))
-    whole = Subgraph.whole(graph)
+    whole = Subgraph.whole(model)
     for removed, row in zip(found.removed, range(len(found.removed)), strict=True):
         one = found.table.isel(removed=row)
         left, of_model = (by_hooks(model, each - removed, corrupted, clean) for each in (circuit, whole))

@@ -9,6 +9,7 @@ import pytest
 import torch
 import xarray
 from grid import GRID, SEED, build, config
+from small import random_circuit
 from torch import Tensor
 
 from interp import ConfigError, HookedTransformer, ShapeError, discovery
@@ -38,12 +39,6 @@ def prompts(model: HookedTransformer, n: int = N_PROMPTS, seed: int = SEED) -> t
     far = (values[0] - values[1]).abs().argsort(descending=True)[:n]
     swapped = (values[0] < values[1])[far, None]
     return torch.where(swapped, one[far], two[far]), torch.where(swapped, two[far], one[far])
-
-
-def random_circuit(model: HookedTransformer, share: float, seed: int = SEED) -> Subgraph:
-    graph = EdgeGraph.of(model)
-    chosen = torch.rand(graph.edge_mask().shape, generator=torch.Generator().manual_seed(seed)) < share
-    return Subgraph.of_mask(graph, chosen & graph.edge_mask())
 
 
 def scores_of(model: HookedTransformer, seed: int = SEED, **attrs: Any) -> xarray.DataArray:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from grid import GRID, SEED, assert_close, build, config, run_of
+from small import prompts, random_circuit
 from torch import Tensor
 
 from interp import CacheError, ConfigError, HookedTransformer, HookNotFoundError, InterpError, ShapeError
@@ -19,21 +20,6 @@ from interp.patching import Settings
 
 PRE_NORM = [name for name in GRID if not run_of(name).cfg.normalizes_stream]
 METRIC = LogitDifference((1, 2, 0), (3, 4, 5))
-
-
-def prompts(model: HookedTransformer, seed: int = SEED, share: int = 2) -> tuple[Tensor, Tensor]:
-    """Corrupted and clean ids [3, 6] that have their first `share` tokens in common."""
-    generator = torch.Generator().manual_seed(seed)
-    clean = torch.randint(model.cfg.d_vocab, (3, 6), generator=generator)
-    corrupted = (clean + 1 + torch.randint(model.cfg.d_vocab - 1, (3, 6), generator=generator)) % model.cfg.d_vocab
-    corrupted[:, :share] = clean[:, :share]
-    return corrupted, clean
-
-
-def random_circuit(model: HookedTransformer, share: float = 0.6, seed: int = SEED) -> Subgraph:
-    graph = EdgeGraph.of(model)
-    chosen = torch.rand(graph.edge_mask().shape, generator=torch.Generator().manual_seed(seed)) < share
-    return Subgraph.of_mask(graph, chosen & graph.edge_mask())
 
 
 def alone(model: HookedTransformer, circuit: Subgraph, corrupted: Any, clean: Any, **options: Any) -> Tensor:
