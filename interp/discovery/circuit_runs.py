@@ -57,8 +57,11 @@ class CircuitRuns:
         settings, how = split_options({"effects": False, **options})
         engine = EdgeRuns.of(model, corrupted, clean, metric, settings, **how)
         if min(engine.starts) == engine.n_pos:
-            raise ConfigError("the clean and the corrupted run are equal, so every circuit does what the model does; "
-                              "give prompts that differ, or Zero() or Mean(cache) as the corrupted ones")  # fmt: skip
+            where = "" if engine.positions is None else " at and before the positions that are asked for"
+            raise ConfigError(
+                f"the clean and the corrupted run are equal{where}, so every circuit does what the model does; give "
+                "prompts that differ, or Zero() or Mean(cache) as the corrupted ones"
+            )
         return cls(engine)
 
     @property

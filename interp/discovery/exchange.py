@@ -12,6 +12,7 @@ graph, but for three things:
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def from_json(text: str) -> Subgraph:
     about = _parsed(text)
     if about.get("kind") != KIND:
         raise CheckpointError(f"this is no saved subgraph: kind is {describe(about.get('kind'))}, not {KIND!r}")
-    if about.get("schema") != SCHEMA:
+    if type(about.get("schema")) is not int or about["schema"] != SCHEMA:
         raise CheckpointError(f"this has schema {describe(about.get('schema'))}; this version reads {SCHEMA}")
     names, found_by = about.get("edges"), about.get("found_by")
     if not isinstance(names, list) or not isinstance(found_by, str):
@@ -58,10 +59,19 @@ def from_json(text: str) -> Subgraph:
     return circuit
 
 
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of an object. Raises `ValueError` for one that is there twice, of which JSON would take the last."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in fields if names.count(name) > 1)!r} is there twice")
+    return fields
+
+
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        about = json.loads(text)
-    except (TypeError, ValueError) as error:
+        about = json.loads(text, object_pairs_hook=_distinct)
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"this is no JSON: {error}") from error
     if not isinstance(about, dict):
         raise CheckpointError(f"this is JSON of {describe(about)}, not of an object with fields")
@@ -174,8 +184,8 @@ def _said(name: str, given: Any) -> tuple[bool, float | None]:
     inside, score = (given.get("in_graph"), given.get("score")) if isinstance(given, dict) else (None, None)
     if not isinstance(inside, bool) or isinstance(score, bool) or not isinstance(score, int | float | None):
         raise CheckpointError(f"{name!r} says {describe(given)}; an edge has in_graph, true or false, and a score")
-    if score is not None and math.isinf(score):
-        raise CheckpointError(f"{name!r} has an infinite score")
+    if score is not None and (abs(score) > sys.float_info.max):
+        raise CheckpointError(f"{name!r} has a score that no float holds")
     return inside, None if score is None or math.isnan(score) else float(score)
 
 

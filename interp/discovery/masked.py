@@ -211,13 +211,14 @@ class EdgeRuns:
     def written(self, late: Late) -> "Written":
         """What all writers write in both runs, at the late positions of some prompts. The last answer is kept."""
         key = (late.start, *late.prompts)
-        if key not in self._last:
-            self._last.clear()
+        if (found := self._last.get(key)) is None:  # another thread may ask for others meanwhile
             writes = Writes(self.runs, self.norms == "frozen")
             other = at_least_float32(writes.all(self.graph, True, late.prompts, late.start))
             own = writes.all(self.graph, False, late.prompts, late.start)
-            self._last[key] = Written(other, self.at_positions(other - own, late))
-        return self._last[key]
+            found = Written(other, self.at_positions(other - own, late))
+            self._last.clear()
+            self._last[key] = found
+        return found
 
     def at_positions(self, x: Float[Tensor, "*axes late d_model"], late: Late) -> Float[Tensor, "*axes late d_model"]:
         """The same where edges carry the other run, 0 elsewhere."""

@@ -58,9 +58,13 @@ def rank_correlation(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> fl
 def probed_edges(estimates: Estimates, effects: Float[Tensor, "metric batch reader writer"], k: int) -> list[Edge]:
     """The k edges of the largest estimates, k others at random (the same each time), and what layer 0 reads of the
     embeddings: gradients see little of what follows from there.
+
+    Of several metrics, which have units of their own, sizes are shares of the largest estimate of each.
     """
     graph, there = estimates.runs.graph, estimates.there
-    sizes = effects.mean(dim=1).abs().amax(dim=0).cpu()
+    of_metrics = effects.mean(dim=1).abs().cpu()
+    largest = of_metrics[:, there].amax(dim=1).clamp(min=torch.finfo(of_metrics.dtype).tiny)
+    sizes = (of_metrics / largest[:, None, None]).amax(dim=0)
     places = there.nonzero()
     order = sizes[there].argsort(descending=True, stable=True)
     rest = order[k:].sort().values  # in the order of the graph, so that chance does not depend on the estimate

@@ -85,8 +85,8 @@ def edge_scores(
         Effects over (reader, writer), by name, NaN where there is no edge; with a first axis `metric` where several
         were given by name, and with several prompts `ci_low` and `ci_high`, the interval of the mean. The coordinate
         `exact` has the probed edges' exact effects, NaN elsewhere. `attrs` as for `patching.sweep`, and method, steps,
-        include, norms, `graph` (`EdgeGraph.to_json`), `n_unchanged` (prompts whose two runs are the same) and, of each
-        metric, what `probe_n`, `probe_rms`, ... say (`probe.py`).
+        include, norms, `graph` (`EdgeGraph.to_json`), `n_unchanged` (prompts whose two runs are the same wherever edges
+        carry the other one) and, of each metric, what `probe_n`, `probe_rms`, ... say (`probe.py`).
 
     Raises, before any long work:
         ConfigError: as `patching.sweep`; an unknown method; one that is blind to the metric, such as a divergence from
@@ -193,8 +193,11 @@ def _check_sees(runs: EdgeRuns, method: str, used: list[Method], steps: int, inc
 
 def _warn_if_unchanged(runs: EdgeRuns) -> None:
     if all(start == runs.n_pos for start in runs.starts):
-        warnings.warn("both runs are the same for every prompt, so that no edge has an effect: all scores are 0",
-                      stacklevel=4)  # fmt: skip
+        where = "" if runs.positions is None else " at and before the positions that are asked for"
+        warnings.warn(
+            f"both runs are the same for every prompt{where}, so that no edge has an effect: all scores are 0",
+            stacklevel=4,
+        )
 
 
 # ---------------------------------------------------------------------- results

@@ -112,6 +112,10 @@ class Edge(NamedTuple):
         return f"{self.writer} -> {self.reader}"
 
 
+MOST_HEADS = 2**16
+"""In all layers of a graph that is read from text: more than four times as many as the largest models have."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EdgeGraph:
     """Writers, readers and edges of an architecture. Two are equal if everything below is.
@@ -154,7 +158,8 @@ class EdgeGraph:
             if isinstance(value, bool) != (name in ("attn_only", "parallel_attn_mlp")) or not isinstance(value, int):
                 raise ConfigError(f"{name} = {describe(value)} does not describe a graph")
         made = cls(**fields)
-        if made.n_layers < 0 or min(made.n_heads, made.n_key_value_heads, made.d_model) < 1:
+        too_many = made.n_layers * made.n_heads > MOST_HEADS  # a graph of them would not fit into any memory
+        if too_many or made.n_layers < 0 or min(made.n_heads, made.n_key_value_heads, made.d_model) < 1:
             raise ConfigError(f"{describe(text)}: no architecture has such sizes")
         if made.n_heads % made.n_key_value_heads:
             raise ConfigError(

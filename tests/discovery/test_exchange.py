@@ -220,7 +220,7 @@ def disagreeing(field: str) -> str:
         (
             lambda: from_mib(SMALL, edited(m0__m1={"in_graph": True, "score": math.inf})),
             CheckpointError,
-            "infinite score",
+            "that no float holds",
         ),
         (
             lambda: from_mib(SMALL, disagreeing("score")),

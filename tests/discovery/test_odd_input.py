@@ -1,14 +1,16 @@
 """What nobody should give, and what somebody will: other types, files, modes and sizes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from by_hand import ByHand
 from small import METRIC, edge_runs, small_model, small_pair
 
-from interp import ConfigError, HookedTransformer, HookNotFoundError, ShapeError
+from interp import CheckpointError, ConfigError, HookedTransformer, HookNotFoundError, ShapeError
 from interp.discovery import (
     OnlyCircuit,
     Subgraph,
@@ -16,6 +18,7 @@ from interp.discovery import (
     edge_scores,
     faithfulness,
     faithfulness_curve,
+    from_mib,
     node_scores,
     precision_recall,
     stability,
@@ -160,3 +163,46 @@ def test_metrics_of_many_logits_read_as_many_prompts_at_once_as_the_budget_takes
     assert np.allclose(found[0], found[1], equal_nan=True, atol=1e-12)
     with pytest.raises(ConfigError, match=r"max_bytes = .* is too small"):
         edge_scores(model, *pair, Loss(), steps=5, max_bytes=5 * of_prompt)
+
+
+def test_what_no_parser_and_no_memory_takes_is_refused_as_no_circuit(model: HookedTransformer):
+    circuit = Subgraph.whole(model)
+    own, theirs = json.loads(circuit.to_json()), json.loads(to_mib(circuit))
+    huge = own["graph"] | {"n_layers": 10**9}
+    for text in ("[" * 100_000, json.dumps(own | {"graph": huge}), json.dumps(own | {"schema": True})):
+        with pytest.raises(CheckpointError):
+            Subgraph.from_json(text)
+    edge = next(iter(theirs["edges"]))
+    twice = json.dumps(theirs)[:-2] + f', "{edge}": {{"score": 5, "in_graph": false}}}}}}'
+    with pytest.raises(CheckpointError, match="is there twice"):
+        from_mib(model, twice)
+    theirs["edges"][edge]["score"] = 10**400
+    for text in ("[" * 100_000, json.dumps(theirs)):
+        with pytest.raises(CheckpointError):
+            from_mib(model, text)
+
+
+def test_the_largest_edges_of_each_of_several_metrics_are_probed_whatever_its_units(model: HookedTransformer):
+    def small(logits: torch.Tensor) -> torch.Tensor:
+        return logits[:, -1, 5] / 1000
+
+    both = edge_scores(model, CORRUPTED, CLEAN, {"large": METRIC, "small": small}, "eap", probe=4, progress=False)
+    for name in ("large", "small"):
+        scored = both.sel(metric=name)
+        reader, writer = np.unravel_index(np.nanargmax(abs(scored.to_numpy())), scored.shape)
+        assert np.isfinite(scored["exact"].to_numpy()[reader, writer])
+
+
+def test_runs_that_differ_only_after_the_positions_asked_for_are_said_to_be_the_same_there(model: HookedTransformer):
+    corrupted, clean = small_pair(same=3)
+    with pytest.warns(UserWarning, match="before the positions that are asked for"):
+        edge_scores(model, corrupted, clean, METRIC, positions=[1], progress=False)
+    with pytest.raises(ConfigError, match="the positions that are asked for"):
+        faithfulness(model, Subgraph.whole(model), corrupted, clean, METRIC, positions=[1])
+
+
+def test_gim_detaches_the_scale_of_the_norm_on_neurons_as_those_of_all_others():
+    solu = small_model({"act_fn": "solu_ln"}, seed=2)
+    found = edge_scores(solu, CORRUPTED, CLEAN, METRIC, "gim", probe=0, per_prompt=True, progress=False)
+    wanted = ByHand(solu, CORRUPTED, CLEAN, METRIC).gim().numpy()
+    assert np.allclose(found, wanted, equal_nan=True, atol=1e-10)
