@@ -19,6 +19,7 @@ order.
 """
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Unpack, get_args
@@ -94,7 +95,7 @@ def acdc(
 
     Returns:
         The edges that stay; `found_by` says how, how many edges took a run, and how many runs were made (by a search
-        that went on from a file, since then).
+        that went on from a file, since then). An empty circuit comes with a warning.
 
     Raises, before any edge is tried, what `faithfulness` raises but for a gap within noise; `ConfigError` for a
     threshold below 0 or none, an unknown order or change, several metrics; `CheckpointError` for another search's file.
@@ -113,7 +114,15 @@ def acdc(
     said = [f"{about['metric']} {criterion}", str(about["direction"]), f"{order} writers", f"{about['n']} prompts"]
     said += [] if about["ablation"] == "none" else [str(about["ablation"])]
     found_by = f"acdc: {', '.join(said)}; {search.n_tried:,} edges tried in {search.n_runs:,} runs"
-    return Subgraph.of_mask(runs.graph, runs.graph.edge_mask() & ~search.dropped, found_by)
+    found = Subgraph.of_mask(runs.graph, runs.graph.edge_mask() & ~search.dropped, found_by)
+    if not len(found):
+        was = float(runs.measured.baseline.mean())
+        warnings.warn(
+            f"threshold = {threshold:g} keeps no edge: dropping all, one by one, took the metric from {was:.4g} to "
+            f"{search.now:.4g}, and no step was as large as the threshold",
+            stacklevel=4,
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ class Completeness:
 
     def __repr__(self) -> str:
         largest, n = float(abs(self.table["difference"]).max()), int(self.table["decided"].sum())
-        return (f"Completeness({len(self.removed)} sets, differences up to {largest:.4g}, {n} of them decided; worst: "
-                f"{self.worst})")  # fmt: skip
+        return (f"Completeness({len(self.removed)} sets, differences up to {largest:.4g}, {n} of them more than noise "
+                f"over {_prompts(self.table)}; worst: {self.worst})")  # fmt: skip
 
 
 @torch.no_grad()
@@ -134,8 +134,9 @@ class Minimality:
 
     Attributes:
         table: over `edge`: the largest `effect` of taking it out too, F(C - K - v) - F(C - K), with `effect_ci_low` and
-            `_ci_high`; what the set is (`kind`, `n_removed`); and whether the edge `matters`: that the effect is more
-            than noise. Intervals hold for all sets of an edge together (Bonferroni), not for all edges.
+            `_ci_high`; what the set is (`kind`, `n_removed`); whether the edge `matters`: that the effect is more than
+            noise; and whether it is `undecided`: that there are effects, all within noise. Intervals hold for all sets
+            of an edge together (Bonferroni), not for all edges.
         removed: the sets K, in the same order.
     """
 
@@ -144,11 +145,14 @@ class Minimality:
 
     @property
     def idle(self) -> list[str]:
-        """The edges that matter for none of the sets."""
-        return self.table["edge"].to_numpy()[~self.table["matters"].to_numpy()].tolist()
+        """The edges that have no effect with any of the sets, but for rounding."""
+        known = self.table["matters"] | self.table["undecided"]
+        return self.table["edge"].to_numpy()[~known.to_numpy()].tolist()
 
     def __repr__(self) -> str:
-        return f"Minimality({self.table.sizes['edge']} edges, of which {len(self.idle)} matter for no set)"
+        matters, undecided = (int(self.table[name].sum()) for name in ("matters", "undecided"))
+        return (f"Minimality({self.table.sizes['edge']} edges: {matters} matter, {len(self.idle)} have no effect, "
+                f"{undecided} have effects within noise over {_prompts(self.table)})")  # fmt: skip
 
 
 @torch.no_grad()
@@ -169,7 +173,8 @@ def minimality(
     """Take each edge out of what is left of a circuit without some others, and see whether it matters.
 
     The sets K are: nothing, random ones (the same for all edges), and all other edges into the same reader. It costs
-    about `samples * len(sizes) + 2` runs for each edge.
+    about `samples * len(sizes) + 2` runs for each edge. What counts as more than noise holds for all these sets at
+    once, which takes more than a handful of prompts; over fewer, most edges stay undecided.
 
     Args:
         corrupted, clean, metric: as for `faithfulness`; one metric.
@@ -191,12 +196,14 @@ def minimality(
     without, with_edge = values.unflatten(0, (n, n_sets, 2)).unbind(dim=2)  # [edge set batch]
     effects = without - with_edge
     decided, size = _decided(runs, effects, n_sets), effects.mean(dim=-1).abs()
+    matters, moves = decided.any(dim=1), runs.beyond_rounding(effects, runs.measured.baseline[0]).any(dim=2).any(dim=1)
     best = torch.where(decided.any(dim=1, keepdim=True), size.where(decided, -1), size).argmax(dim=1)
     chosen = [
         _without_edge(_sets_of(mask, edge, shared)[i], edge) for edge, i in zip(tried, best.tolist(), strict=True)
     ]
     table = _table(runs, "edge", "effect", effects[torch.arange(n), best], n_sets)
-    table = table.assign(matters=("edge", decided.any(dim=1).cpu().numpy()))
+    kinds = {"matters": matters, "undecided": moves & ~matters}
+    table = table.assign({name: ("edge", of.cpu().numpy()) for name, of in kinds.items()})
     names = [f"{circuit.graph.writers[writer]} -> {circuit.graph.readers[reader]}" for reader, writer in tried]
     table = table.assign_coords(_described("edge", chosen) | {"edge": array_of(names, [n])})
     table = table.drop_vars("name").assign_attrs(samples=samples, seed=seed)
@@ -295,6 +302,12 @@ def _decided(runs: CircuitRuns, differences: Float[Tensor, "*cells batch"], n_se
     """Which mean differences are more than noise, of so many sets together."""
     sizes = runs.measured.baseline[0].expand_as(differences)
     return runs.decided(differences, sizes, _of_each(runs, n_sets))
+
+
+def _prompts(table: "xarray.Dataset") -> str:
+    """Over how many prompts a result was measured, in words."""
+    n = table.attrs["n"]
+    return f"{n} prompt{'s' * (n > 1)}"
 
 
 def _described(dim: str, sets: Sequence[_Set]) -> dict[str, tuple[str, object]]:

@@ -139,7 +139,8 @@ def test_a_threshold_of_0_keeps_every_edge_that_moves_the_metric_and_a_huge_one_
     model = small()
     corrupted, clean = prompts(model)
     assert acdc(model, corrupted, clean, METRIC, threshold=0) == Subgraph.whole(model)
-    assert acdc(model, corrupted, clean, METRIC, threshold=1e6) == Subgraph.empty(model)
+    with pytest.warns(UserWarning, match=r"threshold = 1e\+06 keeps no edge: .* the metric from"):
+        assert acdc(model, corrupted, clean, METRIC, threshold=1e6) == Subgraph.empty(model)
 
 
 def test_what_leads_nowhere_is_dropped_without_a_run(monkeypatch: pytest.MonkeyPatch):
@@ -147,7 +148,8 @@ def test_what_leads_nowhere_is_dropped_without_a_run(monkeypatch: pytest.MonkeyP
     corrupted, clean = prompts(model)
     metrics = EdgeRuns.metrics
     monkeypatch.setattr(EdgeRuns, "metrics", lambda self, masks: asked.append(len(masks)) or metrics(self, masks))
-    found = acdc(model, corrupted, clean, METRIC, threshold=1e6)
+    with pytest.warns(UserWarning, match="keeps no edge"):
+        found = acdc(model, corrupted, clean, METRIC, threshold=1e6)
     assert sum(asked) == EdgeGraph.of(model).n_writers_of(EdgeGraph.of(model).readers[-1])  # those of the logits alone
     assert f"in {sum(asked)} runs" in found.found_by
 
@@ -161,7 +163,8 @@ def test_heads_that_nothing_reads_move_a_bias_that_passes_their_norm():
     with torch.no_grad():
         for block in model.blocks:
             block.attn.b_O.zero_()
-    found = acdc(model, corrupted, clean, METRIC, threshold=1e6)
+    with pytest.warns(UserWarning, match="keeps no edge"):
+        found = acdc(model, corrupted, clean, METRIC, threshold=1e6)
     assert found == Subgraph.empty(model)
     assert f"{EdgeGraph.of(model).n_writers_of(EdgeGraph.of(model).readers[-1])} edges tried" in found.found_by
 

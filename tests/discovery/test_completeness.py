@@ -153,7 +153,18 @@ def test_an_edge_with_a_backup_matters_once_the_backup_is_out_and_an_edge_for_no
     place = found.table["edge"].to_numpy().tolist().index(EITHER[0])
     assert any("L0H1" in name for name in found.removed[place].names)
     assert float(found.table.effect[place]) > 0.05
-    assert f"{len(found.idle)} matter for no set" in repr(found)
+    counts = len(found.table.edge), int(found.table.matters.sum())
+    assert "{} edges: {} matter, 1 have no effect, 0 have effects within noise".format(*counts) in repr(found)
+
+
+def test_edges_whose_effects_are_within_noise_are_undecided_and_not_called_idle():
+    model, corrupted, clean = small()
+    found = minimality(model, Subgraph.whole(model), corrupted[:2], clean[:2], METRIC, samples=1, sizes=(0.5,), n=6)
+    table = found.table
+    assert int(table.undecided.sum()) > 0 and not (table.undecided & table.matters).any()
+    assert not {*table["edge"].to_numpy()[table.undecided.to_numpy()]} & {*found.idle}
+    assert (table.effect_ci_low < 0)[table.undecided].all() and (table.effect_ci_high > 0)[table.undecided].all()
+    assert f"{int(table.undecided.sum())} have effects within noise over 2 prompts" in repr(found)
 
 
 def test_a_sample_of_edges_can_be_tried_with_a_seed():
@@ -209,4 +220,5 @@ def test_one_prompt_has_no_intervals_and_is_decided_but_for_rounding():
         found.table.decided, abs(found.table.difference) > 1e-6 * (1 + abs(found.table.attrs["baseline"]))
     )
     never = Function(lambda logits: 0 * logits[:, 0, 0] + 1, name="one")
-    assert minimality(model, Subgraph.whole(model), corrupted, clean, never, samples=1, sizes=(0.5,), n=2).idle
+    idle = minimality(model, Subgraph.whole(model), corrupted, clean, never, samples=1, sizes=(0.5,), n=2).idle
+    assert len(idle) == 2

@@ -95,13 +95,13 @@ def test_what_is_no_circuit_mask_or_list_of_edges_is_refused_as_such(model: Hook
     assert Subgraph.of_mask(model, circuit.mask.numpy()) == circuit  # pyright: ignore
 
 
-def test_two_circuits_whose_names_are_spelt_alike_are_refused(model: HookedTransformer):
+def test_two_circuits_whose_names_are_spelt_alike_are_refused(model: HookedTransformer, as_installed: None):
     circuits: Any = {1: Subgraph.whole(model), "1": Subgraph.empty(model)}
     with pytest.raises(ConfigError, match="spelt alike"):
         faithfulness(model, circuits, CORRUPTED, CLEAN, METRIC)
 
 
-def test_a_seed_that_no_generator_takes_is_refused(model: HookedTransformer):
+def test_a_seed_that_no_generator_takes_is_refused(model: HookedTransformer, as_installed: None):
     with pytest.raises(ConfigError, match="seed = "):
         acdc(model, CORRUPTED, CLEAN, METRIC, threshold=1, order="shuffled", seed=10**30)
     with pytest.raises(ConfigError, match="by = "):
