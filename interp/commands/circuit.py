@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from interp.discovery import Subgraph
-    from interp.model import HookedTransformer
+    from interp.model import EdgeGraph, HookedTransformer
 
 HELP = """Find a circuit: score every edge between two prompts, and judge the edges that count for most.
 
-An edge is what one component writes of what another reads, such as L0.mlp -> L23H1.v. Its score is the change of the
+An edge is what one component writes of what another reads, such as L0.mlp -> L23H1.v (keys and values count by
+key-value head, which several heads may share). Its score is the change of the
 logit difference when that edge alone carries the other prompt's activations. Prints the largest, with exact values
 beside the estimates, and how much of the difference the circuit of --n edges brings about alone, beside as many edges
 at random; writes a page with the circuit and the faithfulness of circuits of all sizes.
@@ -79,11 +80,12 @@ def circuit(
     scores = edge_scores(loaded, prompts.corrupted, prompts.clean, prompts.metric, **how, **judge.options)
     edges = _largest(scores, top_k)
     print_whole(_table(edges, f"The largest of {int(scores.notnull().sum()):,} edges"))
-    typer.echo(_said_of_probe(scores))
+    said = " ".join(filter(None, [_said_of_shared(EdgeGraph.of(loaded), edges["edge"]), _said_of_probe(scores)]))
+    typer.echo(said)
     found = Subgraph.top(scores, n)
     judged = judge.judged(found, _at_random(scores, n))
     print_whole(_table(judged, "What circuits do alone on these prompts, all other edges from the other prompt"))
-    _write_page(out, model, found, scores, edges, judged, judge.curve(scores))
+    _write_page(out, model, found, scores, edges, said, judged, judge.curve(scores))
     wrote(out, "the circuit, its largest edges, and the faithfulness of circuits of all sizes")
     if json is not None:
         found.save(json)
@@ -215,6 +217,16 @@ def _intervals(low: Any, high: Any) -> dict[str, list[str]]:
     return {"95 % interval": [f"{float(a):z.3f} to {float(b):z.3f}" for a, b in zip(low, high, strict=True)]}
 
 
+def _said_of_shared(graph: EdgeGraph, names: list[str]) -> str:
+    """Which heads the first keys or values among these edges belong to, in words, where several heads share them."""
+    for name in names:
+        reader = graph.edge(name).reader
+        heads = [str(writer) for writer in graph.writes_of(reader)]
+        if len(heads) > 1:
+            return f"{reader}: keys and values count by key-value head; this one is shared by {', '.join(heads)}."
+    return ""
+
+
 def _said_of_probe(scores: xr.DataArray) -> str:
     """How far estimates are off, in words."""
     about = scores.attrs
@@ -251,6 +263,7 @@ def _write_page(
     found: Subgraph,
     scores: xr.DataArray,
     edges: dict[str, list[str]],
+    said_of_edges: str,
     judged: dict[str, list[str]],
     curve: xr.Dataset,
 ) -> None:
@@ -260,7 +273,7 @@ def _write_page(
         report.Panel(
             figures.circuit(found, scores=scores), "Wider: a larger score. What an edge is, under the pointer."
         ),
-        report.Panel(figures.table(edges, title="The largest edges"), _said_of_probe(scores)),
+        report.Panel(figures.table(edges, title="The largest edges"), said_of_edges),
         report.Panel(figures.table(judged, title="What circuits do alone"), "All other edges carry the other prompt."),
         report.Panel(figures.faithfulness(curve), "1: as the whole model; 0: as the other prompt."),
     ]

@@ -4,7 +4,8 @@ The leaderboard's files, which are those of the code of EAP-IG (Hanna et al. 202
 graph, but for three things:
 
 - Keys and values that several heads share are spelt there once for each query head. `to_mib` repeats such an edge for
-  every head that reads through it, and `from_mib` refuses a file in which these heads disagree.
+  every head that reads through it, so that a circuit has more edges there; `from_mib` refuses a file in which these
+  heads disagree, as they do in most circuits that other code found in such a model.
 - Scores are larger there where an edge counts for more. `to_mib` turns the sign round where scores have the other one.
 - `input` is the embedding of tokens alone; here `embed` is that of tokens and positions together. Where the two runs
   have the same positions, that is the same edge.
@@ -82,10 +83,11 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def to_mib(circuit: Subgraph, scores: "xarray.DataArray | None" = None) -> str:
-    """The circuit as the leaderboard's JSON.
+    """The circuit as the text of a JSON file of the leaderboard, which the code of EAP-IG reads too.
 
     Args:
-        circuit: its edges are marked `in_graph`, and so are the nodes at their ends.
+        circuit: its edges are marked `in_graph`, and so are the nodes at their ends. Where heads share keys and values
+            more edges are marked than the circuit has, one for each query head.
         scores: of all edges, as `edge_scores` returns them. Without them, since readers of the format ask for numbers,
             edges of the circuit score 1 and all others 0.
 

@@ -73,7 +73,8 @@ def edge_scores(
             corrupted one's writes ("noising").
         method: see above. `exact` costs a fraction of a run for each edge; it says how much before it starts.
         readers, writers: only edges between these, by name ("L9H6.q", "L2.mlp", "logits"; "embed", "L0H1", "L2.mlp");
-            None for all.
+            None for all. Keys and values count by key-value head: where heads share them, "L23H1.v" is what all
+            the heads read that share key-value head 1 of layer 23.
         steps: of `eap_ig`, `local_ig` and `combined`: in how many runs gradients are taken.
         include: which end of the way is among these: "run" takes k = 1 ... steps of the way, of which the last is the
             run as it is; "other" k = 0 ... steps - 1, as the code that came with the paper does. The two differ.

@@ -97,6 +97,20 @@ def test_it_prints_the_ends_the_largest_edges_the_probe_and_how_the_circuit_is_j
     assert circuits[2][1] == "9" and circuits[3][1:] == ["0", "0", f"{about['target']:z.3f}", "0.000"]
 
 
+def test_keys_and_values_that_heads_share_are_said_to_be_shared(checkpoint: str, here: Path):
+    cfg = TransformerConfig(n_layers=2, d_model=12, n_heads=4, n_key_value_heads=2, n_ctx=8, d_vocab=5, init_std=0.5,
+                            seed=1)  # fmt: skip
+    HookedTransformer(cfg, HookedTransformer.from_pretrained(checkpoint).tokenizer).save_pretrained(here / "grouped")
+    asked = ["circuit", *PAIR, "--n", "9", "--top-k", "30", "--quiet"]
+    done = run(*asked, "--model", str(here / "grouped"))
+    reader = next(row[0].split(" -> ")[1] for row in rows(done.output) if row[0].endswith((".k", ".v")))
+    heads = [f"{reader[:2]}H{head}" for head in (2 * int(reader[3]), 2 * int(reader[3]) + 1)]
+    assert (
+        f"{reader}: keys and values count by key-value head; this one is shared by {', '.join(heads)}." in done.output
+    )
+    assert "key-value" not in run(*asked, "--model", checkpoint).output
+
+
 def test_it_writes_a_page_that_opens_offline_and_the_circuit_as_json(
     model: HookedTransformer, checkpoint: str, here: Path
 ):
