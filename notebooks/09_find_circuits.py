@@ -13,8 +13,9 @@
 #
 # Notebook 5 took indirect object identification in SmolLM2 apart by hand: eleven heads, and paths between them. Here
 # every *edge* of the model is scored instead, and the edges that count for most are run alone, to see whether they
-# suffice. An edge is what one component writes of what another reads, such as `L0.mlp -> L23H1.v`. Its score is the
-# change of the metric when that edge alone carries the other prompt's activations.
+# suffice. An edge is what one component writes of what another reads, such as `L0.mlp -> L23H1.v`. (Keys and values
+# count by key-value head: `L23H1.v` is what the heads 3, 4 and 5 of layer 23 share, so `L23H3` reads by it.) Its score
+# is the change of the metric when that edge alone carries the other prompt's activations.
 #
 # Four questions: how far are estimates of single edges off? Do the edges found on some prompts do the task on others?
 # What is left of the behaviour without them? And is this the circuit that was found by hand?
@@ -454,7 +455,7 @@ assert max(abs(share[name]) for name in share if "other" in name) < 0.05
 
 # %% [markdown]
 # The heads are right, but heads alone do nothing: the names reach them through the first MLP. Of the twenty edges only
-# three are connected, the suppressor's path from the token to the logits; they alone bring about more than a quarter.
+# three are connected, the suppressor's path from the token to the logits; they alone bring about a good quarter of it.
 # With all MLPs, and all edges in between, the eleven heads are as faithful as equally many edges by score; other heads
 # do nothing. So the heads were found right by hand, and it is the MLPs that notebook 5 left out. One example is in the
 # figure: L20H0, which carries the mark of L17H4 to the end, also reads L17.mlp, which reads L17H4. Exactly, over the

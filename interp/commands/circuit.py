@@ -271,7 +271,9 @@ def _write_page(
 
     panels = [
         report.Panel(
-            figures.circuit(found, scores=scores), "Wider: a larger score. What an edge is, under the pointer."
+            figures.circuit(found, scores=scores),
+            "Wider: a larger score. What an edge is, under the pointer. An edge into keys or values that several heads "
+            "share is drawn to each of them.",
         ),
         report.Panel(figures.table(edges, title="The largest edges"), said_of_edges),
         report.Panel(figures.table(judged, title="What circuits do alone"), "All other edges carry the other prompt."),

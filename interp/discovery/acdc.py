@@ -111,7 +111,8 @@ def acdc(
     search = _Search.of(runs, criterion, candidates, tried)
     search.run(_Pace(OVERHEAD.get(runs.measured.baseline.device.type, 32.0), most))
     about = runs.measured.about()
-    said = [f"{about['metric']} {criterion}", str(about["direction"]), f"{order} writers", f"{about['n']} prompts"]
+    n = f"{about['n']} prompt{'s' * (len(runs.measured.baseline[0]) > 1)}"
+    said = [f"{about['metric']} {criterion}", str(about["direction"]), f"{order} writers", n]
     said += [] if about["ablation"] == "none" else [str(about["ablation"])]
     found_by = f"acdc: {', '.join(said)}; {search.n_tried:,} edges tried in {search.n_runs:,} runs"
     found = Subgraph.of_mask(runs.graph, runs.graph.edge_mask() & ~search.dropped, found_by)

@@ -17,6 +17,7 @@ class AblationOptions(TypedDict, total=False):
     Attributes:
         ablation: what edges carry in place of the corrupted prompt's activations: `Zero()`, `Mean(cache)` or
             `Resample(cache)`. It can also be given as `corrupted` itself; with both, the corrupted prompt is not run.
+            Results have it in their `attrs`; "none" there means that edges carry the other prompt's activations.
         direction: "noising", the default, runs the clean prompt and lets edges carry the corrupted one's writes;
             "denoising" the reverse.
         norms: "live" norms compute their scales from what they read, "frozen" ones keep those of the run as it is.

@@ -152,6 +152,9 @@ def test_what_leads_nowhere_is_dropped_without_a_run(monkeypatch: pytest.MonkeyP
         found = acdc(model, corrupted, clean, METRIC, threshold=1e6)
     assert sum(asked) == EdgeGraph.of(model).n_writers_of(EdgeGraph.of(model).readers[-1])  # those of the logits alone
     assert f"in {sum(asked)} runs" in found.found_by
+    with pytest.warns(UserWarning, match="keeps no edge"):
+        of_one = acdc(model, corrupted[:1], clean[:1], threshold=1e6)
+    assert f", {len(clean)} prompts;" in found.found_by and ", 1 prompt;" in of_one.found_by
 
 
 @pytest.mark.apart
