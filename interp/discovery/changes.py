@@ -96,7 +96,8 @@ class Changes:
         """The reader's own queries, keys or values if it reads the stream plus each change."""
         head = cast(int, reader.head)
         streams = self._reads(reader, change)[:, None]
-        return self.walk.project(reader.layer, cast(Input, reader.input), streams, slice(head, head + 1))
+        read = self.walk.normed_for_heads(reader.layer, streams)
+        return self.walk.project(reader.layer, cast(Input, reader.input), read, slice(head, head + 1))
 
     def mlp_out(
         self, reader: Reader, change: Float[Tensor, "writer batch late d_model"]

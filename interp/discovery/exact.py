@@ -67,7 +67,7 @@ class ExactEffects:
         self._say_cost(waiting)
         with progress_bar("patching edges", int(self._work[waiting].sum()), settings.progress) as advance:
             joins = _EdgePatches(self.runs, self.edges)
-            packed = PackedForward(self.runs.base, joins, advance, most_passing, self.runs.norms)
+            packed = PackedForward(self.runs.base, joins, advance, most_passing, self.runs.norms, measured.read)
             for part in portions(carried[waiting].tolist(), most_carried):
                 cells = waiting[part]
                 measure_rows(measured, self._run(packed, joins, cells), values, self.runs.norms)

@@ -105,20 +105,25 @@ class Walk:
 
     # ------------------------------------------------------------------ attention
 
+    def normed_for_heads(
+        self, layer: int, streams: Float[Tensor, "mask reader batch late d_model"]
+    ) -> Float[Tensor, "mask reader batch late d_model"]:
+        """Streams through the norm before a layer's attention."""
+        return self._normed(f"blocks.{layer}.ln1", self.model.blocks[layer].ln1, streams)
+
     def project(
         self,
         layer: int,
         input: Input,
-        streams: Float[Tensor, "mask head batch late d_model"],
+        read: Float[Tensor, "mask head batch late d_model"],
         heads: slice = slice(None),
     ) -> Float[Tensor, "row late head d_head"]:
-        """Queries, keys or values as attention meets them, of some of a layer's heads, each from a stream of its own.
+        """Queries, keys or values as attention meets them, of some of a layer's heads, each from a stream of its own
+        that has passed the norm.
 
         A row is a prompt of a mask, prompts running fastest.
         """
-        block, context = self.model.blocks[layer], self.base.contexts[layer]
-        attn = block.attn
-        read = self._normed(f"blocks.{layer}.ln1", block.ln1, streams)
+        context, attn = self.base.contexts[layer], self.model.blocks[layer].attn
         if input != "v" and context.position_reads is not None:
             read = read + self._of(context.position_reads)
         W, b = (cast(Tensor, getattr(attn, f"{kind}_{input.upper()}"))[heads] for kind in "Wb")
@@ -134,7 +139,7 @@ class Walk:
     def attended(self, layer: int, streams: Float[Tensor, "mask reader batch late d_model"]) -> Attended:
         """Attention, where every reader of the layer has a stream: all queries, all keys, all values."""
         n_heads, n_kv = self.cfg.n_heads, self.cfg.n_key_value_heads
-        parts = streams.split([n_heads, n_kv, n_kv], dim=1)
+        parts = self.normed_for_heads(layer, streams).split([n_heads, n_kv, n_kv], dim=1)
         q, k, v = (self.project(layer, input, part) for input, part in zip(INPUTS, parts, strict=True))
         pattern = self.pattern(layer, q, self.extended(k, self.base.keys(layer)))
         return Attended(pattern, self.mixed(layer, pattern, self.extended(v, self.base.values(layer))))

@@ -77,6 +77,7 @@ class Block(nn.Module):
                 return self(x, context)
         x = self.hook_resid_pre(x)
         attn_out = self.hook_attn_out(self._attend(x, context))
+        x = x if context.going_on is None else x[:, context.going_on]
         if self.cfg.parallel_attn_mlp:
             return self.hook_resid_post(x + attn_out + self._apply_mlp(x))
         x = x + attn_out

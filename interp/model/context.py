@@ -26,6 +26,8 @@ class LayerContext:
         past: the layer's keys and values of earlier positions, to which this run's are added, or None.
         attend: what mixes the values in place of attention over one rectangle of queries and keys: (queries, keys,
             values) to z, where positions of several runs are packed into one list, or None.
+        going_on: of the positions that the layer's keys and values are of, those that go on to its end, where no others
+            are read: their places, or None for all. `attend` has to return just these.
         triangular: whether `visible` is the lower triangle of a square, which the fused kernel knows without a mask.
     """
 
@@ -34,6 +36,7 @@ class LayerContext:
     position_reads: Float[Tensor, "batch pos d_model"] | None
     past: LayerKeysValues | None = None
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    going_on: Int[Tensor, "some"] | None = None
     triangular: bool = False
 
     @classmethod

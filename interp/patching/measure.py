@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError
@@ -69,6 +69,12 @@ class Measurement:
         """The metrics of one run of all prompts, [metric, batch], from its last stream."""
         runs, budget = self.runs, self.settings.max_bytes
         return torch.stack([runs.whole_run(plan, final, budget, norms) for plan in self.plans])
+
+    @property
+    def read(self) -> list[Int[Tensor, "read"]]:
+        """Of each prompt, the positions at which any of the metrics reads the last stream."""
+        return [torch.cat([plan.positions[prompt] for plan in self.plans]).unique() for prompt in
+                range(len(self.runs.base.prompts))]  # fmt: skip
 
     def keys(self) -> list[Any]:
         """What is measured, in words that mean the same in another process. Raises `ConfigError`."""

@@ -207,6 +207,8 @@ class PackedForward:
         advance: told how many positions have passed a block.
         most: how many positions pass a block at once.
         norms: "frozen" keeps the scales that norms had in the base run, which has to hold them.
+        read: for each prompt, at which positions the last stream is read; elsewhere it may be what the last layer
+            began with. None for everywhere.
     """
 
     def __init__(
@@ -216,9 +218,10 @@ class PackedForward:
         advance: Callable[[int], object] = lambda n: None,
         most: int = MOST_POSITIONS,
         norms: Literal["live", "frozen"] = "live",
+        read: list[Int[Tensor, "read"]] | None = None,
     ):
         self.base, self.model, self.joins = base, base.model, joins
-        self.advance, self.most, self.norms = advance, most, norms
+        self.advance, self.most, self.norms, self.read = advance, most, norms, read
 
     @torch.no_grad()
     def run(self, joining: dict[int, list[PackedRows]]) -> list[PackedRows]:
@@ -243,6 +246,9 @@ class PackedForward:
         """PackedRows before `layer` to the same rows after it."""
         if not groups:
             return []
+        is_last = layer == self.model.cfg.n_layers - 1
+        if is_last and self.read is not None and self.norms == "live" and passing is None:
+            return self._past_last(groups)
         passing = passing or _Passing()
         with self.frozen_norms(layer, passing):
             return self._passed(layer, groups, passing)
@@ -256,6 +262,39 @@ class PackedForward:
             passed += [rows.with_stream(part) for rows, part in zip(portion, _parts(out, portion), strict=True)]
             self.advance(flat.shape[1])
         return passed
+
+    def _past_last(self, groups: list[PackedRows]) -> list[PackedRows]:
+        """As `block` for the last layer, past whose attention only those positions go that are read."""
+        passed = [rows for rows in groups if not len(self._read_late(rows))]
+        passing, layer = _Passing(), self.model.cfg.n_layers - 1
+        for portion in in_portions([rows for rows in groups if len(self._read_late(rows))], self.most):
+            passing.portion = portion
+            flat = torch.cat([rows.stream.flatten(0, 1) for rows in portion])[None]
+            out = self.model.blocks[layer](flat, self._context(layer, passing, going_on=self._going_on(portion)))
+            sizes = [(len(rows.cells), len(self._read_late(rows))) for rows in portion]
+            parts = out[0].split([n * length for n, length in sizes])
+            for rows, part, size in zip(portion, parts, sizes, strict=True):
+                passed.append(
+                    rows.with_stream(rows.stream.index_copy(1, self._read_late(rows), part.unflatten(0, size)))
+                )
+            self.advance(flat.shape[1])
+        return passed
+
+    def _read_late(self, rows: PackedRows) -> Int[Tensor, "read"]:
+        """Which of the positions that the rows carry are read in the end, counted from their start."""
+        assert self.read is not None
+        at = self.read[rows.prompt] - rows.start
+        return at[at >= 0]
+
+    def _going_on(self, portion: list[PackedRows]) -> Int[Tensor, "some"]:
+        """Their places in the flat list of a portion."""
+        found, first = [], 0
+        for rows in portion:
+            n, length = rows.stream.shape[:2]
+            starts = first + length * torch.arange(n, device=rows.cells.device)
+            found.append((starts[:, None] + self._read_late(rows)).flatten())
+            first += n * length
+        return torch.cat(found)
 
     @contextmanager
     def frozen_norms(self, layer: int, passing: "_Passing") -> Iterator[None]:
@@ -274,8 +313,8 @@ class PackedForward:
         with self.model.hooks(fwd_hooks=[(name, scale) for name in names]):
             yield
 
-    def _context(self, layer: int, passing: "_Passing") -> LayerContext:
-        """What the block needs for a flat list of positions."""
+    def _context(self, layer: int, passing: "_Passing", going_on: Int[Tensor, "some"] | None = None) -> LayerContext:
+        """What the block needs for a flat list of positions, of which all or some go on past attention."""
         context, base, attn = self.base.contexts[layer], self.base, self.model.blocks[layer].attn
 
         def of_positions(table: Tensor) -> Tensor:  # [batch or 1, pos, ...] to [1, flat, ...]
@@ -291,8 +330,11 @@ class PackedForward:
                 passing.attending = rows
                 keys = _after(base.keys(layer)[rows.prompt, : rows.start], own[1])
                 values = _after(base.values(layer)[rows.prompt, : rows.start], own[2])
-                visible = _of(context.visible, rows)[None, :, rows.start :]
-                z = attn.attend(own[0], keys, values, LayerContext(visible, None, None))
+                q, visible = own[0], _of(context.visible, rows)[None, :, rows.start :]
+                if going_on is not None:
+                    at = self._read_late(rows)
+                    q, visible = q[:, at], visible[:, :, at]
+                z = attn.attend(q, keys, values, LayerContext(visible, None, None))
                 mixed.append(z.flatten(0, 1))
             return torch.cat(mixed)[None]
 
@@ -300,7 +342,7 @@ class PackedForward:
             None if context.rotation is None else (of_positions(context.rotation[0]), of_positions(context.rotation[1]))
         )
         reads = None if context.position_reads is None else of_positions(context.position_reads)
-        return LayerContext(context.visible, rotation, reads, attend=attend)
+        return LayerContext(context.visible, rotation, reads, attend=attend, going_on=going_on)
 
 
 class _Passing:

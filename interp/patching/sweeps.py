@@ -164,7 +164,7 @@ def _sweeps(
         work = sum(plan.work(cells) for cells in portions)
         with progress_bar(f"patching {name}", work, settings.progress) as advance:
             joins = SitePatches(plan.names.__getitem__, plan.written)
-            packed = PackedForward(runs.base, joins, advance, plan.most_passing)
+            packed = PackedForward(runs.base, joins, advance, plan.most_passing, read=measured.read)
             for cells in portions:
                 rows = packed.run(plan.joining(cells))
                 measure_rows(measured, rows, values[name])
