@@ -203,7 +203,7 @@ class _Search:
         if path is not None:
             asked = {"search": "acdc", "threshold": criterion.threshold, "grows": criterion.grows, **tried}
             asked |= {"norms": engine.norms, "positions": engine.positions}
-            question = question_of(measured, written_points(engine.model), **asked)
+            question = question_of(measured, written_points(engine.model), asked)
         file = ResumeFile(path, question, {"edges": measured.baseline[:, :, None].repeat(1, 1, graph.n_edges)})
         file.restore()
         nothing = torch.zeros_like(graph.edge_mask())

@@ -123,7 +123,7 @@ class CircuitRuns:
         return whole, empty
 
     def beyond_rounding(
-        self, difference: Float[Tensor, "*cells"], size: Float[Tensor, "*cells"]
+        self, difference: Float[Tensor, "*cells"], size: Float[Tensor, "*#cells"]
     ) -> Bool[Tensor, "*cells"]:
         """Which differences between values of that size are more than rounding."""
         dtype = self.engine.model.cfg.dtype

@@ -118,7 +118,7 @@ class ExactEffects:
         measured = self.runs.measured
         model = measured.runs.base.model
         asked = {"edges": list(map(str, self.edges)), "norms": self.runs.norms, "positions": self.runs.positions}
-        return question_of(measured, written_points(model), **asked)
+        return question_of(measured, written_points(model), asked)
 
 
 class _EdgePatches:

@@ -117,7 +117,7 @@ class EdgeRuns:
         Raises as `patching.sweep`; `ConfigError` for norms on the stream itself, whose writes do not add up.
         """
         check_model(model)
-        check_reactions(norms=norms)
+        check_reactions({"norms": norms})
         if ablation is not None:
             corrupted = ablation
         check_writes_add_up(model)

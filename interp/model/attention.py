@@ -68,8 +68,10 @@ class Attention(nn.Module):
         x_v: Float[Tensor, "batch pos d_model"] | None = None,
         context: LayerContext | None = None,
         split: SplitInputs = SHARED,
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """What all heads together write. Queries and keys read `x_qk`, values `x_v` (the same but in shortformer).
+    ) -> Float[Tensor, "batch going_on d_model"]:
+        """What all heads together write, at all positions or at `context.going_on`.
+
+        Queries and keys read `x_qk`, values `x_v` (the same but in shortformer).
 
         Without `context` raises as `LayerContext.of_whole_sequences`.
         """

@@ -69,7 +69,7 @@ class Block(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "batch pos d_model"], context: LayerContext | None = None
-    ) -> Float[Tensor, "batch pos d_model"]:
+    ) -> Float[Tensor, "batch going_on d_model"]:
         """The stream after this block. Without `context` raises as `LayerContext.of_whole_sequences`."""
         if context is None:
             context = LayerContext.of_whole_sequences(self.cfg, self.layer, x)
@@ -93,7 +93,7 @@ class Block(nn.Module):
 
     def _attend(
         self, x: Float[Tensor, "batch pos d_model"], context: LayerContext
-    ) -> Float[Tensor, "batch pos d_model"]:
+    ) -> Float[Tensor, "batch going_on d_model"]:
         read, imposed_scale = self.ln1.read(x) if self.pre_norm else (x, None)
         read_qk = read if context.position_reads is None else read + context.position_reads
         points = SplitPoints(self.hook_attn_in, self.hook_q_input, self.hook_k_input, self.hook_v_input)

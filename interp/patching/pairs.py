@@ -1,6 +1,6 @@
 """A run to patch, and where the activations come from that are written into it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -35,8 +35,8 @@ ROLES: dict[str, tuple[str, str]] = {"denoising": ("corrupted", "clean"), "noisi
 """By direction: which prompt runs, and whose activations are written."""
 
 
-def check_reactions(**given: str) -> None:
-    """Raise `ConfigError` unless each is "live" or "frozen"."""
+def check_reactions(given: Mapping[str, object]) -> None:
+    """Raise `ConfigError` unless each option is "live" or "frozen"."""
     for name, value in given.items():
         check_choice(name, value, get_args(Reaction))
 

@@ -83,7 +83,7 @@ def path_sweep(
     `ConfigError` for receivers that cannot be combined.
     """
     settings = Settings.of(options)
-    check_reactions(mlps=mlps, norms=norms)
+    check_reactions({"mlps": mlps, "norms": norms})
     pair = PromptPair.of(model, corrupted, clean, settings.direction or "noising", settings.attention_mask)
     graph = EdgeGraph.of(model)
     targets = _receivers(receivers, graph)
@@ -97,7 +97,7 @@ def path_sweep(
     values = measured.baseline.new_full((len(measured.plans), len(pair.prompts), len(sources)), math.nan)
     asked: dict[str, Any] = {"receivers": list(map(str, targets)), "senders": list(map(str, sources))}
     asked |= {"mlps": mlps, "norms": norms, "positions": where}
-    question = {} if settings.checkpoint is None else question_of(measured, written, **asked)
+    question = {} if settings.checkpoint is None else question_of(measured, written, asked)
     file = ResumeFile(settings.checkpoint, question, {"senders": values})
     _measure_senders(sender_runs, measured, sources, values, file)
     about = {

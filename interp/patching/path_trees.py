@@ -59,7 +59,7 @@ def path_tree(
     and on the way of another into the same place, and for norms on the stream itself, where writes do not add up.
     """
     settings = Settings.of(options)
-    check_reactions(norms=norms)
+    check_reactions({"norms": norms})
     pair = PromptPair.of(model, corrupted, clean, settings.direction or "noising", settings.attention_mask)
     check_writes_add_up(model)
     if not paths or any(isinstance(path, str) for path in paths):

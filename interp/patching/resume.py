@@ -22,7 +22,7 @@ from interp.patching.measure import Measurement
 KIND = "interp.patching.checkpoint"
 
 
-def question_of(measured: Measurement, places: list[str], **more: Any) -> dict[str, Any]:
+def question_of(measured: Measurement, places: list[str], more: Mapping[str, Any]) -> dict[str, Any]:
     """What a sweep asks, part by part, as JSON values: model, prompts, what is written, metrics, and `more`.
 
     Neither a schedule (budgets, portions) nor how results are shown is part of it. `places` are the points that are

@@ -155,7 +155,7 @@ def _sweeps(
     values = {  # [metric batch cell]: as long as a cell is not run, that of the run as it is
         name: measured.baseline[:, :, None].repeat(1, 1, len(plan.carried)) for name, plan in plans.items()
     }
-    asked = {} if settings.checkpoint is None else question_of(measured, names, sites=_asked(sites))
+    asked = {} if settings.checkpoint is None else question_of(measured, names, {"sites": _asked(sites)})
     file = ResumeFile(settings.checkpoint, asked, values)
     done = file.restore()
     results = {}
