@@ -171,7 +171,7 @@ def test_a_graph_is_written_as_json_and_read_back():
         None,
     ],
 )
-def test_what_describes_no_graph_is_refused(text: Any):
+def test_what_describes_no_graph_is_refused(text: Any, as_installed: None):
     with pytest.raises(ConfigError):
         EdgeGraph.from_json(text)
 
