@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.budget import portions
@@ -78,10 +78,9 @@ class ExactEffects:
         """These edges' rows after the last layer."""
         joining: dict[int, list[PackedRows]] = {}
         for prompt, start in enumerate(self.runs.starts):
-            if start < self.runs.n_pos:
-                for reader, of_reader in self._by_reader(cells):
-                    at = torch.full((len(of_reader), 2), -1, device=cells.device)
-                    joining.setdefault(reader.layer, []).append(PackedRows(prompt, start, of_reader, at))
+            for reader, of_reader in self._by_reader(cells[self._moves[prompt, cells]]):
+                at = torch.full((len(of_reader), 2), -1, device=cells.device)
+                joining.setdefault(reader.layer, []).append(PackedRows(prompt, start, of_reader, at))
         of_logits = joining.pop(self.runs.graph.n_layers, [])
         return [*(packed.run(joining) if joining else []), *joins.joined(of_logits)]
 
@@ -91,10 +90,20 @@ class ExactEffects:
         return [(self.runs.graph.readers[i], cells[readers == i]) for i in readers.unique().tolist()]
 
     @cached_property
+    def _moves(self) -> Bool[Tensor, "batch edge"]:
+        """For which prompts an edge's writer writes something else in the other run."""
+        runs = self.runs
+        moves = torch.zeros(len(runs.starts), len(runs.graph.writers), dtype=torch.bool, device=runs.base.final.device)
+        for prompt, start in enumerate(runs.starts):
+            if start < runs.n_pos:
+                moves[prompt] = runs.written(Late([prompt], start)).difference.flatten(1).any(dim=1)
+        return moves[:, [runs.graph.numbers[edge.writer] for edge in self.edges]]
+
+    @cached_property
     def _carried(self) -> Int[Tensor, "edge"]:
         """How many positions the rows of each edge have, over all prompts."""
-        late = sum(self.runs.n_pos - start for start in self.runs.starts)
-        return torch.full((len(self.edges),), late, device=self.runs.base.final.device)
+        late = self.runs.n_pos - torch.tensor(self.runs.starts, device=self._moves.device)
+        return (self._moves * late[:, None]).sum(dim=0)
 
     @cached_property
     def _work(self) -> Int[Tensor, "edge"]:

@@ -69,6 +69,26 @@ def test_edges_elsewhere_than_the_positions_asked_for_carry_nothing():
     assert np.allclose(parts.sum(axis=0), everywhere, atol=1e-12, equal_nan=True)
 
 
+def test_an_edge_whose_writer_writes_the_same_has_exactly_no_effect_and_is_not_run(monkeypatch: pytest.MonkeyPatch):
+    from interp.patching.packed import PackedForward
+
+    model, run, ran = build(config(GRID["rotary_rms_gated_grouped"]), seed=11), PackedForward.run, list[int]()
+    with torch.no_grad():
+        model.blocks[0].attn.W_O[2] = 0
+
+    def counted(self: PackedForward, joining: Any) -> Any:
+        ran.extend(cell for some in joining.values() for rows in some for cell in rows.cells.tolist())
+        return run(self, joining)
+
+    monkeypatch.setattr(PackedForward, "run", counted)
+    edges = EdgeGraph.of(model).edges()
+    exact = scored(model)
+    assert (exact.sel(writer="L0H2").dropna("reader") == 0).all() and (
+        exact.sel(writer="L0H1").dropna("reader") != 0
+    ).any()
+    assert ran and all(str(edges[cell].writer) != "L0H2" for cell in ran)
+
+
 def test_some_readers_and_writers_score_as_they_do_among_all(model: HookedTransformer):
     readers, writers = ["logits", "L1H1.q", "L2.mlp", "L0H0.k"], ["L1.mlp", "embed", "L0H3"]
     for method in ("exact", "qk", "local_ig", "combined"):
