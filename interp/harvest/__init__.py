@@ -1,0 +1,3 @@
+"""Activations of many texts on disk, and what is read off them."""
+
+__all__: list[str] = []
