@@ -49,7 +49,7 @@ class Store:
     Attributes:
         folder: where it is.
         sites: the full names of the hook points.
-        signature: of the model that ran: the hash of its architecture and weights.
+        signature, n_layers: of the model that ran: the hash of its architecture and weights, and its layers.
         units: which units of the harvest it has: all, unless it was opened as a partial one.
     """
 
@@ -66,8 +66,8 @@ class Store:
         about = job.mapped(self.units[0])[ABOUT]
         self.sites: tuple[str, ...] = tuple(about["ran_in"])
         self.signature: str = about["signature"]
-        self.ran_in = {name: getattr(torch, dtype) for name, dtype in about["ran_in"].items()}
-        self._n_layers: int = about["n_layers"]
+        self._ran_in = {name: getattr(torch, dtype) for name, dtype in about["ran_in"].items()}
+        self.n_layers: int = about["n_layers"]
         n_tokens = self._tokens.index["n_tokens"]
         self._ends = torch.tensor([n_tokens[unit] for unit in self.units]).cumsum(0)
         self._mapped: OrderedDict[int, Mapping[str, Tensor]] = OrderedDict()
@@ -91,7 +91,7 @@ class Store:
 
     def __getitem__(self, site: HookName) -> "StoredSite":
         """The rows of a site, by its name in any form. Raises `HookNotFoundError` for one that is not here."""
-        found = resolve(site, self.sites, self._n_layers)
+        found = resolve(site, self.sites, self.n_layers)
         if len(found) > 1:
             raise HookNotFoundError(f"{describe(site)} fits {len(found)} sites: {', '.join(found[:4])}; name one")
         return StoredSite(self, found[0])
@@ -116,9 +116,9 @@ class Store:
         """What the texts were read with, if it is a `Tokenizer` or a `Vocabulary`."""
         return self._tokens.tokenizer()
 
-    def means(self) -> Mapping[str, Tensor]:
-        """The mean of every site, by full name: what `interventions.Mean(store)` writes."""
-        return {name: StoredSite(self, name).mean() for name in self.sites}
+    def mean_of(self, name: str) -> Tensor:
+        """The mean of a site in the dtype in which the model ran, as `interventions.Mean(store)` writes it."""
+        return self[name].mean().to(self._ran_in[name])
 
     # ------------------------------------------------------------------ rows
 
