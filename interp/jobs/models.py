@@ -1,0 +1,10 @@
+from typing import Any
+
+
+class ModelRef:
+    @classmethod
+    def of(cls, m):
+        return m
+
+
+AnyModel = Any
