@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from interp.commands.common import MODEL, ModelName, Quiet, check_writable, load, print_whole, wrote
-from interp.commands.pairs import Pairs
+from interp.commands.pairs import pairs_of
 from interp.errors import ConfigError, did_you_mean
 from interp.indices import check_count
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import xarray as xr
     from rich.table import Table
 
+    from interp.data import PromptPairs
     from interp.discovery import Subgraph
+    from interp.metrics import Metric
     from interp.model import EdgeGraph, HookedTransformer
 
 HELP = """Find a circuit: score every edge between two prompts, and judge the edges that count for most.
@@ -69,15 +71,15 @@ def circuit(
     from interp.model import EdgeGraph
 
     _check_words(method, direction, checkpoint)
-    prompts = Pairs.of(pairs, clean=clean, corrupted=corrupted, correct=correct, incorrect=incorrect)
+    prompts = pairs_of(pairs, clean=clean, corrupted=corrupted, correct=correct, incorrect=incorrect)
     out, json, checkpoint = _check_files(out, json, checkpoint)
     loaded = load(model, quiet)
     check_count("--n", n, EdgeGraph.of(loaded).n_edges)
-    prompts.check_lengths(loaded)
+    prompts.tokens(loaded)  # all are checked before any is run
     judge = _Judge(loaded, prompts, {"direction": direction, "progress": not quiet})
     typer.echo(judge.ends())
     how: Any = {"method": method, "probe": max(20, top_k), "checkpoint": checkpoint}
-    scores = edge_scores(loaded, prompts.corrupted, prompts.clean, prompts.metric, **how, **judge.options)
+    scores = edge_scores(loaded, *judge.asked, **how, **judge.options)
     edges = _largest(scores, top_k)
     print_whole(_table(edges, f"The largest of {int(scores.notnull().sum()):,} edges"))
     said = " ".join(filter(None, [_said_of_shared(EdgeGraph.of(loaded), edges["edge"]), _said_of_probe(scores)]))
@@ -124,20 +126,21 @@ class _Judge:
     """Runs of circuits on the pairs of prompts.
 
     Attributes:
+        asked: both prompts of all pairs, and the metric of their answers.
         options: of all runs.
     """
 
-    def __init__(self, model: HookedTransformer, prompts: Pairs, options: dict[str, Any]):
-        self.model, self.prompts, self.options = model, prompts, options
+    def __init__(self, model: HookedTransformer, prompts: PromptPairs, options: dict[str, Any]):
+        self.model, self.options = model, options
+        self.asked: tuple[Any, Any, Metric] = (prompts.corrupted, prompts.clean, prompts.metric)
 
     def ends(self) -> str:
         """The metric of both prompts, in words. Raises what no circuit can be judged on; see `faithfulness`."""
         from interp.discovery import Subgraph, faithfulness
         from interp.patching import ROLES
 
-        prompts, runs = self.prompts, ROLES[self.options["direction"]]
-        about = faithfulness(self.model, Subgraph.empty(self.model), prompts.corrupted, prompts.clean, prompts.metric,
-                             **self.options).attrs  # fmt: skip
+        runs = ROLES[self.options["direction"]]
+        about = faithfulness(self.model, Subgraph.empty(self.model), *self.asked, **self.options).attrs
         several = f", means over {about['n']}" if about["n"] > 1 else ""
         one = "prompts" if several else "prompt"
         return (f"{about['metric']}: {about['baseline']:.3f} on the {runs[0]} {one}, {about['target']:.3f} on the "
@@ -153,8 +156,7 @@ class _Judge:
             RANDOM: random,
             NOTHING: Subgraph.empty(self.model),
         }
-        prompts = self.prompts
-        result = faithfulness(self.model, circuits, prompts.corrupted, prompts.clean, prompts.metric, **self.options)
+        result = faithfulness(self.model, circuits, *self.asked, **self.options)
         columns = {
             "": list(circuits),
             "edges": [f"{n:,}" for n in result["n_edges"].to_numpy()],
@@ -168,9 +170,7 @@ class _Judge:
         """The faithfulness of circuits of all sizes, by these scores and at random."""
         from interp.discovery import faithfulness_curve
 
-        prompts = self.prompts
-        return faithfulness_curve(self.model, prompts.corrupted, prompts.clean, prompts.metric, scores, by="absolute",
-                                  **self.options)  # fmt: skip
+        return faithfulness_curve(self.model, *self.asked, scores, by="absolute", **self.options)
 
 
 def _at_random(scores: xr.DataArray, n: int) -> Subgraph:
