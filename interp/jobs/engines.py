@@ -152,5 +152,5 @@ def engine_of(workers: int | Engine, retries: int = 2) -> Engine:
 
 
 def _short(error: Exception) -> str:
-    first = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {first[:200]}"
+    sentence = str(error).strip().split("\n")[0].split(". ")[0]
+    return f"{type(error).__name__}: {sentence}"

@@ -58,13 +58,14 @@ class JobFolder:
 
     Attributes:
         path: where it is.
-        specification: all that the results depend on, part by part.
+        specification: all that the results depend on, part by part; what is long, as its hash.
         n_units: how many units there are.
         key: the hash of these, by which a unit's file says whose it is.
     """
 
     def __init__(self, path: Path, specification: Mapping[str, Any], n_units: int):
-        self.path, self.specification, self.n_units = path, dict(specification), n_units
+        self.path, self.n_units = path, n_units
+        self.specification = {part: _short(value) for part, value in specification.items()}
         said = json.dumps([FORMAT, n_units, self.specification], sort_keys=True)
         self.key = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
@@ -91,7 +92,7 @@ class JobFolder:
 
         Raises `CheckpointError`, naming what differs, where the folder has another job.
         """
-        mine = cls(Path(path), json.loads(json.dumps(specification)), n_units)
+        mine = cls(Path(path), specification, n_units)
         file = mine.path / MANIFEST
         if not file.exists():
             with atomic_path(file) as temporary:
@@ -101,7 +102,7 @@ class JobFolder:
         parts = {**theirs.specification, **mine.specification}
         both = [(part, theirs.specification.get(part), mine.specification.get(part)) for part in parts]
         both.append(("number of units", theirs.n_units, mine.n_units))
-        if differing := [f"{part} ({describe(a)} there, {describe(b)} here)" for part, a, b in both if a != b]:
+        if differing := [f"{part} ({a!r} there, {b!r} here)" for part, a, b in both if a != b]:
             raise CheckpointError(
                 f"{path} has another job, which differs in: {'; '.join(differing)}. Give another folder, or remove it"
             )
@@ -179,6 +180,14 @@ class JobFolder:
             warnings.warn(f"{self.path} is mixed, so that its units agree up to rounding only: {said}", stacklevel=2)
         for unit in range(self.n_units):
             yield self.result(unit)
+
+
+def _short(value: Any) -> Any:
+    """A JSON value as it comes back from a file, or the hash of one that nobody would read."""
+    text = json.dumps(value, sort_keys=True)
+    return (
+        json.loads(text) if len(text) <= 200 else f"hash {hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+    )
 
 
 def made_with(device: str) -> str:

@@ -115,7 +115,7 @@ class Mapped(Work):
     @property
     def device(self) -> str:
         """The model's, if there is one."""
-        return "cpu" if self.model is None else self.model.device
+        return "cpu" if self.model is None else str(self.model.load().W_E.device)
 
     def specification(self) -> dict[str, Any]:
         """The function's code, the rows, the model and the unit."""

@@ -13,12 +13,14 @@ from interp.errors import ConfigError, describe
 from interp.indices import check_count
 from interp.jobs.engines import engine_of
 from interp.jobs.folder import JobFolder
-from interp.jobs.work import Engine, Outcome, Task, Work, check_picklable, finish
+from interp.jobs.work import Engine, Outcome, Task, Work, check_all_went_well, check_picklable
 from interp.progress import progress_bar
 
 
 class JobOptions(TypedDict, total=False):
-    """How a job is done, and where its results are kept. None of these changes a result, but for `threads`, which may change its last bits.
+    """How a job is done, and where its results are kept.
+
+    None of these changes a result, but for `threads`, which may change its last bits.
 
     Attributes:
         folder: where results are kept, unit by unit. Another call for the same work, in any process and with any
@@ -65,7 +67,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="interp-job-") if folder is None else _kept(folder) as path:
         job = JobFolder.open(path, {**work.specification(), "threads": threads, "interp": version("interp")},
                              work.n_units)  # fmt: skip
-        _compute(job, Task(work, job, threads), engine, retries, progress)
+        _compute(job, Task(work, job, threads), engine, retries, progress, kept=folder is not None)
         yield job
 
 
@@ -76,12 +78,12 @@ def _kept(folder: str | os.PathLike[str]) -> Iterator[str | os.PathLike[str]]:
     yield folder
 
 
-def _compute(job: JobFolder, task: Task, engine: Engine, retries: int, progress: bool) -> None:
+def _compute(job: JobFolder, task: Task, engine: Engine, retries: int, progress: bool, kept: bool) -> None:
     status = job.status()
     for unit, why in status.bad.items():
         warnings.warn(f"{why}, so unit {unit} is computed again", stacklevel=5)
     tries, failed = Counter[int](), dict[int, Outcome]()
-    waiting = share = status.missing
+    waiting = status.missing
     with progress_bar(f"computing {job.n_units} units", job.n_units, progress) as advance:
         advance(job.n_units - len(waiting))
         while waiting:
@@ -95,6 +97,6 @@ def _compute(job: JobFolder, task: Task, engine: Engine, retries: int, progress:
                 else:
                     failed[outcome.unit] = outcome
                     if outcome.stop:
-                        finish(job, task.work, failed, share)
+                        check_all_went_well(job, task.work, failed, kept)
             waiting = again
-    finish(job, task.work, failed, share)
+    check_all_went_well(job, task.work, failed, kept)

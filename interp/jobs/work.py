@@ -4,7 +4,7 @@ import errno
 import pickle
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,17 +124,22 @@ def check_picklable(work: Work) -> None:
         ) from error
 
 
-def finish(folder: JobFolder, work: Work, failed: dict[int, Outcome], share: Sequence[int]) -> None:
-    """Raise `JobError` for units that failed: which, on what, and why."""
+def check_all_went_well(folder: JobFolder, work: Work, failed: dict[int, Outcome], kept: bool) -> None:
+    """Raise `JobError` for units that failed: which, on what, and why. `kept` says whether the folder stays."""
     if not failed:
         return
     first = failed[min(failed)]
-    others = f" The other units are done, and kept in {folder.path}." if len(failed) < len(share) else ""
+    missing = folder.status().missing
+    rest = (
+        f". {folder.n_units - len(missing)} units are done, and the same call goes on from {folder.path}"
+        if kept
+        else ""
+    )
     error = JobError(
         f"{len(failed)} of {folder.n_units} units failed. Unit {first.unit} ({work.describe(first.unit)}): "
-        f"{first.error}.{others} The same call goes on with those that are missing",
+        f"{first.error}{rest}",
         {unit: str(outcome.error) for unit, outcome in sorted(failed.items())},
-        folder.status().missing,
+        missing,
     )
     if first.trace:
         error.add_note(f"In unit {first.unit}:\n{first.trace}")

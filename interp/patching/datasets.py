@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-import torch
 from torch import Tensor
 
 from interp.data import PromptPairs
@@ -72,11 +71,13 @@ def sweep_dataset(
         JobError: units failed, or are missing because they are another part's.
     """
     fields, job = split_dataset_options(options, default="denoising")
-    chosen = {"layers": layers, "heads": heads, "neurons": neurons}
     of_pairs = pairs_of(model, pairs)
     live = of_pairs["model"].load()
-    place = SweepSite.of(live, site, over, of_pairs["tokens"].n_pos, positions=positions, **chosen)
-    work = SweepWork(**of_pairs, **fields, metric=metric, place=place)
+    cells = {"layers": layers, "positions": positions, "heads": heads, "neurons": neurons}
+    place = SweepSite.of(live, site, over, of_pairs["tokens"].n_pos, **cells)
+    asked = {"site": site, "over": place.over, "layers": place.layers, "positions": place.positions}
+    parts = place.parts if place.part_axis == "neuron" else None, place.parts if place.part_axis != "neuron" else None
+    work = SweepWork(**of_pairs, **fields, metric=metric, **asked, neurons=parts[0], heads=parts[1])
     about = work.check()
     with run(work, **job) as folder:
         numbers = numbers_of(put_together(folder), work.settings)
@@ -88,36 +89,43 @@ class SweepWork(PairsWork):
     """A sweep of a site.
 
     Attributes:
-        place: its cells, in the batch of all pairs.
+        site, over: as for `sweep`.
+        layers, positions, heads, neurons: the chosen ones, counted from 0; None for what is not taken apart. Positions
+            are columns of the batch of all pairs.
     """
 
-    place: SweepSite
+    site: str
+    over: tuple[Granularity, ...]
+    layers: list[int]
+    positions: list[int] | None
+    heads: list[int] | None
+    neurons: list[int] | None
 
     def asked(self) -> dict[str, Any]:
         """The cells."""
-        place = self.place
-        cells = {"layers": place.layers, "positions": place.positions, place.part_axis or "parts": place.parts}
-        return {"analysis": "sweep", "site": place.site, "over": sorted(place.over), **cells}
+        chosen = {name: getattr(self, name) for name in ("layers", "positions", "heads", "neurons")}
+        return {"analysis": "sweep", "site": self.site, "over": sorted(self.over), **chosen}
 
     def measure(self, group: PairsGroup) -> dict[str, Tensor]:
         """The metrics of every patched run; where a pair has no token, that of the run as it is."""
-        place, columns = self.place, group.columns(self.place.positions)
-        part = {"neurons" if place.part_axis == "neuron" else "heads": place.parts}
-        sites = {}
-        if columns is None or columns:
-            n_pos = place.n_pos - group.offset
-            sites[""] = SweepSite.of(
-                group.model, place.site, place.over, n_pos, layers=place.layers, positions=columns, **part
-            )
+        columns = group.columns(self.positions)
+        sites = {} if columns == [] else {"": self._place(group, columns)}
         measured, found = measure_sites(group.pair, sites, group.metric, group.settings)
-        values = measured.baseline[..., None, None, None].repeat(1, 1, *place.shape)
+        n_parts = len(self.heads or self.neurons or [0])
+        values = measured.baseline[..., None, None, None].repeat(
+            1, 1, len(self.layers), len(self.positions or [0]), n_parts
+        )
         if sites:
-            first = 0 if columns is None else len(place.positions or []) - len(columns)
             reached = slice(None)
-            if place.positions is not None:
-                reached = torch.tensor([i for i, p in enumerate(place.positions) if p >= group.offset])
+            if self.positions is not None:
+                reached = [i for i, position in enumerate(self.positions) if position >= group.offset]
             values[:, :, :, reached] = found[""].unflatten(2, sites[""].shape)
         return with_ends(measured, values.flatten(2))
+
+    def _place(self, group: PairsGroup, positions: list[int] | None) -> SweepSite:
+        """The cells in a batch of these pairs."""
+        n_pos = self.tokens.n_pos - group.offset
+        return SweepSite.of(group.model, self.site, self.over, n_pos, self.layers, positions, self.heads, self.neurons)
 
 
 @known_keywords

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError
-from interp.metrics import Metric, MetricPlan, as_metric
+from interp.metrics import Metric, MetricPlan, as_metric, is_pooled
 from interp.model import ActivationCache
 from interp.patching.options import Settings
 from interp.patching.packed import PackedRows
@@ -97,6 +97,7 @@ class Measurement:
         plans: which logits each needs.
         baseline: the metrics of the run as it is.
         target: those of the other prompts' run, where its last stream is known.
+        pooled: which metrics made a single number of several prompts.
     """
 
     runs: PairRuns
@@ -106,6 +107,7 @@ class Measurement:
     plans: list[MetricPlan]
     baseline: Float[Tensor, "metric batch"]
     target: Float[Tensor, "metric batch"] | None
+    pooled: list[bool]
 
     @classmethod
     def of(cls, runs: PairRuns, metric: Metrics, settings: Settings) -> "Measurement":
@@ -115,13 +117,14 @@ class Measurement:
         names = list(metric) if isinstance(metric, Mapping) else None
         metrics = [as_metric(one) for one in (metric.values() if isinstance(metric, Mapping) else [metric])]
         plans = [one.plan(runs.judged) for one in metrics]
-        baseline = torch.stack([runs.whole_run(plan, runs.base.final, settings.max_bytes) for plan in plans])
+        of_run = [runs.whole_run(plan, runs.base.final, settings.max_bytes) for plan in plans]
+        baseline = torch.stack(of_run)
         target = None
         if runs.final is not None:
             target = torch.stack([runs.whole_run(plan, runs.final, settings.max_bytes) for plan in plans])
         if settings.normalize:
             Numbers(baseline, baseline, target).check_gap()
-        return cls(runs, settings, metrics, names, plans, baseline, target)
+        return cls(runs, settings, metrics, names, plans, baseline, target, [is_pooled(values) for values in of_run])
 
     def of_run(self, final: Float[Tensor, "batch pos d_model"], norms: Reaction = "live") -> Tensor:
         """The metrics of one run of all prompts, [metric, batch], from its last stream."""
@@ -158,7 +161,7 @@ class Measurement:
         effects: bool = False,
     ) -> "xarray.DataArray":
         """Values of patched runs as a result; see `Numbers.result`."""
-        return self.numbers(values).result(axes, self.names, self.settings, self.about() | about, effects)
+        return self.numbers(values).result(axes, self.names, self.settings, {**self.about(), **about}, effects)
 
     def numbers(self, values: Float[Tensor, "metric batch *cells"]) -> Numbers:
         """Values of patched runs, with both ends of the scale."""

@@ -9,11 +9,9 @@ Positions are columns of the batch padded on the left, as for several texts in o
 
 import dataclasses
 import math
-import os
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -22,11 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data import PairTokens, PromptPairs
-from interp.digests import digest_of
 from interp.errors import ConfigError, describe
 from interp.indices import check_count
 from interp.interventions import Intervention, Resample
-from interp.jobs import AnyModel, JobFolder, JobOptions, ModelRef, Work, run
+from interp.jobs import AnyModel, JobFolder, JobOptions, ModelRef, Work
 from interp.metrics import JudgedRun, KLDivergence, Metric, as_metric, key_of
 from interp.patching.measure import Measurement, Metrics, Numbers
 from interp.patching.options import Settings
@@ -37,27 +34,38 @@ if TYPE_CHECKING:
     from interp.model import HookedTransformer
 
 
-class DatasetOptions(JobOptions, total=False):
-    """How effects are measured over a data set, and how the job is done.
+class PairsOptions(JobOptions, total=False):
+    """How pairs are run, and how the job is done.
 
     All of `JobOptions` too (folder, workers, threads, retries, progress).
 
     Attributes:
-        ablation: what is written in place of the other prompts' activations: `Zero()`, `Mean(store)`, or the like.
-        direction, effects, normalize, per_prompt, confidence: as for one call; see `EffectOptions`. Fractions are of
-            the mean gap over all prompts, and intervals are over all prompts.
+        ablation: what is written in place of the corrupted prompts' activations: `Zero()`, `Mean(store)`, or the like.
+        direction, per_prompt, confidence: as for one call; see `EffectOptions`. Intervals are over all prompts.
         unit: how many pairs a unit has; 32 by default. It can decide the last bits of a result.
         max_bytes: the memory that patched runs may take, in every worker; 2 GB by default. It can decide the last bits.
     """
 
     ablation: Intervention | None
     direction: PatchDirection | None
-    effects: bool
-    normalize: bool
     per_prompt: bool
     confidence: float
     unit: int
     max_bytes: int
+
+
+class DatasetOptions(PairsOptions, total=False):
+    """How pairs are run, how effects are measured, and how the job is done.
+
+    All of `PairsOptions` too (ablation, direction, per_prompt, confidence, unit, max_bytes, folder, workers, threads,
+    retries, progress).
+
+    Attributes:
+        effects, normalize: as for one call; see `EffectOptions`. Fractions are of the mean gap over all prompts.
+    """
+
+    effects: bool
+    normalize: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +138,7 @@ class PairsWork(Work):
     @property
     def device(self) -> str:
         """The model's."""
-        return self.model.device
+        return str(self.model.load().W_E.device)
 
     def shared(self, folder: Path) -> Self:
         """With the model in the job's folder."""
@@ -152,7 +160,7 @@ class PairsWork(Work):
         run = JudgedRun(prompts, model.to_answer, model.cfg.d_vocab_out, model, cfg=model.cfg)
         return {
             "model": self.model.key(),
-            "pairs": key_of(dataclasses.asdict(self.tokens)),
+            "pairs": self.tokens.digest,
             "metric": [[name, metric.key(run)] for name, metric in self.metrics.items()],
             "ablation": None if self.ablation is None else key_of(self.ablation, "the ablation"),
             "direction": self.settings.direction,
@@ -202,6 +210,11 @@ class PairsWork(Work):
         offset = self.tokens.n_pos - clean.ids.shape[1]
         return PairsGroup(model, corrupted if ablation is None else ablation, clean, metric, offset, self.settings)
 
+    @property
+    def first_group(self) -> PairsGroup:
+        """The first two pairs of one length in the first unit, on which a question can be tried."""
+        return self.group(self.tokens.groups(self.rows(0))[0][:2])
+
     def check(self) -> dict[str, object]:
         """Try the question on the first two pairs of one length, and return what the results' `attrs` say of it.
 
@@ -210,19 +223,17 @@ class PairsWork(Work):
         """
         for metric in self.metrics.values():
             self._check_metric(metric)
-        group = self.group(self.tokens.groups(range(min(len(self.pairs), self.unit)))[0][:2])
+        group = self.first_group
         measured = Measurement.of(group.pair.run([]), group.metric, self.settings)
         check_not_pooled(measured)
         if self.settings.normalize and measured.target is None:
             raise ConfigError(f"normalize = True, but {self.ablation!r} is not a run, so there is no other end to "
                               "measure against")  # fmt: skip
-        names = [self._name(metric, plan.name) for metric, plan in zip(self.metrics.values(), measured.plans, strict=True)]
-        return {
-            **measured.about(),
-            "metric": "; ".join(names),
-            "n": len(self.pairs),
-            "pairs": self.pairs.digest,
-        }
+        names = [
+            self._name(metric, plan.name) for metric, plan in zip(self.metrics.values(), measured.plans, strict=True)
+        ]
+        about = {name: said for name, said in measured.about().items() if name not in ("n", "baseline", "target")}
+        return {**about, "metric": "; ".join(names), "pairs": self.pairs.digest}
 
     def _check_metric(self, metric: Metric) -> None:
         if isinstance(metric, KLDivergence) and metric.reference is not None:
@@ -264,8 +275,8 @@ def _of_rows(metric: Metric, rows: Sequence[int], n: int) -> Metric:
         given = getattr(metric, name)
         if isinstance(given, tuple):
             if len(given) != n:
-                raise ConfigError(f"{type(metric).__name__}: {len(given)} answers in {name} for {n} pairs; allowed: one "
-                                  "for all, or one a pair")  # fmt: skip
+                raise ConfigError(f"{type(metric).__name__}: {len(given)} answers in {name} for {n} pairs; allowed: "
+                                  "one for all, or one a pair")  # fmt: skip
             changed[name] = tuple(given[row] for row in rows)
     return dataclasses.replace(metric, **changed) if changed else metric
 
@@ -285,9 +296,7 @@ def check_not_pooled(measured: Measurement) -> None:
 JOB = tuple(JobOptions.__annotations__)
 
 
-def split_dataset_options(
-    options: Mapping[str, Any], default: PatchDirection
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_dataset_options(options: Mapping[str, Any], default: PatchDirection) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of `PairsWork` that options decide, and the options of its job.
 
     Args:
@@ -310,7 +319,9 @@ def split_dataset_options(
 def pairs_of(model: AnyModel, pairs: PromptPairs) -> dict[str, Any]:
     """The fields of `PairsWork` that model and pairs decide. Raises `ConfigError`, `TokenError` or `ShapeError`."""
     if not isinstance(pairs, PromptPairs):
-        raise ConfigError(f"pairs = {describe(pairs)}; allowed: interp.data.PromptPairs, such as PromptPairs.read makes")
+        raise ConfigError(
+            f"pairs = {describe(pairs)}; allowed: interp.data.PromptPairs, such as PromptPairs.read makes"
+        )
     ref = ModelRef.of(model)
     return {"model": ref, "pairs": pairs, "tokens": pairs.tokens(ref.load())}
 
