@@ -52,8 +52,9 @@ class Workers:
         from joblib import Parallel, delayed
 
         # Of one process joblib would make none, and a unit that kills its process would kill this one.
-        parallel = Parallel(n_jobs=max(2, min(self.n, len(units))), return_as="generator_unordered", batch_size=1)
-        yield from parallel(delayed(task)(unit) for unit in units)
+        n = max(2, min(self.n, len(units)))
+        pool: Any = Parallel(n_jobs=n, return_as="generator_unordered", batch_size=1)  # pyright: ignore[reportArgumentType]
+        yield from pool(delayed(task)(unit) for unit in units)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class RayTasks:
 
     def __call__(self, task: Task, units: list[int]) -> Iterator[Outcome]:
         """All units."""
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
 
         task = task.shared()
         started = not ray.is_initialized()
@@ -136,7 +137,7 @@ def ray(address: str | None = None, *, retries: int = 3, **resources: Any) -> Ra
     Raises `ConfigError` where Ray is not installed.
     """
     try:
-        import ray as installed  # noqa: F401
+        import ray as installed  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError("jobs.ray needs Ray: python -m pip install 'interp[ray]'") from error
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else it writes a secret into the home folder

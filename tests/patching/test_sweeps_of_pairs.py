@@ -28,7 +28,8 @@ def test_a_sweep_over_pairs_is_the_sweep_of_all_of_them_at_once(name: str):
     model = small(name)
     pairs = random_pairs(model, LENGTHS)
     once = in_one_batch(pairs)
-    for site, over in (("resid_pre", ("layer", "pos")), ("z", ("pos", "head", "layer"))):
+    places: list[tuple[str, Any]] = [("resid_pre", ("layer", "pos")), ("z", ("pos", "head", "layer"))]
+    for site, over in places:
         expected = sweep(model, **once, site=site, over=over, **QUIET)
         assert_same(sweep_dataset(model, pairs, site=site, over=over, unit=3, **QUIET), expected)
 
@@ -79,7 +80,7 @@ def test_an_ablation_stands_for_the_corrupted_prompts(ablation: str):
 def test_resampling_draws_anew_in_every_unit_and_the_same_again_when_asked_again():
     model = small()
     pairs = random_pairs(model, [6] * 4, seed=4)
-    pairs = PromptPairs(*([column[0]] * 4 for column in (pairs.clean, pairs.corrupted, pairs.correct, pairs.incorrect)))
+    pairs = pairs[[0, 0, 0, 0]]
     others = model.run_with_cache(torch.randint(11, (9, 6)))[1]
     ask: dict[str, Any] = {"ablation": Resample(others), "site": "z", "over": ("layer", "head"), "per_prompt": True}
     found = sweep_dataset(model, pairs, unit=1, **ask, **QUIET)
@@ -103,10 +104,10 @@ def test_texts_become_tokens_as_in_one_call():
     words = Vocabulary(["<s>", *"abcdef"], bos="<s>")
     model = HookedTransformer(config(GRID["learned_ln"], d_vocab=7), tokenizer=words)
     pairs = PromptPairs(["a b c", "c d e"], ["a c c", "c d f"], ["a", "b"], ["b", "c"])
-    expected = sweep(model, list(pairs.corrupted), list(pairs.clean), pairs.metric, **QUIET)
+    expected = sweep(model, ["a c c", "c d f"], ["a b c", "c d e"], pairs.metric, **QUIET)
     found = sweep_dataset(model, pairs, unit=1, **QUIET)
     assert_same(found, expected)
-    assert found.token.values.tolist() == ["a/c", "b/c/d", "c/e/f"]
+    assert found.token.values.tolist() == ["a/c", "c/d", "c/f"]
 
 
 def test_half_precision_over_pairs_is_that_of_its_units():
