@@ -142,7 +142,8 @@ class Mapped(Work):
         result = {name: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for name, v in made.items()}
         for name, value in result.items():
             try:
-                isinstance(value, Tensor) or json.dumps(value)
+                if not isinstance(value, Tensor):
+                    json.dumps(value)
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"the function returned {name!r} = {describe(value)}; allowed: tensors, arrays and "
                                   "JSON values") from error  # fmt: skip

@@ -295,7 +295,7 @@ def test_functions_that_other_processes_would_not_find_are_refused_before_any_wo
     def inside(part: list[int]) -> dict[str, Any]:
         return {}
 
-    functions: list[Any] = [lambda part: {}, inside, partial(tasks.noted, part=inside)]
+    functions: list[Any] = [lambda part: {}, inside, partial(tasks.square_roots, log=inside)]  # pyright: ignore[reportArgumentType]
     for fn in functions:
         with pytest.raises(ConfigError, match="takes no lambda, no function that stands inside another"):
             run(fn, tmp_path / "job")
