@@ -6,7 +6,7 @@ model and has it filled.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,24 @@ def save_checkpoint(
         native.save(Path(folder), cfg, tokenizer, tensors)
     else:
         registry.save(Path(folder), cfg, tensors, model_type)
+
+
+def save_snapshot(
+    folder: str | os.PathLike[str],
+    cfg: TransformerConfig,
+    tokenizer: TextCodec | None,
+    tensors: Mapping[str, Tensor],
+    weights: str,
+    frozen: Iterable[str],
+) -> None:
+    """Write what `HookedTransformer.save_snapshot` writes.
+
+    Args:
+        folder, cfg, tokenizer, tensors: as for `save_checkpoint`.
+        weights: the hash of the tensors.
+        frozen: the names of parameters that are not trained.
+    """
+    native.save(Path(folder), cfg, tokenizer, tensors, native.Described(weights, tuple(frozen)))
 
 
 def _of_name(

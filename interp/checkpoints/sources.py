@@ -219,6 +219,24 @@ class SafetensorsFolder:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self._files[name]}: tensor {name!r} cannot be read: {error}") from error
 
+    def read_all(self) -> dict[str, Tensor]:
+        """All tensors, mapped: each file once, for as long as one of its tensors is held.
+
+        The pages are private: what is written to a tensor is seen in no file and in no other process.
+        Raises `CheckpointError` as `read` does.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        found: dict[str, Tensor] = {}
+        for path in set(self._files.values()):
+            names = [name for name, file in self._files.items() if file == path]
+            try:
+                with safe_open(path, "pt") as opened:
+                    found |= {name: opened.get_tensor(self._stored[name]) for name in names}
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{path} cannot be read: {error}") from error
+        return found
+
     def where(self, name: str) -> str:
         """The file that a tensor is in."""
         return str(self._files.get(name, self.name))

@@ -17,15 +17,15 @@ them.
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.config import TransformerConfig
-from interp.errors import ConfigError, ShapeError, TokenError, describe
+from interp.errors import CheckpointError, ConfigError, ShapeError, TokenError, describe
 from interp.keywords import known_keywords
 from interp.model.block import Block
 from interp.model.components import Embed, PosEmbed, Unembed
@@ -39,6 +39,9 @@ from interp.model.norms import Norm
 from interp.model.stacked import StackedWeights
 from interp.model.text import ReadsText
 from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask, check_tokens
+
+if TYPE_CHECKING:
+    from interp.checkpoints import Snapshot
 
 Model = TypeVar("Model", bound="HookedTransformer")
 """A class of models; the run-time checks of the tests do not know `Self` in a class method."""
@@ -297,6 +300,34 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
 
         save_checkpoint(folder, self.cfg, self.tokenizer, self.state_dict(), model_type)
 
+    def save_snapshot(self, folder: str | os.PathLike[str]) -> None:
+        """Write this model so that many processes can open it at once: its weights are mapped, not read.
+
+        `from_pretrained` opens the folder as any other. On the CPU and in the same dtype the weights stay in the file:
+        they are in memory once for all processes of a machine, and opening the model takes no time for them. What a
+        process writes to a weight is its own; no other process sees it, nor does the file. The weights lie in memory as
+        they do here, so that runs give the same bits, and the same parameters are trained. The tokenizer comes along.
+
+        The files are `config.json`, written last, and `model.safetensors`, each whole or not at all. As long as a model
+        uses them, nothing else may write into `model.safetensors` (to replace the file is fine).
+
+        Raises `CheckpointError` for a tokenizer that cannot be saved, for parts of other types than those of a new
+        model of this class, and for weights on the meta device, of several dtypes, or that are slices of larger ones.
+        """
+        from interp.checkpoints import save_snapshot
+
+        if self.W_E.is_meta:
+            raise CheckpointError("this model is on the meta device, without values: there is nothing to save")
+        other = type(self)(self.cfg, self.tokenizer, "meta", init_weights=False)
+        kinds, others = ({path: type(part) for path, part in model.named_modules()} for model in (self, other))
+        for path in dict.fromkeys([*kinds, *others]):
+            if kinds.get(path) is not others.get(path):
+                kind, plain = (getattr(found.get(path), "__name__", "nothing") for found in (kinds, others))
+                raise CheckpointError(f"{path} is {kind}, and {plain} in a new {type(self).__name__}: a snapshot holds "
+                                      "weights only")  # fmt: skip
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        save_snapshot(folder, self.cfg, self.tokenizer, self.state_dict(), self.weights_hash(), frozen)
+
     @classmethod
     @known_keywords
     def from_pretrained(
@@ -311,8 +342,8 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
         """A saved or published model, with its weights as they are.
 
         Args:
-            name_or_path: a folder (written by `save_pretrained` or transformers, one file or shards), a `.gguf` file,
-                a fetched model ("smollm2-135m-instruct"), or the name of a repository on the Hugging Face hub.
+            name_or_path: a folder (written by `save_pretrained`, `save_snapshot` or transformers), a `.gguf` file, a
+                fetched model ("smollm2-135m-instruct"), or the name of a repository on the Hugging Face hub.
             hf_model: an instance of a transformers model, in place of files. It may be compiled, or wrapped for several
                 devices; quantised weights and adapters that are not merged are refused.
             dtype: of the parameters; None for the checkpoint's, in which `save_pretrained` comes back bit for bit.
@@ -323,15 +354,29 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
         Raises `CheckpointError` naming the option that is not supported, or the file and the tensor that is missing,
         surplus, or of another shape or dtype. Pickled weights are never loaded.
         """
-        from interp.checkpoints import open_checkpoint
+        from interp.checkpoints import Snapshot, open_checkpoint
 
         found = open_checkpoint(name_or_path, hf_model, dtype, device, revision, tokenizer)
-        found.check(cls(found.cfg, found.tokenizer, "meta", init_weights=False).state_dict())
-        model = cls(found.cfg, found.tokenizer, device, init_weights=False)
-        found.fill(model.state_dict())
+        snapshot = found.weights if isinstance(found.weights, Snapshot) else None
+        model = cls(found.cfg, found.tokenizer, "meta", init_weights=False)
+        found.check(model.state_dict())
+        if snapshot is not None:
+            model._take(snapshot, device)
+        if any(tensor.is_meta for tensor in _tensors(model)):  # a subclass may have some that are in no checkpoint
+            model = cls(found.cfg, found.tokenizer, device, init_weights=False)
+            if snapshot is None:
+                found.fill(model.state_dict())
+            else:
+                model._take(snapshot, device)
         if model.cfg.has_position_vectors:
             model.pos_embed.refine()
         return model
+
+    def _take(self, snapshot: "Snapshot", device: str | torch.device | None) -> None:
+        """Let the weights of a snapshot, where they lie, be those of this model."""
+        self.load_state_dict(snapshot.mapped(self.cfg.dtype, device), assign=True)
+        for name in snapshot.about.frozen:
+            self.get_parameter(name).requires_grad_(False)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         """What `.to()`, `.half()` and the like do; the config goes on naming the dtype of the parameters."""
@@ -348,3 +393,10 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
                 sample = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
                 with torch.no_grad():
                     parameter.copy_(sample * self.cfg.init_std)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters, buffers, and tensors that a part has as plain attributes."""
+    for part in model.modules():
+        held = (*part._parameters.values(), *part._buffers.values(), *vars(part).values())
+        yield from (one for one in held if isinstance(one, Tensor))

@@ -13,6 +13,7 @@ from hypothesis import given
 from torch import Tensor
 
 from interp import CheckpointError, HookedTransformer, TransformerConfig, Vocabulary
+from interp.checkpoints import native
 
 WORDS = ["<s>", "é", "猫", "dog\n", "'quoted\""]
 
@@ -250,13 +251,13 @@ def test_a_config_file_that_is_not_json_is_an_error_that_names_it(saved: Path, t
 # ---------------------------------------------------------------------------------------------- whole or not at all
 
 
-def half_written(tensors: dict[str, Tensor], file: Path, metadata: Any = None) -> None:
-    Path(file).write_bytes(b"half of it")
+def half_written(tensors: dict[str, Tensor], file: Path) -> None:
+    file.write_bytes(b"half of it")
     raise OSError("disk full")
 
 
 def test_a_save_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(safetensors.torch, "save_file", half_written)
+    monkeypatch.setattr(native, "write_aligned", half_written)
     with pytest.raises(OSError, match="disk full"):
         run_of("learned_ln").model.save_pretrained(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -264,7 +265,7 @@ def test_a_save_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_save_that_fails_leaves_the_saved_model_as_it_was(saved: Path, monkeypatch: pytest.MonkeyPatch):
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
-    monkeypatch.setattr(safetensors.torch, "save_file", half_written)
+    monkeypatch.setattr(native, "write_aligned", half_written)
     with pytest.raises(OSError, match="disk full"):
         run_of("rotary_rms_gated_grouped").model.save_pretrained(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
