@@ -14,13 +14,15 @@ from torch import Tensor
 
 from interp.data.cells import COLUMNS, Prompt, as_cell, check_row, of_pair
 from interp.data.pair_files import read_rows, write_rows
-from interp.errors import ConfigError, ShapeError, TokenError, describe
+from interp.errors import ConfigError, ShapeError, TokenError, check_choice, describe
 from interp.indices import as_indices, is_index
 from interp.metrics import Logit, LogitDifference, Metric
 from interp.text import Ids, token_ids, token_strings
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
+
+SHIPPED = Path(__file__).parent / "files"
 
 Column = Iterable[str | Ids] | Tensor | np.ndarray
 """A cell for each pair; ids may also come as a tensor or an array."""
@@ -94,6 +96,24 @@ class PromptPairs:
         names, rows = zip(*read_rows(Path(path).expanduser()), strict=True)
         columns: dict[str, Any] = {column: [row[column] for row in rows] for column in rows[0]}
         return cls(**columns, names=names)
+
+    @classmethod
+    def shipped(cls, name: str) -> "PromptPairs":
+        """A data set that comes with the package, of 100 to 160 pairs that SmolLM2 answers.
+
+        - "ioi": indirect object identification, *When Mary and John went to the store, John gave a drink to*;
+        - "greater_than": *The war lasted from the year 1732 to the year 17*;
+        - "docstring": the argument that a docstring describes next;
+        - "capitals": *The capital of France is the city of*;
+        - "pronouns": *So Lisa is a really good friend, isn't*.
+
+        `interp/data/make.py` makes them, and says from which papers they are and how SmolLM2 answers.
+
+        Raises `ConfigError` for another name.
+        """
+        check_choice("name", name, sorted(path.stem for path in SHIPPED.glob("*.jsonl")))
+        pairs = cls.read(SHIPPED / f"{name}.jsonl")
+        return cls(**pairs._columns(), names=[f"{name}, line {row}" for row in range(1, len(pairs) + 1)])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the pairs to a file, .jsonl or .csv, that `read` reads; whole or not at all.
