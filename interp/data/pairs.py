@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -130,7 +130,7 @@ class PromptPairs:
     @cached_property
     def digest(self) -> str:
         """A hash of all columns, the same in every process. It differs if any cell does; a text "1" is not an id 1."""
-        return hashlib.blake2b(json.dumps(self._columns()).encode(), digest_size=16).hexdigest()
+        return _digest(self._columns())
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -231,6 +231,10 @@ def _listed(column: str, given: Any) -> list[Any] | None:
     return list(given)
 
 
+def _digest(columns: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(columns).encode(), digest_size=16).hexdigest()
+
+
 def _words(model: "HookedTransformer", ids: list[int]) -> str:
     """How a prompt was cut into tokens."""
     return "|".join(token_strings(model.tokenizer, ids)) if model.tokenizer is not None else str(ids)
@@ -260,6 +264,16 @@ class PairTokens:
     def n_pos(self) -> int:
         """The number of tokens of the longest."""
         return max(self.lengths)
+
+    @property
+    def digest(self) -> str:
+        """A hash of all ids, the same in every process."""
+        return _digest(asdict(self))
+
+    @property
+    def metric(self) -> Metric:
+        """That of `PromptPairs`, by token ids."""
+        return Logit(self.correct) if self.incorrect is None else LogitDifference(self.correct, self.incorrect)
 
     def groups(self, rows: Sequence[int]) -> list[list[int]]:
         """Row numbers in groups of equal length, so that nothing is padded: the longest first, each in order."""
