@@ -111,7 +111,7 @@ class PromptPairs:
 
         Raises `ConfigError` for another name.
         """
-        check_choice("name", name, sorted(path.stem for path in SHIPPED.glob("*.jsonl")))
+        check_choice("name", name, shipped_names())
         pairs = cls.read(SHIPPED / f"{name}.jsonl")
         return cls(**pairs._columns(), names=[f"{name}, line {row}" for row in range(1, len(pairs) + 1)])
 
@@ -216,6 +216,11 @@ class PromptPairs:
                     f"token ids {describe(ids[one])}"
                 )
         return ids
+
+
+def shipped_names() -> list[str]:
+    """The names that `PromptPairs.shipped` takes."""
+    return sorted(path.stem for path in SHIPPED.glob("*.jsonl"))
 
 
 def _listed(column: str, given: Any) -> list[Any] | None:
