@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from interp.data import Texts
 from interp.errors import CheckpointError
@@ -48,7 +48,7 @@ class CorpusWork(Work):
         """The texts of a unit."""
         return self.tokens.describe(unit)
 
-    def shared(self, folder: Path) -> Self:
+    def shared(self, folder: Path) -> "CorpusWork":
         """With the model in the job's folder."""
         return replace(self, model=self.model.snapshotted(folder / "model"))
 

@@ -15,7 +15,7 @@ from interp.errors import ConfigError, RangeError, check_choice, describe
 from interp.harvest.corpus import UNIT_TOKENS, CorpusWork, Cut
 from interp.harvest.store import ABOUT, Store
 from interp.indices import check_count
-from interp.jobs import AnyModel, JobOptions, ModelRef, run
+from interp.jobs import AnyModel, JobOptions, ModelRef, check_options, run
 from interp.keywords import known_keywords
 from interp.model import HookName, HookPoint
 from interp.precision import without_autocast
@@ -77,6 +77,7 @@ def harvest(
             part's.
     """
     check_choice("dtype", dtype, get_args(StoreDtype))
+    check_options(**options)
     cut = Cut(n_ctx=n_ctx, packed=packed, batch=batch, unit_tokens=unit_tokens)
     if not isinstance(given := options.get("folder"), str | Path):
         raise ConfigError(f"folder = {describe(given)}; a harvest needs a folder of its own, folder='...'")

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from interp.errors import CheckpointError, ConfigError, HookNotFoundError, JobError, describe
 from interp.files import atomic_path
-from interp.harvest.batches import Batches
 from interp.harvest.corpus import tokens_in
 from interp.harvest.examples import Score, TopExamples, best_rows, score_of
 from interp.harvest.tokens import TokenFiles
@@ -26,6 +25,9 @@ from interp.indices import as_indices, check_count
 from interp.jobs import JobFolder
 from interp.model import HookName, resolve
 from interp.text import TextCodec
+
+if TYPE_CHECKING:
+    from interp.harvest.batches import Batches
 
 ABOUT = "about"
 """Of a unit's values, the one that describes its activations."""
@@ -60,7 +62,7 @@ class Store:
         self._tokens = TokenFiles.at(tokens_in(job.path))
         if self._tokens.digest != job.specification["tokens"]:
             raise CheckpointError(f"{self._tokens.folder} holds other tokens than those that were harvested")
-        self.units = job.status().done if partial else job.whole()
+        self.units = job.units(partial)
         if not self.units:
             raise JobError(f"{job.path}: no unit is done yet", missing=range(job.n_units))
         about = job.mapped(self.units[0])[ABOUT]
@@ -74,7 +76,7 @@ class Store:
         self.most_mapped = 64
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], partial: bool = False) -> Self:
+    def open(cls, folder: str | os.PathLike[str], partial: bool = False) -> "Store":
         """The store in a folder.
 
         Args:
@@ -163,7 +165,7 @@ class Store:
         sites: Any = None,
         reader: tuple[int, int] = (0, 1),
         shards: int = 8,
-    ) -> Batches:
+    ) -> "Batches":
         """All rows in random order, some at a time: what a probe or a dictionary is trained on.
 
         The order is drawn twice, by the seed: that of the units, and that of the rows within `shards` of them at a
@@ -183,6 +185,8 @@ class Store:
 
         Raises `ConfigError` for a number out of range, and `HookNotFoundError` for a site that is not here.
         """
+        from interp.harvest.batches import Batches  # torch's class, of annotations that checks at run time warn of
+
         asked = self.sites if sites is None else sites if isinstance(sites, list) else [sites]
         names = [StoredSite(self, self[site].name).name for site in asked]
         return Batches(self, tuple(dict.fromkeys(names)), batch_size, seed, reader, shards)

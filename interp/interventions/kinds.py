@@ -132,7 +132,7 @@ class Mean(Patch):
         elif self.per_position is None:
             object.__setattr__(self, "per_position", True)
         super().__post_init__()
-        mask = self.values.attention_mask
+        mask = cast(Values, self.values).attention_mask
         if self.per_position and mask is not None and not (real := mask.any(dim=0)).all():
             first, last = (int(i) for i in real.nonzero()[[0, -1], 0])
             raise ConfigError(f"Mean: some columns are padding in every prompt, so there is no mean there; cut the "
