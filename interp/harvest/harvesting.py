@@ -77,7 +77,7 @@ def harvest(
             part's.
     """
     check_choice("dtype", dtype, get_args(StoreDtype))
-    check_options(**options)
+    check_options(options)
     cut = Cut(n_ctx=n_ctx, packed=packed, batch=batch, unit_tokens=unit_tokens)
     if not isinstance(given := options.get("folder"), str | Path):
         raise ConfigError(f"folder = {describe(given)}; a harvest needs a folder of its own, folder='...'")

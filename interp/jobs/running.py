@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TypedDict, Unpack
+from typing import TypedDict
 
 from interp.errors import ConfigError, describe
 from interp.indices import check_count
@@ -61,7 +61,7 @@ def run(
     And at the end:
         JobError: units failed, after all others are done.
     """
-    check_options(workers=workers, threads=threads, retries=retries)
+    check_options({"workers": workers, "threads": threads, "retries": retries})
     engine = engine_of(workers, retries)
     check_picklable(work)
     with tempfile.TemporaryDirectory(prefix="interp-job-") if folder is None else _kept(folder) as path:
@@ -71,7 +71,7 @@ def run(
         yield job
 
 
-def check_options(**options: Unpack[JobOptions]) -> None:
+def check_options(options: JobOptions) -> None:
     """Raise `ConfigError` for an option of a job that is out of range; for callers who do much before it begins."""
     check_count("threads", options.get("threads", 1))
     engine_of(options.get("workers", 1), check_count("retries", options.get("retries", 2), least=0))
