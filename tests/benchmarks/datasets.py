@@ -30,7 +30,8 @@ from interp.jobs import ModelRef
 from interp.patching import sweep_dataset
 
 NAME, LENS_NAME = "smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"
-NAMES = "Mary John Anna Peter James Sarah David Emma Paul Lucy Mark Kate Tom Jane Alex".split()
+NAMES = ("Mary", "John", "Anna", "Peter", "James", "Sarah", "David", "Emma", "Paul", "Lucy", "Mark", "Kate", "Tom",
+         "Jane", "Alex")  # fmt: skip
 
 
 def prompt(first: str, second: str, giver: str) -> str:
