@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ class JobFolder:
         self.key = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
     @classmethod
-    def at(cls, path: str | os.PathLike[str]) -> Self:
+    def at(cls, path: str | os.PathLike[str]) -> "JobFolder":
         """The job that is in a folder. Raises `CheckpointError` for a folder without one."""
         folder = Path(path)
         file = folder / MANIFEST
@@ -87,7 +87,7 @@ class JobFolder:
             raise CheckpointError(f"{file} cannot be read as a job: {error!r}") from error
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], specification: Mapping[str, Any], n_units: int) -> Self:
+    def open(cls, path: str | os.PathLike[str], specification: Mapping[str, Any], n_units: int) -> "JobFolder":
         """The job that is in a folder, or a new one where none is yet.
 
         Raises `CheckpointError`, naming what differs, where the folder has another job.
