@@ -12,7 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -203,9 +203,17 @@ def _short(value: Any) -> Any:
     )
 
 
+def our_version() -> str:
+    """Of this package: results of two versions may differ."""
+    try:
+        return version("interp")
+    except PackageNotFoundError:  # it runs from its source
+        return "not installed"
+
+
 def made_with(device: str) -> str:
     """The software and the kind of device that decide the last bits of a result."""
     where = f"cpu {torch.backends.cpu.get_cpu_capability()} {platform.machine()}"
     if not device.startswith("cpu"):
         where = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-    return f"interp {version('interp')}, torch {torch.__version__}, {where}"
+    return f"interp {our_version()}, torch {torch.__version__}, {where}"

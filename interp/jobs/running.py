@@ -6,13 +6,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import TypedDict
 
 from interp.errors import ConfigError, describe
 from interp.indices import check_count
 from interp.jobs.engines import engine_of
-from interp.jobs.folder import JobFolder
+from interp.jobs.folder import JobFolder, our_version
 from interp.jobs.work import Engine, Outcome, Task, Work, check_all_went_well, check_picklable
 from interp.progress import progress_bar
 
@@ -65,7 +64,7 @@ def run(
     engine = engine_of(workers, retries)
     check_picklable(work)
     with tempfile.TemporaryDirectory(prefix="interp-job-") if folder is None else _kept(folder) as path:
-        job = JobFolder.open(path, {**work.specification(), "threads": threads, "interp": version("interp")},
+        job = JobFolder.open(path, {**work.specification(), "threads": threads, "interp": our_version()},
                              work.n_units)  # fmt: skip
         _compute(job, Task(work, job, threads), engine, retries, progress, kept=folder is not None)
         yield job
