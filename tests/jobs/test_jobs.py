@@ -1,6 +1,7 @@
 """A job is a folder of units: what is done stays done, whoever does it, and what goes wrong is named."""
 
 import json
+import resource
 import shutil
 import signal
 import subprocess
