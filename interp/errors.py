@@ -50,6 +50,22 @@ class CheckpointError(InterpError, ValueError):
     """A file of weights, activations or configuration cannot be used; no half-loaded object is returned."""
 
 
+class JobError(InterpError, RuntimeError):
+    """Units of a job failed, or are missing.
+
+    Attributes:
+        failed: what went wrong, by unit.
+        missing: the units that have no result, those that failed among them.
+    """
+
+    def __init__(self, message: str, failed: Mapping[int, str] | None = None, missing: Sequence[int] = ()):
+        super().__init__(message)
+        self.failed, self.missing = dict(failed or {}), list(missing)
+
+    def __reduce__(self) -> tuple[type["JobError"], tuple[str, dict[int, str], list[int]]]:
+        return type(self), (str(self), self.failed, self.missing)
+
+
 def did_you_mean(given: str, allowed: Iterable[str], cutoff: float = 0.5, said: Mapping[str, str] | None = None) -> str:
     """`"; did you mean 'a' or 'b'?"`, or nothing where no option is close.
 

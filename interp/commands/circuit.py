@@ -31,7 +31,8 @@ beside the estimates, and how much of the difference the circuit of --n edges br
 at random; writes a page with the circuit and the faithfulness of circuits of all sizes.
 
 Several pairs of prompts go in a file: .csv with the columns clean, corrupted, correct and incorrect, or .jsonl with an
-object of these on each line. The two prompts of a pair need as many tokens.
+object of these on each line. The two prompts of a pair need as many tokens. Some data sets of pairs ship with interp:
+ioi, greater_than, docstring, capitals and pronouns.
 
 Example: interp circuit --clean 'When Mary and John went to the store, John gave a drink to' --corrupted 'When Mary and
 John went to the store, Mary gave a drink to' --correct ' Mary' --incorrect ' John'
@@ -50,7 +51,8 @@ def circuit(
         str | None, typer.Option(help="The wrong token; without it, the logit of the right one.")
     ] = None,
     pairs: Annotated[
-        Path | None, typer.Option(help="Instead of these four: a .csv or .jsonl file of pairs of prompts.")
+        str | None,
+        typer.Option(help="Instead of these four: a .csv or .jsonl file of pairs of prompts, or a data set's name."),
     ] = None,
     model: ModelName = MODEL,
     method: Annotated[

@@ -5,7 +5,7 @@ process. `PromptPairs.tokens` gives them as a model's tokens, after it has check
 which is read as a stream of rows of tokens.
 """
 
-from interp.data.pairs import PairTokens, PromptPairs
+from interp.data.pairs import PairTokens, PromptPairs, shipped_names
 from interp.data.texts import TextRow, TextRows, Texts
 
-__all__ = ["PairTokens", "PromptPairs", "TextRow", "TextRows", "Texts"]
+__all__ = ["PairTokens", "PromptPairs", "TextRow", "TextRows", "Texts", "shipped_names"]

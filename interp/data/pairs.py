@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from interp.data.cells import COLUMNS, Prompt, as_cell, check_row, of_pair
 from interp.data.pair_files import read_rows, write_rows
-from interp.errors import ConfigError, ShapeError, TokenError, describe
+from interp.errors import ConfigError, ShapeError, TokenError, check_choice, describe
 from interp.indices import as_indices, is_index
 from interp.metrics import Logit, LogitDifference, Metric
 from interp.text import Ids, token_ids, token_strings
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
+
+SHIPPED = Path(__file__).parent / "files"
 
 Column = Iterable[str | Ids] | Tensor | np.ndarray
 """A cell for each pair; ids may also come as a tensor or an array."""
@@ -95,6 +97,24 @@ class PromptPairs:
         columns: dict[str, Any] = {column: [row[column] for row in rows] for column in rows[0]}
         return cls(**columns, names=names)
 
+    @classmethod
+    def shipped(cls, name: str) -> "PromptPairs":
+        """A data set that comes with the package, of 100 to 160 pairs that SmolLM2 answers.
+
+        - "ioi": indirect object identification, *When Mary and John went to the store, John gave a drink to*;
+        - "greater_than": *The war lasted from the year 1732 to the year 17*;
+        - "docstring": the argument that a docstring describes next;
+        - "capitals": *The capital of France is the city of*;
+        - "pronouns": *So Lisa is a really good friend, isn't*.
+
+        `interp/data/make.py` makes them, and says from which papers they are and how SmolLM2 answers.
+
+        Raises `ConfigError` for another name.
+        """
+        check_choice("name", name, shipped_names())
+        pairs = cls.read(SHIPPED / f"{name}.jsonl")
+        return cls(**pairs._columns(), names=[f"{name}, line {row}" for row in range(1, len(pairs) + 1)])
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the pairs to a file, .jsonl or .csv, that `read` reads; whole or not at all.
 
@@ -110,7 +130,7 @@ class PromptPairs:
     @cached_property
     def digest(self) -> str:
         """A hash of all columns, the same in every process. It differs if any cell does; a text "1" is not an id 1."""
-        return hashlib.blake2b(json.dumps(self._columns()).encode(), digest_size=16).hexdigest()
+        return _digest(self._columns())
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -198,12 +218,21 @@ class PromptPairs:
         return ids
 
 
+def shipped_names() -> list[str]:
+    """The names that `PromptPairs.shipped` takes."""
+    return sorted(path.stem for path in SHIPPED.glob("*.jsonl"))
+
+
 def _listed(column: str, given: Any) -> list[Any] | None:
     if given is None and column == "incorrect":
         return None
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         raise ConfigError(f"{column} is {describe(given)}; allowed: a list with one for each pair")
     return list(given)
+
+
+def _digest(columns: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(columns).encode(), digest_size=16).hexdigest()
 
 
 def _words(model: "HookedTransformer", ids: list[int]) -> str:
@@ -235,6 +264,16 @@ class PairTokens:
     def n_pos(self) -> int:
         """The number of tokens of the longest."""
         return max(self.lengths)
+
+    @property
+    def digest(self) -> str:
+        """A hash of all ids, the same in every process."""
+        return _digest(asdict(self))
+
+    @property
+    def metric(self) -> Metric:
+        """That of `PromptPairs`, by token ids."""
+        return Logit(self.correct) if self.incorrect is None else LogitDifference(self.correct, self.incorrect)
 
     def groups(self, rows: Sequence[int]) -> list[list[int]]:
         """Row numbers in groups of equal length, so that nothing is padded: the longest first, each in order."""

@@ -31,8 +31,10 @@
 from interp.discovery.acdc import acdc
 from interp.discovery.calibration import PrecisionRecall, auroc, hit, precision_recall
 from interp.discovery.completeness import Completeness, Minimality, completeness, minimality
+from interp.discovery.curves import faithfulness_curve
+from interp.discovery.datasets import edge_scores_dataset, faithfulness_curve_dataset, faithfulness_dataset
 from interp.discovery.exchange import from_mib, to_mib
-from interp.discovery.faithfulness import faithfulness, faithfulness_curve
+from interp.discovery.faithfulness import faithfulness
 from interp.discovery.gradients import PathEnd
 from interp.discovery.masked import EdgeRuns
 from interp.discovery.only import OnlyCircuit
@@ -69,8 +71,11 @@ __all__ = [
     "auroc",
     "completeness",
     "edge_scores",
+    "edge_scores_dataset",
     "faithfulness",
     "faithfulness_curve",
+    "faithfulness_curve_dataset",
+    "faithfulness_dataset",
     "from_mib",
     "hit",
     "minimality",

@@ -125,20 +125,36 @@ class CircuitRuns:
     def beyond_rounding(
         self, difference: Float[Tensor, "*cells"], size: Float[Tensor, "*#cells"]
     ) -> Bool[Tensor, "*cells"]:
-        """Which differences between values of that size are more than rounding."""
-        dtype = self.engine.model.cfg.dtype
-        return difference.abs() > max(LEAST_GAP, 8 * torch.finfo(dtype).eps) * (1 + size.abs())
+        """See the function of this name."""
+        return beyond_rounding(difference, size, self.engine.model.cfg.dtype)
 
     def decided(
         self, differences: Float[Tensor, "*cells batch"], sizes: Float[Tensor, "*cells batch"], confidence: float
     ) -> Bool[Tensor, "*cells"]:
-        """Which mean differences over prompts are not noise.
+        """See the function of this name."""
+        return decided(differences, sizes, confidence, self.engine.model.cfg.dtype)
 
-        These are more than rounding, and over several prompts their (paired) interval does not include 0.
-        """
-        mean = differences.mean(dim=-1)
-        more = self.beyond_rounding(mean, sizes.abs().mean(dim=-1))
-        return more & (mean.abs() > interval_margin(differences, confidence))
+
+def beyond_rounding(
+    difference: Float[Tensor, "*cells"], size: Float[Tensor, "*#cells"], dtype: torch.dtype
+) -> Bool[Tensor, "*cells"]:
+    """Which differences between values of that size, of a model of that dtype, are more than rounding."""
+    return difference.abs() > max(LEAST_GAP, 8 * torch.finfo(dtype).eps) * (1 + size.abs())
+
+
+def decided(
+    differences: Float[Tensor, "*cells batch"],
+    sizes: Float[Tensor, "*cells batch"],
+    confidence: float,
+    dtype: torch.dtype,
+) -> Bool[Tensor, "*cells"]:
+    """Which mean differences over prompts are not noise.
+
+    These are more than rounding, and over several prompts their (paired) interval does not include 0.
+    """
+    mean = differences.mean(dim=-1)
+    more = beyond_rounding(mean, sizes.abs().mean(dim=-1), dtype)
+    return more & (mean.abs() > interval_margin(differences, confidence))
 
 
 def check_one_metric(metric: object) -> None:

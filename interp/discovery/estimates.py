@@ -14,7 +14,7 @@ from interp.discovery.exact import ExactEffects
 from interp.discovery.gradients import GradientInteractions, GradientRuns, Gradients, PathEnd
 from interp.discovery.masked import EdgeRuns, Late
 from interp.discovery.walk import INPUTS, Rule, Walk
-from interp.model import Edge, HookedTransformer, Reader
+from interp.model import Edge, EdgeGraph, HookedTransformer, Reader
 from interp.precision import at_least_float32
 from interp.progress import progress_bar
 
@@ -55,18 +55,47 @@ METHODS: dict[str, Method] = {
 
 
 @dataclass(frozen=True, eq=False)
+class Between:
+    """The edges between some writers and some readers.
+
+    Attributes:
+        graph: of the model.
+        readers, writers: by number and in order.
+    """
+
+    graph: EdgeGraph
+    readers: list[int]
+    writers: list[int]
+
+    @cached_property
+    def there(self) -> Bool[Tensor, "reader writer"]:
+        """Between which of them there is an edge."""
+        return self.graph.edge_mask()[self.readers][:, self.writers]
+
+    def edges(self, chosen: Bool[Tensor, "reader writer"]) -> list[Edge]:
+        """Some of the edges, in the order of the graph."""
+        places = [(self.readers[i], self.writers[j]) for i, j in (chosen & self.there).nonzero().tolist()]
+        return [Edge(self.graph.writers[writer], self.graph.readers[reader]) for reader, writer in sorted(places)]
+
+    def places(self, edges: list[Edge]) -> tuple[list[int], list[int]]:
+        """In which row and which column each edge is."""
+        numbers = self.graph.numbers
+        rows = [self.readers.index(numbers[edge.reader]) for edge in edges]
+        return rows, [self.writers.index(numbers[edge.writer]) for edge in edges]
+
+
+@dataclass(frozen=True, eq=False)
 class Estimates:
     """Effects of edges on a pair, estimated or exact.
 
     Attributes:
         runs: the pair. The run as it is has to hold `points_of_changes`.
-        readers, writers: between which edges are scored, by number and in order.
+        between: which edges are scored.
         steps, include: of methods along the way; see `GradientRuns`.
     """
 
     runs: EdgeRuns
-    readers: list[int]
-    writers: list[int]
+    between: Between
     steps: int = 5
     include: PathEnd = "run"
 
@@ -74,7 +103,7 @@ class Estimates:
         """The metric's change for every edge, NaN where there is none; 0 for prompts whose two runs are the same."""
         values = self.zeros()
         if method.kind == "exact":
-            return self.exactly(self.edges(self.there), values)
+            return self.exactly(self.between.edges(self.between.there), values)
         gradients = GradientRuns(self.runs, self.steps if method.along else None, self.include, method.rule)
         together = any(plan.whole_batch for plan in self.runs.measured.plans)
         settings = self.runs.measured.settings
@@ -88,35 +117,22 @@ class Estimates:
                         of_metric[late.prompts] += effects.sum(dim=0) if pooled else effects
                 advance(len(late.prompts))
         if method.kind == "local":
-            of_logits = torch.tensor(self.readers) == len(self.runs.graph.readers) - 1
-            self.exactly(self.edges(of_logits[:, None]), values)
+            of_logits = torch.tensor(self.between.readers) == len(self.runs.graph.readers) - 1
+            self.exactly(self.between.edges(of_logits[:, None]), values)
         return values
-
-    @cached_property
-    def there(self) -> Bool[Tensor, "reader writer"]:
-        """Between which of the readers and writers there is an edge."""
-        return self.runs.graph.edge_mask()[self.readers][:, self.writers]
 
     def zeros(self) -> Float[Tensor, "metric batch reader writer"]:
         """No effect of any edge: 0, and NaN where there is none."""
-        baseline = self.runs.measured.baseline
-        values = torch.zeros(*baseline.shape, *self.there.shape, dtype=baseline.dtype)
-        return values.masked_fill(~self.there, torch.nan).to(baseline.device)
-
-    def edges(self, chosen: Bool[Tensor, "reader writer"]) -> list[Edge]:
-        """Some of the edges, in the order of the graph."""
-        graph = self.runs.graph
-        places = [(self.readers[i], self.writers[j]) for i, j in (chosen & self.there).nonzero().tolist()]
-        return [Edge(graph.writers[writer], graph.readers[reader]) for reader, writer in sorted(places)]
+        baseline, there = self.runs.measured.baseline, self.between.there
+        values = torch.zeros(*baseline.shape, *there.shape, dtype=baseline.dtype)
+        return values.masked_fill(~there, torch.nan).to(baseline.device)
 
     def exactly(
         self, edges: list[Edge], values: Float[Tensor, "metric batch reader writer"]
     ) -> Float[Tensor, "metric batch reader writer"]:
         """Write some edges' exact effects into `values`."""
         if edges:
-            numbers, device = self.runs.graph.numbers, values.device
-            rows = torch.tensor([self.readers.index(numbers[edge.reader]) for edge in edges], device=device)
-            columns = torch.tensor([self.writers.index(numbers[edge.writer]) for edge in edges], device=device)
+            rows, columns = (torch.tensor(at, device=values.device) for at in self.between.places(edges))
             values[:, :, rows, columns] = ExactEffects(self.runs, edges).effects()
         return values
 
@@ -138,17 +154,19 @@ class _OfGroup:
         found = self.difference.new_zeros(len(self.walk.prompts), len(self.graph.readers), len(self.graph.writers))
         if kind != "local":
             self._linear(found)
-        for number in self.of.readers if kind != "linear" else ():
+        for number in self.of.between.readers if kind != "linear" else ():
             reader = self.graph.readers[number]
             anew = reader.input in ("q", "k") or (kind == "local" and reader.kind != "logits")
             if anew and len(writers := self._writers(reader)):
                 found[:, number, writers] = self._through(reader, self.difference[writers]).T
-        rows, columns = (torch.tensor(numbers, device=device) for numbers in (self.of.readers, self.of.writers))
+        rows, columns = (
+            torch.tensor(numbers, device=device) for numbers in (self.of.between.readers, self.of.between.writers)
+        )
         return found[:, rows][:, :, columns]
 
     def _writers(self, reader: Reader) -> Int[Tensor, "writer"]:
         """Those that are asked for, reach the reader, and write something else in the other run."""
-        wanted = torch.tensor(self.of.writers, device=self.moves.device)
+        wanted = torch.tensor(self.of.between.writers, device=self.moves.device)
         return wanted[(wanted < self.graph.n_writers_of(reader)) & self.moves[wanted]]
 
     def _linear(self, found: Float[Tensor, "batch reader writer"]) -> None:
@@ -208,7 +226,8 @@ class NodeEstimates:
         """The metric's estimated change for each."""
         runs, measured = self.runs, self.runs.measured
         gradients = GradientRuns(runs)
-        of_edges = Estimates(runs, list(range(len(self.graph.readers))), list(range(len(self.graph.writers))))
+        everything = Between(self.graph, list(range(len(self.graph.readers))), list(range(len(self.graph.writers))))
+        of_edges = Estimates(runs, everything)
         values = measured.baseline.new_zeros(*measured.baseline.shape, len(self.names))
         together = any(plan.whole_batch for plan in measured.plans)
         for late in runs.groups(*gradients.bytes(), together=together):

@@ -134,6 +134,10 @@ class EdgeRuns:
         runs = pair.run([*written_points(model), *_names(model, both)], names, settings.normalize)
         return cls(EdgeGraph.of(model), Measurement.of(runs, metric, settings), norms, where)
 
+    def only_at(self, positions: list[int] | None) -> "EdgeRuns":
+        """The same runs, where edges carry the other one at these positions only, of which there may be none."""
+        return self if positions is None else EdgeRuns(self.graph, self.measured, self.norms, positions)
+
     @property
     def runs(self) -> PairRuns:
         """The two runs."""

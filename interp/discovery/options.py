@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from interp.interventions import Index
-from interp.patching import PatchDirection, Reaction, Settings
+from interp.patching import PairsOptions, PatchDirection, Reaction, Settings
 from interp.text import AttentionMask
 
 if TYPE_CHECKING:
@@ -100,6 +100,35 @@ class ScoreOptions(EdgeOptions, total=False):
     """
 
     checkpoint: str | os.PathLike[str] | None
+
+
+class JudgingDatasetOptions(PairsOptions, total=False):
+    """How circuits are run over a data set, and how the job is done.
+
+    All of `PairsOptions` too (ablation, direction, per_prompt, confidence, unit, max_bytes, folder, workers, threads,
+    retries, progress).
+
+    Attributes:
+        norms: as in `AblationOptions`.
+        positions: where edges carry the other run, all of these together, as columns of the batch of all pairs padded
+            on the left; None for everywhere.
+    """
+
+    norms: Reaction
+    positions: Index
+
+
+class ScoreDatasetOptions(JudgingDatasetOptions, total=False):
+    """How edges are scored over a data set, and how the job is done.
+
+    All of `JudgingDatasetOptions` too (norms, positions, ablation, direction, per_prompt, confidence, unit, max_bytes,
+    folder, workers, threads, retries, progress).
+
+    Attributes:
+        normalize: effects as fractions of the mean gap between the two runs, over all prompts.
+    """
+
+    normalize: bool
 
 
 OF_RUNS = ("ablation", "norms", "positions")

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.discovery.estimates import Estimates
+from interp.discovery.estimates import Between
 from interp.model import Edge
 
 
@@ -55,14 +55,14 @@ def rank_correlation(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> fl
     return float((ranks[0] * ranks[1]).sum() / (sizes[0] * sizes[1])) if all(sizes) else float("nan")
 
 
-def probed_edges(estimates: Estimates, effects: Float[Tensor, "metric batch reader writer"], k: int) -> list[Edge]:
-    """The k edges of the largest estimates, k others at random (the same each time), and what layer 0 reads of the
+def probed_edges(between: Between, effects: Float[Tensor, "metric reader writer"], k: int) -> list[Edge]:
+    """The k edges of the largest mean estimates, k others at random (the same each time), and what layer 0 reads of the
     embeddings: gradients see little of what follows from there.
 
     Of several metrics, which have units of their own, sizes are shares of the largest estimate of each.
     """
-    graph, there = estimates.runs.graph, estimates.there
-    of_metrics = effects.mean(dim=1).abs().cpu()
+    graph, there = between.graph, between.there
+    of_metrics = effects.abs().cpu()
     largest = of_metrics[:, there].amax(dim=1).clamp(min=torch.finfo(of_metrics.dtype).tiny)
     sizes = (of_metrics / largest[:, None, None]).amax(dim=0)
     places = there.nonzero()
@@ -71,6 +71,6 @@ def probed_edges(estimates: Estimates, effects: Float[Tensor, "metric batch read
     at_random = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(0))[:k]]
     chosen = torch.zeros_like(there)
     chosen[tuple(places[torch.cat([order[:k], at_random])].T)] = True
-    in_first_layer = torch.tensor([graph.readers[reader].layer == 0 for reader in estimates.readers])
-    from_embeddings = torch.tensor([graph.writers[writer].kind == "embed" for writer in estimates.writers])
-    return estimates.edges(chosen | (in_first_layer[:, None] & from_embeddings))
+    in_first_layer = torch.tensor([graph.readers[reader].layer == 0 for reader in between.readers])
+    from_embeddings = torch.tensor([graph.writers[writer].kind == "embed" for writer in between.writers])
+    return between.edges(chosen | (in_first_layer[:, None] & from_embeddings))

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.discovery.changes import points_of_changes
-from interp.discovery.estimates import METHODS, Estimates, Method, NodeEstimates
+from interp.discovery.estimates import METHODS, Between, Estimates, Method, NodeEstimates
 from interp.discovery.gradients import PathEnd
 from interp.discovery.masked import EdgeRuns
 from interp.discovery.options import EdgeOptions, ScoreOptions, split_options
@@ -18,7 +19,8 @@ from interp.errors import ConfigError, check_choice, describe
 from interp.indices import check_count
 from interp.keywords import known_keywords
 from interp.metrics import KLDivergence
-from interp.patching import Metrics, Source, check_model
+from interp.model import Edge, EdgeGraph
+from interp.patching import Metrics, Reaction, Source, check_model
 from interp.results import Axis, as_array
 
 if TYPE_CHECKING:
@@ -95,38 +97,114 @@ def edge_scores(
         HookNotFoundError: an unknown reader or writer.
         ShapeError, TokenError, CacheError, CheckpointError: as `patching.sweep`.
     """
-    check_model(model)
-    check_choice("method", method, get_args(MethodName))
-    check_choice("include", include, get_args(PathEnd))
-    steps = check_count("steps", steps, least=1)
-    probe = check_count("probe", probe, least=0)
+    question = ScoreQuestion.of(model, method, readers, writers, steps, include, probe)
     settings, of_runs = split_options(options)
     if method != "exact" and settings.checkpoint is not None:
         raise ConfigError(
             f"checkpoint = {describe(settings.checkpoint)}: only method='exact' keeps one, not {method!r}"
         )
-    used = [METHODS[name] for name in (("local", "eap_ig") if method == "combined" else (method,))]
     runs = EdgeRuns.of(model, corrupted, clean, metric, settings, also=points_of_changes(model), **of_runs)
-    _check_sees(runs, method, used, steps, include)
-    _warn_if_unchanged(runs)
-    graph = runs.graph
-    estimates = Estimates(
-        runs,
-        _numbers("readers", readers, len(graph.readers), lambda name: graph.numbers[graph.reader(name)]),
-        _numbers("writers", writers, len(graph.writers), lambda name: graph.numbers[graph.writer(name)]),
-        steps,
-        include,
-    )
-    if not estimates.there.any():
-        raise ConfigError(f"readers = {describe(readers)} read nothing that writers = {describe(writers)} write")
-    effects = estimates.effects(used[0])
-    if method == "combined":
-        effects = torch.maximum(effects.abs(), estimates.effects(used[1]).abs())
-    along = {"steps": steps, "include": include} if any(one.along for one in used) else {}
-    result = _result(estimates, effects, {"granularity": "edges", "method": method, **along})
-    if method == "exact" or probe == 0:
+    question.check_sees(runs)
+    unchanged = n_unchanged(runs)
+    if unchanged == len(runs.starts):
+        warn_of_unchanged(runs.positions)
+    estimates = question.estimates(runs)
+    effects = question.effects(estimates)
+    measured, between, about = runs.measured, question.between, question.about(runs.norms, runs.positions, unchanged)
+    result = measured.result(effects, edge_axes(between), about, effects=True)
+    if not question.probe:
         return result
-    return _with_probe(result, estimates, effects, probe, sizes=method == "combined")
+    edges = probed_edges(between, effects.mean(dim=1), question.probe)
+    exact = estimates.exactly(edges, torch.full_like(effects, torch.nan))
+    shown = measured.result(exact, edge_axes(between), {}, effects=True)
+    result = result.assign_coords(exact=(result.dims, shown.to_numpy()))
+    result.attrs |= question.said_of_probe(edges, effects.mean(dim=1), exact.mean(dim=1), measured.names is not None)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreQuestion:
+    """How edges are scored.
+
+    Attributes:
+        method, steps, include: as for `edge_scores`.
+        between: which edges.
+        probe: how many of the largest edges are patched exactly beside an estimate; 0 for none.
+    """
+
+    method: MethodName
+    between: Between
+    steps: int
+    include: PathEnd
+    probe: int
+
+    @classmethod
+    def of(
+        cls,
+        model: "HookedTransformer",
+        method: MethodName,
+        readers: Sequence[str] | None,
+        writers: Sequence[str] | None,
+        steps: int,
+        include: PathEnd,
+        probe: int,
+    ) -> "ScoreQuestion":
+        """Check what is asked. Raises as `edge_scores`."""
+        check_model(model)
+        check_choice("method", method, get_args(MethodName))
+        check_choice("include", include, get_args(PathEnd))
+        steps = check_count("steps", steps, least=1)
+        probe = check_count("probe", probe, least=0)
+        graph = EdgeGraph.of(model)
+        between = Between(
+            graph,
+            _numbers("readers", readers, len(graph.readers), lambda name: graph.numbers[graph.reader(name)]),
+            _numbers("writers", writers, len(graph.writers), lambda name: graph.numbers[graph.writer(name)]),
+        )
+        if not between.there.any():
+            raise ConfigError(f"readers = {describe(readers)} read nothing that writers = {describe(writers)} write")
+        return cls(method, between, steps, include, 0 if method == "exact" else probe)
+
+    @property
+    def used(self) -> list[Method]:
+        """The methods that make the scores."""
+        return [METHODS[name] for name in (("local", "eap_ig") if self.method == "combined" else (self.method,))]
+
+    def check_sees(self, runs: EdgeRuns) -> None:
+        """Raise `ConfigError` for a metric that the method is blind to."""
+        _check_sees(runs, self.method, self.used, self.steps, self.include)
+
+    def estimates(self, runs: EdgeRuns) -> Estimates:
+        """What the edges of a pair do."""
+        return Estimates(runs, self.between, self.steps, self.include)
+
+    def effects(self, estimates: Estimates) -> Float[Tensor, "metric batch reader writer"]:
+        """The scores, NaN where there is no edge."""
+        effects = estimates.effects(self.used[0])
+        if self.method == "combined":
+            effects = torch.maximum(effects.abs(), estimates.effects(self.used[1]).abs())
+        return effects
+
+    def about(self, norms: Reaction, positions: list[int] | None, unchanged: int) -> dict[str, object]:
+        """What was asked, as results say it in their `attrs`."""
+        along = {"steps": self.steps, "include": self.include} if any(one.along for one in self.used) else {}
+        about = _about(self.between.graph, norms, positions, unchanged)
+        return {"granularity": "edges", "method": self.method, **along, **about}
+
+    def said_of_probe(
+        self,
+        edges: list[Edge],
+        effects: Float[Tensor, "metric reader writer"],
+        exact: Float[Tensor, "metric reader writer"],
+        several: bool,
+    ) -> dict[str, object]:
+        """How far estimates are off at some edges, from the means over prompts; a list where metrics are `several`."""
+        rows, columns = self.between.places(edges)
+        probes = []
+        for estimated, found in zip(effects, exact, strict=True):
+            both = [as_array(values[rows, columns].double()) for values in (estimated, found)]
+            probes.append(Probe(both[0], both[1], edges, sizes=self.method == "combined").attrs())
+        return {key: [one[key] for one in probes] if several else value for key, value in probes[0].items()}
 
 
 @known_keywords
@@ -155,11 +233,11 @@ def node_scores(
     both = NodeEstimates.points(model)
     runs = EdgeRuns.of(model, corrupted, clean, metric, settings, also=points_of_changes(model), both=both, **of_runs)
     _check_sees(runs, "node_scores", [METHODS["qk"]], 1, "run")
-    _warn_if_unchanged(runs)
+    if (unchanged := n_unchanged(runs)) == len(runs.starts):
+        warn_of_unchanged(runs.positions)
     nodes = NodeEstimates(runs)
-    return runs.measured.result(
-        nodes.effects(), [Axis("component", nodes.names)], {"granularity": "nodes", **_about(runs)}, effects=True
-    )
+    about = {"granularity": "nodes", **_about(runs.graph, runs.norms, runs.positions, unchanged)}
+    return runs.measured.result(nodes.effects(), [Axis("component", nodes.names)], about, effects=True)
 
 
 # ---------------------------------------------------------------------- checks
@@ -192,57 +270,35 @@ def _check_sees(runs: EdgeRuns, method: str, used: list[Method], steps: int, inc
             )
 
 
-def _warn_if_unchanged(runs: EdgeRuns) -> None:
-    if all(start == runs.n_pos for start in runs.starts):
-        where = "" if runs.positions is None else " at and before the positions that are asked for"
-        warnings.warn(
-            f"both runs are the same for every prompt{where}, so that no edge has an effect: all scores are 0",
-            stacklevel=4,
-        )
+def n_unchanged(runs: EdgeRuns) -> int:
+    """How many prompts' two runs are the same wherever edges carry the other one."""
+    return sum(start == runs.n_pos for start in runs.starts)
+
+
+def warn_of_unchanged(positions: list[int] | None) -> None:
+    """Say that no edge has an effect."""
+    where = "" if positions is None else " at and before the positions that are asked for"
+    warnings.warn(
+        f"both runs are the same for every prompt{where}, so that no edge has an effect: all scores are 0", stacklevel=4
+    )
 
 
 # ---------------------------------------------------------------------- results
 
 
-def _about(runs: EdgeRuns) -> dict[str, object]:
-    where = runs.positions
+def _about(graph: EdgeGraph, norms: Reaction, positions: list[int] | None, unchanged: int) -> dict[str, object]:
     return {
-        "norms": runs.norms,
-        "positions": "together" if where is None else " ".join(map(str, where)) + ", together",
-        "graph": runs.graph.to_json(),
-        "n_unchanged": sum(start == runs.n_pos for start in runs.starts),
+        "norms": norms,
+        "positions": "together" if positions is None else " ".join(map(str, positions)) + ", together",
+        "graph": graph.to_json(),
+        "n_unchanged": unchanged,
     }
 
 
-def _result(
-    estimates: Estimates, effects: Float[Tensor, "metric batch reader writer"], about: dict[str, object]
-) -> "xarray.DataArray":
-    graph = estimates.runs.graph
-    axes = [
-        Axis("reader", [str(graph.readers[i]) for i in estimates.readers]),
-        Axis("writer", [str(graph.writers[i]) for i in estimates.writers]),
+def edge_axes(between: Between) -> list[Axis]:
+    """Readers and writers, by name."""
+    graph = between.graph
+    return [
+        Axis("reader", [str(graph.readers[i]) for i in between.readers]),
+        Axis("writer", [str(graph.writers[i]) for i in between.writers]),
     ]
-    return estimates.runs.measured.result(effects, axes, {**about, **_about(estimates.runs)}, effects=True)
-
-
-def _with_probe(
-    result: "xarray.DataArray",
-    estimates: Estimates,
-    effects: Float[Tensor, "metric batch reader writer"],
-    k: int,
-    sizes: bool,
-) -> "xarray.DataArray":
-    """The result with exact effects of some edges beside it."""
-    edges = probed_edges(estimates, effects, k)
-    exact = estimates.exactly(edges, torch.full_like(effects, torch.nan))
-    shown = _result(estimates, exact, {})
-    result = result.assign_coords(exact=(result.dims, shown.to_numpy()))
-    graph, probes = estimates.runs.graph, []
-    rows = [estimates.readers.index(graph.numbers[edge.reader]) for edge in edges]
-    columns = [estimates.writers.index(graph.numbers[edge.writer]) for edge in edges]
-    for estimated, found in zip(effects.mean(dim=1), exact.mean(dim=1), strict=True):
-        both = [as_array(values[rows, columns].double()) for values in (estimated, found)]
-        probes.append(Probe(both[0], both[1], edges, sizes).attrs())
-    several = estimates.runs.measured.names is not None
-    result.attrs |= {key: [one[key] for one in probes] if several else value for key, value in probes[0].items()}
-    return result

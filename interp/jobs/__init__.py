@@ -1,8 +1,33 @@
-"""Long work in units: a folder that holds what is done, and engines that decide who computes which unit.
+"""Long work in units: over a thousand prompts, over millions of tokens, on one machine or on many.
 
-A `ModelRef` says which model the units run on, as a value that is pickled without weights.
+A job is a folder. `job.json` says what is computed, down to the weights' hash; every unit that is done has a file of
+its own. Units are cut by the data and the unit's size, never by the number of workers, and an *engine* only decides who
+computes which: this process, several of this machine, a Ray cluster, or an array of machines that share the folder. So
+the same call goes on after an interruption, a worker that dies loses the unit it was on, and one worker and fifty give
+the same bits (same software and kind of device; otherwise up to rounding).
+
+`patching.sweep_dataset` and the like are jobs; `map` makes one of any function. Scripts that use several workers need
+`if __name__ == "__main__":`.
 """
 
-from interp.jobs.models import ModelRef
+from interp.jobs.engines import part, ray
+from interp.jobs.folder import JobFolder, Result, Status
+from interp.jobs.mapping import map
+from interp.jobs.models import AnyModel, ModelRef
+from interp.jobs.running import JobOptions, run
+from interp.jobs.work import Engine, Work
 
-__all__ = ["ModelRef"]
+__all__ = [
+    "AnyModel",
+    "Engine",
+    "JobFolder",
+    "JobOptions",
+    "ModelRef",
+    "Result",
+    "Status",
+    "Work",
+    "map",
+    "part",
+    "ray",
+    "run",
+]

@@ -297,3 +297,7 @@ def _digest(tokenizer: Vocabulary | Tokenizer) -> str:
         own = tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.prepends_bos
         said = [tokenizer.backend.to_str(), *own]
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+
+
+AnyModel = HookedTransformer | str | os.PathLike[str] | ModelRef
+"""A model of this process, the name or the path of one, or a reference."""

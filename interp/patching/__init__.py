@@ -6,8 +6,20 @@ the same options (`SweepOptions`), and all can say what they found as values of 
 `packed.py` says why this is cheap.
 """
 
-from interp.patching.measure import Measurement, Metrics, OneMetric, measure_rows
+from interp.patching.datasets import path_sweep_dataset, sweep_dataset
+from interp.patching.measure import Measurement, Metrics, Numbers, OneMetric, measure_rows
 from interp.patching.options import EffectOptions, Settings, SweepOptions
+from interp.patching.over_pairs import (
+    DatasetOptions,
+    PairsGroup,
+    PairsOptions,
+    PairsWork,
+    numbers_of,
+    pairs_of,
+    put_together,
+    split_dataset_options,
+    with_ends,
+)
 from interp.patching.packed import BaseRun, PackedForward, PackedRows
 from interp.patching.pairs import (
     ROLES,
@@ -32,14 +44,19 @@ __all__ = [
     "EMBED",
     "ROLES",
     "BaseRun",
+    "DatasetOptions",
     "EffectOptions",
     "Granularity",
     "Measurement",
     "Metrics",
+    "Numbers",
     "OneMetric",
     "PackedForward",
     "PackedRows",
     "PairRuns",
+    "PairsGroup",
+    "PairsOptions",
+    "PairsWork",
     "PatchDirection",
     "Prompt",
     "PromptPair",
@@ -56,11 +73,18 @@ __all__ = [
     "check_writes_add_up",
     "heads_write",
     "measure_rows",
+    "numbers_of",
+    "pairs_of",
     "path_sweep",
+    "path_sweep_dataset",
     "path_tree",
+    "put_together",
     "question_of",
     "read_points",
+    "split_dataset_options",
     "sweep",
+    "sweep_dataset",
     "sweep_sites",
+    "with_ends",
     "written_points",
 ]

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError
-from interp.metrics import Metric, MetricPlan, as_metric
+from interp.metrics import Metric, MetricPlan, as_metric, is_pooled
 from interp.model import ActivationCache
 from interp.patching.options import Settings
 from interp.patching.packed import PackedRows
@@ -28,6 +28,65 @@ Metrics = OneMetric | Mapping[str, OneMetric]
 
 
 @dataclass(frozen=True, eq=False)
+class Numbers:
+    """What was measured, prompt by prompt.
+
+    Attributes:
+        values: the metrics of patched runs.
+        baseline: those of the run as it is.
+        target: those of the other prompts' run, where its last stream is known.
+    """
+
+    values: Float[Tensor, "metric batch *cells"]
+    baseline: Float[Tensor, "metric batch"]
+    target: Float[Tensor, "metric batch"] | None
+
+    def result(
+        self,
+        axes: list[Axis],
+        names: list[str] | None,
+        settings: Settings,
+        about: Mapping[str, object],
+        effects: bool = False,
+    ) -> "xarray.DataArray":
+        """The values as the settings ask for them, with a record of how they came about.
+
+        Args:
+            axes: of the cells.
+            names: of the metrics, where the caller gave them.
+            settings: whether effects or fractions, the mean or every prompt.
+            about: more to say in `attrs`.
+            effects: whether the values are effects already, and not the metrics of patched runs.
+        """
+        values = self.values
+        per_cell = (..., *[None] * (values.ndim - 2))
+        if settings.values != "metric" and not effects:
+            values = values - self.baseline[per_cell]
+        if settings.normalize and self.target is not None:
+            values = values / (self.target - self.baseline).mean(dim=1, keepdim=True)[per_cell]
+        attrs = {**self.about(names), "values": settings.values, **about}
+        name = "value" if settings.values == "metric" else settings.values  # "metric" may be the name of an axis
+        return over_prompts(values, axes, names, settings.per_prompt, settings.confidence, attrs, name)
+
+    def about(self, names: list[str] | None) -> dict[str, object]:
+        """Both ends of the scale, as results say them in their `attrs`."""
+        attrs: dict[str, object] = {"n": self.baseline.shape[1], "baseline": _means(self.baseline)}
+        if self.target is not None:
+            attrs["target"] = _means(self.target)
+        if names is not None:
+            attrs["metrics"] = json.dumps(names)  # of which baseline and target are; files hold no lists of text
+        return attrs
+
+    def check_gap(self) -> None:
+        """Raise `ConfigError` where there is none to normalise by."""
+        if self.target is None:
+            return
+        gap = (self.target - self.baseline).mean(dim=1)
+        if not (gap.abs() > 1e-6 * (1 + self.target.abs().mean(dim=1))).all():
+            raise ConfigError(f"normalize = True, but both prompts give the same metric, {_means(self.baseline)}")
+
+
+@dataclass(frozen=True, eq=False)
 class Measurement:
     """What is measured, and at both ends of the scale.
 
@@ -38,6 +97,7 @@ class Measurement:
         plans: which logits each needs.
         baseline: the metrics of the run as it is.
         target: those of the other prompts' run, where its last stream is known.
+        pooled: which metrics made a single number of several prompts.
     """
 
     runs: PairRuns
@@ -47,6 +107,7 @@ class Measurement:
     plans: list[MetricPlan]
     baseline: Float[Tensor, "metric batch"]
     target: Float[Tensor, "metric batch"] | None
+    pooled: list[bool]
 
     @classmethod
     def of(cls, runs: PairRuns, metric: Metrics, settings: Settings) -> "Measurement":
@@ -56,14 +117,14 @@ class Measurement:
         names = list(metric) if isinstance(metric, Mapping) else None
         metrics = [as_metric(one) for one in (metric.values() if isinstance(metric, Mapping) else [metric])]
         plans = [one.plan(runs.judged) for one in metrics]
-        baseline = torch.stack([runs.whole_run(plan, runs.base.final, settings.max_bytes) for plan in plans])
+        of_run = [runs.whole_run(plan, runs.base.final, settings.max_bytes) for plan in plans]
+        baseline = torch.stack(of_run)
         target = None
         if runs.final is not None:
             target = torch.stack([runs.whole_run(plan, runs.final, settings.max_bytes) for plan in plans])
-            gap = (target - baseline).mean(dim=1)
-            if settings.normalize and not (gap.abs() > 1e-6 * (1 + target.abs().mean(dim=1))).all():
-                raise ConfigError(f"normalize = True, but both prompts give the same metric, {_means(baseline)}")
-        return cls(runs, settings, metrics, names, plans, baseline, target)
+        if settings.normalize:
+            Numbers(baseline, baseline, target).check_gap()
+        return cls(runs, settings, metrics, names, plans, baseline, target, [is_pooled(values) for values in of_run])
 
     def of_run(self, final: Float[Tensor, "batch pos d_model"], norms: Reaction = "live") -> Tensor:
         """The metrics of one run of all prompts, [metric, batch], from its last stream."""
@@ -83,18 +144,14 @@ class Measurement:
     def about(self) -> dict[str, object]:
         """What was measured on which runs, as results say it in their `attrs`."""
         runs = self.runs
-        attrs: dict[str, object] = {
+        return {
+            **self.numbers(self.baseline).about(self.names),
             "metric": "; ".join(plan.name for plan in self.plans),
             "direction": runs.pair.direction,
             "ablation": "none" if runs.ablation is None else repr(runs.ablation),
-            "n": len(runs.base.prompts),
             "edited": int(isinstance(runs.pair.source, ActivationCache) and runs.pair.source.edited),
-            "baseline": _means(self.baseline),
             "model": runs.base.model.weights_hash(),
         }
-        if self.names is not None:
-            attrs["metrics"] = json.dumps(self.names)  # of which baseline and target are; files hold no lists of text
-        return attrs if self.target is None else attrs | {"target": _means(self.target)}
 
     def result(
         self,
@@ -103,19 +160,12 @@ class Measurement:
         about: Mapping[str, object],
         effects: bool = False,
     ) -> "xarray.DataArray":
-        """Values of patched runs as the settings ask for them, with a record of how they came about.
+        """Values of patched runs as a result; see `Numbers.result`."""
+        return self.numbers(values).result(axes, self.names, self.settings, {**self.about(), **about}, effects)
 
-        With `effects` they are effects already, and not the metrics of patched runs.
-        """
-        settings = self.settings
-        per_cell = (..., *[None] * (values.ndim - 2))
-        if settings.values != "metric" and not effects:
-            values = values - self.baseline[per_cell]
-        if settings.normalize and self.target is not None:
-            values = values / (self.target - self.baseline).mean(dim=1, keepdim=True)[per_cell]
-        attrs = self.about() | {"values": settings.values, **about}
-        name = "value" if settings.values == "metric" else settings.values  # "metric" may be the name of an axis
-        return over_prompts(values, axes, self.names, settings.per_prompt, settings.confidence, attrs, name)
+    def numbers(self, values: Float[Tensor, "metric batch *cells"]) -> Numbers:
+        """Values of patched runs, with both ends of the scale."""
+        return Numbers(values, self.baseline, self.target)
 
 
 def _means(of_prompts: Float[Tensor, "metric batch"]) -> float | list[float]:

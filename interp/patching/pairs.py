@@ -20,8 +20,8 @@ from interp.text import AttentionMask, Ids, MaskedTokens, Text, token_strings
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
 
-Prompt = Text | Ids
-"""A text, several of them, or token ids."""
+Prompt = Text | Ids | MaskedTokens
+"""A text, several of them, or token ids, checked or not."""
 
 Source = Prompt | ActivationCache | Intervention
 """Where activations come from: a run to make, a run that was made, or `Zero()`, `Mean(cache)`, `Resample(cache)`."""

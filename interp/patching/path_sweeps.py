@@ -16,7 +16,8 @@ them linear.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
@@ -30,9 +31,9 @@ from interp.indices import chosen_indices
 from interp.interventions import Index
 from interp.keywords import known_keywords
 from interp.model import EdgeGraph, HookPair, HookPoint, LayerContext, Reader, Writer, layer_of
-from interp.patching.measure import Measurement, Metrics
+from interp.patching.measure import Measurement, Metrics, Numbers
 from interp.patching.options import Settings, SweepOptions
-from interp.patching.pairs import PairRuns, PromptPair, Reaction, Source, check_reactions
+from interp.patching.pairs import PairRuns, PromptPair, Reaction, Source, check_model, check_reactions
 from interp.patching.resume import ResumeFile, question_of
 from interp.patching.writes import EMBED, read_points, written_points
 from interp.progress import progress_bar
@@ -83,32 +84,93 @@ def path_sweep(
     `ConfigError` for receivers that cannot be combined.
     """
     settings = Settings.of(options)
-    check_reactions({"mlps": mlps, "norms": norms})
+    asked = PathQuestion.of(model, receivers, senders, mlps, norms)
     pair = PromptPair.of(model, corrupted, clean, settings.direction or "noising", settings.attention_mask)
-    graph = EdgeGraph.of(model)
-    targets = _receivers(receivers, graph)
-    sources, axes = _senders(senders, graph)
-    n_pos = pair.prompts.ids.shape[1]
-    where = None if positions is None else chosen_indices("positions", positions, n_pos)
-    written = written_points(model)
-    runs = pair.run(written, read_points(model), settings.normalize)
-    measured = Measurement.of(runs, metric, settings)
-    sender_runs = _SenderRuns(runs, graph, targets, mlps, norms, where)
-    values = measured.baseline.new_full((len(measured.plans), len(pair.prompts), len(sources)), math.nan)
-    asked: dict[str, Any] = {"receivers": list(map(str, targets)), "senders": list(map(str, sources))}
-    asked |= {"mlps": mlps, "norms": norms, "positions": where}
-    question = {} if settings.checkpoint is None else question_of(measured, written, asked)
-    file = ResumeFile(settings.checkpoint, question, {"senders": values})
-    _measure_senders(sender_runs, measured, sources, values, file)
-    about = {
-        "granularity": "senders to receivers",
-        "receivers": " ".join(map(str, targets)),
-        "paths": "direct" if mlps == "frozen" or model.cfg.attn_only else "direct and through MLPs",
-        "positions": "together" if where is None else " ".join(map(str, where)) + ", together",
-        "mlps": mlps,
-        "norms": norms,
-    }
-    return measured.result(values.unflatten(2, [len(axis.indices) for axis in axes]), axes, about)
+    where = None if positions is None else chosen_indices("positions", positions, pair.prompts.ids.shape[1])
+    measured, values = asked.measure(pair, metric, where, settings)
+    return asked.result(measured.numbers(values), measured.names, where, settings, measured.about())
+
+
+@dataclass(frozen=True)
+class PathQuestion:
+    """What a sweep of paths asks of every pair of prompts.
+
+    Attributes:
+        receivers, senders: checked.
+        axes: of the senders.
+        mlps, norms: how these react.
+        attn_only: whether the model has no MLPs.
+    """
+
+    receivers: list[Reader]
+    senders: list[Writer]
+    axes: list[Axis]
+    mlps: Reaction
+    norms: Reaction
+    attn_only: bool
+
+    @classmethod
+    def of(
+        cls,
+        model: "HookedTransformer",
+        receivers: str | Sequence[str],
+        senders: str | Sequence[str],
+        mlps: Reaction,
+        norms: Reaction,
+    ) -> "PathQuestion":
+        """Check what is asked. Raises as `path_sweep`."""
+        check_model(model)
+        check_reactions({"mlps": mlps, "norms": norms})
+        graph = EdgeGraph.of(model)
+        targets = _receivers(receivers, graph)
+        sources, axes = _senders(senders, graph)
+        return cls(targets, sources, axes, mlps, norms, model.cfg.attn_only)
+
+    def measure(
+        self, pair: PromptPair, metric: Metrics, positions: list[int] | None, settings: Settings
+    ) -> tuple[Measurement, Float[Tensor, "metric batch sender"]]:
+        """The metrics of the run as it is, and with every sender's paths patched; NaN where no receiver reads it."""
+        model = pair.model
+        written = written_points(model)
+        runs = pair.run(written, read_points(model), settings.normalize)
+        measured = Measurement.of(runs, metric, settings)
+        graph = EdgeGraph.of(model)
+        sender_runs = _SenderRuns(runs, graph, self.receivers, self.mlps, self.norms, positions)
+        values = measured.baseline.new_full((len(measured.plans), len(pair.prompts), len(self.senders)), math.nan)
+        question = (
+            {}
+            if settings.checkpoint is None
+            else question_of(measured, written, {**self.specification(), "positions": positions})
+        )
+        file = ResumeFile(settings.checkpoint, question, {"senders": values})
+        _measure_senders(sender_runs, measured, self.senders, values, file)
+        return measured, values
+
+    def specification(self) -> dict[str, Any]:
+        """All but the positions, as JSON values."""
+        names = {"receivers": list(map(str, self.receivers)), "senders": list(map(str, self.senders))}
+        return {**names, "mlps": self.mlps, "norms": self.norms}
+
+    def result(
+        self,
+        numbers: Numbers,
+        metrics: list[str] | None,
+        positions: list[int] | None,
+        settings: Settings,
+        about: Mapping[str, object],
+    ) -> "xarray.DataArray":
+        """What was measured, as a result."""
+        of_paths = {
+            "granularity": "senders to receivers",
+            "receivers": " ".join(map(str, self.receivers)),
+            "paths": "direct" if self.mlps == "frozen" or self.attn_only else "direct and through MLPs",
+            "positions": "together" if positions is None else " ".join(map(str, positions)) + ", together",
+            "mlps": self.mlps,
+            "norms": self.norms,
+        }
+        cells = numbers.values.unflatten(2, [len(axis.indices) for axis in self.axes])
+        shaped = Numbers(cells, numbers.baseline, numbers.target)
+        return shaped.result(self.axes, metrics, settings, {**about, **of_paths})
 
 
 def _measure_senders(

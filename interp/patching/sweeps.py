@@ -19,10 +19,10 @@ from torch import Tensor
 from interp.errors import HookNotFoundError
 from interp.interventions import Index
 from interp.keywords import known_keywords
-from interp.patching.measure import Measurement, Metrics, measure_rows
+from interp.patching.measure import Measurement, Metrics, Numbers, measure_rows
 from interp.patching.options import Settings, SweepOptions
 from interp.patching.packed import PackedForward, SitePatches
-from interp.patching.pairs import PairRuns, PromptPair, Source
+from interp.patching.pairs import PromptPair, Source
 from interp.patching.plan import Granularity, SweepPlan, SweepSite
 from interp.patching.resume import ResumeFile, question_of
 from interp.progress import progress_bar
@@ -148,17 +148,28 @@ def _sweeps(
     pair: PromptPair, sites: Mapping[str, SweepSite], metric: Metrics, settings: Settings
 ) -> "dict[str, xarray.DataArray]":
     """A result for each site."""
+    measured, values = measure_sites(pair, sites, metric, settings)
+    labels, about = position_labels(pair.model, pair.prompts), measured.about()
+    return {
+        name: site_result(measured.numbers(values[name]), site, labels, measured.names, settings, about)
+        for name, site in sites.items()
+    }
+
+
+def measure_sites(
+    pair: PromptPair, sites: Mapping[str, SweepSite], metric: Metrics, settings: Settings
+) -> tuple[Measurement, dict[str, Float[Tensor, "metric batch cell"]]]:
+    """The metrics of the run as it is, and those of every patched run by site."""
     names = list(dict.fromkeys(name for site in sites.values() for name in site.names))
     runs = pair.run(names, target=settings.normalize)
     plans = {name: SweepPlan.of(runs, site, settings.max_bytes) for name, site in sites.items()}
     measured = Measurement.of(runs, metric, settings)
-    values = {  # [metric batch cell]: as long as a cell is not run, that of the run as it is
+    values = {  # as long as a cell is not run, that of the run as it is
         name: measured.baseline[:, :, None].repeat(1, 1, len(plan.carried)) for name, plan in plans.items()
     }
     asked = {} if settings.checkpoint is None else question_of(measured, names, {"sites": _asked(sites)})
     file = ResumeFile(settings.checkpoint, asked, values)
     done = file.restore()
-    results = {}
     for name, plan in plans.items():
         portions = plan.portions(done[name], many=settings.checkpoint is not None)
         work = sum(plan.work(cells) for cells in portions)
@@ -169,8 +180,7 @@ def _sweeps(
                 rows = packed.run(plan.joining(cells))
                 measure_rows(measured, rows, values[name])
                 file.keep(name, cells)
-        results[name] = _result(measured, plan.site, values[name])
-    return results
+    return measured, values
 
 
 def _asked(sites: Mapping[str, SweepSite]) -> list[list[object]]:
@@ -178,24 +188,32 @@ def _asked(sites: Mapping[str, SweepSite]) -> list[list[object]]:
     return [[name, sorted(s.over), s.layers, s.positions, s.parts] for name, s in sites.items()]
 
 
-def _result(measured: Measurement, site: SweepSite, values: Float[Tensor, "metric batch cell"]) -> "xarray.DataArray":
-    axes = _axes(measured.runs, site)
-    about = {
+def site_result(
+    numbers: Numbers,
+    site: SweepSite,
+    labels: list[str],
+    metrics: list[str] | None,
+    settings: Settings,
+    about: Mapping[str, object],
+) -> "xarray.DataArray":
+    """What was measured at the cells of a site, as a result; `labels` say what stands at each position."""
+    of_site = {
         "site": site.site,
         "granularity": " ".join(site.over),
         "positions": "together" if site.positions is None else " ".join(map(str, site.positions)),
     }
-    cells = values.unflatten(2, [len(axis.indices) for axis in axes.values()])
-    result = measured.result(cells, list(axes.values()), about)
+    axes = _axes(site, labels)
+    cells = numbers.values.unflatten(2, [len(axis.indices) for axis in axes.values()])
+    shaped = Numbers(cells, numbers.baseline, numbers.target)
+    result = shaped.result(list(axes.values()), metrics, settings, {**about, **of_site})
     return result.transpose("metric", "prompt", *(axes[word].name for word in site.over), missing_dims="ignore")
 
 
-def _axes(runs: PairRuns, site: SweepSite) -> dict[Granularity, Axis]:
+def _axes(site: SweepSite, labels: list[str]) -> dict[Granularity, Axis]:
     """The axes of the cells, by the word that asked for each."""
     axes: dict[Granularity, Axis] = {"layer": Axis("layer", site.layers)}
     if site.positions is not None:
-        tokens = position_labels(runs.base.model, runs.base.prompts.ids)
-        axes["pos"] = Axis("pos", site.positions, ("token", [tokens[i] for i in site.positions]))
+        axes["pos"] = Axis("pos", site.positions, ("token", [labels[i] for i in site.positions]))
     if site.parts is not None and site.part_axis is not None:
         axes["neuron" if site.part_axis == "neuron" else "head"] = Axis(site.part_axis, site.parts)
     return axes

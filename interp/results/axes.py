@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, describe
-from interp.text import token_strings
+from interp.text import MaskedTokens, token_strings
 
 if TYPE_CHECKING:
     import xarray
@@ -30,11 +30,18 @@ class Axis:
     beside: tuple[str, list[str]] | None = None
 
 
-def position_labels(model: "HookedTransformer", tokens: Int[Tensor, "batch pos"]) -> list[str]:
-    """What stands at each position: the token, or those of several prompts with strokes between (three at most)."""
-    rows = [token_strings(model.tokenizer, row) for row in tokens.tolist()]
-    columns = [list(dict.fromkeys(column)) for column in zip(*rows, strict=True)]
-    return ["/".join(column[:3]) + ("/…" if len(column) > 3 else "") for column in columns]
+def position_labels(model: "HookedTransformer", prompts: MaskedTokens) -> list[str]:
+    """What stands at each position: the token, or those of several prompts with strokes between (three at most).
+
+    Padding counts where there is nothing else.
+    """
+    ids = prompts.ids.flatten().tolist()
+    words = dict(zip(ids, token_strings(model.tokenizer, ids), strict=True))
+    labels = []
+    for column, real in zip(prompts.ids.T, prompts.is_token.T, strict=True):
+        found = list(dict.fromkeys(words[i] for i in (column[real] if real.any() else column).tolist()))
+        labels.append("/".join(found[:3]) + ("/…" if len(found) > 3 else ""))
+    return labels
 
 
 def over_prompts(

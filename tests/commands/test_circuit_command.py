@@ -146,6 +146,16 @@ def test_pairs_of_several_lengths_are_one_question_from_either_kind_of_file(
     assert float(low) < float(estimate) < float(high)
 
 
+def test_a_data_set_that_ships_goes_by_its_name(
+    checkpoint: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    options = ["circuit", "--model", checkpoint, "--n", "9", "--quiet", "--pairs"]
+    (here / "capitals").mkdir()  # such as the folder of an earlier job
+    assert "capitals, line 1: the two prompts" in refusal(capsys, monkeypatch, [*options, "capitals"])  # all unknown
+    monkeypatch.setattr("interp.data.pairs.SHIPPED", here)
+    assert run(*options, as_jsonl(here / "letters.jsonl")).output == run(*options, "letters").output
+
+
 def test_exact_effects_need_no_probe_and_go_on_from_a_file(
     model: HookedTransformer, checkpoint: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -188,7 +198,7 @@ def test_pairs_that_cancel_are_refused_before_an_edge_is_scored(
 Refused = tuple[list[str] | Callable[[Path], list[str]], str]
 
 BEFORE_A_MODEL: dict[str, Refused] = {
-    "nothing": ([], "give a file of --pairs, or --clean, --corrupted and --correct; --clean is missing"),
+    "nothing": ([], "give --pairs, or --clean, --corrupted and --correct; --clean is missing"),
     "no answer": (PAIR[:4], "--correct is missing"),
     "both": ([*PAIR, "--pairs", "x.csv"], "--pairs and --clean are two sources of prompts"),
     "method": ([*PAIR, "--method", "eap-ig"], "did you mean 'eap_ig'"),
@@ -201,7 +211,9 @@ BEFORE_A_MODEL: dict[str, Refused] = {
     "n": ([*PAIR, "--n", "0"], "--n"),
     "no file": (["--pairs", "x.csv"], "No such file or directory: 'x.csv'"),
     "format": (["--pairs", "x.json"], "allowed: a file whose name ends in .csv or .jsonl"),
-}
+    "name": (["--pairs", "capital"], "--pairs 'capital'; allowed: a file whose name ends in .csv or .jsonl, or one of "
+             "capitals, docstring, greater_than, ioi, pronouns; did you mean 'capitals'"),
+}  # fmt: skip
 
 FILES: dict[str, tuple[str, bytes, str]] = {
     "empty": ("x.csv", b"", "x.csv: there are no pairs in it"),

@@ -1,0 +1,198 @@
+"""A job's folder: what is computed, in `job.json`, and one file for every unit that is done.
+
+Files appear whole or not at all, and nothing here ever deletes one, so that any number of processes, on any machines
+that share the folder, may work on a job at once: a unit that two of them compute is written twice, with the same bits.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from interp.digests import digest_of
+from interp.errors import CheckpointError, JobError, describe
+from interp.files import atomic_path, load_tensors, save_tensors
+
+MANIFEST, KIND, FORMAT = "job.json", "interp.jobs.unit", 1
+"""The file that says what a job is; what its units' files say they are; how both are written."""
+
+Result = Mapping[str, Any]
+"""What a unit makes: tensors, and JSON values, by name."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a job is.
+
+    Attributes:
+        n_units: how many units there are.
+        done: those that are done.
+        bad: those whose file cannot be used, and why.
+        made_with: on how many units what software, and which kind of device, worked.
+    """
+
+    n_units: int
+    done: list[int]
+    bad: dict[int, str]
+    made_with: dict[str, int]
+
+    @property
+    def missing(self) -> list[int]:
+        """The units that have no result."""
+        done = set(self.done)
+        return [unit for unit in range(self.n_units) if unit not in done]
+
+
+class JobFolder:
+    """The folder of a job.
+
+    Attributes:
+        path: where it is.
+        specification: all that the results depend on, part by part; what is long, as its hash.
+        n_units: how many units there are.
+        key: the hash of these, by which a unit's file says whose it is.
+    """
+
+    def __init__(self, path: Path, specification: Mapping[str, Any], n_units: int):
+        self.path, self.n_units = path, n_units
+        self.specification = {part: _short(value) for part, value in specification.items()}
+        said = json.dumps([FORMAT, n_units, self.specification], sort_keys=True)
+        self.key = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> Self:
+        """The job that is in a folder. Raises `CheckpointError` for a folder without one."""
+        folder = Path(path)
+        file = folder / MANIFEST
+        try:
+            about = json.loads(file.read_text(encoding="utf-8"))
+            if about["format"] != FORMAT:
+                raise CheckpointError(f"{file} has format {describe(about['format'])}; this version reads {FORMAT}")
+            return cls(folder, about["specification"], about["n_units"])
+        except OSError as error:
+            raise CheckpointError(f"{folder} is no folder of a job: {MANIFEST} cannot be read") from error
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{file} cannot be read as a job: {error!r}") from error
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], specification: Mapping[str, Any], n_units: int) -> Self:
+        """The job that is in a folder, or a new one where none is yet.
+
+        Raises `CheckpointError`, naming what differs, where the folder has another job.
+        """
+        mine = cls(Path(path), specification, n_units)
+        file = mine.path / MANIFEST
+        if not file.exists():
+            with atomic_path(file) as temporary:
+                about = {"format": FORMAT, "n_units": n_units, "specification": mine.specification}
+                temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        theirs = cls.at(path)
+        parts = {**theirs.specification, **mine.specification}
+        both = [(part, theirs.specification.get(part), mine.specification.get(part)) for part in parts]
+        both.append(("number of units", theirs.n_units, mine.n_units))
+        if differing := [f"{part} ({a!r} there, {b!r} here)" for part, a, b in both if a != b]:
+            raise CheckpointError(
+                f"{path} has another job, which differs in: {'; '.join(differing)}. Give another folder, or remove it"
+            )
+        return mine
+
+    def file(self, unit: int) -> Path:
+        """Where the result of a unit is."""
+        return self.path / f"unit-{unit:06}.safetensors"
+
+    # ------------------------------------------------------------------ units
+
+    def write(self, unit: int, result: Result, made_with: str) -> None:
+        """Write the result of a unit, whole or not at all."""
+        tensors = {name: value for name, value in result.items() if isinstance(value, Tensor)}
+        values = {name: value for name, value in result.items() if name not in tensors}
+        about = {"job": self.key, "unit": unit, "made_with": made_with, "digest": digest_of(tensors), "values": values}
+        save_tensors(self.file(unit), KIND, tensors, about)
+
+    def fault(self, unit: int) -> str | None:
+        """What is wrong with the file of a unit, or None; "missing" where there is none. Reads its description only."""
+        return self._described(unit)[0]
+
+    def _described(self, unit: int) -> tuple[str | None, dict[str, str]]:
+        from safetensors import SafetensorError, safe_open
+
+        file = self.file(unit)
+        if not file.exists():
+            return "missing", {}
+        try:
+            with safe_open(file, "pt") as opened:  # which compares the length of the file with what it should hold
+                about = opened.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            return f"cannot be read ({error})", {}
+        if about.get("kind") != KIND or about.get("job") != json.dumps(self.key):
+            return "is of another job", about
+        return (None if about.get("unit") == str(unit) else f"is unit {about.get('unit')}"), about
+
+    def status(self) -> Status:
+        """How far the job is, from the description of every unit."""
+        done, bad, made_with = [], {}, Counter[str]()
+        for unit in range(self.n_units):
+            fault, about = self._described(unit)
+            if fault is None:
+                done.append(unit)
+                made_with[json.loads(about["made_with"])] += 1
+            elif fault != "missing":
+                bad[unit] = f"{self.file(unit).name} {fault}"
+        return Status(self.n_units, done, bad, dict(made_with))
+
+    def result(self, unit: int) -> dict[str, Any]:
+        """The result of a unit, bit for bit as it was written. Raises `CheckpointError` where it is not."""
+        tensors, about = load_tensors(self.file(unit), KIND)
+        if about["job"] != self.key or about["unit"] != unit or digest_of(tensors) != about["digest"]:
+            raise CheckpointError(
+                f"{self.file(unit)} does not hold what was written for unit {unit} of this job; remove it, and run the "
+                "job again"
+            )
+        return tensors | about["values"]
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """The results of all units, in their order, one at a time.
+
+        Warns where the units were computed by different software, or on different kinds of device, which agree up to
+        rounding only. Raises `JobError` where units are missing.
+        """
+        status = self.status()
+        if missing := status.missing:
+            raise JobError(
+                f"{self.path}: {len(missing)} of {self.n_units} units are missing (unit {missing[0]} first); run the "
+                "job again, or wait for those who compute them",
+                missing=missing,
+            )
+        if len(status.made_with) > 1:
+            said = "; ".join(f"{n} units with {what}" for what, n in sorted(status.made_with.items()))
+            warnings.warn(f"{self.path} is mixed, so that its units agree up to rounding only: {said}", stacklevel=2)
+        for unit in range(self.n_units):
+            yield self.result(unit)
+
+
+def _short(value: Any) -> Any:
+    """A JSON value as it comes back from a file, or the hash of one that nobody would read."""
+    text = json.dumps(value, sort_keys=True)
+    return (
+        json.loads(text) if len(text) <= 200 else f"hash {hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+    )
+
+
+def made_with(device: str) -> str:
+    """The software and the kind of device that decide the last bits of a result."""
+    where = f"cpu {torch.backends.cpu.get_cpu_capability()} {platform.machine()}"
+    if not device.startswith("cpu"):
+        where = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    return f"interp {version('interp')}, torch {torch.__version__}, {where}"

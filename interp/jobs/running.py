@@ -1,0 +1,102 @@
+"""Running a job to its end: what is missing is computed, what failed is tried again, and what is there is merged."""
+
+import os
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TypedDict
+
+from interp.errors import ConfigError, describe
+from interp.indices import check_count
+from interp.jobs.engines import engine_of
+from interp.jobs.folder import JobFolder
+from interp.jobs.work import Engine, Outcome, Task, Work, check_all_went_well, check_picklable
+from interp.progress import progress_bar
+
+
+class JobOptions(TypedDict, total=False):
+    """How a job is done, and where its results are kept.
+
+    None of these changes a result, but for `threads`, which may change its last bits.
+
+    Attributes:
+        folder: where results are kept, unit by unit. Another call for the same work, in any process and with any
+            workers, goes on from what it has. None for one that is gone at the end.
+        workers: how many processes of this machine work; 1 for this one alone. Or an engine: `jobs.ray(...)` for a
+            cluster, `jobs.part(i, n)` for a share of the work.
+        threads: of the CPU, in each of them; 1 by default. More processes are better than more threads.
+        retries: how many times a unit is tried again that failed, or whose worker died; 2 by default.
+        progress: show a bar on a terminal; by default yes.
+    """
+
+    folder: str | os.PathLike[str] | None
+    workers: int | Engine
+    threads: int
+    retries: int
+    progress: bool
+
+
+@contextmanager
+def run(
+    work: Work,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    workers: int | Engine = 1,
+    threads: int = 1,
+    retries: int = 2,
+    progress: bool = True,
+) -> Iterator[JobFolder]:
+    """Compute the units of a job that are missing, and yield its folder.
+
+    Args:
+        work: what is computed.
+        folder, workers, threads, retries, progress: see `JobOptions`.
+
+    Raises, before any unit:
+        ConfigError: an option out of range; work that cannot be sent to another process.
+        CheckpointError: the folder has another job; what differs is named.
+    And at the end:
+        JobError: units failed, after all others are done.
+    """
+    threads, retries = check_count("threads", threads), check_count("retries", retries, least=0)
+    engine = engine_of(workers, retries)
+    check_picklable(work)
+    with tempfile.TemporaryDirectory(prefix="interp-job-") if folder is None else _kept(folder) as path:
+        job = JobFolder.open(path, {**work.specification(), "threads": threads, "interp": version("interp")},
+                             work.n_units)  # fmt: skip
+        _compute(job, Task(work, job, threads), engine, retries, progress, kept=folder is not None)
+        yield job
+
+
+@contextmanager
+def _kept(folder: str | os.PathLike[str]) -> Iterator[str | os.PathLike[str]]:
+    if not isinstance(folder, str | os.PathLike):
+        raise ConfigError(f"folder = {describe(folder)}; allowed: a path, or None")
+    yield folder
+
+
+def _compute(job: JobFolder, task: Task, engine: Engine, retries: int, progress: bool, kept: bool) -> None:
+    status = job.status()
+    for unit, why in status.bad.items():
+        warnings.warn(f"{why}, so unit {unit} is computed again", stacklevel=5)
+    tries, failed = Counter[int](), dict[int, Outcome]()
+    waiting = status.missing
+    with progress_bar(f"computing {job.n_units} units", job.n_units, progress) as advance:
+        advance(job.n_units - len(waiting))
+        while waiting:
+            again: list[int] = []
+            for outcome in engine(task, waiting):
+                tries[outcome.unit] += 1
+                if outcome.error is None:
+                    advance(1)
+                elif outcome.again and not outcome.stop and tries[outcome.unit] <= retries:
+                    again.append(outcome.unit)
+                else:
+                    failed[outcome.unit] = outcome
+                    if outcome.stop:
+                        check_all_went_well(job, task.work, failed, kept)
+            waiting = again
+    check_all_went_well(job, task.work, failed, kept)
