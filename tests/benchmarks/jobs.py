@@ -1,8 +1,8 @@
 """What many processes that work on one model cost. Run: interp fetch smollm2 && python tests/benchmarks/jobs.py
 
 Three fresh processes of one thread work on SmolLM2 (float32) at once, on Linux. Each has a pickled `ModelRef`, imports
-the package, loads the model (which checks the hash of its weights), and runs it on a sentence. Printed are, as the
-median over processes and rounds:
+the package, loads the model (which checks the hash of its weights), and runs it on a sentence. Printed are,
+the median over processes and rounds:
 
 - the seconds from the start of the process to its logits, and what of it went into imports, loading and the run;
 - the seconds that the hash alone takes, measured afterwards;
@@ -80,7 +80,7 @@ def three_at_once(ref: ModelRef, folder: Path) -> list[list[float]]:
     return measured
 
 
-def main(rounds: int = 3) -> None:
+def main(rounds: int = 4) -> None:
     """Print the rows."""
     with tempfile.TemporaryDirectory() as folder:
         model = HookedTransformer.from_pretrained(NAME)
@@ -89,18 +89,19 @@ def main(rounds: int = 3) -> None:
             "mapped": ModelRef.of(model).snapshotted(Path(folder) / "mapped"),
             "copied": ModelRef(Path(folder) / "copied"),
         }
-        medians = {}
-        for name, ref in refs.items():
-            found = [row for _ in range(rounds) for row in three_at_once(ref, Path(folder))]
-            medians[name] = [statistics.median(column) for column in zip(*found, strict=True)]
-            rows = ", ".join(
-                f"{value:.{2 if value < 100 else 0}f} {part}" for part, value in zip(PARTS, medians[name], strict=True)
-            )
-            print(f"{name}: {rows}", flush=True)
+        found: dict[str, list[list[float]]] = {name: [] for name in refs}
+        for _ in range(rounds):
+            for name, ref in refs.items():  # in turn, so that another load of the machine meets both
+                found[name] += three_at_once(ref, Path(folder))
+        for name, rows in found.items():
+            columns = [sorted(column) for column in zip(*rows, strict=True)]
+            for part, column in zip(PARTS, columns, strict=True):
+                print(f"{name}: {statistics.median(column):7.2f} {part} ({column[0]:.2f} at the least)")
         start = time.perf_counter()
         digest_of(model.state_dict())
         print(f"the hash, in one process: {time.perf_counter() - start:.2f} s")
-        print(f"memory, mapped / copied: {medians['mapped'][4] / medians['copied'][4]:.2f}")
+        mapped, copied = (statistics.median(row[4] for row in found[name]) for name in ("mapped", "copied"))
+        print(f"memory, mapped / copied: {mapped / copied:.2f}")
 
 
 if __name__ == "__main__":
