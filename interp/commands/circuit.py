@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from interp.commands.common import MODEL, ModelName, Quiet, check_writable, load, print_whole, wrote
+from interp.commands.common import MODEL, ModelName, Quiet, check_writable, load, print_whole, said_of_ends, wrote
 from interp.commands.pairs import pairs_of
 from interp.errors import ConfigError, did_you_mean
 from interp.indices import check_count
@@ -139,14 +139,8 @@ class _Judge:
     def ends(self) -> str:
         """The metric of both prompts, in words. Raises what no circuit can be judged on; see `faithfulness`."""
         from interp.discovery import Subgraph, faithfulness
-        from interp.patching import ROLES
 
-        runs = ROLES[self.options["direction"]]
-        about = faithfulness(self.model, Subgraph.empty(self.model), *self.asked, **self.options).attrs
-        several = f", means over {about['n']}" if about["n"] > 1 else ""
-        one = "prompts" if several else "prompt"
-        return (f"{about['metric']}: {about['baseline']:.3f} on the {runs[0]} {one}, {about['target']:.3f} on the "
-                f"{runs[1]} {'ones' if several else 'one'}{several}")  # fmt: skip
+        return said_of_ends(faithfulness(self.model, Subgraph.empty(self.model), *self.asked, **self.options).attrs)
 
     def judged(self, found: Subgraph, random: Subgraph) -> dict[str, list[str]]:
         """How the circuit is judged, and what stands beside it: columns of a table."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -75,6 +75,17 @@ def check_writable(path: Path) -> Path:
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise OSError(code, f"cannot write: {os.strerror(code)}", str(path))
     return path
+
+
+def said_of_ends(about: Mapping[str, Any]) -> str:
+    """The metric of the prompts that run and of the others, from the `attrs` of a result, in words."""
+    from interp.patching import ROLES
+
+    runs, other = ROLES[about["direction"]]
+    several = about["n"] > 1
+    one, ones, over = ("prompts", "ones", f", means over {about['n']}") if several else ("prompt", "one", "")
+    ends = f"{about['baseline']:.3f} on the {runs} {one}, {about['target']:.3f} on the {other} {ones}"
+    return f"{about['metric']}: {ends}{over}"
 
 
 def wrote(path: Path, what: str) -> None:

@@ -40,10 +40,6 @@ PROCESSES: dict[str, Callable[[HookedTransformer], HookedTransformer]] = {
 N_ALIVE = 2
 """So many models that were opened by reference stay in memory; the one that was asked for longest ago goes first."""
 
-_opened: OrderedDict[tuple[Any, ...], HookedTransformer] = OrderedDict()
-_live: WeakValueDictionary[tuple[Any, ...], HookedTransformer] = WeakValueDictionary()
-"""The models of this process that references were made of; both by what makes references equal."""
-
 
 class Identity(NamedTuple):
     """What tells two models apart.
@@ -57,6 +53,25 @@ class Identity(NamedTuple):
     weights: str
     signature: str
     tokenizer: str | None
+
+
+class Opened(NamedTuple):
+    """A model that was opened by reference.
+
+    Attributes:
+        model: which may have been written to since.
+        identity: what it was.
+        files: names, sizes and times of what it was read from.
+    """
+
+    model: HookedTransformer
+    identity: Identity
+    files: list[tuple[str, int, int]]
+
+
+_opened: OrderedDict[tuple[Any, ...], Opened] = OrderedDict()
+_live: WeakValueDictionary[tuple[Any, ...], HookedTransformer] = WeakValueDictionary()
+"""The models of this process that references were made of; both by what makes references equal."""
 
 
 class ModelRef:
@@ -139,8 +154,11 @@ class ModelRef:
             ConfigError: the model has hooks.
         """
         same = self._same()
-        for model in (self._model, _live.get(same), _opened.get(same)):
-            if model is not None and (self._known is None or _identity(model) == self._known):
+        kept = _opened.get(same)
+        if self._known is None and kept is not None and kept.files == _files_of(self.source):
+            self._known = kept.identity
+        for model in (self._model, _live.get(same), None if kept is None else kept.model):
+            if model is not None and self._known is not None and _identity(model) == self._known:
                 _refuse_hooks(model)
                 if same in _opened:
                     _opened.move_to_end(same)
@@ -149,16 +167,18 @@ class ModelRef:
             why = "is not in this process" if self._model is None else "has other weights now"
             raise CheckpointError(f"{self!r} {why}; a reference that every process can load at any time is made by "
                                   "snapshotted(folder), as long as the model is there")  # fmt: skip
+        model = kept = None
         _opened.pop(same, None)  # before the next takes its memory
         while len(_opened) >= N_ALIVE:
             _opened.popitem(last=False)
+        files = _files_of(self.source)
         model = self._open()
         found = _identity(model)
         if self._known is not None and found != self._known:
             raise CheckpointError(f"{self.source} holds another model than the one that is asked for: "
                                   f"{_named(found)}, not {_named(self._known)}")  # fmt: skip
         self._known = found
-        _opened[same] = model
+        _opened[same] = Opened(model, found, files)
         return model
 
     def _open(self) -> HookedTransformer:
@@ -259,6 +279,13 @@ class ModelRef:
 def _identity(model: HookedTransformer) -> Identity:
     """What the model is now. The hashes are taken once as long as no weight changes."""
     return Identity(model.weights_hash(), signature(model), _of_tokenizer(model.tokenizer))
+
+
+def _files_of(source: str | None) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files that a path stands for; none of a name, whose files do not change."""
+    path = Path(source or "")
+    files = sorted(path.iterdir()) if path.is_dir() and source else [path] if path.is_file() else []
+    return [(file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
 
 
 def _refuse_hooks(model: HookedTransformer) -> None:

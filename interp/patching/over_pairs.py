@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -140,7 +140,7 @@ class PairsWork(Work):
         """The model's."""
         return str(self.model.load().W_E.device)
 
-    def shared(self, folder: Path) -> Self:
+    def shared(self, folder: Path) -> "PairsWork":
         """With the model in the job's folder."""
         return dataclasses.replace(self, model=self.model.snapshotted(folder / "model"))
 

@@ -19,7 +19,7 @@ from circuits.gallery.induction import induction_model
 from interp import HookedTransformer
 from interp.checkpoints import fetch
 from interp.commands.cli import app, main
-from interp.commands.patch import _table
+from interp.commands.sweeps import table_of
 from interp.heads import head_scores, score_table
 from interp.metrics.kinds import Logit, LogitDifference
 from interp.patching.sweeps import sweep
@@ -154,9 +154,9 @@ def test_patch_prints_the_places_that_change_most(checkpoint: str, tmp_path: Pat
 
 
 def test_a_change_that_rounds_to_zero_is_shown_without_a_minus():
-    attrs = {"site": "z", "baseline": 1.0, "target": 2.0}
+    attrs = {"site": "z", "baseline": 1.0, "target": 2.0, "direction": "denoising"}
     result = xarray.DataArray([1.0 - 1e-6], dims=["layer"], coords={"layer": [0]}, attrs=attrs)
-    shown = [next(iter(column.cells)) for column in _table(result, 1, "token").columns]
+    shown = [next(iter(column.cells)) for column in table_of(result, 1).columns]
     assert [str(cell) for cell in shown] == ["0", "1.000", "+0.000", "0%"]
 
 

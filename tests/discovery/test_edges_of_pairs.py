@@ -99,6 +99,7 @@ def test_scores_and_their_probe_are_kept_in_one_folder_and_other_questions_are_r
         faithfulness_dataset(model, Subgraph.whole(model), pairs, folder=tmp_path, unit=3, **QUIET)
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_what_cannot_be_asked_of_pairs_is_refused_before_any_unit(tmp_path: Path):
     model, pairs, once = asked(seed=7)
     refused: list[tuple[str, dict[str, Any]]] = [

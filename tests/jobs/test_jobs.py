@@ -291,6 +291,7 @@ def test_units_of_other_software_are_told(tmp_path: Path):
         run(tasks.square_roots, tmp_path)
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_functions_that_other_processes_would_not_find_are_refused_before_any_work(tmp_path: Path):
     def inside(part: list[int]) -> dict[str, Any]:
         return {}
@@ -302,6 +303,7 @@ def test_functions_that_other_processes_would_not_find_are_refused_before_any_wo
     assert not (tmp_path / "job").exists()
 
 
+@pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -322,6 +324,7 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str):
         jobs.map(**({"fn": tasks.square_roots, "rows": ROWS} | options))
 
 
+@pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize(("i", "n"), [(0, 3), (4, 3), (1, 0), ("1", 2)])
 def test_a_part_that_there_is_not_is_refused(i: Any, n: Any):
     with pytest.raises(ConfigError, match="allowed: 1"):

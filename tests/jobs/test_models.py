@@ -161,6 +161,19 @@ def test_an_opened_model_that_somebody_wrote_to_is_opened_again(tmp_path: Path):
     assert ref.load() is not opened and ref.load().weights_hash() == ref.hash == a_model().weights_hash()
 
 
+def test_references_that_are_made_anew_share_a_model_as_long_as_nobody_writes_to_it_or_its_files(tmp_path: Path):
+    a_model().save_snapshot(tmp_path)
+    opened = ModelRef(tmp_path).load()
+    ref = ModelRef(tmp_path)
+    assert ref.load() is opened and ref.hash == a_model().weights_hash() == ModelRef(tmp_path).hash
+    with torch.no_grad():
+        opened.W_E.add_(1)
+    again = ModelRef(tmp_path).load()
+    assert again is not opened and again.weights_hash() == a_model().weights_hash()
+    a_model(SEED + 1).save_pretrained(tmp_path)
+    assert ModelRef(tmp_path).hash == a_model(SEED + 1).weights_hash()
+
+
 # ---------------------------------------------------------------------------------------------- snapshots
 
 

@@ -178,6 +178,7 @@ def test_a_function_that_makes_one_number_of_several_prompts_is_refused_and_one_
                 sweep(model, **(in_one_batch(pairs) | {"metric": of_each}), **QUIET))  # fmt: skip
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_what_cannot_be_swept_is_refused_before_any_unit(tmp_path: Path):
     model = small()
     pairs = random_pairs(model, LENGTHS, seed=10)
