@@ -60,7 +60,7 @@ def run(
     And at the end:
         JobError: units failed, after all others are done.
     """
-    threads, retries = check_count("threads", threads), check_count("retries", retries, least=0)
+    check_options({"workers": workers, "threads": threads, "retries": retries})
     engine = engine_of(workers, retries)
     check_picklable(work)
     with tempfile.TemporaryDirectory(prefix="interp-job-") if folder is None else _kept(folder) as path:
@@ -68,6 +68,12 @@ def run(
                              work.n_units)  # fmt: skip
         _compute(job, Task(work, job, threads), engine, retries, progress, kept=folder is not None)
         yield job
+
+
+def check_options(options: JobOptions) -> None:
+    """Raise `ConfigError` for an option of a job that is out of range; for callers who do much before it begins."""
+    check_count("threads", options.get("threads", 1))
+    engine_of(options.get("workers", 1), check_count("retries", options.get("retries", 2), least=0))
 
 
 @contextmanager
