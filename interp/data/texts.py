@@ -162,7 +162,7 @@ class TextRows(Iterator[TextRow]):
                 raise ConfigError(f"{name} = {describe(given)}; allowed: True or False")
         self.n_ctx, self.packed = check_count("n_ctx", n_ctx, None if cfg is None else cfg.n_ctx), packed
         self.n_rows = self.n_tokens = self.n_texts = self.n_empty = 0
-        self._texts, self._tokenizer = texts, tokenizer
+        self._texts, self.tokenizer = texts, tokenizer
         self._d_vocab = None if cfg is None else cfg.d_vocab
         self._bos = None if tokenizer is None else tokenizer.bos_id
         if prepend_bos and self._bos is None:
@@ -230,16 +230,16 @@ class TextRows(Iterator[TextRow]):
             yield held
 
     def _encoded(self, texts: list[tuple[str, str]]) -> list[list[int]]:
-        if texts and self._tokenizer is None:
+        if texts and self.tokenizer is None:
             raise TokenError(f"{texts[0][0]} is text, and there is no tokenizer to read it; give token ids")
-        if not texts or self._tokenizer is None:
+        if not texts or self.tokenizer is None:
             return []
         try:
-            return self._tokenizer.encode([text for _, text in texts])
+            return self.tokenizer.encode([text for _, text in texts])
         except TokenError:
             for where, text in texts:  # which of them was it?
                 try:
-                    self._tokenizer.encode(text)
+                    self.tokenizer.encode(text)
                 except TokenError as error:
                     raise TokenError(f"{where}: {error}") from error
             raise

@@ -1,3 +1,22 @@
-"""Activations of many texts on disk, and what is read off them."""
+"""Activations of many texts on disk, and what is read off them.
 
-__all__: list[str] = []
+`harvest` runs a model over a corpus and keeps what flows through some sites, a row for every token; `Store` reads it:
+means and covariances, the tokens at which a direction is largest, shuffled batches for probes and dictionaries.
+"""
+
+from interp.harvest.batches import Batches
+from interp.harvest.examples import Example, TopExamples
+from interp.harvest.harvesting import StoreDtype, harvest, harvest_size
+from interp.harvest.store import Store, StoredRows, StoredSite
+
+__all__ = [
+    "Batches",
+    "Example",
+    "Store",
+    "StoreDtype",
+    "StoredRows",
+    "StoredSite",
+    "TopExamples",
+    "harvest",
+    "harvest_size",
+]

@@ -19,7 +19,7 @@ from interp.interventions.kinds import (
     Zero,
 )
 from interp.interventions.named import Named
-from interp.interventions.values import Values
+from interp.interventions.values import TokenMeans, Values
 
 __all__ = [
     "ADDRESS",
@@ -35,6 +35,7 @@ __all__ = [
     "Position",
     "Resample",
     "Steer",
+    "TokenMeans",
     "Values",
     "Zero",
 ]

@@ -7,7 +7,7 @@ point, and by layers, heads, positions and neurons. Those that are left out stan
 |---|---|
 | `Zero` | zero |
 | `Patch` | the values of another run, prompt by prompt |
-| `Mean` | the mean of other runs over prompts, for each position or over these too; padding does not count |
+| `Mean` | the mean of other runs over prompts, for each position or over these too, or that of a data set |
 | `Resample` | the values of another run's prompts in a seeded random order |
 | `Steer` | the value that is there plus a vector |
 | `Apply` (`functions.py`) | what a function or a module makes of the value that is there, or of another site's |
@@ -18,16 +18,16 @@ The first four, without a place, are also what a sweep can write (`patching.swee
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from interp.errors import CacheError, ConfigError, ShapeError, describe
-from interp.indices import is_index, layer_index
+from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, describe
+from interp.indices import as_indices, is_index, layer_index
 from interp.interventions.core import Intervention
-from interp.interventions.values import Values, fitted, mean_of_tokens, values_of
-from interp.model import ActivationCache, HookPoint, layer_of, signature
+from interp.interventions.values import TokenMeans, Values, fitted, mean_of_tokens, values_of
+from interp.model import ActivationCache, HookName, HookPoint, layer_of, resolve, signature
 from interp.precision import wide_mean
 
 if TYPE_CHECKING:
@@ -103,28 +103,56 @@ class Patch(Intervention):
 
 @dataclass(frozen=True, repr=False)
 class Mean(Patch):
-    """Mean ablation: the mean of other runs over their prompts. Padding does not count.
+    """Mean ablation: the mean of other runs over their prompts, or of a data set. Padding does not count.
 
     Attributes:
-        values: as for `Patch`. Of activations by name alone it is not known what was padding: all count.
+        values: as for `Patch`. Of activations by name alone it is not known what was padding: all count. Or a store of
+            harvested activations (`interp.harvest.Store`), of which only the means that the place names are kept.
         per_position: a mean for each position, or one over all positions. Positions are columns of the (padded) batch,
             as everywhere: the mean at a column is over the prompts that have a token there, so that in a batch padded
-            on the left positions correspond from the end. The run that is written to has as many columns.
+            on the left positions correspond from the end. The run that is written to has as many columns. By default
+            it is for each position; of a store it is over all positions, where texts have no columns in common.
 
-    Raises `ConfigError` if no prompt has a token in some column.
+    Raises `ConfigError` if no prompt has a token in some column, or for means per position of a store;
+    `HookNotFoundError` for a store without the place.
     """
 
     prompt_by_prompt: ClassVar[bool] = False
 
-    per_position: bool = True
+    per_position: bool | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(given := self.values, TokenMeans):
+            if self.per_position:
+                raise ConfigError("Mean: a store has one mean over all positions, for its texts have no columns in "
+                                  "common; leave per_position out")  # fmt: skip
+            means = {name: given.mean_of(name)[None, None] for name in self._named(given)}
+            object.__setattr__(self, "values", Values(means, given.signature))
+            object.__setattr__(self, "per_position", False)
+        elif self.per_position is None:
+            object.__setattr__(self, "per_position", True)
         super().__post_init__()
-        mask = self.values.attention_mask
+        mask = cast(Values, self.values).attention_mask
         if self.per_position and mask is not None and not (real := mask.any(dim=0)).all():
             first, last = (int(i) for i in real.nonzero()[[0, -1], 0])
             raise ConfigError(f"Mean: some columns are padding in every prompt, so there is no mean there; cut the "
                               f"cache, such as cache.slice(pos=slice({first}, {last + 1}))")  # fmt: skip
+
+    def _named(self, store: TokenMeans) -> list[str]:
+        """The sites of a store that the place names; all without a place."""
+        if self.site is None:
+            return list(store.sites)
+        short, *part = (self.site,) if isinstance(self.site, str) else self.site
+        layers = as_indices(range(store.n_layers) if self.layer is None else self.layer)
+        names, missing = dict[str, None](), None
+        for layer in layers:
+            try:
+                names |= dict.fromkeys(resolve(cast(HookName, (short, layer, *part)), store.sites, store.n_layers))
+            except HookNotFoundError as error:
+                missing = error
+        if missing is not None and (self.layer is not None or not names):
+            raise HookNotFoundError(f"Mean: the store does not hold that: {missing}")
+        return list(names)
 
     def value(self, activation: Tensor, hook: HookPoint) -> Tensor:
         """The mean. Raises `ConfigError` for scores of padded prompts, which are -inf at padding."""

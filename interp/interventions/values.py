@@ -1,6 +1,7 @@
 """Values: activations of another run that are written somewhere, compared by content, with the model they are of."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -58,6 +59,25 @@ class Values(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"Values({', '.join(list(self)[:3])}{', ...' if len(self) > 3 else ''})"
+
+
+@runtime_checkable
+class TokenMeans(Protocol):
+    """What knows the mean of activations over all tokens of a data set, such as a store of `interp.harvest`.
+
+    Attributes:
+        sites: the full names of the hook points whose means it knows.
+        signature: of the model whose runs they are from.
+        n_layers: of that model.
+    """
+
+    sites: tuple[str, ...]
+    signature: str
+    n_layers: int
+
+    def mean_of(self, name: str) -> Tensor:
+        """The mean at a point, in the shape that one token has there and in the dtype of the runs."""
+        ...
 
 
 def values_of(cache: ActivationCache, names: Sequence[str] | None) -> Values:

@@ -14,7 +14,7 @@ from interp.jobs.engines import part, ray
 from interp.jobs.folder import JobFolder, Result, Status
 from interp.jobs.mapping import map
 from interp.jobs.models import AnyModel, ModelRef
-from interp.jobs.running import JobOptions, run
+from interp.jobs.running import JobOptions, check_options, run
 from interp.jobs.work import Engine, Work
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Result",
     "Status",
     "Work",
+    "check_options",
     "map",
     "part",
     "ray",

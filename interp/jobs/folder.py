@@ -12,7 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -162,14 +162,23 @@ class JobFolder:
             )
         return tensors | about["values"]
 
-    def results(self) -> Iterator[dict[str, Any]]:
-        """The results of all units, in their order, one at a time.
+    def mapped(self, unit: int) -> dict[str, Any]:
+        """As `result`, with tensors that are mapped from the file: nothing of them is read before it is used.
 
-        Warns where the units were computed by different software, or on different kinds of device, which agree up to
+        So whether their bits are those that were written is not looked at.
+        """
+        tensors, about = load_tensors(self.file(unit), KIND)
+        return tensors | about["values"]
+
+    def units(self, partial: bool = False) -> list[int]:
+        """The units that have a result, in their order: all of them, unless a part will do.
+
+        Warns where they were computed by different software, or on different kinds of device, which agree up to
         rounding only. Raises `JobError` where units are missing.
         """
         status = self.status()
-        if missing := status.missing:
+        missing = status.missing
+        if missing and not partial:
             raise JobError(
                 f"{self.path}: {len(missing)} of {self.n_units} units are missing (unit {missing[0]} first); run the "
                 "job again, or wait for those who compute them",
@@ -177,8 +186,12 @@ class JobFolder:
             )
         if len(status.made_with) > 1:
             said = "; ".join(f"{n} units with {what}" for what, n in sorted(status.made_with.items()))
-            warnings.warn(f"{self.path} is mixed, so that its units agree up to rounding only: {said}", stacklevel=2)
-        for unit in range(self.n_units):
+            warnings.warn(f"{self.path} is mixed, so that its units agree up to rounding only: {said}", stacklevel=3)
+        return status.done
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """The results of all units, in their order, one at a time. Warns and raises as `units`."""
+        for unit in self.units():
             yield self.result(unit)
 
 
@@ -190,9 +203,17 @@ def _short(value: Any) -> Any:
     )
 
 
+def our_version() -> str:
+    """Of this package: results of two versions may differ."""
+    try:
+        return version("interp")
+    except PackageNotFoundError:  # it runs from its source
+        return "not installed"
+
+
 def made_with(device: str) -> str:
     """The software and the kind of device that decide the last bits of a result."""
     where = f"cpu {torch.backends.cpu.get_cpu_capability()} {platform.machine()}"
     if not device.startswith("cpu"):
         where = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-    return f"interp {version('interp')}, torch {torch.__version__}, {where}"
+    return f"interp {our_version()}, torch {torch.__version__}, {where}"

@@ -6,13 +6,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import TypedDict
 
 from interp.errors import ConfigError, describe
 from interp.indices import check_count
 from interp.jobs.engines import engine_of
-from interp.jobs.folder import JobFolder
+from interp.jobs.folder import JobFolder, our_version
 from interp.jobs.work import Engine, Outcome, Task, Work, check_all_went_well, check_picklable
 from interp.progress import progress_bar
 
@@ -61,14 +60,20 @@ def run(
     And at the end:
         JobError: units failed, after all others are done.
     """
-    threads, retries = check_count("threads", threads), check_count("retries", retries, least=0)
+    check_options({"workers": workers, "threads": threads, "retries": retries})
     engine = engine_of(workers, retries)
     check_picklable(work)
     with tempfile.TemporaryDirectory(prefix="interp-job-") if folder is None else _kept(folder) as path:
-        job = JobFolder.open(path, {**work.specification(), "threads": threads, "interp": version("interp")},
+        job = JobFolder.open(path, {**work.specification(), "threads": threads, "interp": our_version()},
                              work.n_units)  # fmt: skip
         _compute(job, Task(work, job, threads), engine, retries, progress, kept=folder is not None)
         yield job
+
+
+def check_options(options: JobOptions) -> None:
+    """Raise `ConfigError` for an option of a job that is out of range; for callers who do much before it begins."""
+    check_count("threads", options.get("threads", 1))
+    engine_of(options.get("workers", 1), check_count("retries", options.get("retries", 2), least=0))
 
 
 @contextmanager

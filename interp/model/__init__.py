@@ -25,7 +25,7 @@ from interp.model.loss import (
     next_token_loss,
     predicted_places,
 )
-from interp.model.names import HookName, layer_of
+from interp.model.names import HookName, layer_of, resolve
 from interp.model.norms import Norm
 from interp.model.provenance import signature
 from interp.model.recording import Differentiable, LogitMetric
@@ -80,6 +80,7 @@ __all__ = [
     "next_token_loss",
     "predicted_places",
     "reading_norm",
+    "resolve",
     "rotate",
     "select",
     "signature",

@@ -226,7 +226,7 @@ def test_a_file_that_cannot_be_read_is_named_with_its_line(
         list(Texts.read(tmp_path / name if name != "a.png" else tmp_path).rows(tokenizer, 8))
 
 
-def test_a_file_that_is_not_there_or_not_readable_is_named(tmp_path: Path):
+def test_a_file_that_is_not_there_or_not_readable_is_named(tmp_path: Path, as_installed: None):
     (tmp_path / "corpus.txt").write_text("a")
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"corpsu.txt does not exist; did you mean 'corpus.txt'"):

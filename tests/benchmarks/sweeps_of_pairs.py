@@ -1,6 +1,6 @@
 """A sweep over a data set of SmolLM2-135M-Instruct (float32): two processes beside one, and a loop of TransformerLens.
 
-Run: python -m pip install -e '.[gguf]' && interp fetch smollm2 && python tests/benchmarks/datasets.py
+Run: python -m pip install -e '.[gguf]' && interp fetch smollm2 && python tests/benchmarks/sweeps_of_pairs.py
 
 - `workers` (the default): `sweep_dataset` of resid_pre, 30 layers x 14 positions, over 200 pairs of prompts, by one
   process of one thread and by two. Both start from nothing, so that loading the model counts; both give the same bits.
@@ -30,7 +30,8 @@ from interp.jobs import ModelRef
 from interp.patching import sweep_dataset
 
 NAME, LENS_NAME = "smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"
-NAMES = "Mary John Anna Peter James Sarah David Emma Paul Lucy Mark Kate Tom Jane Alex".split()
+NAMES = ("Mary", "John", "Anna", "Peter", "James", "Sarah", "David", "Emma", "Paul", "Lucy", "Mark", "Kate", "Tom",
+         "Jane", "Alex")  # fmt: skip
 
 
 def prompt(first: str, second: str, giver: str) -> str:
