@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,6 +64,8 @@ def save_tensors(
         kind: what the file is, such as "interp.ActivationCache"; `load_tensors` asks for it.
         tensors: by name.
         about: by name.
+
+    Raises `OSError` where the file cannot be written.
     """
     from safetensors.torch import save_file
 
@@ -70,8 +73,21 @@ def save_tensors(
     own = {
         name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()
     }  # the format shares no memory
-    with atomic_path(path) as file:
+    with atomic_path(path) as file, disk_errors(path):
         save_file(own, file, metadata=metadata)
+
+
+@contextmanager
+def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What the disk refuses while safetensors writes, such as a full one, as the `OSError` that it is."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if (code := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
 
 
 def load_tensors(

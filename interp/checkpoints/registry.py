@@ -23,7 +23,7 @@ from interp.checkpoints.options import Options, merged, per_layer
 from interp.checkpoints.sources import DEQUANTIZE, SINGLE, Dictionary, TensorSource, check_tensors
 from interp.config import TransformerConfig
 from interp.errors import CheckpointError, ConfigError, did_you_mean
-from interp.files import atomic_path
+from interp.files import atomic_path, disk_errors
 
 ATTENTION_BIAS = {"attention_bias": ("b_Q", "b_K", "b_V", "b_O")}
 FREE_FIELDS = {"seed": None, "init_std": 1.0, "attn_implementation": "eager"}
@@ -302,7 +302,7 @@ def save(folder: Path, cfg: TransformerConfig, state: Mapping[str, Tensor], mode
     from safetensors.torch import save_file
 
     config, tensors = to_hf(cfg, state, model_type)
-    with atomic_path(folder / SINGLE) as file:
+    with atomic_path(folder / SINGLE) as file, disk_errors(folder / SINGLE):
         save_file(tensors, file, metadata={"format": "pt"})
     with atomic_path(folder / "config.json") as file:
         file.write_text(json.dumps(config, indent=2), encoding="utf-8")

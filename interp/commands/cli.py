@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.commands import attention, circuit, fetch, heads, patch
+from interp.commands import attention, circuit, fetch, harvest, heads, jobs, patch, sweep
 from interp.commands.common import paragraphs
 from interp.errors import InterpError
 
@@ -34,6 +34,12 @@ app.command("heads", help=paragraphs(heads.HELP), rich_help_panel=LOOKING)(heads
 app.command("patch", help=paragraphs(patch.HELP), rich_help_panel=LOOKING)(patch.patch)
 app.command("circuit", help=paragraphs(circuit.HELP), rich_help_panel=LOOKING)(circuit.circuit)
 app.command("fetch", help=paragraphs(fetch.HELP), rich_help_panel=LOOKING)(fetch.fetch)
+
+MANY = "Over data sets, on one machine or many"
+
+app.command("sweep", help=paragraphs(sweep.HELP), rich_help_panel=MANY)(sweep.sweep)
+app.command("harvest", help=paragraphs(harvest.HELP), rich_help_panel=MANY)(harvest.harvest)
+app.add_typer(jobs.app, name="jobs", rich_help_panel=MANY)
 
 
 def _print_version(wanted: bool) -> bool:

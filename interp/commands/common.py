@@ -38,10 +38,17 @@ def load(name: str, quiet: bool) -> HookedTransformer:
     """The model that `from_pretrained` finds under a name. Raises `CheckpointError`."""
     from interp.model import HookedTransformer
 
+    with loading(name, quiet):
+        return HookedTransformer.from_pretrained(name)
+
+
+@contextmanager
+def loading(name: str, quiet: bool) -> Iterator[None]:
+    """A spinner on a terminal while a model is loaded in the block, which downloads silently if `quiet`."""
     if quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with busy(f"loading {name}", quiet):
-        return HookedTransformer.from_pretrained(name)
+        yield
 
 
 @contextmanager

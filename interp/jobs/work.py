@@ -46,6 +46,10 @@ class Work(ABC):
         return self
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a disk, a quota or a limit says that has no room for a file."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of a unit.
@@ -88,7 +92,7 @@ class Task:
                 self.folder.write(unit, self.work.compute(unit), made_with(self.work.device))
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = isinstance(error, OSError) and error.errno in FULL
             return Outcome(unit, said, traceback.format_exc(), not isinstance(error, InterpError), stop=full)
         return Outcome(unit)
 

@@ -1,42 +1,27 @@
 """`interp circuit`, on a small saved model with a tokenizer that pads."""
 
-import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers
 import torch
 import xarray
+from letters import PAIRS, as_csv, as_jsonl, save_letters
 from running import asks_nothing, refusal, rows, run
 
 from interp import HookedTransformer, TransformerConfig
 from interp.discovery import Subgraph, edge_scores, faithfulness
 from interp.metrics import Logit, LogitDifference
-from interp.text import Tokenizer
 
 CLEAN, CORRUPTED = "a b c a d", "a b c b d"
 PAIR = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--correct", "b", "--incorrect", "a"]
-PAIRS = [  # on each of them the model's two runs are about as far apart
-    {"clean": "d c b", "corrupted": "d c c", "correct": "a", "incorrect": "c"},
-    {"clean": "d b a", "corrupted": "d b d", "correct": "c", "incorrect": " b"},
-    {"clean": "c a d d b", "corrupted": "c a d a b", "correct": "b", "incorrect": "c"},
-    {"clean": "d b a d c", "corrupted": "d b a b c", "correct": "b", "incorrect": "c"},
-]
 QUIET: Any = {"progress": False}
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    words = {word: i for i, word in enumerate(["<pad>", *"abcd"])}
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<pad>"))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    cfg = TransformerConfig(n_layers=2, d_model=12, n_heads=2, n_ctx=8, d_vocab=5, init_std=0.5, seed=1)
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    HookedTransformer(cfg, Tokenizer(backend, pad="<pad>")).save_pretrained(folder)
-    return str(folder)
+    return save_letters(tmp_path_factory.mktemp("saved") / "model")
 
 
 @pytest.fixture
@@ -49,19 +34,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that commands run in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def as_csv(path: Path, pairs: list[dict[str, str]] = PAIRS) -> str:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(pairs[0]))
-        writer.writeheader()
-        writer.writerows(pairs)
-    return str(path)
-
-
-def as_jsonl(path: Path, pairs: list[dict[str, str]] = PAIRS) -> str:
-    path.write_text("\n".join(map(json.dumps, pairs)) + "\n\n", encoding="utf-8")
-    return str(path)
 
 
 def test_it_prints_the_ends_the_largest_edges_the_probe_and_how_the_circuit_is_judged(

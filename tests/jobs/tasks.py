@@ -56,10 +56,8 @@ def fails(part: list[int], log: str, times: str) -> dict[str, Any]:
     return square_roots(part)
 
 
-def fills_the_disk(part: list[int]) -> dict[str, Any]:
-    if UNLUCKY in part:
-        raise OSError(28, "No space left on device")
-    return square_roots(part)
+def grows(part: list[int]) -> dict[str, Any]:
+    return {"large": torch.zeros(10_000 if UNLUCKY in part else 10)}
 
 
 def returns_an_object(part: list[int]) -> dict[str, Any]:

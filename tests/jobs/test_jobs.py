@@ -1,6 +1,7 @@
 """A job is a folder of units: what is done stays done, whoever does it, and what goes wrong is named."""
 
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -197,10 +198,16 @@ def test_a_unit_that_fails_is_tried_again_and_named_with_its_rows_if_it_fails_to
 
 
 def test_a_full_disk_ends_the_job_and_leaves_whole_units_only(tmp_path: Path):
-    with pytest.raises(JobError, match="No space left on device") as error:
-        run(tasks.fills_the_disk, tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # as if there were no more room on the disk
+    try:
+        with pytest.raises(JobError, match=r"Unit 3 .*OSError: \[Errno \d+\] .*unit-000003") as error:
+            run(tasks.grows, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert len(unit_files(tmp_path)) == 3 and error.value.missing == [3, 4, 5, 6, 7]
     assert {file.name for file in tmp_path.iterdir()} == {"job.json", *(file.name for file in unit_files(tmp_path))}
+    assert len(run(tasks.grows, tmp_path)["large"]) == 7 * 10 + 10_000
 
 
 @pytest.mark.parametrize("what", ["truncated", "empty", "of another job", "another unit", "another file", "of no job"])

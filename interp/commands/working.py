@@ -1,0 +1,84 @@
+"""What the commands that are jobs share: options, and what is said where a part of the work is another machine's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from interp.commands.common import check_writable, loading
+from interp.errors import ConfigError
+
+if TYPE_CHECKING:
+    from interp.jobs import Engine, ModelRef
+
+Folder = Annotated[
+    Path, typer.Option(help="Where results are kept, unit by unit; the same command goes on from what is there.")
+]
+Workers = Annotated[int, typer.Option(help="How many processes of this machine work.", min=1)]
+Part = Annotated[
+    str | None, typer.Option(help="A share of the work, such as 2/8, for machines that have the folder in common.")
+]
+
+
+def check_folder(folder: Path) -> Path:
+    """The folder of a job, with `~` expanded. Raises `OSError` if nothing can be written there."""
+    return check_writable(folder / "job.json").parent
+
+
+def engine_of(workers: int, part: str | None) -> int | Engine:
+    """Who computes which unit. Raises `ConfigError` for a part that is none."""
+    from interp.jobs import part as part_of
+
+    if part is None:
+        return workers
+    found = re.fullmatch(r"(\d+)/(\d+)", part, re.ASCII)
+    i, n = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= i <= n:
+        raise ConfigError(f"--part {part!r}; allowed: i/n, " + (f"from 1/{n} to {n}/{n}" if n else "such as 2/8"))
+    return part_of(i, n, workers)
+
+
+def reference(name: str, quiet: bool) -> ModelRef:
+    """The model of a name, for this process and for workers. Raises as `common.load`."""
+    from interp.jobs import ModelRef
+
+    ref = ModelRef(name)
+    with loading(name, quiet):
+        ref.load()
+    return ref
+
+
+@contextmanager
+def said_where_parts_are_left(part: str | None, folder: Path) -> Iterator[None]:
+    """End the command well where this part is done and others are not: say what is left."""
+    from interp.errors import JobError
+    from interp.jobs import JobFolder
+
+    try:
+        yield
+    except JobError as error:
+        if part is None or error.failed:
+            raise
+        n, left = JobFolder.at(folder).n_units, error.missing
+        typer.echo(
+            f"Part {part} is done. Left to other parts: {len(left)} of {n} units ({ranges(left)}). When they are done, "
+            "the same command shows the result."
+        )
+        raise typer.Exit from error
+
+
+def ranges(units: list[int]) -> str:
+    """Numbers of units in order, those that follow each other together: "0 to 2, 5"."""
+    found: list[list[int]] = []
+    for unit in units:
+        if found and unit == found[-1][-1] + 1:
+            found[-1][1:] = [unit]
+        else:
+            found.append([unit])
+    shown = [" to ".join(map(str, run)) for run in found[:8]]
+    return ", ".join(shown) + (", ..." if len(found) > 8 else "")
