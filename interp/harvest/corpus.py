@@ -49,8 +49,9 @@ class CorpusWork(Work):
         return self.tokens.describe(unit)
 
     def shared(self, folder: Path) -> "CorpusWork":
-        """With the model in the job's folder."""
-        return replace(self, model=self.model.snapshotted(folder / "model"))
+        """With the model in the job's folder, and by the absolute path of the tokens."""
+        tokens = replace(self.tokens, folder=self.tokens.folder.resolve())
+        return replace(self, model=self.model.snapshotted(folder / "model"), tokens=tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,8 +101,9 @@ class Task:
         return self.folder.fault(unit) is None
 
     def shared(self) -> "Task":
-        """The same task for other processes."""
-        return Task(self.work.shared(self.folder.path), self.folder, self.threads)
+        """The same task for other processes, which may be in another folder than this one."""
+        folder = JobFolder(self.folder.path.resolve(), self.folder.specification, self.folder.n_units)
+        return Task(self.work.shared(folder.path), folder, self.threads)
 
 
 @contextmanager
