@@ -1,6 +1,5 @@
 """PromptPairs: pairs of prompts with their answers, as a value; and the same pairs as a model's tokens."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from interp.data.cells import COLUMNS, Prompt, as_cell, check_row, of_pair
 from interp.data.pair_files import read_rows, write_rows
+from interp.digests import digest_of_text
 from interp.errors import ConfigError, ShapeError, TokenError, check_choice, describe
 from interp.indices import as_indices, is_index
 from interp.metrics import Logit, LogitDifference, Metric
@@ -130,7 +130,7 @@ class PromptPairs:
     @cached_property
     def digest(self) -> str:
         """A hash of all columns, the same in every process. It differs if any cell does; a text "1" is not an id 1."""
-        return _digest(self._columns())
+        return digest_of_text(json.dumps(self._columns()))
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -231,10 +231,6 @@ def _listed(column: str, given: Any) -> list[Any] | None:
     return list(given)
 
 
-def _digest(columns: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(columns).encode(), digest_size=16).hexdigest()
-
-
 def _words(model: "HookedTransformer", ids: list[int]) -> str:
     """How a prompt was cut into tokens."""
     return "|".join(token_strings(model.tokenizer, ids)) if model.tokenizer is not None else str(ids)
@@ -268,7 +264,7 @@ class PairTokens:
     @property
     def digest(self) -> str:
         """A hash of all ids, the same in every process."""
-        return _digest(asdict(self))
+        return digest_of_text(json.dumps(asdict(self)))
 
     @property
     def metric(self) -> Metric:
