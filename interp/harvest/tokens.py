@@ -115,7 +115,7 @@ class TokenFiles:
         known = _read_index(folder) if begun and (folder / INDEX).exists() else None
         about: dict[str, list[Any]] = {"digests": [], "n_tokens": [], "texts": []}
         with progress_bar("reading texts", None, progress) as advance:
-            for number, unit in enumerate(_units(rows, unit_tokens)):
+            for number, unit in enumerate(token_units(rows, unit_tokens)):
                 texts = [int(unit.text[0]), int(unit.text[-1])]
                 for name, value in (("digests", unit.digest), ("n_tokens", len(unit.ids)), ("texts", texts)):
                     about[name].append(value)
@@ -173,7 +173,8 @@ class TokenFiles:
         return None if kept is None else CODECS[kept["kind"]].load(self.folder, kept["values"])
 
 
-def _units(rows: TextRows, unit_tokens: int) -> Iterator[TokenUnit]:
+def token_units(rows: TextRows, unit_tokens: int) -> Iterator[TokenUnit]:
+    """Rows in units of at most so many tokens; of a row that is longer, the row."""
     most, held, n_held = check_count("unit_tokens", unit_tokens), [], 0
     for row in rows:
         n_tokens = int(row.mask.sum())
