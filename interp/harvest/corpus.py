@@ -1,13 +1,13 @@
 """Work over a corpus: what a harvest and a loss over texts have in common."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from interp.data import Texts
+from interp.data import TextRows, Texts
 from interp.errors import CheckpointError
-from interp.harvest.tokens import TokenFiles
+from interp.harvest.tokens import TokenFiles, TokenUnit, token_units
 from interp.indices import check_count
 from interp.jobs import JobFolder, ModelRef, Work
 
@@ -66,11 +66,19 @@ class Cut:
         for name in ("n_ctx", "batch", "unit_tokens"):
             check_count(name, getattr(self, name))
 
-    def write(self, texts: Texts | Iterable[Any], model: ModelRef, folder: Path, progress: bool) -> TokenFiles:
-        """The tokens of the texts in the folder of a job. Raises as `Texts.rows` and `TokenFiles.write` do."""
+    def rows(self, texts: Texts | Iterable[Any], model: ModelRef) -> TextRows:
+        """The corpus as rows. Raises as `Texts.rows`."""
         corpus = texts if isinstance(texts, Texts) else Texts(texts)
-        rows = corpus.rows(model.load(), self.n_ctx, self.packed)
-        return TokenFiles.write(tokens_in(folder), rows, self.unit_tokens, _has_job(folder), progress)
+        return corpus.rows(model.load(), self.n_ctx, self.packed)
+
+    def units(self, texts: Texts | Iterable[Any], model: ModelRef) -> Iterator[TokenUnit]:
+        """The corpus in units, one after another. Raises as `Texts.rows`."""
+        return token_units(self.rows(texts, model), self.unit_tokens)
+
+    def write(self, texts: Texts | Iterable[Any], model: ModelRef, folder: Path, progress: bool) -> TokenFiles:
+        """The same units in the folder of a job. Raises as `Texts.rows` and `TokenFiles.write`."""
+        rows, begun = self.rows(texts, model), _has_job(folder)
+        return TokenFiles.write(tokens_in(folder), rows, self.unit_tokens, begun, progress)
 
 
 def tokens_in(folder: Path) -> Path:

@@ -15,7 +15,7 @@ from interp.jobs.folder import JobFolder, Result, Status
 from interp.jobs.mapping import map
 from interp.jobs.models import AnyModel, ModelRef
 from interp.jobs.running import JobOptions, check_options, run
-from interp.jobs.work import Engine, Work
+from interp.jobs.work import Engine, Work, on_threads
 
 __all__ = [
     "AnyModel",
@@ -28,6 +28,7 @@ __all__ = [
     "Work",
     "check_options",
     "map",
+    "on_threads",
     "part",
     "ray",
     "run",

@@ -88,7 +88,7 @@ class Task:
         try:
             if self.is_done(unit):
                 return Outcome(unit)
-            with _threads(self.threads):
+            with on_threads(self.threads):
                 self.folder.write(unit, self.work.compute(unit), made_with(self.work.device))
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
@@ -106,7 +106,7 @@ class Task:
 
 
 @contextmanager
-def _threads(n: int) -> Iterator[None]:
+def on_threads(n: int) -> Iterator[None]:
     """So many threads work on an operation of torch: in how many parts it is cut can decide its last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
