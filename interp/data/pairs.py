@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from interp.data.cells import COLUMNS, Prompt, as_cell, check_row, of_pair
@@ -17,7 +18,7 @@ from interp.digests import digest_of_text
 from interp.errors import ConfigError, ShapeError, TokenError, check_choice, describe
 from interp.indices import as_indices, is_index
 from interp.metrics import Logit, LogitDifference, Metric
-from interp.text import Ids, token_ids, token_strings
+from interp.text import Ids, MaskedTokens, token_ids, token_strings
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -271,6 +272,14 @@ class PairTokens:
         """That of `PromptPairs`, by token ids."""
         return Logit(self.correct) if self.incorrect is None else LogitDifference(self.correct, self.incorrect)
 
+    def clean_batch(self, device: torch.device | str = "cpu") -> MaskedTokens:
+        """All clean prompts in one batch, padded on the left."""
+        return _in_one_batch(self.clean, device)
+
+    def corrupted_batch(self, device: torch.device | str = "cpu") -> MaskedTokens:
+        """All corrupted prompts in one batch, padded as the clean ones."""
+        return _in_one_batch(self.corrupted, device)
+
     def groups(self, rows: Sequence[int]) -> list[list[int]]:
         """Row numbers in groups of equal length, so that nothing is padded: the longest first, each in order."""
         lengths = self.lengths
@@ -278,3 +287,11 @@ class PairTokens:
             [row for row in rows if lengths[row] == length]
             for length in sorted({lengths[row] for row in rows}, reverse=True)
         ]
+
+
+def _in_one_batch(prompts: list[list[int]], device: torch.device | str) -> MaskedTokens:
+    ids = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, -len(prompt) :], mask[row, -len(prompt) :] = torch.tensor(prompt), True
+    return MaskedTokens(ids.to(device), None if mask.all() else mask.to(device))

@@ -253,12 +253,7 @@ class PairsWork(ModelWork):
     def prompts(self) -> MaskedTokens:
         """The prompts of all runs as they are, in one batch padded on the left, on the CPU."""
         role = ROLES[cast(str, self.settings.direction)][0]
-        given = self.tokens.clean if role == "clean" else self.tokens.corrupted
-        ids = torch.zeros(len(given), self.tokens.n_pos, dtype=torch.long)
-        mask = torch.zeros_like(ids, dtype=torch.bool)
-        for row, of_row in enumerate(given):
-            ids[row, -len(of_row) :], mask[row, -len(of_row) :] = torch.tensor(of_row), True
-        return MaskedTokens(ids, None if mask.all() else mask)
+        return self.tokens.clean_batch() if role == "clean" else self.tokens.corrupted_batch()
 
 
 def _of_rows(metric: Metric, rows: Sequence[int], n: int) -> Metric:
