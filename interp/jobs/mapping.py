@@ -83,8 +83,8 @@ def map(
         return (put_together if merge is None else merge)(job.results())
 
 
-def put_together(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Results of units in one: tensors along their first axis, other values in lists.
+def put_together(results: Iterable[dict[str, Any]], dim: int = 0) -> dict[str, Any]:
+    """Results of units in one: tensors one after another along an axis, other values in lists.
 
     Raises `ConfigError` for tensors that have no such axis, and for names, shapes or dtypes that differ between units.
     """
@@ -105,9 +105,11 @@ def put_together(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
             merged[name] = values
             continue
         try:
-            merged[name] = torch.cat(values)
+            merged[name] = torch.cat(values, dim)
         except RuntimeError as error:
-            raise ConfigError(f"jobs.map: {name!r} cannot be put together: {error}; give merge=") from error
+            raise ConfigError(
+                f"{name!r} of several units cannot be put together: {error}; jobs.map takes merge="
+            ) from error
     return merged
 
 

@@ -13,6 +13,7 @@ from interp.indices import check_count
 from interp.jobs.engines import Part, engine_of
 from interp.jobs.folder import JobFolder, our_version
 from interp.jobs.work import Engine, Outcome, Task, Work, check_all_went_well, check_picklable
+from interp.keywords import known_keywords
 from interp.progress import progress_bar
 
 
@@ -38,6 +39,7 @@ class JobOptions(TypedDict, total=False):
     progress: bool
 
 
+@known_keywords
 @contextmanager
 def run(
     work: Work,

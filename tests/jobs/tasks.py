@@ -95,7 +95,7 @@ def arrays(part: list[int]) -> dict[str, Any]:
         "backwards": numbers[::-1],
         "of another machine": numbers.astype(">f4"),
         "read only": read_only,
-        "negated": torch._neg_view(torch.tensor(part)),
+        "negated": torch.imag(torch.complex(torch.zeros(len(part)), torch.tensor(part).float()).conj()),
         "transposed": torch.tensor([part, part]).T,
         "number": np.float32(0.5),
         "count": np.int64(3),
