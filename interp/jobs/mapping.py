@@ -91,7 +91,7 @@ def put_together(results: Iterable[dict[str, Any]], dim: int = 0) -> dict[str, A
     held: dict[str, list[Any]] = {}
     for unit, result in enumerate(results):
         if unit and result.keys() != held.keys():
-            raise ConfigError(f"jobs.map: unit 0 has {', '.join(held)}, and unit {unit} {', '.join(result)}; give "
+            raise ConfigError(f"unit 0 has {', '.join(held)}, and unit {unit} {', '.join(result)}; jobs.map takes "
                               "merge=")  # fmt: skip
         for name, value in result.items():
             held.setdefault(name, []).append(value)
@@ -99,8 +99,8 @@ def put_together(results: Iterable[dict[str, Any]], dim: int = 0) -> dict[str, A
     for name, values in held.items():
         kinds = [str(value.dtype) if isinstance(value, Tensor) else "no tensor" for value in values]
         if other := [unit for unit, kind in enumerate(kinds) if kind != kinds[0]]:
-            raise ConfigError(f"jobs.map: {name!r} is {kinds[0]} in unit 0, and {kinds[other[0]]} in unit {other[0]}; "
-                              "give merge=")  # fmt: skip
+            raise ConfigError(f"{name!r} is {kinds[0]} in unit 0, and {kinds[other[0]]} in unit {other[0]}; jobs.map "
+                              "takes merge=")  # fmt: skip
         if not all(isinstance(value, Tensor) for value in values):
             merged[name] = values
             continue
