@@ -1,5 +1,6 @@
 """What a job computes: work in units, and the task that computes one of them wherever it is sent."""
 
+import dataclasses
 import errno
 import pickle
 import traceback
@@ -8,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from interp.errors import ConfigError, InterpError, JobError
 from interp.jobs.folder import JobFolder, Result, made_with
+from interp.jobs.models import ModelRef
 
 
 class Work(ABC):
@@ -44,6 +46,26 @@ class Work(ABC):
     def shared(self, folder: Path) -> "Work":
         """The same work for other processes, after what they read has been put into the job's folder."""
         return self
+
+
+@dataclass(frozen=True, eq=False)
+class ModelWork(Work):
+    """Work that runs a model.
+
+    Attributes:
+        model: by reference.
+    """
+
+    model: ModelRef
+
+    @property
+    def device(self) -> str:
+        """The model's."""
+        return str(self.model.load().W_E.device)
+
+    def shared(self, folder: Path) -> Self:
+        """With the model in the job's folder."""
+        return dataclasses.replace(self, model=self.model.snapshotted(folder / "model"))
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -88,7 +110,7 @@ class Task:
         try:
             if self.is_done(unit):
                 return Outcome(unit)
-            with _threads(self.threads):
+            with on_threads(self.threads):
                 self.folder.write(unit, self.work.compute(unit), made_with(self.work.device))
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
@@ -98,16 +120,15 @@ class Task:
 
     def is_done(self, unit: int) -> bool:
         """Whether the unit has a result."""
-        return self.folder.fault(unit) is None
+        return self.folder.is_done(unit)
 
     def shared(self) -> "Task":
-        """The same task for other processes, which may be in another folder than this one."""
-        folder = JobFolder(self.folder.path.resolve(), self.folder.specification, self.folder.n_units)
-        return Task(self.work.shared(folder.path), folder, self.threads)
+        """The same task for other processes."""
+        return Task(self.work.shared(self.folder.path), self.folder, self.threads)
 
 
 @contextmanager
-def _threads(n: int) -> Iterator[None]:
+def on_threads(n: int) -> Iterator[None]:
     """So many threads work on an operation of torch: in how many parts it is cut can decide its last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
