@@ -97,6 +97,21 @@ def load_tensors(
 
     Raises `CheckpointError` for a file that cannot be read, or that is of another kind.
     """
+    with _opened(path, kind, device) as (file, about):
+        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+
+
+def load_about(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """The description alone. The length of the file is compared with that of its tensors, which are not read.
+
+    Raises as `load_tensors`.
+    """
+    with _opened(path, kind, "cpu") as (_, about):
+        return about
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str], kind: str, device: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -104,8 +119,7 @@ def load_tensors(
             about = file.metadata() or {}
             if about.pop("kind", None) != kind:
                 raise CheckpointError(f"{path} is a safetensors file, but not a saved {kind.removeprefix('interp.')}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, {name: json.loads(value) for name, value in about.items()}
+            yield file, {name: json.loads(value) for name, value in about.items()}
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         what = kind.removeprefix("interp.")
         raise CheckpointError(f"{path} cannot be read as a saved {what}: {error!r}") from error

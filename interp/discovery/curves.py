@@ -12,7 +12,7 @@ means over the logarithm of the share, in which each decade counts alike.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Unpack, cast, get_args
 
 import numpy as np
@@ -149,8 +149,7 @@ class Curves:
         """The curves, from the metrics of the circuits that were run."""
         values = numbers.values.new_full((*numbers.baseline.shape, len(self.circuits)), math.nan)
         values[:, :, [circuit is not None for circuit in self.circuits]] = numbers.values
-        whole = Numbers(values, numbers.baseline, numbers.target)
-        result = self.labelled(judge.judged(whole, ends, self.axes))
+        result = self.labelled(judge.judged(replace(numbers, values=values), ends, self.axes))
         result = result.assign(_areas(result)).assign_attrs(self.about)
         return result if self.several else result.isel(by=0, drop=True)
 

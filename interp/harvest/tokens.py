@@ -4,7 +4,6 @@ A unit holds whole rows without their padding. Where units are cut depends on th
 """
 
 import functools
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.data import TextRow, TextRows
-from interp.digests import digest_of
+from interp.digests import digest_of, digest_of_text
 from interp.errors import CheckpointError
-from interp.files import atomic_path, load_tensors, save_tensors
+from interp.files import atomic_path, load_about, load_tensors, save_tensors
 from interp.indices import check_count
 from interp.progress import progress_bar
 from interp.text import MaskedTokens, TextCodec, Tokenizer, Vocabulary
@@ -194,16 +193,14 @@ def _file(folder: Path, number: int) -> Path:
 
 def _digest_in(file: Path) -> str | None:
     """The digest that a file of a unit was written with, or None where there is no such file."""
-    if not file.exists():
-        return None
     try:
-        return load_tensors(file, KIND)[1].get("digest")
+        return load_about(file, KIND).get("digest")
     except CheckpointError:
         return None
 
 
 def _digest_of(digests: list[str]) -> str:
-    return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
+    return digest_of_text("".join(digests))
 
 
 def _refuse(folder: Path, what: str) -> None:

@@ -12,10 +12,10 @@ the same bits (same software and kind of device; otherwise up to rounding).
 
 from interp.jobs.engines import part, ray
 from interp.jobs.folder import JobFolder, Result, Status
-from interp.jobs.mapping import map
+from interp.jobs.mapping import map, put_together
 from interp.jobs.models import AnyModel, ModelRef
 from interp.jobs.running import JobOptions, check_options, run
-from interp.jobs.work import Engine, Work, on_threads
+from interp.jobs.work import Engine, ModelWork, Work, on_threads
 
 __all__ = [
     "AnyModel",
@@ -23,6 +23,7 @@ __all__ = [
     "JobFolder",
     "JobOptions",
     "ModelRef",
+    "ModelWork",
     "Result",
     "Status",
     "Work",
@@ -30,6 +31,7 @@ __all__ = [
     "map",
     "on_threads",
     "part",
+    "put_together",
     "ray",
     "run",
 ]

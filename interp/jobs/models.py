@@ -1,7 +1,6 @@
 """Which model a job runs on, as a value from which every process gets the model itself."""
 
 import functools
-import hashlib
 import json
 import os
 from collections import OrderedDict
@@ -13,6 +12,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from interp.checkpoints import open_checkpoint
+from interp.digests import digest_of_text
 from interp.errors import CheckpointError, ConfigError, check_choice, describe
 from interp.keywords import known_keywords
 from interp.model import HookedTransformer, signature
@@ -323,7 +323,7 @@ def _digest(tokenizer: Vocabulary | Tokenizer) -> str:
     else:
         own = tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.prepends_bos
         said = [tokenizer.backend.to_str(), *own]
-    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+    return digest_of_text(json.dumps(said))
 
 
 AnyModel = HookedTransformer | str | os.PathLike[str] | ModelRef

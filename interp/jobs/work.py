@@ -1,5 +1,6 @@
 """What a job computes: work in units, and the task that computes one of them wherever it is sent."""
 
+import dataclasses
 import errno
 import pickle
 import traceback
@@ -8,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from interp.errors import ConfigError, InterpError, JobError
 from interp.jobs.folder import JobFolder, Result, made_with
+from interp.jobs.models import ModelRef
 
 
 class Work(ABC):
@@ -44,6 +46,26 @@ class Work(ABC):
     def shared(self, folder: Path) -> "Work":
         """The same work for other processes, after what they read has been put into the job's folder."""
         return self
+
+
+@dataclass(frozen=True, eq=False)
+class ModelWork(Work):
+    """Work that runs a model.
+
+    Attributes:
+        model: by reference.
+    """
+
+    model: ModelRef
+
+    @property
+    def device(self) -> str:
+        """The model's."""
+        return str(self.model.load().W_E.device)
+
+    def shared(self, folder: Path) -> Self:
+        """With the model in the job's folder."""
+        return dataclasses.replace(self, model=self.model.snapshotted(folder / "model"))
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -98,7 +120,7 @@ class Task:
 
     def is_done(self, unit: int) -> bool:
         """Whether the unit has a result."""
-        return self.folder.fault(unit) is None
+        return self.folder.is_done(unit)
 
     def shared(self) -> "Task":
         """The same task for other processes."""

@@ -12,7 +12,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -23,7 +22,7 @@ from interp.data import PairTokens, PromptPairs
 from interp.errors import ConfigError, describe
 from interp.indices import check_count
 from interp.interventions import Intervention, Resample
-from interp.jobs import AnyModel, JobFolder, JobOptions, ModelRef, Work
+from interp.jobs import AnyModel, JobOptions, ModelRef, ModelWork, put_together, run
 from interp.metrics import JudgedRun, KLDivergence, Metric, as_metric, key_of
 from interp.patching.measure import Measurement, Metrics, Numbers
 from interp.patching.options import Settings
@@ -99,11 +98,10 @@ class PairsGroup:
 
 
 @dataclass(frozen=True, eq=False)
-class PairsWork(Work):
+class PairsWork(ModelWork):
     """What every analysis of pairs asks; a subclass says what is measured of some pairs of one length.
 
     Attributes:
-        model: by reference.
         pairs: with their texts.
         tokens: the same as the model's tokens.
         metric: None for the difference of each pair's own answers.
@@ -112,7 +110,6 @@ class PairsWork(Work):
         settings: direction, budget, and how results are shown.
     """
 
-    model: ModelRef
     pairs: PromptPairs
     tokens: PairTokens
     metric: Metrics | None
@@ -134,15 +131,6 @@ class PairsWork(Work):
     def n_units(self) -> int:
         """One for every `unit` pairs; the last may have fewer."""
         return math.ceil(len(self.pairs) / self.unit)
-
-    @property
-    def device(self) -> str:
-        """The model's."""
-        return str(self.model.load().W_E.device)
-
-    def shared(self, folder: Path) -> "PairsWork":
-        """With the model in the job's folder."""
-        return dataclasses.replace(self, model=self.model.snapshotted(folder / "model"))
 
     def rows(self, unit: int) -> range:
         """The pairs of a unit."""
@@ -181,6 +169,11 @@ class PairsWork(Work):
                         merged[name] = torch.empty(of.shape[0], len(rows), *of.shape[2:], dtype=of.dtype)
                     merged[name][:, at] = of.cpu()
         return merged
+
+    def of_all_pairs(self, job: JobOptions) -> dict[str, Tensor]:
+        """Do the job: what is measured of all pairs, in their order. Raises as `jobs.run`."""
+        with run(self, **job) as folder:
+            return put_together(folder.results(), dim=1)  # that of prompts
 
     # ------------------------------------------------------------------ pairs and metrics
 
@@ -260,12 +253,7 @@ class PairsWork(Work):
     def prompts(self) -> MaskedTokens:
         """The prompts of all runs as they are, in one batch padded on the left, on the CPU."""
         role = ROLES[cast(str, self.settings.direction)][0]
-        given = self.tokens.clean if role == "clean" else self.tokens.corrupted
-        ids = torch.zeros(len(given), self.tokens.n_pos, dtype=torch.long)
-        mask = torch.zeros_like(ids, dtype=torch.bool)
-        for row, of_row in enumerate(given):
-            ids[row, -len(of_row) :], mask[row, -len(of_row) :] = torch.tensor(of_row), True
-        return MaskedTokens(ids, None if mask.all() else mask)
+        return self.tokens.clean_batch() if role == "clean" else self.tokens.corrupted_batch()
 
 
 def _of_rows(metric: Metric, rows: Sequence[int], n: int) -> Metric:
@@ -296,16 +284,19 @@ def check_not_pooled(measured: Measurement) -> None:
 JOB = tuple(JobOptions.__annotations__)
 
 
-def split_dataset_options(options: Mapping[str, Any], default: PatchDirection) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of `PairsWork` that options decide, and the options of its job.
+def fields_of_pairs(
+    model: AnyModel, pairs: PromptPairs, metric: Metrics | None, options: Mapping[str, Any], default: PatchDirection
+) -> tuple[dict[str, Any], JobOptions]:
+    """The fields of `PairsWork`, checked, and the options of its job.
 
     Args:
+        model, pairs, metric: as for `sweep_dataset`.
         options: whose names `known_keywords` has checked.
         default: the direction where nothing is said, and nothing stands for the corrupted prompts.
 
-    Raises `ConfigError` for a wrong value.
+    Raises `ConfigError`, `TokenError` or `ShapeError` for what is wrong.
     """
-    job = {name: options[name] for name in JOB if name in options}
+    job = cast(JobOptions, {name: options[name] for name in JOB if name in options})
     ablation = options.get("ablation")
     if ablation is not None and not isinstance(ablation, Intervention):
         raise ConfigError(f"ablation = {describe(ablation)}; allowed: Zero(), Mean(...), Resample(...), or None")
@@ -313,26 +304,13 @@ def split_dataset_options(options: Mapping[str, Any], default: PatchDirection) -
     others = {k: v for k, v in options.items() if k not in (*JOB, "ablation", "unit")}
     direction = others.pop("direction", None) or ("noising" if ablation is not None else default)
     settings = Settings.of({**others, "direction": direction, "progress": False})
-    return {"ablation": ablation, "unit": unit, "settings": settings}, job
-
-
-def pairs_of(model: AnyModel, pairs: PromptPairs) -> dict[str, Any]:
-    """The fields of `PairsWork` that model and pairs decide. Raises `ConfigError`, `TokenError` or `ShapeError`."""
     if not isinstance(pairs, PromptPairs):
         raise ConfigError(
             f"pairs = {describe(pairs)}; allowed: interp.data.PromptPairs, such as PromptPairs.read makes"
         )
     ref = ModelRef.of(model)
-    return {"model": ref, "pairs": pairs, "tokens": pairs.tokens(ref.load())}
-
-
-def put_together(job: JobFolder) -> dict[str, Tensor]:
-    """What was measured of all pairs, in their order."""
-    held: dict[str, list[Tensor]] = {}
-    for result in job.results():
-        for name, of in result.items():
-            held.setdefault(name, []).append(of)
-    return {name: torch.cat(parts, dim=1) for name, parts in held.items()}
+    asked = {"model": ref, "pairs": pairs, "tokens": pairs.tokens(ref.load()), "metric": metric}
+    return {**asked, "ablation": ablation, "unit": unit, "settings": settings}, job
 
 
 def numbers_of(found: Mapping[str, Tensor], settings: Settings) -> Numbers:

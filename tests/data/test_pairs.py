@@ -228,6 +228,14 @@ def test_rows_are_grouped_by_length_the_longest_first():
     assert tokens.groups([2, 0]) == [[2, 0]] and tokens.groups(range(0)) == []
 
 
+def test_a_batch_of_all_pairs_is_padded_on_the_left_and_says_so():
+    tokens = PAIRS.tokens(model())
+    for batch, prompts in ((tokens.clean_batch(), tokens.clean), (tokens.corrupted_batch(), tokens.corrupted)):
+        for ids, real, prompt in zip(batch.ids, batch.is_token, prompts, strict=True):
+            assert ids[real].tolist() == prompt and real.tolist() == sorted(real.tolist()) and len(ids) == 3
+    assert PAIRS[1:2].tokens(model()).clean_batch().attention_mask is None
+
+
 def test_pairs_that_a_model_cannot_read_are_all_found_before_it_runs(monkeypatch: pytest.MonkeyPatch):
     small = model()
     monkeypatch.setattr(HookedTransformer, "forward", lambda *_, **__: pytest.fail("it ran"))
