@@ -73,7 +73,7 @@ class TextFiles:
                 continue
             name = f"{file}, line {number}"
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=self._with_column_once)
             except (ValueError, RecursionError) as error:
                 raise ConfigError(f"{name}: this is no JSON: {error}") from error
             if not isinstance(row, dict):
@@ -82,6 +82,13 @@ class TextFiles:
                 near = did_you_mean(self.column, row, said={one: f"column={one!r}" for one in row})
                 raise ConfigError(f"{name}: there is no column {self.column!r} among {', '.join(row) or 'none'}{near}")
             yield name, row[self.column]
+
+    def _with_column_once(self, fields: list[tuple[str, Any]]) -> dict[str, Any]:
+        """A JSON object. Raises `ValueError` if it has the column twice, of which JSON would take the last."""
+        row = dict(fields)
+        if len(row) < len(fields) and sum(field == self.column for field, _ in fields) > 1:
+            raise ValueError(f"{self.column!r} is there twice")
+        return row
 
 
 def _files(path: Any) -> Sequence[Path]:

@@ -29,8 +29,8 @@ class Batches(IterableDataset[dict[str, Tensor]]):
     ):
         self.store, self.names = store, names
         self.batch_size, self.shards = check_count("batch_size", batch_size), check_count("shards", shards)
-        if not is_index(seed):
-            raise ConfigError(f"seed = {describe(seed)}; allowed: an integer")
+        if not is_index(seed) or not -(2**63) <= int(seed) < 2**63:
+            raise ConfigError(f"seed = {describe(seed)}; allowed: an integer of 64 bits")
         self.seed = int(seed)
         if not isinstance(reader, tuple) or len(reader) != 2:
             raise ConfigError(f"reader = {describe(reader)}; allowed: (which, of how many), such as (0, 1)")

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -198,8 +199,15 @@ class JobFolder:
 
 def _short(value: Any) -> Any:
     """A JSON value as it comes back from a file, or the hash of one that nobody would read."""
-    text = json.dumps(value, sort_keys=True)
+    text = json.dumps(value, sort_keys=True, default=_of_numpy)
     return json.loads(text) if len(text) <= 200 else f"hash {digest_of_text(text)}"
+
+
+def _of_numpy(value: Any) -> Any:
+    """A number of numpy, as options may be, as one of Python."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a job's specification has {describe(value)}, which is no JSON value")
 
 
 def our_version() -> str:

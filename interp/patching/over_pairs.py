@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data import PairTokens, PromptPairs
-from interp.errors import ConfigError, describe
+from interp.errors import ConfigError, ShapeError, TokenError, describe
 from interp.indices import check_count
 from interp.interventions import Intervention, Resample
 from interp.jobs import AnyModel, JobOptions, ModelRef, ModelWork, put_together, run
@@ -212,7 +212,8 @@ class PairsWork(ModelWork):
         """Try the question on the first two pairs of one length, and return what the results' `attrs` say of it.
 
         Raises what a call on these two would raise, and `ConfigError` for a metric that makes one number of several
-        prompts, or that counts positions from the start where pairs differ in length.
+        prompts, or that counts positions from the start where pairs differ in length. Raises, naming a pair, for a
+        metric that pairs of some length are too short for.
         """
         for metric in self.metrics.values():
             self._check_metric(metric)
@@ -222,11 +223,22 @@ class PairsWork(ModelWork):
         if self.settings.normalize and measured.target is None:
             raise ConfigError(f"normalize = True, but {self.ablation!r} is not a run, so there is no other end to "
                               "measure against")  # fmt: skip
+        self._check_lengths()
         names = [
             self._name(metric, plan.name) for metric, plan in zip(self.metrics.values(), measured.plans, strict=True)
         ]
         about = {name: said for name, said in measured.about().items() if name not in ("n", "baseline", "target")}
         return {**about, "metric": "; ".join(names), "pairs": self.pairs.digest}
+
+    def _check_lengths(self) -> None:
+        """Measure a pair of every length, as it is: some metrics ask for more tokens than the shortest have."""
+        for some in self.tokens.groups(range(len(self.pairs))):
+            group = self.group(some[:1])
+            try:
+                Measurement.of(group.pair.run([]), group.metric, self.settings)
+            except (ShapeError, TokenError) as error:
+                n_pos = self.tokens.lengths[some[0]]
+                raise type(error)(f"{self.pairs.names[some[0]]}, of {n_pos} tokens: {error}") from error
 
     def _check_metric(self, metric: Metric) -> None:
         if isinstance(metric, KLDivergence) and metric.reference is not None:

@@ -204,6 +204,20 @@ def test_workers_that_were_started_elsewhere_write_to_the_folder_that_is_meant(
         assert len(unit_files(tmp_path / place / "job")) == UNITS
 
 
+def test_what_surrounds_the_call_does_not_reach_its_units(tmp_path: Path):
+    run(tasks.product, tmp_path / "plain")
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.autocast("cpu", torch.bfloat16):
+            run(tasks.product, tmp_path / "surrounded")
+            assert torch.is_autocast_enabled("cpu") and torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+    assert kept(tmp_path / "surrounded") == kept(tmp_path / "plain")
+    assert jobs.JobFolder.at(tmp_path / "surrounded").result(0)["x"].dtype == torch.float32
+
+
 # ---------------------------------------------------------------------- what goes wrong
 
 
