@@ -81,7 +81,7 @@ def harvest(
     cut = Cut(n_ctx=n_ctx, packed=packed, batch=batch, unit_tokens=unit_tokens)
     if not isinstance(given := options.get("folder"), str | Path):
         raise ConfigError(f"folder = {describe(given)}; a harvest needs a folder of its own, folder='...'")
-    ref, folder, progress = ModelRef.of(model), Path(given), options.get("progress", True)
+    ref, folder, progress = ModelRef.of(model), Path(given).expanduser(), options.get("progress", True)
     live = ref.load()
     names = [point.name for point in points_of(live, sites)]
     tokens = cut.write(texts, ref, folder, progress)

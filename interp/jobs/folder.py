@@ -56,7 +56,7 @@ class JobFolder:
     """The folder of a job.
 
     Attributes:
-        path: where it is.
+        path: where it is; absolute, since whoever works on it may stand elsewhere.
         specification: all that the results depend on, part by part; what is long, as its hash.
         n_units: how many units there are.
         key: the hash of these, by which a unit's file says whose it is.
@@ -71,12 +71,14 @@ class JobFolder:
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> "JobFolder":
         """The job that is in a folder. Raises `CheckpointError` for a folder without one."""
-        folder = Path(path)
+        folder = Path(path).expanduser().absolute()
         file = folder / MANIFEST
         try:
             about = json.loads(file.read_text(encoding="utf-8"))
             if about["format"] != FORMAT:
                 raise CheckpointError(f"{file} has format {describe(about['format'])}; this version reads {FORMAT}")
+            if not isinstance(about["specification"], dict) or not isinstance(about["n_units"], int):
+                raise TypeError("no specification of units")
             return cls(folder, about["specification"], about["n_units"])
         except OSError as error:
             raise CheckpointError(f"{folder} is no folder of a job: {MANIFEST} cannot be read") from error
@@ -91,13 +93,13 @@ class JobFolder:
 
         Raises `CheckpointError`, naming what differs, where the folder has another job.
         """
-        mine = cls(Path(path), specification, n_units)
+        mine = cls(Path(path).expanduser().absolute(), specification, n_units)
         file = mine.path / MANIFEST
         if not file.exists():
             with atomic_path(file) as temporary:
                 about = {"format": FORMAT, "n_units": n_units, "specification": mine.specification}
                 temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
-        theirs = cls.at(path)
+        theirs = cls.at(mine.path)
         parts = {**theirs.specification, **mine.specification}
         both = [(part, theirs.specification.get(part), mine.specification.get(part)) for part in parts]
         both.append(("number of units", theirs.n_units, mine.n_units))
@@ -133,6 +135,8 @@ class JobFolder:
             return str(error), {}
         if about.get("job") != self.key:
             return f"{file} is of another job", about
+        if not {"made_with", "digest", "values"} <= about.keys():
+            return f"{file} does not say all that it should", about
         return (None if about.get("unit") == unit else f"{file} is unit {about.get('unit')}"), about
 
     def status(self) -> Status:

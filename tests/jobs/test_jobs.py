@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tasks
 import torch
@@ -151,7 +152,8 @@ def test_units_run_with_as_many_threads_as_are_asked_and_the_caller_keeps_his(tm
     before = torch.get_num_threads()
     model = HookedTransformer({"n_layers": 1, "d_model": 4, "n_ctx": 3, "d_head": 4, "n_heads": 1, "attn_only": True,
                                "d_vocab": 5})  # fmt: skip
-    found = jobs.map(tasks.logits, [torch.tensor([[1, 2]])], model=model, threads=3, progress=False)
+    threads: Any = np.int64(3)
+    found = jobs.map(tasks.logits, [torch.tensor([[1, 2]])], model=model, threads=threads, progress=False)
     assert found["threads"] == [3] and torch.get_num_threads() == before
 
 
@@ -181,6 +183,29 @@ def test_drivers_that_are_killed_and_others_on_the_same_folder_do_no_harm(tmp_pa
     assert other.wait() == 0
     assert torch.equal(found["roots"], EXPECTED)
     assert counted(log)[0] == 1 and set(counted(log)) == set(range(UNITS)) and max(counted(log).values()) <= 2
+
+
+def test_a_relative_folder_stays_where_it_is_when_the_working_directory_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    run(tasks.goes_elsewhere, Path("job"))
+    assert len(unit_files(tmp_path / "job")) == UNITS
+    monkeypatch.chdir(tmp_path)
+    run(tasks.square_roots, Path("~/job"))
+    assert len(unit_files(tmp_path / "home" / "job")) == UNITS
+
+
+@pytest.mark.apart
+def test_workers_that_were_started_elsewhere_write_to_the_folder_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        assert torch.equal(run(tasks.square_roots, Path("job"), workers=2)["roots"], EXPECTED)
+        assert len(unit_files(tmp_path / place / "job")) == UNITS
 
 
 # ---------------------------------------------------------------------- what goes wrong
@@ -214,7 +239,8 @@ def test_a_full_disk_ends_the_job_and_leaves_whole_units_only(tmp_path: Path):
     assert len(run(tasks.grows, tmp_path)["large"]) == 7 * 10 + 10_000
 
 
-@pytest.mark.parametrize("what", ["truncated", "empty", "of another job", "another unit", "another file", "of no job"])
+@pytest.mark.parametrize("what", ["truncated", "empty", "of another job", "another unit", "another file", "of no job",
+                                  "without a digest"])  # fmt: skip
 def test_a_file_that_is_not_the_unit_is_noticed_and_made_again(tmp_path: Path, what: str):
     log, folder = tmp_path / "log", tmp_path / "job"
     fn = partial(tasks.square_roots, log=str(log))
@@ -228,6 +254,10 @@ def test_a_file_that_is_not_the_unit_is_noticed_and_made_again(tmp_path: Path, w
         shutil.copy(unit_files(folder)[4], file)
     elif what == "another file":
         file.write_text("not a safetensors file, but long enough to have a header")
+    elif what == "without a digest":
+        tensors, about = load_tensors(file, "interp.jobs.unit")
+        del about["digest"]
+        save_tensors(file, "interp.jobs.unit", tensors, about)
     elif what == "of no job":
         save_tensors(file, "interp.other", {"roots": torch.zeros(3)}, {})
     else:
@@ -286,6 +316,10 @@ def test_another_version_is_refused_by_name(tmp_path: Path):
         )
         with pytest.raises(CheckpointError, match=message):
             run(tasks.square_roots, tmp_path)
+    for broken in ([], {"specification": []}, {"n_units": "8"}):
+        manifest.write_text(json.dumps(broken and about | broken))
+        with pytest.raises(CheckpointError, match=r"job\.json cannot be read as a job"):
+            run(tasks.square_roots, tmp_path)
     manifest.write_text("{")
     with pytest.raises(CheckpointError, match=r"job\.json cannot be read as a job"):
         run(tasks.square_roots, tmp_path)
@@ -324,6 +358,8 @@ def test_functions_that_other_processes_would_not_find_are_refused_before_any_wo
         ({"retries": -1}, "retries = -1"),
         ({"unit": 0}, "unit = 0"),
         ({"folder": 3}, "folder = 3; allowed: a path, or None"),
+        ({"folder": ""}, "folder = ''; allowed: a path, or None"),
+        ({"workers": jobs.part(1, 2)}, "part 1 of 2 needs folder="),
         ({"worker": 2}, "unknown argument 'worker'.*did you mean workers="),
         ({"rows": []}, "there are no rows"),
         ({"rows": 3}, "a sequence of rows"),
