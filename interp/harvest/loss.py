@@ -5,6 +5,7 @@ products of the texts' sums are kept, from which intervals over texts follow; no
 """
 
 import dataclasses
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,7 @@ def loss_recovered(
     if not sums.total[-1]:
         raise TokenError("a loss needs a row of at least two tokens: one that predicts and one that is predicted")
     about = {"intervention": repr(intervention), "n_tokens": int(sums.total[-1]), "n_texts": sums.n_texts,
-             "model": ref.signature, "n_ctx": n_ctx, "packed": packed}  # fmt: skip
+             "model": ref.hash, "n_ctx": n_ctx, "packed": packed}  # fmt: skip
     return _result(sums, list(runs), confidence, about)
 
 
@@ -112,8 +113,6 @@ def _as_job(
     progress: bool,
     options: JobOptions,
 ) -> "Sums":
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="interp-job-") as gone:
         path = Path(gone if folder is None else folder)
         work = LossWork(ref, cut.write(texts, ref, path, progress), cut.batch, tuple(runs.items()))
