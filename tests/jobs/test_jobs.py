@@ -1,6 +1,7 @@
 """A job is a folder of units: what is done stays done, whoever does it, and what goes wrong is named."""
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -8,7 +9,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +21,12 @@ import numpy as np
 import pytest
 import tasks
 import torch
+from grid import SMALL
 
 from interp import CheckpointError, ConfigError, HookedTransformer, JobError, jobs
 from interp.files import load_tensors, save_tensors
+from interp.harvest import harvest
+from interp.jobs.work import Outcome, Task
 
 ROWS = list(range(30))
 UNITS = 8
@@ -146,6 +154,38 @@ def test_workers_load_one_model_and_compute_what_this_process_computes(tmp_path:
     assert torch.equal(here["logits"], there["logits"])
     assert torch.equal(here["logits"], torch.cat([model(ids)[:, -1] for ids in rows]).detach())
     assert here["threads"] == there["threads"] == [1, 1, 1]
+
+
+@dataclass
+class Elsewhere:
+    """An engine of one process, which works in another folder than its caller, as the nodes of a cluster do."""
+
+    folder: Path
+
+    def __call__(self, task: Task, units: list[int]) -> Iterator[Outcome]:
+        start: Any = {"mp_context": get_context("spawn"), "initializer": os.chdir, "initargs": (self.folder,)}
+        with ProcessPoolExecutor(1, **start) as pool:
+            yield from pool.map(task.shared(), units)
+
+
+@pytest.mark.apart
+def test_workers_in_another_folder_find_what_the_caller_names_from_his(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    model, rows = HookedTransformer(SMALL | {"seed": 4}), [torch.tensor([[i, 2]]) for i in range(6)]
+    engine: Any = Elsewhere(tmp_path / "there")
+    found = jobs.map(tasks.logits, rows, model=model, unit=2, folder="map", workers=engine, progress=False)
+    assert torch.equal(found["logits"], torch.cat([model(ids)[:, -1] for ids in rows]).detach())
+    texts = [[1, 2, 3], [4, 5], [6]]
+    options: Any = {"dtype": "float32", "n_ctx": 4, "progress": False}
+    store, want = (
+        harvest(model, texts, ("z", 1), folder=folder, workers=workers, **options)
+        for folder, workers in (("harvest", engine), ("same", 1))
+    )
+    assert torch.equal(torch.as_tensor(store["z", 1].numpy()), torch.as_tensor(want["z", 1].numpy()))
+    assert sorted(path.name for path in Path().iterdir()) == ["harvest", "map", "same"]
+    assert list((tmp_path / "there").iterdir()) == []
 
 
 def test_units_run_with_as_many_threads_as_are_asked_and_the_caller_keeps_his(tmp_path: Path):
