@@ -179,7 +179,7 @@ def test_a_loader_gives_the_same_batches_with_any_number_of_workers(store: Store
     [
         ({"batch_size": 0}, "batch_size = 0"),
         ({"seed": 1.5}, "seed = 1.5"),
-        ({"seed": 2**64}, "seed = 18446744073709551616; allowed: an integer of 64 bits"),
+        ({"seed": 2**64}, f"seed = {2**64}; allowed: 0 to"),
         ({"sed": 1}, "unknown argument 'sed'.*did you mean seed="),
         ({"shards": 0}, "shards = 0"),
         ({"reader": (2, 2)}, "reader = 2; allowed: 0 to 1"),

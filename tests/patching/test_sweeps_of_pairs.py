@@ -126,7 +126,8 @@ def test_half_precision_over_pairs_is_that_of_its_units():
 def test_autocast_around_the_call_does_not_change_the_numbers_that_are_kept(tmp_path: Path):
     model = small(dtype=torch.float32)
     pairs = random_pairs(model, LENGTHS, seed=12)
-    plain = sweep_dataset(model, pairs, unit=np.int64(3), max_bytes=np.int64(10**8), **QUIET)
+    of_numpy: Any = {"unit": np.int64(3), "max_bytes": np.int64(10**8)}
+    plain = sweep_dataset(model, pairs, **of_numpy, **QUIET)
     with torch.autocast("cpu", torch.bfloat16):
         assert_same(sweep_dataset(model, pairs, unit=3, max_bytes=10**8, **QUIET), plain, tolerance=0)
 
