@@ -86,7 +86,7 @@ def harvest(
     names = [point.name for point in points_of(live, sites)]
     tokens = cut.write(texts, ref, folder, progress)
     work = HarvestWork(ref, tokens, cut.batch, tuple(names), dtype)
-    size = harvest_size(live, names, tokens.n_tokens, dtype)
+    size = harvest_size(ref, names, tokens.n_tokens, dtype)
     _check_room(folder, size)
     if progress:
         print(

@@ -206,6 +206,7 @@ class PairsWork(ModelWork):
         """The first two pairs of one length in the first unit, on which a question can be tried."""
         return self.group(self.tokens.groups(self.rows(0))[0][:2])
 
+    @torch.no_grad()
     def check(self) -> dict[str, object]:
         """Try the question on the first two pairs of one length, and return what the results' `attrs` say of it.
 

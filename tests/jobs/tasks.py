@@ -117,4 +117,4 @@ def returns(part: list[int], what: str) -> dict[str, Any]:
 def product(part: list[int]) -> dict[str, Any]:
     """What autocast and a default dtype would change."""
     numbers = torch.tensor([[float(row) for row in part]])
-    return {"x": (numbers / 3).T @ numbers}
+    return {"x": (numbers / 3).T @ torch.ones(1, 2)}
