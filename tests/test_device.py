@@ -20,6 +20,7 @@ from torch import Tensor
 
 from circuits.gallery import entry
 from interp import ActivationCache, HookedTransformer, HookPoint
+from interp.harvest import harvest, loss_recovered
 from interp.heads import head_scores
 from interp.interventions import Mean, Patch, Steer, Zero
 from interp.jobs import ModelRef
@@ -200,6 +201,25 @@ def test_training(there: HookedTransformer, run: Run):
     model = copy.deepcopy(there).float()
     trained = train(model, run.tokens, steps=2, batch_size=2, seed=SEED, progress=False)
     assert trained.model.W_E.device.type == DEVICE.type and torch.isfinite(trained.losses).all()
+
+
+def test_harvests_and_losses_over_texts(run: Run, there: HookedTransformer, tmp_path: Path):
+    texts: list[list[int]] = [*run.tokens.tolist(), [1, 2, 3]]
+    cut: dict[str, Any] = {"n_ctx": run.cfg.n_ctx, "packed": False, "batch": 3, "progress": False}
+    models = {"there": there, "here": run.model}
+    stores = {
+        name: harvest(model, texts, ["*.hook_z", ("resid_post", 1)], folder=tmp_path / name, dtype="float32", **cut)
+        for name, model in models.items()
+    }
+    for site in stores["here"].sites:
+        got, want = (stores[name][site].rows(slice(None)) for name in models)
+        np.testing.assert_allclose(got, want, atol=1e-5 * float(want.abs().max()), rtol=0)
+    losses = [
+        loss_recovered(model, texts, Steer(torch.ones(run.cfg.d_model, dtype=DTYPE), site="resid_post", layer=1),
+                       ablations=[Zero(), Mean(stores[name])], **cut)
+        for name, model in models.items()
+    ]  # fmt: skip
+    agree(losses[0]["loss"], losses[1]["loss"])
 
 
 def test_texts_pictures_and_circuits(tmp_path: Path):

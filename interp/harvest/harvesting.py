@@ -1,5 +1,6 @@
 """Harvesting: the activations of every token of a corpus, at some sites, kept on disk."""
 
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -79,7 +80,7 @@ def harvest(
     check_choice("dtype", dtype, get_args(StoreDtype))
     check_options(options)
     cut = Cut(n_ctx=n_ctx, packed=packed, batch=batch, unit_tokens=unit_tokens)
-    if not isinstance(given := options.get("folder"), str | Path):
+    if not isinstance(given := options.get("folder"), str | os.PathLike):
         raise ConfigError(f"folder = {describe(given)}; a harvest needs a folder of its own, folder='...'")
     ref, folder, progress = ModelRef.of(model), Path(given).expanduser(), options.get("progress", True)
     live = ref.load()
@@ -87,7 +88,7 @@ def harvest(
     tokens = cut.write(texts, ref, folder, progress)
     work = HarvestWork(ref, tokens, batch, tuple(names), dtype)
     size = harvest_size(live, names, tokens.n_tokens, dtype)
-    _check_room(folder, size, tokens)
+    _check_room(folder, size)
     if progress:
         print(
             f"harvesting {tokens.n_tokens:,} tokens at {len(names)} site{'s' * (len(names) > 1)} into {folder}: "
@@ -131,7 +132,7 @@ def _numbers(model: "HookedTransformer", point: HookPoint) -> int:
     return total
 
 
-def _check_room(folder: Path, size: int, tokens: Any) -> None:
+def _check_room(folder: Path, size: int) -> None:
     """Raise `ConfigError` if what is still to be computed does not fit on the disk."""
     done = sum(file.stat().st_size for file in folder.glob("unit-*.safetensors"))
     free = shutil.disk_usage(folder).free

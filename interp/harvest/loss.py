@@ -5,6 +5,7 @@ products of the texts' sums are kept, from which intervals over texts follow; no
 """
 
 import dataclasses
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
 
     from interp.model import HookedTransformer
 
+Ablations = Intervention | Sequence[Intervention] | Mapping[str, Intervention]
+"""One ablation, several, or several by name."""
+
+ZERO = Zero()
+
 AS_IT_IS, INTERVENED = "as it is", "intervened"
 """The runs that there are always; the others have the names of ablations."""
 
@@ -44,7 +50,7 @@ def loss_recovered(
     texts: Texts | Iterable[Any],
     intervention: Intervention | Interventions,
     *,
-    ablations: Sequence[Intervention] = (Zero(),),
+    ablations: Ablations = ZERO,
     n_ctx: int = 128,
     packed: bool = True,
     batch: int = 16,
@@ -63,15 +69,16 @@ def loss_recovered(
         model: a model, the name or the folder of one, or a `jobs.ModelRef`.
         texts: a corpus, or several texts, or token ids; see `interp.data.Texts`.
         intervention: such as what an autoencoder makes of a site.
-        ablations: what is written in its place in other runs, without a place of their own: `Zero()`, `Mean(store)`.
+        ablations: what is written in its place in other runs, without a place of their own, such as `Zero()` and
+            `Mean(store)`. By name where a kind comes twice: {"half": Apply(half), "twice": Apply(twice)}.
         n_ctx, packed, batch, unit_tokens: how the corpus is cut; see `harvest`.
         confidence: of the intervals over texts.
         options: see `JobOptions`. With a `folder` this is a job that goes on where it ended; functions in the
             intervention are then known by their code, and modules by their name and weights: Named(module, "a name").
 
     Returns:
-        `loss` by `run` ("as it is", "intervened", and the ablations by their kinds, such as "zero"), in nats a token:
-        the mean over all tokens that have one before them in their row. `recovered` by `ablation`; NaN where an
+        `loss` by `run` ("as it is", "intervened", and the ablations by their names or kinds, such as "zero"), in nats a
+        token: the mean over all tokens that have one before them in their row. `recovered` by `ablation`; NaN where an
         ablation does not change the loss. With two texts or more `loss_ci_low`, `loss_ci_high`, `recovered_ci_low` and
         `recovered_ci_high`: intervals over texts, which differ in length, by linearisation and Student's t. `attrs`:
         the intervention, the number of tokens predicted and of texts, the model's hash, n_ctx, packed, confidence.
@@ -99,7 +106,7 @@ def loss_recovered(
     if not sums.total[-1]:
         raise TokenError("a loss needs a row of at least two tokens: one that predicts and one that is predicted")
     about = {"intervention": repr(intervention), "n_tokens": int(sums.total[-1]), "n_texts": sums.n_texts,
-             "model": ref.signature, "n_ctx": n_ctx, "packed": packed}  # fmt: skip
+             "model": ref.hash, "n_ctx": n_ctx, "packed": packed}  # fmt: skip
     return _result(sums, list(runs), confidence, about)
 
 
@@ -112,8 +119,6 @@ def _as_job(
     progress: bool,
     options: JobOptions,
 ) -> "Sums":
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="interp-job-") as gone:
         path = Path(gone if folder is None else folder)
         work = LossWork(ref, cut.write(texts, ref, path, progress), cut.batch, tuple(runs.items()))
@@ -122,7 +127,7 @@ def _as_job(
 
 
 def _runs(
-    model: "HookedTransformer", intervention: Intervention | Interventions, ablations: Sequence[Intervention]
+    model: "HookedTransformer", intervention: Intervention | Interventions, ablations: Ablations
 ) -> dict[str, Interventions]:
     """What is done in each run, by the name of the run. Raises as `loss_recovered`."""
     if not isinstance(intervention, Intervention | Interventions) or (
@@ -130,20 +135,26 @@ def _runs(
     ):
         raise ConfigError(f"intervention = {describe(intervention)}; allowed: one of interp.interventions, or several")
     items = tuple(intervention) if isinstance(intervention, Interventions) else (intervention,)
-    if isinstance(ablations, Intervention):
-        ablations = (ablations,)
     runs = {AS_IT_IS: Interventions(), INTERVENED: Interventions(items)}
-    for ablation in ablations:
+    for name, ablation in _named(ablations):
         if not isinstance(ablation, Intervention) or any(getattr(ablation, word) is not None for word in ADDRESS):
             raise ConfigError(f"ablations: {describe(ablation)}; allowed: Zero(), Mean(store) and the like, without a "
                               "place: they are written where the intervention writes")  # fmt: skip
-        if (name := type(ablation).__name__.lower()) in runs:
-            raise ConfigError(f"ablations: there are two of the kind {type(ablation).__name__}; give one of each")
+        if name in runs:
+            raise ConfigError(f"ablations: two runs would be called {name!r}; give names, {{'a name': {ablation!r}}}")
         places = [{word: getattr(item, word) for word in ADDRESS} for item in items]
         runs[name] = Interventions(tuple(dataclasses.replace(ablation, **place) for place in places))
     for edits in runs.values():
         edits.hooks(model)
     return runs
+
+
+def _named(ablations: Ablations) -> list[tuple[str, Intervention]]:
+    """Ablations with their names: those given, or their kinds."""
+    if isinstance(ablations, Mapping):
+        return [(str(name), ablation) for name, ablation in ablations.items()]
+    several = [ablations] if isinstance(ablations, Intervention) else list(ablations)
+    return [(type(ablation).__name__.lower(), ablation) for ablation in several]
 
 
 @dataclass(frozen=True, eq=False)

@@ -143,9 +143,7 @@ class PairsWork(ModelWork):
 
     def specification(self) -> dict[str, Any]:
         """All that the numbers of a prompt depend on."""
-        model = self.model.load()
-        prompts = MaskedTokens(torch.zeros(len(self.pairs), self.tokens.n_pos, dtype=torch.long))
-        run = JudgedRun(prompts, model.to_answer, model.cfg.d_vocab_out, model, cfg=model.cfg)
+        run = self._judged()
         return {
             "model": self.model.key(),
             "pairs": self.tokens.digest,
@@ -245,9 +243,13 @@ class PairsWork(ModelWork):
         if not metric.answers:
             return said
         shown = self.pairs.metric if self.metric is None else metric
+        return shown.plan(self._judged()).name
+
+    def _judged(self) -> JudgedRun:
+        """As many prompts as there are pairs, by which metrics can say what they are; their tokens mean nothing."""
         model = self.model.load()
         prompts = MaskedTokens(torch.zeros(len(self.pairs), self.tokens.n_pos, dtype=torch.long))
-        return shown.plan(JudgedRun(prompts, model.to_answer, model.cfg.d_vocab_out, model, cfg=model.cfg)).name
+        return JudgedRun(prompts, model.to_answer, model.cfg.d_vocab_out, model, cfg=model.cfg)
 
     @property
     def prompts(self) -> MaskedTokens:
@@ -282,6 +284,7 @@ def check_not_pooled(measured: Measurement) -> None:
 
 
 JOB = tuple(JobOptions.__annotations__)
+"""The options that say how a job is done, rather than what is measured."""
 
 
 def fields_of_pairs(

@@ -123,6 +123,16 @@ def test_the_mean_of_a_store_is_an_ablation_beside_zero(tmp_path: Path):
     assert float(found["recovered"].sel(ablation="mean")) == pytest.approx((mean - intervened) / (mean - base))
 
 
+def test_ablations_may_have_names():
+    model, corpus = small_model(), tiny_corpus.texts(20)
+    item = Zero(site="resid_post", layer=1)
+    found = loss_recovered(model, corpus, item, ablations={"halved": Apply(half), "as it was": Apply(same)}, **CUT)
+    assert found["run"].values.tolist() == ["as it is", "intervened", "halved", "as it was"]
+    halved = by_hand(model, corpus, 16, True, Apply(half, site="resid_post", layer=1)).mean
+    assert float(found["loss"].sel(run="halved")) == pytest.approx(halved, rel=1e-5)
+    assert np.isnan(found["recovered"].sel(ablation="as it was"))
+
+
 def test_intervals_are_over_texts():
     model, corpus = small_model(), tiny_corpus.texts(30)
     item = Apply(half, site="resid_post", layer=1)
@@ -214,7 +224,7 @@ def test_what_has_no_loss_to_recover_is_refused_before_any_run(tmp_path: Path, a
         (Zero(site="zz", layer=0), {}, HookNotFoundError, "did you mean"),
         (item, {"ablations": [Zero(site="z")]}, ConfigError, "without a place"),
         (item, {"ablations": ["zero"]}, ConfigError, "'zero'; allowed"),
-        (item, {"ablations": [Zero(), Zero()]}, ConfigError, "two of the kind Zero"),
+        (item, {"ablations": [Zero(), Zero()]}, ConfigError, "two runs would be called 'zero'; give names"),
         (item, {"ablations": [Mean(store)]}, CacheError, "made by another model"),
         (item, {"confidence": 1.5}, ConfigError, "confidence = 1.5"),
         (item, {"batch": 0}, ConfigError, "batch = 0"),

@@ -102,7 +102,7 @@ def test_an_interruption_loses_the_unit_it_hits_and_no_other(tmp_path: Path):
 @pytest.mark.apart
 def test_any_number_of_workers_and_parts_gives_the_same_bits(tmp_path: Path):
     found = []
-    for name, workers in (("one", 1), ("two", 2), ("three", 3)):
+    for name, workers in (("one", 1), ("two", 2)):  # joblib keeps two alive for other tests
         run(tasks.square_roots, tmp_path / name, workers=workers)
         found.append(kept(tmp_path / name))
     for i in (3, 1):
@@ -130,9 +130,9 @@ def test_a_unit_that_kills_its_worker_every_time_is_named_and_the_others_finish(
     with pytest.raises(
         JobError, match=r"1 of 8 units failed. Unit 3 \(rows 12 to 15: \[12, .*dies every time"
     ) as error:
-        run(partial(tasks.kills_its_worker, log=str(log)), folder, workers=2, retries=1)
+        run(partial(tasks.kills_its_worker, log=str(log)), folder, workers=2, retries=0)
     assert list(error.value.failed) == error.value.missing == [3]
-    assert len(unit_files(folder)) == UNITS - 1 and counted(log)[3] <= 4
+    assert len(unit_files(folder)) == UNITS - 1 and counted(log)[3] == 2  # among others, and alone
 
 
 @pytest.mark.apart
@@ -214,9 +214,13 @@ def test_drivers_that_are_killed_and_others_on_the_same_folder_do_no_harm(tmp_pa
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    both = [subprocess.Popen([sys.executable, "-c", script, "0"]) for _ in range(2)]
-    assert [driver.wait() for driver in both] == [0, 0]
-    found = run(partial(tasks.square_roots, log=str(log)), folder)
+    n_done = len(unit_files(folder))
+    other = subprocess.Popen([sys.executable, "-c", script, ".05"])
+    while len(unit_files(folder)) == n_done:
+        assert other.poll() is None
+        time.sleep(0.01)
+    found = run(partial(tasks.square_roots, log=str(log)), folder)  # while the other goes on
+    assert other.wait() == 0
     assert torch.equal(found["roots"], EXPECTED)
     assert counted(log)[0] == 1 and set(counted(log)) == set(range(UNITS)) and max(counted(log).values()) <= 2
 
