@@ -209,7 +209,8 @@ class ModelRef:
         model, wanted = self.load(), f"{self!r} cannot be written to {folder}"
         weights = _described(folder)
         if weights is None:
-            raise CheckpointError(f"{wanted}: it holds something else, which is no snapshot")
+            raise CheckpointError(f"{wanted}: it holds something else, which is no snapshot; remove it or "
+                                  "give another folder")  # fmt: skip
         if weights != self.hash:
             raise CheckpointError(f"{wanted}: it holds another model, with weights {weights}, not {self.hash}")
         try:
