@@ -77,7 +77,7 @@ class PairsGroup:
         clean: the prompts.
         metric: of these pairs.
         offset: how many columns of padding they would have in a batch of all pairs.
-        settings: direction and budget.
+        settings: direction and budget; what is measured of a group is not normalised.
     """
 
     model: "HookedTransformer"
@@ -199,7 +199,9 @@ class PairsWork(ModelWork):
         metrics = {name: _of_rows(metric, rows, len(self.pairs)) for name, metric in self.metrics.items()}
         metric: Metrics = metrics if self.names is not None else metrics[""]
         offset = self.tokens.n_pos - clean.ids.shape[1]
-        return PairsGroup(model, corrupted if ablation is None else ablation, clean, metric, offset, self.settings)
+        # What is normalised by is the gap of all pairs: there need be none between some of them.
+        settings = dataclasses.replace(self.settings, normalize=False)
+        return PairsGroup(model, corrupted if ablation is None else ablation, clean, metric, offset, settings)
 
     @property
     def first_group(self) -> PairsGroup:
@@ -217,7 +219,7 @@ class PairsWork(ModelWork):
         for metric in self.metrics.values():
             self._check_metric(metric)
         group = self.first_group
-        measured = Measurement.of(group.pair.run([]), group.metric, self.settings)
+        measured = Measurement.of(group.pair.run([]), group.metric, group.settings)
         check_not_pooled(measured)
         if self.settings.normalize and measured.target is None:
             raise ConfigError(f"normalize = True, but {self.ablation!r} is not a run, so there is no other end to "
@@ -234,7 +236,7 @@ class PairsWork(ModelWork):
         for some in self.tokens.groups(range(len(self.pairs))):
             group = self.group(some[:1])
             try:
-                Measurement.of(group.pair.run([]), group.metric, self.settings)
+                Measurement.of(group.pair.run([]), group.metric, group.settings)
             except (ShapeError, TokenError) as error:
                 n_pos = self.tokens.lengths[some[0]]
                 raise type(error)(f"{self.pairs.names[some[0]]}, of {n_pos} tokens: {error}") from error
