@@ -435,7 +435,7 @@ def test_a_part_that_there_is_not_is_refused(i: Any, n: Any):
 def test_a_specification_takes_numbers_of_numpy_and_no_objects(tmp_path: Path):
     given: Any = {"number": np.int64(3), "share": np.float32(0.5)}
     assert jobs.JobFolder(tmp_path, given, 1).key == jobs.JobFolder(tmp_path, {"number": 3, "share": 0.5}, 1).key
-    with pytest.raises(TypeError, match="specification has <object object.*no JSON value"):
+    with pytest.raises(TypeError, match=r"specification has <object object.*no JSON value"):
         jobs.JobFolder(tmp_path, {"thing": object()}, 1)
 
 
