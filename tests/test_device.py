@@ -23,6 +23,7 @@ from interp import ActivationCache, HookedTransformer, HookPoint
 from interp.harvest import harvest, loss_recovered
 from interp.heads import head_scores
 from interp.interventions import Mean, Patch, Steer, Zero
+from interp.jobs import ModelRef
 from interp.lens import direct_attribution, expand_stream, logit_lens
 from interp.metrics import KLDivergence, LogitDifference, Loss
 from interp.model import KVCache
@@ -86,6 +87,16 @@ def test_a_cache_can_lie_on_the_cpu_and_be_saved(run: Run, there: HookedTransfor
     again = ActivationCache.load(tmp_path / "cache.safetensors", there)
     agree(again["resid_post", -1], run.cache["resid_post", -1])
     agree(again.decompose_resid().values.sum(0), run.cache.decompose_resid().values.sum(0))
+
+
+def test_snapshots_and_references(run: Run, there: HookedTransformer, tmp_path: Path):
+    ref = ModelRef.of(there)
+    assert ref.load() is there and ref.device == str(there.W_E.device)
+    sent = ref.snapshotted(tmp_path)
+    opened, here = (HookedTransformer.from_pretrained(tmp_path, device=device) for device in (sent.device, "cpu"))
+    for model, device in ((opened, DEVICE), (here, torch.device("cpu"))):
+        assert model.W_E.device.type == device.type and model.weights_hash() == sent.hash == there.weights_hash()
+        agree(model(run.tokens.to(device)), run.logits)
 
 
 def test_decompositions_sum_to_the_stream(run: Run, there: HookedTransformer):

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Literal, Unpack, cast, get_args
 import numpy as np
 import torch
 
-from interp.discovery.circuit_runs import CircuitRuns, check_seed, is_finite
+from interp.discovery.circuit_runs import CircuitRuns, is_finite
 from interp.discovery.faithfulness import Ends, Judge, Ratio
 from interp.discovery.options import JudgingOptions
 from interp.discovery.ranking import RankBy, is_signed, labelled, score_matrix
 from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, ShapeError, check_choice, describe
+from interp.indices import check_seed
 from interp.keywords import known_keywords
 from interp.model import EdgeGraph
 from interp.patching import Metrics, Numbers, Source, check_model

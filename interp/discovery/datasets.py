@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.data import PromptPairs
 from interp.digests import digest_of
 from interp.discovery.changes import points_of_changes
-from interp.discovery.circuit_runs import CircuitRuns, check_seed
+from interp.discovery.circuit_runs import CircuitRuns
 from interp.discovery.curves import FRACTIONS, Curves, Ranking
 from interp.discovery.estimates import Between
 from interp.discovery.exact import ExactEffects
@@ -26,7 +26,7 @@ from interp.discovery.ranking import RankBy
 from interp.discovery.scores import MethodName, ScoreQuestion, edge_axes, warn_of_unchanged
 from interp.discovery.subgraph import Subgraph
 from interp.errors import check_choice
-from interp.indices import chosen_indices
+from interp.indices import check_seed, chosen_indices
 from interp.jobs import AnyModel, JobOptions, ModelRef
 from interp.keywords import known_keywords
 from interp.model import Edge

@@ -4,6 +4,9 @@
 `path_sweep` measures what heads and MLPs do by way of chosen receivers; `path_tree` what single paths carry. All take
 the same options (`SweepOptions`), and all can say what they found as values of the metric, effects or fractions.
 `packed.py` says why this is cheap.
+
+`sweep_dataset` and `path_sweep_dataset` do the same over a data set of pairs, as jobs; `PairsWork` is what any analysis
+of pairs is made of.
 """
 
 from interp.patching.datasets import path_sweep_dataset, sweep_dataset

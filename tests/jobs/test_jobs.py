@@ -102,7 +102,7 @@ def test_an_interruption_loses_the_unit_it_hits_and_no_other(tmp_path: Path):
 @pytest.mark.apart
 def test_any_number_of_workers_and_parts_gives_the_same_bits(tmp_path: Path):
     found = []
-    for name, workers in (("one", 1), ("two", 2), ("three", 3)):
+    for name, workers in (("one", 1), ("two", 2)):  # joblib keeps two alive for other tests
         run(tasks.square_roots, tmp_path / name, workers=workers)
         found.append(kept(tmp_path / name))
     for i in (3, 1):
@@ -130,9 +130,9 @@ def test_a_unit_that_kills_its_worker_every_time_is_named_and_the_others_finish(
     with pytest.raises(
         JobError, match=r"1 of 8 units failed. Unit 3 \(rows 12 to 15: \[12, .*dies every time"
     ) as error:
-        run(partial(tasks.kills_its_worker, log=str(log)), folder, workers=2, retries=1)
+        run(partial(tasks.kills_its_worker, log=str(log)), folder, workers=2, retries=0)
     assert list(error.value.failed) == error.value.missing == [3]
-    assert len(unit_files(folder)) == UNITS - 1 and counted(log)[3] <= 4
+    assert len(unit_files(folder)) == UNITS - 1 and counted(log)[3] == 2  # among others, and alone
 
 
 @pytest.mark.apart
@@ -214,9 +214,13 @@ def test_drivers_that_are_killed_and_others_on_the_same_folder_do_no_harm(tmp_pa
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    both = [subprocess.Popen([sys.executable, "-c", script, "0"]) for _ in range(2)]
-    assert [driver.wait() for driver in both] == [0, 0]
-    found = run(partial(tasks.square_roots, log=str(log)), folder)
+    n_done = len(unit_files(folder))
+    other = subprocess.Popen([sys.executable, "-c", script, ".05"])
+    while len(unit_files(folder)) == n_done:
+        assert other.poll() is None
+        time.sleep(0.01)
+    found = run(partial(tasks.square_roots, log=str(log)), folder)  # while the other goes on
+    assert other.wait() == 0
     assert torch.equal(found["roots"], EXPECTED)
     assert counted(log)[0] == 1 and set(counted(log)) == set(range(UNITS)) and max(counted(log).values()) <= 2
 
@@ -242,6 +246,20 @@ def test_workers_that_were_started_elsewhere_write_to_the_folder_that_is_meant(
         monkeypatch.chdir(tmp_path / place)
         assert torch.equal(run(tasks.square_roots, Path("job"), workers=2)["roots"], EXPECTED)
         assert len(unit_files(tmp_path / place / "job")) == UNITS
+
+
+def test_what_surrounds_the_call_does_not_reach_its_units(tmp_path: Path):
+    run(tasks.product, tmp_path / "plain")
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.autocast("cpu", torch.bfloat16):
+            run(tasks.product, tmp_path / "surrounded")
+            assert torch.is_autocast_enabled("cpu") and torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+    assert kept(tmp_path / "surrounded") == kept(tmp_path / "plain")
+    assert jobs.JobFolder.at(tmp_path / "surrounded").result(0)["x"].dtype == torch.float32
 
 
 # ---------------------------------------------------------------------- what goes wrong
@@ -412,6 +430,13 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str):
 def test_a_part_that_there_is_not_is_refused(i: Any, n: Any):
     with pytest.raises(ConfigError, match="allowed: 1"):
         jobs.part(i, n)
+
+
+def test_a_specification_takes_numbers_of_numpy_and_no_objects(tmp_path: Path):
+    given: Any = {"number": np.int64(3), "share": np.float32(0.5)}
+    assert jobs.JobFolder(tmp_path, given, 1).key == jobs.JobFolder(tmp_path, {"number": 3, "share": 0.5}, 1).key
+    with pytest.raises(TypeError, match=r"specification has <object object.*no JSON value"):
+        jobs.JobFolder(tmp_path, {"thing": object()}, 1)
 
 
 def test_what_no_file_can_hold_is_named():
