@@ -118,8 +118,8 @@ print(f"the first principal direction has {float(spread[0] / spread.sum()):.0%} 
 assert spread[0] / spread.sum() > 0.5
 
 # %% [markdown]
-# A few tokens have about nine times the norm of all others: the first of every row, and some *the*'s and spaces. These are
-# *attention sinks*, at which heads look that have nothing to look at (Xiao et al. 2023; Sun et al. 2024 on their
+# A few tokens have about nine times the norm of all others: the first of every row, and some *the*'s and spaces. These
+# are *attention sinks*, at which heads look that have nothing to look at (Xiao et al. 2023; Sun et al. 2024 on their
 # size), and they hold most of the variance. A mean or an autoencoder of all tokens would be about them. So they are
 # left out below, by their norm.
 
@@ -193,12 +193,13 @@ stored.top_examples(probe.weight[0] / scale, top_k=6, context=10)
 # torch. Sinks it passes on as they are.
 
 # %%
+N_FEATURES, K = 1024, 32
 
 
 class TopK(nn.Module):
     """Activations as sparse sums: `forward` gives the reconstruction, `encode` the features' activations."""
 
-    def __init__(self, mean, scale, n_features=1024, k=32):
+    def __init__(self, mean, scale, n_features=N_FEATURES, k=K):
         super().__init__()
         self.k = k
         self.register_buffer("mean", mean)
@@ -248,7 +249,7 @@ figures.curves(
 # What are its features? Some that are active on few tokens, with their top examples, found in one pass over the store.
 
 # %%
-active = torch.zeros(1024)
+active = torch.zeros(N_FEATURES)
 for _, rows in stored.blocks():
     active += (autoencoder.encode(rows.float()) > 0).sum(0)
 rate = active / len(store)
@@ -267,6 +268,7 @@ for feature, top in zip(rare.tolist(), tops, strict=True):
 # writes the mean of all tokens. Two more ablations leave the sinks as they are.
 
 # %%
+judged = [row.ids.tolist() for row in itertools.islice(Texts(held_out).rows(model, N_CTX), 8)]
 
 
 def zeroed(x):
@@ -277,8 +279,6 @@ def averaged(x):
     return torch.where(x.norm(dim=-1, keepdim=True) > SINK, x, mean)
 
 
-rows = Texts(held_out).rows(model, N_CTX)
-judged = [row.ids.tolist() for row in itertools.islice(rows, 8)]
 place = {"site": "resid_post", "layer": LAYER}
 spliced = Apply(Named(autoencoder, "top-k autoencoder"), **place)
 found = loss_recovered(
