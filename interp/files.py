@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and tensors with a description in one file."""
+"""Files that are either whole or not there: JSON with a format, and tensors with a description in one file."""
 
 import errno
 import json
@@ -12,7 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from interp.errors import CheckpointError
+from interp.errors import CheckpointError, describe
+
+TEMPORARY = ".interp-"
+"""How the name of a file begins that is not whole yet; those of a killed process stay."""
 
 
 @contextmanager
@@ -26,7 +29,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".interp-")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=TEMPORARY)
     except OSError as error:
         raise OSError(error.errno, f"cannot write: {error.strerror}", str(target)) from error
     os.close(handle)
@@ -52,6 +55,27 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def save_json(path: str | os.PathLike[str], format: int, about: Mapping[str, Any]) -> None:
+    """Write JSON values by name, and in which format they are, whole or not at all."""
+    with atomic_path(path) as file:
+        file.write_text(json.dumps({"format": format, **about}, indent=1), encoding="utf-8")
+
+
+def load_json(path: str | os.PathLike[str], format: int, what: str) -> dict[str, Any]:
+    """The values that `save_json` wrote.
+
+    Raises `CheckpointError` for a file that cannot be read as `what`, such as "a job", or that has another format.
+    """
+    try:
+        about = json.loads(Path(path).read_text(encoding="utf-8"))
+        theirs = about["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read as {what}: {error!r}") from error
+    if theirs != format:
+        raise CheckpointError(f"{path} has format {describe(theirs)}; this version reads {format}")
+    return about
 
 
 def save_tensors(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from interp.errors import CheckpointError
-from interp.files import atomic_path, load_about, load_tensors, save_tensors
+from interp.files import atomic_path, load_about, load_json, load_tensors, save_json, save_tensors
 
 
 def test_a_file_appears_when_the_block_ends_well(tmp_path: Path):
@@ -77,3 +77,15 @@ def test_a_description_is_read_without_the_tensors_and_not_from_half_a_file(tmp_
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="cannot be read as a saved Example"):
         load_about(file, "interp.Example")
+
+
+def test_values_come_back_if_their_format_is_known(tmp_path: Path):
+    file = tmp_path / "about.json"
+    save_json(file, 2, {"name": "é", "numbers": [1, None]})
+    assert load_json(file, 2, "a list") == {"format": 2, "name": "é", "numbers": [1, None]}
+    with pytest.raises(CheckpointError, match="has format 2; this version reads 3"):
+        load_json(file, 3, "a list")
+    for broken in ("{", "[]", "{}", None):
+        file.unlink() if broken is None else file.write_text(broken)
+        with pytest.raises(CheckpointError, match=r"about\.json cannot be read as a list"):
+            load_json(file, 2, "a list")

@@ -8,10 +8,10 @@ from typing import Any
 from interp.errors import ConfigError, describe
 
 
-def json_lines(file: Path, lines: Iterable[str], once: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(file: Path, lines: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """What messages call each line (the file and its number), and the object on it. Blank lines are passed over.
 
-    Raises `ConfigError` for a line that is no JSON, or no object, and with `once` for one that has a field twice.
+    Raises `ConfigError` for a line that is no JSON, no object, or one that has a field twice.
     """
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -23,7 +23,7 @@ def json_lines(file: Path, lines: Iterable[str], once: bool = False) -> Iterator
             return dict(fields)
 
         try:
-            row = json.loads(line, object_pairs_hook=with_fields_once if once else None)
+            row = json.loads(line, object_pairs_hook=with_fields_once)
         except ConfigError:
             raise
         except (ValueError, RecursionError) as error:

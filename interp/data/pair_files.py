@@ -28,7 +28,7 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Cell]]]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: this is no text in UTF-8: {error.reason}") from error
     columns: Sequence[str] = ()
-    for where, given in _of_csv(file, text) if _is_csv(file) else json_lines(file, text.split("\n"), once=True):
+    for where, given in _of_csv(file, text) if _is_csv(file) else json_lines(file, text.split("\n")):
         columns = columns or (COLUMNS if "incorrect" in given else COLUMNS[:3])
         for column in given:
             _check_column(where, column, columns)

@@ -53,7 +53,7 @@ class Cut:
 
     def __post_init__(self) -> None:
         for name in ("n_ctx", "batch", "unit_tokens"):
-            check_count(name, getattr(self, name))
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
 
     def rows(self, texts: Texts | Iterable[Any], model: ModelRef) -> TextRows:
         """The corpus as rows. Raises as `Texts.rows`."""

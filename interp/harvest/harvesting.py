@@ -19,7 +19,6 @@ from interp.indices import check_count
 from interp.jobs import AnyModel, JobOptions, ModelRef, check_options, run
 from interp.keywords import known_keywords
 from interp.model import HookName, HookPoint
-from interp.precision import without_autocast
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -86,8 +85,8 @@ def harvest(
     live = ref.load()
     names = [point.name for point in points_of(live, sites)]
     tokens = cut.write(texts, ref, folder, progress)
-    work = HarvestWork(ref, tokens, batch, tuple(names), dtype)
-    size = harvest_size(live, names, tokens.n_tokens, dtype)
+    work = HarvestWork(ref, tokens, cut.batch, tuple(names), dtype)
+    size = harvest_size(ref, names, tokens.n_tokens, dtype)
     _check_room(folder, size)
     if progress:
         print(
@@ -160,7 +159,6 @@ class HarvestWork(CorpusWork):
         return {"analysis": "harvest", **super().specification(), "sites": list(self.sites), "dtype": self.dtype}
 
     @torch.no_grad()
-    @without_autocast()
     def compute(self, unit: int) -> dict[str, Any]:
         """A row a token of every site, and beside it the token, the number of its text, and its position.
 

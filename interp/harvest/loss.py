@@ -22,11 +22,10 @@ from interp.errors import ConfigError, TokenError, describe
 from interp.harvest.corpus import UNIT_TOKENS, CorpusWork, Cut
 from interp.harvest.tokens import TokenUnit
 from interp.interventions import ADDRESS, Intervention, Interventions, Zero
-from interp.jobs import AnyModel, JobOptions, ModelRef, check_options, on_threads, run
+from interp.jobs import AnyModel, JobOptions, ModelRef, as_anywhere, check_options, run
 from interp.keywords import known_keywords
 from interp.metrics import key_of
 from interp.model import check_predicts_tokens, cross_entropy, layer_of, predicted_places
-from interp.precision import without_autocast
 from interp.results import as_variables, check_confidence, t_quantile
 from interp.text import MaskedTokens
 
@@ -99,8 +98,8 @@ def loss_recovered(
     runs = _runs(live, intervention, ablations)
     folder, progress = options.get("folder"), options.get("progress", True)
     if folder is None and options.get("workers", 1) == 1:
-        with on_threads(options.get("threads", 1)):
-            sums = Sums.over(_losses(live, unit, runs, batch) for unit in cut.units(texts, ref))
+        with as_anywhere(options.get("threads", 1)):
+            sums = Sums.over(_losses(live, unit, runs, cut.batch) for unit in cut.units(texts, ref))
     else:
         sums = _as_job(ref, texts, runs, cut, folder, progress, options)
     if not sums.total[-1]:
@@ -181,7 +180,6 @@ class LossWork(CorpusWork):
 
 
 @torch.no_grad()
-@without_autocast()
 def _losses(
     model: "HookedTransformer", unit: TokenUnit, runs: Mapping[str, Interventions], batch: int
 ) -> dict[str, Tensor]:

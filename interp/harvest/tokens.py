@@ -4,7 +4,6 @@ A unit holds whole rows without their padding. Where units are cut depends on th
 """
 
 import functools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from interp.data import TextRow, TextRows
 from interp.digests import digest_of, digest_of_text
 from interp.errors import CheckpointError
-from interp.files import atomic_path, load_about, load_tensors, save_tensors
+from interp.files import load_about, load_json, load_tensors, save_json, save_tensors
 from interp.indices import check_count
 from interp.progress import progress_bar
 from interp.text import MaskedTokens, TextCodec, Tokenizer, Vocabulary
@@ -214,22 +213,16 @@ def _write_index(folder: Path, about: dict[str, Any], tokenizer: TextCodec | Non
     kind = type(tokenizer).__name__
     values = tokenizer.save(folder) if tokenizer is not None and CODECS.get(kind) is type(tokenizer) else None
     kept = None if values is None else {"kind": kind, "values": values}
-    with atomic_path(folder / INDEX) as file:
-        file.write_text(json.dumps({"format": FORMAT, **about, "tokenizer": kept}), encoding="utf-8")
+    save_json(folder / INDEX, FORMAT, {**about, "tokenizer": kept})
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
     file = folder / INDEX
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-        if index["format"] != FORMAT:
-            raise CheckpointError(f"{file} has format {index['format']!r}; this version reads {FORMAT}")
-        if not len(index["digests"]) == len(index["n_tokens"]) == len(index["texts"]):
-            raise CheckpointError(f"{file} does not describe every unit")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{file} cannot be read as a list of tokens: {error!r}") from error
+    index = load_json(file, FORMAT, "a list of tokens")
+    columns = [index.get(name) for name in ("digests", "n_tokens", "texts")]
+    lengths = {len(column) if isinstance(column, list) else None for column in columns}
+    if len(lengths) > 1 or None in lengths:
+        raise CheckpointError(f"{file} does not describe every unit")
     return index
 
 

@@ -15,12 +15,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from interp.digests import digest_of, digest_of_text
 from interp.errors import CheckpointError, JobError, describe
-from interp.files import atomic_path, load_about, load_tensors, save_tensors
+from interp.files import TEMPORARY, load_about, load_json, load_tensors, save_json, save_tensors
 
 MANIFEST, KIND, FORMAT = "job.json", "interp.jobs.unit", 1
 """The file that says what a job is; what its units' files say they are; how both are written."""
@@ -73,19 +74,13 @@ class JobFolder:
         """The job that is in a folder. Raises `CheckpointError` for a folder without one."""
         folder = Path(path).expanduser().absolute()
         file = folder / MANIFEST
-        try:
-            about = json.loads(file.read_text(encoding="utf-8"))
-            if about["format"] != FORMAT:
-                raise CheckpointError(f"{file} has format {describe(about['format'])}; this version reads {FORMAT}")
-            if not isinstance(about["specification"], dict) or not isinstance(about["n_units"], int):
-                raise TypeError("no specification of units")
-            return cls(folder, about["specification"], about["n_units"])
-        except OSError as error:
-            raise CheckpointError(f"{folder} is no folder of a job: {MANIFEST} cannot be read") from error
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(f"{file} cannot be read as a job: {error!r}") from error
+        if not file.exists():
+            raise CheckpointError(f"{folder} is no folder of a job: it has no {MANIFEST}")
+        about = load_json(file, FORMAT, "a job")
+        specification, n_units = about.get("specification"), about.get("n_units")
+        if not isinstance(specification, dict) or not isinstance(n_units, int):
+            raise CheckpointError(f"{file} cannot be read as a job: it has no specification of units")
+        return cls(folder, specification, n_units)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], specification: Mapping[str, Any], n_units: int) -> "JobFolder":
@@ -96,9 +91,7 @@ class JobFolder:
         mine = cls(Path(path).expanduser().absolute(), specification, n_units)
         file = mine.path / MANIFEST
         if not file.exists():
-            with atomic_path(file) as temporary:
-                about = {"format": FORMAT, "n_units": n_units, "specification": mine.specification}
-                temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
+            save_json(file, FORMAT, {"n_units": n_units, "specification": mine.specification})
         theirs = cls.at(mine.path)
         parts = {**theirs.specification, **mine.specification}
         both = [(part, theirs.specification.get(part), mine.specification.get(part)) for part in parts]
@@ -171,6 +164,10 @@ class JobFolder:
         tensors, about = load_tensors(self.file(unit), KIND)
         return tensors | about["values"]
 
+    def unfinished(self) -> list[Path]:
+        """Files that are being written now, or whose process was killed: nobody can tell which, so they are left."""
+        return sorted(self.path.rglob(f"{TEMPORARY}*"))
+
     def units(self, partial: bool = False) -> list[int]:
         """The units that have a result, in their order: all of them, unless a part will do.
 
@@ -198,8 +195,15 @@ class JobFolder:
 
 def _short(value: Any) -> Any:
     """A JSON value as it comes back from a file, or the hash of one that nobody would read."""
-    text = json.dumps(value, sort_keys=True)
+    text = json.dumps(value, sort_keys=True, default=_of_numpy)
     return json.loads(text) if len(text) <= 200 else f"hash {digest_of_text(text)}"
+
+
+def _of_numpy(value: Any) -> Any:
+    """A number of numpy, as options may be, as one of Python."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a job's specification has {describe(value)}, which is no JSON value")
 
 
 def our_version() -> str:

@@ -16,6 +16,7 @@ import torch
 from interp.errors import ConfigError, InterpError, JobError
 from interp.jobs.folder import JobFolder, Result, made_with
 from interp.jobs.models import ModelRef
+from interp.precision import without_autocast
 
 
 class Work(ABC):
@@ -110,7 +111,7 @@ class Task:
         try:
             if self.is_done(unit):
                 return Outcome(unit)
-            with on_threads(self.threads):
+            with as_anywhere(self.threads):
                 self.folder.write(unit, self.work.compute(unit), made_with(self.work.device))
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
@@ -128,14 +129,21 @@ class Task:
 
 
 @contextmanager
-def on_threads(n: int) -> Iterator[None]:
-    """So many threads work on an operation of torch: in how many parts it is cut can decide its last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
+def as_anywhere(threads: int) -> Iterator[None]:
+    """What decides bits beside the arguments is as in every other process that works on a job.
+
+    So many threads work on an operation of torch: in how many parts it is cut can decide its last bits. Autocast and a
+    default dtype that surround the call do not reach a unit, since they would not reach one in another process.
+    """
+    before = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
     try:
-        yield
+        with without_autocast():
+            yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        torch.set_default_dtype(before[1])
 
 
 def check_picklable(work: Work) -> None:

@@ -119,6 +119,12 @@ class Provenance:
         return {**self.__dict__, "_version": None, "_storages": [], "_model": _nobody}
 
 
+def forget_hash(model: "Hooked") -> None:
+    """Have the hash taken anew when it is asked for next, whatever was written to weights without their noticing."""
+    model.__dict__.pop("_hashed", None)
+    model.__dict__.pop("_provenance", None)
+
+
 def signature(model: "Hooked") -> str:
     """The signature of what the model makes now."""
     return Provenance.of(model).signature

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data import PairTokens, PromptPairs
-from interp.errors import ConfigError, describe
+from interp.errors import ConfigError, ShapeError, TokenError, describe
 from interp.indices import check_count
 from interp.interventions import Intervention, Resample
 from interp.jobs import AnyModel, JobOptions, ModelRef, ModelWork, put_together, run
@@ -77,7 +77,7 @@ class PairsGroup:
         clean: the prompts.
         metric: of these pairs.
         offset: how many columns of padding they would have in a batch of all pairs.
-        settings: direction and budget.
+        settings: direction and budget; what is measured of a group is not normalised.
     """
 
     model: "HookedTransformer"
@@ -199,32 +199,47 @@ class PairsWork(ModelWork):
         metrics = {name: _of_rows(metric, rows, len(self.pairs)) for name, metric in self.metrics.items()}
         metric: Metrics = metrics if self.names is not None else metrics[""]
         offset = self.tokens.n_pos - clean.ids.shape[1]
-        return PairsGroup(model, corrupted if ablation is None else ablation, clean, metric, offset, self.settings)
+        # What is normalised by is the gap of all pairs: there need be none between some of them.
+        settings = dataclasses.replace(self.settings, normalize=False)
+        return PairsGroup(model, corrupted if ablation is None else ablation, clean, metric, offset, settings)
 
     @property
     def first_group(self) -> PairsGroup:
         """The first two pairs of one length in the first unit, on which a question can be tried."""
         return self.group(self.tokens.groups(self.rows(0))[0][:2])
 
+    @torch.no_grad()
     def check(self) -> dict[str, object]:
         """Try the question on the first two pairs of one length, and return what the results' `attrs` say of it.
 
         Raises what a call on these two would raise, and `ConfigError` for a metric that makes one number of several
-        prompts, or that counts positions from the start where pairs differ in length.
+        prompts, or that counts positions from the start where pairs differ in length. Raises, naming a pair, for a
+        metric that pairs of some length are too short for.
         """
         for metric in self.metrics.values():
             self._check_metric(metric)
         group = self.first_group
-        measured = Measurement.of(group.pair.run([]), group.metric, self.settings)
+        measured = Measurement.of(group.pair.run([]), group.metric, group.settings)
         check_not_pooled(measured)
         if self.settings.normalize and measured.target is None:
             raise ConfigError(f"normalize = True, but {self.ablation!r} is not a run, so there is no other end to "
                               "measure against")  # fmt: skip
+        self._check_lengths()
         names = [
             self._name(metric, plan.name) for metric, plan in zip(self.metrics.values(), measured.plans, strict=True)
         ]
         about = {name: said for name, said in measured.about().items() if name not in ("n", "baseline", "target")}
         return {**about, "metric": "; ".join(names), "pairs": self.pairs.digest}
+
+    def _check_lengths(self) -> None:
+        """Measure a pair of every length, as it is: some metrics ask for more tokens than the shortest have."""
+        for some in self.tokens.groups(range(len(self.pairs))):
+            group = self.group(some[:1])
+            try:
+                Measurement.of(group.pair.run([]), group.metric, group.settings)
+            except (ShapeError, TokenError) as error:
+                n_pos = self.tokens.lengths[some[0]]
+                raise type(error)(f"{self.pairs.names[some[0]]}, of {n_pos} tokens: {error}") from error
 
     def _check_metric(self, metric: Metric) -> None:
         if isinstance(metric, KLDivergence) and metric.reference is not None:

@@ -14,6 +14,7 @@ from interp import ConfigError, HookedTransformer
 from interp.commands.harvest import harvest as harvest_command
 from interp.commands.working import engine_of, ranges
 from interp.data import PromptPairs, Texts
+from interp.files import atomic_path
 from interp.harvest import Store, harvest
 from interp.jobs import JobFolder, part
 from interp.metrics import KLDivergence
@@ -233,6 +234,16 @@ def test_status_says_what_is_computed_and_what_is_missing(asked: list[str], here
     (here / "job" / "unit-000000.safetensors").unlink()
     less = run("jobs", "status", "job")
     assert less.exit_code == 1 and "1 of 2 units are done. To be computed: 0.\n" in less.output
+
+
+def test_status_says_what_a_killed_process_left_and_leaves_it(asked: list[str], here: Path):
+    run(*asked)
+    assert "unfinished" not in run("jobs", "status", "job").output
+    with atomic_path(here / "job" / "unit-000001.safetensors") as file:
+        file.write_bytes(unit := (here / "job" / "unit-000001.safetensors").read_bytes())
+        done = run("jobs", "status", "job")
+        assert f"1 unfinished files ({file.name} first)" in " ".join(done.output.split()) and done.exit_code == 0
+        assert file.read_bytes() == unit
 
 
 def test_status_says_that_a_folder_is_mixed(asked: list[str], here: Path):

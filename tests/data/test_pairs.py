@@ -32,6 +32,8 @@ def model(tokenizer: Any = Vocabulary("abc!", bos="!")) -> HookedTransformer:  #
 def test_pairs_are_equal_by_content_and_nothing_else():
     by_other_types = PromptPairs(tuple(CLEAN), iter(CORRUPTED), CORRECT, INCORRECT, names=["x", "y", "z"])
     assert by_other_types == PAIRS and hash(by_other_types) == hash(PAIRS) and by_other_types.digest == PAIRS.digest
+    of_numpy = PromptPairs(np.array(["a"]), np.array(["b"]), np.array(["c"]))
+    assert of_numpy == PromptPairs(["a"], ["b"], ["c"]) and type(of_numpy.clean[0]) is str
     assert PromptPairs(torch.tensor([[1, 2]]), np.array([[1, 3]]), torch.tensor([2])) == PromptPairs(
         [(1, 2)], [range(1, 4, 2)], [np.int64(2)]
     )

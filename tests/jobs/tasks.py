@@ -112,3 +112,9 @@ def returns(part: list[int], what: str) -> dict[str, Any]:
         "reserved": {"__metadata__": torch.zeros(2)},
         "half a character": {"\ud800": torch.zeros(2)},
     }[what]
+
+
+def product(part: list[int]) -> dict[str, Any]:
+    """What autocast and a default dtype would change."""
+    numbers = torch.tensor([[float(row) for row in part]])
+    return {"x": (numbers / 3).T @ torch.ones(1, 2)}

@@ -109,6 +109,32 @@ def test_hooks_are_refused():
     assert ref.load() is model
 
 
+def test_hooks_of_torch_are_refused():
+    model = a_model()
+    ref = ModelRef.of(model)
+    for part, name in ((model, "the whole model"), (model.blocks[0], "blocks.0")):
+        for register in (part.register_forward_hook, part.register_forward_pre_hook):
+            handle = register(lambda *given: None)
+            for ask in (lambda: ModelRef.of(model), ref.load):
+                with pytest.raises(ConfigError, match=f"hooks of torch, at '{name}' first"):
+                    ask()
+            handle.remove()
+    assert ref.load() is model
+
+
+def test_weights_that_were_written_to_through_their_data_are_another_model():
+    model = a_model()
+    before = ModelRef.of(model)
+    assert before.hash == model.weights_hash()
+    model.W_E.data[0, 0] += 1
+    assert ModelRef.of(model).hash != before.hash
+    with torch.inference_mode():
+        model = a_model()
+        before = ModelRef.of(model)
+        model.W_E[0, 0] += 1
+        assert ModelRef.of(model).hash != before.hash
+
+
 @pytest.mark.parametrize("given", [3, None, torch.ones(2), ["a"], "", " "])
 def test_what_is_no_model_is_refused(given: Any, as_installed: None):
     with pytest.raises(ConfigError, match=r"allowed: a (HookedTransformer, a name|name or a path)"):
