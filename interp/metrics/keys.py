@@ -67,9 +67,9 @@ def key_of(value: object, where: str = "the metric", within: tuple[object, ...] 
     if isinstance(value, type):
         return _key_of_class(value, where, within)
     raise ConfigError(
-        f"{where} uses {describe(value)}, which has no key that another process would find again, so a checkpoint "
-        "could not tell whether it is the same; use one of interp.metrics, capture numbers, texts or tensors, say "
-        "which it is by Function(fn, key_text='...'), or leave checkpoint= out"
+        f"{where} uses {describe(value)}, which has no key that another process would find again, so neither "
+        "a checkpoint nor a job could tell whether it is the same; use one of interp.metrics, capture numbers, texts "
+        "or tensors, say which it is by Function(fn, key_text='...'), or (in a single call) leave checkpoint= out"
     )
 
 
