@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.data import Texts
 from interp.errors import ConfigError, RangeError, check_choice, describe
-from interp.harvest.corpus import UNIT_TOKENS, CorpusWork, Cut
+from interp.harvest.corpus import BATCH, UNIT_TOKENS, CorpusWork, Cut
 from interp.harvest.store import ABOUT, Store
 from interp.indices import check_count
 from interp.jobs import AnyModel, JobOptions, ModelRef, check_options, run
@@ -42,7 +42,7 @@ def harvest(
     dtype: StoreDtype = "float16",
     n_ctx: int = 128,
     packed: bool = True,
-    batch: int = 16,
+    batch: int = BATCH,
     unit_tokens: int = UNIT_TOKENS,
     **options: Unpack[JobOptions],
 ) -> Store:

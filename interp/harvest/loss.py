@@ -19,7 +19,7 @@ from torch import Tensor
 from interp.budget import BLOCK_BYTES
 from interp.data import Texts
 from interp.errors import ConfigError, TokenError, describe
-from interp.harvest.corpus import UNIT_TOKENS, CorpusWork, Cut
+from interp.harvest.corpus import BATCH, UNIT_TOKENS, CorpusWork, Cut
 from interp.harvest.tokens import TokenUnit
 from interp.interventions import ADDRESS, Intervention, Interventions, Zero
 from interp.jobs import AnyModel, JobOptions, ModelRef, as_anywhere, check_options, run
@@ -52,7 +52,7 @@ def loss_recovered(
     ablations: Ablations = ZERO,
     n_ctx: int = 128,
     packed: bool = True,
-    batch: int = 16,
+    batch: int = BATCH,
     unit_tokens: int = UNIT_TOKENS,
     confidence: float = 0.95,
     **options: Unpack[JobOptions],

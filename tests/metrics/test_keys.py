@@ -217,6 +217,7 @@ def test_members_of_an_enumeration_and_records_are_keyed_by_what_they_hold():
 def test_interventions_are_keyed_by_values_masks_code_and_the_weights_of_what_has_a_name():
     values, mask = {"blocks.0.attn.hook_z": random_tensor(2, 3, 4, 5, seed=1)}, torch.tensor([[0, 1, 1], [1, 1, 1]])
     place: dict[str, Any] = {"site": "z", "layer": 0}
+    elsewhere: dict[str, Any] = {"site": "z", "layer": 1}
 
     def module(seed: int) -> torch.nn.Module:
         torch.manual_seed(seed)
@@ -224,7 +225,7 @@ def test_interventions_are_keyed_by_values_masks_code_and_the_weights_of_what_ha
 
     items = [
         Zero(**place),
-        Zero(**place | {"layer": 1}),
+        Zero(**elsewhere),
         Patch(values, **place),
         Patch({name: value + 1e-9 for name, value in values.items()}, **place),
         Patch(Values(values, attention_mask=mask.bool()), **place),
