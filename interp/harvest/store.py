@@ -230,7 +230,8 @@ class StoredRows:
     def rows(self, index: Any) -> Tensor:
         """Some rows, in the order given: a number, several (also twice), or a slice; negative ones count from the end.
 
-        Raises `ConfigError` for one that is not there.
+        A tensor or an array of truth values, one for every row, stands for those that are true. Raises `ConfigError`
+        for one that is not there.
         """
         return self.store.gather([self.name], _row_numbers(index, len(self)))[self.name]
 
@@ -329,9 +330,11 @@ def _row_numbers(index: Any, n: int) -> Int[Tensor, "row"]:
     """Rows as callers name them, as numbers from 0."""
     if isinstance(index, slice):
         return torch.from_numpy(np.arange(*index.indices(n)))
-    refused = ConfigError(f"rows({describe(index)}); allowed: a number, several, or a slice")
+    refused = ConfigError(f"rows({describe(index)}); allowed: a number, several, a slice, or a mask of all {n} rows")
     if isinstance(index, Tensor | np.ndarray):
         given = torch.as_tensor(index)
+        if given.dtype == torch.bool and given.shape == (n,):
+            given = given.nonzero()[:, 0]
         if given.is_floating_point() or given.dtype == torch.bool or given.ndim > 1:
             raise refused
         given = given.reshape(-1).long()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from interp.digests import digest_of
 from interp.errors import ConfigError, describe
-from interp.interventions import Named
+from interp.interventions import Named, Values
 
 
 def key_of(value: object, where: str = "the metric", within: tuple[object, ...] = ()) -> Any:
@@ -48,6 +48,8 @@ def key_of(value: object, where: str = "the metric", within: tuple[object, ...] 
         return [type(value).__name__, *(key_of(one, where, within) for one in value)]
     if isinstance(value, set | frozenset):
         return ["set", *sorted((key_of(one, where, within) for one in value), key=str)]
+    if isinstance(value, Values):
+        return ["values", value.digest, value.made_by]
     if isinstance(value, Mapping):
         pairs = ([key_of(k, where, within), key_of(v, where, within)] for k, v in value.items())
         return ["mapping", *sorted(pairs, key=str)]

@@ -95,7 +95,17 @@ def test_what_is_read_cannot_be_written_through(store: Store):
     assert torch.equal(Store.open(store.folder)["z", 2].rows(slice(0, 5)), before)
 
 
-@pytest.mark.parametrize("index", ["a", 1.5, [1.5], True, [True], torch.zeros(2, 2).long(), None, 10**6, [-(10**6)]])
+def test_a_mask_of_all_rows_stands_for_those_that_are_true(store: Store):
+    mask = whole(store, "token") == 5
+    assert torch.equal(store["z", 2].rows(mask), whole(store, Z)[mask])
+    assert torch.equal(store["z", 2].rows(mask.numpy()), whole(store, Z)[mask])
+    assert len(store["z", 2].rows(torch.zeros(len(store), dtype=torch.bool))) == 0
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["a", torch.ones(3, dtype=torch.bool), 1.5, [1.5], True, [True], torch.zeros(2, 2).long(), None, 10**6, [-(10**6)]],
+)
 def test_rows_that_are_not_there_are_refused(store: Store, index: Any, as_installed: None):
     with pytest.raises(ConfigError, match=r"rows\(|row .*; allowed"):
         store["z", 2].rows(index)
