@@ -91,7 +91,7 @@ def harvest(
     if progress:
         print(
             f"harvesting {tokens.n_tokens:,} tokens at {len(names)} site{'s' * (len(names) > 1)} into {folder}: "
-            f"{size / 1e6:,.1f} MB in {dtype}, {tokens.n_units} units",
+            f"{size / 1e6:,.1f} MB in {dtype}, {tokens.n_units} unit{'s' * (tokens.n_units > 1)}",
             file=sys.stderr,
         )
     with run(work, **options):

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from interp.model import HookedTransformer
 
 
+UNIT_PAIRS = 8
+"""Of a unit, by default. A pair is patched hundreds of times, so that more at a time are no faster."""
+
+
 class PairsOptions(JobOptions, total=False):
     """How pairs are run, and how the job is done.
 
@@ -41,7 +45,8 @@ class PairsOptions(JobOptions, total=False):
     Attributes:
         ablation: what is written in place of the corrupted prompts' activations: `Zero()`, `Mean(store)`, or the like.
         direction, per_prompt, confidence: as for one call; see `EffectOptions`. Intervals are over all prompts.
-        unit: how many pairs a unit has; 32 by default. It can decide the last bits of a result.
+        unit: how many pairs a unit has; 8 by default. A worker does one at a time, and an interruption loses it. It can
+            decide the last bits of a result.
         max_bytes: the memory that patched runs may take, in every worker; 2 GB by default. It can decide the last bits.
     """
 
@@ -318,7 +323,7 @@ def fields_of_pairs(
     ablation = options.get("ablation")
     if ablation is not None and not isinstance(ablation, Intervention):
         raise ConfigError(f"ablation = {describe(ablation)}; allowed: Zero(), Mean(...), Resample(...), or None")
-    unit = check_count("unit", options.get("unit", 32))
+    unit = check_count("unit", options.get("unit", UNIT_PAIRS))
     others = {k: v for k, v in options.items() if k not in (*JOB, "ablation", "unit")}
     direction = others.pop("direction", None) or ("noising" if ablation is not None else default)
     settings = Settings.of({**others, "direction": direction, "progress": False})
