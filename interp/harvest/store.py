@@ -86,7 +86,7 @@ class Store:
 
         Raises `CheckpointError` for a folder without a harvest, and `JobError` where units are missing.
         """
-        return cls(JobFolder.at(folder), partial)
+        return cls(JobFolder.at(Path(folder).expanduser().absolute()), partial)
 
     def __len__(self) -> int:
         """How many rows there are: tokens of the corpus."""
@@ -194,8 +194,10 @@ class Store:
         return Batches(self, tuple(dict.fromkeys(names)), batch_size, seed, reader, shards)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles take: all but the open files."""
-        return {**self.__dict__, "_mapped": OrderedDict()}
+        """What copies and pickles take: all but what is read from files."""
+        state = {**self.__dict__, "_mapped": OrderedDict()}
+        state.pop("tokenizer", None)
+        return state
 
     def __repr__(self) -> str:
         shown = ", ".join(self.sites[:3]) + (", ..." if len(self.sites) > 3 else "")

@@ -83,10 +83,19 @@ def test_a_store_is_exported_to_numpy_in_memory_and_as_a_file(store: Store, half
 
 
 def test_copies_and_pickles_are_as_small_as_the_path(store: Store):
+    assert store.tokenizer is not None
     store["z", 2].mean()
     sent = pickle.dumps(store)
     again = pickle.loads(sent)
     assert len(sent) < 5000 and torch.equal(again["z", 2].rows([3, 1]), store["z", 2].rows([3, 1]))
+    assert again.tokenizer == store.tokenizer
+
+
+def test_a_store_is_found_from_wherever_it_was_opened(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(store.folder.parent)
+    here = Store.open(store.folder.name)
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(here["z", 2].rows([3, 1]), store["z", 2].rows([3, 1]))
 
 
 def test_what_is_read_cannot_be_written_through(store: Store):
