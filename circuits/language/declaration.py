@@ -169,7 +169,9 @@ class Declaration:
             if value is not None and not (is_finite(value) and value > 0):
                 raise ConfigError(f"{where}: {what} = {describe(value)}; allowed: a finite number above 0")
         gap = None if gap is None else float(gap)
-        gap_without_sink = gap or smallest_gap(qk) or (1.0 if qk.terms and not qk.relates_anything else None)
+        scores = possible_scores(qk)
+        all_alike = bool(qk.terms) and scores is not None and len(scores) == 1
+        gap_without_sink = gap or smallest_gap(scores) or (1.0 if all_alike else None)
         preference = self._recency(where, ties, recency, gap_without_sink)
         if sink is None:
             rests = self.bos is not None and bool(qk.terms)
@@ -184,11 +186,11 @@ class Declaration:
         if sink:
             if self.bos is None:
                 raise ConfigError(f"{where}: sink = {sink} needs the start of the text; give the circuit bos=")
-            margin = self._margin_of_sink(where, qk, float(sink), ties, preference)
+            margin = self._margin_of_sink(where, scores, float(sink), ties, preference)
             qk, ov = qk + self._sink(float(sink)), parts.dropping(where, ov, {"tok": self.bos, "pos": 0})
         sign = -1.0 if ties == "first" else 1.0
         prefers = self._prefers_later(sign * preference) if ties != "mean" else Form()
-        smallest = gap or smallest_gap(qk)
+        smallest = gap or smallest_gap(possible_scores(qk)) or (1.0 if all_alike else None)
         if ties != "mean" and self.n_ctx > 1:
             smallest = min(preference / self.n_ctx, smallest or float("inf"), float("inf") if gap else margin)
         head = Head(name, layer, qk, ov, ties, prefers, smallest, None if sharp is None else float(sharp), float(sink))
@@ -260,7 +262,8 @@ class Declaration:
     def tokens(self, input: Text | Ids) -> Int[Tensor, "batch pos"]:
         """Token ids of one text or several, or the ids given, after every check.
 
-        Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start.
+        Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start, and one in
+        which the start comes again where a head rests at it: it would not know at which.
         """
         ids = self.vocabulary.to_tokens(input) if is_text(input) else as_ids(input, INPUT)
         ids = check_tokens(ids, self.vocabulary.d_vocab, self.n_ctx, ids.device)
@@ -270,6 +273,13 @@ class Declaration:
                 text = self.vocabulary.to_string(ids[int(wrong[0])])
                 start_is = f"does not start with {self.bos!r}, where heads without a match rest"
                 raise TokenError(f"text {describe(text)} {start_is}")
+            resting = next((head.name for head in self.heads if head.sink), None)
+            if resting is not None and (again := (ids[:, 1:] == start).nonzero()).numel():
+                row, place = (int(i) for i in again[0])
+                raise TokenError(
+                    f"text {describe(self.vocabulary.to_string(ids[row]))} has its start {self.bos!r} again at place "
+                    f"{place + 1}, and head {resting!r} rests at the start: it would not know at which"
+                )
         return ids
 
     def __repr__(self) -> str:
@@ -313,10 +323,11 @@ class Declaration:
             raise ConfigError(f"{where}: recency = {describe(recency)}; allowed: above 0, and {below}")
         return float(recency)
 
-    def _margin_of_sink(self, where: str, qk: Form, sink: float, ties: Ties, preference: float) -> float:
+    def _margin_of_sink(
+        self, where: str, scores: Float[Tensor, "score"] | None, sink: float, ties: Ties, preference: float
+    ) -> float:
         """By how much the sink keeps away from scores that recency moves. Raises `ConfigError` if it does not."""
-        scores = None if ties == "mean" else possible_scores(qk)
-        if scores is None:
+        if scores is None or ties == "mean":
             return float("inf")
         pull = -preference if ties == "first" else preference
         margin = margin_of_sink(scores, sink, pull, self.n_ctx)

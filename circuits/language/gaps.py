@@ -33,12 +33,8 @@ def possible_scores(form: Form) -> Float[Tensor, "score"] | None:
     return sums
 
 
-def smallest_gap(form: Form) -> float | None:
-    """The smallest difference between two scores that `form` can give.
-
-    Returns None if they are too many to compare (see `possible_scores`), or there is only one.
-    """
-    scores = possible_scores(form)
+def smallest_gap(scores: Float[Tensor, "score"] | None) -> float | None:
+    """The smallest difference between two scores; None if they are not known, or there is only one."""
     return None if scores is None or len(scores) < 2 else float(scores.diff().min())
 
 

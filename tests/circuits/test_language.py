@@ -565,3 +565,24 @@ def test_a_positional_head_of_a_bidirectional_circuit_is_sharp_in_texts_of_every
             pattern = model.run_with_cache(ids)[1]["pattern", 0][:, 0]
             assert (pattern - c.interpret(ids).patterns["look"]).abs().max() < 2e-6, (by, bos, n)
     assert kept >= 1
+
+
+def test_a_head_whose_scores_are_all_zero_attends_to_all_alike_or_rests_at_its_sink():
+    for nothing in ("times zero", "cancelled", "shifted out"):
+        for options in ({}, {"sink": 0}, {"sink": 0, "ties": "first"}, {"ties": "latest"}):
+            c = Circuit("abc!", n_ctx=5, bos="!")
+            same = match(c.tok, c.tok)
+            forms = {"times zero": 0 * same, "cancelled": same - same, "shifted out": match(c.pos, c.pos, shift(7))}
+            c.head(0, "blind", qk=forms[nothing], ov=copy(c.tok, c.out), **options)
+            report = c.verify(["!abca", "!b", "!"], progress=False)
+            assert report.ok and report.pattern_error < 1e-5, (nothing, options, report)
+
+
+def test_a_start_that_comes_again_is_refused_where_a_head_rests_at_it():
+    c = Circuit("abc!", n_ctx=6, bos="!")
+    c.head(0, "same", qk=match(c.tok, c.tok), ov=copy(c.tok, c.out, drop="!"), sink=0)
+    c.interpret("!ab!a")
+    c.head(0, "other", qk=match(c.tok, c.tok, {"a": "b"}), ov=copy(c.tok, c.out))
+    for ask in (c.interpret, lambda text: c.verify([text], progress=False)):
+        with pytest.raises(TokenError, match="'!ab!a' has its start '!' again at place 3, and head 'other' rests"):
+            ask("!ab!a")
