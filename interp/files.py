@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and tensors with a description in one file."""
+"""Files that are either whole or not there: JSON with a format, and tensors with a description in one file."""
 
 import errno
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from interp.errors import CheckpointError
+from interp.errors import CheckpointError, describe
 
 
 @contextmanager
@@ -52,6 +52,27 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def save_json(path: str | os.PathLike[str], format: int, about: Mapping[str, Any]) -> None:
+    """Write JSON values by name, and in which format they are, whole or not at all."""
+    with atomic_path(path) as file:
+        file.write_text(json.dumps({"format": format, **about}, indent=1), encoding="utf-8")
+
+
+def load_json(path: str | os.PathLike[str], format: int, what: str) -> dict[str, Any]:
+    """The values that `save_json` wrote.
+
+    Raises `CheckpointError` for a file that cannot be read as `what`, such as "a job", or that has another format.
+    """
+    try:
+        about = json.loads(Path(path).read_text(encoding="utf-8"))
+        theirs = about["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read as {what}: {error!r}") from error
+    if theirs != format:
+        raise CheckpointError(f"{path} has format {describe(theirs)}; this version reads {format}")
+    return about
 
 
 def save_tensors(
@@ -97,6 +118,21 @@ def load_tensors(
 
     Raises `CheckpointError` for a file that cannot be read, or that is of another kind.
     """
+    with _opened(path, kind, device) as (file, about):
+        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+
+
+def load_about(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """The description alone. The length of the file is compared with that of its tensors, which are not read.
+
+    Raises as `load_tensors`.
+    """
+    with _opened(path, kind, "cpu") as (_, about):
+        return about
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str], kind: str, device: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -104,8 +140,7 @@ def load_tensors(
             about = file.metadata() or {}
             if about.pop("kind", None) != kind:
                 raise CheckpointError(f"{path} is a safetensors file, but not a saved {kind.removeprefix('interp.')}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, {name: json.loads(value) for name, value in about.items()}
+            yield file, {name: json.loads(value) for name, value in about.items()}
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         what = kind.removeprefix("interp.")
         raise CheckpointError(f"{path} cannot be read as a saved {what}: {error!r}") from error

@@ -53,6 +53,11 @@ def check_count(name: str, given: object, most: int | None = None, *, least: int
     return count
 
 
+def check_seed(seed: object) -> int:
+    """A seed of torch's generators, as a plain integer. Raises `ConfigError` for no integer, or one out of range."""
+    return check_count("seed", seed, 2**63 - 1, least=0)
+
+
 def chosen_indices(what: str, index: Any, size: int) -> list[int]:
     """Distinct indices along an axis, counted from 0, in the order given; all of them for None.
 

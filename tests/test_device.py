@@ -20,8 +20,10 @@ from torch import Tensor
 
 from circuits.gallery import entry
 from interp import ActivationCache, HookedTransformer, HookPoint
+from interp.harvest import harvest, loss_recovered
 from interp.heads import head_scores
 from interp.interventions import Mean, Patch, Steer, Zero
+from interp.jobs import ModelRef
 from interp.lens import direct_attribution, expand_stream, logit_lens
 from interp.metrics import KLDivergence, LogitDifference, Loss
 from interp.model import KVCache
@@ -85,6 +87,16 @@ def test_a_cache_can_lie_on_the_cpu_and_be_saved(run: Run, there: HookedTransfor
     again = ActivationCache.load(tmp_path / "cache.safetensors", there)
     agree(again["resid_post", -1], run.cache["resid_post", -1])
     agree(again.decompose_resid().values.sum(0), run.cache.decompose_resid().values.sum(0))
+
+
+def test_snapshots_and_references(run: Run, there: HookedTransformer, tmp_path: Path):
+    ref = ModelRef.of(there)
+    assert ref.load() is there and ref.device == str(there.W_E.device)
+    sent = ref.snapshotted(tmp_path)
+    opened, here = (HookedTransformer.from_pretrained(tmp_path, device=device) for device in (sent.device, "cpu"))
+    for model, device in ((opened, DEVICE), (here, torch.device("cpu"))):
+        assert model.W_E.device.type == device.type and model.weights_hash() == sent.hash == there.weights_hash()
+        agree(model(run.tokens.to(device)), run.logits)
 
 
 def test_decompositions_sum_to_the_stream(run: Run, there: HookedTransformer):
@@ -189,6 +201,25 @@ def test_training(there: HookedTransformer, run: Run):
     model = copy.deepcopy(there).float()
     trained = train(model, run.tokens, steps=2, batch_size=2, seed=SEED, progress=False)
     assert trained.model.W_E.device.type == DEVICE.type and torch.isfinite(trained.losses).all()
+
+
+def test_harvests_and_losses_over_texts(run: Run, there: HookedTransformer, tmp_path: Path):
+    texts: list[list[int]] = [*run.tokens.tolist(), [1, 2, 3]]
+    cut: dict[str, Any] = {"n_ctx": run.cfg.n_ctx, "packed": False, "batch": 3, "progress": False}
+    models = {"there": there, "here": run.model}
+    stores = {
+        name: harvest(model, texts, ["*.hook_z", ("resid_post", 1)], folder=tmp_path / name, dtype="float32", **cut)
+        for name, model in models.items()
+    }
+    for site in stores["here"].sites:
+        got, want = (stores[name][site].rows(slice(None)) for name in models)
+        np.testing.assert_allclose(got, want, atol=1e-5 * float(want.abs().max()), rtol=0)
+    losses = [
+        loss_recovered(model, texts, Steer(torch.ones(run.cfg.d_model, dtype=DTYPE), site="resid_post", layer=1),
+                       ablations=[Zero(), Mean(stores[name])], **cut)
+        for name, model in models.items()
+    ]  # fmt: skip
+    agree(losses[0]["loss"], losses[1]["loss"])
 
 
 def test_texts_pictures_and_circuits(tmp_path: Path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from interp.errors import CheckpointError
-from interp.files import atomic_path, load_tensors, save_tensors
+from interp.files import atomic_path, load_about, load_json, load_tensors, save_json, save_tensors
 
 
 def test_a_file_appears_when_the_block_ends_well(tmp_path: Path):
@@ -66,3 +66,26 @@ def test_a_file_of_another_kind_or_none_is_refused_by_name(tmp_path: Path):
     for name, said in (("file", "not a saved Other"), ("text", "cannot be read"), ("absent", "cannot be read")):
         with pytest.raises(CheckpointError, match=said):
             load_tensors(tmp_path / name, "interp.Other")
+
+
+def test_a_description_is_read_without_the_tensors_and_not_from_half_a_file(tmp_path: Path):
+    file = tmp_path / "file"
+    save_tensors(file, "interp.Example", {"numbers": torch.arange(1000)}, {"of": [1, None]})
+    assert load_about(file, "interp.Example") == {"of": [1, None]}
+    with pytest.raises(CheckpointError, match="not a saved Other"):
+        load_about(file, "interp.Other")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="cannot be read as a saved Example"):
+        load_about(file, "interp.Example")
+
+
+def test_values_come_back_if_their_format_is_known(tmp_path: Path):
+    file = tmp_path / "about.json"
+    save_json(file, 2, {"name": "é", "numbers": [1, None]})
+    assert load_json(file, 2, "a list") == {"format": 2, "name": "é", "numbers": [1, None]}
+    with pytest.raises(CheckpointError, match="has format 2; this version reads 3"):
+        load_json(file, 3, "a list")
+    for broken in ("{", "[]", "{}", None):
+        file.unlink() if broken is None else file.write_text(broken)
+        with pytest.raises(CheckpointError, match=r"about\.json cannot be read as a list"):
+            load_json(file, 2, "a list")

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -30,7 +30,11 @@ def functions_with_many_options() -> list[Callable[..., Any]]:
             if inspect.isfunction(function):
                 parameters = inspect.signature(function).parameters.values()
                 optional = sum(parameter.default is not parameter.empty for parameter in parameters)
-                if optional >= 3 or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                named = any(
+                    parameter.kind is parameter.VAR_KEYWORD and get_args(parameter.annotation)
+                    for parameter in parameters
+                )  # rather than passed on to another library
+                if optional >= 3 or named:
                     found[function] = None
     return [*found, *(getattr(HookedTransformer, name) for name in METHODS), HookedTransformer]
 

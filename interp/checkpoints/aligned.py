@@ -15,17 +15,24 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from interp.checkpoints.sources import DTYPES
+from interp.errors import CheckpointError
 
 ALIGNMENT = 64
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def write_aligned(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write a safetensors file, one tensor after another, without a copy of them all."""
+    """Write a safetensors file, one tensor after another, without a copy of them all.
+
+    Raises `CheckpointError` for a tensor of complex numbers or another dtype that no checkpoint of a model has.
+    """
     header, end = {}, 0
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT != 0, -tensors[name].itemsize))
     for name in order:
         tensor, begin = tensors[name], end
+        if tensor.dtype not in NAMES:
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in NAMES)
+            raise CheckpointError(f"tensor {name!r} has dtype {tensor.dtype}; allowed: {allowed}")
         end += tensor.nbytes
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     described = json.dumps(header).encode()

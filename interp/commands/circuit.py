@@ -77,7 +77,6 @@ def circuit(
     out, json, checkpoint = _check_files(out, json, checkpoint)
     loaded = load(model, quiet)
     check_count("--n", n, EdgeGraph.of(loaded).n_edges)
-    prompts.tokens(loaded)  # all are checked before any is run
     judge = _Judge(loaded, prompts, {"direction": direction, "progress": not quiet})
     typer.echo(judge.ends())
     how: Any = {"method": method, "probe": max(20, top_k), "checkpoint": checkpoint}
@@ -134,7 +133,9 @@ class _Judge:
 
     def __init__(self, model: HookedTransformer, prompts: PromptPairs, options: dict[str, Any]):
         self.model, self.options = model, options
-        self.asked: tuple[Any, Any, Metric] = (prompts.corrupted, prompts.clean, prompts.metric)
+        tokens, device = prompts.tokens(model), model.W_E.device  # all pairs are checked before any is run
+        batches = tokens.corrupted_batch(device), tokens.clean_batch(device)
+        self.asked: tuple[Any, Any, Metric] = (*batches, prompts.metric)
 
     def ends(self) -> str:
         """The metric of both prompts, in words. Raises what no circuit can be judged on; see `faithfulness`."""

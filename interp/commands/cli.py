@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.commands import attention, circuit, fetch, heads, jobs, patch, sweep
+from interp.commands import attention, circuit, fetch, harvest, heads, jobs, patch, sweep
 from interp.commands.common import paragraphs
 from interp.errors import InterpError
 
@@ -38,6 +38,7 @@ app.command("fetch", help=paragraphs(fetch.HELP), rich_help_panel=LOOKING)(fetch
 MANY = "Over data sets, on one machine or many"
 
 app.command("sweep", help=paragraphs(sweep.HELP), rich_help_panel=MANY)(sweep.sweep)
+app.command("harvest", help=paragraphs(harvest.HELP), rich_help_panel=MANY)(harvest.harvest)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=MANY)
 
 

@@ -40,7 +40,7 @@ def as_cell(column: str, given: Any, where: str) -> Cell:
     if isinstance(given, str):
         if not given:
             raise ConfigError(f"{of_pair(where)}{column} is empty")
-        return given
+        return str(given)  # of numpy's strings, too
     if column not in PROMPTS:
         if not is_index(given):
             raise ConfigError(

@@ -5,13 +5,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from interp.data.cells import COLUMNS, Cell, as_cell, check_row
+from interp.data.json_lines import check_once, json_lines
 from interp.errors import ConfigError, describe, did_you_mean
 from interp.files import atomic_path
 
 FORMATS = (".csv", ".jsonl")
+"""The endings of files of pairs."""
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Cell]]]:
@@ -27,7 +28,7 @@ def read_rows(file: Path) -> Iterator[tuple[str, dict[str, Cell]]]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: this is no text in UTF-8: {error.reason}") from error
     columns: Sequence[str] = ()
-    for where, given in (_of_csv if _is_csv(file) else _of_jsonl)(file, text):
+    for where, given in _of_csv(file, text) if _is_csv(file) else json_lines(file, text.split("\n")):
         columns = columns or (COLUMNS if "incorrect" in given else COLUMNS[:3])
         for column in given:
             _check_column(where, column, columns)
@@ -86,7 +87,7 @@ def _of_csv(file: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
     lines = csv.reader(StringIO(text, newline=""), strict=True)
     try:
         header = next(lines, [])
-        _check_once(f"{file}", header)
+        check_once(f"{file}", header)
         for entries in lines:
             where = f"{file}, line {lines.line_num}"
             if entries and len(entries) != len(header):
@@ -95,30 +96,3 @@ def _of_csv(file: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
                 yield where, dict(zip(header, entries, strict=True))
     except csv.Error as error:
         raise ConfigError(f"{file}, line {lines.line_num}: this is no CSV: {error}") from error
-
-
-def _of_jsonl(file: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A JSON object on each line."""
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{file}, line {number}"
-
-        def with_columns_once(fields: list[tuple[str, Any]], where: str = where) -> dict[str, Any]:
-            _check_once(where, [name for name, _ in fields])
-            return dict(fields)
-
-        try:
-            row = json.loads(line, object_pairs_hook=with_columns_once)
-        except ConfigError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{where}: this is no JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ConfigError(f"{where}: this is {describe(row)}, not an object with fields")
-        yield where, row
-
-
-def _check_once(where: str, columns: Sequence[str]) -> None:
-    if len(set(columns)) < len(columns):
-        raise ConfigError(f"{where}: a column is there twice: {', '.join(columns)}")

@@ -1,6 +1,5 @@
 """PromptPairs: pairs of prompts with their answers, as a value; and the same pairs as a model's tokens."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from interp.data.cells import COLUMNS, Prompt, as_cell, check_row, of_pair
 from interp.data.pair_files import read_rows, write_rows
+from interp.digests import digest_of_text
 from interp.errors import ConfigError, ShapeError, TokenError, check_choice, describe
 from interp.indices import as_indices, is_index
 from interp.metrics import Logit, LogitDifference, Metric
-from interp.text import Ids, token_ids, token_strings
+from interp.text import Ids, MaskedTokens, token_ids, token_strings
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -130,7 +131,7 @@ class PromptPairs:
     @cached_property
     def digest(self) -> str:
         """A hash of all columns, the same in every process. It differs if any cell does; a text "1" is not an id 1."""
-        return _digest(self._columns())
+        return digest_of_text(json.dumps(self._columns()))
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -231,10 +232,6 @@ def _listed(column: str, given: Any) -> list[Any] | None:
     return list(given)
 
 
-def _digest(columns: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(columns).encode(), digest_size=16).hexdigest()
-
-
 def _words(model: "HookedTransformer", ids: list[int]) -> str:
     """How a prompt was cut into tokens."""
     return "|".join(token_strings(model.tokenizer, ids)) if model.tokenizer is not None else str(ids)
@@ -268,12 +265,20 @@ class PairTokens:
     @property
     def digest(self) -> str:
         """A hash of all ids, the same in every process."""
-        return _digest(asdict(self))
+        return digest_of_text(json.dumps(asdict(self)))
 
     @property
     def metric(self) -> Metric:
         """That of `PromptPairs`, by token ids."""
         return Logit(self.correct) if self.incorrect is None else LogitDifference(self.correct, self.incorrect)
+
+    def clean_batch(self, device: torch.device | str = "cpu") -> MaskedTokens:
+        """All clean prompts in one batch, padded on the left."""
+        return _in_one_batch(self.clean, device)
+
+    def corrupted_batch(self, device: torch.device | str = "cpu") -> MaskedTokens:
+        """All corrupted prompts in one batch, padded as the clean ones."""
+        return _in_one_batch(self.corrupted, device)
 
     def groups(self, rows: Sequence[int]) -> list[list[int]]:
         """Row numbers in groups of equal length, so that nothing is padded: the longest first, each in order."""
@@ -282,3 +287,11 @@ class PairTokens:
             [row for row in rows if lengths[row] == length]
             for length in sorted({lengths[row] for row in rows}, reverse=True)
         ]
+
+
+def _in_one_batch(prompts: list[list[int]], device: torch.device | str) -> MaskedTokens:
+    ids = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, -len(prompt) :], mask[row, -len(prompt) :] = torch.tensor(prompt), True
+    return MaskedTokens(ids.to(device), None if mask.all() else mask.to(device))

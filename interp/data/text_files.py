@@ -1,12 +1,12 @@
 """Texts in files: text files, one text each, and JSONL, one text a line."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interp.data.json_lines import json_lines
 from interp.errors import ConfigError, describe, did_you_mean
 
 TEXT_ENDINGS = (".txt", ".md", ".rst", ".py")
@@ -68,16 +68,7 @@ class TextFiles:
 
     def _of_lines(self, file: Path, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
         """The column of the JSON object on each line that is not blank."""
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            name = f"{file}, line {number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ConfigError(f"{name}: this is no JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ConfigError(f"{name}: this is {describe(row)}, not an object with fields")
+        for name, row in json_lines(file, lines):
             if self.column not in row:
                 near = did_you_mean(self.column, row, said={one: f"column={one!r}" for one in row})
                 raise ConfigError(f"{name}: there is no column {self.column!r} among {', '.join(row) or 'none'}{near}")

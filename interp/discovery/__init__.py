@@ -23,8 +23,9 @@
 | `ranking.py`, `subgraph.py`, `exchange.py` | which scores count for more; circuits as values; their JSON |
 | `only.py` | `OnlyCircuit`, which stands on hooks alone and shares no arithmetic with the engine |
 | `circuit_runs.py` | runs of many circuits, and which differences between them are noise |
-| `faithfulness.py`, `completeness.py`, `stability.py` | how circuits are judged |
+| `faithfulness.py`, `curves.py`, `completeness.py`, `stability.py` | how circuits are judged |
 | `acdc.py` | the search that drops edge after edge |
+| `datasets.py` | scores, faithfulness and curves over data sets of pairs, as jobs |
 | `calibration.py` | scores and circuits beside edges that are known |
 """
 
@@ -43,7 +44,9 @@ from interp.discovery.options import (
     AcdcOptions,
     ClaimOptions,
     EdgeOptions,
+    JudgingDatasetOptions,
     JudgingOptions,
+    ScoreDatasetOptions,
     ScoreOptions,
 )
 from interp.discovery.ranking import RankBy, score_matrix
@@ -58,6 +61,7 @@ __all__ = [
     "Completeness",
     "EdgeOptions",
     "EdgeRuns",
+    "JudgingDatasetOptions",
     "JudgingOptions",
     "MethodName",
     "Minimality",
@@ -65,6 +69,7 @@ __all__ = [
     "PathEnd",
     "PrecisionRecall",
     "RankBy",
+    "ScoreDatasetOptions",
     "ScoreOptions",
     "Subgraph",
     "acdc",

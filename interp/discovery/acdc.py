@@ -28,11 +28,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.discovery.circuit_runs import CircuitRuns, check_one_metric, check_seed, is_finite
+from interp.discovery.circuit_runs import CircuitRuns, check_one_metric, is_finite
 from interp.discovery.options import AcdcOptions
 from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, check_choice, describe
-from interp.indices import check_count
+from interp.indices import check_count, check_seed
 from interp.keywords import known_keywords
 from interp.metrics import KLDivergence
 from interp.model import EdgeGraph

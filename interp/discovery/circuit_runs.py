@@ -16,7 +16,6 @@ from interp.digests import digest_of
 from interp.discovery.masked import EdgeRuns
 from interp.discovery.options import split_options
 from interp.errors import ConfigError, describe
-from interp.indices import check_count
 from interp.model import EdgeGraph
 from interp.patching import Measurement, Metrics, Settings, Source
 from interp.progress import progress_bar
@@ -125,13 +124,13 @@ class CircuitRuns:
     def beyond_rounding(
         self, difference: Float[Tensor, "*cells"], size: Float[Tensor, "*#cells"]
     ) -> Bool[Tensor, "*cells"]:
-        """See the function of this name."""
+        """Which differences between values of that size are more than rounding of this model's dtype."""
         return beyond_rounding(difference, size, self.engine.model.cfg.dtype)
 
     def decided(
         self, differences: Float[Tensor, "*cells batch"], sizes: Float[Tensor, "*cells batch"], confidence: float
     ) -> Bool[Tensor, "*cells"]:
-        """See the function of this name."""
+        """Which mean differences over prompts are neither noise nor rounding of this model's dtype."""
         return decided(differences, sizes, confidence, self.engine.model.cfg.dtype)
 
 
@@ -166,8 +165,3 @@ def check_one_metric(metric: object) -> None:
 def is_finite(value: object) -> TypeGuard[float]:
     """Whether it is a finite number, and no truth value."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def check_seed(seed: object) -> int:
-    """A seed as a plain integer. Raises `ConfigError` for none."""
-    return check_count("seed", seed, 2**63 - 1, least=0)

@@ -20,11 +20,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.discovery.circuit_runs import CircuitRuns, check_one_metric, check_seed, is_finite
+from interp.discovery.circuit_runs import CircuitRuns, check_one_metric, is_finite
 from interp.discovery.options import ClaimOptions
 from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, describe
-from interp.indices import check_count
+from interp.indices import check_count, check_seed
 from interp.keywords import known_keywords
 from interp.model import EdgeGraph
 from interp.patching import OneMetric, Source

@@ -12,18 +12,19 @@ means over the logarithm of the share, in which each decade counts alike.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Unpack, cast, get_args
 
 import numpy as np
 import torch
 
-from interp.discovery.circuit_runs import CircuitRuns, check_seed, is_finite
+from interp.discovery.circuit_runs import CircuitRuns, is_finite
 from interp.discovery.faithfulness import Ends, Judge, Ratio
 from interp.discovery.options import JudgingOptions
 from interp.discovery.ranking import RankBy, is_signed, labelled, score_matrix
 from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, ShapeError, check_choice, describe
+from interp.indices import check_seed
 from interp.keywords import known_keywords
 from interp.model import EdgeGraph
 from interp.patching import Metrics, Numbers, Source, check_model
@@ -149,8 +150,7 @@ class Curves:
         """The curves, from the metrics of the circuits that were run."""
         values = numbers.values.new_full((*numbers.baseline.shape, len(self.circuits)), math.nan)
         values[:, :, [circuit is not None for circuit in self.circuits]] = numbers.values
-        whole = Numbers(values, numbers.baseline, numbers.target)
-        result = self.labelled(judge.judged(whole, ends, self.axes))
+        result = self.labelled(judge.judged(replace(numbers, values=values), ends, self.axes))
         result = result.assign(_areas(result)).assign_attrs(self.about)
         return result if self.several else result.isel(by=0, drop=True)
 

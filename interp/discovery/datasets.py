@@ -1,7 +1,7 @@
 """Scores of edges, and how circuits are judged, over data sets: the results of one call on all pairs, as jobs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, get_args
 
@@ -13,17 +13,11 @@ from torch import Tensor
 from interp.data import PromptPairs
 from interp.digests import digest_of
 from interp.discovery.changes import points_of_changes
-from interp.discovery.circuit_runs import CircuitRuns, check_seed
+from interp.discovery.circuit_runs import CircuitRuns
 from interp.discovery.curves import FRACTIONS, Curves, Ranking
 from interp.discovery.estimates import Between
 from interp.discovery.exact import ExactEffects
-from interp.discovery.faithfulness import (
-    Judge,
-    Ratio,
-    checked_circuits,
-    circuit_axes,
-    with_sizes,
-)
+from interp.discovery.faithfulness import Ends, Judge, Ratio, checked_circuits, circuit_axes, with_sizes
 from interp.discovery.gradients import PathEnd
 from interp.discovery.masked import EdgeRuns
 from interp.discovery.options import JudgingDatasetOptions, ScoreDatasetOptions
@@ -32,8 +26,8 @@ from interp.discovery.ranking import RankBy
 from interp.discovery.scores import MethodName, ScoreQuestion, edge_axes, warn_of_unchanged
 from interp.discovery.subgraph import Subgraph
 from interp.errors import check_choice
-from interp.indices import chosen_indices
-from interp.jobs import AnyModel, run
+from interp.indices import check_seed, chosen_indices
+from interp.jobs import AnyModel, JobOptions, ModelRef
 from interp.keywords import known_keywords
 from interp.model import Edge
 from interp.patching import (
@@ -44,10 +38,8 @@ from interp.patching import (
     Reaction,
     check_reactions,
     check_writes_add_up,
+    fields_of_pairs,
     numbers_of,
-    pairs_of,
-    put_together,
-    split_dataset_options,
     with_ends,
 )
 from interp.results import Axis
@@ -85,13 +77,12 @@ def edge_scores_dataset(
 
     Raises as `edge_scores` and `patching.sweep_dataset`.
     """
-    fields, job, where = _fields(model, pairs, options, effects=True)
+    fields, job = _fields(model, pairs, metric, options, effects=True)
     live = fields["model"].load()
     question = ScoreQuestion.of(live, method, readers, writers, steps, include, probe)
-    work = ScoreWork(**fields, metric=metric, **where, question=question)
+    work = ScoreWork(**fields, question=question)
     about, between = work.check(), question.between
-    with run(work, **job) as folder:
-        found = put_together(folder)
+    found = work.of_all_pairs(job)
     numbers, unchanged = numbers_of(found, work.settings), int(found["unchanged"][0].sum())
     if unchanged == len(pairs):
         warn_of_unchanged(work.positions)
@@ -101,16 +92,16 @@ def edge_scores_dataset(
         return result
     effects = _matrix(numbers.values.mean(dim=1), between.there)
     edges = probed_edges(between, effects, question.probe)
-    probed = ProbeWork(**fields, metric=metric, **where, edges=edges)
-    inside = job.get("folder")
-    with run(probed, **{**job, "folder": None if inside is None else Path(inside) / "probe"}) as folder:
-        exact = numbers_of(put_together(folder), work.settings)
+    probed = ProbeWork(**fields, edges=edges)
+    if (folder := job.get("folder")) is not None:
+        job["folder"] = Path(folder) / "probe"
+    exact = numbers_of(probed.of_all_pairs(job), work.settings)
     there = torch.zeros_like(between.there)
     there[between.places(edges)] = True
     # Edges come in the graph's order, a mask's entries in that of its rows and columns.
     rows, columns = between.places(edges)
     order = sorted(range(len(edges)), key=lambda i: (rows[i], columns[i]))
-    exact = Numbers(exact.values[:, :, order], exact.baseline, exact.target)
+    exact = replace(exact, values=exact.values[:, :, order])
     shown = _over_edges(exact, between, there, work, {})
     result = result.assign_coords(exact=(result.dims, shown.to_numpy()))
     of_exact = _matrix(exact.values.mean(dim=1), there)
@@ -193,17 +184,16 @@ class ProbeWork(EdgeWork):
 
 
 def _fields(
-    model: AnyModel, pairs: PromptPairs, options: Mapping[str, Any], effects: bool
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The fields of every work here, the options of its job, and the fields of `EdgeWork`. Raises what is wrong."""
+    model: AnyModel, pairs: PromptPairs, metric: Metrics | None, options: Mapping[str, Any], effects: bool
+) -> tuple[dict[str, Any], JobOptions]:
+    """The fields of `EdgeWork`, checked, and the options of its job. Raises what is wrong."""
     others = {name: value for name, value in options.items() if name not in ("norms", "positions")}
-    fields, job = split_dataset_options({**others, "effects": effects}, default="noising")
     norms, positions = options.get("norms", "live"), options.get("positions")
     check_reactions({"norms": norms})
-    of_pairs = pairs_of(model, pairs)
-    check_writes_add_up(of_pairs["model"].load())
-    where = None if positions is None else chosen_indices("positions", positions, of_pairs["tokens"].n_pos)
-    return {**of_pairs, **fields}, job, {"norms": norms, "positions": where}
+    fields, job = fields_of_pairs(model, pairs, metric, {**others, "effects": effects}, default="noising")
+    check_writes_add_up(fields["model"].load())
+    where = None if positions is None else chosen_indices("positions", positions, fields["tokens"].n_pos)
+    return {**fields, "norms": norms, "positions": where}, job
 
 
 def _over_edges(
@@ -219,8 +209,9 @@ def _over_edges(
     """
     import xarray
 
-    n = numbers.values.shape[2]
-    flat = numbers.result([Axis("edge", list(range(n)))], work.names, work.settings, about, effects=True)
+    flat = numbers.result(
+        [Axis("edge", list(range(numbers.values.shape[2])))], work.names, work.settings, about, effects=True
+    )
     axes = edge_axes(between)
     dims = (*flat.dims[:-1], *(axis.name for axis in axes))
 
@@ -249,8 +240,8 @@ def _matrix(
 @known_keywords
 def faithfulness_dataset(
     model: AnyModel,
-    circuits: Subgraph | Mapping[str, Subgraph] | Sequence[Subgraph],
     pairs: PromptPairs,
+    circuits: Subgraph | Mapping[str, Subgraph] | Sequence[Subgraph],
     metric: Metrics | None = None,
     *,
     ratio: Ratio = "of means",
@@ -267,7 +258,7 @@ def faithfulness_dataset(
     """
     check_choice("ratio", ratio, get_args(Ratio))
     names, several = checked_circuits(circuits)
-    work, job = CircuitWork.of(model, several, pairs, metric, options)
+    work, job = CircuitWork.of(model, pairs, several, metric, options)
     judge, numbers, ends = work.judged(ratio, job)
     result = with_sizes(judge.judged(numbers, ends, circuit_axes(names, several)), several)
     return result.isel(circuit=0, drop=True) if isinstance(circuits, Subgraph) else result
@@ -297,8 +288,8 @@ def faithfulness_curve_dataset(
     Raises as `faithfulness_curve` and `faithfulness_dataset`.
     """
     check_choice("ratio", ratio, get_args(Ratio))
-    curves = Curves.of(pairs_of(model, pairs)["model"].load(), scores, fractions, ranking, by, check_seed(seed))
-    work, job = CircuitWork.of(model, curves.there, pairs, metric, options)
+    curves = Curves.of(ModelRef.of(model).load(), scores, fractions, ranking, by, check_seed(seed))
+    work, job = CircuitWork.of(model, pairs, curves.there, metric, options)
     return curves.result(*work.judged(ratio, job))
 
 
@@ -316,14 +307,14 @@ class CircuitWork(EdgeWork):
     def of(
         cls,
         model: AnyModel,
-        circuits: list[Subgraph],
         pairs: PromptPairs,
+        circuits: list[Subgraph],
         metric: Metrics | None,
         options: Mapping[str, Any],
-    ) -> tuple["CircuitWork", dict[str, Any]]:
+    ) -> tuple["CircuitWork", JobOptions]:
         """The work, and the options of its job. Raises what is wrong with them."""
-        fields, job, where = _fields(model, pairs, options, effects=False)
-        work = cls(**fields, metric=metric, **where, circuits=[circuit.mask for circuit in circuits])
+        fields, job = _fields(model, pairs, metric, options, effects=False)
+        work = cls(**fields, circuits=[circuit.mask for circuit in circuits])
         live = fields["model"].load()
         for circuit in circuits:
             circuit.check_fits(live)
@@ -341,13 +332,12 @@ class CircuitWork(EdgeWork):
         values = runs.values(self.circuits, "running circuits", len(self.circuits))
         return {**with_ends(runs.measured, values.mT), "whole": whole, "empty": empty}
 
-    def judged(
-        self, ratio: Ratio, job: Mapping[str, Any]
-    ) -> tuple[Judge, Numbers, tuple[Float[Tensor, "metric batch"], Float[Tensor, "metric batch"]]]:
-        """Do the job. Raises `ConfigError` where the gap between both ends is noise."""
-        about = self.check()
-        with run(self, **job) as folder:
-            found = put_together(folder)
+    def judged(self, ratio: Ratio, job: JobOptions) -> tuple[Judge, Numbers, Ends]:
+        """Do the job: who judges, and the metrics of the circuits and of both ends.
+
+        Raises `ConfigError` where the gap between both ends is noise.
+        """
+        about, found = self.check(), self.of_all_pairs(job)
         numbers, ends = numbers_of(found, self.settings), (found["whole"], found["empty"])
         said = {**about, **numbers.about(self.names), "norms": self.norms}
         metrics = str(about["metric"]).split("; ")

@@ -168,10 +168,8 @@ class Judge:
         import xarray
 
         settings, cells = self.settings, [len(axis.indices) for axis in axes]
-        shares = _shares(numbers.values.mT, ends, self.ratio, linearised=not settings.per_prompt).mT
-        values, shares = (of.unflatten(2, cells) for of in (numbers.values, shares))
-        shaped = Numbers(values, numbers.baseline, numbers.target)
-        value = shaped.result(axes, self.names, settings, {**self.about, "ratio": self.ratio})
+        shares = _shares(numbers.values.mT, ends, self.ratio, linearised=not settings.per_prompt).mT.unflatten(2, cells)
+        value = numbers.result(axes, self.names, settings, {**self.about, "ratio": self.ratio})
         share = over_prompts(shares, axes, self.names, settings.per_prompt, settings.confidence, {}, "faithfulness")
         empty = ends[1].mean(dim=1).tolist()
         about = value.attrs | {"empty": empty[0] if len(empty) == 1 else empty, "confidence": settings.confidence}

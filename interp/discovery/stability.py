@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.discovery.circuit_runs import check_seed
 from interp.discovery.ranking import RankBy, best_places, labelled, ranked, score_matrix
 from interp.errors import ConfigError, ShapeError, check_choice
-from interp.indices import check_count
+from interp.indices import check_count, check_seed
 from interp.keywords import known_keywords
 from interp.model import EdgeGraph
 from interp.results import check_confidence

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from interp.errors import ConfigError, describe
-from interp.indices import check_count, is_index
+from interp.indices import check_count, check_seed
 
 if TYPE_CHECKING:
     from interp.harvest.store import Store
@@ -29,9 +29,7 @@ class Batches(IterableDataset[dict[str, Tensor]]):
     ):
         self.store, self.names = store, names
         self.batch_size, self.shards = check_count("batch_size", batch_size), check_count("shards", shards)
-        if not is_index(seed):
-            raise ConfigError(f"seed = {describe(seed)}; allowed: an integer")
-        self.seed = int(seed)
+        self.seed = check_seed(seed)
         if not isinstance(reader, tuple) or len(reader) != 2:
             raise ConfigError(f"reader = {describe(reader)}; allowed: (which, of how many), such as (0, 1)")
         n = check_count("reader's number of readers", reader[1])

@@ -1,15 +1,15 @@
 """Work over a corpus: what a harvest and a loss over texts have in common."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp.data import Texts
+from interp.data import TextRows, Texts
 from interp.errors import CheckpointError
-from interp.harvest.tokens import TokenFiles
+from interp.harvest.tokens import TokenFiles, TokenUnit, token_units
 from interp.indices import check_count
-from interp.jobs import JobFolder, ModelRef, Work
+from interp.jobs import JobFolder, ModelRef, ModelWork
 
 UNIT_TOKENS = 16_384
 """Of a unit, by default: some seconds of work of a small model, and a file of 19 MB for 576 numbers a token in half
@@ -17,16 +17,14 @@ precision."""
 
 
 @dataclass(frozen=True, eq=False)
-class CorpusWork(Work):
-    """Work on every token of a corpus. A unit is some rows of it, of which `batch` run at a time.
+class CorpusWork(ModelWork):
+    """Work of a model on every token of a corpus. A unit is some rows of it, of which `batch` run at a time.
 
     Attributes:
-        model: that runs.
         tokens: the corpus.
         batch: how many rows run together. It can decide the last bits of a result.
     """
 
-    model: ModelRef
     tokens: TokenFiles
     batch: int
 
@@ -35,11 +33,6 @@ class CorpusWork(Work):
         """As the tokens were cut."""
         return self.tokens.n_units
 
-    @property
-    def device(self) -> str:
-        """The model's."""
-        return self.model.device or "cpu"
-
     def specification(self) -> dict[str, Any]:
         """The model, the tokens in their units, and how many rows run together."""
         return {"model": self.model.key(), "tokens": self.tokens.digest, "batch": self.batch}
@@ -47,10 +40,6 @@ class CorpusWork(Work):
     def describe(self, unit: int) -> str:
         """The texts of a unit."""
         return self.tokens.describe(unit)
-
-    def shared(self, folder: Path) -> "CorpusWork":
-        """With the model in the job's folder."""
-        return replace(self, model=self.model.snapshotted(folder / "model"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +53,21 @@ class Cut:
 
     def __post_init__(self) -> None:
         for name in ("n_ctx", "batch", "unit_tokens"):
-            check_count(name, getattr(self, name))
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
+
+    def rows(self, texts: Texts | Iterable[Any], model: ModelRef) -> TextRows:
+        """The corpus as rows. Raises as `Texts.rows`."""
+        corpus = texts if isinstance(texts, Texts) else Texts(texts)
+        return corpus.rows(model.load(), self.n_ctx, self.packed)
+
+    def units(self, texts: Texts | Iterable[Any], model: ModelRef) -> Iterator[TokenUnit]:
+        """The corpus in units, one after another. Raises as `Texts.rows`."""
+        return token_units(self.rows(texts, model), self.unit_tokens)
 
     def write(self, texts: Texts | Iterable[Any], model: ModelRef, folder: Path, progress: bool) -> TokenFiles:
-        """The tokens of the texts in the folder of a job. Raises as `Texts.rows` and `TokenFiles.write` do."""
-        corpus = texts if isinstance(texts, Texts) else Texts(texts)
-        rows = corpus.rows(model.load(), self.n_ctx, self.packed)
-        return TokenFiles.write(tokens_in(folder), rows, self.unit_tokens, _has_job(folder), progress)
+        """The same units in the folder of a job. Raises as `Texts.rows` and `TokenFiles.write`."""
+        rows, begun = self.rows(texts, model), _has_job(folder)
+        return TokenFiles.write(tokens_in(folder), rows, self.unit_tokens, begun, progress)
 
 
 def tokens_in(folder: Path) -> Path:

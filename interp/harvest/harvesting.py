@@ -1,5 +1,6 @@
 """Harvesting: the activations of every token of a corpus, at some sites, kept on disk."""
 
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,6 @@ from interp.indices import check_count
 from interp.jobs import AnyModel, JobOptions, ModelRef, check_options, run
 from interp.keywords import known_keywords
 from interp.model import HookName, HookPoint
-from interp.precision import without_autocast
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -79,15 +79,15 @@ def harvest(
     check_choice("dtype", dtype, get_args(StoreDtype))
     check_options(options)
     cut = Cut(n_ctx=n_ctx, packed=packed, batch=batch, unit_tokens=unit_tokens)
-    if not isinstance(given := options.get("folder"), str | Path):
+    if not isinstance(given := options.get("folder"), str | os.PathLike):
         raise ConfigError(f"folder = {describe(given)}; a harvest needs a folder of its own, folder='...'")
-    ref, folder, progress = ModelRef.of(model), Path(given), options.get("progress", True)
+    ref, folder, progress = ModelRef.of(model), Path(given).expanduser(), options.get("progress", True)
     live = ref.load()
     names = [point.name for point in points_of(live, sites)]
     tokens = cut.write(texts, ref, folder, progress)
-    work = HarvestWork(ref, tokens, batch, tuple(names), dtype)
-    size = harvest_size(live, names, tokens.n_tokens, dtype)
-    _check_room(folder, size, tokens)
+    work = HarvestWork(ref, tokens, cut.batch, tuple(names), dtype)
+    size = harvest_size(ref, names, tokens.n_tokens, dtype)
+    _check_room(folder, size)
     if progress:
         print(
             f"harvesting {tokens.n_tokens:,} tokens at {len(names)} site{'s' * (len(names) > 1)} into {folder}: "
@@ -131,7 +131,7 @@ def _numbers(model: "HookedTransformer", point: HookPoint) -> int:
     return total
 
 
-def _check_room(folder: Path, size: int, tokens: Any) -> None:
+def _check_room(folder: Path, size: int) -> None:
     """Raise `ConfigError` if what is still to be computed does not fit on the disk."""
     done = sum(file.stat().st_size for file in folder.glob("unit-*.safetensors"))
     free = shutil.disk_usage(folder).free
@@ -159,7 +159,6 @@ class HarvestWork(CorpusWork):
         return {"analysis": "harvest", **super().specification(), "sites": list(self.sites), "dtype": self.dtype}
 
     @torch.no_grad()
-    @without_autocast()
     def compute(self, unit: int) -> dict[str, Any]:
         """A row a token of every site, and beside it the token, the number of its text, and its position.
 

@@ -23,6 +23,7 @@ from interp.harvest.examples import Score, TopExamples, best_rows, score_of
 from interp.harvest.tokens import TokenFiles
 from interp.indices import as_indices, check_count
 from interp.jobs import JobFolder
+from interp.keywords import known_keywords
 from interp.model import HookName, resolve
 from interp.text import TextCodec
 
@@ -157,6 +158,7 @@ class Store:
         back[order] = torch.arange(len(order))
         return {name: torch.cat(found).index_select(0, back) for name, found in parts.items()}
 
+    @known_keywords
     def batches(
         self,
         batch_size: int,

@@ -4,9 +4,7 @@ A unit holds whole rows without their padding. Where units are cut depends on th
 """
 
 import functools
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.data import TextRow, TextRows, Texts
-from interp.digests import digest_of
+from interp.data import TextRow, TextRows
+from interp.digests import digest_of, digest_of_text
 from interp.errors import CheckpointError
-from interp.files import atomic_path, load_tensors, save_tensors
+from interp.files import load_about, load_json, load_tensors, save_json, save_tensors
 from interp.indices import check_count
 from interp.progress import progress_bar
 from interp.text import MaskedTokens, TextCodec, Tokenizer, Vocabulary
@@ -116,7 +114,7 @@ class TokenFiles:
         known = _read_index(folder) if begun and (folder / INDEX).exists() else None
         about: dict[str, list[Any]] = {"digests": [], "n_tokens": [], "texts": []}
         with progress_bar("reading texts", None, progress) as advance:
-            for number, unit in enumerate(_units(rows, unit_tokens)):
+            for number, unit in enumerate(token_units(rows, unit_tokens)):
                 texts = [int(unit.text[0]), int(unit.text[-1])]
                 for name, value in (("digests", unit.digest), ("n_tokens", len(unit.ids)), ("texts", texts)):
                     about[name].append(value)
@@ -174,12 +172,8 @@ class TokenFiles:
         return None if kept is None else CODECS[kept["kind"]].load(self.folder, kept["values"])
 
 
-def rows_of(texts: Texts | Iterable[Any], model: Any, n_ctx: int, packed: bool) -> TextRows:
-    """The rows of a corpus. Raises as `Texts.rows` does."""
-    return (texts if isinstance(texts, Texts) else Texts(texts)).rows(model, n_ctx, packed)
-
-
-def _units(rows: TextRows, unit_tokens: int) -> Iterator[TokenUnit]:
+def token_units(rows: TextRows, unit_tokens: int) -> Iterator[TokenUnit]:
+    """Rows in units of at most so many tokens; of a row that is longer, the row."""
     most, held, n_held = check_count("unit_tokens", unit_tokens), [], 0
     for row in rows:
         n_tokens = int(row.mask.sum())
@@ -198,16 +192,14 @@ def _file(folder: Path, number: int) -> Path:
 
 def _digest_in(file: Path) -> str | None:
     """The digest that a file of a unit was written with, or None where there is no such file."""
-    if not file.exists():
-        return None
     try:
-        return load_tensors(file, KIND)[1].get("digest")
+        return load_about(file, KIND).get("digest")
     except CheckpointError:
         return None
 
 
 def _digest_of(digests: list[str]) -> str:
-    return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
+    return digest_of_text("".join(digests))
 
 
 def _refuse(folder: Path, what: str) -> None:
@@ -221,22 +213,16 @@ def _write_index(folder: Path, about: dict[str, Any], tokenizer: TextCodec | Non
     kind = type(tokenizer).__name__
     values = tokenizer.save(folder) if tokenizer is not None and CODECS.get(kind) is type(tokenizer) else None
     kept = None if values is None else {"kind": kind, "values": values}
-    with atomic_path(folder / INDEX) as file:
-        file.write_text(json.dumps({"format": FORMAT, **about, "tokenizer": kept}), encoding="utf-8")
+    save_json(folder / INDEX, FORMAT, {**about, "tokenizer": kept})
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
     file = folder / INDEX
-    try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-        if index["format"] != FORMAT:
-            raise CheckpointError(f"{file} has format {index['format']!r}; this version reads {FORMAT}")
-        if not len(index["digests"]) == len(index["n_tokens"]) == len(index["texts"]):
-            raise CheckpointError(f"{file} does not describe every unit")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{file} cannot be read as a list of tokens: {error!r}") from error
+    index = load_json(file, FORMAT, "a list of tokens")
+    columns = [index.get(name) for name in ("digests", "n_tokens", "texts")]
+    lengths = {len(column) if isinstance(column, list) else None for column in columns}
+    if len(lengths) > 1 or None in lengths:
+        raise CheckpointError(f"{file} does not describe every unit")
     return index
 
 

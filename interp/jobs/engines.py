@@ -112,6 +112,8 @@ class RayTasks:
                 unit = waiting.pop(ready)
                 try:
                     yield ray.get(ready)
+                except ray.exceptions.RayTaskError as error:  # a task returns what goes wrong in it, if it can be read
+                    yield Outcome(unit, f"it cannot be sent to a worker: {_last_line(error)}", again=False)
                 except ray.exceptions.RayError as error:  # after the cluster's own retries
                     yield Outcome(unit, f"its worker dies every time ({_short(error)})", again=False)
         finally:
@@ -126,11 +128,13 @@ def _call(task: Task, unit: int) -> Outcome:
 def ray(address: str | None = None, *, retries: int = 3, **resources: Any) -> RayTasks:
     """Units as tasks on a Ray cluster (extra `ray`). A worker or a node that dies goes unnoticed.
 
-    The job's folder must be one that all nodes share. Ray and the `jupyter` of one environment may hinder each other;
-    an environment of its own for the cluster is safe.
+    The job's folder must be one that all nodes share, and functions of your own must be importable there; where their
+    module does not lie beside the script, `runtime_env={"env_vars": {"PYTHONPATH": ...}}` says where. Ray and the
+    `jupyter` of one environment may hinder each other; an environment of its own for the cluster is safe.
 
     Args:
-        address: of the cluster ("auto" for the one that this machine belongs to); None starts one here.
+        address: of the cluster; "local" starts one here. None takes the one that $RAY_ADDRESS names, or that runs on
+            this machine already, and starts one where there is none.
         retries: how many times a unit is tried again whose worker or node died.
         resources: of each task, as `ray.remote` takes them: `num_cpus`, `num_gpus`, `resources`, `runtime_env`.
 
@@ -155,3 +159,7 @@ def engine_of(workers: int | Engine, retries: int = 2) -> Engine:
 def _short(error: Exception) -> str:
     sentence = str(error).strip().split("\n")[0].split(". ")[0]
     return f"{type(error).__name__}: {sentence}"
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().rsplit("\n", 1)[-1]

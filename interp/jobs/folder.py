@@ -4,7 +4,6 @@ Files appear whole or not at all, and nothing here ever deletes one, so that any
 that share the folder, may work on a job at once: a unit that two of them compute is written twice, with the same bits.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -16,12 +15,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from interp.digests import digest_of
-from interp.errors import CheckpointError, JobError, describe
-from interp.files import atomic_path, load_tensors, save_tensors
+from interp.digests import digest_of, digest_of_text
+from interp.errors import CheckpointError, JobError
+from interp.files import load_about, load_json, load_tensors, save_json, save_tensors
 
 MANIFEST, KIND, FORMAT = "job.json", "interp.jobs.unit", 1
 """The file that says what a job is; what its units' files say they are; how both are written."""
@@ -57,7 +57,7 @@ class JobFolder:
     """The folder of a job.
 
     Attributes:
-        path: where it is.
+        path: where it is; absolute, since whoever works on it may stand elsewhere.
         specification: all that the results depend on, part by part; what is long, as its hash.
         n_units: how many units there are.
         key: the hash of these, by which a unit's file says whose it is.
@@ -67,24 +67,20 @@ class JobFolder:
         self.path, self.n_units = path, n_units
         self.specification = {part: _short(value) for part, value in specification.items()}
         said = json.dumps([FORMAT, n_units, self.specification], sort_keys=True)
-        self.key = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+        self.key = digest_of_text(said)
 
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> "JobFolder":
         """The job that is in a folder. Raises `CheckpointError` for a folder without one."""
-        folder = Path(path)
+        folder = Path(path).expanduser().absolute()
         file = folder / MANIFEST
-        try:
-            about = json.loads(file.read_text(encoding="utf-8"))
-            if about["format"] != FORMAT:
-                raise CheckpointError(f"{file} has format {describe(about['format'])}; this version reads {FORMAT}")
-            return cls(folder, about["specification"], about["n_units"])
-        except OSError as error:
-            raise CheckpointError(f"{folder} is no folder of a job: {MANIFEST} cannot be read") from error
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(f"{file} cannot be read as a job: {error!r}") from error
+        if not file.exists():
+            raise CheckpointError(f"{folder} is no folder of a job: it has no {MANIFEST}")
+        about = load_json(file, FORMAT, "a job")
+        specification, n_units = about.get("specification"), about.get("n_units")
+        if not isinstance(specification, dict) or not isinstance(n_units, int):
+            raise CheckpointError(f"{file} cannot be read as a job: it has no specification of units")
+        return cls(folder, specification, n_units)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], specification: Mapping[str, Any], n_units: int) -> "JobFolder":
@@ -92,13 +88,11 @@ class JobFolder:
 
         Raises `CheckpointError`, naming what differs, where the folder has another job.
         """
-        mine = cls(Path(path), specification, n_units)
+        mine = cls(Path(path).expanduser().absolute(), specification, n_units)
         file = mine.path / MANIFEST
         if not file.exists():
-            with atomic_path(file) as temporary:
-                about = {"format": FORMAT, "n_units": n_units, "specification": mine.specification}
-                temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
-        theirs = cls.at(path)
+            save_json(file, FORMAT, {"n_units": n_units, "specification": mine.specification})
+        theirs = cls.at(mine.path)
         parts = {**theirs.specification, **mine.specification}
         both = [(part, theirs.specification.get(part), mine.specification.get(part)) for part in parts]
         both.append(("number of units", theirs.n_units, mine.n_units))
@@ -121,35 +115,35 @@ class JobFolder:
         about = {"job": self.key, "unit": unit, "made_with": made_with, "digest": digest_of(tensors), "values": values}
         save_tensors(self.file(unit), KIND, tensors, about)
 
-    def fault(self, unit: int) -> str | None:
-        """What is wrong with the file of a unit, or None; "missing" where there is none. Reads its description only."""
-        return self._described(unit)[0]
+    def is_done(self, unit: int) -> bool:
+        """Whether a unit has a result. Only the description in its file is read."""
+        return self.file(unit).exists() and self._described(unit)[0] is None
 
-    def _described(self, unit: int) -> tuple[str | None, dict[str, str]]:
-        from safetensors import SafetensorError, safe_open
-
+    def _described(self, unit: int) -> tuple[str | None, dict[str, Any]]:
+        """What is wrong with the file of a unit, or None; and what it says of itself."""
         file = self.file(unit)
-        if not file.exists():
-            return "missing", {}
         try:
-            with safe_open(file, "pt") as opened:  # which compares the length of the file with what it should hold
-                about = opened.metadata() or {}
-        except (SafetensorError, OSError) as error:
-            return f"cannot be read ({error})", {}
-        if about.get("kind") != KIND or about.get("job") != json.dumps(self.key):
-            return "is of another job", about
-        return (None if about.get("unit") == str(unit) else f"is unit {about.get('unit')}"), about
+            about = load_about(file, KIND)
+        except CheckpointError as error:
+            return str(error), {}
+        if about.get("job") != self.key:
+            return f"{file} is of another job", about
+        if not {"made_with", "digest", "values"} <= about.keys():
+            return f"{file} does not say all that it should", about
+        return (None if about.get("unit") == unit else f"{file} is unit {about.get('unit')}"), about
 
     def status(self) -> Status:
         """How far the job is, from the description of every unit."""
         done, bad, made_with = [], {}, Counter[str]()
         for unit in range(self.n_units):
+            if not self.file(unit).exists():
+                continue
             fault, about = self._described(unit)
             if fault is None:
                 done.append(unit)
-                made_with[json.loads(about["made_with"])] += 1
-            elif fault != "missing":
-                bad[unit] = f"{self.file(unit).name} {fault}"
+                made_with[about["made_with"]] += 1
+            else:
+                bad[unit] = fault
         return Status(self.n_units, done, bad, dict(made_with))
 
     def result(self, unit: int) -> dict[str, Any]:
@@ -197,10 +191,15 @@ class JobFolder:
 
 def _short(value: Any) -> Any:
     """A JSON value as it comes back from a file, or the hash of one that nobody would read."""
-    text = json.dumps(value, sort_keys=True)
-    return (
-        json.loads(text) if len(text) <= 200 else f"hash {hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
-    )
+    text = json.dumps(value, sort_keys=True, default=_of_numpy)
+    return json.loads(text) if len(text) <= 200 else f"hash {digest_of_text(text)}"
+
+
+def _of_numpy(value: Any) -> Any:
+    """A number of numpy, as options may be, as one of Python."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a job's specification has {describe(value)}, which is no JSON value")
 
 
 def our_version() -> str:

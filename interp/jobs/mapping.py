@@ -70,31 +70,46 @@ def map(
     unit = check_count("unit", unit)
     if not callable(fn) or not isinstance(rows, Rows):
         raise ConfigError(f"jobs.map({describe(fn)}, {describe(rows)}): a function and a sequence of rows are needed")
+    if merge is not None and not callable(merge):
+        raise ConfigError(f"merge = {describe(merge)}; allowed: a function of all units' results, or None")
     if not len(rows):
         raise ConfigError("jobs.map: there are no rows")
+    try:
+        rows[0:unit]
+    except Exception as error:
+        raise ConfigError(f"jobs.map: {describe(rows)} cannot be cut into slices: {error!r}; give a list") from error
     work = Mapped(fn, rows, None if model is None else ModelRef.of(model), unit)
     with run(work, **options) as job:
         return (put_together if merge is None else merge)(job.results())
 
 
-def put_together(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Results of units in one: tensors along their first axis, other values in lists.
+def put_together(results: Iterable[dict[str, Any]], dim: int = 0) -> dict[str, Any]:
+    """Results of units in one: tensors one after another along an axis, other values in lists.
 
-    Raises `ConfigError` for tensors that have no such axis, or other shapes in other units.
+    Raises `ConfigError` for tensors that have no such axis, and for names, shapes or dtypes that differ between units.
     """
     held: dict[str, list[Any]] = {}
-    for result in results:
+    for unit, result in enumerate(results):
+        if unit and result.keys() != held.keys():
+            raise ConfigError(f"unit 0 has {', '.join(held)}, and unit {unit} {', '.join(result)}; jobs.map takes "
+                              "merge=")  # fmt: skip
         for name, value in result.items():
             held.setdefault(name, []).append(value)
     merged: dict[str, Any] = {}
     for name, values in held.items():
+        kinds = [str(value.dtype) if isinstance(value, Tensor) else "no tensor" for value in values]
+        if other := [unit for unit, kind in enumerate(kinds) if kind != kinds[0]]:
+            raise ConfigError(f"{name!r} is {kinds[0]} in unit 0, and {kinds[other[0]]} in unit {other[0]}; jobs.map "
+                              "takes merge=")  # fmt: skip
         if not all(isinstance(value, Tensor) for value in values):
             merged[name] = values
             continue
         try:
-            merged[name] = torch.cat(values)
+            merged[name] = torch.cat(values, dim)
         except RuntimeError as error:
-            raise ConfigError(f"jobs.map: {name!r} cannot be put together: {error}; give merge=") from error
+            raise ConfigError(
+                f"{name!r} of several units cannot be put together: {error}; jobs.map takes merge="
+            ) from error
     return merged
 
 
@@ -119,13 +134,23 @@ class Mapped(Work):
 
     def specification(self) -> dict[str, Any]:
         """The function's code, the rows, the model and the unit."""
-        digest = getattr(self.rows, "digest", None)
         return {
             "function": key_of(self.fn, "the function"),
-            "rows": key_of(list(self.rows), "the data set") if digest is None else digest,
+            "rows": self._key_of_rows(),
             "model": None if self.model is None else self.model.key(),
             "unit": self.unit,
         }
+
+    def _key_of_rows(self) -> Any:
+        if isinstance(digest := getattr(self.rows, "digest", None), str):
+            return digest
+        try:  # as units see them: to iterate over a table gives the names of its columns
+            return key_of(self.rows[0 : len(self.rows)], "the data set")
+        except ConfigError as error:
+            raise ConfigError(
+                f"jobs.map: {describe(self.rows)} has no key by which another process would find the same rows; give a "
+                "list of numbers, texts, tensors or frozen dataclasses, or rows with a text `digest`"
+            ) from error
 
     def describe(self, unit: int) -> str:
         """The rows of a unit, and the first of them."""
@@ -136,18 +161,10 @@ class Mapped(Work):
         """Call the function. Raises `ConfigError` for what no file can hold."""
         part = self._part(unit)
         made = self.fn(part) if self.model is None else self.fn(self.model.load(), part)
-        if not isinstance(made, dict) or not all(isinstance(name, str) for name in made):
+        if not isinstance(made, dict) or not all(_is_name(name) for name in made):
             raise ConfigError(f"the function returned {describe(made)}; allowed: a dictionary of tensors, arrays and "
                               "JSON values by name")  # fmt: skip
-        result = {name: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for name, v in made.items()}
-        for name, value in result.items():
-            try:
-                if not isinstance(value, Tensor):
-                    json.dumps(value)
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"the function returned {name!r} = {describe(value)}; allowed: tensors, arrays and "
-                                  "JSON values") from error  # fmt: skip
-        return result
+        return {name: _keepable(name, value) for name, value in made.items()}
 
     def shared(self, folder: Path) -> "Mapped":
         """With the model in the job's folder."""
@@ -155,3 +172,37 @@ class Mapped(Work):
 
     def _part(self, unit: int) -> Any:
         return self.rows[unit * self.unit : (unit + 1) * self.unit]
+
+
+def _is_name(name: object) -> bool:
+    """Whether a file of tensors can have something by that name."""
+    return isinstance(name, str) and name != "__metadata__" and not any("\ud800" <= c <= "\udfff" for c in name)
+
+
+def _keepable(name: str, value: Any) -> Any:
+    """A tensor or a JSON value that comes back from a file as it was. Raises `ConfigError` for anything else."""
+    try:
+        if isinstance(value, np.ndarray):  # a copy, of which torch demands an order of bytes and of axes
+            value = torch.from_numpy(np.array(value, value.dtype.newbyteorder("="), order="C"))
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.is_meta:
+                raise TypeError("it has no values of its own for every place")
+            return value.detach().resolve_conj().resolve_neg()
+        value = value.item() if isinstance(value, np.generic) else value
+        _check_keys(value)
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"the function returned {name!r} = {describe(value)}; allowed: tensors, arrays and JSON "
+                          f"values ({error})") from error  # fmt: skip
+    return value
+
+
+def _check_keys(value: Any) -> None:
+    """Raise `TypeError` for a key that JSON would turn into a text, perhaps that of another."""
+    if isinstance(value, dict):
+        if bad := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"the key {bad[0]!r} is no text")
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            _check_keys(one)

@@ -1,7 +1,6 @@
 """Which model a job runs on, as a value from which every process gets the model itself."""
 
 import functools
-import hashlib
 import json
 import os
 from collections import OrderedDict
@@ -13,9 +12,10 @@ from weakref import WeakValueDictionary
 import torch
 
 from interp.checkpoints import open_checkpoint
+from interp.digests import digest_of_text
 from interp.errors import CheckpointError, ConfigError, check_choice, describe
 from interp.keywords import known_keywords
-from interp.model import HookedTransformer, signature
+from interp.model import HookedTransformer, forget_hash, signature
 from interp.text import TextCodec, Tokenizer, Vocabulary
 from interp.weights import (
     center_unembed,
@@ -132,6 +132,7 @@ class ModelRef:
         _refuse_hooks(model)
         if model.W_E.is_meta:
             raise ConfigError("the model is on the meta device, without values: there is nothing to refer to")
+        forget_hash(model)  # what was written through `.data` is in no version of a tensor, but it is in results
         made = cls("live", device=model.W_E.device, kind=type(model))
         made.source = None
         made._fix(_identity(model), model)
@@ -208,7 +209,8 @@ class ModelRef:
         model, wanted = self.load(), f"{self!r} cannot be written to {folder}"
         weights = _described(folder)
         if weights is None:
-            raise CheckpointError(f"{wanted}: it holds something else, which is no snapshot")
+            raise CheckpointError(f"{wanted}: it holds something else, which is no snapshot; remove it or "
+                                  "give another folder")  # fmt: skip
         if weights != self.hash:
             raise CheckpointError(f"{wanted}: it holds another model, with weights {weights}, not {self.hash}")
         try:
@@ -292,6 +294,9 @@ def _refuse_hooks(model: HookedTransformer) -> None:
     if hooked := [name for name, point in model.hook_points.items() if point.hooks]:
         raise ConfigError(f"the model has hooks, at {hooked[0]!r} first, which are no part of a job: leave the with "
                           "block, or call reset_hooks()")  # fmt: skip
+    if hooked := [name for name, part in model.named_modules() if part._forward_hooks or part._forward_pre_hooks]:
+        raise ConfigError(f"the model has hooks of torch, at {hooked[0] or 'the whole model'!r} first, which are no "
+                          "part of a job: remove them by the handles that registering them returned")  # fmt: skip
 
 
 def _named(model: Identity) -> str:
@@ -323,7 +328,7 @@ def _digest(tokenizer: Vocabulary | Tokenizer) -> str:
     else:
         own = tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.prepends_bos
         said = [tokenizer.backend.to_str(), *own]
-    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+    return digest_of_text(json.dumps(said))
 
 
 AnyModel = HookedTransformer | str | os.PathLike[str] | ModelRef

@@ -5,14 +5,15 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypedDict
 
 from interp.errors import ConfigError, describe
 from interp.indices import check_count
-from interp.jobs.engines import engine_of
+from interp.jobs.engines import Part, engine_of
 from interp.jobs.folder import JobFolder, our_version
 from interp.jobs.work import Engine, Outcome, Task, Work, check_all_went_well, check_picklable
+from interp.keywords import known_keywords
 from interp.progress import progress_bar
 
 
@@ -38,6 +39,7 @@ class JobOptions(TypedDict, total=False):
     progress: bool
 
 
+@known_keywords
 @contextmanager
 def run(
     work: Work,
@@ -60,10 +62,11 @@ def run(
     And at the end:
         JobError: units failed, after all others are done.
     """
-    check_options({"workers": workers, "threads": threads, "retries": retries})
+    check_options({"folder": folder, "workers": workers, "threads": threads, "retries": retries})
+    threads = int(threads)
     engine = engine_of(workers, retries)
     check_picklable(work)
-    with tempfile.TemporaryDirectory(prefix="interp-job-") if folder is None else _kept(folder) as path:
+    with tempfile.TemporaryDirectory(prefix="interp-job-") if folder is None else nullcontext(folder) as path:
         job = JobFolder.open(path, {**work.specification(), "threads": threads, "interp": our_version()},
                              work.n_units)  # fmt: skip
         _compute(job, Task(work, job, threads), engine, retries, progress, kept=folder is not None)
@@ -73,14 +76,15 @@ def run(
 def check_options(options: JobOptions) -> None:
     """Raise `ConfigError` for an option of a job that is out of range; for callers who do much before it begins."""
     check_count("threads", options.get("threads", 1))
-    engine_of(options.get("workers", 1), check_count("retries", options.get("retries", 2), least=0))
-
-
-@contextmanager
-def _kept(folder: str | os.PathLike[str]) -> Iterator[str | os.PathLike[str]]:
-    if not isinstance(folder, str | os.PathLike):
+    workers, folder = options.get("workers", 1), options.get("folder")
+    engine_of(workers, check_count("retries", options.get("retries", 2), least=0))
+    if folder is not None and not (isinstance(folder, str | os.PathLike) and os.fspath(folder)):
         raise ConfigError(f"folder = {describe(folder)}; allowed: a path, or None")
-    yield folder
+    if folder is None and isinstance(workers, Part) and workers.n > 1:
+        raise ConfigError(
+            f"workers = part {workers.i} of {workers.n} needs folder=, the one that all parts share; without one its "
+            "results would be gone"
+        )
 
 
 def _compute(job: JobFolder, task: Task, engine: Engine, retries: int, progress: bool, kept: bool) -> None:

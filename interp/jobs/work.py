@@ -1,5 +1,6 @@
 """What a job computes: work in units, and the task that computes one of them wherever it is sent."""
 
+import dataclasses
 import errno
 import pickle
 import traceback
@@ -8,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from interp.errors import ConfigError, InterpError, JobError
 from interp.jobs.folder import JobFolder, Result, made_with
+from interp.jobs.models import ModelRef
+from interp.precision import without_autocast
 
 
 class Work(ABC):
@@ -44,6 +47,26 @@ class Work(ABC):
     def shared(self, folder: Path) -> "Work":
         """The same work for other processes, after what they read has been put into the job's folder."""
         return self
+
+
+@dataclass(frozen=True, eq=False)
+class ModelWork(Work):
+    """Work that runs a model.
+
+    Attributes:
+        model: by reference.
+    """
+
+    model: ModelRef
+
+    @property
+    def device(self) -> str:
+        """The model's."""
+        return str(self.model.load().W_E.device)
+
+    def shared(self, folder: Path) -> Self:
+        """With the model in the job's folder."""
+        return dataclasses.replace(self, model=self.model.snapshotted(folder / "model"))
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -88,7 +111,7 @@ class Task:
         try:
             if self.is_done(unit):
                 return Outcome(unit)
-            with _threads(self.threads):
+            with as_anywhere(self.threads):
                 self.folder.write(unit, self.work.compute(unit), made_with(self.work.device))
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
@@ -98,7 +121,7 @@ class Task:
 
     def is_done(self, unit: int) -> bool:
         """Whether the unit has a result."""
-        return self.folder.fault(unit) is None
+        return self.folder.is_done(unit)
 
     def shared(self) -> "Task":
         """The same task for other processes."""
@@ -106,14 +129,21 @@ class Task:
 
 
 @contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """So many threads work on an operation of torch: in how many parts it is cut can decide its last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
+def as_anywhere(threads: int) -> Iterator[None]:
+    """What decides bits beside the arguments is as in every other process that works on a job.
+
+    So many threads work on an operation of torch: in how many parts it is cut can decide its last bits. Autocast and a
+    default dtype that surround the call do not reach a unit, since they would not reach one in another process.
+    """
+    before = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
     try:
-        yield
+        with without_autocast():
+            yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        torch.set_default_dtype(before[1])
 
 
 def check_picklable(work: Work) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from interp.digests import digest_of
 from interp.errors import ConfigError, describe
+from interp.interventions import Named
 
 
 def key_of(value: object, where: str = "the metric", within: tuple[object, ...] = ()) -> Any:
@@ -56,6 +57,8 @@ def key_of(value: object, where: str = "the metric", within: tuple[object, ...] 
         return ["partial", *(key_of(part, where, within) for part in (value.func, value.args, value.keywords))]
     if isinstance(value, types.FunctionType):
         return _key_of_function(value, where, within)
+    if isinstance(value, Named):
+        return _key_of_named(value, where, within)
     if isinstance(value, types.BuiltinFunctionType) and _is_stateless(value.__self__):
         return ["builtin", value.__module__, value.__qualname__]
     if dataclasses.is_dataclass(value) and not isinstance(value, type) and type(value).__hash__ is not None:
@@ -68,6 +71,23 @@ def key_of(value: object, where: str = "the metric", within: tuple[object, ...] 
         "could not tell whether it is the same; use one of interp.metrics, capture numbers, texts or tensors, say "
         "which it is by Function(fn, key_text='...'), or leave checkpoint= out"
     )
+
+
+def _key_of_named(value: Named, where: str, within: tuple[object, ...]) -> list[Any]:
+    """A function by its code, or by its name if its code cannot be keyed; a module by its name and weights."""
+    weights = value.weights()
+    if weights is None:
+        try:
+            return key_of(value.fn, where, within)
+        except ConfigError:
+            if value.name is None:
+                raise
+    if value.name is None:
+        raise ConfigError(
+            f"{where} uses {describe(value.fn)}, a module, which is more than its weights: give it a name that says "
+            "which it is, Named(module, 'a name')"
+        )
+    return ["named", value.name, weights]
 
 
 def _key_of_function(fn: types.FunctionType, where: str, within: tuple[object, ...]) -> list[Any]:

@@ -27,7 +27,7 @@ from interp.model.loss import (
 )
 from interp.model.names import HookName, layer_of, resolve
 from interp.model.norms import Norm
-from interp.model.provenance import signature
+from interp.model.provenance import forget_hash, signature
 from interp.model.recording import Differentiable, LogitMetric
 from interp.model.residual import LogitAttribution, Rows, Stack
 from interp.model.sampling import Sampling
@@ -71,6 +71,7 @@ __all__ = [
     "Writer",
     "check_predicts_tokens",
     "cross_entropy",
+    "forget_hash",
     "head_label",
     "head_labels",
     "in_context_learning_score",

@@ -6,7 +6,6 @@ be taken while the weights are there, so it is taken when somebody needs it, and
 copied or pickled, and before weights under a cache are replaced (`load_state_dict`, `.to` and the like).
 """
 
-import hashlib
 import json
 import weakref
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from interp.config import TransformerConfig
-from interp.digests import digest_of
+from interp.digests import digest_of, digest_of_text
 from interp.errors import CacheError, ConfigError, describe
 
 if TYPE_CHECKING:
@@ -112,12 +111,18 @@ class Provenance:
     @property
     def signature(self) -> str:
         """Architecture and weights as one hash, for files. Raises `CacheError` if the weights are gone."""
-        return hashlib.blake2b(json.dumps(self.to_dict()).encode(), digest_size=16).hexdigest()
+        return digest_of_text(json.dumps(self.to_dict()))
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles take: the hash, for neither storages nor the model mean anything there."""
         self.settle()
         return {**self.__dict__, "_version": None, "_storages": [], "_model": _nobody}
+
+
+def forget_hash(model: "Hooked") -> None:
+    """Have the hash taken anew when it is asked for next, whatever was written to weights without their noticing."""
+    model.__dict__.pop("_hashed", None)
+    model.__dict__.pop("_provenance", None)
 
 
 def signature(model: "Hooked") -> str:

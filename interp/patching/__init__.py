@@ -4,6 +4,9 @@
 `path_sweep` measures what heads and MLPs do by way of chosen receivers; `path_tree` what single paths carry. All take
 the same options (`SweepOptions`), and all can say what they found as values of the metric, effects or fractions.
 `packed.py` says why this is cheap.
+
+`sweep_dataset` and `path_sweep_dataset` do the same over a data set of pairs, as jobs; `PairsWork` is what any analysis
+of pairs is made of.
 """
 
 from interp.patching.datasets import path_sweep_dataset, sweep_dataset
@@ -14,10 +17,8 @@ from interp.patching.over_pairs import (
     PairsGroup,
     PairsOptions,
     PairsWork,
+    fields_of_pairs,
     numbers_of,
-    pairs_of,
-    put_together,
-    split_dataset_options,
     with_ends,
 )
 from interp.patching.packed import BaseRun, PackedForward, PackedRows
@@ -71,17 +72,15 @@ __all__ = [
     "check_model",
     "check_reactions",
     "check_writes_add_up",
+    "fields_of_pairs",
     "heads_write",
     "measure_rows",
     "numbers_of",
-    "pairs_of",
     "path_sweep",
     "path_sweep_dataset",
     "path_tree",
-    "put_together",
     "question_of",
     "read_points",
-    "split_dataset_options",
     "sweep",
     "sweep_dataset",
     "sweep_sites",

@@ -9,17 +9,15 @@ from torch import Tensor
 from interp.data import PromptPairs
 from interp.indices import chosen_indices
 from interp.interventions import Index
-from interp.jobs import AnyModel, run
+from interp.jobs import AnyModel
 from interp.keywords import known_keywords
 from interp.patching.measure import Metrics
 from interp.patching.over_pairs import (
     DatasetOptions,
     PairsGroup,
     PairsWork,
+    fields_of_pairs,
     numbers_of,
-    pairs_of,
-    put_together,
-    split_dataset_options,
     with_ends,
 )
 from interp.patching.pairs import Reaction
@@ -70,17 +68,15 @@ def sweep_dataset(
     And at the end:
         JobError: units failed, or are missing because they are another part's.
     """
-    fields, job = split_dataset_options(options, default="denoising")
-    of_pairs = pairs_of(model, pairs)
-    live = of_pairs["model"].load()
+    fields, job = fields_of_pairs(model, pairs, metric, options, default="denoising")
+    live = fields["model"].load()
     cells = {"layers": layers, "positions": positions, "heads": heads, "neurons": neurons}
-    place = SweepSite.of(live, site, over, of_pairs["tokens"].n_pos, **cells)
+    place = SweepSite.of(live, site, over, fields["tokens"].n_pos, **cells)
     asked = {"site": site, "over": place.over, "layers": place.layers, "positions": place.positions}
     parts = place.parts if place.part_axis == "neuron" else None, place.parts if place.part_axis != "neuron" else None
-    work = SweepWork(**of_pairs, **fields, metric=metric, **asked, neurons=parts[0], heads=parts[1])
+    work = SweepWork(**fields, **asked, neurons=parts[0], heads=parts[1])
     about = work.check()
-    with run(work, **job) as folder:
-        numbers = numbers_of(put_together(folder), work.settings)
+    numbers = numbers_of(work.of_all_pairs(job), work.settings)
     return site_result(numbers, place, position_labels(live, work.prompts), work.names, work.settings, about)
 
 
@@ -150,14 +146,12 @@ def path_sweep_dataset(
 
     Raises as `path_sweep` and `sweep_dataset`.
     """
-    fields, job = split_dataset_options(options, default="noising")
-    of_pairs = pairs_of(model, pairs)
-    question = PathQuestion.of(of_pairs["model"].load(), receivers, senders, mlps, norms)
-    where = None if positions is None else chosen_indices("positions", positions, of_pairs["tokens"].n_pos)
-    work = PathWork(**of_pairs, **fields, metric=metric, question=question, positions=where)
+    fields, job = fields_of_pairs(model, pairs, metric, options, default="noising")
+    question = PathQuestion.of(fields["model"].load(), receivers, senders, mlps, norms)
+    where = None if positions is None else chosen_indices("positions", positions, fields["tokens"].n_pos)
+    work = PathWork(**fields, question=question, positions=where)
     about = work.check()
-    with run(work, **job) as folder:
-        numbers = numbers_of(put_together(folder), work.settings)
+    numbers = numbers_of(work.of_all_pairs(job), work.settings)
     return question.result(numbers, work.names, where, work.settings, about)
 
 

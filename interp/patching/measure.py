@@ -52,13 +52,13 @@ class Numbers:
         """The values as the settings ask for them, with a record of how they came about.
 
         Args:
-            axes: of the cells.
+            axes: of the cells. The values may have an axis for each of these, or one of all cells in their order.
             names: of the metrics, where the caller gave them.
             settings: whether effects or fractions, the mean or every prompt.
             about: more to say in `attrs`.
             effects: whether the values are effects already, and not the metrics of patched runs.
         """
-        values = self.values
+        values = self.values.reshape(*self.values.shape[:2], *(len(axis.indices) for axis in axes))
         per_cell = (..., *[None] * (values.ndim - 2))
         if settings.values != "metric" and not effects:
             values = values - self.baseline[per_cell]

@@ -12,7 +12,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -20,10 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.data import PairTokens, PromptPairs
-from interp.errors import ConfigError, describe
+from interp.errors import ConfigError, ShapeError, TokenError, describe
 from interp.indices import check_count
 from interp.interventions import Intervention, Resample
-from interp.jobs import AnyModel, JobFolder, JobOptions, ModelRef, Work
+from interp.jobs import AnyModel, JobOptions, ModelRef, ModelWork, put_together, run
 from interp.metrics import JudgedRun, KLDivergence, Metric, as_metric, key_of
 from interp.patching.measure import Measurement, Metrics, Numbers
 from interp.patching.options import Settings
@@ -99,11 +98,10 @@ class PairsGroup:
 
 
 @dataclass(frozen=True, eq=False)
-class PairsWork(Work):
+class PairsWork(ModelWork):
     """What every analysis of pairs asks; a subclass says what is measured of some pairs of one length.
 
     Attributes:
-        model: by reference.
         pairs: with their texts.
         tokens: the same as the model's tokens.
         metric: None for the difference of each pair's own answers.
@@ -112,7 +110,6 @@ class PairsWork(Work):
         settings: direction, budget, and how results are shown.
     """
 
-    model: ModelRef
     pairs: PromptPairs
     tokens: PairTokens
     metric: Metrics | None
@@ -135,15 +132,6 @@ class PairsWork(Work):
         """One for every `unit` pairs; the last may have fewer."""
         return math.ceil(len(self.pairs) / self.unit)
 
-    @property
-    def device(self) -> str:
-        """The model's."""
-        return str(self.model.load().W_E.device)
-
-    def shared(self, folder: Path) -> "PairsWork":
-        """With the model in the job's folder."""
-        return dataclasses.replace(self, model=self.model.snapshotted(folder / "model"))
-
     def rows(self, unit: int) -> range:
         """The pairs of a unit."""
         return range(unit * self.unit, min((unit + 1) * self.unit, len(self.pairs)))
@@ -155,9 +143,7 @@ class PairsWork(Work):
 
     def specification(self) -> dict[str, Any]:
         """All that the numbers of a prompt depend on."""
-        model = self.model.load()
-        prompts = MaskedTokens(torch.zeros(len(self.pairs), self.tokens.n_pos, dtype=torch.long))
-        run = JudgedRun(prompts, model.to_answer, model.cfg.d_vocab_out, model, cfg=model.cfg)
+        run = self._judged()
         return {
             "model": self.model.key(),
             "pairs": self.tokens.digest,
@@ -181,6 +167,11 @@ class PairsWork(Work):
                         merged[name] = torch.empty(of.shape[0], len(rows), *of.shape[2:], dtype=of.dtype)
                     merged[name][:, at] = of.cpu()
         return merged
+
+    def of_all_pairs(self, job: JobOptions) -> dict[str, Tensor]:
+        """Do the job: what is measured of all pairs, in their order. Raises as `jobs.run`."""
+        with run(self, **job) as folder:
+            return put_together(folder.results(), dim=1)  # that of prompts
 
     # ------------------------------------------------------------------ pairs and metrics
 
@@ -215,11 +206,13 @@ class PairsWork(Work):
         """The first two pairs of one length in the first unit, on which a question can be tried."""
         return self.group(self.tokens.groups(self.rows(0))[0][:2])
 
+    @torch.no_grad()
     def check(self) -> dict[str, object]:
         """Try the question on the first two pairs of one length, and return what the results' `attrs` say of it.
 
         Raises what a call on these two would raise, and `ConfigError` for a metric that makes one number of several
-        prompts, or that counts positions from the start where pairs differ in length.
+        prompts, or that counts positions from the start where pairs differ in length. Raises, naming a pair, for a
+        metric that pairs of some length are too short for.
         """
         for metric in self.metrics.values():
             self._check_metric(metric)
@@ -229,11 +222,22 @@ class PairsWork(Work):
         if self.settings.normalize and measured.target is None:
             raise ConfigError(f"normalize = True, but {self.ablation!r} is not a run, so there is no other end to "
                               "measure against")  # fmt: skip
+        self._check_lengths()
         names = [
             self._name(metric, plan.name) for metric, plan in zip(self.metrics.values(), measured.plans, strict=True)
         ]
         about = {name: said for name, said in measured.about().items() if name not in ("n", "baseline", "target")}
         return {**about, "metric": "; ".join(names), "pairs": self.pairs.digest}
+
+    def _check_lengths(self) -> None:
+        """Measure a pair of every length, as it is: some metrics ask for more tokens than the shortest have."""
+        for some in self.tokens.groups(range(len(self.pairs))):
+            group = self.group(some[:1])
+            try:
+                Measurement.of(group.pair.run([]), group.metric, self.settings)
+            except (ShapeError, TokenError) as error:
+                n_pos = self.tokens.lengths[some[0]]
+                raise type(error)(f"{self.pairs.names[some[0]]}, of {n_pos} tokens: {error}") from error
 
     def _check_metric(self, metric: Metric) -> None:
         if isinstance(metric, KLDivergence) and metric.reference is not None:
@@ -252,20 +256,19 @@ class PairsWork(Work):
         if not metric.answers:
             return said
         shown = self.pairs.metric if self.metric is None else metric
+        return shown.plan(self._judged()).name
+
+    def _judged(self) -> JudgedRun:
+        """As many prompts as there are pairs, by which metrics can say what they are; their tokens mean nothing."""
         model = self.model.load()
         prompts = MaskedTokens(torch.zeros(len(self.pairs), self.tokens.n_pos, dtype=torch.long))
-        return shown.plan(JudgedRun(prompts, model.to_answer, model.cfg.d_vocab_out, model, cfg=model.cfg)).name
+        return JudgedRun(prompts, model.to_answer, model.cfg.d_vocab_out, model, cfg=model.cfg)
 
     @property
     def prompts(self) -> MaskedTokens:
         """The prompts of all runs as they are, in one batch padded on the left, on the CPU."""
         role = ROLES[cast(str, self.settings.direction)][0]
-        given = self.tokens.clean if role == "clean" else self.tokens.corrupted
-        ids = torch.zeros(len(given), self.tokens.n_pos, dtype=torch.long)
-        mask = torch.zeros_like(ids, dtype=torch.bool)
-        for row, of_row in enumerate(given):
-            ids[row, -len(of_row) :], mask[row, -len(of_row) :] = torch.tensor(of_row), True
-        return MaskedTokens(ids, None if mask.all() else mask)
+        return self.tokens.clean_batch() if role == "clean" else self.tokens.corrupted_batch()
 
 
 def _of_rows(metric: Metric, rows: Sequence[int], n: int) -> Metric:
@@ -294,18 +297,22 @@ def check_not_pooled(measured: Measurement) -> None:
 
 
 JOB = tuple(JobOptions.__annotations__)
+"""The options that say how a job is done, rather than what is measured."""
 
 
-def split_dataset_options(options: Mapping[str, Any], default: PatchDirection) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of `PairsWork` that options decide, and the options of its job.
+def fields_of_pairs(
+    model: AnyModel, pairs: PromptPairs, metric: Metrics | None, options: Mapping[str, Any], default: PatchDirection
+) -> tuple[dict[str, Any], JobOptions]:
+    """The fields of `PairsWork`, checked, and the options of its job.
 
     Args:
+        model, pairs, metric: as for `sweep_dataset`.
         options: whose names `known_keywords` has checked.
         default: the direction where nothing is said, and nothing stands for the corrupted prompts.
 
-    Raises `ConfigError` for a wrong value.
+    Raises `ConfigError`, `TokenError` or `ShapeError` for what is wrong.
     """
-    job = {name: options[name] for name in JOB if name in options}
+    job = cast(JobOptions, {name: options[name] for name in JOB if name in options})
     ablation = options.get("ablation")
     if ablation is not None and not isinstance(ablation, Intervention):
         raise ConfigError(f"ablation = {describe(ablation)}; allowed: Zero(), Mean(...), Resample(...), or None")
@@ -313,26 +320,13 @@ def split_dataset_options(options: Mapping[str, Any], default: PatchDirection) -
     others = {k: v for k, v in options.items() if k not in (*JOB, "ablation", "unit")}
     direction = others.pop("direction", None) or ("noising" if ablation is not None else default)
     settings = Settings.of({**others, "direction": direction, "progress": False})
-    return {"ablation": ablation, "unit": unit, "settings": settings}, job
-
-
-def pairs_of(model: AnyModel, pairs: PromptPairs) -> dict[str, Any]:
-    """The fields of `PairsWork` that model and pairs decide. Raises `ConfigError`, `TokenError` or `ShapeError`."""
     if not isinstance(pairs, PromptPairs):
         raise ConfigError(
             f"pairs = {describe(pairs)}; allowed: interp.data.PromptPairs, such as PromptPairs.read makes"
         )
     ref = ModelRef.of(model)
-    return {"model": ref, "pairs": pairs, "tokens": pairs.tokens(ref.load())}
-
-
-def put_together(job: JobFolder) -> dict[str, Tensor]:
-    """What was measured of all pairs, in their order."""
-    held: dict[str, list[Tensor]] = {}
-    for result in job.results():
-        for name, of in result.items():
-            held.setdefault(name, []).append(of)
-    return {name: torch.cat(parts, dim=1) for name, parts in held.items()}
+    asked = {"model": ref, "pairs": pairs, "tokens": pairs.tokens(ref.load()), "metric": metric}
+    return {**asked, "ablation": ablation, "unit": unit, "settings": settings}, job
 
 
 def numbers_of(found: Mapping[str, Tensor], settings: Settings) -> Numbers:

@@ -168,9 +168,7 @@ class PathQuestion:
             "mlps": self.mlps,
             "norms": self.norms,
         }
-        cells = numbers.values.unflatten(2, [len(axis.indices) for axis in self.axes])
-        shaped = Numbers(cells, numbers.baseline, numbers.target)
-        return shaped.result(self.axes, metrics, settings, {**about, **of_paths})
+        return numbers.result(self.axes, metrics, settings, {**about, **of_paths})
 
 
 def _measure_senders(

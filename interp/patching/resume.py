@@ -1,6 +1,5 @@
 """A sweep's checkpoint: what has been measured, cell by cell, in a file that only the same question goes on from."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.digests import digest_of
+from interp.digests import digest_of, digest_of_text
 from interp.errors import CheckpointError
 from interp.files import load_tensors, save_tensors
 from interp.interventions import Intervention
@@ -62,7 +61,7 @@ class ResumeFile:
         values: Mapping[str, Float[Tensor, "metric batch cell"]],
     ):
         self.path = None if path is None else Path(path)
-        self.question = {part: _digest(asked) for part, asked in question.items()}
+        self.question = {part: digest_of_text(json.dumps(asked)) for part, asked in question.items()}
         self.values = values
         self.done = {name: torch.zeros(of.shape[-1], dtype=torch.bool) for name, of in values.items()}
 
@@ -96,7 +95,3 @@ class ResumeFile:
         tensors = {f"values of {name}": values for name, values in self.values.items()}
         tensors |= {f"done of {name}": done for name, done in self.done.items()}
         save_tensors(self.path, KIND, tensors, {"question": self.question})
-
-
-def _digest(asked: Any) -> str:
-    return hashlib.blake2b(json.dumps(asked).encode(), digest_size=16).hexdigest()

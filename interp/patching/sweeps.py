@@ -203,9 +203,7 @@ def site_result(
         "positions": "together" if site.positions is None else " ".join(map(str, site.positions)),
     }
     axes = _axes(site, labels)
-    cells = numbers.values.unflatten(2, [len(axis.indices) for axis in axes.values()])
-    shaped = Numbers(cells, numbers.baseline, numbers.target)
-    result = shaped.result(list(axes.values()), metrics, settings, {**about, **of_site})
+    result = numbers.result(list(axes.values()), metrics, settings, {**about, **of_site})
     return result.transpose("metric", "prompt", *(axes[word].name for word in site.over), missing_dims="ignore")
 
 

@@ -9,6 +9,7 @@ from interp.results.axes import (
     interval_margin,
     over_prompts,
     position_labels,
+    t_quantile,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "interval_margin",
     "over_prompts",
     "position_labels",
+    "t_quantile",
 ]

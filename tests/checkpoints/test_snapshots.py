@@ -272,6 +272,14 @@ def test_models_that_a_snapshot_would_change_are_refused(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tensor_that_no_checkpoint_can_hold_is_named(tmp_path: Path):
+    model = build(config(SMALL), SEED)
+    model.register_buffer("phase", torch.ones(2, dtype=torch.complex64))
+    with pytest.raises(CheckpointError, match=r"tensor 'phase' has dtype torch.complex64; allowed: float64, float32"):
+        model.save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_description_comes_last_and_holds_no_more_than_is_needed(saved: Path):
     about = json.loads((saved / "config.json").read_text(encoding="utf-8"))
     model = HookedTransformer.from_pretrained(saved)

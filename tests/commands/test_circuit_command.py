@@ -11,6 +11,7 @@ from letters import PAIRS, as_csv, as_jsonl, save_letters
 from running import asks_nothing, refusal, rows, run
 
 from interp import HookedTransformer, TransformerConfig
+from interp.data import PromptPairs
 from interp.discovery import Subgraph, edge_scores, faithfulness
 from interp.metrics import Logit, LogitDifference
 
@@ -104,6 +105,10 @@ def test_pairs_of_several_lengths_are_one_question_from_either_kind_of_file(
     for file in (as_csv(here / "pairs.csv"), as_jsonl(here / "pairs.jsonl")):
         printed.append(run("circuit", "--pairs", file, *options).output)
     assert printed[0] == printed[1]
+    tokens = PromptPairs.read(here / "pairs.csv").tokens(model)
+    PromptPairs(tokens.clean, tokens.corrupted, tokens.correct, tokens.incorrect).save(here / "ids.jsonl")
+    of_ids = run("circuit", "--pairs", "ids.jsonl", *options).output
+    assert of_ids.splitlines()[1:] == printed[0].splitlines()[1:]  # the first names the answers
     single = [edge_scores(model, one["corrupted"], one["clean"], LogitDifference(one["correct"], one["incorrect"]),
                           **QUIET) for one in PAIRS]  # fmt: skip
     ends = [sum(one.attrs[end] for one in single) / len(PAIRS) for end in ("baseline", "target")]

@@ -109,6 +109,6 @@ def test_bad_input_ends_with_one_line_and_status_2(
 def test_every_command_has_help_with_an_example():
     assert "demo" in CliRunner().invoke(app, ["--help"]).output
     assert "Example: interp demo" in CliRunner().invoke(app, ["demo", "--help"]).output
-    for command in (["sweep"], ["circuit"], ["jobs", "status"], ["jobs", "check"]):
+    for command in (["sweep"], ["harvest"], ["circuit"], ["jobs", "status"], ["jobs", "check"]):
         help = " ".join(CliRunner().invoke(app, [*command, "--help"]).output.split())
         assert f"Example: interp {' '.join(command)}" in help

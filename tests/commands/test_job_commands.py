@@ -1,5 +1,6 @@
-"""`interp sweep` and `interp jobs`: a job as a user runs it, in parts, interrupted, and looked at."""
+"""`interp sweep`, `interp harvest` and `interp jobs`: a job as a user runs it, in parts, interrupted, and looked at."""
 
+import inspect
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from letters import as_csv, as_jsonl, save_letters
 from running import asks_nothing, refusal, rows, run
 
 from interp import ConfigError, HookedTransformer
+from interp.commands.harvest import harvest as harvest_command
 from interp.commands.working import engine_of, ranges
-from interp.data import PromptPairs
+from interp.data import PromptPairs, Texts
+from interp.harvest import Store, harvest
 from interp.jobs import JobFolder, part
 from interp.metrics import KLDivergence
 from interp.patching import sweep_dataset
@@ -134,6 +137,85 @@ def test_a_unit_that_fails_ends_the_command_also_where_it_is_one_of_a_part(
     for options in ([], ["--part", "2/2"]):
         line = refusal(capsys, monkeypatch, [*asked, *options])
         assert "of 2 units failed. Unit" in line and "ConfigError: out of luck" in line and "pairs " in line
+
+
+# ---------------------------------------------------------------------- harvest
+
+
+@pytest.fixture
+def kept(checkpoint: str, here: Path) -> list[str]:
+    """A harvest of two files in three units."""
+    (here / "a.txt").write_text("a b c d " * 3)
+    (here / "b.jsonl").write_text('{"text": "b b a"}\n\n{"text": "d c"}\n')
+    options = ["--texts", "a.txt", "--texts", "b.jsonl", "--n-ctx", "6", "--unit-tokens", "6", "--folder", "store"]
+    return ["harvest", "--model", checkpoint, *options, "--site", "resid_post:-1", "--site", "*hook_z"]
+
+
+def test_a_harvest_says_its_size_before_it_starts_and_keeps_what_the_function_keeps(
+    kept: list[str], here: Path, monkeypatch: pytest.MonkeyPatch
+):
+    done = run(*kept, "--dtype", "float32")
+    mine = Store.open(here / "store")
+    model = HookedTransformer.from_pretrained(kept[2])
+    options: dict[str, Any] = {"dtype": "float32", "n_ctx": 6, "unit_tokens": 6, "folder": here / "theirs"}
+    sites: list[Any] = [("resid_post", 1), "*hook_z"]
+    theirs = harvest(model, Texts.read(["a.txt", "b.jsonl"]), sites, **options, **QUIET)
+    assert mine.sites == theirs.sites and len(mine) == len(theirs) == 17
+    assert all((mine[site].numpy() == theirs[site].numpy()).all() for site in mine.sites)
+    assert (
+        done.stderr.startswith("harvesting 17 tokens at 3 sites into store: ")
+        and " MB in float32, 3 units" in done.stderr
+    )
+    assert done.stdout == (
+        "17 tokens, each with\n  blocks.0.attn.hook_z [2, 6]\n  blocks.1.attn.hook_z [2, 6]\n"
+        "  blocks.1.hook_resid_post [12]\nWrote store, for interp.harvest.Store.open.\n"
+    )
+    assert run("jobs", "check", "store").exit_code == 0
+
+    def never(*_: object) -> None:
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr(HookedTransformer, "run_with_cache", never)
+    again = run(*kept, "--dtype", "float32", "--quiet")
+    assert again.stdout == done.stdout and again.stderr == ""
+
+
+def test_a_harvest_is_done_in_parts_too(kept: list[str], here: Path):
+    first = run(*kept, "--one-a-row", "--part", "2/2", "--quiet")
+    assert first.exit_code == 0 and first.output.startswith("Part 2/2 is done. Left to other parts: ")
+    assert run("jobs", "status", "store").exit_code == 1
+    last = run(*kept, "--one-a-row", "--part", "1/2", "--quiet")
+    assert last.output.startswith("17 tokens, each with\n") and run("jobs", "status", "store").exit_code == 0
+    assert (Store.open("store").pos.numpy() == 0).sum() == 4  # two rows of the first text, one of each other
+
+
+def test_units_of_a_harvest_are_as_large_as_the_functions():
+    defaults = [inspect.signature(one).parameters for one in (harvest, harvest_command)]
+    for name in ("dtype", "n_ctx", "packed", "unit_tokens"):
+        assert defaults[0][name].default == defaults[1][name].default
+
+
+def test_what_a_harvest_refuses_is_one_line(
+    kept: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    other_column = [*kept, "--column", "txt"]
+    for arguments, said in (
+        ([*kept[:-4], "--site", "resid_post"], "--site 'resid_post' is in every layer: say 'resid_post:0' for"),
+        ([*kept[:-4], "--site", "resid_pst:1"], "--site 'resid_pst:1' names nothing in layer 1; did you mean 'resid_"),
+        ([*kept[:-4], "--site", "pattern:0"], "a harvest keeps a row for each token"),
+        ([*kept[:-4], "--site", "z:7"], "--site 'z:7': layer = 7; allowed: -2 to 1"),
+        (other_column, "b.jsonl, line 1: "),
+    ):
+        assert said in refusal(capsys, monkeypatch, arguments), arguments[-1]
+    monkeypatch.setattr(HookedTransformer, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+    for options, said in (
+        (["--dtype", "float61"], "--dtype 'float61'; allowed: float16, bfloat16, float32; did you mean 'float16'"),
+        (["--texts", "nothing.txt"], "nothing.txt"),
+        (["--part", "0/1"], "--part '0/1'"),
+        (["--folder", "a.txt"], "cannot write: Not a directory"),
+    ):
+        assert said in refusal(capsys, monkeypatch, [*kept, *options]), said
+    assert not list(here.glob("store/unit*"))
 
 
 # ---------------------------------------------------------------------- status and check

@@ -32,6 +32,8 @@ def model(tokenizer: Any = Vocabulary("abc!", bos="!")) -> HookedTransformer:  #
 def test_pairs_are_equal_by_content_and_nothing_else():
     by_other_types = PromptPairs(tuple(CLEAN), iter(CORRUPTED), CORRECT, INCORRECT, names=["x", "y", "z"])
     assert by_other_types == PAIRS and hash(by_other_types) == hash(PAIRS) and by_other_types.digest == PAIRS.digest
+    of_numpy = PromptPairs(np.array(["a"]), np.array(["b"]), np.array(["c"]))
+    assert of_numpy == PromptPairs(["a"], ["b"], ["c"]) and type(of_numpy.clean[0]) is str
     assert PromptPairs(torch.tensor([[1, 2]]), np.array([[1, 3]]), torch.tensor([2])) == PromptPairs(
         [(1, 2)], [range(1, 4, 2)], [np.int64(2)]
     )
@@ -226,6 +228,14 @@ def test_rows_are_grouped_by_length_the_longest_first():
     tokens = PAIRS.tokens(model())
     assert tokens.groups(range(3)) == [[1], [0, 2]] and tokens.groups(range(1)) == [[0]]
     assert tokens.groups([2, 0]) == [[2, 0]] and tokens.groups(range(0)) == []
+
+
+def test_a_batch_of_all_pairs_is_padded_on_the_left_and_says_so():
+    tokens = PAIRS.tokens(model())
+    for batch, prompts in ((tokens.clean_batch(), tokens.clean), (tokens.corrupted_batch(), tokens.corrupted)):
+        for ids, real, prompt in zip(batch.ids, batch.is_token, prompts, strict=True):
+            assert ids[real].tolist() == prompt and real.tolist() == sorted(real.tolist()) and len(ids) == 3
+    assert PAIRS[1:2].tokens(model()).clean_batch().attention_mask is None
 
 
 def test_pairs_that_a_model_cannot_read_are_all_found_before_it_runs(monkeypatch: pytest.MonkeyPatch):

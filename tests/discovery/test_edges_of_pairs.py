@@ -74,8 +74,8 @@ def test_circuits_over_pairs_are_judged_as_all_of_them_at_once():
     circuits = {"few": Subgraph.top(scores, 5), "many": Subgraph.top(scores, 30)}
     for options in ({}, {"per_prompt": True}, {"positions": [-1, -2], "norms": "frozen"}):
         expected = faithfulness(model, circuits, **once, **options, **SURE, **QUIET)
-        assert_same(faithfulness_dataset(model, circuits, pairs, unit=3, **options, **SURE, **QUIET), expected)
-    single = faithfulness_dataset(model, circuits["few"], pairs, unit=3, **SURE, **QUIET)
+        assert_same(faithfulness_dataset(model, pairs, circuits, unit=3, **options, **SURE, **QUIET), expected)
+    single = faithfulness_dataset(model, pairs, circuits["few"], unit=3, **SURE, **QUIET)
     assert "circuit" not in single.dims and int(single.n_edges) == 5
 
 
@@ -96,7 +96,7 @@ def test_scores_and_their_probe_are_kept_in_one_folder_and_other_questions_are_r
     with pytest.raises(CheckpointError, match=r"method \('eap_ig' there, 'eap' here\)"):
         edge_scores_dataset(model, pairs, method="eap", folder=tmp_path, unit=3, **QUIET)
     with pytest.raises(CheckpointError, match=r"differs in: .*analysis"):
-        faithfulness_dataset(model, Subgraph.whole(model), pairs, folder=tmp_path, unit=3, **QUIET)
+        faithfulness_dataset(model, pairs, Subgraph.whole(model), folder=tmp_path, unit=3, **QUIET)
 
 
 @pytest.mark.usefixtures("as_installed")
@@ -115,10 +115,10 @@ def test_what_cannot_be_asked_of_pairs_is_refused_before_any_unit(tmp_path: Path
     assert not (tmp_path / "job").exists()
     other = small_model(MORE["attention-only"])
     with pytest.raises(ShapeError, match="another shape"):
-        faithfulness_dataset(model, Subgraph.whole(other), pairs, **QUIET)
+        faithfulness_dataset(model, pairs, Subgraph.whole(other), **QUIET)
     same = edge_scores(model, **once, probe=0, **QUIET) * 0
     with pytest.raises(ConfigError, match=r"over 7 prompts a gap of .* so that a ratio to it is noise"):
-        faithfulness_dataset(model, Subgraph.top(same, 3), pairs, metric=of_each, **QUIET)
+        faithfulness_dataset(model, pairs, Subgraph.top(same, 3), metric=of_each, **QUIET)
 
 
 def of_each(logits: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import tiny_corpus
 import torch
@@ -80,6 +81,12 @@ def test_half_precision_models_and_autocast_do_not_change_what_is_meant(tmp_path
     with torch.no_grad():
         _, cache = model.run_with_cache(half.token.rows(slice(0, 48)).view(3, 16))
     assert torch.equal(half["z", 2].rows(slice(0, 48)), cache["z", 2].flatten(0, 1))
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path: Path):
+    given: Any = {name: np.int64(OPTIONS[name]) for name in ("n_ctx", "batch", "unit_tokens")}
+    small_harvest(tmp_path, **given)
+    assert bits(small_harvest(tmp_path)) == bits(small_harvest(tmp_path, **given))
 
 
 def test_the_run_ends_at_the_last_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

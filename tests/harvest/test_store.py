@@ -179,12 +179,14 @@ def test_a_loader_gives_the_same_batches_with_any_number_of_workers(store: Store
     [
         ({"batch_size": 0}, "batch_size = 0"),
         ({"seed": 1.5}, "seed = 1.5"),
+        ({"seed": 2**64}, f"seed = {2**64}; allowed: 0 to"),
+        ({"sed": 1}, "unknown argument 'sed'.*did you mean seed="),
         ({"shards": 0}, "shards = 0"),
         ({"reader": (2, 2)}, "reader = 2; allowed: 0 to 1"),
         ({"reader": 1}, "reader = 1; allowed: .which, of how many."),
         ({"sites": ("q", 2)}, "names nothing"),
     ],
-    ids=range(6),
+    ids=range(8),
 )
 def test_batches_that_there_cannot_be_are_refused(store: Store, options: dict[str, Any], said: str, as_installed: None):
     with pytest.raises((ConfigError, HookNotFoundError), match=said):

@@ -5,6 +5,7 @@ import gc
 import json
 import pickle
 import weakref
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -106,6 +107,32 @@ def test_hooks_are_refused():
                 ask()
         model(torch.tensor([[1]]))
     assert ref.load() is model
+
+
+def test_hooks_of_torch_are_refused():
+    model = a_model()
+    ref = ModelRef.of(model)
+    for part, name in ((model, "the whole model"), (model.blocks[0], "blocks.0")):
+        for register in (part.register_forward_hook, part.register_forward_pre_hook):
+            handle = register(lambda *given: None)
+            for ask in (lambda: ModelRef.of(model), ref.load):
+                with pytest.raises(ConfigError, match=f"hooks of torch, at '{name}' first"):
+                    ask()
+            handle.remove()
+    assert ref.load() is model
+
+
+def test_weights_that_were_written_to_through_their_data_are_another_model():
+    model = a_model()
+    before = ModelRef.of(model)
+    assert before.hash == model.weights_hash()
+    model.W_E.data[0, 0] += 1
+    assert ModelRef.of(model).hash != before.hash
+    with torch.inference_mode():
+        model = a_model()
+        before = ModelRef.of(model)
+        model.W_E[0, 0] += 1
+        assert ModelRef.of(model).hash != before.hash
 
 
 @pytest.mark.parametrize("given", [3, None, torch.ones(2), ["a"], "", " "])
@@ -226,18 +253,24 @@ def test_a_half_written_or_damaged_snapshot_is_written_again(tmp_path: Path):
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == whole
 
 
+@pytest.fixture(scope="module")
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """Two other processes, for all tests: they take seconds to start."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        yield executor
+
+
 @pytest.mark.apart
-def test_other_processes_get_the_same_bits_or_an_error(tmp_path: Path):
+def test_other_processes_get_the_same_bits_or_an_error(tmp_path: Path, processes: ProcessPoolExecutor):
     runs = [run_of(name) for name in ("gemma_like", "sinusoidal_no_norm", "capped_window_tied")]
-    loud, circuit, lost = a_model(kind=Loud), entry("skip_1").build().compile(), a_model()
+    loud, circuit, lost = a_model(kind=Loud), entry("skip_1").build().compile(), a_model(SEED + 2)
     swapped = ModelRef.of(a_model()).snapshotted(tmp_path / "swapped")
     a_model(SEED + 1).save_snapshot(tmp_path / "swapped")
     token = torch.tensor([[1]])
     models = [(run.model, run.tokens[:, :3]) for run in runs] + [(loud, token), (circuit, token)]
     sent = [(ModelRef.of(model).snapshotted(tmp_path / str(i)), x) for i, (model, x) in enumerate(models)]
     sent += [(ModelRef.of(lost), token), (swapped, token)]
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        *found, of_live, of_swapped = [process.submit(elsewhere, *one).result() for one in sent]
+    *found, of_live, of_swapped = [processes.submit(elsewhere, *one).result() for one in sent]
     for (ref, tokens), got in zip(sent, found, strict=False):
         model = ref.load()
         with torch.no_grad():
@@ -254,12 +287,9 @@ def write_again(folder: Path, seed: int) -> str:
 
 
 @pytest.mark.apart
-def test_processes_may_write_the_same_snapshot_at_once(tmp_path: Path):
-    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as processes:
-        for attempt in range(4):
-            jobs = [processes.submit(write_again, tmp_path / str(attempt), SEED) for _ in range(6)]
-            assert {job.result() for job in jobs} == {a_model().weights_hash()}
-            assert sorted(path.name for path in (tmp_path / str(attempt)).iterdir()) == [
-                "config.json",
-                "model.safetensors",
-            ]
+def test_processes_may_write_the_same_snapshot_at_once(tmp_path: Path, processes: ProcessPoolExecutor):
+    for attempt in range(4):
+        folder = tmp_path / str(attempt)
+        written = [processes.submit(write_again, folder, SEED) for _ in range(6)]
+        assert {one.result() for one in written} == {a_model().weights_hash()}
+        assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from grid import GRID, SEED, build, config
@@ -122,6 +123,22 @@ def test_half_precision_over_pairs_is_that_of_its_units():
 # ---------------------------------------------------------------------- as a job
 
 
+def test_autocast_around_the_call_does_not_change_the_numbers_that_are_kept(tmp_path: Path):
+    model = small(dtype=torch.float32)
+    pairs = random_pairs(model, LENGTHS, seed=12)
+    of_numpy: Any = {"unit": np.int64(3), "max_bytes": np.int64(10**8)}
+    plain = sweep_dataset(model, pairs, **of_numpy, **QUIET)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(sweep_dataset(model, pairs, unit=3, max_bytes=10**8, **QUIET), plain)
+
+
+def test_a_model_that_was_built_in_inference_mode_is_swept(tmp_path: Path):
+    with torch.inference_mode():
+        model = small()
+    pairs = random_pairs(model, LENGTHS, seed=13)
+    assert_same(sweep_dataset(model, pairs, unit=3, **QUIET), sweep(model, **in_one_batch(pairs), **QUIET))
+
+
 @pytest.mark.apart
 def test_workers_and_parts_give_the_same_bits_and_an_interrupted_sweep_goes_on(tmp_path: Path):
     model = small("rotary_rms_gated_grouped").to(torch.float32)
@@ -183,6 +200,7 @@ def test_what_cannot_be_swept_is_refused_before_any_unit(tmp_path: Path):
     model = small()
     pairs = random_pairs(model, LENGTHS, seed=10)
     text = PromptPairs(["a"], ["b"], ["c"])
+    longer_and_short = random_pairs(model, [*LENGTHS, 1])
     refused: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (ConfigError, "pairs = .*; allowed: interp.data.PromptPairs", {"pairs": [("a", "b")]}),
         (TokenError, "no tokenizer", {"pairs": text}),
@@ -198,6 +216,8 @@ def test_what_cannot_be_swept_is_refused_before_any_unit(tmp_path: Path):
         (ConfigError, "2 answers in correct for 7 pairs", {"metric": LogitDifference([1, 2], 3)}),
         (ConfigError, "give it no reference", {"metric": KLDivergence(torch.zeros(7, 7, 11))}),
         (ConfigError, "model = 3", {"model": 3}),
+        (TokenError, "pair 7, of 1 tokens: a loss needs at least two", {"pairs": longer_and_short, "metric": Loss()}),
+        (ShapeError, "pair 2, of 3 tokens: pos = -4", {"metric": Logit(1, pos=[-1, -4])}),
     ]
     for kind, message, change in refused:
         with pytest.raises(kind, match=message):
