@@ -14,6 +14,9 @@ from torch import Tensor
 
 from interp.errors import CheckpointError, describe
 
+TEMPORARY = ".interp-"
+"""How the name of a file begins that is not whole yet; those of a killed process stay."""
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -26,7 +29,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".interp-")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=TEMPORARY)
     except OSError as error:
         raise OSError(error.errno, f"cannot write: {error.strerror}", str(target)) from error
     os.close(handle)

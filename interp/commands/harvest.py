@@ -9,13 +9,15 @@ import typer
 
 from interp.commands.common import MODEL, ModelName, Quiet
 from interp.commands.working import (
+    Device,
     Folder,
     Part,
+    Threads,
     Workers,
     check_folder,
     engine_of,
     reference,
-    said_where_parts_are_left,
+    said_where_work_is_left,
 )
 from interp.errors import ConfigError, HookNotFoundError, did_you_mean
 
@@ -42,6 +44,7 @@ def harvest(
     site: Annotated[list[str], typer.Option(help="Such as resid_post:12; may be given several times.")],
     folder: Folder,
     model: ModelName = MODEL,
+    device: Device = None,
     dtype: Annotated[str, typer.Option(help="In which numbers are kept: float16, bfloat16 or float32.")] = "float16",
     n_ctx: Annotated[int, typer.Option("--n-ctx", help="Tokens that run together.", min=1)] = 128,
     packed: Annotated[
@@ -50,6 +53,7 @@ def harvest(
     unit_tokens: Annotated[int, typer.Option(help="How many tokens are computed and kept together.", min=1)] = 16_384,
     column: Annotated[str, typer.Option(help="The field of .jsonl that has the text.")] = "text",
     workers: Workers = 1,
+    threads: Threads = 1,
     part: Part = None,
     quiet: Quiet = False,
 ) -> None:
@@ -63,11 +67,11 @@ def harvest(
         raise ConfigError(f"--dtype {dtype!r}; allowed: {', '.join(allowed)}{did_you_mean(dtype, allowed)}")
     engine, folder = engine_of(workers, part), check_folder(folder)
     corpus = Texts.read(texts, column=column)
-    ref = reference(model, quiet)
+    ref = reference(model, device, quiet)
     sites = [_site(ref.load(), given) for given in site]
-    with said_where_parts_are_left(part, folder):
+    with said_where_work_is_left(part, folder):
         store = kept(ref, corpus, sites, dtype=chosen, n_ctx=n_ctx, packed=packed, unit_tokens=unit_tokens,
-                     folder=folder, workers=engine, progress=not quiet)  # fmt: skip
+                     folder=folder, workers=engine, threads=threads, progress=not quiet)  # fmt: skip
     typer.echo(f"{len(store):,} tokens, each with")
     for name in store.sites:
         typer.echo(f"  {name} {list(store[name].shape[1:])}")

@@ -52,6 +52,11 @@ def status(folder: JobFolderName) -> None:
         typer.echo(f"{n} with {software}")
     if len(found.made_with) > 1:
         typer.echo("The folder is mixed: its units agree up to rounding only.")
+    if left := job.unfinished():
+        typer.echo(
+            f"{len(left)} unfinished files ({left[0].name} first) are being written, or were left by a process that "
+            "was killed; remove them when nobody works here."
+        )
     _end(not found.missing)
 
 

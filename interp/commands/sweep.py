@@ -24,13 +24,15 @@ from interp.commands.sweeps import (
     write_sweep,
 )
 from interp.commands.working import (
+    Device,
     Folder,
     Part,
+    Threads,
     Workers,
     check_folder,
     engine_of,
     reference,
-    said_where_parts_are_left,
+    said_where_work_is_left,
 )
 
 HELP = """Patch activations over a data set of pairs of prompts, place by place, with intervals over prompts.
@@ -52,6 +54,7 @@ def sweep(
     pairs: Annotated[str, typer.Option(help="A .csv or .jsonl file of pairs of prompts, or a data set's name.")],
     folder: Folder,
     model: ModelName = MODEL,
+    device: Device = None,
     site: Site = SITE,
     over: Over = OVER,
     direction: Direction = DIRECTION,
@@ -59,8 +62,9 @@ def sweep(
         bool,
         typer.Option("--divergence", help="Measure how far all next tokens are from the clean run's, not answers."),
     ] = False,
-    unit: Annotated[int, typer.Option(help="How many pairs are computed and kept together.", min=1)] = 32,
+    unit: Annotated[int, typer.Option(help="How many pairs are computed and kept together.", min=1)] = 8,
     workers: Workers = 1,
+    threads: Threads = 1,
     part: Part = None,
     top_k: TopK = TOP_K,
     out: Annotated[Path | None, typer.Option(help="A page to write.")] = None,
@@ -74,12 +78,12 @@ def sweep(
     engine, folder = engine_of(workers, part), check_folder(folder)
     prompts = pairs_named(pairs)
     out = None if out is None else check_writable(out)
-    ref = reference(model, quiet)
+    ref = reference(model, device, quiet)
     check_site(ref.load(), site)
     metric = KLDivergence() if divergence else None
-    with said_where_parts_are_left(part, folder):
+    with said_where_work_is_left(part, folder):
         result = sweep_dataset(ref, prompts, metric, site, words, direction=chosen, unit=unit, folder=folder,
-                               workers=engine, progress=not quiet)  # fmt: skip
+                               workers=engine, threads=threads, progress=not quiet)  # fmt: skip
     print_sweep(result, top_k)
     if out is not None:
         write_sweep(out, result, model, f"{len(prompts)} pairs of prompts: {pairs}.")

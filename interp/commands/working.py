@@ -1,10 +1,10 @@
-"""What the commands that are jobs share: options, and what is said where a part of the work is another machine's."""
+"""What the commands that are jobs share: options, and what is said where work is left, to others or for later."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +20,10 @@ Folder = Annotated[
     Path, typer.Option(help="Where results are kept, unit by unit; the same command goes on from what is there.")
 ]
 Workers = Annotated[int, typer.Option(help="How many processes of this machine work.", min=1)]
+Threads = Annotated[
+    int, typer.Option(help="Of the CPU, in each of them. It can decide the last bits of a result.", min=1)
+]
+Device = Annotated[str | None, typer.Option(help="Where the model runs, such as cuda.", show_default="cpu")]
 Part = Annotated[
     str | None, typer.Option(help="A share of the work, such as 2/8, for machines that have the folder in common.")
 ]
@@ -43,24 +47,42 @@ def engine_of(workers: int, part: str | None) -> int | Engine:
     return part_of(i, n, workers)
 
 
-def reference(name: str, quiet: bool) -> ModelRef:
-    """The model of a name, for this process and for workers. Raises as `common.load`."""
+def reference(name: str, device: str | None, quiet: bool) -> ModelRef:
+    """The model of a name, for this process and for workers. Raises as `common.load`, and `ConfigError`."""
     from interp.jobs import ModelRef
 
-    ref = ModelRef(name)
+    ref = ModelRef(name, device=None if device is None else _usable(device))
     with loading(name, quiet):
         ref.load()
     return ref
 
 
+def _usable(device: str) -> str:
+    """The name of a device. Raises `ConfigError` for one that this machine, or this build of torch, does not have."""
+    import torch
+
+    try:
+        torch.empty(0, device=device).cpu()  # one without values ("meta") has nothing to copy
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise ConfigError(f"--device {device!r}: {why}; allowed: cpu, cuda, cuda:1 and the like") from error
+    return device
+
+
 @contextmanager
-def said_where_parts_are_left(part: str | None, folder: Path) -> Iterator[None]:
-    """End the command well where this part is done and others are not: say what is left."""
-    from interp.errors import JobError
+def said_where_work_is_left(part: str | None, folder: Path) -> Iterator[None]:
+    """Say what is left: after an interruption, and where this part is done and others are not, which ends well."""
+    from interp.errors import CheckpointError, JobError
     from interp.jobs import JobFolder
 
     try:
         yield
+    except KeyboardInterrupt:
+        with suppress(CheckpointError):  # nothing to say where the job had not begun
+            found = JobFolder.at(folder).status()
+            kept = f"{len(found.done)} of {found.n_units} units are kept in {folder}"
+            typer.echo(f"{kept}; the same command goes on from there.", err=True)
+        raise
     except JobError as error:
         if part is None or error.failed:
             raise

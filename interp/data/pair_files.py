@@ -87,6 +87,11 @@ def _of_csv(file: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
     lines = csv.reader(StringIO(text, newline=""), strict=True)
     try:
         header = next(lines, [])
+        if len(header) == 1:
+            raise ConfigError(f"{file}, line 1: there is one column, {header[0]!r}; allowed: {','.join(COLUMNS)}, with "
+                              "commas between them")  # fmt: skip
+        for column in header:
+            _check_column(f"{file}, line 1", column, COLUMNS)
         check_once(f"{file}", header)
         for entries in lines:
             where = f"{file}, line {lines.line_num}"

@@ -186,11 +186,11 @@ def _shares(
     f + (part - f gap) / mean(gap), whose spread over prompts is, to first order, that of f.
     """
     whole, empty = (end[:, None] for end in ends)
-    part, gap = values - empty, whole - empty
+    part, gap = (values - empty).contiguous(), (whole - empty).contiguous()  # of equal numbers equal means
     if ratio == "mean of ratios":
         return part / gap
     shares = part / gap.mean(dim=-1, keepdim=True)
     if not linearised:
         return shares
-    f = shares.mean(dim=-1, keepdim=True)
+    f = part.mean(dim=-1, keepdim=True) / gap.mean(dim=-1, keepdim=True)  # of the whole graph exactly 1
     return f + (part - f * gap) / gap.mean(dim=-1, keepdim=True)

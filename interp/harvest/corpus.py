@@ -11,6 +11,10 @@ from interp.harvest.tokens import TokenFiles, TokenUnit, token_units
 from interp.indices import check_count
 from interp.jobs import JobFolder, ModelRef, ModelWork
 
+BATCH = 8
+"""Rows that run together by default. With rows of 128 tokens a core is fastest with four or eight; an accelerator takes
+more."""
+
 UNIT_TOKENS = 16_384
 """Of a unit, by default: some seconds of work of a small model, and a file of 19 MB for 576 numbers a token in half
 precision."""

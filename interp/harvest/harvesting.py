@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.data import Texts
 from interp.errors import ConfigError, RangeError, check_choice, describe
-from interp.harvest.corpus import UNIT_TOKENS, CorpusWork, Cut
+from interp.harvest.corpus import BATCH, UNIT_TOKENS, CorpusWork, Cut
 from interp.harvest.store import ABOUT, Store
 from interp.indices import check_count
 from interp.jobs import AnyModel, JobOptions, ModelRef, check_options, run
@@ -42,7 +42,7 @@ def harvest(
     dtype: StoreDtype = "float16",
     n_ctx: int = 128,
     packed: bool = True,
-    batch: int = 16,
+    batch: int = BATCH,
     unit_tokens: int = UNIT_TOKENS,
     **options: Unpack[JobOptions],
 ) -> Store:
@@ -91,7 +91,7 @@ def harvest(
     if progress:
         print(
             f"harvesting {tokens.n_tokens:,} tokens at {len(names)} site{'s' * (len(names) > 1)} into {folder}: "
-            f"{size / 1e6:,.1f} MB in {dtype}, {tokens.n_units} units",
+            f"{size / 1e6:,.1f} MB in {dtype}, {tokens.n_units} unit{'s' * (tokens.n_units > 1)}",
             file=sys.stderr,
         )
     with run(work, **options):

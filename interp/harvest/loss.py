@@ -6,7 +6,8 @@ products of the texts' sums are kept, from which intervals over texts follow; no
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -19,13 +20,14 @@ from torch import Tensor
 from interp.budget import BLOCK_BYTES
 from interp.data import Texts
 from interp.errors import ConfigError, TokenError, describe
-from interp.harvest.corpus import UNIT_TOKENS, CorpusWork, Cut
+from interp.harvest.corpus import BATCH, UNIT_TOKENS, CorpusWork, Cut
 from interp.harvest.tokens import TokenUnit
 from interp.interventions import ADDRESS, Intervention, Interventions, Zero
 from interp.jobs import AnyModel, JobOptions, ModelRef, as_anywhere, check_options, run
 from interp.keywords import known_keywords
 from interp.metrics import key_of
 from interp.model import check_predicts_tokens, cross_entropy, layer_of, predicted_places
+from interp.progress import progress_bar
 from interp.results import as_variables, check_confidence, t_quantile
 from interp.text import MaskedTokens
 
@@ -52,7 +54,7 @@ def loss_recovered(
     ablations: Ablations = ZERO,
     n_ctx: int = 128,
     packed: bool = True,
-    batch: int = 16,
+    batch: int = BATCH,
     unit_tokens: int = UNIT_TOKENS,
     confidence: float = 0.95,
     **options: Unpack[JobOptions],
@@ -98,8 +100,8 @@ def loss_recovered(
     runs = _runs(live, intervention, ablations)
     folder, progress = options.get("folder"), options.get("progress", True)
     if folder is None and options.get("workers", 1) == 1:
-        with as_anywhere(options.get("threads", 1)):
-            sums = Sums.over(_losses(live, unit, runs, cut.batch) for unit in cut.units(texts, ref))
+        with as_anywhere(options.get("threads", 1)), _counting(progress) as ran:
+            sums = Sums.over(_losses(live, unit, runs, cut.batch, ran) for unit in cut.units(texts, ref))
     else:
         sums = _as_job(ref, texts, runs, cut, folder, progress, options)
     if not sums.total[-1]:
@@ -107,6 +109,20 @@ def loss_recovered(
     about = {"intervention": repr(intervention), "n_tokens": int(sums.total[-1]), "n_texts": sums.n_texts,
              "model": ref.hash, "n_ctx": n_ctx, "packed": packed}  # fmt: skip
     return _result(sums, list(runs), confidence, about)
+
+
+@contextmanager
+def _counting(progress: bool) -> Iterator[Callable[[int], None]]:
+    """A bar that counts tokens; how many there will be is not known, since the texts are read as they are run."""
+    n_tokens = 0
+    with progress_bar("running texts", None, progress) as advance:
+
+        def ran(n: int) -> None:
+            nonlocal n_tokens
+            n_tokens += n
+            advance(0, f"{n_tokens:,} tokens")
+
+        yield ran
 
 
 def _as_job(
@@ -181,9 +197,16 @@ class LossWork(CorpusWork):
 
 @torch.no_grad()
 def _losses(
-    model: "HookedTransformer", unit: TokenUnit, runs: Mapping[str, Interventions], batch: int
+    model: "HookedTransformer",
+    unit: TokenUnit,
+    runs: Mapping[str, Interventions],
+    batch: int,
+    ran: Callable[[int], None] = lambda n: None,
 ) -> dict[str, Tensor]:
-    """Of each text: its number, how many of its tokens are predicted, and the sum of their losses in each run."""
+    """Of each text: its number, how many of its tokens are predicted, and the sum of their losses in each run.
+
+    `ran` is told of each batch how many tokens it had.
+    """
     numbers, of_text = unit.text.long().unique_consecutive(return_inverse=True)
     sums = torch.zeros(len(runs), len(numbers), dtype=torch.float64)
     n_predicted = torch.zeros(len(numbers), dtype=torch.float64)
@@ -201,6 +224,7 @@ def _losses(
             with model.intervene(*edits):
                 found = _of_tokens(model, prompts, stream, first)
             losses.index_add_(0, text, found[predicted].double().cpu())
+        ran(place.tokens.stop - place.tokens.start)
     return {"text": numbers, "n_predicted": n_predicted, "losses": sums}
 
 

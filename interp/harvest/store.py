@@ -86,7 +86,7 @@ class Store:
 
         Raises `CheckpointError` for a folder without a harvest, and `JobError` where units are missing.
         """
-        return cls(JobFolder.at(folder), partial)
+        return cls(JobFolder.at(Path(folder).expanduser().absolute()), partial)
 
     def __len__(self) -> int:
         """How many rows there are: tokens of the corpus."""
@@ -194,8 +194,10 @@ class Store:
         return Batches(self, tuple(dict.fromkeys(names)), batch_size, seed, reader, shards)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles take: all but the open files."""
-        return {**self.__dict__, "_mapped": OrderedDict()}
+        """What copies and pickles take: all but what is read from files."""
+        state = {**self.__dict__, "_mapped": OrderedDict()}
+        state.pop("tokenizer", None)
+        return state
 
     def __repr__(self) -> str:
         shown = ", ".join(self.sites[:3]) + (", ..." if len(self.sites) > 3 else "")
@@ -230,7 +232,8 @@ class StoredRows:
     def rows(self, index: Any) -> Tensor:
         """Some rows, in the order given: a number, several (also twice), or a slice; negative ones count from the end.
 
-        Raises `ConfigError` for one that is not there.
+        A tensor or an array of truth values, one for every row, stands for those that are true. Raises `ConfigError`
+        for one that is not there.
         """
         return self.store.gather([self.name], _row_numbers(index, len(self)))[self.name]
 
@@ -329,9 +332,11 @@ def _row_numbers(index: Any, n: int) -> Int[Tensor, "row"]:
     """Rows as callers name them, as numbers from 0."""
     if isinstance(index, slice):
         return torch.from_numpy(np.arange(*index.indices(n)))
-    refused = ConfigError(f"rows({describe(index)}); allowed: a number, several, or a slice")
+    refused = ConfigError(f"rows({describe(index)}); allowed: a number, several, a slice, or a mask of all {n} rows")
     if isinstance(index, Tensor | np.ndarray):
         given = torch.as_tensor(index)
+        if given.dtype == torch.bool and given.shape == (n,):
+            given = given.nonzero()[:, 0]
         if given.is_floating_point() or given.dtype == torch.bool or given.ndim > 1:
             raise refused
         given = given.reshape(-1).long()

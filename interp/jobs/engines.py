@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from interp.errors import ConfigError
@@ -68,6 +68,10 @@ class Part:
     def __call__(self, task: Task, units: list[int]) -> Iterator[Outcome]:
         """Those units of these that are this part's."""
         return self.engine(task, [unit for unit in units if unit % self.n == self.i - 1])
+
+    def tried(self, retries: int) -> "Part":
+        """The same part, whose workers take the job's number of retries."""
+        return replace(self, engine=replace(self.engine, retries=retries)) if isinstance(self.engine, Workers) else self
 
 
 def part(i: int, n: int, workers: int | Engine = 1) -> Part:
@@ -150,6 +154,8 @@ def ray(address: str | None = None, *, retries: int = 3, **resources: Any) -> Ra
 
 def engine_of(workers: int | Engine, retries: int = 2) -> Engine:
     """The engine that `workers=` names. Raises `ConfigError`."""
+    if isinstance(workers, Part):
+        return workers.tried(retries)
     if callable(workers):
         return workers
     n = check_count("workers", workers)

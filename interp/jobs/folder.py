@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from interp.digests import digest_of, digest_of_text
-from interp.errors import CheckpointError, JobError
-from interp.files import load_about, load_json, load_tensors, save_json, save_tensors
+from interp.errors import CheckpointError, JobError, describe
+from interp.files import TEMPORARY, load_about, load_json, load_tensors, save_json, save_tensors
 
 MANIFEST, KIND, FORMAT = "job.json", "interp.jobs.unit", 1
 """The file that says what a job is; what its units' files say they are; how both are written."""
@@ -163,6 +163,10 @@ class JobFolder:
         """
         tensors, about = load_tensors(self.file(unit), KIND)
         return tensors | about["values"]
+
+    def unfinished(self) -> list[Path]:
+        """Files that are being written now, or whose process was killed: nobody can tell which, so they are left."""
+        return sorted(self.path.rglob(f"{TEMPORARY}*"))
 
     def units(self, partial: bool = False) -> list[int]:
         """The units that have a result, in their order: all of them, unless a part will do.

@@ -90,11 +90,11 @@ def check_options(options: JobOptions) -> None:
 def _compute(job: JobFolder, task: Task, engine: Engine, retries: int, progress: bool, kept: bool) -> None:
     status = job.status()
     for unit, why in status.bad.items():
-        warnings.warn(f"{why}, so unit {unit} is computed again", stacklevel=5)
+        warnings.warn(f"{why}, so unit {unit} has to be computed again", stacklevel=5)
     tries, failed = Counter[int](), dict[int, Outcome]()
     waiting = status.missing
-    with progress_bar(f"computing {job.n_units} units", job.n_units, progress) as advance:
-        advance(job.n_units - len(waiting))
+    what, done = f"computing {job.n_units} unit{'s' * (job.n_units > 1)}", job.n_units - len(waiting)
+    with progress_bar(what, job.n_units, progress, done) as advance:
         while waiting:
             again: list[int] = []
             for outcome in engine(task, waiting):

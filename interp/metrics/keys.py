@@ -21,7 +21,7 @@ from torch import Tensor
 
 from interp.digests import digest_of
 from interp.errors import ConfigError, describe
-from interp.interventions import Named
+from interp.interventions import Named, Values
 
 
 def key_of(value: object, where: str = "the metric", within: tuple[object, ...] = ()) -> Any:
@@ -48,6 +48,8 @@ def key_of(value: object, where: str = "the metric", within: tuple[object, ...] 
         return [type(value).__name__, *(key_of(one, where, within) for one in value)]
     if isinstance(value, set | frozenset):
         return ["set", *sorted((key_of(one, where, within) for one in value), key=str)]
+    if isinstance(value, Values):
+        return ["values", value.digest, value.made_by]
     if isinstance(value, Mapping):
         pairs = ([key_of(k, where, within), key_of(v, where, within)] for k, v in value.items())
         return ["mapping", *sorted(pairs, key=str)]
@@ -67,9 +69,9 @@ def key_of(value: object, where: str = "the metric", within: tuple[object, ...] 
     if isinstance(value, type):
         return _key_of_class(value, where, within)
     raise ConfigError(
-        f"{where} uses {describe(value)}, which has no key that another process would find again, so a checkpoint "
-        "could not tell whether it is the same; use one of interp.metrics, capture numbers, texts or tensors, say "
-        "which it is by Function(fn, key_text='...'), or leave checkpoint= out"
+        f"{where} uses {describe(value)}, which has no key that another process would find again, so neither "
+        "a checkpoint nor a job could tell whether it is the same; use one of interp.metrics, capture numbers, texts "
+        "or tensors, say which it is by Function(fn, key_text='...'), or (in a single call) leave checkpoint= out"
     )
 
 

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from interp.model import HookedTransformer
 
 
+UNIT_PAIRS = 8
+"""Of a unit, by default. A pair is patched hundreds of times, so that more at a time are no faster."""
+
+
 class PairsOptions(JobOptions, total=False):
     """How pairs are run, and how the job is done.
 
@@ -41,7 +45,8 @@ class PairsOptions(JobOptions, total=False):
     Attributes:
         ablation: what is written in place of the corrupted prompts' activations: `Zero()`, `Mean(store)`, or the like.
         direction, per_prompt, confidence: as for one call; see `EffectOptions`. Intervals are over all prompts.
-        unit: how many pairs a unit has; 32 by default. It can decide the last bits of a result.
+        unit: how many pairs a unit has; 8 by default. A worker does one at a time, and an interruption loses it. It can
+            decide the last bits of a result.
         max_bytes: the memory that patched runs may take, in every worker; 2 GB by default. It can decide the last bits.
     """
 
@@ -77,7 +82,7 @@ class PairsGroup:
         clean: the prompts.
         metric: of these pairs.
         offset: how many columns of padding they would have in a batch of all pairs.
-        settings: direction and budget.
+        settings: direction and budget; what is measured of a group is not normalised.
     """
 
     model: "HookedTransformer"
@@ -199,7 +204,9 @@ class PairsWork(ModelWork):
         metrics = {name: _of_rows(metric, rows, len(self.pairs)) for name, metric in self.metrics.items()}
         metric: Metrics = metrics if self.names is not None else metrics[""]
         offset = self.tokens.n_pos - clean.ids.shape[1]
-        return PairsGroup(model, corrupted if ablation is None else ablation, clean, metric, offset, self.settings)
+        # What is normalised by is the gap of all pairs: there need be none between some of them.
+        settings = dataclasses.replace(self.settings, normalize=False)
+        return PairsGroup(model, corrupted if ablation is None else ablation, clean, metric, offset, settings)
 
     @property
     def first_group(self) -> PairsGroup:
@@ -217,7 +224,7 @@ class PairsWork(ModelWork):
         for metric in self.metrics.values():
             self._check_metric(metric)
         group = self.first_group
-        measured = Measurement.of(group.pair.run([]), group.metric, self.settings)
+        measured = Measurement.of(group.pair.run([]), group.metric, group.settings)
         check_not_pooled(measured)
         if self.settings.normalize and measured.target is None:
             raise ConfigError(f"normalize = True, but {self.ablation!r} is not a run, so there is no other end to "
@@ -234,7 +241,7 @@ class PairsWork(ModelWork):
         for some in self.tokens.groups(range(len(self.pairs))):
             group = self.group(some[:1])
             try:
-                Measurement.of(group.pair.run([]), group.metric, self.settings)
+                Measurement.of(group.pair.run([]), group.metric, group.settings)
             except (ShapeError, TokenError) as error:
                 n_pos = self.tokens.lengths[some[0]]
                 raise type(error)(f"{self.pairs.names[some[0]]}, of {n_pos} tokens: {error}") from error
@@ -316,7 +323,7 @@ def fields_of_pairs(
     ablation = options.get("ablation")
     if ablation is not None and not isinstance(ablation, Intervention):
         raise ConfigError(f"ablation = {describe(ablation)}; allowed: Zero(), Mean(...), Resample(...), or None")
-    unit = check_count("unit", options.get("unit", 32))
+    unit = check_count("unit", options.get("unit", UNIT_PAIRS))
     others = {k: v for k, v in options.items() if k not in (*JOB, "ablation", "unit")}
     direction = others.pop("direction", None) or ("noising" if ablation is not None else default)
     settings = Settings.of({**others, "direction": direction, "progress": False})

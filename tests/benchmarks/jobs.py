@@ -4,7 +4,8 @@
 Each has a pickled `ModelRef`, imports the package, loads the model (which checks the hash of its weights), and runs it
 on a sentence. Printed are, as median and least over processes and rounds:
 
-- the seconds from the start of the process to its logits, and what of it went into imports, loading and the run;
+- the seconds from the start of the process to its logits, what of it went into imports, loading and the run, and how
+  long it had a CPU, which a busy machine disturbs least;
 - the seconds that the hash alone takes, measured afterwards;
 - the memory after the run, with all three there, as the proportional set size: a page that n processes share counts as
   1 / n of a page for each of them. What is private to the process is a part of it.
@@ -63,16 +64,24 @@ with open(file, "rb") as opened:
 loaded = time.time()
 with torch.no_grad():
     total = model({PROMPT!r}).double().sum().item()
-ran = time.time()
+ran, cpu = time.time(), time.process_time()
 print(total, flush=True)
 sys.stdin.readline()  # until all are there
 with open("/proc/self/smaps_rollup") as opened:
     sizes = {{line.split(":")[0]: int(line.split()[1]) / 1000 for line in opened if line.rstrip().endswith("kB")}}
-private = sizes["Private_Clean"] + sizes["Private_Dirty"]
-print(json.dumps([ran - begun, imported - begun, loaded - imported, ran - loaded, sizes["Pss"], private]), flush=True)
+memory = sizes["Pss"], sizes["Private_Clean"] + sizes["Private_Dirty"]
+print(json.dumps([ran - begun, imported - begun, loaded - imported, ran - loaded, cpu, *memory]), flush=True)
 sys.stdin.readline()
 """
-PARTS = ("s to the logits", "s of imports", "s of loading", "s of the run", "MB in proportion", "MB of them private")
+PARTS = (
+    "s to the logits",
+    "s of imports",
+    "s of loading",
+    "s of the run",
+    "s of a CPU",
+    "MB in proportion",
+    "MB of them private",
+)
 
 
 def three_at_once(ref: ModelRef, folder: Path) -> list[list[float]]:
@@ -120,7 +129,7 @@ def workers(rounds: int = 4) -> None:
         start = time.perf_counter()
         digest_of(model.state_dict())
         print(f"the hash, in one process: {time.perf_counter() - start:.2f} s")
-        mapped, copied = (statistics.median(row[4] for row in found[name]) for name in ("mapped", "copied"))
+        mapped, copied = (statistics.median(row[5] for row in found[name]) for name in ("mapped", "copied"))
         print(f"memory, mapped / copied: {mapped / copied:.2f}")
 
 

@@ -11,9 +11,11 @@ from letters import as_csv, as_jsonl, save_letters
 from running import asks_nothing, refusal, rows, run
 
 from interp import ConfigError, HookedTransformer
+from interp.commands.cli import main
 from interp.commands.harvest import harvest as harvest_command
 from interp.commands.working import engine_of, ranges
 from interp.data import PromptPairs, Texts
+from interp.files import atomic_path
 from interp.harvest import Store, harvest
 from interp.jobs import JobFolder, part
 from interp.metrics import KLDivergence
@@ -235,6 +237,16 @@ def test_status_says_what_is_computed_and_what_is_missing(asked: list[str], here
     assert less.exit_code == 1 and "1 of 2 units are done. To be computed: 0.\n" in less.output
 
 
+def test_status_says_what_a_killed_process_left_and_leaves_it(asked: list[str], here: Path):
+    run(*asked)
+    assert "unfinished" not in run("jobs", "status", "job").output
+    with atomic_path(here / "job" / "unit-000001.safetensors") as file:
+        file.write_bytes(unit := (here / "job" / "unit-000001.safetensors").read_bytes())
+        done = run("jobs", "status", "job")
+        assert f"1 unfinished files ({file.name} first)" in " ".join(done.output.split()) and done.exit_code == 0
+        assert file.read_bytes() == unit
+
+
 def test_status_says_that_a_folder_is_mixed(asked: list[str], here: Path):
     run(*asked)
     job = JobFolder.at("job")
@@ -277,6 +289,55 @@ def test_check_finds_every_kind_of_damage_and_the_command_repairs_it(asked: list
 def test_ranges_of_units_are_short():
     assert ranges([0, 1, 2, 5, 7, 8]) == "0 to 2, 5, 7 to 8" and ranges([3]) == "3" and ranges([]) == ""
     assert ranges([*range(0, 40, 2)]) == "0, 2, 4, 6, 8, 10, 12, 14, ..."
+
+
+# ---------------------------------------------------------------------- interruptions and options
+
+
+def test_an_interrupted_command_says_what_is_kept_and_goes_on(
+    asked: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    write = JobFolder.write
+
+    def interrupted(job: JobFolder, unit: int, *rest: Any) -> None:
+        if unit == 1:
+            raise KeyboardInterrupt
+        write(job, unit, *rest)
+
+    def ended(arguments: list[str]) -> list[str]:
+        monkeypatch.setattr("sys.argv", ["interp", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 130
+        return capsys.readouterr().err.splitlines()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JobFolder, "write", interrupted)
+        said = ended(asked)
+    assert said == ["1 of 2 units are kept in job; the same command goes on from there.", "interp: interrupted"]
+    kept = files(here / "job")
+    assert run(*asked).exit_code == 0 and list(kept) == ["unit-000000.safetensors"]
+    assert kept.items() < files(here / "job").items()
+
+    def at_once(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:  # before there is a job, there is nothing to go on from
+        patched.setattr(JobFolder, "open", at_once)
+        assert ended([*asked, "--folder", "other"]) == ["interp: interrupted"]
+
+
+def test_a_sweep_takes_threads_and_a_device_and_a_unit_is_as_large_as_the_functions(
+    asked: list[str], here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert run(*asked, "--threads", "2", "--device", "cpu").exit_code == 0
+    assert JobFolder.at("job").specification["threads"] == 2
+    for device in ("cdua", "meta", "cuda:99"):
+        said = refusal(capsys, monkeypatch, [*asked, "--device", device])
+        assert said.startswith(f"interp: --device {device!r}: ") and said.endswith("cpu, cuda, cuda:1 and the like")
+    without = [word for word in asked if word not in ("--unit", "2")]
+    assert run(*without, "--folder", "other").exit_code == 0
+    sweep_dataset(asked[2], PromptPairs.read("pairs.csv"), site="z", over=("layer", "head"), folder="other", **QUIET)
 
 
 # ---------------------------------------------------------------------- refusals

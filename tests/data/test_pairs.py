@@ -186,7 +186,9 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "field twice": ("x.jsonl", b'{"clean": "a", "clean": "b"}', "x.jsonl, line 1: a column is there twice"),
     "near": ("x.jsonl", b'{"clean": "a", "corupted": "b"}', "unknown column 'corupted'; allowed: clean, corrupted, "
              "correct, incorrect; did you mean 'corrupted'"),
-    "unnamed": ("x.csv", b"clean,corrupted,correct,\na,b,c,\n", "unknown column ''"),
+    "unnamed": ("x.csv", b"clean,corrupted,correct,\na,b,c,\n", "x.csv, line 1: unknown column ''"),
+    "semicolons": ("x.csv", b"clean;corrupted;correct\r\na;b;c\r\n", "x.csv, line 1: there is one column, "
+                   "'clean;corrupted;correct'; allowed: clean,corrupted,correct,incorrect, with commas between them"),
     "after a quoted line": ("x.csv", HEAD + b'"a\na",b,c\na,a,c\n', "x.csv, line 4: clean and corrupted are both 'a'"),
     "null": ("x.jsonl", b'{"clean": "a", "corrupted": "b", "correct": "c", "incorrect": null}', "incorrect is None"),
     "true": ("x.jsonl", b'{"clean": "a", "corrupted": "b", "correct": true}', "correct is True"),

@@ -17,6 +17,7 @@ from interp import CheckpointError, ConfigError, HookedTransformer, HookNotFound
 from interp.data import Texts
 from interp.harvest import Store, harvest, harvest_size
 from interp.harvest.harvesting import HarvestWork
+from interp.jobs import part
 
 
 def bits(store: Store) -> str:
@@ -206,6 +207,16 @@ def test_a_token_file_that_was_changed_is_not_run(tmp_path: Path):
 def test_two_workers_give_the_bits_of_one(tmp_path: Path):
     one = bits(small_harvest(tmp_path / "one"))
     assert bits(small_harvest(tmp_path / "two", workers=2)) == one
+
+
+def test_parts_share_a_harvest_and_the_last_to_finish_collects(tmp_path: Path):
+    whole = bits(small_harvest(tmp_path / "whole"))
+    with pytest.raises(JobError, match="units are missing") as raised:
+        small_harvest(tmp_path / "parts", workers=part(2, 3))
+    assert all(unit % 3 != 1 for unit in raised.value.missing)
+    with pytest.raises(JobError):
+        small_harvest(tmp_path / "parts", workers=part(3, 3))
+    assert bits(small_harvest(tmp_path / "parts", workers=part(1, 3))) == whole
 
 
 # ---------------------------------------------------------------------------------------------- what is refused

@@ -1,6 +1,8 @@
 """Loss recovered: what it says is what single runs say, token by token, however the corpus is cut."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -241,3 +243,20 @@ def test_what_has_no_loss_to_recover_is_refused_before_any_run(tmp_path: Path, a
     other_things = small_model(d_vocab_out=7)
     with pytest.raises(ConfigError, match="loss_recovered needs logits of tokens"):
         refused(other_things, item)
+
+
+# ---------------------------------------------------------------------------------------------- what is shown
+
+
+def test_a_bar_counts_the_tokens_as_they_are_run(monkeypatch: pytest.MonkeyPatch):
+    shown: list[str] = []
+
+    @contextmanager
+    def bar(what: str, total: int | None, wanted: bool) -> Iterator[Callable[..., None]]:
+        assert total is None and wanted
+        yield lambda n, news: shown.append(f"{what} {news}")
+
+    monkeypatch.setattr(loss_file, "progress_bar", bar)
+    texts = [[1] * 5, [2] * 4, [3] * 9]
+    loss_recovered(small_model(), texts, Zero(site="z", layer=0), **CUT | {"batch": 1, "n_ctx": 7, "progress": True})
+    assert shown == [f"running texts {n} tokens" for n in (7, 14, 18)]

@@ -11,10 +11,12 @@ from small_harvest import small_harvest, small_model
 from torch import Tensor
 
 from interp import CacheError, ConfigError, HookedTransformer, HookNotFoundError
+from interp.data import PromptPairs
+from interp.discovery import OnlyCircuit, Subgraph
 from interp.harvest import Store
 from interp.interventions import Interventions, Mean, TokenMeans
 from interp.metrics import LogitDifference
-from interp.patching import sweep
+from interp.patching import sweep, sweep_dataset
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,18 @@ def test_a_sweep_ablates_with_the_mean_of_a_store(model: HookedTransformer, stor
             with torch.no_grad(), model.intervene(Mean(store, site="z", layer=layer, head=head)):
                 wanted = metric(model(tokens))
             assert np.allclose(result.sel(layer=layer, head=head).values, wanted.numpy(), atol=1e-5)
+
+
+def test_data_sets_and_edges_are_ablated_with_it_too(model: HookedTransformer, tmp_path: Path):
+    store = small_harvest(tmp_path, model, sites=["*.hook_z", "*.hook_mlp_out", ("resid_pre", 0)])
+    tokens, metric = prompts(model), LogitDifference(3, 4)
+    pairs = PromptPairs(tokens.tolist(), (tokens + 1).remainder(model.cfg.d_vocab).tolist(), [3] * 3, [4] * 3)
+    options: dict[str, Any] = {"site": "z", "over": ("layer", "head"), "progress": False}
+    found = sweep_dataset(model, pairs, ablation=Mean(store), unit=2, **options)
+    np.testing.assert_allclose(found, sweep(model, Mean(store), tokens, metric, **options), atol=1e-5)
+    with torch.no_grad(), model.intervene(OnlyCircuit(Subgraph.empty(model), Mean(store))):
+        alone = model(tokens)
+    assert torch.allclose(alone, alone[:1, :1].expand_as(alone), atol=1e-4)  # no prompt and no position is left
 
 
 def test_another_model_and_places_without_a_mean_are_refused(model: HookedTransformer, store: Store):

@@ -83,10 +83,19 @@ def test_a_store_is_exported_to_numpy_in_memory_and_as_a_file(store: Store, half
 
 
 def test_copies_and_pickles_are_as_small_as_the_path(store: Store):
+    assert store.tokenizer is not None
     store["z", 2].mean()
     sent = pickle.dumps(store)
     again = pickle.loads(sent)
     assert len(sent) < 5000 and torch.equal(again["z", 2].rows([3, 1]), store["z", 2].rows([3, 1]))
+    assert again.tokenizer == store.tokenizer
+
+
+def test_a_store_is_found_from_wherever_it_was_opened(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(store.folder.parent)
+    here = Store.open(store.folder.name)
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(here["z", 2].rows([3, 1]), store["z", 2].rows([3, 1]))
 
 
 def test_what_is_read_cannot_be_written_through(store: Store):
@@ -95,7 +104,17 @@ def test_what_is_read_cannot_be_written_through(store: Store):
     assert torch.equal(Store.open(store.folder)["z", 2].rows(slice(0, 5)), before)
 
 
-@pytest.mark.parametrize("index", ["a", 1.5, [1.5], True, [True], torch.zeros(2, 2).long(), None, 10**6, [-(10**6)]])
+def test_a_mask_of_all_rows_stands_for_those_that_are_true(store: Store):
+    mask = whole(store, "token") == 5
+    assert torch.equal(store["z", 2].rows(mask), whole(store, Z)[mask])
+    assert torch.equal(store["z", 2].rows(mask.numpy()), whole(store, Z)[mask])
+    assert len(store["z", 2].rows(torch.zeros(len(store), dtype=torch.bool))) == 0
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["a", torch.ones(3, dtype=torch.bool), 1.5, [1.5], True, [True], torch.zeros(2, 2).long(), None, 10**6, [-(10**6)]],
+)
 def test_rows_that_are_not_there_are_refused(store: Store, index: Any, as_installed: None):
     with pytest.raises(ConfigError, match=r"rows\(|row .*; allowed"):
         store["z", 2].rows(index)

@@ -26,6 +26,7 @@ from grid import SMALL
 from interp import CheckpointError, ConfigError, HookedTransformer, JobError, jobs
 from interp.files import load_tensors, save_tensors
 from interp.harvest import harvest
+from interp.jobs.engines import Part, Workers, engine_of
 from interp.jobs.work import Outcome, Task
 
 ROWS = list(range(30))
@@ -318,7 +319,7 @@ def test_a_file_that_is_not_the_unit_is_noticed_and_made_again(tmp_path: Path, w
         run(tasks.square_roots, tmp_path / "other", rows=list(range(1, 31)))
         shutil.copy(unit_files(tmp_path / "other")[5], file)
     assert list(jobs.JobFolder.at(folder).status().bad) == [5]
-    with pytest.warns(UserWarning, match="unit-000005.safetensors .* unit 5 is computed again"):
+    with pytest.warns(UserWarning, match="unit-000005.safetensors .* unit 5 has to be computed again"):
         assert torch.equal(run(fn, folder)["roots"], EXPECTED)
     assert counted(log) == Counter(range(UNITS)) + Counter([5])
 
@@ -432,6 +433,19 @@ def test_a_part_that_there_is_not_is_refused(i: Any, n: Any):
         jobs.part(i, n)
 
 
+def test_a_specification_takes_numbers_of_numpy_and_no_objects(tmp_path: Path):
+    given: Any = {"number": np.int64(3), "share": np.float32(0.5)}
+    assert jobs.JobFolder(tmp_path, given, 1).key == jobs.JobFolder(tmp_path, {"number": 3, "share": 0.5}, 1).key
+    with pytest.raises(TypeError, match=r"specification has <object object.*no JSON value"):
+        jobs.JobFolder(tmp_path, {"thing": object()}, 1)
+
+
 def test_what_no_file_can_hold_is_named():
     with pytest.raises(JobError, match=r"returned 'what' = <object object.*; allowed: tensors, arrays and"):
         run(tasks.returns_an_object)
+
+
+def test_the_workers_of_a_part_are_given_up_after_as_many_deaths_as_the_call_allows():
+    for retries in (0, 5):
+        engine = engine_of(jobs.part(2, 3, workers=2), retries)
+        assert isinstance(engine, Part) and engine.engine == Workers(2, retries)

@@ -19,6 +19,7 @@ from grid import SMALL, build, config, random_tensor
 from torch import Tensor
 
 from interp import ConfigError, Vocabulary
+from interp.interventions import Apply, Named, Patch, Values, Zero
 from interp.metrics import (
     Function,
     JudgedRun,
@@ -148,7 +149,7 @@ def test_what_cannot_be_told_apart_in_another_process_is_refused_with_the_way_ou
         "a default": functools.partial(lambda logits, of=probe: of(logits)),
     }
     for message, fn in cases.items():
-        with pytest.raises(ConfigError, match=rf"(?s){message}.*Function\(fn, key_text='...'\), or leave checkpoint"):
+        with pytest.raises(ConfigError, match=rf"(?s){message}.*Function\(fn, key_text='...'\), or .*leave checkpoint"):
             key(Function(fn))
         assert key(Function(fn, key_text="1")) == key(Function(fn, key_text="1")) != key(Function(fn, key_text="2"))
 
@@ -211,3 +212,35 @@ def test_members_of_an_enumeration_and_records_are_keyed_by_what_they_hold():
     assert key_of(member(1)) == key_of(member(1)) != key_of(member(2))
     assert key_of(record(1)(5)) == key_of(record(1)(5)) != key_of(record(1)(6))
     assert key_of(torch.nn.Linear) == ["type", "torch.nn.modules.linear", "Linear"]
+
+
+def test_interventions_are_keyed_by_values_masks_code_and_the_weights_of_what_has_a_name():
+    values, mask = {"blocks.0.attn.hook_z": random_tensor(2, 3, 4, 5, seed=1)}, torch.tensor([[0, 1, 1], [1, 1, 1]])
+    place: dict[str, Any] = {"site": "z", "layer": 0}
+    elsewhere: dict[str, Any] = {"site": "z", "layer": 1}
+
+    def module(seed: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        return torch.nn.Linear(5, 5)
+
+    items = [
+        Zero(**place),
+        Zero(**elsewhere),
+        Patch(values, **place),
+        Patch({name: value + 1e-9 for name, value in values.items()}, **place),
+        Patch(Values(values, attention_mask=mask.bool()), **place),
+        Patch(Values(values, made_by="a model"), **place),
+        Apply(lambda x: x * 2, **place),
+        Apply(lambda x: x * 3, **place),
+        Apply(Named(module(1), "one"), **place),
+        Apply(Named(module(2), "one"), **place),
+        Apply(Named(module(1), "two"), **place),
+        Apply(Named(torch.zeros(1).new_tensor, "a method"), **place),
+        Zero(**place) + Zero(site="q", layer=0),
+    ]
+    keys = [json.dumps(key_of(item)) for item in items]
+    assert len(set(keys)) == len(keys)
+    assert json.dumps(key_of(Apply(Named(module(1), "one"), **place))) == keys[8]
+    assert json.dumps(key_of(Patch({name: value.clone() for name, value in values.items()}, **place))) == keys[2]
+    with pytest.raises(ConfigError, match=r"Linear.*, a module, .* Named\(module, 'a name'\)"):
+        key_of(Apply(module(1), **place))

@@ -13,7 +13,7 @@ from interp import CheckpointError, ConfigError, HookedTransformer, JobError, Sh
 from interp.data import PromptPairs
 from interp.interventions import Mean, Resample, Zero
 from interp.jobs import JobFolder, ModelRef, part
-from interp.metrics import KLDivergence, Logit, LogitDifference, Loss
+from interp.metrics import KLDivergence, Logit, LogitDifference, Loss, Rank
 from interp.patching import path_sweep, path_sweep_dataset, sweep, sweep_dataset
 
 LENGTHS = [5, 7, 3, 7, 5, 5, 7]
@@ -118,6 +118,18 @@ def test_half_precision_over_pairs_is_that_of_its_units():
     for rows in (slice(0, 2), slice(2, 4)):
         expected = sweep(model, **in_one_batch(pairs[rows]), per_prompt=True, **QUIET)
         assert (found.values[rows] == expected.values).all()
+
+
+def test_pairs_between_whose_prompts_there_is_no_gap_are_normalized_by_that_of_all():
+    model = small()
+    pairs = random_pairs(model, LENGTHS, seed=14)
+    logits = [[model(torch.tensor([ids]))[0, -1] for ids in prompts] for prompts in (pairs.clean, pairs.corrupted)]
+    # Of most answers the rank is the same in both runs of the first pair; of some of these it is not in all others.
+    ranks = torch.stack([torch.stack(of).argsort(descending=True).argsort() for of in logits])
+    gaps = (ranks[0] - ranks[1]).double()
+    (answer, *_) = ((gaps[0] == 0) & (gaps.mean(0) != 0)).nonzero().flatten().tolist()
+    expected = sweep(model, **(in_one_batch(pairs) | {"metric": Rank(answer)}), normalize=True, **QUIET)
+    assert_same(sweep_dataset(model, pairs, Rank(answer), normalize=True, unit=1, **QUIET), expected)
 
 
 # ---------------------------------------------------------------------- as a job
