@@ -262,8 +262,8 @@ class Declaration:
     def tokens(self, input: Text | Ids) -> Int[Tensor, "batch pos"]:
         """Token ids of one text or several, or the ids given, after every check.
 
-        Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start, and for one
-        in which the start comes again although a head rests at it.
+        Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start, and for
+        one in which the start comes again although a head rests at it.
         """
         ids = self.vocabulary.to_tokens(input) if is_text(input) else as_ids(input, INPUT)
         ids = check_tokens(ids, self.vocabulary.d_vocab, self.n_ctx, ids.device)
