@@ -95,7 +95,10 @@ def describe(value: object) -> str:
     if isinstance(value, Mapping):
         return f"{kind} of {', '.join(map(str, list(value)[:4]))}{', ...' if len(value) > 4 else ''}"
     text = repr(value)
-    return text if len(text) <= 80 and "\n" not in text else f"{kind} {text.splitlines()[0][:60]}..."
+    if len(text) <= 80 and "\n" not in text:
+        return text
+    begun = f"{text.splitlines()[0][:60]}..."
+    return begun if begun.startswith(kind) else f"{kind} {begun}"
 
 
 def check_choice(name: str, given: object, allowed: Sequence[str]) -> None:

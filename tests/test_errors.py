@@ -17,7 +17,7 @@ from interp.errors import check_choice, describe, did_you_mean
         ((nn.Parameter(torch.zeros(2)),), "(Parameter of float32 (2,),)"),
         (np.zeros((2, 0)), "ndarray of float64 (2, 0)"),
         (torch.tensor(float("nan")), "Tensor of float32 (): nan"),
-        (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "Sequential Sequential(..."),
+        (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "Sequential(..."),
         (torch.float32, "torch.float32"),
         (int, "<class 'int'>"),
         ("words", "'words'"),
@@ -45,3 +45,8 @@ def test_a_suggestion_is_said_once_and_as_it_is_written():
     assert did_you_mean("zz", ["pattern"]) == ""
     same = {"scale": "('scale', 0)", "scales": "('scale', 0)"}
     assert did_you_mean("scal", same, said=same) == "; did you mean ('scale', 0)?"
+
+
+def test_a_long_value_is_said_with_its_kind_once():
+    assert describe(range(10**90)) == f"range(0, 1{'0' * 50}..."
+    assert describe("a" * 100) == f"str '{'a' * 59}..."

@@ -32,10 +32,17 @@ def choose_sharpness(head: Head, encoding: Encoding, error: float) -> tuple[floa
             raise ConfigError(f"head {head.name!r}: the gap between its scores is not known; declare gap= or sharp=")
         sharp = head.sharp or sharpness_for_gap(head.gap or 1.0, encoding.n_ctx, error)
         return sharp, sharp * sum(float(term.weighted.abs().max()) for term in terms)
-    visible = visible_keys(encoding.layout.declaration.attention_dir, encoding.n_ctx)
-    target = attend(_by_position(head.qk.terms, encoding, declared=True), visible, head.ties) > 0
+    declared = _by_position(head.qk.terms, encoding, declared=True)
     scores = _by_position(terms, encoding, declared=False)
-    sharp = sharpness_for_scores(scores, target, visible, error)
+    direction = encoding.layout.declaration.attention_dir
+    # A causal text's beginning is as every shorter text; where keys may come later, those that are not there matter.
+    lengths = [encoding.n_ctx] if direction == "causal" else range(1, encoding.n_ctx + 1)
+    needed: list[float | None] = []
+    for n in lengths:
+        visible = visible_keys(direction, n)
+        target = attend(declared[:n, :n], visible, head.ties) > 0
+        needed.append(sharpness_for_scores(scores[:n, :n], target, visible, error))
+    sharp = None if None in needed else max(one for one in needed if one is not None)
     if sharp is None:
         raise ConfigError(
             f"head {head.name!r}: in the position code {encoding.code.name!r} its best key is not the declared one "

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from circuits.language import parts
 from circuits.language.forms import Form, Term, match
-from circuits.language.gaps import smallest_gap
+from circuits.language.gaps import margin_of_sink, possible_scores, smallest_gap
 from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, Head, Part, Table, Ties
 from circuits.language.space import Coordinate, Label, Number, Space, cut, is_finite, listed
 from interp.errors import ConfigError, TokenError, check_choice, describe, did_you_mean
@@ -169,7 +169,9 @@ class Declaration:
             if value is not None and not (is_finite(value) and value > 0):
                 raise ConfigError(f"{where}: {what} = {describe(value)}; allowed: a finite number above 0")
         gap = None if gap is None else float(gap)
-        gap_without_sink = gap or smallest_gap(qk) or (1.0 if qk.terms and not qk.relates_anything else None)
+        scores = possible_scores(qk)
+        all_alike = bool(qk.terms) and scores is not None and len(scores) == 1
+        gap_without_sink = gap or smallest_gap(scores) or (1.0 if all_alike else None)
         preference = self._recency(where, ties, recency, gap_without_sink)
         if sink is None:
             rests = self.bos is not None and bool(qk.terms)
@@ -180,15 +182,17 @@ class Declaration:
             sink = (best + (worst if ties == "latest" else 0)) / 2 if rests else 0.0
         if not is_finite(sink) or sink < 0:
             raise ConfigError(f"{where}: sink = {describe(sink)}; allowed: a finite number from 0 on")
+        margin = float("inf")
         if sink:
             if self.bos is None:
                 raise ConfigError(f"{where}: sink = {sink} needs the start of the text; give the circuit bos=")
+            margin = self._margin_of_sink(where, scores, float(sink), ties, preference)
             qk, ov = qk + self._sink(float(sink)), parts.dropping(where, ov, {"tok": self.bos, "pos": 0})
         sign = -1.0 if ties == "first" else 1.0
         prefers = self._prefers_later(sign * preference) if ties != "mean" else Form()
-        smallest = gap or smallest_gap(qk)
+        smallest = gap or smallest_gap(possible_scores(qk)) or (1.0 if all_alike else None)
         if ties != "mean" and self.n_ctx > 1:
-            smallest = min(preference / self.n_ctx, smallest or float("inf"))
+            smallest = min(preference / self.n_ctx, smallest or float("inf"), float("inf") if gap else margin)
         head = Head(name, layer, qk, ov, ties, prefers, smallest, None if sharp is None else float(sharp), float(sink))
         self.parts.append(head)
         return head
@@ -258,7 +262,8 @@ class Declaration:
     def tokens(self, input: Text | Ids) -> Int[Tensor, "batch pos"]:
         """Token ids of one text or several, or the ids given, after every check.
 
-        Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start.
+        Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start, and for
+        one in which the start comes again although a head rests at it.
         """
         ids = self.vocabulary.to_tokens(input) if is_text(input) else as_ids(input, INPUT)
         ids = check_tokens(ids, self.vocabulary.d_vocab, self.n_ctx, ids.device)
@@ -268,6 +273,13 @@ class Declaration:
                 text = self.vocabulary.to_string(ids[int(wrong[0])])
                 start_is = f"does not start with {self.bos!r}, where heads without a match rest"
                 raise TokenError(f"text {describe(text)} {start_is}")
+            resting = next((head.name for head in self.heads if head.sink), None)
+            if resting is not None and (again := (ids[:, 1:] == start).nonzero()).numel():
+                row, place = (int(i) for i in again[0])
+                raise TokenError(
+                    f"text {describe(self.vocabulary.to_string(ids[row]))} has its start {self.bos!r} again at place "
+                    f"{place + 1}, and head {resting!r} rests at the start: it would not know at which"
+                )
         return ids
 
     def __repr__(self) -> str:
@@ -310,6 +322,26 @@ class Declaration:
             below = f"below half the gap between scores, {(gap or 0) / 2:g}"
             raise ConfigError(f"{where}: recency = {describe(recency)}; allowed: above 0, and {below}")
         return float(recency)
+
+    def _margin_of_sink(
+        self, where: str, scores: Float[Tensor, "score"] | None, sink: float, ties: Ties, preference: float
+    ) -> float:
+        """By how much the sink keeps away from scores that recency moves. Raises `ConfigError` if it does not."""
+        if scores is None or ties == "mean":
+            return float("inf")
+        pull = -preference if ties == "first" else preference
+        margin = margin_of_sink(scores, sink, pull, self.n_ctx)
+        if margin <= 1e-9:
+            side = "above" if ties == "first" else "below"
+            of_that_side = scores[scores >= sink] if ties == "first" else scores[scores < sink]
+            nearest = float(of_that_side.min() if ties == "first" else of_that_side.max())
+            reach = preference * (self.n_ctx - 1) / self.n_ctx
+            raise ConfigError(
+                f"{where}: sink = {sink:g} is within reach of recency: a key that scores {nearest:g}, {side} the sink, "
+                f"gets {nearest + (reach if pull > 0 else -reach):g} by its place; allowed: a sink farther from it, or "
+                f"a recency below {abs(sink - nearest) * self.n_ctx / max(self.n_ctx - 1, 1):g}"
+            )
+        return margin
 
     def _sink(self, weight: float) -> Form:
         (term,) = match(self.one, self.tok, {"1": self.bos or ""}).terms

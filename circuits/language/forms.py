@@ -100,11 +100,6 @@ class Form:
 
     terms: tuple[Term, ...] = ()
 
-    @property
-    def relates_anything(self) -> bool:
-        """Whether any score is not 0. All are 0 in `shift(n)` over n positions or fewer."""
-        return any(bool(term.weighted.any()) for term in self.terms)
-
     def __add__(self, other: "Form") -> "Form":
         if not isinstance(other, Form):
             return NotImplemented

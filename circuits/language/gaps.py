@@ -1,6 +1,7 @@
 """Gaps: how far apart the scores of a form lie, which is what a sink, a recency and a sharpness must respect."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.language.forms import Form
@@ -9,11 +10,10 @@ MANY = 20_000
 """The most different scores of a head among which the smallest gap is looked for."""
 
 
-def smallest_gap(form: Form) -> float | None:
-    """The smallest difference between two scores that `form` can give.
+def possible_scores(form: Form) -> Float[Tensor, "score"] | None:
+    """All scores that `form` can give, ascending; None if there are more than `MANY` combinations to look at.
 
-    Each space is assumed to hold one of its states, or nothing. Returns None if there are more than `MANY` scores to
-    compare, or only one.
+    Each space is assumed to hold one of its states, or nothing.
     """
     blocks: dict[tuple[str, str], Tensor] = {}
     for term in form.terms:
@@ -30,4 +30,22 @@ def smallest_gap(form: Form) -> float | None:
         if len(values) * len(sums) > MANY:
             return None
         sums = (sums[:, None] + values).mul(1e9).round().unique() / 1e9
-    return None if len(sums) < 2 else float(sums.diff().min())
+    return sums
+
+
+def smallest_gap(scores: Float[Tensor, "score"] | None) -> float | None:
+    """The smallest difference between two scores; None if they are not known, or there is only one."""
+    return None if scores is None or len(scores) < 2 else float(scores.diff().min())
+
+
+def margin_of_sink(scores: Float[Tensor, "score"], sink: float, preference: float, n_ctx: int) -> float:
+    """By how much a sink keeps away from the scores that a recency moves; not above 0 where it lies in their reach.
+
+    The latest of n keys gains `preference (n - 1) / n` (or loses it, where the first is preferred), and the sink, as
+    the first key of all, nothing. A score below the sink must stay below it, a score above it above.
+    """
+    reach = preference * (n_ctx - 1) / n_ctx
+    below, above = scores[scores < sink], scores[scores >= sink]
+    margins = [sink - float(below.max()) - max(reach, 0.0)] if len(below) else []
+    margins += [float(above.min()) - sink + min(reach, 0.0)] if len(above) else []
+    return min(margins, default=float("inf"))

@@ -1,5 +1,6 @@
 """Spaces, forms and declarations: what they say, what they refuse, and what edges and the interpreter read off them."""
 
+import itertools
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -522,3 +523,66 @@ def test_a_table_of_too_many_combinations_is_refused_before_it_is_asked():
     back1, back2 = c.space("back1", c.tok), c.space("back2", c.tok)
     with pytest.raises(ConfigError, match="mlp 'm': the table is a function of 1,030,301 combinations of labels"):
         c.mlp(0, "m", (c.tok, back1, back2), c.out, lambda *labels: pytest.fail("asked"))
+
+
+# ---------------------------------------------------------------------- sinks, recency and positions of every length
+
+
+@pytest.mark.parametrize("ties", ["latest", "first"])
+def test_a_sink_within_the_reach_of_recency_is_refused_and_beyond_it_the_model_does_as_declared(ties: Ties):
+    texts = ["!" + "".join(word) for n in range(1, 6) for word in itertools.product("abc", repeat=n)]
+    refused = set()
+    for sink in (0.1, 0.25, 0.32, 0.35, 0.5, 0.65, 0.68, 0.9, 0.95, 1.3, 1.5):
+        c = Circuit("abc!", n_ctx=6, bos="!")
+        ask: dict[str, Any] = {"qk": match(c.tok, c.tok, {"a": "b"}), "ov": copy(c.tok, c.out), "ties": ties}
+        try:
+            c.head(0, "same", **ask, sink=sink)
+        except ConfigError as error:
+            assert f"head 'same': sink = {sink:g} is within reach of recency" in str(error)
+            refused.add(sink)
+            continue
+        report = c.verify(texts, progress=False)
+        assert report.ok and report.pattern_error < 1e-5, (sink, report)
+    # A key gains .4 x 5 / 6 by its place, or loses it: up from the scores 0 and 1, or down from 1.
+    assert refused == ({0.1, 0.25, 0.32, 1.3} if ties == "latest" else {0.68, 0.9, 0.95})
+
+
+@pytest.mark.parametrize("positions", ["onehot", "quadratic", "circle", "sinusoidal", "rotary"])
+def test_a_positional_head_of_a_bidirectional_circuit_is_sharp_in_texts_of_every_length_or_refused(positions: str):
+    kept = 0
+    for by, bos in itertools.product((1, 2, -1), (None, "!")):
+        c = Circuit("abc!", n_ctx=7, bos=bos, attention_dir="bidirectional")
+        c.head(0, "look", qk=match(c.pos, c.pos, shift(by)), ov=copy(c.tok, c.out))
+        try:
+            model = c.compile(positions=positions, dtype=torch.float64)
+        except ConfigError as error:
+            assert "its best key is not the declared one for every query" in str(error)
+            continue
+        kept += 1
+        for n in range(1, 8):
+            ids = torch.zeros(1, n, dtype=torch.long)
+            ids[:, 0] = 0 if bos is None else 3
+            pattern = model.run_with_cache(ids)[1]["pattern", 0][:, 0]
+            assert (pattern - c.interpret(ids).patterns["look"]).abs().max() < 2e-6, (by, bos, n)
+    assert kept >= 1
+
+
+def test_a_head_whose_scores_are_all_zero_attends_to_all_alike_or_rests_at_its_sink():
+    for nothing in ("times zero", "cancelled", "shifted out"):
+        for options in ({}, {"sink": 0}, {"sink": 0, "ties": "first"}, {"ties": "latest"}):
+            c = Circuit("abc!", n_ctx=5, bos="!")
+            same = match(c.tok, c.tok)
+            forms = {"times zero": 0 * same, "cancelled": same - same, "shifted out": match(c.pos, c.pos, shift(7))}
+            c.head(0, "blind", qk=forms[nothing], ov=copy(c.tok, c.out), **options)
+            report = c.verify(["!abca", "!b", "!"], progress=False)
+            assert report.ok and report.pattern_error < 1e-5, (nothing, options, report)
+
+
+def test_a_start_that_comes_again_is_refused_where_a_head_rests_at_it():
+    c = Circuit("abc!", n_ctx=6, bos="!")
+    c.head(0, "same", qk=match(c.tok, c.tok), ov=copy(c.tok, c.out, drop="!"), sink=0)
+    c.interpret("!ab!a")
+    c.head(0, "other", qk=match(c.tok, c.tok, {"a": "b"}), ov=copy(c.tok, c.out))
+    for ask in (c.interpret, lambda text: c.verify([text], progress=False)):
+        with pytest.raises(TokenError, match="'!ab!a' has its start '!' again at place 3, and head 'other' rests"):
+            ask("!ab!a")
