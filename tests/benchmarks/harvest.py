@@ -50,12 +50,12 @@ def speed(n_tokens: int, layer: int) -> None:
     model, bare = HookedTransformer.from_pretrained(NAME), 0.0
     compute = HarvestWork.compute
 
-    def both(work: HarvestWork, unit: int) -> Any:
+    def both(self: HarvestWork, unit: int) -> Any:
         nonlocal bare
-        made = compute(work, unit)
+        made = compute(self, unit)
         start = time.perf_counter()
         with torch.no_grad():
-            for prompts, _ in work.tokens.unit(unit).batches(work.batch, model.W_E.device):
+            for prompts, _ in self.tokens.unit(unit).batches(self.batch, model.W_E.device):
                 model(prompts, None, stop_at_layer=layer + 1)
         bare += time.perf_counter() - start
         return made
