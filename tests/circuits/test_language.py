@@ -568,8 +568,9 @@ def test_a_positional_head_of_a_bidirectional_circuit_is_sharp_in_texts_of_every
 
 
 def test_a_head_whose_scores_are_all_zero_attends_to_all_alike_or_rests_at_its_sink():
+    resting: list[dict[str, Any]] = [{}, {"sink": 0}, {"sink": 0, "ties": "first"}, {"ties": "latest"}]
     for nothing in ("times zero", "cancelled", "shifted out"):
-        for options in ({}, {"sink": 0}, {"sink": 0, "ties": "first"}, {"ties": "latest"}):
+        for options in resting:
             c = Circuit("abc!", n_ctx=5, bos="!")
             same = match(c.tok, c.tok)
             forms = {"times zero": 0 * same, "cancelled": same - same, "shifted out": match(c.pos, c.pos, shift(7))}
