@@ -44,7 +44,7 @@ def status(folder: JobFolderName) -> None:
     table = Table("part", "what is computed", title=Text(f"{folder}"))
     for part, value in job.specification.items():
         if value is not None:
-            table.add_row(Text(part), Text(_shown(value)))
+            table.add_row(Text(part), Text(job.called.get(part) or _shown(value)))
     print_whole(table)
     found = job.status()
     _say_units("done", len(found.done), job, found.missing, found.bad)

@@ -41,6 +41,10 @@ class CorpusWork(ModelWork):
         """The model, the tokens in their units, and how many rows run together."""
         return {"model": self.model.key(), "tokens": self.tokens.digest, "batch": self.batch}
 
+    def called(self) -> dict[str, str]:
+        """The model, and how large the corpus is."""
+        return {**super().called(), "tokens": f"{self.tokens.n_tokens:,} tokens in {self.tokens.n_units} units"}
+
     def describe(self, unit: int) -> str:
         """The texts of a unit."""
         return self.tokens.describe(unit)

@@ -60,11 +60,14 @@ class JobFolder:
         path: where it is; absolute, since whoever works on it may stand elsewhere.
         specification: all that the results depend on, part by part; what is long, as its hash.
         n_units: how many units there are.
-        key: the hash of these, by which a unit's file says whose it is.
+        called: by what names people know some of the parts; they decide nothing.
+        key: the hash of specification and number of units, by which a unit's file says whose it is.
     """
 
-    def __init__(self, path: Path, specification: Mapping[str, Any], n_units: int):
-        self.path, self.n_units = path, n_units
+    def __init__(
+        self, path: Path, specification: Mapping[str, Any], n_units: int, called: Mapping[str, str] | None = None
+    ):
+        self.path, self.n_units, self.called = path, n_units, dict(called or {})
         self.specification = {part: _short(value) for part, value in specification.items()}
         said = json.dumps([FORMAT, n_units, self.specification], sort_keys=True)
         self.key = digest_of_text(said)
@@ -80,18 +83,27 @@ class JobFolder:
         specification, n_units = about.get("specification"), about.get("n_units")
         if not isinstance(specification, dict) or not isinstance(n_units, int):
             raise CheckpointError(f"{file} cannot be read as a job: it has no specification of units")
-        return cls(folder, specification, n_units)
+        called = about.get("called")
+        names = {str(part): str(name) for part, name in called.items()} if isinstance(called, dict) else {}
+        return cls(folder, specification, n_units, names)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], specification: Mapping[str, Any], n_units: int) -> "JobFolder":
-        """The job that is in a folder, or a new one where none is yet.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        specification: Mapping[str, Any],
+        n_units: int,
+        called: Mapping[str, str] | None = None,
+    ) -> "JobFolder":
+        """The job that is in a folder, or a new one where none is yet, with the names of its parts.
 
         Raises `CheckpointError`, naming what differs, where the folder has another job.
         """
-        mine = cls(Path(path).expanduser().absolute(), specification, n_units)
+        mine = cls(Path(path).expanduser().absolute(), specification, n_units, called)
         file = mine.path / MANIFEST
         if not file.exists():
-            save_json(file, FORMAT, {"n_units": n_units, "specification": mine.specification})
+            about = {"n_units": n_units, "specification": mine.specification, "called": mine.called}
+            save_json(file, FORMAT, about)
         theirs = cls.at(mine.path)
         parts = {**theirs.specification, **mine.specification}
         both = [(part, theirs.specification.get(part), mine.specification.get(part)) for part in parts]

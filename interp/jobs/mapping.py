@@ -141,6 +141,11 @@ class Mapped(Work):
             "unit": self.unit,
         }
 
+    def called(self) -> dict[str, str]:
+        """The function, the rows and the model."""
+        names = {"function": getattr(self.fn, "__qualname__", describe(self.fn)), "rows": describe(self.rows)}
+        return names if self.model is None else {**names, "model": repr(self.model)}
+
     def _key_of_rows(self) -> Any:
         if isinstance(digest := getattr(self.rows, "digest", None), str):
             return digest

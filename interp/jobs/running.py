@@ -67,8 +67,8 @@ def run(
     engine = engine_of(workers, retries)
     check_picklable(work)
     with tempfile.TemporaryDirectory(prefix="interp-job-") if folder is None else nullcontext(folder) as path:
-        job = JobFolder.open(path, {**work.specification(), "threads": threads, "interp": our_version()},
-                             work.n_units)  # fmt: skip
+        specification = {**work.specification(), "threads": threads, "interp": our_version()}
+        job = JobFolder.open(path, specification, work.n_units, work.called())
         _compute(job, Task(work, job, threads), engine, retries, progress, kept=folder is not None)
         yield job
 

@@ -36,6 +36,10 @@ class Work(ABC):
     def specification(self) -> dict[str, Any]:
         """All that results depend on, part by part, in JSON values that mean the same in another process."""
 
+    def called(self) -> dict[str, str]:
+        """By what names people know parts of the specification of which only hashes are kept."""
+        return {}
+
     @abstractmethod
     def describe(self, unit: int) -> str:
         """What a unit is about, for messages."""
@@ -63,6 +67,10 @@ class ModelWork(Work):
     def device(self) -> str:
         """The model's."""
         return str(self.model.load().W_E.device)
+
+    def called(self) -> dict[str, str]:
+        """The model."""
+        return {"model": repr(self.model)}
 
     def shared(self, folder: Path) -> Self:
         """With the model in the job's folder."""

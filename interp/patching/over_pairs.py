@@ -160,6 +160,12 @@ class PairsWork(ModelWork):
             **self.asked(),
         }
 
+    def called(self) -> dict[str, str]:
+        """The model, the pairs, and the metrics."""
+        metrics = "; ".join(describe(metric) for metric in self.metrics.values())
+        own = "the logit difference of each pair's own answers" if self.pairs.incorrect else "the logit of each answer"
+        return {**super().called(), "pairs": repr(self.pairs), "metric": own if self.metric is None else metrics}
+
     def compute(self, unit: int) -> dict[str, Tensor]:
         """What is measured of a unit's pairs, in their order."""
         rows = self.rows(unit)

@@ -230,6 +230,8 @@ def test_status_says_what_is_computed_and_what_is_missing(asked: list[str], here
     said = dict(row for row in rows(done.output))
     assert said["site"] == "z" and said["over"] == '["head", "layer"]' and said["layers"] == "0 to 1"
     assert said["pairs a unit"] == "2" and "ablation" not in said
+    assert said["model"].startswith("ModelRef(") and said["pairs"].startswith("PromptPairs(")
+    assert said["metric"] == "the logit difference of each pair's own answers"
     (software,) = JobFolder.at("job").status().made_with
     assert done.output.endswith(f"2 with {software}\n")
     (here / "job" / "unit-000000.safetensors").unlink()

@@ -449,3 +449,15 @@ def test_the_workers_of_a_part_are_given_up_after_as_many_deaths_as_the_call_all
     for retries in (0, 5):
         engine = engine_of(jobs.part(2, 3, workers=2), retries)
         assert isinstance(engine, Part) and engine.engine == Workers(2, retries)
+
+
+def test_a_folder_says_by_which_names_people_know_its_parts_and_these_decide_nothing(tmp_path: Path):
+    run(tasks.square_roots, tmp_path)
+    job = jobs.JobFolder.at(tmp_path)
+    assert job.called == {"function": "square_roots", "rows": "[0, 1, 2, 3, ...]"}
+    manifest = tmp_path / "job.json"
+    about = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(about | {"called": {"function": "another name"}}))
+    assert torch.equal(run(tasks.square_roots, tmp_path)["roots"], EXPECTED)
+    manifest.write_text(json.dumps({name: value for name, value in about.items() if name != "called"}))
+    assert jobs.JobFolder.at(tmp_path).called == {}
