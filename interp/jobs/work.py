@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -72,7 +72,7 @@ class ModelWork(Work):
         """The model."""
         return {"model": repr(self.model)}
 
-    def shared(self, folder: Path) -> Self:
+    def shared(self, folder: Path) -> "ModelWork":
         """With the model in the job's folder."""
         return dataclasses.replace(self, model=self.model.snapshotted(folder / "model"))
 
