@@ -84,6 +84,7 @@ def test_half_precision_models_and_autocast_do_not_change_what_is_meant(tmp_path
     assert torch.equal(half["z", 2].rows(slice(0, 48)), cache["z", 2].flatten(0, 1))
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_numbers_of_numpy_are_numbers(tmp_path: Path):
     given: Any = {name: np.int64(OPTIONS[name]) for name in ("n_ctx", "batch", "unit_tokens")}
     small_harvest(tmp_path, **given)

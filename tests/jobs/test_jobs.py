@@ -189,6 +189,7 @@ def test_workers_in_another_folder_find_what_the_caller_names_from_his(tmp_path:
     assert list((tmp_path / "there").iterdir()) == []
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_units_run_with_as_many_threads_as_are_asked_and_the_caller_keeps_his(tmp_path: Path):
     before = torch.get_num_threads()
     model = HookedTransformer({"n_layers": 1, "d_model": 4, "n_ctx": 3, "d_head": 4, "n_heads": 1, "attn_only": True,

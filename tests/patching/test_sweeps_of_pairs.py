@@ -135,6 +135,7 @@ def test_pairs_between_whose_prompts_there_is_no_gap_are_normalized_by_that_of_a
 # ---------------------------------------------------------------------- as a job
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_autocast_around_the_call_does_not_change_the_numbers_that_are_kept(tmp_path: Path):
     model = small(dtype=torch.float32)
     pairs = random_pairs(model, LENGTHS, seed=12)
