@@ -1,4 +1,4 @@
-"""A driver on a Ray cluster, which prints what it finds as JSON. Run by `test_ray.py`."""
+"""A driver on a Ray cluster, which writes what it finds as JSON; Ray itself prints. Run by `test_ray.py`."""
 
 import importlib
 import json
@@ -27,7 +27,7 @@ def error_of(ask: Callable[[], Any]) -> str:
 
 
 def main(base: Path) -> None:
-    """Print what came of the jobs, of which some folders are relative to another folder than the cluster's."""
+    """Write what came of the jobs to "found.json". Some of their folders are relative to another than the cluster's."""
     rows, log = list(range(20)), str(base / "log")
     ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     here = base / "here"
@@ -56,7 +56,7 @@ def main(base: Path) -> None:
     with torch.no_grad():
         found["want"] = torch.cat([model(ids)[:, -1] for ids in prompts]).tolist()
     found["folders"] = sorted(path.name for path in here.iterdir())
-    print(json.dumps(found))
+    (base / "found.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
