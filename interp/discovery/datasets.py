@@ -337,10 +337,9 @@ class CircuitWork(EdgeWork):
 
         Raises `ConfigError` where the gap between both ends is noise.
         """
-        about, found = self.check(), self.of_all_pairs(job)
+        (metrics, about), found = self.tried(), self.of_all_pairs(job)
         numbers, ends = numbers_of(found, self.settings), (found["whole"], found["empty"])
         said = {**about, **numbers.about(self.names), "norms": self.norms}
-        metrics = str(about["metric"]).split("; ")
         judge = Judge(ratio, self.settings, self.model.load().cfg.dtype, metrics, self.names, said)
         judge.check_ends(ends)
         return judge, numbers, ends

@@ -221,7 +221,11 @@ class PairsWork(ModelWork):
 
     @torch.no_grad()
     def check(self) -> dict[str, object]:
-        """Try the question on the first two pairs of one length, and return what the results' `attrs` say of it.
+        """As `tried`, of which it returns what the results' `attrs` say."""
+        return self.tried()[1]
+
+    def tried(self) -> tuple[list[str], dict[str, object]]:
+        """Try the question on the first two pairs of one length: what each metric is called, and what `attrs` say.
 
         Raises what a call on these two would raise, and `ConfigError` for a metric that makes one number of several
         prompts, or that counts positions from the start where pairs differ in length. Raises, naming a pair, for a
@@ -240,7 +244,7 @@ class PairsWork(ModelWork):
             self._name(metric, plan.name) for metric, plan in zip(self.metrics.values(), measured.plans, strict=True)
         ]
         about = {name: said for name, said in measured.about().items() if name not in ("n", "baseline", "target")}
-        return {**about, "metric": "; ".join(names), "pairs": self.pairs.digest}
+        return names, {**about, "metric": "; ".join(names), "pairs": self.pairs.digest}
 
     def _check_lengths(self) -> None:
         """Measure a pair of every length, as it is: some metrics ask for more tokens than the shortest have."""

@@ -20,7 +20,7 @@ from interp.discovery import (
 )
 from interp.interventions import Zero
 from interp.jobs import JobFolder
-from interp.metrics import KLDivergence, Logit
+from interp.metrics import Function, KLDivergence, Logit
 
 LENGTHS = [6, 4, 6, 8, 4, 8, 6]
 QUIET: dict[str, Any] = {"progress": False}
@@ -123,3 +123,13 @@ def test_what_cannot_be_asked_of_pairs_is_refused_before_any_unit(tmp_path: Path
 
 def of_each(logits: torch.Tensor) -> torch.Tensor:
     return logits[:, -1, 0] * 0
+
+
+def test_a_metric_whose_name_has_a_semicolon_is_one_metric():
+    model, pairs, _ = asked(seed=8)
+    named = Function(of_each, name="first; second")
+    with pytest.raises(ConfigError, match=r"^first; second: the whole graph has"):
+        faithfulness_dataset(model, pairs, Subgraph.whole(model), metric=named, **QUIET)
+    several = {"one": named, "two": named}
+    with pytest.raises(ConfigError, match=r"^first; second: the whole graph has"):
+        faithfulness_dataset(model, pairs, Subgraph.whole(model), metric=several, **QUIET)
