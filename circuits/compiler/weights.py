@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.compiler.basis import Basis
-from circuits.compiler.encoding import ONE, Encoding
+from circuits.compiler.encoding import ONE, POS, Encoding
 from circuits.compiler.factors import FactoredHead
 from circuits.compiler.neurons import MergedNeurons
 from circuits.compiler.positions import Rotary
@@ -21,22 +21,29 @@ def write_ends(model: HookedTransformer, layout: Layout, encoding: Encoding, bas
     """Write embeddings and unembedding; every other parameter becomes zero, or the gain of a norm."""
     for name, parameter in model.named_parameters():
         parameter.fill_(basis.gain if name.endswith(".w") else 0.0)
-    model.embed.W_E.copy_(_writes(layout.embedding, encoding, basis) + basis.constant)
+    tables = {name: table.T for name in layout.slices if (table := layout.embedding(name)) is not None}
+    model.embed.W_E.copy_(_writes(tables, model.cfg.d_vocab, encoding, basis) + basis.constant)
     if not isinstance(encoding.code, Rotary):
-        model.pos_embed.W_pos.copy_(_writes(layout.positions, encoding, basis))
+        positions = {POS: torch.eye(model.cfg.n_ctx, dtype=torch.float64)} if POS in layout.slices else {}
+        model.pos_embed.W_pos.copy_(_writes(positions, model.cfg.n_ctx, encoding, basis))
     if not model.cfg.tie_word_embeddings:
-        read = encoding.read(_by_label(layout.unembedding, encoding), "the unembedding")
+        read = encoding.read(by_label(layout.unembedding, model.cfg.d_vocab, encoding), "the unembedding")
         model.unembed.W_U.copy_(basis.reads(read))
 
 
-def _writes(rows: Float[Tensor, "rows labels"], encoding: Encoding, basis: Basis) -> Float[Tensor, "rows d_model"]:
-    return basis.writes(encoding.written(_by_label(rows.T, encoding)))
+def _writes(
+    blocks: dict[str, Float[Tensor, "labels rows"]], n_rows: int, encoding: Encoding, basis: Basis
+) -> Float[Tensor, "rows d_model"]:
+    return basis.writes(encoding.written(by_label(blocks, n_rows, encoding)))
 
 
-def _by_label(columns: Float[Tensor, "labels columns"], encoding: Encoding) -> Sparse:
-    """A layout's columns among all labels, of which the layout's are the first."""
-    found = Sparse.dense(columns)
-    return Sparse(found.rows, found.columns, found.values, (encoding.n_labels, columns.shape[1]))
+def by_label(blocks: dict[str, Float[Tensor, "labels columns"]], n_columns: int, encoding: Encoding) -> Sparse:
+    """What is read or written of each space, as columns over all labels."""
+    shape, found = (encoding.n_labels, n_columns), []
+    for name, block in blocks.items():
+        one = Sparse.dense(block)
+        found.append(Sparse.of(one.rows + encoding.labels[name].start, one.columns, one.values, shape))
+    return Sparse.total(found, shape)
 
 
 def write_head(attn: Attention, index: int, one: FactoredHead, factor: float, encoding: Encoding, basis: Basis) -> None:

@@ -26,6 +26,7 @@ from circuits.language.interpreter import (
 )
 from circuits.language.knots import Pieces
 from circuits.language.layout import Layout, Read, Write, time_of
+from circuits.language.neurons import key_as_written
 from circuits.language.parts import Attend, Entry, Head, Lookup, Neurons, Part, Ramp, Table, Terms, Ties
 from circuits.language.space import (
     Coordinate,
@@ -35,6 +36,7 @@ from circuits.language.space import (
     Number,
     Space,
     Sum,
+    cut,
     is_finite,
     listed,
     shortened,
@@ -75,10 +77,12 @@ __all__ = [
     "checked_readout",
     "checked_vectors",
     "copy",
+    "cut",
     "decode",
     "edge_graph",
     "in_words",
     "is_finite",
+    "key_as_written",
     "leading",
     "listed",
     "match",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from circuits.language.holdings import Held, Holdings, describe_writers
 from circuits.language.layers import read_spaces, written_spaces
 from circuits.language.layout import Layout, time_of
-from circuits.language.neurons import said
+from circuits.language.neurons import key_as_written
 from circuits.language.parts import Head, Neurons, Part
 from circuits.language.space import Space, listed
 from interp.errors import ConfigError
@@ -115,4 +115,4 @@ def _never(part: Neurons, holdings: Holdings) -> Iterator[tuple[str, Space, Held
     for entry in part.table.entries:
         for space, one, label in zip(part.table.reads, held, entry.key, strict=True):
             if isinstance(label, str | int) and not one.support[space.index(label)]:
-                yield said(entry.key), space, one
+                yield key_as_written(entry.key), space, one

@@ -220,11 +220,8 @@ def _exclude(one: Held, other: Held) -> bool:
 def _is_relabelling(term: Term, moved: Bool[Tensor, "rows columns"]) -> bool:
     """Whether each label becomes one label of the destination, or nothing, and states remain states."""
     if term.rows.states or term.columns.states:
-        return (
-            term.rows.states == term.columns.states
-            and term.weight == 1
-            and bool((term.matrix == torch.eye(len(term.rows))).all())
-        )
+        same = torch.eye(len(term.rows), dtype=torch.float64)
+        return term.rows.states == term.columns.states and torch.equal(term.weighted, same)
     return bool((moved.sum(1) <= 1).all()) and bool((term.weighted[moved] == 1).all())
 
 

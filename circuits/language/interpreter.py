@@ -155,8 +155,9 @@ class Interpreter:
             scores = scores + x[..., slices[rows]] @ block @ x[..., slices[columns]].transpose(1, 2)
         if head.attend == "soft":
             return (scores * (head.sharp or 1.0)).masked_fill(~visible, -torch.inf).softmax(-1)
-        self._check_gap(head, scores, visible, broken)
-        return attend(scores, visible, head.ties)
+        pattern = attend(scores, visible, head.ties)
+        self._check_gap(head, scores, pattern, visible, broken)
+        return pattern
 
     def _copy(self, head: Head, pattern: Float[Tensor, "batch query_pos key_pos"], x: Stream, written: Stream) -> None:
         for (rows, columns), block in self._blocks[head.name][1].items():
@@ -167,22 +168,22 @@ class Interpreter:
         self,
         head: Head,
         scores: Float[Tensor, "batch query_pos key_pos"],
+        pattern: Float[Tensor, "batch query_pos key_pos"],
         visible: Bool[Tensor, "query_pos key_pos"],
         broken: list[str],
     ) -> None:
-        """Note a key that scores less than the best one, and by less than the head's gap, as mixtures do."""
+        """Note a key that is not chosen and scores, with recency, too near to one that is, as mixtures make it."""
         if head.gap is None:
             return
-        n_pos = self.declaration.n_ctx
-        needed = head.gap + head.preference * (n_pos - 1) / n_pos
-        scores = scores.masked_fill(~visible, -torch.inf)
-        below = scores.amax(-1, keepdim=True) - scores
-        near = (below > TIED) & (below < needed * (1 - 1e-6))
+        for term in head.recency.terms:
+            scores = scores + term.weighted[0, : scores.shape[-1]]
+        least = scores.masked_fill(pattern == 0, torch.inf).amin(-1, keepdim=True)
+        near = visible & (pattern == 0) & (scores > least - head.gap * (1 - 1e-6) + 1e-12)
         if bool(near.any()):
             row, query, key = (int(i) for i in near.nonzero()[0])
-            less = f"{float(below[row, query, key]):.3g} less than the best one"
-            broken.append(f"head {head.name!r}: at position {query} key {key} scores only {less}, and {needed:.3g} is "
-                          "what it can tell apart")  # fmt: skip
+            less = f"{float(least[row, query, 0] - scores[row, query, key]):.3g} less than one it chooses"
+            where = f"head {head.name!r}: at position {query} key {key}"
+            broken.append(f"{where} scores only {less}, and {head.gap:.3g} is what it can tell apart")
 
     def _check_promises(self, x: Stream, tokens: Int[Tensor, "batch pos"], broken: list[str]) -> None:
         """Note a space that does not hold what its author promised."""

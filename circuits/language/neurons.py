@@ -55,15 +55,17 @@ def listed_table(
             space.index(label, f"{where}, {what}")
         return written
 
-    entries = tuple(Entry(key, labels(value, f"entry {said(key)}")) for key, value in _entries(where, reads, table))
+    entries = tuple(
+        Entry(key, labels(value, f"entry {key_as_written(key)}")) for key, value in _entries(where, reads, table)
+    )
     if not entries:
         raise ConfigError(f"{where}: the table has no entries")
     nothing_read = next((entry for entry in entries if all(label is ... for label in entry.key)), None)
     if nothing_read is not None:
-        raise ConfigError(f"{where}: entry {said(nothing_read.key)} reads nothing; say otherwise= for what is written "
-                          "where no entry fires")  # fmt: skip
+        raise ConfigError(f"{where}: entry {key_as_written(nothing_read.key)} reads nothing; say otherwise= for what "
+                          "is written where no entry fires")  # fmt: skip
     if not summed and (overlap := _overlap(entries)) is not None:
-        first, second = (said(entry.key) for entry in overlap)
+        first, second = (key_as_written(entry.key) for entry in overlap)
         raise ConfigError(
             f"{where}: entries {first} and {second} can fire together, and would add up; make them exclude each other, "
             "or say overlaps='sum'"
@@ -74,7 +76,7 @@ def listed_table(
     return Lookup(tuple(reads), tuple(writes), entries, default, summed, isinstance(table, Mapping))
 
 
-def said(key: tuple[Label | EllipsisType | None, ...]) -> str:
+def key_as_written(key: tuple[Label | EllipsisType | None, ...]) -> str:
     """A key as it is written, such as ('a', ..., None)."""
     shown = ["..." if label is ... else repr(label) for label in key]
     return shown[0] if len(shown) == 1 else f"({', '.join(shown)})"
@@ -87,10 +89,12 @@ def _entries(
         for given, value in table.items():
             key = given if isinstance(given, tuple) else (given,)
             if len(key) != len(reads):
-                raise ConfigError(f"{where}: entry {said(key)} does not have one label for each of {len(reads)} spaces")
+                raise ConfigError(
+                    f"{where}: entry {key_as_written(key)} does not have one label for each of {len(reads)} spaces"
+                )
             for space, label in zip(reads, key, strict=True):
                 if label is not ... and label is not None:
-                    space.index(label, f"{where}, entry {said(key)}")
+                    space.index(label, f"{where}, entry {key_as_written(key)}")
             yield key, value
     elif not callable(table):
         raise ConfigError(f"{where}: the table is {describe(table)}; allowed: a mapping, or a function of labels")

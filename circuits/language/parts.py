@@ -64,11 +64,6 @@ class Head:
         """Everything its scores are made of."""
         return self.qk + self.recency
 
-    @property
-    def preference(self) -> float:
-        """How much recency prefers the latest key to the first one, over a text of all positions; 0 for "mean"."""
-        return sum(abs(term.weight) for term in self.recency.terms)
-
 
 @dataclass(frozen=True)
 class Ramp:
