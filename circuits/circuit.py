@@ -49,7 +49,11 @@ class Circuit(Declaration):
         layer share an MLP. An edge's key is what it feeds, "Q", "K", "V", "mlp" or "out". Its `name` is that of the
         computation graph, such as "L0H0 -> L1H0.k"; `spaces` are those that it goes through; `parts` are the pairs of
         declared names that it stands for. There is an edge where the product of what one part writes and what the other
-        reads is not zero. Raises `ConfigError` as `layout` does.
+        reads is not zero.
+
+        A model may differ: in a rotary or quadratic position code, with its heads in other places, or with neurons that
+        two tables share. `CompiledTransformer.edges` is the graph of what was compiled. With the default options it has
+        the same edges. Raises `ConfigError` as `layout` does.
         """
         return edge_graph(self.layout())
 

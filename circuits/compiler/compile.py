@@ -7,25 +7,28 @@ stream.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypedDict
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.compiler.basis import EPS, Basis, make_basis
-from circuits.compiler.encoding import Encoding
+from circuits.compiler.basis import EPS, make_basis
+from circuits.compiler.edges import Place, Plan
+from circuits.compiler.encoding import POS, Encoding
 from circuits.compiler.factors import FactoredHead, factor_heads, fitting_d_head
+from circuits.compiler.model import CompiledTransformer, CompileReport, Ends, HeadReport
 from circuits.compiler.neurons import MergedNeurons, merge_neurons
 from circuits.compiler.positions import OneHot, PositionCode, Rotary, position_code
 from circuits.compiler.sharpness import check_resolution, choose_sharpness
 from circuits.compiler.sparse import Sparse
-from circuits.compiler.weights import by_label, write_ends, write_head, write_neurons
+from circuits.compiler.weights import write_model
 from circuits.language import (
     Coordinate,
     Declaration,
+    Head,
     Interpreter,
     Label,
     Layout,
@@ -33,22 +36,12 @@ from circuits.language import (
     Number,
     Ramp,
     check_alive,
-    checked_readout,
-    checked_vectors,
-    decode,
-    in_words,
     is_finite,
-    shortened,
 )
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, describe
 from interp.indices import is_index
 from interp.keywords import known_keywords
-from interp.model import HookedTransformer, head_label
-from interp.text import Ids, Text, is_single
-
-SHOWN = 12
-"""The most heads that the repr of a report shows."""
 
 
 class CompileOptions(TypedDict, total=False):
@@ -66,130 +59,6 @@ class CompileOptions(TypedDict, total=False):
     attn_scale: Number | None
     attn_only: bool | None
     dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class HeadReport:
-    """What the compiler made of a head.
-
-    Attributes:
-        layer, index: its place in the model.
-        sharp: the factor on its scores.
-        largest_score: what they reach, or a bound on it.
-        qk_rank, ov_rank: dimensions of the head that its circuits use, beside those that rotary positions turn.
-    """
-
-    layer: int
-    index: int
-    sharp: float
-    largest_score: float
-    qk_rank: int
-    ov_rank: int
-
-
-@dataclass(frozen=True, repr=False)
-class CompileReport:
-    """What the compiler chose.
-
-    Attributes:
-        heads: what was made of each head, by name.
-        n_coordinates: the size of the stream that the circuit needs, before norm, rotation or compression.
-        interference: the largest overlap of two coordinates; 0 unless compressed. `verify` measures what it costs.
-        nothing_below: for each word, the logit below which it is not predicted.
-        error: share of attention that may go astray, as `compile` was told.
-    """
-
-    heads: dict[str, HeadReport]
-    n_coordinates: int
-    interference: float
-    nothing_below: tuple[float, ...]
-    error: float
-
-    def __repr__(self) -> str:
-        lines = [
-            f"CompileReport: {self.n_coordinates} coordinates, interference {self.interference:.2g}, "
-            f"nothing below {min(self.nothing_below):.3g}"
-        ]
-        for name, head in list(self.heads.items())[:SHOWN]:
-            scores = f"sharp {head.sharp:.3g}, scores up to {head.largest_score:.3g}"
-            ranks = f"rank {head.qk_rank} (QK), {head.ov_rank} (OV)"
-            lines.append(f"  {head_label(head.layer, head.index):7}{shortened(name, 24):25}{scores}, {ranks}")
-        return "\n".join(lines + [f"  ... and {len(self.heads) - SHOWN} more heads"] * (len(self.heads) > SHOWN))
-
-
-@dataclass(frozen=True, eq=False)
-class Ends:
-    """What a circuit reads and writes at the ends of the model, beside words.
-
-    Attributes:
-        readouts: for each readout, the directions that it reads after the final norm.
-        thresholds: for each readout, what its numbers must reach to be predicted.
-        vectors: for each space of vectors, the directions that they are written to.
-    """
-
-    readouts: dict[str, Float[Tensor, "d_model labels"]]
-    thresholds: dict[str, Float[Tensor, "labels"]]
-    vectors: dict[str, Float[Tensor, "labels d_model"]]
-
-
-class CompiledTransformer(HookedTransformer):
-    """A `HookedTransformer` that knows which circuit it was compiled from. Saved, it is a plain checkpoint.
-
-    Attributes:
-        circuit: the declaration.
-        report: what the compiler chose.
-        ends: readouts and vectors, which a plain model does not have.
-    """
-
-    circuit: Declaration
-    report: CompileReport
-    ends: Ends
-
-    @torch.no_grad()
-    def predict(
-        self, text: Text | Ids, readout: str | None = None, vectors: Mapping[str, Tensor] | None = None
-    ) -> list[Any]:
-        """For each position a word, or None where there is nothing to predict; a list of such lists for several texts.
-
-        With a readout, what that says instead. Several texts have equally many words. Raises `TokenError` as
-        `Circuit.tokens` does, and as `embedded` and `readout` do.
-        """
-        stream = self.embedded(text, vectors)
-        if readout is not None:
-            labels, thresholds = checked_readout(Layout(self.circuit), readout).labels, self.ends.thresholds[readout]
-            said = in_words(decode(self.readout(stream, readout).double().cpu(), thresholds), labels)
-        else:
-            logits = self(stream, start_at_layer=0)
-            assert isinstance(logits, Tensor)
-            thresholds = torch.tensor(self.report.nothing_below, dtype=torch.float64)
-            said = in_words(decode(logits.double().cpu(), thresholds), self.circuit.vocabulary.words)
-        return said[0] if is_single(text) else said
-
-    def embedded(
-        self, text: Text | Ids, vectors: Mapping[str, Tensor] | None = None
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """The stream before the first layer, with vectors ([batch, pos, size], by space) added.
-
-        `model(stream, start_at_layer=0)` runs it, as `run_with_cache` and every analysis that takes a start do. Raises
-        `TokenError` as `Circuit.tokens` does, `ConfigError` and `ShapeError` as `Circuit.interpret` does.
-        """
-        tokens = self.circuit.tokens(text)
-        given = checked_vectors(self.circuit, tokens, vectors)
-        stream = self(tokens.to(self.W_E.device), stop_at_layer=0)
-        assert isinstance(stream, Tensor)
-        for name, value in given.items():
-            stream = stream + (value @ self.ends.vectors[name]).to(stream)
-        return stream
-
-    def readout(self, stream: Float[Tensor, "batch pos d_model"], readout: str) -> Float[Tensor, "batch pos labels"]:
-        """What a readout says of texts that `embedded` gives, as numbers, from the end of the stream.
-
-        Raises `ConfigError`, with the nearest name, for a readout that the circuit does not have.
-        """
-        checked_readout(Layout(self.circuit), readout)
-        end = self(stream, start_at_layer=0, stop_at_layer=self.cfg.n_layers) if self.cfg.n_layers else stream
-        assert isinstance(end, Tensor)
-        return self.ln_final(end) @ self.ends.readouts[readout].to(end)
 
 
 @known_keywords
@@ -240,11 +109,11 @@ def compile_circuit(
     check_alive(layout)
     interpreter = Interpreter(layout)
     encoding, heads = factor_heads(circuit.heads, layout.spaces, circuit.n_ctx, code, d_head)
-    neurons = _neurons(circuit, encoding)
+    plan = _plan(layout, encoding, heads)
     basis = make_basis(encoding.size, d_model, rotate, compress, norm, float(ballast))
     d_head = fitting_d_head(heads, encoding, d_head)
     cfg = TransformerConfig(
-        **_sizes(circuit, heads, neurons, n_heads, attn_only),
+        **_sizes(circuit, plan, n_heads, attn_only),
         **_positions(encoding.code),
         d_head=d_head,
         d_model=basis.d_model,
@@ -260,36 +129,25 @@ def compile_circuit(
     for name, (_, largest) in chosen.items():
         check_resolution(name, largest, dtype)
     model = CompiledTransformer(cfg, circuit.vocabulary, init_weights=False)
-    model.circuit = circuit
-    reports = _head_reports(heads, chosen)
+    model.circuit, model.plan = circuit, plan
     model.report = CompileReport(
-        reports, encoding.size, basis.interference, tuple(interpreter.nothing_below.tolist()), float(error)
+        heads=_head_reports(plan, chosen),
+        n_coordinates=encoding.size,
+        interference=basis.interference,
+        nothing_below=tuple(interpreter.nothing_below.tolist()),
+        error=float(error),
     )
-    model.ends = _ends(circuit, interpreter, encoding, basis)
+    model.ends = Ends(
+        readouts={name: basis.reads(read) for name, read in plan.readouts.items()},
+        thresholds={name: interpreter.thresholds[name] for name in plan.readouts},
+        vectors={name: basis.writes(written) for name, written in plan.vectors.items()},
+    )
     with torch.no_grad():
-        write_ends(model, layout, encoding, basis)
-        for one in heads:
-            report = model.report.heads[one.head.name]
-            factor = report.sharp * model.cfg.attn_scale
-            write_head(model.blocks[report.layer].attn, report.index, one, factor, encoding, basis)
-        for layer, of_layer in neurons.items():
-            write_neurons(model.blocks[layer].mlp, of_layer, encoding, basis)
+        write_model(model, plan, {name: sharp for name, (sharp, _) in chosen.items()}, basis)
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ConfigError(f"{name} has entries that {dtype} cannot hold; use torch.float64, or smaller numbers")
     return model
-
-
-def _ends(circuit: Declaration, interpreter: Interpreter, encoding: Encoding, basis: Basis) -> Ends:
-    """The directions of readouts and of vectors."""
-
-    def directions(name: str) -> Sparse:
-        n = len(circuit.spaces[name])
-        return by_label({name: torch.eye(n, dtype=torch.float64)}, n, encoding)
-
-    readouts = {name: basis.reads(encoding.read(directions(name), name)) for name in circuit.readouts}
-    vectors = {name: basis.writes(encoding.written(directions(name))) for name in circuit.inputs}
-    return Ends(readouts, {name: interpreter.thresholds[name] for name in readouts}, vectors)
 
 
 def _check_numbers(
@@ -307,33 +165,92 @@ def _check_numbers(
         raise ConfigError(f"dtype = {describe(dtype)}; allowed: a floating-point type, such as torch.float32")
 
 
-def _head_reports(heads: list[FactoredHead], chosen: dict[str, tuple[float, float]]) -> dict[str, HeadReport]:
-    """What is reported of each head; heads of a layer are numbered in order of declaration."""
+def _plan(layout: Layout, encoding: Encoding, heads: list[FactoredHead]) -> Plan:
+    """Everything in coordinates. Heads of a layer are numbered in order of declaration."""
+    circuit = layout.declaration
+    tables = {name: table.T for name in layout.slices if (table := layout.embedding(name)) is not None}
+    positions = {POS: torch.eye(circuit.n_ctx, dtype=torch.float64)} if POS in layout.slices else {}
+    places: dict[str, Place] = {}
+    for part in circuit.parts:
+        of_layer = [one for one in places.values() if one.layer == part.layer and one.index is not None]
+        places[part.name] = Place(part.layer, len(of_layer) if isinstance(part, Head) else None)
+    place = _finder(encoding)
+
+    def merged(ramps: Iterable[Ramp]) -> MergedNeurons:
+        return merge_neurons(ramps, place, encoding.n_labels).encoded(encoding, "an MLP's read of 'pos'")
+
+    declared = {part.name: part.ramps for part in circuit.parts if isinstance(part, Neurons)}
+    by_layer: dict[int, list[Ramp]] = {}
+    for name, ramps in declared.items():
+        by_layer.setdefault(places[name].layer, []).extend(ramps)
+    return Plan(
+        encoding=encoding,
+        embedding=encoding.written(_by_label(tables, circuit.vocabulary.d_vocab, encoding)),
+        positions=encoding.written(_by_label(positions, circuit.n_ctx, encoding)),
+        unembedding=encoding.read(
+            _by_label(layout.unembedding, circuit.vocabulary.d_vocab, encoding), "the unembedding"
+        ),
+        readouts={name: encoding.read(_labels(circuit, name, encoding), name) for name in circuit.readouts},
+        vectors={name: encoding.written(_labels(circuit, name, encoding)) for name in circuit.inputs},
+        heads=heads,
+        tables={name: merged(ramps) for name, ramps in declared.items()},
+        neurons={layer: merged(ramps) for layer, ramps in by_layer.items()},
+        places=places,
+        n_layers=circuit.n_layers,
+    )
+
+
+def _by_label(blocks: Mapping[str, Float[Tensor, "labels columns"]], n_columns: int, encoding: Encoding) -> Sparse:
+    """What is read or written of each space, as columns over all labels."""
+    shape, found = (encoding.n_labels, n_columns), []
+    for name, block in blocks.items():
+        one = Sparse.dense(block)
+        found.append(Sparse.of(one.rows + encoding.labels[name].start, one.columns, one.values, shape))
+    return Sparse.total(found, shape)
+
+
+def _labels(circuit: Declaration, name: str, encoding: Encoding) -> Sparse:
+    """Each label of a space, as a column."""
+    n = len(circuit.spaces[name])
+    return _by_label({name: torch.eye(n, dtype=torch.float64)}, n, encoding)
+
+
+def _finder(encoding: Encoding) -> Callable[[Coordinate], int]:
+    """Where among the labels a coordinate is. Every space is listed once."""
+    index: dict[str, dict[Label, int]] = {}
+
+    def place(coordinate: Coordinate) -> int:
+        space = coordinate.space
+        if space.name not in index:
+            index[space.name] = {label: i for i, label in enumerate(space.labels)}
+        return encoding.labels[space.name].start + index[space.name][coordinate.label]
+
+    return place
+
+
+def _head_reports(plan: Plan, chosen: dict[str, tuple[float, float]]) -> dict[str, HeadReport]:
+    """What is reported of each head."""
     reports: dict[str, HeadReport] = {}
-    for one in heads:
-        index = sum(other.layer == one.head.layer for other in reports.values())
-        reports[one.head.name] = HeadReport(one.head.layer, index, *chosen[one.head.name], one.qk_rank, one.ov_rank)
+    for one in plan.heads:
+        place = plan.places[one.head.name]
+        reports[one.head.name] = HeadReport(
+            place.layer, place.index or 0, *chosen[one.head.name], one.qk_rank, one.ov_rank
+        )
     return reports
 
 
-def _sizes(
-    circuit: Declaration,
-    heads: list[FactoredHead],
-    neurons: dict[int, MergedNeurons],
-    n_heads: int | None,
-    attn_only: bool | None,
-) -> dict[str, Any]:
+def _sizes(circuit: Declaration, plan: Plan, n_heads: int | None, attn_only: bool | None) -> dict[str, Any]:
     """The sizes among the fields of the config."""
-    n_layers = circuit.n_layers
-    needed = max((sum(one.head.layer == layer for one in heads) for layer in range(n_layers)), default=0)
+    in_layers = Counter(place.layer for place in plan.places.values() if place.index is not None)
+    needed = max(in_layers.values(), default=0)
     if n_heads is not None and n_heads < max(needed, 1):
         raise ConfigError(f"n_heads = {n_heads}, but a layer of the circuit has {needed}")
-    n_neurons = max(map(len, neurons.values()), default=0)
-    if attn_only and neurons:
+    n_neurons = max(map(len, plan.neurons.values()), default=0)
+    if attn_only and plan.neurons:
         raise ConfigError("attn_only = True, but the circuit has MLPs")
-    attn_only = not neurons if attn_only is None else attn_only
+    attn_only = not plan.neurons if attn_only is None else attn_only
     return {
-        "n_layers": n_layers,
+        "n_layers": plan.n_layers,
         "n_ctx": circuit.n_ctx,
         "d_vocab": circuit.vocabulary.d_vocab,
         "n_heads": n_heads or max(needed, 1),
@@ -347,19 +264,3 @@ def _positions(code: PositionCode) -> dict[str, Any]:
     if isinstance(code, Rotary):
         return {"positional_embedding_type": "rotary", "rotary_dim": code.rotary_dim, "rotary_base": float(code.base)}
     return {"positional_embedding_type": "standard"}
-
-
-def _neurons(circuit: Declaration, encoding: Encoding) -> dict[int, MergedNeurons]:
-    """The neurons of every layer that has some."""
-    index: dict[str, dict[Label, int]] = {}
-
-    def place(coordinate: Coordinate) -> int:
-        space = coordinate.space
-        known = index.setdefault(space.name, {label: i for i, label in enumerate(space.labels)})
-        return encoding.labels[space.name].start + known[coordinate.label]
-
-    ramps: dict[int, list[Ramp]] = {}
-    for part in circuit.parts:
-        if isinstance(part, Neurons):
-            ramps.setdefault(part.layer, []).extend(part.ramps)
-    return {layer: merge_neurons(some, place, encoding.n_labels) for layer, some in ramps.items()}
