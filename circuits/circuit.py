@@ -13,8 +13,10 @@ part feeds which, `interpret()` runs the circuit symbolically, `compile()` write
 the results over all inputs.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
+
+from torch import Tensor
 
 from circuits.compiler import CompiledTransformer, CompileOptions, compile_circuit
 from circuits.language import Declaration, Interpretation, Interpreter, Layout, edge_graph
@@ -56,13 +58,15 @@ class Circuit(Declaration):
         return edge_graph(self.layout())
 
     @known_keywords
-    def interpret(self, input: Text | Ids) -> Interpretation:
+    def interpret(self, input: Text | Ids, vectors: Mapping[str, Tensor] | None = None) -> Interpretation:
         """What the circuit does with one text or several, or token ids, symbolically (see `Interpreter`).
 
-        Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start;
-        `ConfigError` as `layout` does.
+        `vectors` are [batch, pos, size], by the names of the spaces that `Declaration.vectors` declared. Raises
+        `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start; `ConfigError` as
+        `layout` does, for a circuit that cannot keep what it declares, and for vectors that are missing; `ShapeError`
+        for vectors of another shape.
         """
-        return Interpreter(self.layout()).run(self.tokens(input))
+        return Interpreter(self.layout()).run(self.tokens(input), vectors)
 
     @known_keywords
     def compile(self, **options: Unpack[CompileOptions]) -> CompiledTransformer:

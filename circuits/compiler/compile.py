@@ -8,24 +8,37 @@ stream.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypedDict
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.compiler.basis import EPS, make_basis
 from circuits.compiler.edges import Place, Plan
-from circuits.compiler.encoding import Encoding
+from circuits.compiler.encoding import POS, Encoding
 from circuits.compiler.factors import FactoredHead, factor_heads, fitting_d_head
-from circuits.compiler.model import CompiledTransformer, CompileReport, HeadReport
+from circuits.compiler.model import CompiledTransformer, CompileReport, Ends, HeadReport
 from circuits.compiler.neurons import MergedNeurons, merge_neurons
 from circuits.compiler.positions import OneHot, PositionCode, Rotary, position_code
 from circuits.compiler.sharpness import COARSE, check_resolution, choose_sharpness, warn_of_rounding
 from circuits.compiler.sparse import Sparse
 from circuits.compiler.trial import run_trial
 from circuits.compiler.weights import write_model
-from circuits.language import Coordinate, Declaration, Head, Label, Layout, Neurons, Number, Ramp, is_finite
+from circuits.language import (
+    Coordinate,
+    Declaration,
+    Head,
+    Interpreter,
+    Label,
+    Layout,
+    Neurons,
+    Number,
+    Ramp,
+    check_alive,
+    is_finite,
+)
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, describe
 from interp.indices import is_index
@@ -98,6 +111,8 @@ def compile_circuit(
     _check_numbers(error, ballast, attn_scale, rotate, dtype)
     code = position_code(positions)
     layout = Layout(circuit, also=() if isinstance(code, OneHot) else (circuit.one,))
+    check_alive(layout)
+    interpreter = Interpreter(layout)
     encoding, heads = factor_heads(circuit.heads, layout.spaces, circuit.n_ctx, code, d_head)
     plan = _plan(layout, encoding, heads)
     basis = make_basis(encoding.size, d_model, rotate, compress, norm, float(ballast))
@@ -119,7 +134,18 @@ def compile_circuit(
     steps = {name: check_resolution(name, largest, dtype) for name, (_, largest) in chosen.items()}
     model = CompiledTransformer(cfg, circuit.vocabulary, init_weights=False)
     model.circuit, model.plan = circuit, plan
-    model.report = CompileReport(_head_reports(plan, chosen), encoding.size, basis.interference, layout.nothing_below())
+    model.report = CompileReport(
+        heads=_head_reports(plan, chosen),
+        n_coordinates=encoding.size,
+        interference=basis.interference,
+        nothing_below=tuple(interpreter.nothing_below.tolist()),
+        error=float(error),
+    )
+    model.ends = Ends(
+        readouts={name: basis.reads(read) for name, read in plan.readouts.items()},
+        thresholds={name: interpreter.thresholds[name] for name in plan.readouts},
+        vectors={name: basis.writes(written) for name, written in plan.vectors.items()},
+    )
     with torch.no_grad():
         write_model(model, plan, {name: sharp for name, (sharp, _) in chosen.items()}, basis)
     for name, parameter in model.named_parameters():
@@ -160,6 +186,8 @@ def _check_numbers(
 def _plan(layout: Layout, encoding: Encoding, heads: list[FactoredHead]) -> Plan:
     """Everything in coordinates. Heads of a layer are numbered in order of declaration."""
     circuit = layout.declaration
+    tables = {name: table.T for name in layout.slices if (table := layout.embedding(name)) is not None}
+    positions = {POS: torch.eye(circuit.n_ctx, dtype=torch.float64)} if POS in layout.slices else {}
     places: dict[str, Place] = {}
     for part in circuit.parts:
         of_layer = [one for one in places.values() if one.layer == part.layer and one.index is not None]
@@ -175,9 +203,13 @@ def _plan(layout: Layout, encoding: Encoding, heads: list[FactoredHead]) -> Plan
         by_layer.setdefault(places[name].layer, []).extend(ramps)
     return Plan(
         encoding=encoding,
-        embedding=encoding.written(_by_label(layout.embedding.T, encoding)),
-        positions=encoding.written(_by_label(layout.positions.T, encoding)),
-        unembedding=encoding.read(_by_label(layout.unembedding, encoding), "the unembedding"),
+        embedding=encoding.written(_by_label(tables, circuit.vocabulary.d_vocab, encoding)),
+        positions=encoding.written(_by_label(positions, circuit.n_ctx, encoding)),
+        unembedding=encoding.read(
+            _by_label(layout.unembedding, circuit.vocabulary.d_vocab, encoding), "the unembedding"
+        ),
+        readouts={name: encoding.read(_labels(circuit, name, encoding), name) for name in circuit.readouts},
+        vectors={name: encoding.written(_labels(circuit, name, encoding)) for name in circuit.inputs},
         heads=heads,
         tables={name: merged(ramps) for name, ramps in declared.items()},
         neurons={layer: merged(ramps) for layer, ramps in by_layer.items()},
@@ -186,10 +218,19 @@ def _plan(layout: Layout, encoding: Encoding, heads: list[FactoredHead]) -> Plan
     )
 
 
-def _by_label(columns: Tensor, encoding: Encoding) -> Sparse:
-    """A layout's columns among all labels, of which the layout's are the first."""
-    found = Sparse.dense(columns)
-    return Sparse(found.rows, found.columns, found.values, (encoding.n_labels, columns.shape[1]))
+def _by_label(blocks: Mapping[str, Float[Tensor, "labels columns"]], n_columns: int, encoding: Encoding) -> Sparse:
+    """What is read or written of each space, as columns over all labels."""
+    shape, found = (encoding.n_labels, n_columns), []
+    for name, block in blocks.items():
+        one = Sparse.dense(block)
+        found.append(Sparse.of(one.rows + encoding.labels[name].start, one.columns, one.values, shape))
+    return Sparse.total(found, shape)
+
+
+def _labels(circuit: Declaration, name: str, encoding: Encoding) -> Sparse:
+    """Each label of a space, as a column."""
+    n = len(circuit.spaces[name])
+    return _by_label({name: torch.eye(n, dtype=torch.float64)}, n, encoding)
 
 
 def _finder(encoding: Encoding) -> Callable[[Coordinate], int]:

@@ -73,6 +73,8 @@ class Plan:
     Attributes:
         encoding: the coordinates; everything below is in them, as columns.
         embedding, positions, unembedding: what each word and each position writes, and what each logit reads.
+        readouts: what each readout reads.
+        vectors: what each space of vectors that the user gives is written to.
         heads: every head of the circuit.
         tables: the neurons of each declared table alone, by name.
         neurons: those of each layer of the model, of all its tables together.
@@ -84,6 +86,8 @@ class Plan:
     embedding: Sparse
     positions: Sparse
     unembedding: Sparse
+    readouts: dict[str, Sparse]
+    vectors: dict[str, Sparse]
     heads: list[FactoredHead]
     tables: dict[str, MergedNeurons]
     neurons: dict[int, MergedNeurons]
@@ -98,7 +102,7 @@ class Plan:
 
     def writers(self) -> Iterator[Component]:
         """All components that write."""
-        both = {EMBED: self.embedding, POS_EMBED: self.positions}
+        both = {EMBED: Sparse.beside([self.embedding, *self.vectors.values()]), POS_EMBED: self.positions}
         yield Component(EMBED, "write", -1.0, both, Sparse.beside(both.values()))
         for one in self.heads:
             place = self.places[one.head.name]
@@ -117,7 +121,8 @@ class Plan:
         for layer, tables in self._tables().items():
             parts = {name: neurons.reads for name, neurons in tables.items()}
             yield Component(mlp_label(layer), "mlp", layer + 0.5, parts, self.neurons[layer].reads)
-        yield Component(LOGITS, "out", float("inf"), {UNEMBED: self.unembedding}, self.unembedding)
+        at_the_end = {UNEMBED: self.unembedding, **self.readouts}
+        yield Component(LOGITS, "out", float("inf"), at_the_end, Sparse.beside(at_the_end.values()))
 
     def _tables(self) -> dict[int, dict[str, MergedNeurons]]:
         """The tables of every layer that has some."""

@@ -119,6 +119,11 @@ class Encoding:
         own = [term for term in terms if self.own_shift(term)]
         if not own:
             return terms
+        if head.attend == "soft":
+            raise ConfigError(
+                f"head {head.name!r} is soft, and in the position code {self.code.name!r} {own[0].name} has scores of "
+                "its own; use 'onehot'"
+            )
         if not by_position(head):
             raise ConfigError(
                 f"head {head.name!r}: in the position code {self.code.name!r} {own[0].name} scores every distance "

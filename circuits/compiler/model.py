@@ -1,13 +1,15 @@
 """The model that comes out: an ordinary transformer that knows its circuit, its graph, and what the compiler chose."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.compiler.edges import Plan, compiled_edges
-from circuits.language import Declaration, decode, in_words, shortened
+from circuits.language import Declaration, Layout, checked_readout, checked_vectors, decode, in_words, shortened
 from interp.model import HookedTransformer, head_label
 from interp.text import Ids, Text, is_single
 
@@ -45,18 +47,20 @@ class CompileReport:
         heads: what was made of each head, by name.
         n_coordinates: the size of the stream that the circuit needs, before norm, rotation or compression.
         interference: the largest overlap of two coordinates; 0 unless compressed. `verify` measures what it costs.
-        nothing_below: logits that stay below this predict nothing.
+        nothing_below: for each word, the logit below which it is not predicted.
+        error: share of attention that may go astray, as `compile` was told.
     """
 
     heads: dict[str, HeadReport]
     n_coordinates: int
     interference: float
-    nothing_below: float
+    nothing_below: tuple[float, ...]
+    error: float
 
     def __repr__(self) -> str:
         lines = [
             f"CompileReport: {self.n_coordinates} coordinates, interference {self.interference:.2g}, "
-            f"nothing below {self.nothing_below:.3g}"
+            f"nothing below {min(self.nothing_below):.3g}"
         ]
         for name, head in list(self.heads.items())[:SHOWN]:
             scores = f"sharp {head.sharp:.3g}, scores up to {head.largest_score:.3g}"
@@ -65,12 +69,35 @@ class CompileReport:
         return "\n".join(lines + [f"  ... and {len(self.heads) - SHOWN} more heads"] * (len(self.heads) > SHOWN))
 
 
+@dataclass(frozen=True, eq=False)
+class Ends:
+    """What a circuit reads and writes at the ends of the model, beside words.
+
+    Attributes:
+        readouts: for each readout, the directions that it reads after the final norm.
+        thresholds: for each readout, what its numbers must reach to be predicted.
+        vectors: for each space of vectors, the directions that they are written to.
+    """
+
+    readouts: dict[str, Float[Tensor, "d_model labels"]]
+    thresholds: dict[str, Float[Tensor, "labels"]]
+    vectors: dict[str, Float[Tensor, "labels d_model"]]
+
+
 class CompiledTransformer(HookedTransformer):
-    """A `HookedTransformer` that knows which circuit it was compiled from. Saved, it is a plain checkpoint."""
+    """A `HookedTransformer` that knows which circuit it was compiled from. Saved, it is a plain checkpoint.
+
+    Attributes:
+        circuit: the declaration.
+        report: what the compiler chose.
+        plan: everything before it became weights.
+        ends: readouts and vectors, which a plain model does not have.
+    """
 
     circuit: Declaration
     report: CompileReport
     plan: Plan
+    ends: Ends
 
     @property
     def nodes(self) -> dict[str, str]:
@@ -92,14 +119,47 @@ class CompiledTransformer(HookedTransformer):
         return compiled_edges(self.plan)
 
     @torch.no_grad()
-    def predict(self, text: Text | Ids) -> list[Any]:
+    def predict(
+        self, text: Text | Ids, readout: str | None = None, vectors: Mapping[str, Tensor] | None = None
+    ) -> list[Any]:
         """For each position a word, or None where there is nothing to predict; a list of such lists for several texts.
 
-        Several texts have equally many words. Raises `TokenError` as `Circuit.tokens` does.
+        With a readout, what that says instead. Several texts have equally many words. Raises `TokenError` as
+        `Circuit.tokens` does, and as `embedded` and `readout` do.
         """
-        tokens = self.circuit.tokens(text).to(self.W_E.device)
-        logits = self(tokens)
-        assert isinstance(logits, Tensor)
-        words = in_words(decode(logits, self.report.nothing_below), self.circuit.vocabulary.words)
-        single = is_single(text)
-        return words[0] if single else words
+        stream = self.embedded(text, vectors)
+        if readout is not None:
+            labels, thresholds = checked_readout(Layout(self.circuit), readout).labels, self.ends.thresholds[readout]
+            said = in_words(decode(self.readout(stream, readout).double().cpu(), thresholds), labels)
+        else:
+            logits = self(stream, start_at_layer=0)
+            assert isinstance(logits, Tensor)
+            thresholds = torch.tensor(self.report.nothing_below, dtype=torch.float64)
+            said = in_words(decode(logits.double().cpu(), thresholds), self.circuit.vocabulary.words)
+        return said[0] if is_single(text) else said
+
+    def embedded(
+        self, text: Text | Ids, vectors: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The stream before the first layer, with vectors ([batch, pos, size], by space) added.
+
+        `model(stream, start_at_layer=0)` runs it, as `run_with_cache` and every analysis that takes a start do. Raises
+        `TokenError` as `Circuit.tokens` does, `ConfigError` and `ShapeError` as `Circuit.interpret` does.
+        """
+        tokens = self.circuit.tokens(text)
+        given = checked_vectors(self.circuit, tokens, vectors)
+        stream = self(tokens.to(self.W_E.device), stop_at_layer=0)
+        assert isinstance(stream, Tensor)
+        for name, value in given.items():
+            stream = stream + (value @ self.ends.vectors[name]).to(stream)
+        return stream
+
+    def readout(self, stream: Float[Tensor, "batch pos d_model"], readout: str) -> Float[Tensor, "batch pos labels"]:
+        """What a readout says of texts that `embedded` gives, as numbers, from the end of the stream.
+
+        Raises `ConfigError`, with the nearest name, for a readout that the circuit does not have.
+        """
+        checked_readout(Layout(self.circuit), readout)
+        end = self(stream, start_at_layer=0, stop_at_layer=self.cfg.n_layers) if self.cfg.n_layers else stream
+        assert isinstance(end, Tensor)
+        return self.ln_final(end) @ self.ends.readouts[readout].to(end)

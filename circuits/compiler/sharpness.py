@@ -28,6 +28,9 @@ def choose_sharpness(head: Head, encoding: Encoding, direction: str, error: floa
     terms = encoding.terms(head)
     if not terms:
         return 1.0, 0.0
+    if head.attend == "soft":
+        sharp = head.sharp or 1.0
+        return sharp, sharp * sum(float(term.weighted.abs().max()) for term in terms)
     if not by_position(head):
         if head.sharp is None and head.gap is None:
             raise ConfigError(f"head {head.name!r}: the gap between its scores is not known; declare gap= or sharp=")

@@ -111,7 +111,7 @@ def test_nodes_say_where_the_parts_are():
 
 def test_tables_that_cancel_feed_nothing():
     c = Circuit("!ab", 3, bos="!")
-    number, kind = c.embed("number", {"a": [0.5]}), c.space("kind", ["x", "y"])
+    number, kind = c.embed("number", {"a": [0.5]}), c.space("kind", ["x", "y"], holds="one")
     for name, values in (("up", {"x": 0.0, "y": 1.0}), ("down", {"y": 0.0, "x": 1.0})):
         c.bucket(0, name, number, kind, values)
     c.mlp(1, "reads", kind, c.out, {"x": "a"})
