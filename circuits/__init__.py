@@ -6,6 +6,7 @@ Declare with `Circuit`, `match`, `copy` and `shift`; see `circuit.py`. The rooms
 - `circuits.compiler` writes its weights.
 - `circuits.verify` compares the model with what was declared.
 - `circuits.gallery` holds worked examples.
+- `circuits.benchmark` hides them in larger models, as questions for circuit discovery whose answers are known.
 - `circuits.lecture` reproduces a lecture's table, and `circuits.export` writes a circuit as a transformers GPT-2.
 """
 
