@@ -130,6 +130,9 @@ def _judge(author: Author) -> None:
     for line in author.lines:
         for space, at in line.writes:
             writers.setdefault(space, []).append(at)
+    for line in author.lines:
+        if "holds=" in line.text and len(writers.get(line.declares, ())) > 1:
+            author.doubts.add("a promise may not be kept")
     for space, at, how in (read for line in author.lines for read in line.reads):
         before = space.embedded + sum(time < at for time in writers.get(space, ()))
         needed = {"matched": ("one", "states", "promised shares"), "looked up": ("one",), "a gate": ("one",)}

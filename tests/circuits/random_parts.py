@@ -119,7 +119,7 @@ def bucket(a: Author, name: str, last: bool) -> None:
         a.read(one, layer + 0.5, "a number")
     if gate:
         given.append(f"gate={_gate(a, a.read(gate, layer + 0.5, 'a gate'), gate.labels)}")
-    a.use("bucket", *(f"bucket of {one.holds}" for one in read))
+    a.use("bucket", *(f"bucket of {one.holds.removeprefix('promised ')}" for one in read))
     a.write(f"c.bucket({', '.join(given)})", [(target, layer + 0.5)])
     if last and target is not a.out:
         _say(a, target, layer + 1)
