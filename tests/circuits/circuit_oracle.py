@@ -24,7 +24,7 @@ from interp.errors import InterpError
 DTYPES = (torch.float64, torch.float32)
 """What circuits are compiled to."""
 
-EXACT = {"error": 1e-12, "ballast": 1e6}
+EXACT: dict[str, Any] = {"error": 1e-12, "ballast": 1e6}
 """Options in float64, which can keep them."""
 
 ROUNDS = 16.0

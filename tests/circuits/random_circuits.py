@@ -190,7 +190,7 @@ def kind_of(said: str) -> str:
 
 def main() -> int:
     """Draw programs, compare each in every dtype, and print what came of them. Returns 1 after a disagreement."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Draw random circuits, and hold each to its interpreter.")
     parser.add_argument("n", type=int, help="how many programs")
     parser.add_argument("--seed", type=int, default=None, help="of the first; by default another one each time")
     parser.add_argument("--texts", type=int, default=100, help="of each length, at most")

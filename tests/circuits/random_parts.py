@@ -39,7 +39,7 @@ def mlp(a: Author, name: str, last: bool) -> None:
         labels = tuple(a.rng.choice(one.labels) for one in writes)
         for one, label in zip(writes, labels, strict=True):
             one.able.add(label)
-        given.append(f"otherwise={labels if len(labels) > 1 else labels[0]!r}")
+        given.append(f"otherwise={labels[0] if len(writes) == 1 else labels!r}")
         a.use("otherwise")
     a.write(f"c.mlp({', '.join(given)})", [(one, layer + 0.5) for one in writes])
 
@@ -67,7 +67,7 @@ def _table(a: Author, reads: list[Held], writes: list[Held], summed: bool) -> st
         _enter(a, entries, key, writes)
     if not entries:
         _enter(a, entries, tuple(min(one.able, key=str) for one in reads), writes)
-    said = {key if len(key) > 1 else key[0]: value for key, value in entries.items()}
+    said = {key[0] if len(reads) == 1 else key: value for key, value in entries.items()}
     shown = repr(said).replace("Ellipsis", "...")
     if any(... in key or None in key for key in entries) or a.chance(0.7):
         a.use("table as a mapping")
