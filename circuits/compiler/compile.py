@@ -22,8 +22,9 @@ from circuits.compiler.factors import FactoredHead, factor_heads, fitting_d_head
 from circuits.compiler.model import CompiledTransformer, CompileReport, Ends, HeadReport
 from circuits.compiler.neurons import MergedNeurons, merge_neurons
 from circuits.compiler.positions import OneHot, PositionCode, Rotary, position_code
-from circuits.compiler.sharpness import check_resolution, choose_sharpness
+from circuits.compiler.sharpness import COARSE, check_resolution, choose_sharpness, warn_of_rounding
 from circuits.compiler.sparse import Sparse
+from circuits.compiler.trial import run_trial
 from circuits.compiler.weights import write_model
 from circuits.language import (
     Coordinate,
@@ -42,6 +43,8 @@ from interp.config import TransformerConfig
 from interp.errors import ConfigError, describe
 from interp.indices import is_index
 from interp.keywords import known_keywords
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 class CompileOptions(TypedDict, total=False):
@@ -93,11 +96,13 @@ def compile_circuit(
         error: share of attention that may go astray, below a half, for heads whose sharpness is not declared.
         attn_scale: what the model divides scores by; by default sqrt(d_head).
         attn_only: False gives every block an MLP, also where the circuit needs none.
-        dtype: of the parameters; all of them are computed in float64.
+        dtype: of the parameters; all of them are computed in float64. Where its rounding may matter, as it always may
+            in half precision, the model is tried on texts of every word and position before it is returned.
 
     Raises:
-        ConfigError: a space is read that nothing earlier writes; scores or weights that `dtype` cannot hold; a term
-            that the position code cannot write; an option out of range.
+        ConfigError: a space is read that nothing earlier writes; scores or weights that `dtype` cannot hold, or a trial
+            in which its rounding changes a prediction or a pattern; a term that the position code cannot write; an
+            option out of range.
         RankError: a head's circuit has a higher rank than `d_head`, or the spaces are more than `d_model`.
     """
     for name, size in (("d_head", d_head), ("d_model", d_model), ("n_heads", n_heads)):
@@ -126,8 +131,7 @@ def compile_circuit(
         dtype=dtype,
     )
     chosen = {one.head.name: choose_sharpness(one.head, encoding, circuit.attention_dir, float(error)) for one in heads}
-    for name, (_, largest) in chosen.items():
-        check_resolution(name, largest, dtype)
+    steps = {name: check_resolution(name, largest, dtype) for name, (_, largest) in chosen.items()}
     model = CompiledTransformer(cfg, circuit.vocabulary, init_weights=False)
     model.circuit, model.plan = circuit, plan
     model.report = CompileReport(
@@ -147,7 +151,21 @@ def compile_circuit(
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ConfigError(f"{name} has entries that {dtype} cannot hold; use torch.float64, or smaller numbers")
+    rounding = torch.finfo(dtype).eps * float(ballast if norm else 0)
+    in_doubt = [sharp for name, (sharp, _) in chosen.items() if max(steps[name], sharp * rounding) > COARSE]
+    if (in_doubt or dtype in HALF) and not compress:
+        twin = compile_circuit(circuit, positions=encoding.code, error=error, dtype=torch.float64)
+        run_trial(model, twin, basis, _finer(dtype, norm))
+    for name, step in steps.items():
+        warn_of_rounding(name, chosen[name][1], step, dtype)
     return model
+
+
+def _finer(dtype: torch.dtype, norm: str | None) -> str:
+    """What to do about rounding."""
+    finer = "torch.float32 or torch.float64" if dtype in HALF else "torch.float64"
+    ballast = "a smaller ballast=, " if norm else ""
+    return f"use dtype={finer}, {ballast}a position code with smaller scores, or a lower sharp="
 
 
 def _check_numbers(

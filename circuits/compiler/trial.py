@@ -1,0 +1,208 @@
+"""The trial: a model whose arithmetic is in doubt is run before it is handed out.
+
+Beside it run the interpreter, and a twin: the same circuit compiled plainly in float64. Texts on which the twin does
+not do what was declared are no evidence; on all others the model must do what the twin does.
+"""
+
+import math
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuits.compiler.basis import Basis
+from circuits.compiler.sparse import Sparse
+from circuits.language import Declaration, Interpretation, Interpreter, Layout, leading, shortened
+from interp.errors import ConfigError
+from interp.model import ActivationCache
+
+if TYPE_CHECKING:
+    from circuits.compiler.model import CompiledTransformer
+
+ALLOWED = 0.1
+"""The most that a pattern may differ from the twin's."""
+
+UNDECIDED = 0.25
+"""Where the twin's logits are further from those declared, it does not do what was declared: a ramp is half way up."""
+
+POSITIONS = 2**14
+"""About how many positions are run."""
+
+LENGTHS = 8
+"""The most lengths of texts, where shorter texts are not the beginnings of longer ones."""
+
+
+def run_trial(model: "CompiledTransformer", twin: "CompiledTransformer", basis: Basis, advice: str) -> None:
+    """Compare a model with its twin and the interpreter.
+
+    Args:
+        twin: the circuit in float64, in coordinates.
+        basis: where the model has the coordinates.
+        advice: what to do about it; the message ends with it.
+
+    Raises `ConfigError`, naming the head or the table that is furthest off, for a prediction that differs, or a pattern
+    that differs by more than `ALLOWED`.
+    """
+    trial = _Trial(model, twin, basis)
+    for tokens in trial_texts(model.circuit, max(model.circuit.n_ctx, min(POSITIONS, 2**25 // twin.cfg.d_model))):
+        for some in tokens.split(max(1, 2**22 // tokens.shape[1] ** 2)):
+            trial.add(some)
+    trial.judge(advice)
+
+
+def trial_texts(circuit: Declaration, n_positions: int) -> list[Int[Tensor, "batch pos"]]:
+    """Texts that have every word and every position in them: random ones, half of them made of a few words only.
+
+    Where keys may come later than the query, texts of several lengths; else, every beginning is a shorter text.
+    """
+    draw, n_ctx = random.Random(0), circuit.n_ctx
+    start = [] if circuit.bos is None else [circuit.vocabulary.to_single_token(circuit.bos)]
+    words = [i for i in range(circuit.vocabulary.d_vocab) if i not in start] or start
+    lengths = {n_ctx}
+    if circuit.attention_dir == "bidirectional":
+        lengths |= {1 + round(i * (n_ctx - 1) / LENGTHS) for i in range(LENGTHS)}
+    deck: list[int] = []
+
+    def dealt() -> int:
+        if not deck:
+            deck.extend(draw.sample(words, len(words)))
+        return deck.pop()
+
+    found = []
+    for length in sorted(lengths):
+        for_all_words = 2 * -(-len(words) // max(length - len(start), 1)) if length == n_ctx else 2
+        n_texts = max(for_all_words, n_positions // (length * len(lengths)))
+        texts = []
+        for i in range(n_texts):
+            few = draw.sample(words, min(len(words), 2 + i % 3))
+            rest = range(length - len(start))
+            texts.append([*start, *([dealt() for _ in rest] if i % 2 else [draw.choice(few) for _ in rest])][:length])
+        found.append(torch.tensor(texts))
+    return found
+
+
+@dataclass(frozen=True)
+class _Off:
+    """By how much a part is off, and where."""
+
+    size: float
+    text: str
+    position: int
+
+
+class _Trial:
+    """What was found so far."""
+
+    def __init__(self, model: "CompiledTransformer", twin: "CompiledTransformer", basis: Basis):
+        self.model, self.twin, self.circuit = model, twin, model.circuit
+        self.interpreter = Interpreter(Layout(model.circuit))
+        self.generator = torch.Generator().manual_seed(0)
+        self.heads: dict[str, _Off] = {}
+        self.tables: dict[str, _Off] = {}
+        self.wrong = ""
+        self._written = {name: neurons.writes.rows.unique() for name, neurons in twin.plan.tables.items()}
+        shape = model.plan.encoding.size
+        self._reads = {
+            name: basis.reads(Sparse.of(rows, torch.arange(len(rows)), torch.ones(len(rows)), (shape, len(rows))))
+            for name, rows in self._written.items()
+        }
+
+    @torch.no_grad()
+    def add(self, tokens: Int[Tensor, "batch pos"]) -> None:
+        """Run some texts of one length."""
+        vectors = {name: self._vectors(name, tokens) for name in self.circuit.inputs}
+        symbolic = self.interpreter.run(tokens, vectors)
+        (exact, exact_cache), (found, cache) = (self._run(one, tokens, vectors) for one in (self.twin, self.model))
+        wrong = torch.zeros_like(tokens, dtype=torch.bool)
+        for name in exact:
+            wrong |= self._compare(name, found[name], exact[name], symbolic)
+        for name, head in self.model.report.heads.items():
+            at = self.twin.report.heads[name]
+            pattern = exact_cache["pattern", at.layer][:, at.index]
+            off = (cache["pattern", head.layer][:, head.index].double() - pattern).abs().nan_to_num(torch.inf).amax(-1)
+            declared = (pattern - symbolic.patterns[name]).abs().amax(-1) < ALLOWED
+            self._note(self.heads, name, off * declared, tokens)
+        for name, rows in self._written.items():
+            layer = self.model.plan.places[name].layer, self.twin.plan.places[name].layer
+            written = cache["resid_post", layer[0]].double() @ self._reads[name]
+            off = (written - exact_cache["resid_post", layer[1]][..., rows]).abs().nan_to_num(torch.inf).amax(-1)
+            self._note(self.tables, name, off * wrong, tokens)
+
+    def _vectors(self, name: str, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos size"]:
+        """Random vectors for a space that the user gives."""
+        low, high = self.circuit.inputs[name]
+        shape = *tokens.shape, len(self.circuit.spaces[name])
+        if math.isinf(low) or math.isinf(high):
+            return torch.randn(shape, dtype=torch.float64, generator=self.generator)
+        return low + (high - low) * torch.rand(shape, dtype=torch.float64, generator=self.generator)
+
+    def _run(
+        self, model: "CompiledTransformer", tokens: Int[Tensor, "batch pos"], vectors: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], ActivationCache]:
+        """The logits and all that readouts say, in float64, and the activations on the way."""
+        logits, cache = model.run_with_cache(model.embedded(tokens, vectors), start_at_layer=0)
+        said = {self.circuit.out.name: logits.double()}
+        for name in model.ends.readouts:
+            said[name] = model.readout(model.embedded(tokens, vectors), name).double()
+        return said, cache
+
+    def _compare(
+        self,
+        name: str,
+        found: Float[Tensor, "batch pos labels"],
+        exact: Float[Tensor, "batch pos labels"],
+        symbolic: Interpretation,
+    ) -> Bool[Tensor, "batch pos"]:
+        """Where the twin does what was declared, and the model does not.
+
+        Its prediction is another one; or, of a circuit that reads numbers as logits, a number is another one.
+        """
+        out, below = name == self.circuit.out.name, self.interpreter.thresholds[name]
+        labels = self.circuit.vocabulary.words if out else self.circuit.spaces[name].labels
+        declared = symbolic.logits if out else symbolic.space(name)
+        right, scale = leading(declared, below), declared.abs().amax().clamp(min=1)
+        said, of_twin = leading(found, below), leading(exact, below)
+        kept, agrees = (
+            (one.any(-1) == right.any(-1)) & ~(one & ~right).any(-1)  # one of the labels that lead, and no other
+            for one in (of_twin, said)
+        )
+        kept &= (exact - declared).abs().amax(-1) < UNDECIDED * scale
+        off = (found - exact).abs().nan_to_num(torch.inf).amax(-1) > ALLOWED * scale
+        wrong = kept & (~agrees | off if out and self.circuit.directs else ~agrees)
+        if not self.wrong and bool(wrong.any()):
+            row, position = (int(i) for i in wrong.nonzero()[0])
+            at = f"at position {position} of {shortened(self.circuit.vocabulary.to_string(symbolic.tokens[row]), 60)}"
+            if bool(agrees[row, position]):
+                size = float((found - exact)[row, position].abs().max())
+                self.wrong = f"its logits are off by {size:.2g} {at}"
+            else:
+                words = [
+                    " and ".join(repr(labels[i]) for i in one[row, position].nonzero()[:, 0].tolist()) or "nothing"
+                    for one in (said, of_twin)
+                ]
+                self.wrong = f"it predicts {words[0]} instead of {words[1]} {at}"
+        return wrong
+
+    def _note(
+        self, parts: dict[str, _Off], name: str, off: Float[Tensor, "batch pos"], tokens: Int[Tensor, "batch pos"]
+    ) -> None:
+        if name not in parts or float(off.max()) > parts[name].size:
+            row, position = divmod(int(off.argmax()), off.shape[1])
+            text = shortened(self.circuit.vocabulary.to_string(tokens[row]), 60)
+            parts[name] = _Off(float(off.max()), text, position)
+
+    def judge(self, advice: str) -> None:
+        """Raise `ConfigError` if something was found."""
+        dtype = self.model.cfg.dtype
+        for kind, parts, what in (("head", self.heads, "its pattern"), ("mlp", self.tables, "what it writes")):
+            worst = max(parts, key=lambda name: parts[name].size, default=None)
+            if worst is not None and parts[worst].size > ALLOWED:
+                off = parts[worst]
+                where = f"by {off.size:.2g} at position {off.position} of {off.text}"
+                predicted = f", and {self.wrong}" if self.wrong else ""
+                raise ConfigError(f"{kind} {worst!r}: in {dtype} {what} is off {where}{predicted}; {advice}")
+        if self.wrong:
+            raise ConfigError(f"in {dtype} {self.wrong}; {advice}")
