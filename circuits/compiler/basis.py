@@ -1,13 +1,14 @@
 """Where a circuit's coordinates lie in the residual stream: which direction each writes, and how each is read."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.compiler.sparse import Sparse
 from interp.errors import ConfigError, RankError, describe
 
 EPS = 1e-5
@@ -18,19 +19,57 @@ EPS = 1e-5
 class Basis:
     """Directions in the stream.
 
+    With a norm the stream is [x, -x, C, -C], C the ballast: its mean is zero and its variance nearly constant, so that
+    the norm divides by nearly the same number everywhere, which its gain makes good.
+
     Attributes:
-        write: the direction of each coordinate.
-        read: what takes each coordinate out of the stream again; `write @ read` is the identity, or near it.
-        constant: what every token adds (ballast).
-        gain: the weight of every norm: the scale of a stream that holds the ballast alone. 1 without norms.
+        width: how many coordinates there is room for; those beyond the circuit's own are spare.
+        directions: the direction of each coordinate in x, [coordinates, width]; None where each is a dimension.
+        ballast: the C; None without a norm.
         interference: the largest overlap of two directions; 0 unless compressed.
     """
 
-    write: Float[Tensor, "size d_model"]
-    read: Float[Tensor, "d_model size"]
-    constant: Float[Tensor, "d_model"]
-    gain: float = 1.0
+    width: int
+    directions: Float[Tensor, "coordinates width"] | None
+    ballast: float | None
     interference: float = 0.0
+
+    @property
+    def d_model(self) -> int:
+        """Dimensions of the stream."""
+        return self.width if self.ballast is None else 2 * self.width + 2
+
+    @property
+    def gain(self) -> float:
+        """The weight of every norm: the scale of a stream that holds the ballast alone. 1 without norms."""
+        return 1.0 if self.ballast is None else math.sqrt(2 * self.ballast**2 / self.d_model + EPS)
+
+    @property
+    def constant(self) -> Float[Tensor, "d_model"]:
+        """What every token adds: the ballast."""
+        added = torch.zeros(self.d_model, dtype=torch.float64)
+        if self.ballast is not None:
+            added[-2:] = torch.tensor([self.ballast, -self.ballast])
+        return added
+
+    def writes(self, columns: Sparse) -> Float[Tensor, "columns d_model"]:
+        """Vectors by coordinate, as columns, written into the stream."""
+        x = self._placed(columns)
+        return x if self.ballast is None else torch.cat([x, -x, torch.zeros(len(x), 2, dtype=torch.float64)], dim=1)
+
+    def reads(self, columns: Sparse) -> Float[Tensor, "d_model columns"]:
+        """What reads vectors by coordinate, given as columns, out of the stream again."""
+        x = self._placed(columns)
+        if self.ballast is None:
+            return x.T
+        return torch.cat([x / 2, -x / 2, torch.zeros(len(x), 2, dtype=torch.float64)], dim=1).T
+
+    def _placed(self, columns: Sparse) -> Float[Tensor, "columns width"]:
+        """Vectors by coordinate, as columns, by dimension, as rows."""
+        if self.directions is None:
+            return replace(columns, shape=(self.width, columns.shape[1])).T.to_dense()
+        used, rows = columns.rows.unique(return_inverse=True)
+        return replace(columns, rows=rows, shape=(len(used), columns.shape[1])).T.to_dense() @ self.directions[used]
 
 
 def make_basis(
@@ -44,10 +83,8 @@ def make_basis(
     """A basis for `size` coordinates.
 
     Without options, the first dimensions of the stream. `rotate` turns them by a random orthogonal matrix with that
-    seed. With `compress`, `d_model` is less than `size`, and directions overlap as little as can be arranged. With a
-    norm the stream is [x, -x, C, -C], C the ballast: its mean is zero and its variance nearly constant, so that the
-    norm divides by nearly the same number everywhere, which its gain makes good. Raises `RankError` for a `d_model`
-    that is too small, `ConfigError` for one that cannot be halved.
+    seed. With `compress`, `d_model` is less than `size`, and directions overlap as little as can be arranged. Raises
+    `RankError` for a `d_model` that is too small, `ConfigError` for one that cannot be halved.
     """
     extra = 0 if norm is None else 2
     copies = 1 if norm is None else 2
@@ -61,21 +98,14 @@ def make_basis(
         )
     if width < 1 or (compress and width >= size):
         raise ConfigError(f"d_model = {d_model} with compress = {compress}: the spaces have {size} coordinates")
+    directions, interference = None, 0.0
     if compress:
         directions = _spread_out(size, width, rotate or 0)
-    elif rotate is None:
-        directions = torch.eye(size, width, dtype=torch.float64)
-    else:
-        directions = _orthogonal(width, rotate)[:size]
-    overlaps = directions @ directions.T - torch.eye(size, dtype=torch.float64)
-    interference = float(overlaps.abs().max()) if compress else 0.0
-    if norm is None:
-        return Basis(directions, directions.T, torch.zeros(width, dtype=torch.float64), interference=interference)
-    nothing, total = torch.zeros(size, 2, dtype=torch.float64), 2 * width + 2
-    write = torch.cat([directions, -directions, nothing], dim=1)
-    constant = torch.zeros(total, dtype=torch.float64)
-    constant[-2:] = torch.tensor([ballast, -ballast])
-    return Basis(write, write.T / 2, constant, math.sqrt(2 * ballast**2 / total + EPS), interference)
+        overlaps = directions @ directions.T - torch.eye(size, dtype=torch.float64)
+        interference = float(overlaps.abs().max())
+    elif rotate is not None:
+        directions = _orthogonal(width, rotate)
+    return Basis(width, directions, None if norm is None else ballast, interference)
 
 
 def _orthogonal(size: int, seed: int) -> Float[Tensor, "size size"]:

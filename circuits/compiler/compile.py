@@ -13,13 +13,17 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import Tensor
 
-from circuits.compiler.basis import EPS, Basis, make_basis
-from circuits.compiler.encoding import ONE, Encoding
+from circuits.compiler.basis import EPS, make_basis
+from circuits.compiler.encoding import Encoding
 from circuits.compiler.factors import FactoredHead, factor_heads, fitting_d_head
+from circuits.compiler.neurons import MergedNeurons, merge_neurons
 from circuits.compiler.positions import OneHot, PositionCode, Rotary, position_code
 from circuits.compiler.sharpness import check_resolution, choose_sharpness
+from circuits.compiler.weights import write_ends, write_head, write_neurons
 from circuits.language import (
+    Coordinate,
     Declaration,
+    Label,
     Layout,
     Neurons,
     Number,
@@ -33,7 +37,7 @@ from interp.config import TransformerConfig
 from interp.errors import ConfigError, describe
 from interp.indices import is_index
 from interp.keywords import known_keywords
-from interp.model import MLP, Attention, HookedTransformer, head_label
+from interp.model import HookedTransformer, head_label
 from interp.text import Ids, Text, is_single
 
 SHOWN = 12
@@ -169,14 +173,15 @@ def compile_circuit(
     _check_numbers(error, ballast, attn_scale, rotate, dtype)
     code = position_code(positions)
     layout = Layout(circuit, also=() if isinstance(code, OneHot) else (circuit.one,))
-    encoding, heads = factor_heads(layout, code, d_head)
+    encoding, heads = factor_heads(circuit.heads, layout.spaces, circuit.n_ctx, code, d_head)
+    neurons = _neurons(circuit, encoding)
     basis = make_basis(encoding.size, d_model, rotate, compress, norm, float(ballast))
     d_head = fitting_d_head(heads, encoding, d_head)
     cfg = TransformerConfig(
-        **_sizes(circuit, heads, n_heads, attn_only),
+        **_sizes(circuit, heads, neurons, n_heads, attn_only),
         **_positions(encoding.code),
         d_head=d_head,
-        d_model=basis.write.shape[1],
+        d_model=basis.d_model,
         act_fn="relu",
         normalization_type=norm,
         eps=EPS,
@@ -185,7 +190,7 @@ def compile_circuit(
         tie_word_embeddings=circuit.out is circuit.tok and circuit.one.name not in encoding.slices and norm is None,
         dtype=dtype,
     )
-    chosen = {one.head.name: choose_sharpness(one.head, encoding, float(error)) for one in heads}
+    chosen = {one.head.name: choose_sharpness(one.head, encoding, circuit.attention_dir, float(error)) for one in heads}
     for name, (_, largest) in chosen.items():
         check_resolution(name, largest, dtype)
     model = CompiledTransformer(cfg, circuit.vocabulary, init_weights=False)
@@ -193,7 +198,13 @@ def compile_circuit(
     reports = _head_reports(heads, chosen)
     model.report = CompileReport(reports, encoding.size, basis.interference, layout.nothing_below())
     with torch.no_grad():
-        _write(model, encoding, heads, basis)
+        write_ends(model, layout, encoding, basis)
+        for one in heads:
+            report = model.report.heads[one.head.name]
+            factor = report.sharp * model.cfg.attn_scale
+            write_head(model.blocks[report.layer].attn, report.index, one, factor, encoding, basis)
+        for layer, of_layer in neurons.items():
+            write_neurons(model.blocks[layer].mlp, of_layer, encoding, basis)
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ConfigError(f"{name} has entries that {dtype} cannot hold; use torch.float64, or smaller numbers")
@@ -225,17 +236,21 @@ def _head_reports(heads: list[FactoredHead], chosen: dict[str, tuple[float, floa
 
 
 def _sizes(
-    circuit: Declaration, heads: list[FactoredHead], n_heads: int | None, attn_only: bool | None
+    circuit: Declaration,
+    heads: list[FactoredHead],
+    neurons: dict[int, MergedNeurons],
+    n_heads: int | None,
+    attn_only: bool | None,
 ) -> dict[str, Any]:
     """The sizes among the fields of the config."""
     n_layers = circuit.n_layers
     needed = max((sum(one.head.layer == layer for one in heads) for layer in range(n_layers)), default=0)
     if n_heads is not None and n_heads < max(needed, 1):
         raise ConfigError(f"n_heads = {n_heads}, but a layer of the circuit has {needed}")
-    n_neurons = max((2 * len(_ramps(circuit, layer)) for layer in range(n_layers)), default=0)
-    if attn_only and n_neurons:
+    n_neurons = max(map(len, neurons.values()), default=0)
+    if attn_only and neurons:
         raise ConfigError("attn_only = True, but the circuit has MLPs")
-    attn_only = not n_neurons if attn_only is None else attn_only
+    attn_only = not neurons if attn_only is None else attn_only
     return {
         "n_layers": n_layers,
         "n_ctx": circuit.n_ctx,
@@ -253,56 +268,17 @@ def _positions(code: PositionCode) -> dict[str, Any]:
     return {"positional_embedding_type": "standard"}
 
 
-def _ramps(circuit: Declaration, layer: int) -> list[Ramp]:
-    return [ramp for part in circuit.parts if isinstance(part, Neurons) and part.layer == layer for ramp in part.ramps]
+def _neurons(circuit: Declaration, encoding: Encoding) -> dict[int, MergedNeurons]:
+    """The neurons of every layer that has some."""
+    index: dict[str, dict[Label, int]] = {}
 
+    def place(coordinate: Coordinate) -> int:
+        space = coordinate.space
+        known = index.setdefault(space.name, {label: i for i, label in enumerate(space.labels)})
+        return encoding.labels[space.name].start + known[coordinate.label]
 
-# ---------------------------------------------------------------------- weights
-
-
-def _write(model: CompiledTransformer, encoding: Encoding, heads: list[FactoredHead], basis: Basis) -> None:
-    layout = encoding.layout
-    for name, parameter in model.named_parameters():
-        parameter.fill_(basis.gain if name.endswith(".w") else 0.0)
-    model.embed.W_E.copy_(encoding.written(layout.embedding) @ basis.write + basis.constant)
-    if not isinstance(encoding.code, Rotary):
-        model.pos_embed.W_pos.copy_(encoding.written(layout.positions) @ basis.write)
-    if not model.cfg.tie_word_embeddings:
-        model.unembed.W_U.copy_(basis.read @ encoding.read(layout.unembedding, "the unembedding"))
-    for one in heads:
-        report = model.report.heads[one.head.name]
-        factor = report.sharp * model.cfg.attn_scale
-        _write_head(model.blocks[report.layer].attn, report.index, one, factor, encoding, basis)
-    for layer, block in enumerate(model.blocks if not model.cfg.attn_only else ()):
-        if ramps := _ramps(layout.declaration, layer):
-            _write_neurons(block.mlp, ramps, encoding, basis)
-
-
-def _write_head(
-    attn: Attention, index: int, one: FactoredHead, factor: float, encoding: Encoding, basis: Basis
-) -> None:
-    """Write a head. `factor` multiplies its queries. A rotary code has the first dimensions of queries and keys."""
-    first = attn.cfg.rotary_dim or 0
-    qk, ov = slice(first, first + one.qk_rank), slice(one.ov_rank)
-    attn.W_Q[index, :, qk] = (basis.read @ one.query * factor).to(attn.W_Q.dtype)
-    attn.W_K[index, :, qk] = (basis.read @ one.key).to(attn.W_K.dtype)
-    attn.W_V[index, :, ov] = (basis.read @ one.value).to(attn.W_V.dtype)
-    attn.W_O[index, ov] = (one.output @ basis.write).to(attn.W_O.dtype)
-    if one.rotated:
-        query, key = one.rotated
-        constant = basis.read[:, encoding.slices[ONE].start]
-        attn.W_Q[index, :, :first] = torch.outer(constant, query * factor).to(attn.W_Q.dtype)
-        attn.W_K[index, :, :first] = torch.outer(constant, key).to(attn.W_K.dtype)
-
-
-def _write_neurons(mlp: MLP, ramps: list[Ramp], encoding: Encoding, basis: Basis) -> None:
-    """`(relu(u - low) - relu(u - high)) / (high - low)`: one neuron rises at `low`, one takes over at `high`."""
-    layout, n = encoding.layout, len(ramps)
-    reads = basis.read @ encoding.read(layout.vectors(ramp.reads for ramp in ramps).T, "an MLP's read of 'pos'")
-    writes = encoding.written(layout.vectors(ramp.writes for ramp in ramps)) @ basis.write
-    low = torch.tensor([ramp.low for ramp in ramps], dtype=torch.float64)
-    rise = torch.tensor([ramp.high for ramp in ramps], dtype=torch.float64) - low
-    for first, start, sign in ((0, low / rise, 1), (n, low / rise + 1, -1)):
-        mlp.W_in[:, first : first + n] = (reads / rise).to(mlp.W_in.dtype)
-        mlp.b_in[first : first + n] = -start.to(mlp.b_in.dtype)
-        mlp.W_out[first : first + n] = (sign * writes).to(mlp.W_out.dtype)
+    ramps: dict[int, list[Ramp]] = {}
+    for part in circuit.parts:
+        if isinstance(part, Neurons):
+            ramps.setdefault(part.layer, []).extend(part.ramps)
+    return {layer: merge_neurons(some, place, encoding.n_labels) for layer, some in ramps.items()}

@@ -4,6 +4,7 @@ Each label is one coordinate, except for positions: a low-rank code writes them 
 positions.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.compiler.positions import OneHot, PositionCode, StreamCode
-from circuits.language import Form, Head, Layout, Term
+from circuits.compiler.sparse import Sparse
+from circuits.language import Form, Head, Space, Term
 from interp.errors import ConfigError
 
 POS, ONE = "pos", "one"
@@ -21,43 +23,56 @@ class Encoding:
     """Coordinates of the stream before a basis is chosen.
 
     Attributes:
-        slices: where each space lies.
+        code: how positions are written.
+        n_ctx: how many positions there are.
+        labels: where each space lies among the labels of all spaces, of which there are `n_labels`.
+        slices: where each space lies among the coordinates.
         size: how many coordinates there are.
     """
 
-    def __init__(self, layout: Layout, code: PositionCode):
-        self.layout, self.code, self.n_ctx = layout, code, layout.declaration.n_ctx
-        self.vectors = code.vectors(self.n_ctx)
+    def __init__(self, spaces: Iterable[Space], code: PositionCode, n_ctx: int):
+        self.code, self.n_ctx, self.vectors = code, n_ctx, code.vectors(n_ctx)
+        self.labels: dict[str, slice] = {}
         self.slices: dict[str, slice] = {}
-        self.size = 0
-        for space in layout.spaces:
+        self.n_labels = self.size = 0
+        for space in spaces:
             width = self.vectors.shape[1] if space.name == POS else len(space)
+            self.labels[space.name] = slice(self.n_labels, self.n_labels + len(space))
             self.slices[space.name] = slice(self.size, self.size + width)
-            self.size += width
+            self.n_labels, self.size = self.n_labels + len(space), self.size + width
 
-    def written(self, rows: Float[Tensor, "rows labels"]) -> Float[Tensor, "rows size"]:
-        """Vectors that are written, given by label, in coordinates."""
-        parts = []
-        for space in self.layout.spaces:
-            block = rows[:, self.layout.slices[space.name]]
-            parts.append(block @ self.vectors if space.name == POS else block)
-        return torch.cat(parts, dim=1)
+    def written(self, columns: Sparse) -> Sparse:
+        """Vectors that are written, as columns: given by label, returned in coordinates."""
+        return self._encoded(columns, lambda block: self.vectors.T @ block)
 
-    def read(self, columns: Float[Tensor, "labels columns"], what: str) -> Float[Tensor, "size columns"]:
-        """Vectors that are read, given by label, in coordinates.
+    def read(self, columns: Sparse, what: str) -> Sparse:
+        """Vectors that are read, as columns: given by label, returned in coordinates.
 
         Raises `ConfigError` about `what` where the position code cannot give them.
         """
-        parts = []
-        for space in self.layout.spaces:
-            block = columns[self.layout.slices[space.name]]
-            parts.append(self._solved(block, what) if space.name == POS else block)
-        return torch.cat(parts, dim=0)
+        return self._encoded(columns, lambda block: self._solved(block, what))
+
+    def _encoded(self, given: Sparse, encode: Callable[[Tensor], Tensor]) -> Sparse:
+        """Rows by label as rows by coordinate. Only those of positions differ: `encode` takes them as one block."""
+        if isinstance(self.code, OneHot):
+            return given
+        moved = torch.full((self.n_labels,), -1)
+        for name, at in self.labels.items():
+            if name != POS:
+                moved[at] = torch.arange(self.slices[name].start, self.slices[name].stop)
+        others = given.moved(moved, self.size)
+        if POS not in self.labels or not (moved[given.rows] < 0).any():
+            return others
+        first = self.labels[POS].start
+        of_pos = given.moved(torch.arange(self.n_labels).sub(first).where(moved < 0, -1), self.n_ctx)
+        used, columns = of_pos.columns.unique(return_inverse=True)
+        block = replace(of_pos, columns=columns, shape=(self.n_ctx, len(used))).to_dense()
+        found = Sparse.dense(encode(block))
+        rows, shape = found.rows + self.slices[POS].start, (self.size, given.shape[1])
+        return Sparse.total([others, replace(found, rows=rows, columns=used[found.columns], shape=shape)], shape)
 
     def _solved(self, block: Float[Tensor, "labels columns"], what: str) -> Float[Tensor, "width columns"]:
         """The solution x of vectors @ x = block."""
-        if isinstance(self.code, OneHot):
-            return block
         width = self.vectors.shape[1]
         if width and block.any():
             solved = torch.linalg.lstsq(self.vectors, block, driver="gelsd").solution
@@ -67,17 +82,26 @@ class Encoding:
             raise ConfigError(f"{what} cannot be written in the position code {self.code.name!r}; use 'onehot'")
         return solved
 
-    def copied(self, form: Form, head: str) -> Float[Tensor, "size size"]:
-        """A head's OV circuit: read by label, written by label."""
-        return sum((self.written(self.read(self.layout.matrix(Form((term,))), f"head {head!r}: {term.name}"))
-                    for term in form.terms), torch.zeros(self.size, self.size, dtype=torch.float64))  # fmt: skip
+    def by_label(self, form: Form) -> Sparse:
+        """A form as one matrix between labels."""
+        blocks = []
+        for term in form.terms:
+            block, shape = Sparse.dense(term.weighted), (self.n_labels, self.n_labels)
+            at = self.labels[term.rows.name].start, self.labels[term.columns.name].start
+            blocks.append(replace(block, rows=block.rows + at[0], columns=block.columns + at[1], shape=shape))
+        return Sparse.total(blocks, (self.n_labels, self.n_labels))
 
-    def matched(self, term: Term, head: str) -> Float[Tensor, "size size"]:
+    def copied(self, form: Form, head: str) -> Sparse:
+        """A head's OV circuit between coordinates: read by label, written by label."""
+        read = [self.read(self.by_label(Form((term,))), f"head {head!r}: {term.name}").T for term in form.terms]
+        return Sparse.total([self.written(one).T for one in read], (self.size, self.size))
+
+    def matched(self, term: Term, head: str) -> Sparse:
         """A term of a QK circuit, between coordinates. A shift is written in the position code's own way."""
         if self.own_shift(term):
             return self._shifted(term)
         what = f"head {head!r}: {term.name}"
-        return self.read(self.read(self.layout.matrix(Form((term,))), what).T, what).T
+        return self.read(self.read(self.by_label(Form((term,))), what).T, what).T
 
     def terms(self, head: Head) -> tuple[Term, ...]:
         """The terms that a head's scores are the sum of, scaled to fit the position code.
@@ -105,14 +129,14 @@ class Encoding:
         relates_positions = term.rows.name == term.columns.name == POS and bool(term.matrix.any())
         return relates_positions and term.shift is not None and term.weight > 0 and not isinstance(self.code, OneHot)
 
-    def _shifted(self, term: Term) -> Float[Tensor, "size size"]:
-        whole = torch.zeros(self.size, self.size, dtype=torch.float64)
+    def _shifted(self, term: Term) -> Sparse:
+        shape = (self.size, self.size)
         if not isinstance(self.code, StreamCode):
-            return whole  # the model turns queries and keys itself
+            return Sparse.total([], shape)  # the model turns queries and keys itself
         where = torch.arange(self.size)
         at = torch.cat([where[self.slices[POS]], where[self.slices[ONE]]])
-        whole[at[:, None], at] = term.weight * self.code.shift(term.shift or 0, self.n_ctx)
-        return whole
+        found = Sparse.dense(term.weight * self.code.shift(term.shift or 0, self.n_ctx))
+        return Sparse.of(at[found.rows], at[found.columns], found.values, shape)
 
 
 def by_position(head: Head) -> bool:

@@ -1,6 +1,6 @@
 """Factors: the QK and OV circuits of a head as products of thin matrices, and whether they fit d_head."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from circuits.compiler.encoding import Encoding
 from circuits.compiler.positions import ROTARY_DIM, PositionCode, Rotary
-from circuits.language import Head, Layout
+from circuits.compiler.sparse import Sparse, rank_factors
+from circuits.language import Form, Head, Space
 from interp.errors import RankError
 
 
@@ -19,16 +20,17 @@ class FactoredHead:
 
     Attributes:
         head: the declaration.
-        query, key: their product is the QK circuit before sharpening, without what a rotary code rotates.
-        value, output: their product is the OV circuit.
+        query, key: their product `query @ key.T` is the QK circuit before sharpening, without what a rotary code
+            rotates.
+        value, output: their product is the OV circuit, `value @ output.T`.
         rotated: the query and the key that a rotary code makes of the constant 1; empty for other codes.
     """
 
     head: Head
-    query: Float[Tensor, "size qk_rank"]
-    key: Float[Tensor, "size qk_rank"]
-    value: Float[Tensor, "size ov_rank"]
-    output: Float[Tensor, "ov_rank size"]
+    query: Sparse
+    key: Sparse
+    value: Sparse
+    output: Sparse
     rotated: tuple[Float[Tensor, "rotary_dim"], ...]
 
     @property
@@ -42,19 +44,21 @@ class FactoredHead:
         return self.value.shape[1]
 
 
-def factor_heads(layout: Layout, code: PositionCode, d_head: int | None) -> tuple[Encoding, list[FactoredHead]]:
-    """Every head of a circuit, factored, with the encoding that was used.
+def factor_heads(
+    heads: Sequence[Head], spaces: Sequence[Space], n_ctx: int, code: PositionCode, d_head: int | None
+) -> tuple[Encoding, list[FactoredHead]]:
+    """Every head, factored, with the encoding of the spaces that was used.
 
     A rotary code without a `rotary_dim` gets the dimensions that the widest QK circuit leaves of `d_head`. Raises
     `ConfigError` for a term that the position code cannot write.
     """
-    encoding = Encoding(layout, code)
-    heads = [_factor(head, encoding) for head in layout.declaration.heads]
+    encoding = Encoding(spaces, code, n_ctx)
+    factored = [_factor(head, encoding) for head in heads]
     if isinstance(code, Rotary) and code.rotary_dim is None:
-        taken = max((one.qk_rank for one in heads), default=0)
+        taken = max((one.qk_rank for one in factored), default=0)
         room = ROTARY_DIM if d_head is None else max(2, (d_head - taken) // 2 * 2)
-        return factor_heads(layout, replace(code, rotary_dim=room), d_head)
-    return encoding, heads
+        return factor_heads(heads, spaces, n_ctx, replace(code, rotary_dim=room), d_head)
+    return encoding, factored
 
 
 def fitting_d_head(heads: Iterable[FactoredHead], encoding: Encoding, d_head: int | None) -> int:
@@ -75,33 +79,22 @@ def fitting_d_head(heads: Iterable[FactoredHead], encoding: Encoding, d_head: in
 
 def _factor(head: Head, encoding: Encoding) -> FactoredHead:
     terms = encoding.terms(head)
-    nothing = torch.zeros(encoding.size, encoding.size, dtype=torch.float64)
-    query, key = _split(sum((encoding.matched(term, head.name) for term in terms), nothing))
-    output, value = _split(encoding.copied(head.ov, head.name).T)
+    scores = [encoding.matched(term, head.name) for term in terms]
+    query, key = rank_factors(Sparse.total(scores, (encoding.size, encoding.size)))
+    output, value = rank_factors(encoding.copied(head.ov, head.name).T)
     rotated: tuple[Tensor, ...] = ()
     if isinstance(encoding.code, Rotary) and (own := [term for term in terms if encoding.own_shift(term)]):
         pairs = [(term.weight, *encoding.code.query_and_key(term.shift or 0)) for term in own]
         rotated = torch.stack([weight * q for weight, q, _ in pairs]).sum(0), pairs[0][2]
-    return FactoredHead(head, query, key, value, output.T, rotated)
-
-
-def _split(matrix: Float[Tensor, "rows columns"]) -> tuple[Float[Tensor, "rows rank"], Float[Tensor, "columns rank"]]:
-    """The singular value decomposition as U S and V, without singular values of zero."""
-    rows, columns = matrix.any(dim=1).nonzero()[:, 0], matrix.any(dim=0).nonzero()[:, 0]
-    U, S, Vh = torch.linalg.svd(matrix[rows][:, columns], full_matrices=False)
-    rank = int((S / S.amax() > 1e-10).sum()) if len(S) else 0
-    left = torch.zeros(matrix.shape[0], rank, dtype=torch.float64)
-    right = torch.zeros(matrix.shape[1], rank, dtype=torch.float64)
-    left[rows], right[columns] = U[:, :rank] * S[:rank], Vh[:rank].T
-    return left, right
+    return FactoredHead(head, query, key, value, output, rotated)
 
 
 def _rank_error(head: Head, encoding: Encoding, circuit: str, needs: int, d_head: int, rotary_dim: int) -> RankError:
     if circuit == "QK":
         blocks = [(term.name, encoding.matched(term, head.name)) for term in encoding.terms(head)]
     else:
-        blocks = [(term.name, term.matrix) for term in head.ov.terms]
-    ranks = [(name, _split(block)[0].shape[1]) for name, block in blocks if block.any()]
+        blocks = [(term.name, encoding.by_label(Form((term,)))) for term in head.ov.terms]
+    ranks = [(name, rank_factors(block)[0].shape[1]) for name, block in blocks if block.any()]
     if circuit == "QK" and rotary_dim:
         ranks.append(("rotary positions", rotary_dim))
     code = "use a low-rank position code, " if any("pos" in name for name, _ in ranks) and not rotary_dim else ""

@@ -16,7 +16,7 @@ LARGE_SCORES = 1e4
 """Scores above this, in float32, are worth a warning: rounding begins to show in the pattern (1e-3)."""
 
 
-def choose_sharpness(head: Head, encoding: Encoding, error: float) -> tuple[float, float]:
+def choose_sharpness(head: Head, encoding: Encoding, direction: str, error: float) -> tuple[float, float]:
     """The factor on a head's scores, and the largest score that comes of it.
 
     The factor is the declared one, or the smallest that leaves `error` of the attention to other keys. Scores that
@@ -34,7 +34,6 @@ def choose_sharpness(head: Head, encoding: Encoding, error: float) -> tuple[floa
         return sharp, sharp * sum(float(term.weighted.abs().max()) for term in terms)
     declared = _by_position(head.qk.terms, encoding, declared=True)
     scores = _by_position(terms, encoding, declared=False)
-    direction = encoding.layout.declaration.attention_dir
     # A causal text's beginning is as every shorter text; where keys may come later, those that are not there matter.
     lengths = [encoding.n_ctx] if direction == "causal" else range(1, encoding.n_ctx + 1)
     needed: list[float | None] = []

@@ -1,0 +1,75 @@
+"""Neurons: the ramps of a layer as kinks, of which those that lie together are one neuron."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.compiler.sparse import Sparse
+from circuits.language import Coordinate, Ramp
+
+CANCELLED = 1e-9
+"""Slopes below this are what rounding leaves of two that cancel."""
+
+Sums = dict[int, float]
+"""A sum of coordinates: the factor of each label."""
+
+
+@dataclass(frozen=True, eq=False)
+class MergedNeurons:
+    """Neurons `relu(u - start)`, with u a sum of what they read.
+
+    Attributes:
+        reads, writes: by label, a column a neuron.
+        starts: where each begins to rise.
+    """
+
+    reads: Sparse
+    writes: Sparse
+    starts: Float[Tensor, "neurons"]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def merge_neurons(ramps: Iterable[Ramp], place: Callable[[Coordinate], int], n_labels: int) -> MergedNeurons:
+    """The neurons of these ramps; `place` says where among the `n_labels` labels a coordinate is.
+
+    A ramp is `(relu(u - low) - relu(u - high)) / (high - low)`: one neuron rises at `low`, one takes over at `high`.
+    Those with the same reads and the same kink are one neuron, so that k pieces of a function, each of which begins
+    where the one before ends, need k + 1 neurons. What writes nothing then is left out. Neurons are scaled so that the
+    largest number that one writes is 1.
+    """
+    slopes: dict[tuple[tuple[tuple[int, float], ...], float], Sums] = {}
+    for ramp in ramps:
+        reads, writes = tuple(sorted(_sums(ramp.reads, place).items())), _sums(ramp.writes, place)
+        for kink, sign in ((ramp.low, 1.0), (ramp.high, -1.0)):
+            into = slopes.setdefault((reads, round(kink, 10)), {})
+            for label, factor in writes.items():
+                into[label] = into.get(label, 0.0) + sign * factor / (ramp.high - ramp.low)
+    reads, starts, writes = [], [], []
+    for (read, kink), written in slopes.items():
+        scale = max(map(abs, written.values()), default=0.0)
+        if scale > CANCELLED:
+            reads.append([(label, factor * scale) for label, factor in read])
+            starts.append(kink * scale)
+            writes.append([(label, w / scale) for label, w in written.items() if abs(w) > CANCELLED * scale])
+    starts = torch.tensor(starts, dtype=torch.float64)
+    return MergedNeurons(_columns(reads, n_labels), _columns(writes, n_labels), starts)
+
+
+def _sums(given: Iterable[tuple[Coordinate, float]], place: Callable[[Coordinate], int]) -> Sums:
+    found: Sums = {}
+    for coordinate, factor in given:
+        at = place(coordinate)
+        found[at] = found.get(at, 0.0) + factor
+    return found
+
+
+def _columns(sums: list[list[tuple[int, float]]], n_labels: int) -> Sparse:
+    entries = [(label, column, factor) for column, one in enumerate(sums) for label, factor in one]
+    rows, columns = torch.tensor([one[:2] for one in entries], dtype=torch.long).reshape(-1, 2).T
+    values = torch.tensor([one[2] for one in entries], dtype=torch.float64)
+    return Sparse.of(rows, columns, values, (n_labels, len(sums)))
