@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuits import Circuit
+from circuits.gallery import Entry, entry
 from circuits.verify import Expected, Report, every_text
 
 if TYPE_CHECKING:
@@ -51,6 +52,38 @@ class Program(ABC):
         """The check of one of the versions."""
         return circuit.verify(self.inputs(), self.reference, progress=False)
 
+    @property
+    def said(self) -> Callable[..., Circuit]:
+        """The function whose lines are those of the version after."""
+        return self.after
+
+
+class OfGallery(Program):
+    """A program whose version after is in the gallery, with its reference and its inputs.
+
+    Attributes:
+        name: of the entry.
+    """
+
+    name: str
+
+    @property
+    def entry(self) -> Entry:
+        return entry(self.name)
+
+    def after(self) -> Circuit:
+        return self.entry.build()
+
+    def reference(self, text: str) -> list[Expected]:
+        return self.entry.reference(text)
+
+    def inputs(self) -> Iterable[str]:
+        return self.entry.inputs()
+
+    @property
+    def said(self) -> Callable[..., Circuit]:
+        return self.entry.module.build
+
 
 def of_lengths(letters: str, most: int) -> list[str]:
     """All texts of one to `most` letters."""
@@ -62,7 +95,8 @@ def programs() -> dict[str, Program]:
     """All programs by name."""
     files = [importlib.import_module(name) for name in FILES]
     found = [one for file in files for one in vars(file).values() if inspect.isclass(one) and issubclass(one, Program)]
-    return {one.__name__: one() for one in found if not inspect.isabstract(one)}
+    return {one.__name__: one() for one in found if hasattr(one, "name") or not issubclass(one, OfGallery)
+            if not inspect.isabstract(one)}  # fmt: skip
 
 
 def n_lines(function: Callable[..., object]) -> int:
@@ -106,7 +140,7 @@ def row(name: str) -> Row:
     return Row(
         name,
         0 if before is None else n_lines(program.before),
-        n_lines(program.after),
+        n_lines(program.said),
         model.cfg.n_layers,
         neurons,
         reports[-1].n_inputs,

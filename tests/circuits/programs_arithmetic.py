@@ -1,11 +1,13 @@
 """Programs that calculate, and automata."""
 
-import itertools
 from collections.abc import Iterable
 
-from programs import Program
+from programs import OfGallery, Program
 
 from circuits import Circuit, copy, match, shift
+from circuits.gallery import greater_than
+from circuits.gallery.automaton import generated, then
+from circuits.library import shift_by
 from circuits.verify import Expected, every_text
 
 
@@ -16,7 +18,14 @@ class Xor(Program):
         c = Circuit("!01", n_ctx=9, bos="!")
         prev = c.space("prev", c.tok)
         c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, prev))
-        c.mlp(0, "xor", (prev, c.tok), c.out, {(one, other): str(int(one != other)) for one in "01" for other in "01"})
+        c.mlp(0, "xor", (prev, c.tok), c.out, {(a, b): str(int(a != b)) for a in "01" for b in "01"})
+        return c
+
+    def after(self) -> Circuit:
+        c = Circuit("!01", n_ctx=9, bos="!")
+        c.mlp(
+            "xor", (shift_by(c, 1), c.tok), c.out, {("0", "1"): "1", ("1", "0"): "1", ("0", "0"): "0", ("1", "1"): "0"}
+        )
         return c
 
     def reference(self, text: str) -> list[Expected]:
@@ -36,6 +45,14 @@ class CountingUp(Program):
         tens = {(i, t, u): str((int(t + u) + 1) // 10 % 10) for i in (2, 4, 6) for t in digits for u in digits}
         c.mlp(0, "tens", (c.pos, prev, c.tok), c.out, tens)
         c.mlp(0, "units", (c.pos, prev), c.out, {(i, u): str((int(u) + 1) % 10) for i in (3, 5) for u in digits})
+        return c
+
+    def after(self) -> Circuit:
+        c = Circuit("!0123456789", n_ctx=7, bos="!")
+        prev, digits = shift_by(c, 1), "0123456789"
+        tens = {(i, t, u): str((int(t + u) + 1) // 10 % 10) for i in (2, 4, 6) for t in digits for u in digits}
+        c.mlp("tens", (c.pos, prev, c.tok), c.out, tens)
+        c.mlp("units", (c.pos, prev), c.out, {(i, u): str((int(u) + 1) % 10) for i in (3, 5) for u in digits})
         return c
 
     def reference(self, text: str) -> list[Expected]:
@@ -66,6 +83,21 @@ class Multiply(Program):
                 c.mlp(3, "digit", (product, into), c.out, lambda a, b: str((a + b) % 10))
         return c
 
+    def after(self) -> Circuit:
+        c = Circuit("!*0123456789", n_ctx=6, bos="!", attention_dir="bidirectional")
+        by, carry = c.space("by", c.tok), c.space("carry", range(9))
+        product = c.space("product", sorted({a * b for a in range(10) for b in range(10)}))
+        c.head("by", qk=match(c.pos, c.pos, dict.fromkeys(range(2, 6), 1)), ov=copy(c.tok, by))
+        products = {(a, b): (int(a) * int(b), int(a) * int(b) // 10) for a in "0123456789" for b in "0123456789"}
+        c.mlp("product", (c.tok, by), (product, carry), {**products, ("*", ...): (0, 0)})
+        sums = {(a, b): a + (b or 0) for a in product.labels for b in (None, *range(9))}
+        for i in range(2):
+            into, carry = shift_by(c, -1, carry, name=f"into {i}"), c.space(f"carry {i}", range(9))
+            c.mlp(f"carry {i}", (product, into), carry, {key: min(n // 10, 8) for key, n in sums.items()})
+        last = shift_by(c, -1, carry, name="last")
+        c.mlp("digit", (product, last), c.out, {key: str(n % 10) for key, n in sums.items()})
+        return c
+
     def reference(self, text: str) -> list[Expected]:
         return [None, None, *f"{int(text[1]) * int(text[3:]):04}"]
 
@@ -74,100 +106,61 @@ class Multiply(Program):
         return [f"!{by}*{number:03}" for by in range(10) for number in range(0, 1000, 7)]
 
 
-class AdditionModulo(Program):
+class AdditionModulo(OfGallery):
     """The sum of two numbers modulo 23."""
 
-    modulus = 23
+    name = "modular_addition_23"
 
     def before(self) -> Circuit:
-        numbers = [str(n) for n in range(self.modulus)]
+        numbers = [str(n) for n in range(23)]
         c = Circuit(["!", *numbers], n_ctx=3, bos="!")
         first = c.space("first", c.tok)
-        c.head(0, "first", qk=match(c.pos, c.pos, {2: 1}), ov=copy(c.tok, first))
-        sums = {(a, b): str((int(a) + int(b)) % self.modulus) for a in numbers for b in numbers}
-        c.mlp(0, "sum", (first, c.tok), c.out, sums)
+        c.head(0, "first", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, first))
+        c.mlp(0, "sum", (first, c.tok), c.out, {(a, b): str((int(a) + int(b)) % 23) for a in numbers for b in numbers})
         return c
 
-    def reference(self, text: str) -> list[Expected]:
-        return [None, None, str(sum(map(int, text.split()[1:])) % self.modulus)]
 
-    def inputs(self) -> list[str]:
-        return [f"! {a} {b}" for a in range(self.modulus) for b in range(self.modulus)]
+class GreaterThan(OfGallery):
+    """The war lasted from 17th 32 to 17th: all years after 32, alike."""
 
-
-class GreaterThan(Program):
-    """ "The war lasted from 17 32 to 17": all years after 32, alike."""
-
-    years = tuple(f"{year:02}" for year in range(100))
+    name = "greater_than"
 
     def before(self) -> Circuit:
-        c = Circuit(["<s>", "from", "to", "the", *self.years], n_ctx=5, bos="<s>")
-        later = copy(c.tok, c.out, lambda word, year: word.isdigit() and year.isdigit() and word < year)
-        c.head(0, "later", qk=match(c.tok, c.tok, {"to": self.years}), ov=later)
+        words = ["<s>", "The", "lasted", "from", "to", *greater_than.NOUNS, *greater_than.CENTURIES]
+        years = [f"{year:02}" for year in range(100)]
+        c = Circuit([*words, *years], n_ctx=9, bos="<s>")
+        larger = copy(c.tok, c.out, {year: years[i + 1 :] for i, year in enumerate(years)})
+        c.head(0, "larger", qk=match(c.tok, c.tok, dict.fromkeys(greater_than.CENTURIES, years)), ov=larger)
         return c
 
-    def reference(self, text: str) -> list[Expected]:
-        year = next(word for word in text.split() if word in self.years)
-        return [{}, {}, {}, {}, {later: 1.0 for later in self.years if later > year}]
 
-    def inputs(self) -> list[str]:
-        return [f"<s> {first} {rest} to" for first in ("from", "the") for year in self.years
-                for rest in (f"{year} the", f"the {year}")]  # fmt: skip
-
-
-Permutation = tuple[int, ...]
-
-
-class Automaton(Program):
-    """The product of all words so far in a group of permutations: the state of an automaton after them.
-
-    Windows of twice the width are put together from two: three layers are enough for eight words.
-    """
-
-    width = 3
-    group: tuple[Permutation, ...]
-    words: tuple[str, ...]
+class Automaton(OfGallery):
+    """The product of all moves so far in a group of permutations."""
 
     def before(self) -> Circuit:
-        elements = ["".join(map(str, one)) for one in self.group]
-        c = Circuit(["!", *elements], n_ctx=9, bos="!")
-        state = c.embed("state", {"!": elements[0], **{one: one for one in elements}})
+        moves = self.entry.arguments["moves"]
+        elements = generated(moves, 8)
+        c = Circuit(["!", *moves, *elements], n_ctx=9, bos="!")
+        window = c.embed("last 1", {"!": "none", **moves})
         for i in range(3):
-            back = c.space(f"back {i}", elements)
-            window = c.out if i == 2 else c.space(f"window {i}", elements)
-            earlier = match(c.pos, c.pos, {place: max(place - 2**i, 0) for place in range(9)})
-            c.head(i, f"back {i}", qk=earlier, ov=copy(state, back), sink=0)
-            c.mlp(i, f"window {i}", (back, state), window, then)
-            state = window
+            back = c.space(f"back {i}", window)
+            longer = c.space(f"longer {i}", ["none", *elements]) if i < 2 else c.out
+            earlier = match(c.pos, c.pos, {n: max(n - 2**i, 0) for n in range(9)})
+            c.head(i, f"back {i}", qk=earlier, ov=copy(window, back), sink=0)
+            pairs = [(a, b) for a in window.labels for b in window.labels if i < 2 or b != "none"]
+            products = {(a, b): b if "none" in (a, b) else then(a, b) for a, b in pairs}
+            c.mlp(i, f"longer {i}", (back, window), longer, products)
+            window = longer
         return c
-
-    def reference(self, text: str) -> list[Expected]:
-        return list(itertools.accumulate(text.split()[1:], then, initial="".join(map(str, self.group[0]))))
-
-    def inputs(self) -> list[str]:
-        chosen = itertools.product(self.words, repeat=self.width)
-        return [" ".join(["!", *words]) for words in chosen]
-
-
-def then(one: str, other: str) -> str:
-    """One permutation after the other."""
-    return "".join(one[int(place)] for place in other)
 
 
 class S3(Automaton):
-    """The symmetric group of three: the product of all words so far."""
+    """The symmetric group of three."""
 
-    group = tuple(itertools.permutations(range(3)))
-    words, width = tuple("".join(map(str, one)) for one in group), 5
-
-
-def even(one: Permutation) -> bool:
-    """Whether a permutation is a product of an even number of swaps."""
-    return sum(one[i] > one[j] for i in range(len(one)) for j in range(i + 1, len(one))) % 2 == 0
+    name = "automaton_s3"
 
 
 class A5(Automaton):
-    """The alternating group of five, which is not solvable: the product of all words so far."""
+    """The alternating group of five, which is not solvable."""
 
-    group = tuple(one for one in itertools.permutations(range(5)) if even(one))
-    words, width = ("12340", "12034"), 8  # a rotation of five and one of three generate the group
+    name = "automaton_a5"

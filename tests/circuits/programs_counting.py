@@ -1,12 +1,12 @@
 """Programs that count, and shares as numbers."""
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable
 
-from programs import Program, of_lengths
+from programs import OfGallery, Program, of_lengths
 
 from circuits import Circuit, copy, match, shift
+from circuits.library import count_less_freq, fraction, length
 from circuits.verify import Expected, every_text
 
 
@@ -18,6 +18,11 @@ class Length(Program):
         share = c.space("share", ["of the start"])
         c.head(0, "all", ov=copy(c.tok, share, {"!": "of the start"}, drop=()))
         c.bucket(0, "length", share, c.out, {str(n): 1 / (n + 1) for n in range(1, 7)})
+        return c
+
+    def after(self) -> Circuit:
+        c = Circuit("!ab123456", n_ctx=7, bos="!", attention_dir="bidirectional")
+        c.direct(copy(length(c), c.out, lambda n, word: word == str(n)))
         return c
 
     def reference(self, text: str) -> list[Expected]:
@@ -37,6 +42,11 @@ class Majority(Program):
         c.bucket(0, "sign", balance, c.out, {"b": -1 / 9, "=": 0, "a": 1 / 9})
         return c
 
+    def after(self) -> Circuit:
+        c = Circuit("!ab=", n_ctx=9, bos="!")
+        c.bucket("sign", fraction(c, c.tok["a"] - c.tok["b"]), c.out, {"b": -1 / 8, "=": 0, "a": 1 / 8})
+        return c
+
     def reference(self, text: str) -> list[Expected]:
         balances = itertools.accumulate({"a": 1, "b": -1}.get(word, 0) for word in text)
         return ["a" if n > 0 else "b" if n < 0 else "=" for n in balances]
@@ -45,22 +55,18 @@ class Majority(Program):
         return every_text("ab", 8)
 
 
-class Histogram(Program):
+class Histogram(OfGallery):
     """How often the word stands in the text."""
 
+    name = "histogram_bidirectional"
+
     def before(self) -> Circuit:
-        c = Circuit("!abc123456", n_ctx=7, bos="!", attention_dir="bidirectional")
-        share, letter = c.space("share", ["of the start"]), c.embed("letter", dict.fromkeys("abc", "letter"))
+        c = Circuit("!abcde123456", n_ctx=7, bos="!", attention_dir="bidirectional")
+        share, letter = c.space("share", ["of the start"]), c.embed("letter", dict.fromkeys("abcde", "letter"))
         shares = copy(c.tok, share, {"!": "of the start"}, drop=())
         c.head(0, "same", qk=match(c.tok, c.tok), ov=shares, sink=1)
         c.bucket(0, "count", share, c.out, {str(w): 1 / (w + 1) for w in range(1, 7)}, gate=letter)
         return c
-
-    def reference(self, text: str) -> list[Expected]:
-        return [None, *(str(text.count(word)) for word in text[1:])]
-
-    def inputs(self) -> list[str]:
-        return of_lengths("abc", 6)
 
 
 class CountLessFreq(Program):
@@ -75,6 +81,11 @@ class CountLessFreq(Program):
         shares = copy(c.tok, rare, {"!": "of the start"}, drop=())
         c.head(1, "rare", qk=match(c.one, count, {"1": [1, 2]}), ov=shares, sink=1)
         c.bucket(1, "how many", rare, c.out, {str(n): 1 / (n + 1) for n in range(7)})
+        return c
+
+    def after(self) -> Circuit:
+        c = Circuit("!abc0123456", n_ctx=7, bos="!", attention_dir="bidirectional")
+        c.direct(copy(count_less_freq(c, 2), c.out, lambda n, word: word == str(n)))
         return c
 
     def reference(self, text: str) -> list[Expected]:
@@ -96,6 +107,12 @@ class Parity(Program):
         c.mlp(1, "parity", ones, c.out, lambda n: str(n % 2))
         return c
 
+    def after(self) -> Circuit:
+        c = Circuit("!01", n_ctx=9, bos="!")
+        ones = c.count("ones", qk=match(c.one, c.tok, {"1": "1"}), up_to=8, gate=c.one)
+        c.mlp("parity", ones, c.out, lambda n: str(n % 2))
+        return c
+
     def reference(self, text: str) -> list[Expected]:
         return [str(text[: i + 1].count("1") % 2) for i in range(len(text))]
 
@@ -115,6 +132,15 @@ class PrefixSums(Program):
         c.mlp(1, "rest", total, c.out, lambda total: str(total % 5))
         return c
 
+    def after(self) -> Circuit:
+        c = Circuit("!01234", n_ctx=6, bos="!")
+        mean = fraction(c, c.tok["1"] + 2 * c.tok["2"] + 3 * c.tok["3"] + 4 * c.tok["4"])
+        total = c.space("total", range(21))
+        for i in range(6):
+            c.bucket(f"total at {i}", mean, total, {t: t / max(i, 1) for t in range(4 * i + 1)}, gate=c.pos[i])
+        c.mlp("rest", total, c.out, lambda total: str(total % 5))
+        return c
+
     def reference(self, text: str) -> list[Expected]:
         return [str(total % 5) for total in itertools.accumulate([0, *map(int, text[1:])])]
 
@@ -122,23 +148,21 @@ class PrefixSums(Program):
         return every_text("01234", 5)
 
 
-class FracPrevs(Program):
-    """Which share of the words so far are x's, as a number."""
+class FracPrevs(OfGallery):
+    """Which share of the words so far are x"s, as a number."""
+
+    name = "frac_prevs"
 
     def before(self) -> Circuit:
-        c = Circuit("!xy%", n_ctx=8, bos="!")
-        c.head(0, "share", qk=match(c.one, c.tok, {"1": ["x", "y"]}), ov=copy(c.tok, c.out, {"x": "%"}), sink=0)
+        c = Circuit("!xyz%", n_ctx=7, bos="!")
+        c.head(0, "share", qk=match(c.one, c.tok, {"1": ["x", "y", "z"]}), ov=copy(c.tok, c.out, {"x": "%"}), sink=0)
         return c
 
-    def reference(self, text: str) -> list[Expected]:
-        return [{"%": text[1 : i + 1].count("x") / max(i, 1)} for i in range(len(text))]
 
-    def inputs(self) -> Iterable[str]:
-        return every_text("xy", 7)
-
-
-class Balance(Program):
+class Balance(OfGallery):
     """How many more brackets were opened than closed, as a share of the words so far."""
+
+    name = "balance"
 
     def before(self) -> Circuit:
         c = Circuit("!()x%", n_ctx=7, bos="!")
@@ -146,30 +170,15 @@ class Balance(Program):
         c.head(0, "balance", qk=match(c.one, c.tok, {"1": ["(", ")", "x"]}), ov=opened - closed, sink=0)
         return c
 
-    def reference(self, text: str) -> list[Expected]:
-        seen = [text[1 : i + 1] for i in range(len(text))]
-        return [{"%": (words.count("(") - words.count(")")) / max(len(words), 1)} for words in seen]
 
-    def inputs(self) -> Iterable[str]:
-        return every_text("()x", 6)
-
-
-class Bigrams(Program):
+class Bigrams(OfGallery):
     """What followed the word so far, in shares."""
 
+    name = "induction_uniform"
+
     def before(self) -> Circuit:
-        c = Circuit("!abcd", n_ctx=7, bos="!")
+        c = Circuit("!abcde", n_ctx=7, bos="!")
         prev = c.space("prev", c.tok)
         c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, prev))
         c.head(1, "induction", qk=match(c.tok, prev), ov=copy(c.tok, c.out))
         return c
-
-    def reference(self, text: str) -> list[Expected]:
-        answers: list[Expected] = []
-        for i, word in enumerate(text):
-            followers = Counter(text[j + 1] for j in range(1, i) if text[j] == word)
-            answers.append({follower: n / followers.total() for follower, n in followers.items()})
-        return answers
-
-    def inputs(self) -> Iterable[str]:
-        return every_text("abcd", 6)

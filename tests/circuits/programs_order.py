@@ -1,33 +1,29 @@
 """Programs that put words in order, and compare a text with itself."""
 
 import itertools
-from collections.abc import Iterable
 
-from programs import Program, of_lengths
+from programs import OfGallery, Program, of_lengths
 
 from circuits import Circuit, copy, match, shift
-from circuits.verify import Expected, every_text
+from circuits.library import shuffle_dyck, sort, sort_by_frequency
+from circuits.verify import Expected
 
 
-class Sort(Program):
+class Sort(OfGallery):
     """The letters in alphabetical order, some of them equal."""
 
+    name = "sort"
+
     def before(self) -> Circuit:
-        c = Circuit("!abcd", n_ctx=6, bos="!", attention_dir="bidirectional")
+        c = Circuit("!abcde", n_ctx=6, bos="!", attention_dir="bidirectional")
         share, rank = c.space("share", ["of the start"]), c.space("rank", c.pos)
-        item = c.space("item", [f"{letter}{i}" for letter in "abcd" for i in range(1, 6)])
+        item = c.space("item", [f"{letter}{i}" for letter in "abcde" for i in range(1, 6)])
         c.mlp(0, "item", (c.tok, c.pos), item, lambda letter, i: f"{letter}{i}" if letter != "!" and i else None)
         shares = copy(c.tok, share, {"!": "of the start"}, drop=())
         c.head(1, "smaller", qk=match(item, item, lambda own, other: other < own), ov=shares, sink=1)
         c.bucket(1, "rank", share, rank, {r: 1 / r for r in range(1, 6)}, gate=item)
         c.head(2, "fetch", qk=match(c.pos, rank), ov=copy(c.tok, c.out))
         return c
-
-    def reference(self, text: str) -> list[Expected]:
-        return [None, *sorted(text[1:])]
-
-    def inputs(self) -> list[str]:
-        return of_lengths("abcd", 5)
 
 
 class SortUnique(Program):
@@ -41,6 +37,11 @@ class SortUnique(Program):
         c.head(0, "smaller", qk=smaller, ov=copy(c.tok, share, {"!": "of the start"}, drop=()), sink=1)
         c.bucket(0, "rank", share, rank, {r: 1 / r for r in range(1, 7)}, gate=letter)
         c.head(1, "fetch", qk=match(c.pos, rank), ov=copy(c.tok, c.out))
+        return c
+
+    def after(self) -> Circuit:
+        c = Circuit("!abcdef", n_ctx=7, bos="!", attention_dir="bidirectional")
+        sort(c, writes=c.out, unique=True)
         return c
 
     def reference(self, text: str) -> list[Expected]:
@@ -69,6 +70,11 @@ class SortByFrequency(Program):
         c.head(3, "fetch", qk=match(c.pos, rank), ov=copy(c.tok, c.out))
         return c
 
+    def after(self) -> Circuit:
+        c = Circuit("!abc", n_ctx=7, bos="!", attention_dir="bidirectional")
+        sort_by_frequency(c, writes=c.out)
+        return c
+
     def reference(self, text: str) -> list[Expected]:
         words = sorted(text[1:], key=lambda word: -text.count(word))
         return [None, *words]
@@ -77,8 +83,10 @@ class SortByFrequency(Program):
         return of_lengths("abc", 6)
 
 
-class SortedList(Program):
+class SortedList(OfGallery):
     """Whether the letters so far are in alphabetical order."""
+
+    name = "sorted_list"
 
     def before(self) -> Circuit:
         c = Circuit("!abcdTF", n_ctx=7, bos="!")
@@ -89,18 +97,14 @@ class SortedList(Program):
         c.head(1, "any down", qk=match(c.one, step, {"1": "down"}), ov=verdict)
         return c
 
-    def reference(self, text: str) -> list[Expected]:
-        return ["T" if list(text[1 : i + 1]) == sorted(text[1 : i + 1]) else "F" for i in range(len(text))]
 
-    def inputs(self) -> Iterable[str]:
-        return every_text("abcd", 6)
-
-
-class Reverse(Program):
+class Reverse(OfGallery):
     """The text backwards."""
 
+    name = "reverse"
+
     def before(self) -> Circuit:
-        c = Circuit("!abc", n_ctx=7, bos="!", attention_dir="bidirectional")
+        c = Circuit("!abcde", n_ctx=7, bos="!", attention_dir="bidirectional")
         share, length = c.space("share", ["of the start"]), c.space("length", range(1, 7))
         mirror = c.space("mirror", c.pos)
         c.head(0, "all", ov=copy(c.tok, share, {"!": "of the start"}, drop=()))
@@ -109,15 +113,11 @@ class Reverse(Program):
         c.head(2, "fetch", qk=match(mirror, c.pos), ov=copy(c.tok, c.out))
         return c
 
-    def reference(self, text: str) -> list[Expected]:
-        return [None, *reversed(text[1:])]
 
-    def inputs(self) -> list[str]:
-        return of_lengths("abc", 6)
-
-
-class Palindrome(Program):
+class Palindrome(OfGallery):
     """Whether the text is the same backwards."""
+
+    name = "palindrome"
 
     def before(self) -> Circuit:
         c = Circuit("!abcTF", n_ctx=7, bos="!", attention_dir="bidirectional")
@@ -132,12 +132,6 @@ class Palindrome(Program):
         c.head(3, "any pair", qk=match(c.one, pair, {"1": "differs"}), ov=verdict)
         return c
 
-    def reference(self, text: str) -> list[Expected]:
-        return ["T" if text[1:] == text[:0:-1] else "F"] * len(text)
-
-    def inputs(self) -> list[str]:
-        return of_lengths("abc", 6)
-
 
 class ShuffleDyck1(Program):
     """Whether the brackets of the text are balanced."""
@@ -151,9 +145,13 @@ class ShuffleDyck1(Program):
             opened, closed = (copy(c.tok, number, {one: "opened - closed"}) for one in "()")
             c.head(0, head, qk=where, ov=opened - closed, sink=0)
             c.bucket(0, f"sign {head}", number, kind, {"-": -1 / 9, "0": 0, "+": 1 / 9})
-        verdict = copy(sign, failed, {"-": "yes"}) + copy(c.tok, failed, {"!": "no"}, drop=())
-        c.head(1, "any negative", qk=match(c.one, sign, {"1": "-"}), ov=verdict)
+        c.head(1, "any negative", qk=match(c.one, sign, {"1": "-"}), ov=copy(sign, failed, {"-": "yes", "0": "no"}))
         c.mlp(1, "answer", (failed, end), c.out, lambda failed, end: "T" if (failed, end) == ("no", "0") else "F")
+        return c
+
+    def after(self) -> Circuit:
+        c = Circuit("!()TF", n_ctx=9, bos="!", attention_dir="bidirectional")
+        shuffle_dyck(c, ["()"], writes=c.out, answers=("T", "F"))
         return c
 
     def reference(self, text: str) -> list[Expected]:
@@ -176,10 +174,14 @@ class ShuffleDyck2(Program):
                 opened, closed = (copy(c.tok, number, {one: "number"}) for one in pair)
                 c.head(0, f"{head} {pair}", qk=where, ov=opened - closed, sink=0)
                 c.bucket(0, f"sign {head} {pair}", number, kind, {"-": -1 / 6, "0": 0, "+": 1 / 6})
-            verdict = copy(sign, failed, {"-": "-"}) + copy(c.tok, failed, {"!": "0"}, drop=())
-            c.head(1, f"any negative {pair}", qk=match(c.one, sign, {"1": "-"}), ov=verdict)
+            c.head(1, f"any negative {pair}", qk=match(c.one, sign, {"1": "-"}), ov=copy(sign, failed))
             read += [failed, end]
         c.mlp(1, "answer", read, c.out, lambda *read: None if "+" in read[::2] else "T" if set(read) == {"0"} else "F")
+        return c
+
+    def after(self) -> Circuit:
+        c = Circuit("!()[]TF", n_ctx=6, bos="!", attention_dir="bidirectional")
+        shuffle_dyck(c, ["()", "[]"], writes=c.out, answers=("T", "F"))
         return c
 
     def reference(self, text: str) -> list[Expected]:

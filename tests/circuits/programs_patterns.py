@@ -3,29 +3,28 @@
 import itertools
 from collections.abc import Iterable
 
-from programs import Program, of_lengths
+from programs import OfGallery, Program
 
 from circuits import Circuit, copy, match, shift
+from circuits.library import detect_pattern, shift_by
 from circuits.verify import Expected, every_text
 
 
-class Caesar(Program):
+class Caesar(OfGallery):
     """Every letter three letters on."""
+
+    name = "caesar"
 
     def before(self) -> Circuit:
         c = Circuit("!abcdefgh", n_ctx=5, bos="!")
         c.mlp(0, "three on", c.tok, c.out, dict(zip("abcdefgh", "defghabc", strict=True)))
         return c
 
-    def reference(self, text: str) -> list[Expected]:
-        return [None, *("abcdefgh"[(ord(word) - ord("a") + 3) % 8] for word in text[1:])]
 
-    def inputs(self) -> Iterable[str]:
-        return every_text("abcdefgh", 4)
-
-
-class Successor(Program):
+class Successor(OfGallery):
     """Every digit, modulo 8, is followed by the next."""
+
+    name = "successor"
 
     def before(self) -> Circuit:
         c = Circuit("!x01234567", n_ctx=5, bos="!")
@@ -34,12 +33,6 @@ class Successor(Program):
         )
         return c
 
-    def reference(self, text: str) -> list[Expected]:
-        return [str((int(word) + 1) % 8) if word.isdigit() else None for word in text]
-
-    def inputs(self) -> Iterable[str]:
-        return every_text("x01234567", 4)
-
 
 class ShiftBy(Program):
     """The word two places back."""
@@ -47,6 +40,11 @@ class ShiftBy(Program):
     def before(self) -> Circuit:
         c = Circuit("!abc", n_ctx=7, bos="!")
         c.head(0, "two back", qk=match(c.pos, c.pos, shift(2)), ov=copy(c.tok, c.out))
+        return c
+
+    def after(self) -> Circuit:
+        c = Circuit("!abc", n_ctx=7, bos="!")
+        shift_by(c, 2, writes=c.out)
         return c
 
     def reference(self, text: str) -> list[Expected]:
@@ -67,8 +65,13 @@ class DetectPattern(Program):
         c.mlp(0, "abc", (two, one, c.tok), c.out, lambda *words: "T" if "".join(words) == "abc" else "F")
         return c
 
+    def after(self) -> Circuit:
+        c = Circuit("!abcdTF", n_ctx=7, bos="!")
+        detect_pattern(c, "abc", writes=c.out, answers=("T", "F"))
+        return c
+
     def reference(self, text: str) -> list[Expected]:
-        return [None if i < 3 else "T" if text[i - 2 : i + 1] == "abc" else "F" for i in range(len(text))]
+        return [... if i < 3 else "T" if text[i - 2 : i + 1] == "abc" else "F" for i in range(len(text))]
 
     def inputs(self) -> Iterable[str]:
         return every_text("abcd", 6)
@@ -85,6 +88,12 @@ class SkipTrigrams(Program):
 
     trigrams = (("keep", "in", "mind"), ("keep", "at", "bay"), ("look", "at", "me"))
 
+    def after(self) -> Circuit:
+        c = Circuit(["<s>", "keep", "look", "in", "at", "mind", "bay", "me"], n_ctx=6, bos="<s>")
+        for first, second, third in self.trigrams:
+            c.head(third, qk=match(c.tok, c.tok, {second: first}), ov=copy(c.tok, c.out, {first: third}))
+        return c
+
     def reference(self, text: str) -> list[Expected]:
         words = text.split()
         answers: list[Expected] = []
@@ -97,8 +106,10 @@ class SkipTrigrams(Program):
         return [" ".join(["<s>", *words]) for words in itertools.product(["keep", "look", "in", "at"], repeat=5)]
 
 
-class CopySuppression(Program):
+class CopySuppression(OfGallery):
     """The next letter of the alphabet, or where it has been said already the one after."""
+
+    name = "copy_suppression"
 
     def before(self) -> Circuit:
         c = Circuit("!abcde", n_ctx=7, bos="!")
@@ -109,30 +120,16 @@ class CopySuppression(Program):
         c.head(1, "suppression", qk=match(guess, c.tok), ov=-2 * copy(c.tok, c.out))
         return c
 
-    def reference(self, text: str) -> list[Expected]:
-        answers: list[Expected] = [None]
-        for i, word in enumerate(text[1:], 1):
-            one_on, two_on = ("abcde"[(ord(word) - ord("a") + n) % 5] for n in (1, 2))
-            answers.append(two_on if one_on in text[:i] else one_on)
-        return answers
 
-    def inputs(self) -> Iterable[str]:
-        return every_text("abcde", 6)
-
-
-class FirstUnique(Program):
+class FirstUnique(OfGallery):
     """The first letter that stands in the text only once."""
 
+    name = "first_unique"
+
     def before(self) -> Circuit:
-        c = Circuit("!abcd", n_ctx=7, bos="!", attention_dir="bidirectional")
+        c = Circuit("!abcd", n_ctx=6, bos="!", attention_dir="bidirectional")
         again = c.space("again", ["yes", "no"])
         said = copy(c.tok, again, dict.fromkeys("abcd", "yes")) + copy(c.tok, again, {"!": "no"}, drop=())
         c.head(0, "again", qk=match(c.tok, c.tok) - 2 * match(c.pos, c.pos), ov=said)
         c.head(1, "first", qk=match(c.one, again, {"1": "no"}), ov=copy(c.tok, c.out), ties="first")
         return c
-
-    def reference(self, text: str) -> list[Expected]:
-        return [next((word for word in text[1:] if text.count(word) == 1), None)] * len(text)
-
-    def inputs(self) -> list[str]:
-        return of_lengths("abcd", 6)
