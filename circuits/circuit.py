@@ -13,8 +13,10 @@ part feeds which, `interpret()` runs the circuit symbolically, `compile()` write
 the results over all inputs.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
+
+from torch import Tensor
 
 from circuits.compiler import CompiledTransformer, CompileOptions, compile_circuit
 from circuits.language import Declaration, Interpretation, Interpreter, Layout, edge_graph
@@ -47,18 +49,24 @@ class Circuit(Declaration):
         layer share an MLP. An edge's key is what it feeds, "Q", "K", "V", "mlp" or "out". Its `name` is that of the
         computation graph, such as "L0H0 -> L1H0.k"; `spaces` are those that it goes through; `parts` are the pairs of
         declared names that it stands for. There is an edge where the product of what one part writes and what the other
-        reads is not zero. Raises `ConfigError` as `layout` does.
+        reads is not zero.
+
+        A model may differ: in a rotary or quadratic position code, with its heads in other places, or with neurons that
+        two tables share. `CompiledTransformer.edges` is the graph of what was compiled. With the default options it has
+        the same edges. Raises `ConfigError` as `layout` does.
         """
         return edge_graph(self.layout())
 
     @known_keywords
-    def interpret(self, input: Text | Ids) -> Interpretation:
+    def interpret(self, input: Text | Ids, vectors: Mapping[str, Tensor] | None = None) -> Interpretation:
         """What the circuit does with one text or several, or token ids, symbolically (see `Interpreter`).
 
-        Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start;
-        `ConfigError` as `layout` does.
+        `vectors` are [batch, pos, size], by the names of the spaces that `Declaration.vectors` declared. Raises
+        `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start; `ConfigError` as
+        `layout` does, for a circuit that cannot keep what it declares, and for vectors that are missing; `ShapeError`
+        for vectors of another shape.
         """
-        return Interpreter(self.layout()).run(self.tokens(input))
+        return Interpreter(self.layout()).run(self.tokens(input), vectors)
 
     @known_keywords
     def compile(self, **options: Unpack[CompileOptions]) -> CompiledTransformer:

@@ -100,7 +100,7 @@ def gallery_task(name: str, n: int = 8, rotate: int | None = None, seed: int = 0
     usual = list(itertools.islice(reversed(texts), 8 * n))
     metric = AnswerLogit(torch.stack([shares[text] for text in clean]))
     model = circuit.compile(rotate=rotate, dtype=torch.float64)
-    return Task(model, circuit.edges(), clean, corrupted, usual, metric)
+    return Task(model, model.edges(), clean, corrupted, usual, metric)
 
 
 def _shares(answers: Sequence[Expected], words: Sequence[str]) -> Tensor:

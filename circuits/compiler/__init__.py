@@ -6,7 +6,8 @@ was declared (`sharpness.py`); and all of it is put into a basis of the stream (
 knows its circuit, and its `report` says what was chosen.
 """
 
-from circuits.compiler.compile import CompiledTransformer, CompileOptions, CompileReport, HeadReport, compile_circuit
+from circuits.compiler.compile import CompileOptions, compile_circuit
+from circuits.compiler.model import CompiledTransformer, CompileReport, HeadReport
 from circuits.compiler.positions import (
     CODES,
     Circle,

@@ -7,41 +7,44 @@ stream.
 """
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypedDict
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from circuits.compiler.basis import EPS, make_basis
-from circuits.compiler.encoding import Encoding
+from circuits.compiler.edges import Place, Plan
+from circuits.compiler.encoding import POS, Encoding
 from circuits.compiler.factors import FactoredHead, factor_heads, fitting_d_head
+from circuits.compiler.model import CompiledTransformer, CompileReport, Ends, HeadReport
 from circuits.compiler.neurons import MergedNeurons, merge_neurons
 from circuits.compiler.positions import OneHot, PositionCode, Rotary, position_code
-from circuits.compiler.sharpness import check_resolution, choose_sharpness
-from circuits.compiler.weights import write_ends, write_head, write_neurons
+from circuits.compiler.sharpness import COARSE, check_resolution, choose_sharpness, warn_of_rounding
+from circuits.compiler.sparse import Sparse
+from circuits.compiler.trial import run_trial
+from circuits.compiler.weights import write_model
 from circuits.language import (
     Coordinate,
     Declaration,
+    Head,
+    Interpreter,
     Label,
     Layout,
     Neurons,
     Number,
     Ramp,
-    decode,
-    in_words,
+    check_alive,
     is_finite,
-    shortened,
 )
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, describe
 from interp.indices import is_index
 from interp.keywords import known_keywords
-from interp.model import HookedTransformer, head_label
-from interp.text import Ids, Text, is_single
 
-SHOWN = 12
-"""The most heads that the repr of a report shows."""
+HALF = (torch.float16, torch.bfloat16)
 
 
 class CompileOptions(TypedDict, total=False):
@@ -59,73 +62,6 @@ class CompileOptions(TypedDict, total=False):
     attn_scale: Number | None
     attn_only: bool | None
     dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class HeadReport:
-    """What the compiler made of a head.
-
-    Attributes:
-        layer, index: its place in the model.
-        sharp: the factor on its scores.
-        largest_score: what they reach, or a bound on it.
-        qk_rank, ov_rank: dimensions of the head that its circuits use, beside those that rotary positions turn.
-    """
-
-    layer: int
-    index: int
-    sharp: float
-    largest_score: float
-    qk_rank: int
-    ov_rank: int
-
-
-@dataclass(frozen=True, repr=False)
-class CompileReport:
-    """What the compiler chose.
-
-    Attributes:
-        heads: what was made of each head, by name.
-        n_coordinates: the size of the stream that the circuit needs, before norm, rotation or compression.
-        interference: the largest overlap of two coordinates; 0 unless compressed. `verify` measures what it costs.
-        nothing_below: logits that stay below this predict nothing.
-    """
-
-    heads: dict[str, HeadReport]
-    n_coordinates: int
-    interference: float
-    nothing_below: float
-
-    def __repr__(self) -> str:
-        lines = [
-            f"CompileReport: {self.n_coordinates} coordinates, interference {self.interference:.2g}, "
-            f"nothing below {self.nothing_below:.3g}"
-        ]
-        for name, head in list(self.heads.items())[:SHOWN]:
-            scores = f"sharp {head.sharp:.3g}, scores up to {head.largest_score:.3g}"
-            ranks = f"rank {head.qk_rank} (QK), {head.ov_rank} (OV)"
-            lines.append(f"  {head_label(head.layer, head.index):7}{shortened(name, 24):25}{scores}, {ranks}")
-        return "\n".join(lines + [f"  ... and {len(self.heads) - SHOWN} more heads"] * (len(self.heads) > SHOWN))
-
-
-class CompiledTransformer(HookedTransformer):
-    """A `HookedTransformer` that knows which circuit it was compiled from. Saved, it is a plain checkpoint."""
-
-    circuit: Declaration
-    report: CompileReport
-
-    @torch.no_grad()
-    def predict(self, text: Text | Ids) -> list[Any]:
-        """For each position a word, or None where there is nothing to predict; a list of such lists for several texts.
-
-        Several texts have equally many words. Raises `TokenError` as `Circuit.tokens` does.
-        """
-        tokens = self.circuit.tokens(text).to(self.W_E.device)
-        logits = self(tokens)
-        assert isinstance(logits, Tensor)
-        words = in_words(decode(logits, self.report.nothing_below), self.circuit.vocabulary.words)
-        single = is_single(text)
-        return words[0] if single else words
 
 
 @known_keywords
@@ -160,11 +96,13 @@ def compile_circuit(
         error: share of attention that may go astray, below a half, for heads whose sharpness is not declared.
         attn_scale: what the model divides scores by; by default sqrt(d_head).
         attn_only: False gives every block an MLP, also where the circuit needs none.
-        dtype: of the parameters; all of them are computed in float64.
+        dtype: of the parameters; all of them are computed in float64. Where its rounding may matter, as it always may
+            in half precision, the model is tried on texts of every word and position before it is returned.
 
     Raises:
-        ConfigError: a space is read that nothing earlier writes; scores or weights that `dtype` cannot hold; a term
-            that the position code cannot write; an option out of range.
+        ConfigError: a space is read that nothing earlier writes; scores or weights that `dtype` cannot hold, or a trial
+            in which its rounding changes a prediction or a pattern; a term that the position code cannot write; an
+            option out of range.
         RankError: a head's circuit has a higher rank than `d_head`, or the spaces are more than `d_model`.
     """
     for name, size in (("d_head", d_head), ("d_model", d_model), ("n_heads", n_heads)):
@@ -173,12 +111,14 @@ def compile_circuit(
     _check_numbers(error, ballast, attn_scale, rotate, dtype)
     code = position_code(positions)
     layout = Layout(circuit, also=() if isinstance(code, OneHot) else (circuit.one,))
+    check_alive(layout)
+    interpreter = Interpreter(layout)
     encoding, heads = factor_heads(circuit.heads, layout.spaces, circuit.n_ctx, code, d_head)
-    neurons = _neurons(circuit, encoding)
+    plan = _plan(layout, encoding, heads)
     basis = make_basis(encoding.size, d_model, rotate, compress, norm, float(ballast))
     d_head = fitting_d_head(heads, encoding, d_head)
     cfg = TransformerConfig(
-        **_sizes(circuit, heads, neurons, n_heads, attn_only),
+        **_sizes(circuit, plan, n_heads, attn_only),
         **_positions(encoding.code),
         d_head=d_head,
         d_model=basis.d_model,
@@ -191,24 +131,41 @@ def compile_circuit(
         dtype=dtype,
     )
     chosen = {one.head.name: choose_sharpness(one.head, encoding, circuit.attention_dir, float(error)) for one in heads}
-    for name, (_, largest) in chosen.items():
-        check_resolution(name, largest, dtype)
+    steps = {name: check_resolution(name, largest, dtype) for name, (_, largest) in chosen.items()}
     model = CompiledTransformer(cfg, circuit.vocabulary, init_weights=False)
-    model.circuit = circuit
-    reports = _head_reports(heads, chosen)
-    model.report = CompileReport(reports, encoding.size, basis.interference, layout.nothing_below())
+    model.circuit, model.plan = circuit, plan
+    model.report = CompileReport(
+        heads=_head_reports(plan, chosen),
+        n_coordinates=encoding.size,
+        interference=basis.interference,
+        nothing_below=tuple(interpreter.nothing_below.tolist()),
+        error=float(error),
+    )
+    model.ends = Ends(
+        readouts={name: basis.reads(read) for name, read in plan.readouts.items()},
+        thresholds={name: interpreter.thresholds[name] for name in plan.readouts},
+        vectors={name: basis.writes(written) for name, written in plan.vectors.items()},
+    )
     with torch.no_grad():
-        write_ends(model, layout, encoding, basis)
-        for one in heads:
-            report = model.report.heads[one.head.name]
-            factor = report.sharp * model.cfg.attn_scale
-            write_head(model.blocks[report.layer].attn, report.index, one, factor, encoding, basis)
-        for layer, of_layer in neurons.items():
-            write_neurons(model.blocks[layer].mlp, of_layer, encoding, basis)
+        write_model(model, plan, {name: sharp for name, (sharp, _) in chosen.items()}, basis)
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ConfigError(f"{name} has entries that {dtype} cannot hold; use torch.float64, or smaller numbers")
+    rounding = torch.finfo(dtype).eps * float(ballast if norm else 0)
+    in_doubt = [sharp for name, (sharp, _) in chosen.items() if max(steps[name], sharp * rounding) > COARSE]
+    if (in_doubt or dtype in HALF) and not compress:
+        twin = compile_circuit(circuit, positions=encoding.code, error=error, dtype=torch.float64)
+        run_trial(model, twin, basis, _finer(dtype, norm))
+    for name, step in steps.items():
+        warn_of_rounding(name, chosen[name][1], step, dtype)
     return model
+
+
+def _finer(dtype: torch.dtype, norm: str | None) -> str:
+    """What to do about rounding."""
+    finer = "torch.float32 or torch.float64" if dtype in HALF else "torch.float64"
+    ballast = "a smaller ballast=, " if norm else ""
+    return f"use dtype={finer}, {ballast}a position code with smaller scores, or a lower sharp="
 
 
 def _check_numbers(
@@ -226,33 +183,92 @@ def _check_numbers(
         raise ConfigError(f"dtype = {describe(dtype)}; allowed: a floating-point type, such as torch.float32")
 
 
-def _head_reports(heads: list[FactoredHead], chosen: dict[str, tuple[float, float]]) -> dict[str, HeadReport]:
-    """What is reported of each head; heads of a layer are numbered in order of declaration."""
+def _plan(layout: Layout, encoding: Encoding, heads: list[FactoredHead]) -> Plan:
+    """Everything in coordinates. Heads of a layer are numbered in order of declaration."""
+    circuit = layout.declaration
+    tables = {name: table.T for name in layout.slices if (table := layout.embedding(name)) is not None}
+    positions = {POS: torch.eye(circuit.n_ctx, dtype=torch.float64)} if POS in layout.slices else {}
+    places: dict[str, Place] = {}
+    for part in circuit.parts:
+        of_layer = [one for one in places.values() if one.layer == part.layer and one.index is not None]
+        places[part.name] = Place(part.layer, len(of_layer) if isinstance(part, Head) else None)
+    place = _finder(encoding)
+
+    def merged(ramps: Iterable[Ramp]) -> MergedNeurons:
+        return merge_neurons(ramps, place, encoding.n_labels).encoded(encoding, "an MLP's read of 'pos'")
+
+    declared = {part.name: part.ramps for part in circuit.parts if isinstance(part, Neurons)}
+    by_layer: dict[int, list[Ramp]] = {}
+    for name, ramps in declared.items():
+        by_layer.setdefault(places[name].layer, []).extend(ramps)
+    return Plan(
+        encoding=encoding,
+        embedding=encoding.written(_by_label(tables, circuit.vocabulary.d_vocab, encoding)),
+        positions=encoding.written(_by_label(positions, circuit.n_ctx, encoding)),
+        unembedding=encoding.read(
+            _by_label(layout.unembedding, circuit.vocabulary.d_vocab, encoding), "the unembedding"
+        ),
+        readouts={name: encoding.read(_labels(circuit, name, encoding), name) for name in circuit.readouts},
+        vectors={name: encoding.written(_labels(circuit, name, encoding)) for name in circuit.inputs},
+        heads=heads,
+        tables={name: merged(ramps) for name, ramps in declared.items()},
+        neurons={layer: merged(ramps) for layer, ramps in by_layer.items()},
+        places=places,
+        n_layers=circuit.n_layers,
+    )
+
+
+def _by_label(blocks: Mapping[str, Float[Tensor, "labels columns"]], n_columns: int, encoding: Encoding) -> Sparse:
+    """What is read or written of each space, as columns over all labels."""
+    shape, found = (encoding.n_labels, n_columns), []
+    for name, block in blocks.items():
+        one = Sparse.dense(block)
+        found.append(Sparse.of(one.rows + encoding.labels[name].start, one.columns, one.values, shape))
+    return Sparse.total(found, shape)
+
+
+def _labels(circuit: Declaration, name: str, encoding: Encoding) -> Sparse:
+    """Each label of a space, as a column."""
+    n = len(circuit.spaces[name])
+    return _by_label({name: torch.eye(n, dtype=torch.float64)}, n, encoding)
+
+
+def _finder(encoding: Encoding) -> Callable[[Coordinate], int]:
+    """Where among the labels a coordinate is. Every space is listed once."""
+    index: dict[str, dict[Label, int]] = {}
+
+    def place(coordinate: Coordinate) -> int:
+        space = coordinate.space
+        if space.name not in index:
+            index[space.name] = {label: i for i, label in enumerate(space.labels)}
+        return encoding.labels[space.name].start + index[space.name][coordinate.label]
+
+    return place
+
+
+def _head_reports(plan: Plan, chosen: dict[str, tuple[float, float]]) -> dict[str, HeadReport]:
+    """What is reported of each head."""
     reports: dict[str, HeadReport] = {}
-    for one in heads:
-        index = sum(other.layer == one.head.layer for other in reports.values())
-        reports[one.head.name] = HeadReport(one.head.layer, index, *chosen[one.head.name], one.qk_rank, one.ov_rank)
+    for one in plan.heads:
+        place = plan.places[one.head.name]
+        reports[one.head.name] = HeadReport(
+            place.layer, place.index or 0, *chosen[one.head.name], one.qk_rank, one.ov_rank
+        )
     return reports
 
 
-def _sizes(
-    circuit: Declaration,
-    heads: list[FactoredHead],
-    neurons: dict[int, MergedNeurons],
-    n_heads: int | None,
-    attn_only: bool | None,
-) -> dict[str, Any]:
+def _sizes(circuit: Declaration, plan: Plan, n_heads: int | None, attn_only: bool | None) -> dict[str, Any]:
     """The sizes among the fields of the config."""
-    n_layers = circuit.n_layers
-    needed = max((sum(one.head.layer == layer for one in heads) for layer in range(n_layers)), default=0)
+    in_layers = Counter(place.layer for place in plan.places.values() if place.index is not None)
+    needed = max(in_layers.values(), default=0)
     if n_heads is not None and n_heads < max(needed, 1):
         raise ConfigError(f"n_heads = {n_heads}, but a layer of the circuit has {needed}")
-    n_neurons = max(map(len, neurons.values()), default=0)
-    if attn_only and neurons:
+    n_neurons = max(map(len, plan.neurons.values()), default=0)
+    if attn_only and plan.neurons:
         raise ConfigError("attn_only = True, but the circuit has MLPs")
-    attn_only = not neurons if attn_only is None else attn_only
+    attn_only = not plan.neurons if attn_only is None else attn_only
     return {
-        "n_layers": n_layers,
+        "n_layers": plan.n_layers,
         "n_ctx": circuit.n_ctx,
         "d_vocab": circuit.vocabulary.d_vocab,
         "n_heads": n_heads or max(needed, 1),
@@ -266,19 +282,3 @@ def _positions(code: PositionCode) -> dict[str, Any]:
     if isinstance(code, Rotary):
         return {"positional_embedding_type": "rotary", "rotary_dim": code.rotary_dim, "rotary_base": float(code.base)}
     return {"positional_embedding_type": "standard"}
-
-
-def _neurons(circuit: Declaration, encoding: Encoding) -> dict[int, MergedNeurons]:
-    """The neurons of every layer that has some."""
-    index: dict[str, dict[Label, int]] = {}
-
-    def place(coordinate: Coordinate) -> int:
-        space = coordinate.space
-        known = index.setdefault(space.name, {label: i for i, label in enumerate(space.labels)})
-        return encoding.labels[space.name].start + known[coordinate.label]
-
-    ramps: dict[int, list[Ramp]] = {}
-    for part in circuit.parts:
-        if isinstance(part, Neurons):
-            ramps.setdefault(part.layer, []).extend(part.ramps)
-    return {layer: merge_neurons(some, place, encoding.n_labels) for layer, some in ramps.items()}

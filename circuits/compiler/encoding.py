@@ -41,6 +41,12 @@ class Encoding:
             self.slices[space.name] = slice(self.size, self.size + width)
             self.n_labels, self.size = self.n_labels + len(space), self.size + width
 
+    @property
+    def constant(self) -> Sparse:
+        """The constant's coordinate, as a column."""
+        at = torch.tensor([self.slices[ONE].start])
+        return Sparse(at, torch.zeros_like(at), torch.ones(1, dtype=torch.float64), (self.size, 1))
+
     def written(self, columns: Sparse) -> Sparse:
         """Vectors that are written, as columns: given by label, returned in coordinates."""
         return self._encoded(columns, lambda block: self.vectors.T @ block)
@@ -113,6 +119,11 @@ class Encoding:
         own = [term for term in terms if self.own_shift(term)]
         if not own:
             return terms
+        if head.attend == "soft":
+            raise ConfigError(
+                f"head {head.name!r} is soft, and in the position code {self.code.name!r} {own[0].name} has scores of "
+                "its own; use 'onehot'"
+            )
         if not by_position(head):
             raise ConfigError(
                 f"head {head.name!r}: in the position code {self.code.name!r} {own[0].name} scores every distance "

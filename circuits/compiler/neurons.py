@@ -1,12 +1,13 @@
 """Neurons: the ramps of a layer as kinks, of which those that lie together are one neuron."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from circuits.compiler.encoding import Encoding
 from circuits.compiler.sparse import Sparse
 from circuits.language import Coordinate, Ramp
 
@@ -22,13 +23,17 @@ class MergedNeurons:
     """Neurons `relu(u - start)`, with u a sum of what they read.
 
     Attributes:
-        reads, writes: by label, a column a neuron.
+        reads, writes: by label or by coordinate, a column a neuron.
         starts: where each begins to rise.
     """
 
     reads: Sparse
     writes: Sparse
     starts: Float[Tensor, "neurons"]
+
+    def encoded(self, encoding: Encoding, what: str) -> "MergedNeurons":
+        """By coordinate. Raises `ConfigError` about `what` where the position code cannot give what they read."""
+        return replace(self, reads=encoding.read(self.reads, what), writes=encoding.written(self.writes))
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -12,8 +12,9 @@ from circuits.compiler.encoding import Encoding, by_position
 from circuits.language import Head, Term, attend, visible_keys
 from interp.errors import ConfigError
 
-LARGE_SCORES = 1e4
-"""Scores above this, in float32, are worth a warning: rounding begins to show in the pattern (1e-3)."""
+COARSE = 1e4 * torch.finfo(torch.float32).eps
+"""Scores that a dtype resolves to steps above this are worth a trial and a warning: rounding begins to show in the
+pattern (1e-3). In float32 these are scores above 1e4."""
 
 
 def choose_sharpness(head: Head, encoding: Encoding, direction: str, error: float) -> tuple[float, float]:
@@ -27,6 +28,9 @@ def choose_sharpness(head: Head, encoding: Encoding, direction: str, error: floa
     terms = encoding.terms(head)
     if not terms:
         return 1.0, 0.0
+    if head.attend == "soft":
+        sharp = head.sharp or 1.0
+        return sharp, sharp * sum(float(term.weighted.abs().max()) for term in terms)
     if not by_position(head):
         if head.sharp is None and head.gap is None:
             raise ConfigError(f"head {head.name!r}: the gap between its scores is not known; declare gap= or sharp=")
@@ -64,15 +68,20 @@ def _by_position(terms: Iterable[Term], encoding: Encoding, declared: bool) -> F
     return scores
 
 
-def check_resolution(name: str, largest: float, dtype: torch.dtype) -> None:
-    """Raise `ConfigError` if `dtype` resolves scores of this size to steps above 1 only, and warn if it comes near."""
+def check_resolution(name: str, largest: float, dtype: torch.dtype) -> float:
+    """The steps to which `dtype` resolves scores of this size. Raises `ConfigError` if they are above 1."""
     step = largest * torch.finfo(dtype).eps
     if not step <= 1:
         raise ConfigError(
             f"head {name!r}: scores reach {largest:.3g}, where {dtype} resolves steps of {step:.2g} only; use "
             "dtype=torch.float64, a position code with smaller scores, or a lower sharp="
         )
-    if step > LARGE_SCORES * torch.finfo(torch.float32).eps:
+    return step
+
+
+def warn_of_rounding(name: str, largest: float, step: float, dtype: torch.dtype) -> None:
+    """Say that scores of this size are resolved to coarse steps, though no prediction changed in the trial."""
+    if step > COARSE:
         warnings.warn(
             f"head {name!r}: scores reach {largest:.3g} in {dtype}; weights of its pattern are exact to {step:.1g}",
             stacklevel=4,

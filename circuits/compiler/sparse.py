@@ -44,6 +44,20 @@ class Sparse:
         rows, columns = (torch.cat([getattr(one, which) for one in given]) for which in ("rows", "columns"))
         return cls.of(rows, columns, torch.cat([one.values for one in given]), shape)
 
+    @classmethod
+    def beside(cls, matrices: Iterable["Sparse"]) -> "Sparse":
+        """Matrices with equally many rows, side by side."""
+        rows, columns, values, n, width = [], [], [], 0, 0
+        for one in matrices:
+            rows, columns, values = [*rows, one.rows], [*columns, one.columns + width], [*values, one.values]
+            n, width = one.shape[0], width + one.shape[1]
+        return cls(torch.cat(rows), torch.cat(columns), torch.cat(values), (n, width))
+
+    @property
+    def has_single_entries(self) -> bool:
+        """Whether no column has more than one entry."""
+        return len(self.columns.unique()) == len(self.columns)
+
     @property
     def T(self) -> "Sparse":
         """The transpose."""
@@ -60,6 +74,11 @@ class Sparse:
         kept = ((self.columns >= columns.start) & (self.columns < columns.stop)).nonzero()[:, 0]
         shape = (self.shape[0], columns.stop - columns.start)
         return Sparse(self.rows[kept], self.columns[kept] - columns.start, self.values[kept], shape)
+
+    def at(self, rows: slice) -> "Sparse":
+        """Only what lies in some neighbouring rows, where it is; all else is zero."""
+        kept = ((self.rows >= rows.start) & (self.rows < rows.stop)).nonzero()[:, 0]
+        return Sparse(self.rows[kept], self.columns[kept], self.values[kept], self.shape)
 
     def to_dense(self) -> Float[Tensor, "rows columns"]:
         """The whole matrix."""

@@ -17,7 +17,7 @@ def build() -> Circuit:
     """Three layers."""
     words = dict.fromkeys(TEMPLATE.replace("{}", "").split())
     c = Circuit([*words, *NAMES], n_ctx=14, bos="<s>")
-    twice, inhibited = c.space("twice", NAMES), c.space("inhibited", NAMES)
+    twice, inhibited = c.space("twice", NAMES), c.space("inhibited", NAMES, holds="one")
     same_name = {name: name for name in NAMES}
     elsewhere = match(c.tok, c.tok, same_name) - 2 * match(c.pos, c.pos)
     c.head("duplicate token", qk=elsewhere, ov=copy(c.tok, twice, same_name))

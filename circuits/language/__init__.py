@@ -7,42 +7,88 @@ spaces side by side, `edge_graph` says which part feeds which, and the `Interpre
 with attention that chooses instead of weighing. Nothing here knows of weights.
 """
 
+from circuits.language.checks import check_alive, check_sound
 from circuits.language.declaration import Declaration
 from circuits.language.edges import edge_graph
 from circuits.language.forms import Form, Shift, Term, copy, match, shift
-from circuits.language.interpreter import Interpretation, Interpreter, attend, decode, in_words, leading, visible_keys
-from circuits.language.layout import Layout
-from circuits.language.parts import Head, Neurons, Part, Ramp, Table, Ties
-from circuits.language.space import Coordinate, Label, Number, Space, is_finite, listed, shortened
+from circuits.language.holdings import Holdings
+from circuits.language.interpreter import (
+    Interpretation,
+    Interpreter,
+    attend,
+    checked_readout,
+    checked_vectors,
+    decode,
+    in_words,
+    leading,
+    nothing_below,
+    visible_keys,
+)
+from circuits.language.knots import Pieces
+from circuits.language.layout import Layout, Read, Write, time_of
+from circuits.language.neurons import key_as_written
+from circuits.language.parts import Attend, Entry, Head, Lookup, Neurons, Part, Ramp, Table, Terms, Ties
+from circuits.language.space import (
+    Coordinate,
+    Holds,
+    Label,
+    Linear,
+    Number,
+    Space,
+    Sum,
+    cut,
+    is_finite,
+    listed,
+    shortened,
+)
 
 __all__ = [
+    "Attend",
     "Coordinate",
     "Declaration",
+    "Entry",
     "Form",
     "Head",
+    "Holdings",
+    "Holds",
     "Interpretation",
     "Interpreter",
     "Label",
     "Layout",
+    "Linear",
+    "Lookup",
     "Neurons",
     "Number",
     "Part",
+    "Pieces",
     "Ramp",
+    "Read",
     "Shift",
     "Space",
+    "Sum",
     "Table",
     "Term",
+    "Terms",
     "Ties",
+    "Write",
     "attend",
+    "check_alive",
+    "check_sound",
+    "checked_readout",
+    "checked_vectors",
     "copy",
+    "cut",
     "decode",
     "edge_graph",
     "in_words",
     "is_finite",
+    "key_as_written",
     "leading",
     "listed",
     "match",
+    "nothing_below",
     "shift",
     "shortened",
+    "time_of",
     "visible_keys",
 ]

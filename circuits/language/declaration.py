@@ -4,25 +4,45 @@ Everything else is derived from it: the graph of its parts, what it means (`inte
 (`circuits.compiler`). `Circuit` is a declaration with these derivations as methods.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.language import parts
-from circuits.language.forms import Form, Term, match
-from circuits.language.gaps import margin_of_sink, possible_scores, smallest_gap
-from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, Head, Part, Table, Ties
-from circuits.language.space import Coordinate, Label, Number, Space, cut, is_finite, listed
+from circuits.language import neurons
+from circuits.language.forms import Form, copy, match
+from circuits.language.gaps import possible_scores
+from circuits.language.heads import hard_head, soft_head
+from circuits.language.knots import Pieces, pieces
+from circuits.language.layers import settle
+from circuits.language.parts import (
+    EMBED,
+    POS_EMBED,
+    UNEMBED,
+    UNSETTLED,
+    Attend,
+    Head,
+    Neurons,
+    Part,
+    Ramp,
+    Reach,
+    Table,
+    Terms,
+    Ties,
+)
+from circuits.language.placed import placed
+from circuits.language.space import Coordinate, Holds, Label, Linear, Number, Space, cut, is_finite, listed
 from interp.errors import ConfigError, TokenError, check_choice, describe, did_you_mean
 from interp.indices import is_index
 from interp.keywords import known_keywords
 from interp.text import INPUT, Ids, Text, Vocabulary, as_ids, check_tokens, is_text
 
-RECENCY = 0.4
-"""The recency weight, as a share of the gap between a match and none: it must stay below half of it."""
+SCOPE = "/"
+"""Between the name of a scope and a name in it."""
 
 
 class Declaration:
@@ -34,6 +54,8 @@ class Declaration:
         bos: the word that every text starts with; a head that finds no match rests there (its sink).
         attention_dir: "causal" or "bidirectional".
         tied: read the prediction from `tok` itself instead of from a space of its own, as a tied unembedding does.
+        nothing_below: logits below it predict nothing. By default it follows, word by word, from what can be written:
+            half of the smallest logit that a part gives the word when no other part writes.
 
     Attributes:
         tok: the current word, written by the embedding.
@@ -41,8 +63,14 @@ class Declaration:
         one: a constant 1 at every position.
         out: where predictions are written; the unembedding reads it.
         spaces: all spaces by name.
-        parts: heads and MLPs in order of declaration.
         embeddings: what a word writes into a space, [d_vocab, labels], by the name of the space.
+        holds: what a space holds by the author's word, by its name; see `space`.
+        readouts: further spaces that are read at the end, by name; see `readout`.
+        inputs: spaces of vectors that the user gives, by name, with the range of their numbers; see `vectors`.
+        directs: what the unembedding reads beside `out`, as forms; see `direct` and `number`.
+
+    A layer is left out (`c.head("previous", ...)`) or given first (`c.head(0, "previous", ...)`). A part without one
+    goes into the earliest layer after everything that writes what it reads.
 
     Raises `TokenError` for repeated words or an unknown `bos`, `ConfigError` for an impossible `n_ctx`.
     """
@@ -55,10 +83,13 @@ class Declaration:
         bos: str | None = None,
         attention_dir: Literal["causal", "bidirectional"] = "causal",
         tied: bool = False,
+        nothing_below: Number | None = None,
     ):
         if not is_index(n_ctx) or n_ctx < 1:
             raise ConfigError(f"n_ctx = {describe(n_ctx)}; allowed: 1 or more")
         check_choice("attention_dir", attention_dir, ("causal", "bidirectional"))
+        if nothing_below is not None and (not is_finite(nothing_below) or nothing_below <= 0):
+            raise ConfigError(f"nothing_below = {describe(nothing_below)}; allowed: a finite number above 0, or None")
         given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
         if bos is not None:
             given.to_single_token(bos)
@@ -66,8 +97,15 @@ class Declaration:
         self.attention_dir: Literal["causal", "bidirectional"] = attention_dir
         self.bos = given.bos if bos is None else bos
         self.spaces: dict[str, Space] = {}
-        self.parts: list[Part] = []
+        self.nothing_below = None if nothing_below is None else float(nothing_below)
         self.embeddings: dict[str, Float[Tensor, "d_vocab labels"]] = {}
+        self.holds: dict[str, Holds] = {}
+        self.readouts: dict[str, Space] = {}
+        self.inputs: dict[str, tuple[float, float]] = {}
+        self.directs: list[Form] = []
+        self._declared: list[Part] = []
+        self._settled: list[Part] | None = None
+        self._scopes: tuple[str, ...] = ()
 
         self.tok = self.space("tok", given.words)
         self.pos = self.space("pos", range(n_ctx))
@@ -79,16 +117,69 @@ class Declaration:
     # ------------------------------------------------------------------ declarations
 
     @known_keywords
-    def space(self, name: str, labels: Space | Iterable[Label]) -> Space:
+    def space(self, name: str, labels: Space | Iterable[Label], holds: Holds | None = None) -> Space:
         """A new space, with labels of its own or those of another space.
+
+        Args:
+            name: what messages and `edges()` call it.
+            labels: one for each direction.
+            holds: the author's word on what the space holds at a position: "one" label or none, "shares" of labels, or
+                "numbers". By default it follows from what writes the space. Heads that choose and tables need one
+                label, or shares that are declared. `verify` holds the circuit to it.
 
         Raises `ConfigError` for a name that is taken or no word, and for labels that `Space` does not take.
         """
+        if holds is not None:
+            check_choice(f"space {name!r}: holds", holds, get_args(Holds))
+        name = self._scoped(name)
         if name in self.spaces:
-            raise ConfigError(f"space {name!r} is declared twice")
+            other = "; give the scope another name" if self._scopes else ""
+            raise ConfigError(f"space {name!r} is declared twice{other}")
         space = Space(name, labels.labels, labels.states) if isinstance(labels, Space) else Space(name, tuple(labels))
         self.spaces[name] = space
+        if holds is not None:
+            self.holds[name] = holds
         return space
+
+    @known_keywords
+    def readout(self, name: str, labels: Space | Iterable[Label]) -> Space:
+        """A new space that is read at the end, beside `out`: a second kind of answer.
+
+        `interpret(text).predicted(name)`, `predict(text, readout=name)` and `verify(..., readout=name)` say what it
+        holds. It is also a way to look at a space that no part reads. Raises as `space` does.
+        """
+        space = self.space(name, labels)
+        self.readouts[space.name] = space
+        return space
+
+    @known_keywords
+    def vectors(self, name: str, size: int, over: tuple[Number, Number] | None = None) -> Space:
+        """A new space of numbers that no word writes: each text is given with vectors, [batch, pos, size].
+
+        `over` says between which numbers they lie. `interpret(text, {name: x})`, `model.embedded(text, {name: x})` and
+        `verify(..., vectors=)` take them. Raises as `space` does, and for a size below 1.
+        """
+        if not is_index(size) or size < 1:
+            raise ConfigError(f"vectors {name!r}: size = {describe(size)}; allowed: 1 or more")
+        low, high = (-float("inf"), float("inf")) if over is None else _stretch(f"vectors {name!r}", over)
+        space = self.space(name, range(size), holds="numbers")
+        self.inputs[space.name] = low, high
+        return space
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Names that are declared within get `name/` in front, so that one function can declare its parts twice.
+
+        Raises `ConfigError` for a name that is no word or contains "/".
+        """
+        if not isinstance(name, str) or not name or SCOPE in name:
+            raise ConfigError(f"a scope is called {describe(name)}; allowed: a word without {SCOPE!r}")
+        before = self._scopes
+        self._scopes = (*before, name)
+        try:
+            yield
+        finally:
+            self._scopes = before
 
     @known_keywords
     def embed(self, name: str, table: Mapping[str, Label | Sequence[Number]]) -> Space:
@@ -109,9 +200,11 @@ class Declaration:
         if vectors:
             size = len(next(iter(vectors.values())))
             space = self.space(name, Space(name, tuple(range(size)), tuple(dict.fromkeys(vectors.values()))))
+            name = space.name
         else:
             space = self.space(name, dict.fromkeys(label for label in table.values() if isinstance(label, str | int)))
             vectors = {word: _one_hot(space, label) for word, label in table.items() if isinstance(label, str | int)}
+            name = space.name
         rows = [vectors.get(word, (0.0,) * len(space)) for word in self.vocabulary.words]
         self.embeddings[name] = torch.tensor(rows, dtype=torch.float64)
         return space
@@ -123,10 +216,10 @@ class Declaration:
             raise ConfigError(f"{said}; allowed: finite numbers")
         return tuple(map(float, given))
 
-    @known_keywords
+    @placed
     def head(
         self,
-        layer: int,
+        layer: int | None,
         name: str,
         qk: Form | None = None,
         ov: Form | None = None,
@@ -136,118 +229,296 @@ class Declaration:
         recency: Number | None = None,
         sharp: Number | None = None,
         gap: Number | None = None,
+        attend: Attend = "hard",
     ) -> Head:
         """An attention head.
 
         Args:
-            layer: from 0 on; heads of one layer read the same stream.
+            layer: from 0 on, or None; heads of one layer read the same stream.
             name: what messages and `edges()` call it.
             qk: what makes a key a match; without it, all visible keys tie.
             ov: what is copied from the key that is attended to.
             sink: weight of the start of the text as a key, to which the head goes where nothing matches. By default
-                between no match and the smallest match (0 without `bos` or `qk`); with 0 there is none, and without a
-                match the head averages over what it sees. A head with a sink copies nothing from there (see `copy`).
+                between no match and the smallest match (0 without `bos` or `qk`, and for soft heads); with 0 there is
+                none, and without a match the head averages over what it sees. A head with a sink copies nothing from
+                there (see `copy`).
             ties: what to attend to where several keys match: their "mean", the "latest" or the "first".
             recency: how much the latest key is preferred to the first, for ties "latest" and "first"; below half the
                 gap, by default .4 of it.
-            sharp: factor on the scores; by default what `compile` needs for its error.
-            gap: by how much scores differ at least; by default computed from the form.
+            sharp: factor on the scores; by default what `compile` needs for its error, and 1 for a soft head.
+            gap: by how much scores differ at least; by default computed from the form. With it the head may also match
+                spaces that hold shares or numbers.
+            attend: "hard", to the best keys alone, or "soft", to all keys by the softmax of the scores times `sharp`,
+                for the interpreter as for the model. A soft head has neither ties, recency nor gap.
 
-        Raises `ConfigError` naming the head: an impossible layer, a name that is taken, a space of another circuit, a
-        sink without `bos`, a recency or gap out of range, a gap that is needed and not known.
+        Returns the head as declared; its layer is settled in `parts`. Raises `ConfigError` naming the head: an
+        impossible layer, a name that is taken, a space of another circuit, a sink without `bos`, a recency or gap out
+        of range, a gap that is needed and not known.
         """
-        where = f"head {name!r}"
-        self._check_place(where, layer, name)
+        name, where = self._new_name("head", layer, name)
         for what, form in (("qk", qk), ("ov", ov)):
             if form is not None and not isinstance(form, Form):
                 raise ConfigError(f"{where}: {what} = {describe(form)}; allowed: a form, as match and copy return")
         qk, ov = qk or Form(), ov or Form()
         for term in (*qk.terms, *ov.terms):
             self._check_space(where, term.rows, term.columns)
-        check_choice(f"{where}: ties", ties, get_args(Ties))
+        check_choice(f"{where}: attend", attend, get_args(Attend))
         for what, value in (("sharp", sharp), ("gap", gap)):
             if value is not None and not (is_finite(value) and value > 0):
                 raise ConfigError(f"{where}: {what} = {describe(value)}; allowed: a finite number above 0")
-        gap = None if gap is None else float(gap)
-        scores = possible_scores(qk)
-        all_alike = bool(qk.terms) and scores is not None and len(scores) == 1
-        gap_without_sink = gap or smallest_gap(scores) or (1.0 if all_alike else None)
-        preference = self._recency(where, ties, recency, gap_without_sink)
-        if sink is None:
-            rests = self.bos is not None and bool(qk.terms)
-            if rests and gap_without_sink is None:
-                raise ConfigError(f"{where}: its scores are too many to find their smallest gap, where the sink would "
-                                  "lie; declare gap= or sink=")  # fmt: skip
-            best, worst = (gap_without_sink or 0) - (preference if ties == "first" else 0), abs(preference)
-            sink = (best + (worst if ties == "latest" else 0)) / 2 if rests else 0.0
-        if not is_finite(sink) or sink < 0:
-            raise ConfigError(f"{where}: sink = {describe(sink)}; allowed: a finite number from 0 on")
-        margin = float("inf")
-        if sink:
-            if self.bos is None:
-                raise ConfigError(f"{where}: sink = {sink} needs the start of the text; give the circuit bos=")
-            margin = self._margin_of_sink(where, scores, float(sink), ties, preference)
-            qk, ov = qk + self._sink(float(sink)), parts.dropping(where, ov, {"tok": self.bos, "pos": 0})
-        sign = -1.0 if ties == "first" else 1.0
-        prefers = self._prefers_later(sign * preference) if ties != "mean" else Form()
-        smallest = gap or smallest_gap(possible_scores(qk)) or (1.0 if all_alike else None)
-        if ties != "mean" and self.n_ctx > 1:
-            smallest = min(preference / self.n_ctx, smallest or float("inf"), float("inf") if gap else margin)
-        head = Head(name, layer, qk, ov, ties, prefers, smallest, None if sharp is None else float(sharp), float(sink))
-        self.parts.append(head)
+        if attend == "soft":
+            head = soft_head(self, name, qk, ov, sink, sharp, ties=ties, recency=recency, gap=gap)
+        else:
+            head = hard_head(self, name, qk, ov, sink, ties, recency, sharp, gap)
+        self._add(head, layer, name)
         return head
 
-    @known_keywords
+    @placed
     def mlp(
-        self, layer: int, name: str, reads: Space | Sequence[Space], writes: Space | Sequence[Space], table: Table
+        self,
+        layer: int | None,
+        name: str,
+        reads: Space | Sequence[Space],
+        writes: Space | Sequence[Space],
+        table: Table,
+        otherwise: Label | tuple[Label, ...] | None = None,
+        overlaps: Literal["error", "sum"] = "error",
     ) -> None:
-        """A lookup table in the MLP of a layer: two neurons an entry.
+        """A lookup table in the MLP of a layer: one ramp an entry.
 
-        An entry fires where every space holds its label, and writes one label into each space of `writes`. The table is
-        a mapping from labels (a tuple where there are several spaces; `...` stands for any label), or a function of one
-        label a space which returns None for nothing. Raises `ConfigError` naming the table.
+        An entry fires where every space holds what its key says, and writes one label into each space of `writes`.
+
+        Args:
+            layer, name: as for `head`.
+            reads, writes: a space or several.
+            table: a mapping from labels (a tuple where there are several spaces; `...` stands for anything, None for an
+                empty space), or a function of one label a space which returns None for nothing.
+            otherwise: what is written where no entry fires.
+            overlaps: whether entries that can fire together are an "error", or meant to "sum".
+
+        Raises `ConfigError` naming the table: unknown labels, entries that overlap, a table without entries.
         """
         read = [reads] if isinstance(reads, Space | str) else list(reads)
         written = [writes] if isinstance(writes, Space | str) else list(writes)
-        where = f"mlp {name!r}"
-        self._check_place(where, layer, name)
+        name, where = self._new_name("mlp", layer, name)
         self._check_space(where, *read, *written)
-        self.parts.append(parts.lookup(name, layer, read, written, table))
+        check_choice(f"{where}: overlaps", overlaps, ("error", "sum"))
+        given = neurons.listed_table(where, read, written, table, otherwise, overlaps == "sum")
+        self._add(neurons.lookup(name, given, self.one["1"]), layer, name)
 
-    @known_keywords
+    @placed
     def bucket(
         self,
-        layer: int,
+        layer: int | None,
         name: str,
-        number: Space | Coordinate,
+        number: Space | Linear,
         writes: Space,
         values: Mapping[Any, Number],
-        gate: Space | Coordinate | None = None,
+        gate: Space | Coordinate | Sequence[Coordinate] | None = None,
     ) -> None:
         """A number as a one-hot label, in the MLP of a layer: the label of `writes` whose value is nearest.
 
         Args:
-            layer, name: as for `mlp`.
-            number: a coordinate, or a space with a single label.
+            layer, name: as for `head`.
+            number: a coordinate, a sum of coordinates, or a space with a single label.
             writes: where the label goes.
             values: the number that each label stands for; below the first and above the last, these are taken.
-            gate: nothing is written where this coordinate, or every coordinate of this space, is 0.
+            gate: nothing is written where this coordinate, or every coordinate of this space or list, is 0.
 
         Raises `ConfigError` naming the bucket: unknown labels, equal values, a space of several numbers.
         """
-        where = f"bucket {name!r}"
-        self._check_place(where, layer, name)
+        name, where = self._new_name("bucket", layer, name)
+        terms = self._number(where, number, "number")
         gate = self.one if gate is None else gate
-        for one in (number, writes, gate):
-            self._check_space(where, one.space if isinstance(one, Coordinate) else one)
-        if isinstance(number, Space) and len(number) != 1:
-            raise ConfigError(f"{where}: space {number.name!r} has {len(number)} numbers; say which, as in "
-                              f"{number.name}[{number.labels[0]!r}]")  # fmt: skip
-        number = number[number.labels[0]] if isinstance(number, Space) else number
-        gates = [gate[label] for label in gate.labels] if isinstance(gate, Space) else [gate]
-        self.parts.append(parts.bucket(name, layer, number, writes, values, gates))
+        gates = [gate[label] for label in gate.labels] if isinstance(gate, Space) else gate
+        gates = [gates] if isinstance(gates, Coordinate) else list(gates)
+        self._check_space(where, writes, *(one.space for one in gates))
+        self._add(neurons.bucket(where, terms, writes, values, gates), layer, name)
+
+    @placed
+    def function(
+        self,
+        layer: int | None,
+        name: str,
+        reads: Space | Linear,
+        writes: Space | Linear | Form,
+        f: Callable[[float], Number],
+        *,
+        knots: int | None = None,
+        error: Number | None = None,
+        over: tuple[Number, Number] | None = None,
+    ) -> Pieces:
+        """A function of a number, in the MLP of a layer: straight pieces between knots, constant outside of `over`.
+
+        Args:
+            layer, name: as for `head`.
+            reads: a coordinate, a sum of coordinates with factors, or a space with a single label.
+            writes: the same; or a form that copies from a space with one label, such as `copy(c.one, c.out, ...)`.
+            f: the function, of one number.
+            knots: how many; the error is then as small as they allow.
+            error: how far the pieces may lie from `f`; there are then as many knots as that needs. By default a
+                thousandth of the range of `f`.
+            over: where `f` is followed; by default where what has been declared so far lets the number lie.
+
+        Returns the pieces, with the error they reach. Raises `ConfigError` naming the function: a number without
+        bounds, a value that is no finite number, an error that the knots cannot reach.
+        """
+        name, where = self._new_name("function", layer, name)
+        number, written = self._number(where, reads), self._written(where, writes)
+        low, high = self._over(where, number, over)
+        given = pieces(where, f, low, high, knots, error)
+        ramps = neurons.pieced(number, given, written, 1.0, self.one["1"])
+        span = min(given.values), max(given.values)
+        given_number = (Reach(number, low, high),)
+        self._add(self._of_function(where, ramps, given_number, span, written, given.error), layer, name)
+        return given
+
+    @placed
+    def product(
+        self,
+        layer: int | None,
+        name: str,
+        a: Space | Linear,
+        b: Space | Linear,
+        writes: Space | Linear | Form,
+        *,
+        knots: int | None = None,
+        error: Number | None = None,
+        over: tuple[Number, Number] | None = None,
+    ) -> float:
+        """The product of two numbers, in the MLP of a layer: a b = (a + b)^2 / 4 - (a - b)^2 / 4.
+
+        Args:
+            layer, name, writes: as for `function`.
+            a, b: coordinates, sums of coordinates, or spaces with a single label.
+            knots: for each of the two squares.
+            error: how far the result may lie from the product.
+            over: where both numbers lie; by default what has been declared so far says it.
+
+        Returns the largest error. Raises `ConfigError` as `function` does.
+        """
+        name, where = self._new_name("product", layer, name)
+        first, second = self._number(where, a, "a"), self._number(where, b, "b")
+        written = self._written(where, writes)
+        (low, high), (other_low, other_high) = self._over(where, first, over), self._over(where, second, over)
+        corners = [x * y for x in (low, high) for y in (other_low, other_high)]
+        span = min(corners), max(corners)
+        wanted = max(span[1] - span[0], 1e-9) / 1000 if error is None and knots is None else error
+        minus = tuple((coordinate, -factor) for coordinate, factor in second)
+        ramps: list[Ramp] = []
+        reaches: list[Reach] = []
+        reached = 0.0
+        for number, bounds, sign in (
+            ((*first, *second), (low + other_low, high + other_high), 0.25),
+            ((*first, *minus), (low - other_high, high - other_low), -0.25),
+        ):  # a chord lies above its square, so that the errors of the two squares have opposite signs
+            square = pieces(where, lambda u: u * u, *bounds, knots, None if wanted is None else 4 * wanted)
+            ramps += neurons.pieced(number, square, written, sign, self.one["1"])
+            reaches.append(Reach(number, *bounds))
+            reached = max(reached, square.error / 4)
+        self._add(self._of_function(where, tuple(ramps), tuple(reaches), span, written, reached), layer, name)
+        return reached
+
+    @placed
+    def count(
+        self,
+        layer: int | None,
+        name: str,
+        qk: Form | None,
+        up_to: int,
+        gate: Space | Coordinate | Sequence[Coordinate] | None = None,
+    ) -> Space:
+        """How many visible keys match, as a label: a new space with the labels 0 to `up_to`.
+
+        A head spreads over the keys that match and over the start of the text, which so gets the share 1 / (n + 1); a
+        bucket turns the share into n. More than `up_to` count as `up_to`.
+
+        Args:
+            layer, name: as for `head`; the space has this name, too.
+            qk: what makes a key a match, all matches with the same score; without it, every key but the start counts.
+            up_to: the largest label.
+            gate: nothing is written where this coordinate, or every coordinate of this space or list, is 0; by default
+                at the start of the text.
+
+        Raises `ConfigError` naming the count: a circuit without `bos`, matches of different scores.
+        """
+        name, where = self._new_name("count", layer, name)
+        if self.bos is None:
+            raise ConfigError(f"{where}: counting needs the start of the text; give the circuit bos=")
+        if not is_index(up_to) or up_to < 1:
+            raise ConfigError(f"{where}: up_to = {describe(up_to)}; allowed: 1 or more")
+        words = [word for word in self.vocabulary.words if word != self.bos]
+        inner = name.removeprefix("".join(scope + SCOPE for scope in self._scopes))
+        qk = match(self.one, self.tok, {"1": words}) if qk is None else qk
+        if not isinstance(qk, Form):
+            raise ConfigError(f"{where}: qk = {describe(qk)}; allowed: a form, as match returns")
+        scores = possible_scores(qk, self.holds, self.n_ctx).values
+        if scores is None or not float(scores[-1]) > 0:
+            said = "its scores are not known" if scores is None else "no key scores above 0"
+            raise ConfigError(f"{where}: {said}; allowed: a match of labels")
+        share, counted = self.space(f"{inner}/share", ["of the start"]), self.space(inner, range(up_to + 1))
+        shares = copy(self.tok, share, {self.bos: "of the start"}, drop=())
+        self.head(layer, inner, qk=qk, ov=shares, sink=float(scores[-1]))
+        values = {n: 1 / (n + 1) for n in range(up_to + 1)}
+        gate = [self.tok[word] for word in words] if gate is None else gate
+        self.bucket(layer, f"{inner}/number", share, counted, values, gate=gate)
+        return counted
+
+    @known_keywords
+    def direct(self, form: Form) -> None:
+        """What the unembedding reads beside `out`: a path without a layer, from any space to words.
+
+        `copy(c.tok, c.out, log_probabilities)` is a bigram model. Raises `ConfigError` for a form that leads elsewhere
+        than to `out`.
+        """
+        if not isinstance(form, Form) or not form.terms:
+            raise ConfigError(f"direct: {describe(form)}; allowed: a form, as copy returns")
+        for term in form.terms:
+            self._check_space(f"direct: {term.name}", term.rows, term.columns)
+            if term.columns != self.out:
+                raise ConfigError(f"direct: {term.name} leads to {term.columns.name!r}; allowed: {self.out.name!r}")
+        self.directs.append(form)
+
+    @known_keywords
+    def number(self, logit: Coordinate, reads: Space | Linear) -> None:
+        """A logit that is a number: the unembedding reads it from a coordinate, a sum, or a space with one label.
+
+        `c.number(c.out["%"], mean["sum"])`; a reference gives {"%": .25}. Raises `ConfigError` for a logit that is no
+        coordinate of `out`.
+        """
+        if not isinstance(logit, Coordinate) or logit.space != self.out:
+            raise ConfigError(f"number: {describe(logit)}; allowed: a coordinate of {self.out.name!r}, such as "
+                              f"out[{self.out.labels[0]!r}]")  # fmt: skip
+        for coordinate, factor in self._number(f"number {logit}", reads):
+            read = coordinate.space
+            relation = torch.zeros(len(read), len(self.out), dtype=torch.float64)
+            relation[read.index(coordinate.label), self.out.index(logit.label)] = factor
+            self.directs.append(copy(read, self.out, relation, drop=()))
+
+    @staticmethod
+    def _of_function(
+        where: str,
+        ramps: tuple[Ramp, ...],
+        reach: tuple[Reach, ...],
+        span: tuple[float, float],
+        destinations: Terms,
+        error: float,
+    ) -> Neurons:
+        if not ramps:
+            raise ConfigError(f"{where}: it is 0 everywhere, and would write nothing")
+        return Neurons(where, UNSETTLED, ramps, reach=reach, span=span, destinations=destinations, error=error)
 
     # ------------------------------------------------------------------ what it says
+
+    @property
+    def parts(self) -> list[Part]:
+        """Heads and MLPs in order of declaration, with their layers.
+
+        Raises `ConfigError` if parts without a layer read one another in a circle.
+        """
+        if self._settled is None:
+            self._settled = settle(self._declared, tied_to=self.tok.name if self.out is self.tok else None)
+        return self._settled
 
     @property
     def heads(self) -> list[Head]:
@@ -289,13 +560,68 @@ class Declaration:
 
     # ------------------------------------------------------------------ the small print
 
-    def _check_place(self, where: str, layer: int, name: str) -> None:
-        if not is_index(layer) or layer < 0:
-            raise ConfigError(f"{where}: layer = {describe(layer)}; allowed: 0 or more")
+    def _scoped(self, name: str) -> str:
+        return SCOPE.join((*self._scopes, name)) if isinstance(name, str) and name else name
+
+    def _new_name(self, what: str, layer: int | None, name: str) -> tuple[str, str]:
+        """A part's whole name, and how messages call it: "head 'second/rank'"."""
+        name = self._scoped(name)
+        where = f"{what} {name!r}"
+        if layer is not None and (not is_index(layer) or layer < 0):
+            raise ConfigError(f"{where}: layer = {describe(layer)}; allowed: 0 or more, or None for the earliest")
         if not isinstance(name, str) or not name:
             raise ConfigError(f"{where}: the name is {name!r}; allowed: a word")
-        if name in (EMBED, POS_EMBED, UNEMBED) or any(part.name == name for part in self.parts):
-            raise ConfigError(f"{where}: the name is taken")
+        if name in (EMBED, POS_EMBED, UNEMBED) or any(part.name == name for part in self._declared):
+            other = "; give the scope another name" if self._scopes else ""
+            raise ConfigError(f"{where}: the name is taken{other}")
+        return name, where
+
+    def _add(self, part: Part, layer: int | None, name: str) -> None:
+        self._declared.append(replace(part, name=name, layer=UNSETTLED if layer is None else layer))
+        self._settled = None
+
+    def _number(self, where: str, number: Space | Linear, what: str = "reads") -> Terms:
+        """A number that is read, or a place that is written, as coordinates with factors."""
+        if isinstance(number, Space):
+            self._check_space(where, number)
+            if len(number) != 1:
+                raise ConfigError(f"{where}: space {number.name!r} has {len(number)} numbers; say which, as in "
+                                  f"{number.name}[{number.labels[0]!r}]")  # fmt: skip
+            number = number[number.labels[0]]
+        if not isinstance(number, Linear):
+            allowed = "a coordinate such as space['label'], a sum of such, or a space with one label"
+            raise ConfigError(f"{where}: {what} = {describe(number)}; allowed: {allowed}")
+        self._check_space(where, *(coordinate.space for coordinate, _ in number.terms))
+        return number.terms
+
+    def _written(self, where: str, writes: Space | Linear | Form) -> Terms:
+        """Where a number is written; a form from a space with one label says several places with factors."""
+        if not isinstance(writes, Form):
+            return self._number(where, writes, "writes")
+        terms: list[tuple[Coordinate, float]] = []
+        for term in writes.terms:
+            self._check_space(where, term.rows, term.columns)
+            if len(term.rows) != 1:
+                raise ConfigError(f"{where}: {term.name} copies from {len(term.rows)} labels, and here is one number; "
+                                  "copy from a space with one label, such as c.one")  # fmt: skip
+            factors = zip(term.columns.labels, term.weighted[0].tolist(), strict=True)
+            terms += [(term.columns[label], factor) for label, factor in factors if factor]
+        return tuple(terms)
+
+    def _over(self, where: str, number: Terms, over: tuple[Number, Number] | None) -> tuple[float, float]:
+        """Between what a number lies: as given, or as follows from what has been declared so far."""
+        if over is not None:
+            return _stretch(where, over)
+        from circuits.language.holdings import Holdings
+        from circuits.language.layout import Layout
+
+        low, high = Holdings(Layout(self, unfinished=True)).reach(number)
+        if not is_finite(low) or not is_finite(high):
+            raise ConfigError(f"{where}: what it reads is not bounded; say by over=(low, high) where it lies")
+        if low == high:
+            raise ConfigError(f"{where}: what it reads is always {low:g}, as nothing that was declared before writes "
+                              "it; declare what writes it first, or give over=(low, high)")  # fmt: skip
+        return low, high
 
     def _check_space(self, where: str, *spaces: Space) -> None:
         for space in spaces:
@@ -310,47 +636,14 @@ class Declaration:
         near = did_you_mean(given, written, said=written) if isinstance(given, str) else ""
         return f"this circuit has {listed(self.spaces)}{near}"
 
-    def _recency(self, where: str, ties: Ties, given: Number | None, gap: float | None) -> float:
-        if ties == "mean":
-            if given is not None:
-                raise ConfigError(f"{where}: recency = {given} contradicts ties = 'mean'")
-            return 0.0
-        if given is None and gap is None:
-            return 1.0  # nothing is matched, so that the latest key is all there is to prefer
-        recency = RECENCY * (gap or 0) if given is None else given
-        if not is_finite(recency) or recency <= 0 or (gap is not None and recency >= gap / 2):
-            below = f"below half the gap between scores, {(gap or 0) / 2:g}"
-            raise ConfigError(f"{where}: recency = {describe(recency)}; allowed: above 0, and {below}")
-        return float(recency)
-
-    def _margin_of_sink(
-        self, where: str, scores: Float[Tensor, "score"] | None, sink: float, ties: Ties, preference: float
-    ) -> float:
-        """By how much the sink keeps away from scores that recency moves. Raises `ConfigError` if it does not."""
-        if scores is None or ties == "mean":
-            return float("inf")
-        pull = -preference if ties == "first" else preference
-        margin = margin_of_sink(scores, sink, pull, self.n_ctx)
-        if margin <= 1e-9:
-            side = "above" if ties == "first" else "below"
-            of_that_side = scores[scores >= sink] if ties == "first" else scores[scores < sink]
-            nearest = float(of_that_side.min() if ties == "first" else of_that_side.max())
-            reach = preference * (self.n_ctx - 1) / self.n_ctx
-            raise ConfigError(
-                f"{where}: sink = {sink:g} is within reach of recency: a key that scores {nearest:g}, {side} the sink, "
-                f"gets {nearest + (reach if pull > 0 else -reach):g} by its place; allowed: a sink farther from it, or "
-                f"a recency below {abs(sink - nearest) * self.n_ctx / max(self.n_ctx - 1, 1):g}"
-            )
-        return margin
-
-    def _sink(self, weight: float) -> Form:
-        (term,) = match(self.one, self.tok, {"1": self.bos or ""}).terms
-        return Form((Term("sink", term.rows, term.columns, term.matrix, weight),))
-
-    def _prefers_later(self, weight: float) -> Form:
-        ramp = torch.arange(self.n_ctx, dtype=torch.float64)[None] / self.n_ctx
-        return Form((Term("recency", self.one, self.pos, ramp, weight),))
-
 
 def _one_hot(space: Space, label: Label) -> tuple[float, ...]:
     return tuple(float(one == label) for one in space.labels)
+
+
+def _stretch(where: str, over: tuple[Number, Number]) -> tuple[float, float]:
+    """Two finite numbers, the lower one first."""
+    pair = tuple(over) if isinstance(over, Sequence) else ()
+    if len(pair) != 2 or not all(map(is_finite, pair)) or not pair[0] < pair[1]:
+        raise ConfigError(f"{where}: over = {describe(over)}; allowed: two finite numbers, the lower one first")
+    return float(pair[0]), float(pair[1])

@@ -19,6 +19,7 @@ def edge_graph(layout: Layout) -> "MultiDiGraph":
 
     declaration, graph = layout.declaration, MultiDiGraph()
     nodes = component_names(declaration)
+    nodes |= dict.fromkeys(declaration.readouts, LOGITS)
     graph.add_node(EMBED, layer=-1, kind="embed", parts=())
     for part in declaration.parts:
         node = nodes[part.name]
@@ -31,7 +32,9 @@ def edge_graph(layout: Layout) -> "MultiDiGraph":
     for read in layout.reads():
         for write in (one for one in writes if one.time < read.time):
             reached = {
-                name for name, where in layout.slices.items() if (write.matrix[:, where] @ read.matrix[where]).any()
+                name
+                for name, block in read.blocks.items()
+                if name in write.blocks and (write.blocks[name] @ block).any()
             }
             if not reached:
                 continue

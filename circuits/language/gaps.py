@@ -1,20 +1,47 @@
 """Gaps: how far apart the scores of a form lie, which is what a sink, a recency and a sharpness must respect."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from circuits.language.forms import Form
+from circuits.language.space import Holds
 
 MANY = 20_000
 """The most different scores of a head among which the smallest gap is looked for."""
 
+Scores = Float[Tensor, "score"] | None
+"""All scores that are possible, ascending; None where they are not known."""
 
-def possible_scores(form: Form) -> Float[Tensor, "score"] | None:
-    """All scores that `form` can give, ascending; None if there are more than `MANY` combinations to look at.
 
-    Each space is assumed to hold one of its states, or nothing.
+@dataclass(frozen=True, eq=False)
+class Possible:
+    """The scores that a form can give.
+
+    Attributes:
+        values: all of them, ascending; None if they are too many, or not known.
+        gap: their smallest difference. 1 if all are the same; None if it is not known.
+        smallest: the smallest score above 0, where that is not the gap; None where it is, or is not known.
     """
+
+    values: Scores = None
+    gap: float | None = None
+    smallest: float | None = None
+
+
+def possible_scores(form: Form, holds: Mapping[str, Holds], n_ctx: int) -> Possible:
+    """The scores that `form` can give.
+
+    A space is assumed to hold one of its states, or nothing. A space of shares (`holds`) holds a label to a share of
+    k / m, with k and m up to `n_ctx`. Shares are known where a single term reads them, with one weight for all labels.
+    """
+    mixed = {space.name for term in form.terms for space in (term.rows, term.columns)
+             if holds.get(space.name) in ("shares", "numbers")}  # fmt: skip
+    if mixed:
+        return _of_shares(form, n_ctx) if all(holds[name] == "shares" for name in mixed) else Possible()
     blocks: dict[tuple[str, str], Tensor] = {}
     for term in form.terms:
         values = term.weighted
@@ -28,14 +55,23 @@ def possible_scores(form: Form) -> Float[Tensor, "score"] | None:
     for block in blocks.values():
         values = torch.cat([block.flatten(), torch.zeros(1, dtype=torch.float64)]).mul(1e9).round().unique() / 1e9
         if len(values) * len(sums) > MANY:
-            return None
+            return Possible()
         sums = (sums[:, None] + values).mul(1e9).round().unique() / 1e9
-    return sums
+    if len(sums) < 2:
+        return Possible(sums, 1.0 if form.terms else None)
+    return Possible(sums, float(sums.diff().min()))
 
 
-def smallest_gap(scores: Float[Tensor, "score"] | None) -> float | None:
-    """The smallest difference between two scores; None if they are not known, or there is only one."""
-    return None if scores is None or len(scores) < 2 else float(scores.diff().min())
+def _of_shares(form: Form, n_ctx: int) -> Possible:
+    """Two shares k / m and l / n differ by 1 / (n_ctx (n_ctx - 1)) at least, and a share is at least 1 / n_ctx."""
+    own = [term for term in form.terms if term.name != "sink"]
+    weights = torch.cat([term.weighted.flatten() for term in own]).abs().unique()
+    weights = weights[weights > 0]
+    if len(own) != 1 or len(weights) != 1:
+        return Possible()
+    weight = float(weights[0])
+    with_sink = weight / (2 * n_ctx) if len(own) < len(form.terms) else weight
+    return Possible(None, min(weight / max(n_ctx * (n_ctx - 1), 1), with_sink), weight / n_ctx)
 
 
 def margin_of_sink(scores: Float[Tensor, "score"], sink: float, preference: float, n_ctx: int) -> float:

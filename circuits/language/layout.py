@@ -1,10 +1,11 @@
-"""Layout: a circuit's spaces side by side, and its declarations as matrices between them.
+"""Layout: a circuit's spaces side by side, and its declarations as blocks between them.
 
-Coordinates are labels here, one after the other in float64. The interpreter runs on these matrices as they are; the
-compiler maps them into the residual stream of a model.
+Coordinates are labels here, one after the other in float64. The interpreter runs on these blocks as they are; the
+compiler maps them into the residual stream of a model. A block stands between two spaces, or between a space and what
+reads or writes it, so that nothing here is as large as all spaces together, squared.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,13 @@ from torch import Tensor
 
 from circuits.language.declaration import Declaration
 from circuits.language.forms import Form
-from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, Head, Neurons, Part
+from circuits.language.layers import read_spaces, written_spaces
+from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, Head, Neurons, Part, Terms
 from circuits.language.space import Coordinate, Space
 from interp.errors import ConfigError
+
+Blocks = dict[tuple[str, str], Float[Tensor, "rows columns"]]
+"""The blocks of a form, by the names of the spaces that they relate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,16 +28,16 @@ class Read:
     """One way in which something reads the stream.
 
     Attributes:
-        reader: name of a part, or "unembed".
+        reader: name of a part, "unembed", or of a readout.
         kind: "Q", "K", "V", "mlp" or "out".
         time: when it reads. It sees all that was written at an earlier time.
-        matrix: what it reads, by coordinate.
+        blocks: what it reads of each space, [labels, read].
     """
 
     reader: str
     kind: str
     time: float
-    matrix: Float[Tensor, "size read"]
+    blocks: dict[str, Float[Tensor, "labels read"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,34 +47,37 @@ class Write:
     Attributes:
         writer: name of a part, "embed" or "pos_embed".
         time: when it writes.
-        matrix: what it writes, by coordinate.
-        smallest: the least share of a write that can arrive: 1 / n_ctx for a head that averages, else 1.
+        blocks: what it writes into each space, [written, labels].
     """
 
     writer: str
     time: float
-    matrix: Float[Tensor, "written size"]
-    smallest: float = 1.0
+    blocks: dict[str, Float[Tensor, "written labels"]]
 
 
 class Layout:
     """The spaces that a circuit uses (and those in `also`): tokens, declared ones, positions, the constant, outputs.
 
     Attributes:
+        spaces: the spaces, in order.
         slices: where each space lies.
         size: how many coordinates there are.
-        embedding, positions: what tokens and positions write, [d_vocab, size] and [n_ctx, size].
-        unembedding: which coordinates are logits, [size, d_vocab].
+        unembedding: what the unembedding reads of each space, [labels, d_vocab].
 
-    Raises `ConfigError` for a space that is read and that nothing earlier writes.
+    Raises `ConfigError` for a space that is read and that nothing earlier writes, unless the declaration is
+    `unfinished`.
     """
 
-    def __init__(self, declaration: Declaration, also: Iterable[Space] = ()):
+    def __init__(self, declaration: Declaration, also: Iterable[Space] = (), unfinished: bool = False):
         self.declaration = declaration
+        self._unfinished = unfinished
         tok, pos, one, out = declaration.tok, declaration.pos, declaration.one, declaration.out
-        used = {out.name, *(space.name for space in also)} | {
-            name for part in declaration.parts for name in _spaces_of(part)
-        }
+        read_at_the_end = {term.rows.name for form in declaration.directs for term in form.terms}
+        used = {*(space.name for space in also), *read_at_the_end, *declaration.readouts, *declaration.inputs}
+        for part in declaration.parts:
+            used |= read_spaces(part) | written_spaces(part)
+        if not used or not (declaration.readouts or read_at_the_end) or self._written(out):
+            used.add(out.name)
         last = [pos, one] + ([] if out is tok else [out])
         order = [space for space in declaration.spaces.values() if space not in last] + last
         self.spaces = [space for space in order if space.name in used]
@@ -78,93 +86,109 @@ class Layout:
         for space in self.spaces:
             self.slices[space.name] = slice(self.size, self.size + len(space))
             self.size += len(space)
-        self.embedding = self._table(declaration.embeddings, len(tok))
-        self.positions = self._table({pos.name: torch.eye(len(pos), dtype=torch.float64)}, len(pos))
-        self.unembedding = torch.zeros(self.size, len(tok), dtype=torch.float64)
-        self.unembedding[self.slices[out.name]] = torch.eye(len(tok), dtype=torch.float64)
-        self._check()
+        self.unembedding = self._unembedding()
+        if not unfinished:
+            self._check()
 
-    def _table(self, blocks: dict[str, Tensor], n_rows: int) -> Float[Tensor, "rows size"]:
-        table = torch.zeros(n_rows, self.size, dtype=torch.float64)
-        for name, block in blocks.items():
-            if name in self.slices:
-                table[:, self.slices[name]] = block
-        return table
+    def _written(self, space: Space) -> bool:
+        return any(space.name in written_spaces(part) for part in self.declaration.parts)
 
-    def matrix(self, form: Form) -> Float[Tensor, "size size"]:
-        """A form as one matrix."""
-        whole = torch.zeros(self.size, self.size, dtype=torch.float64)
+    def _unembedding(self) -> dict[str, Float[Tensor, "labels d_vocab"]]:
+        read: dict[str, Tensor] = {}
+        out = self.declaration.out
+        if out.name in self.slices:
+            read[out.name] = torch.eye(len(out), dtype=torch.float64)
+        for form in self.declaration.directs:
+            for term in form.terms:
+                before = read.get(term.rows.name)
+                read[term.rows.name] = term.weighted if before is None else before + term.weighted
+        return read
+
+    def blocks(self, form: Form) -> Blocks:
+        """A form as blocks: for each pair of spaces that it relates, the sum of its terms."""
+        blocks: Blocks = {}
         for term in form.terms:
-            whole[self.slices[term.rows.name], self.slices[term.columns.name]] += term.weighted
-        return whole
+            place = term.rows.name, term.columns.name
+            blocks[place] = blocks[place] + term.weighted if place in blocks else term.weighted
+        return blocks
 
-    def vectors(self, sums: Iterable[Sequence[tuple[Coordinate, float]]]) -> Float[Tensor, "sums size"]:
-        """Sums of coordinates as rows."""
-        rows = []
-        for one in sums:
-            row = torch.zeros(self.size, dtype=torch.float64)
-            for coordinate, factor in one:
-                row[self.slices[coordinate.space.name].start + coordinate.space.index(coordinate.label)] += factor
-            rows.append(row)
-        return torch.stack(rows)
+    def place(self, coordinate: Coordinate) -> int:
+        """Where a coordinate lies."""
+        return self.slices[coordinate.space.name].start + coordinate.space.index(coordinate.label)
+
+    def embedding(self, name: str) -> Float[Tensor, "d_vocab labels"] | None:
+        """What each word writes into a space; None for a space that no word writes."""
+        return self.declaration.embeddings.get(name)
+
+    def embedded(self, tokens: Tensor) -> Float[Tensor, "*batch pos size"]:
+        """The stream before the first layer, without vectors that the user gives."""
+        x = torch.zeros(*tokens.shape, self.size, dtype=torch.float64)
+        for name, where in self.slices.items():
+            if (table := self.embedding(name)) is not None:
+                x[..., where] = table[tokens]
+        if (where := self.slices.get(self.declaration.pos.name)) is not None:
+            x[..., where] = torch.eye(self.declaration.n_ctx, dtype=torch.float64)[: tokens.shape[-1]]
+        return x
 
     def reads(self) -> Iterator[Read]:
         """Every way in which the stream is read, in order."""
         for part in self.declaration.parts:
             if isinstance(part, Head):
-                scores = self.matrix(part.scores)
-                yield Read(part.name, "Q", time_of(part), scores)
-                yield Read(part.name, "K", time_of(part), scores.T)
-                yield Read(part.name, "V", time_of(part), self.matrix(part.ov))
+                scores = self.blocks(part.scores)
+                yield Read(part.name, "Q", time_of(part), _by_space(scores, 0))
+                keys = {(columns, rows): block.T for (rows, columns), block in scores.items()}
+                yield Read(part.name, "K", time_of(part), _by_space(keys, 0))
+                yield Read(part.name, "V", time_of(part), _by_space(self.blocks(part.ov), 0))
             else:
-                yield Read(part.name, "mlp", time_of(part), self.vectors(ramp.reads for ramp in part.ramps).T)
-        yield Read(UNEMBED, "out", float("inf"), self.unembedding)
+                reads = _distinct((ramp.reads for ramp in part.ramps), self.slices)
+                yield Read(part.name, "mlp", time_of(part), {name: block.T for name, block in reads.items()})
+        if self.unembedding:
+            yield Read(UNEMBED, "out", float("inf"), self.unembedding)
+        for name, space in self.declaration.readouts.items():
+            yield Read(name, "out", float("inf"), {name: torch.eye(len(space), dtype=torch.float64)})
 
     def writes(self) -> Iterator[Write]:
         """Everything that writes to the stream, in order of declaration."""
-        yield Write(EMBED, -1.0, self.embedding)
-        yield Write(POS_EMBED, -1.0, self.positions)
+        embedded = {name: table for name in self.slices if (table := self.embedding(name)) is not None}
+        for name in self.declaration.inputs:
+            embedded[name] = torch.eye(len(self.declaration.spaces[name]), dtype=torch.float64)
+        yield Write(EMBED, -1.0, embedded)
+        pos = self.declaration.pos.name
+        yield Write(
+            POS_EMBED,
+            -1.0,
+            {pos: torch.eye(self.declaration.n_ctx, dtype=torch.float64)} if pos in self.slices else {},
+        )
         for part in self.declaration.parts:
             if isinstance(part, Head):
-                share = 1 / self.declaration.n_ctx if part.ties == "mean" else 1.0
-                yield Write(part.name, time_of(part), self.matrix(part.ov), share)
+                yield Write(part.name, time_of(part), _by_space(self.blocks(part.ov), 1))
             else:
-                yield Write(part.name, time_of(part), self.vectors(ramp.writes for ramp in part.ramps))
+                writes = _distinct((ramp.writes for ramp in part.ramps), self.slices)
+                yield Write(part.name, time_of(part), writes)
 
     def _check(self) -> None:
         """Raise `ConfigError` unless every space that is read is written by something earlier."""
         writes, times = list(self.writes()), {part.name: part.layer for part in self.declaration.parts}
         for read in self.reads():
-            for space in self.spaces:
-                where = self.slices[space.name]
-                if not read.matrix[where].any():
+            for name, block in read.blocks.items():
+                if not block.any():
                     continue
-                writers = [write for write in writes if write.matrix[:, where].any()]
+                writers = [write for write in writes if name in write.blocks and write.blocks[name].any()]
                 if any(write.time < read.time for write in writers):
                     continue
                 place = (
-                    "the unembedding" if read.reader == UNEMBED else f"{read.reader!r} in layer {times[read.reader]}"
+                    f"{read.reader!r} in layer {times[read.reader]}"
+                    if read.reader in times
+                    else ("the unembedding" if read.reader == UNEMBED else f"the readout {read.reader!r}")
                 )
                 if not writers:
-                    raise ConfigError(f"{place} reads space {space.name!r}, which nothing writes")
+                    raise ConfigError(f"{place} reads space {name!r}, which nothing writes")
                 first = min(writers, key=lambda write: write.time)
                 raise ConfigError(
-                    f"{place} reads space {space.name!r}, which is first written by {first.writer!r} in layer "
+                    f"{place} reads space {name!r}, which is first written by {first.writer!r} in layer "
                     f"{times[first.writer]}; it can be read by heads of later layers, and by MLPs from "
                     f"layer {int(first.time + 0.5)} on"
                 )
-
-    def nothing_below(self) -> float:
-        """The threshold below which all logits mean "nothing to predict".
-
-        It is half of the smallest logit that a part can write when no other part writes.
-        """
-        out, smallest = self.slices[self.declaration.out.name], float("inf")
-        for write in self.writes():
-            written = write.matrix[:, out].abs()
-            if written.any():
-                smallest = min(smallest, float(written[written > 0].min()) * write.smallest)
-        return smallest / 2
 
 
 def time_of(part: Part) -> float:
@@ -172,8 +196,30 @@ def time_of(part: Part) -> float:
     return part.layer + (0.5 if isinstance(part, Neurons) else 0.0)
 
 
-def _spaces_of(part: Part) -> set[str]:
-    if isinstance(part, Head):
-        terms = (*part.scores.terms, *part.ov.terms)
-        return {space.name for term in terms for space in (term.rows, term.columns)}
-    return {one.space.name for ramp in part.ramps for one, _ in (*ramp.reads, *ramp.writes)}
+def _by_space(blocks: Blocks, axis: int) -> dict[str, Tensor]:
+    """Blocks put together by the space of their rows (axis 0) or of their columns (axis 1)."""
+    together: dict[str, list[Tensor]] = {}
+    for place, block in blocks.items():
+        together.setdefault(place[axis], []).append(block)
+    return {name: torch.cat(ones, dim=1 - axis) for name, ones in together.items()}
+
+
+def _distinct(sums: Iterable[Terms], slices: dict[str, slice]) -> dict[str, Float[Tensor, "distinct labels"]]:
+    """The different rows of factors that sums of coordinates have in each space."""
+    rows: dict[str, dict[tuple[tuple[int, float], ...], None]] = {}
+    for terms in sums:
+        inside: dict[str, dict[int, float]] = {}
+        for coordinate, factor in terms:
+            row = inside.setdefault(coordinate.space.name, {})
+            place = coordinate.space.index(coordinate.label)
+            row[place] = row.get(place, 0.0) + factor
+        for name, row in inside.items():
+            rows.setdefault(name, {})[tuple(row.items())] = None
+    blocks: dict[str, Tensor] = {}
+    for name, different in rows.items():
+        block = torch.zeros(len(different), slices[name].stop - slices[name].start, dtype=torch.float64)
+        for i, row in enumerate(different):
+            for place, factor in row:
+                block[i, place] = factor
+        blocks[name] = block
+    return blocks

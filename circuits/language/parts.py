@@ -1,29 +1,32 @@
-"""What a circuit is made of: attention heads, and MLP neurons that look things up.
+"""Parts: what a circuit is made of, attention heads and MLP neurons.
 
 Neurons come as *ramps*: `clamp((u - low) / (high - low), 0, 1)`, which is two ReLUs, of a number u read from the
-stream. A ramp snaps: whatever lies below `low` counts as 0, whatever lies above `high` as 1, so that the small errors
-which a softmax leaves are erased, not passed on.
+stream. The ramps of tables and buckets snap: whatever lies below `low` counts as 0, whatever lies above `high` as 1, so
+that the small errors which a softmax leaves are erased, not passed on. Those of functions are straight pieces.
 """
 
-import itertools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any, Literal
 
-from circuits.language.forms import NOTHING, Form, Term
-from circuits.language.space import Coordinate, Label, Number, Space, is_finite
-from interp.errors import ConfigError, describe
+from circuits.language.forms import NOTHING, Form
+from circuits.language.space import Coordinate, Label, Space
 
 EMBED, POS_EMBED, UNEMBED = "embed", "pos_embed", "unembed"
 """The names of what writes first and of what reads last; a part cannot have them."""
 
-MANY = 10**6
-"""The most combinations of labels that a table which is a function is asked for."""
+UNSETTLED = -1
+"""The layer of a part before it is settled."""
+
+Terms = tuple[tuple[Coordinate, float], ...]
+"""Coordinates with their factors: a number that is read, or what is written."""
 
 Ties = Literal["mean", "latest", "first"]
 """Which of several equally good keys a head attends to."""
+
+Attend = Literal["hard", "soft"]
+"""Whether a head chooses the best keys, or weighs all keys by a softmax of the scores that are declared."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,17 @@ class Head:
     """An attention head.
 
     Attributes:
-        name, layer: as declared.
+        name, layer: as declared; the layer is settled by `Declaration.parts` where none was given.
         qk: what is matched, the sink included.
         ov: what is copied.
         ties: what happens when several keys score the same.
         recency: for ties "latest" and "first", a term that prefers later (earlier) keys by less than any two scores
             differ; for "mean" empty.
         gap: how much the best key's score exceeds the next one's, at least, before sharpening; None if unknown.
-        sharp: the factor on all scores, or None: the compiler's choice.
+        sharp: the factor on all scores, or None: the compiler's choice. A soft head always has one.
         sink: weight of the sink, 0 for none.
+        attend: "hard" or "soft".
+        trusted: whether its gap is the author's word, so that it may match spaces that hold shares or numbers.
     """
 
     name: str
@@ -51,6 +56,8 @@ class Head:
     gap: float | None = None
     sharp: float | None = None
     sink: float = 0.0
+    attend: Attend = "hard"
+    trusted: bool = False
 
     @property
     def scores(self) -> Form:
@@ -66,21 +73,88 @@ class Ramp:
         reads: coordinates with their factors.
         low, high: where it begins to rise, and where it is 1.
         writes: what it adds to the stream where it is 1.
+        snaps: whether u is never meant to lie between `low` and `high`, so that the ramp is a step. The others are
+            pieces of a function.
     """
 
-    reads: tuple[tuple[Coordinate, float], ...]
+    reads: Terms
     low: float
     high: float
-    writes: tuple[tuple[Coordinate, float], ...]
+    writes: Terms
+    snaps: bool = True
+
+
+@dataclass(frozen=True)
+class Reach:
+    """A number that neurons read, and where they take it to lie.
+
+    Attributes:
+        number: coordinates with their factors.
+        low, high: it lies between these, both included.
+    """
+
+    number: Terms
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a table.
+
+    Attributes:
+        key: for each space that is read a label, `...` for anything, or None for nothing.
+        labels: what is written, one label for each space.
+    """
+
+    key: tuple[Label | EllipsisType | None, ...]
+    labels: tuple[Label, ...]
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A table as it was declared.
+
+    Attributes:
+        reads, writes: the spaces.
+        entries: what is written for which labels.
+        otherwise: what is written where no entry fires; empty for nothing.
+        summed: whether several entries may fire together, and add up.
+        listed: whether the entries were listed one by one, and not given by a function.
+    """
+
+    reads: tuple[Space, ...]
+    writes: tuple[Space, ...]
+    entries: tuple[Entry, ...]
+    otherwise: tuple[Label, ...] = ()
+    summed: bool = False
+    listed: bool = True
 
 
 @dataclass(frozen=True)
 class Neurons:
-    """A group of an MLP's neurons, declared by `Circuit.mlp` or `Circuit.bucket`."""
+    """A group of an MLP's neurons, declared by `Circuit.mlp`, `bucket`, `function` or `product`.
+
+    Attributes:
+        name, layer: as for a head.
+        ramps: what the neurons compute.
+        table: the table, for neurons that look labels up.
+        gate: for a bucket, the coordinates of which one must be 1.
+        reach: where the numbers that it reads must lie.
+        span: for a function, the lowest and the highest of its values.
+        destinations: for a function, where its value is written, with factors.
+        error: for a function, the largest distance of its pieces from it.
+    """
 
     name: str
     layer: int
     ramps: tuple[Ramp, ...]
+    table: Lookup | None = None
+    gate: tuple[Coordinate, ...] = ()
+    reach: tuple[Reach, ...] = ()
+    span: tuple[float, float] | None = None
+    destinations: Terms = ()
+    error: float = 0.0
 
     def __repr__(self) -> str:
         return f"Neurons({self.name!r}, layer={self.layer}, {len(self.ramps)} ramps)"
@@ -90,103 +164,5 @@ Part = Head | Neurons
 """Anything that reads the stream and writes to it."""
 
 Table = Mapping[Any, Label | tuple[Label, ...]] | Callable[..., Label | tuple[Label, ...] | None]
-"""What to write for which labels: a mapping (from tuples where there are several spaces; `...` for any label), or a
-function of one label a space that returns None for nothing."""
-
-
-def lookup(name: str, layer: int, reads: Sequence[Space], writes: Sequence[Space], table: Table) -> Neurons:
-    """One ramp an entry: 2 [relu(u - 1/4) - relu(u - 3/4)] on u = (sum of the k selected coordinates) - (k - 1)."""
-    ramps, where = [], f"mlp {name!r}"
-    for key, value in _entries(where, reads, table):
-        read = [space[label] for space, label in zip(reads, key, strict=True) if label is not ...]
-        labels = value if isinstance(value, tuple) else (value,)
-        if not read or len(labels) != len(writes):
-            raise ConfigError(f"{where}: entry {key} -> {labels} needs a label to read, and one for each of the "
-                              f"{len(writes)} spaces it writes")  # fmt: skip
-        for space, label in zip(writes, labels, strict=True):
-            space.index(label, f"{where}, entry {key}")
-        written = tuple((space[label], 1.0) for space, label in zip(writes, labels, strict=True))
-        ramps.append(Ramp(tuple((one, 1.0) for one in read), len(read) - 0.75, len(read) - 0.25, written))
-    if not ramps:
-        raise ConfigError(f"{where}: the table has no entries")
-    return Neurons(name, layer, tuple(ramps))
-
-
-def _entries(
-    where: str, reads: Sequence[Space], table: Table
-) -> Iterator[tuple[tuple[Label | EllipsisType, ...], Label | tuple[Label, ...]]]:
-    if isinstance(table, Mapping):
-        for given, value in table.items():
-            key = given if isinstance(given, tuple) else (given,)
-            if len(key) != len(reads):
-                raise ConfigError(f"{where}: entry {key} does not have one label for each of {len(reads)} spaces")
-            for space, label in zip(reads, key, strict=True):
-                if not isinstance(label, EllipsisType):
-                    space.index(label, f"{where}, entry {key}")
-            yield key, value
-    elif not callable(table):
-        raise ConfigError(f"{where}: the table is {describe(table)}; allowed: a mapping, or a function of labels")
-    elif (n_keys := math.prod(map(len, reads))) > MANY:
-        raise ConfigError(f"{where}: the table is a function of {n_keys:,} combinations of labels; allowed: {MANY:,}; "
-                          "give a mapping with the entries that write something")  # fmt: skip
-    else:
-        for key in itertools.product(*(space.labels for space in reads)):
-            if (value := table(*key)) is not None:
-                yield key, value
-
-
-def bucket(
-    name: str,
-    layer: int,
-    number: Coordinate,
-    writes: Space,
-    values: Mapping[Any, Number],
-    gate: Sequence[Coordinate],
-) -> Neurons:
-    """Neurons that write the label whose value is nearest to a number, and only where a coordinate of `gate` is 1.
-
-    One ramp writes the lowest label. Each pair of neighbouring values has a ramp, a quarter of their distance to either
-    side of the middle between them; it adds the upper label and subtracts the lower one. Where the gate is 0, every
-    ramp stays below its beginning: its `low` is raised by more than the number can be, and the gate makes good for it.
-    """
-    where = f"bucket {name!r}"
-    if not isinstance(values, Mapping) or not values:
-        raise ConfigError(f"{where}: no values; allowed: a mapping from labels to numbers")
-    for label, value in values.items():
-        if not is_finite(value):
-            raise ConfigError(f"{where}: the value of {label!r} is {describe(value)}; allowed: a finite number")
-    order = sorted(values, key=lambda label: values[label])
-    for label in order:
-        writes.index(label, where)
-    for one, other in itertools.pairwise(order):
-        if values[one] == values[other]:
-            raise ConfigError(f"{where}: {one!r} and {other!r} have the same value, {values[one]}")
-    push = 2.0 * max(1.0, *(abs(value) for value in values.values()))
-    ramps = [Ramp(tuple((one, 1.0) for one in gate), 0.25, 0.75, ((writes[order[0]], 1.0),))]
-    for one, other in itertools.pairwise(order):
-        middle, quarter = (values[one] + values[other]) / 2 + push, (values[other] - values[one]) / 4
-        reads = ((number, 1.0), *((coordinate, push) for coordinate in gate))
-        written = ((writes[other], 1.0), (writes[one], -1.0))
-        ramps.append(Ramp(reads, middle - quarter, middle + quarter, written))
-    return Neurons(name, layer, tuple(ramps))
-
-
-def dropping(where: str, form: Form, bos_places: Mapping[str, Label]) -> Form:
-    """A form that copies nothing from the start of the text, for a head with a sink. Terms with `drop=` stay.
-
-    Raises `ConfigError`, whose message begins with `where`, for a term that copies nothing else.
-    """
-
-    def kept(term: Term) -> Term:
-        place = bos_places.get(term.rows.name)
-        if place is None or not term.drops_bos:
-            return term
-        left = term.without(place)
-        if term.matrix.any() and not left.matrix.any():
-            raise ConfigError(
-                f"{where}: {term.name} copies nothing but {place!r}, the start of the text, which a head with a sink "
-                "drops; say copy(..., drop=()) to copy it"
-            )
-        return left
-
-    return Form(tuple(map(kept, form.terms)))
+"""What to write for which labels: a mapping (from tuples where there are several spaces; `...` for anything, None for
+nothing), or a function of one label a space that returns None for nothing."""

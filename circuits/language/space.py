@@ -1,8 +1,10 @@
 """Space: a named part of the residual stream, with one direction for each thing it can say."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 from interp.errors import ConfigError, describe, did_you_mean
 from interp.indices import is_index
@@ -12,6 +14,10 @@ Label = str | int
 
 Number = int | float
 """A real number: an integer, or a float."""
+
+Holds = Literal["one", "shares", "numbers"]
+"""What a space holds at a position: one of its labels (or states) or nothing; shares of labels, which are 0 or more and
+sum to 1 or less; or any numbers."""
 
 
 def is_finite(value: object) -> bool:
@@ -47,12 +53,13 @@ class Space:
             raise ConfigError(f"a space is called {describe(self.name)}; allowed: a word")
         if not self.labels:
             raise ConfigError(f"space {self.name!r} has no labels")
+        seen: dict[Label, int] = {}
         for place, label in enumerate(self.labels):
             if not isinstance(label, str) and not is_index(label):
                 raise ConfigError(
                     f"space {self.name!r}: label {describe(label)} at place {place}; allowed: words and integers"
                 )
-            if (first := self.labels.index(label)) != place:
+            if (first := seen.setdefault(label, place)) != place:
                 raise ConfigError(f"space {self.name!r}: label {label!r} stands at places {first} and {place}")
         for state in self.states:
             if len(state) != len(self.labels):
@@ -66,11 +73,15 @@ class Space:
 
         Raises `ConfigError` with the nearest label; its message begins with `where`, which says who asked.
         """
-        if label not in self.labels:
+        if not isinstance(label, Hashable) or label not in self._places:
             near = did_you_mean(str(label), map(str, self.labels), said={str(one): repr(one) for one in self.labels})
             message = f"space {self.name!r} has no label {describe(label)}; it has {listed(self.labels)}{near}"
             raise ConfigError(f"{where}: {message}" if where else message)
-        return self.labels.index(label)
+        return self._places[label]
+
+    @cached_property
+    def _places(self) -> dict[Label, int]:
+        return {label: place for place, label in enumerate(self.labels)}
 
     def __getitem__(self, label: Label) -> "Coordinate":
         self.index(label)
@@ -83,15 +94,61 @@ class Space:
         return f"Space({self.name!r}, {listed(self.labels)})"
 
 
+class Linear:
+    """What can be added and scaled: a coordinate, or a sum of coordinates."""
+
+    @property
+    def terms(self) -> tuple[tuple["Coordinate", float], ...]:
+        """Coordinates with their factors."""
+        raise NotImplementedError
+
+    def __add__(self, other: "Linear") -> "Sum":
+        return Sum(self.terms + other.terms) if isinstance(other, Linear) else NotImplemented
+
+    def __mul__(self, factor: Number) -> "Sum":
+        if not is_finite(factor):
+            raise ConfigError(f"{describe(factor)} * {self}; allowed: a finite number")
+        return Sum(tuple((coordinate, float(factor) * weight) for coordinate, weight in self.terms))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Sum":
+        return -1.0 * self
+
+    def __sub__(self, other: "Linear") -> "Sum":
+        return self + -other if isinstance(other, Linear) else NotImplemented
+
+
 @dataclass(frozen=True)
-class Coordinate:
-    """One direction of a space, read as a number."""
+class Coordinate(Linear):
+    """One direction of a space, read as a number. `a["x"] + 2 * b["y"]` is a `Sum`."""
 
     space: Space
     label: Label
 
+    @property
+    def terms(self) -> tuple[tuple["Coordinate", float], ...]:
+        """The coordinate itself, with factor 1."""
+        return ((self, 1.0),)
+
     def __repr__(self) -> str:
         return f"{self.space.name}[{self.label!r}]"
+
+
+@dataclass(frozen=True)
+class Sum(Linear):
+    """A sum of coordinates with factors: a number that is read, or where a number is written."""
+
+    summands: tuple[tuple[Coordinate, float], ...]
+
+    @property
+    def terms(self) -> tuple[tuple[Coordinate, float], ...]:
+        """Coordinates with their factors."""
+        return self.summands
+
+    def __repr__(self) -> str:
+        said = " + ".join(repr(one) if factor == 1 else f"{factor:g} * {one}" for one, factor in self.terms)
+        return said.replace("+ -", "- ") or "0"
 
 
 def listed(labels: Iterable[Label]) -> str:

@@ -4,23 +4,27 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable
-from typing import TypedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.compiler import compile_circuit
+from circuits.compiler import CompiledTransformer, compile_circuit
 from circuits.language import (
     Declaration,
+    Head,
     Interpretation,
     Interpreter,
+    Label,
     Layout,
     Number,
+    checked_readout,
     decode,
     in_words,
     is_finite,
+    key_as_written,
     listed,
 )
 from circuits.verify.answers import Reference, interpreted_answers, reference_answers
@@ -33,6 +37,12 @@ from interp.keywords import known_keywords
 from interp.model import HookedTransformer
 from interp.progress import progress_bar
 from interp.text import Vocabulary
+
+SAID = 8
+"""The most broken promises that a report says."""
+
+RESTS = 1 - 1e-6
+"""A head rests where the start of the text has this much of its attention, or more."""
 
 
 class VerifyOptions(TypedDict, total=False):
@@ -47,6 +57,8 @@ class VerifyOptions(TypedDict, total=False):
     batch_size: int
     progress: bool
     title: str
+    readout: str | None
+    vectors: Callable[[str], Mapping[str, Any]] | None
 
 
 @known_keywords
@@ -64,6 +76,8 @@ def verify(
     batch_size: int = 4096,
     progress: bool = True,
     title: str = "verifying",
+    readout: str | None = None,
+    vectors: Callable[[str], Mapping[str, Any]] | None = None,
 ) -> Report:
     """Run every input through the model and the interpreter, and compare both with the reference.
 
@@ -76,10 +90,13 @@ def verify(
         sample: run so many of the inputs, drawn at random without replacement. The report says of how many.
         seed: of the sample.
         limit: the most inputs that are run. By default a million, or as many as take an hour.
-        tolerance: how far logits may be from those that the reference gives.
+        tolerance: how far logits may be from those that the reference gives, and logits and patterns of the model from
+            the interpreter's; see `Report`.
         batch_size: texts a run.
         progress: show a progress bar, on standard error where that is a terminal.
         title: what the progress bar is called.
+        readout: compare what this readout says, instead of the words that are predicted; answers are its labels.
+        vectors: gives the vectors of a text, [pos, size], by space, for a circuit that reads some.
 
     Raises `ConfigError` for more inputs than the limit, which names the time that they would take and the ways out; for
     options that contradict each other, no inputs at all, a model of other sizes, or a reference that answers for
@@ -104,8 +121,12 @@ def verify(
     model = compile_circuit(circuit) if model is None else model
     _check_model(circuit, model)
 
+    if vectors is not None and not callable(vectors):
+        raise ConfigError(f"vectors = {describe(vectors)}; allowed: a function from a text to its vectors, by space")
+    ends = _Ends(circuit, model, readout, vectors)
+
     def new_check() -> _Check:
-        return _Check(circuit, model, reference, float(tolerance))
+        return _Check(circuit, model, reference, float(tolerance), ends)
 
     n_wanted = given.count if given.count is None or sample is None else min(sample, given.count)
     if n_wanted is None or n_wanted > most:
@@ -140,28 +161,80 @@ def _check_model(circuit: Declaration, model: HookedTransformer) -> None:
         raise ConfigError(f"the model's words are {listed(words)}, the circuit's {listed(circuit.vocabulary.words)}")
 
 
+class _Ends:
+    """What is compared, and what is given beside words.
+
+    Raises `ConfigError` for a readout that the circuit does not have, for vectors that are missing or not asked for,
+    and for a plain model that is asked for either.
+    """
+
+    def __init__(
+        self,
+        circuit: Declaration,
+        model: HookedTransformer,
+        readout: str | None,
+        vectors: Callable[[str], Mapping[str, Any]] | None,
+    ):
+        self.model, self.readout, self._vectors = model, readout, vectors
+        self.labels: tuple[Label, ...] = circuit.vocabulary.words
+        if readout is not None:
+            self.labels = checked_readout(Layout(circuit), readout).labels
+        if (vectors is None) != (not circuit.inputs):
+            takes = f"reads vectors {listed(circuit.inputs)}" if circuit.inputs else "reads no vectors"
+            raise ConfigError(f"the circuit {takes}, and vectors = {describe(vectors)}")
+        if (readout is not None or vectors is not None) and not isinstance(model, CompiledTransformer):
+            raise ConfigError("readouts and vectors need a model as `compile` returns it; a saved one is a plain model")
+
+    def vectors_of(self, texts: list[str]) -> dict[str, Tensor] | None:
+        """The vectors of texts of one length, [batch, pos, size]."""
+        if self._vectors is None:
+            return None
+        each = [self._vectors(text) for text in texts]
+        return {name: torch.stack([torch.as_tensor(one[name]).double() for one in each]) for name in each[0]}
+
+    def read(self, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos labels"]:
+        """What the readout says of the end of the stream."""
+        assert isinstance(self.model, CompiledTransformer) and self.readout is not None
+        return self.model.ln_final(stream) @ self.model.ends.readouts[self.readout].to(stream)
+
+
 class _Check:
     """The check so far: it takes batch after batch, and makes the report."""
 
-    def __init__(self, circuit: Declaration, model: HookedTransformer, reference: Reference | None, tolerance: float):
-        self.circuit, self.model, self.reference, self.tolerance = circuit, model, reference, tolerance
+    def __init__(
+        self,
+        circuit: Declaration,
+        model: HookedTransformer,
+        reference: Reference | None,
+        tolerance: float,
+        ends: "_Ends",
+    ):
+        self.circuit, self.model, self.reference, self.tolerance, self.ends = circuit, model, reference, tolerance, ends
         self.interpreter = Interpreter(Layout(circuit))
         layers = {head.layer: [one.name for one in circuit.heads if one.layer == head.layer] for head in circuit.heads}
         self.heads = {name: (layer, index) for layer, names in layers.items() for index, name in enumerate(names)}
-        self.nothing_below = self.interpreter.nothing_below
+        self.labels = ends.labels
+        self.nothing_below = self.interpreter.thresholds[ends.readout or circuit.out.name]
         self.n_batches = self.n_inputs = self.n_positions = self.n_right = self.n_symbolic = 0
-        self.logit_error, self.worst = 0.0, None
+        self.logit_error, self.largest, self.worst = 0.0, 1.0, None
+        self.broken: dict[str, None] = {}
+        self.fired: dict[str, Tensor] = {}
+        self.woke: set[str] = set()
         self.pattern_errors = dict.fromkeys(self.heads, 0.0)
-        self.ids = {word: i for i, word in enumerate(circuit.vocabulary.words)}
+        self.words = {word: i for i, word in enumerate(circuit.vocabulary.words)}
+        self.ids: dict[Label, int] = {label: i for i, label in enumerate(self.labels)}
 
     def add(self, texts: list[str], split: list[list[str]]) -> float:
         """Run texts of one length, given as they are and in words. Returns the seconds that it took."""
         start = time.perf_counter()
-        tokens = self.circuit.tokens(torch.tensor([[self.ids[word] for word in words] for words in split]))
-        symbolic = self.interpreter.run(tokens)
-        logits = self._run(tokens, symbolic)
+        tokens = self.circuit.tokens(torch.tensor([[self.words[word] for word in words] for words in split]))
+        vectors = self.ends.vectors_of(texts)
+        symbolic = self.interpreter.run(tokens, vectors)
+        logits = self._run(tokens, vectors, symbolic)
+        wanted = symbolic.logits if self.ends.readout is None else symbolic.space(self.ends.readout)
+        self._note(symbolic)
         if self.reference is None:
-            answers = interpreted_answers(symbolic, self.nothing_below)
+            answers = interpreted_answers(wanted, self.nothing_below, self.labels)
         else:
             answers = reference_answers(self.reference, texts, tokens.shape[1], self.ids)
         margins = answers.margins(logits, self.nothing_below, self.tolerance)
@@ -169,11 +242,12 @@ class _Check:
         self.n_inputs += len(texts)
         self.n_positions += tokens.numel()
         self.n_right += int((margins > 0).sum())
-        self.n_symbolic += int((answers.margins(symbolic.logits, self.nothing_below, self.tolerance) > 0).sum())
-        self.logit_error = max(self.logit_error, _largest(logits - symbolic.logits))
+        self.n_symbolic += int((answers.margins(wanted, self.nothing_below, self.tolerance) > 0).sum())
+        self.logit_error = max(self.logit_error, _largest(logits - wanted))
+        self.largest = max(self.largest, _largest(wanted))
         row, position = divmod(int(margins.argmin()), tokens.shape[1])
         if self.worst is None or float(margins[row, position]) < self.worst.margin:
-            said = in_words(decode(logits[row : row + 1], self.nothing_below), self.circuit.vocabulary.words)
+            said = in_words(decode(logits[row : row + 1], self.nothing_below), self.labels)
             expected = answers.given[row][position]
             self.worst = Worst(texts[row], position, float(margins[row, position]), said[0][position], expected)
         return time.perf_counter() - start
@@ -183,19 +257,53 @@ class _Check:
         times = [self.add(*batch) / len(batch[0]) for batch in batches(self.circuit, texts, size)]
         return sum(times[1:] or times) / len(times[1:] or times)
 
+    def _note(self, symbolic: Interpretation) -> None:
+        """Keep what the inputs break, which entries fire, and which heads look elsewhere than at the start."""
+        self.broken.update(dict.fromkeys(symbolic.broken[: max(0, SAID - len(self.broken))]))
+        for name, fired in symbolic.fired.items():
+            self.fired[name] = fired | self.fired.get(name, torch.zeros_like(fired))
+        self.woke.update(name for name, pattern in symbolic.patterns.items() if bool((pattern[:, 1:, 0] < RESTS).any()))
+
+    def _dead(self) -> list[str]:
+        """What never happened, in sentences."""
+        said: list[str] = []
+        for part in self.circuit.parts:
+            if isinstance(part, Head):
+                if part.sink and part.name not in self.woke:
+                    said.append(f"head {part.name!r} never looks elsewhere than at the start")
+            elif part.table is not None and (silent := (~self.fired[part.name]).nonzero()[:, 0].tolist()):
+                entries = part.table.entries
+                one = key_as_written(entries[silent[0]].key)
+                said.append(f"mlp {part.name!r}: {len(silent)} of {len(entries)} entries never fire, such as {one}")
+        return said
+
     @torch.no_grad()
-    def _run(self, tokens: Int[Tensor, "batch pos"], symbolic: Interpretation) -> Float[Tensor, "batch pos d_vocab"]:
-        """The model's logits; its patterns are compared on the way."""
+    def _run(
+        self, tokens: Int[Tensor, "batch pos"], vectors: dict[str, Tensor] | None, symbolic: Interpretation
+    ) -> Float[Tensor, "batch pos labels"]:
+        """The model's logits, or what its readout says; its patterns are compared on the way."""
         tokens = tokens.to(self.model.W_E.device)
-        if not self.heads:
-            return self.model(tokens).double().cpu()
+        first: Tensor = tokens
+        start = 0 if isinstance(self.model, CompiledTransformer) and vectors else None
+        if isinstance(self.model, CompiledTransformer) and vectors:
+            first = self.model.embedded(tokens, vectors)
         patterns = [("pattern", layer) for layer in {layer for layer, _ in self.heads.values()}]
-        logits, cache = self.model.run_with_cache(tokens, names_filter=patterns)
+        end = [("resid_post", self.model.cfg.n_layers - 1)] if self.ends.readout is not None else []
+        if not patterns and not end:
+            return self.model(first, start_at_layer=start).double().cpu()
+        logits, cache = self.model.run_with_cache(first, names_filter=[*patterns, *end], start_at_layer=start)
+        if self.ends.readout is not None:
+            logits = self.ends.read(cache["resid_post", self.model.cfg.n_layers - 1])
         for name, (layer, index) in self.heads.items():
             pattern = cache["pattern", layer][:, index].double().cpu()
             error = _largest(pattern - symbolic.patterns[name])
             self.pattern_errors[name] = max(self.pattern_errors[name], error)
         return logits.double().cpu()
+
+    @property
+    def _allowed(self) -> float:
+        lost = self.model.report.error if isinstance(self.model, CompiledTransformer) else 0.0
+        return self.tolerance + lost
 
     def report(self, sampled_from: int | None) -> Report:
         """All batches together. Raises `ConfigError` if nothing was run."""
@@ -210,6 +318,10 @@ class _Check:
             worst=self.worst,
             logit_error=self.logit_error,
             pattern_errors=self.pattern_errors,
+            logit_tolerance=self._allowed * self.largest,
+            pattern_tolerance=self._allowed,
+            broken=tuple(self.broken),
+            dead=tuple(self._dead()),
             sampled_from=sampled_from,
         )
 

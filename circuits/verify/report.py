@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from circuits.language import shortened
+from circuits.language import Label, cut, shortened
 from circuits.verify.limits import amount
 
 
@@ -21,7 +21,7 @@ class Worst:
     text: str
     position: int
     margin: float
-    predicted: str | None
+    predicted: Label | None
     expected: Any
 
     def __repr__(self) -> str:
@@ -44,6 +44,10 @@ class Report:
         worst: the position with that margin.
         logit_error: the largest difference between the model's logits and the interpreter's.
         pattern_errors: for each head, the largest difference between the model's pattern and the interpreter's.
+        logit_tolerance, pattern_tolerance: how large these two may be: what `verify` was given, and the share of
+            attention that the model was compiled to lose. For logits it is in units of the largest one, if above 1.
+        broken: what inputs do that the declaration excludes, in sentences that name it.
+        dead: what never happened on these inputs: entries that did not fire, heads that only rested. It is not wrong.
         sampled_from: how many inputs there are, where only a random sample of them was run; None where all were.
     """
 
@@ -55,6 +59,10 @@ class Report:
     worst: Worst | None
     logit_error: float
     pattern_errors: dict[str, float]
+    logit_tolerance: float
+    pattern_tolerance: float
+    broken: tuple[str, ...] = ()
+    dead: tuple[str, ...] = ()
     sampled_from: int | None = None
 
     @property
@@ -74,8 +82,13 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether model and interpreter are right everywhere."""
-        return self.n_right == self.n_symbolic == self.n_positions
+        """Whether model and interpreter are right everywhere, and agree in logits and in patterns.
+
+        No input may do what the declaration excludes.
+        """
+        right = self.n_right == self.n_symbolic == self.n_positions
+        close = self.logit_error <= self.logit_tolerance and self.pattern_error <= self.pattern_tolerance
+        return right and close and not self.broken
 
     def __repr__(self) -> str:
         inputs = f"all {self.n_inputs:,} inputs" if self.n_inputs > 1 else "one input"
@@ -94,7 +107,14 @@ class Report:
                 f"  right        model {self.n_right:,}, interpreter {self.n_symbolic:,}",
                 f"  margin       {margin}",
                 f"               {answers}".rstrip(),
-                f"  logits       within {self.logit_error:.2g} of the interpreter's",
-                f"  patterns     within {self.pattern_error:.2g} of the interpreter's{largest}",
+                f"  logits       within {self.logit_error:.2g} of the interpreter's"
+                + (f", not {self.logit_tolerance:.2g}" if self.logit_error > self.logit_tolerance else ""),
+                f"  patterns     within {self.pattern_error:.2g} of the interpreter's{largest}"
+                + (f", not {self.pattern_tolerance:.2g}" if self.pattern_error > self.pattern_tolerance else ""),
+                *(
+                    f"  {what:12} {cut(one, 104)}"
+                    for what, ones in (("broken", self.broken), ("dead", self.dead))
+                    for one in ones
+                ),
             )
         )

@@ -14,6 +14,8 @@ from test_language import induction
 
 from circuits import Circuit, copy, match, shift
 from circuits.compiler import CODES, OneHot, PositionCode, Rotary, Sinusoidal, position_code
+from circuits.compiler.trial import trial_texts
+from circuits.gallery import entry
 from circuits.language import Ties
 from interp import ConfigError, HookedTransformer, RankError
 
@@ -277,12 +279,62 @@ def test_a_sharpness_that_float32_cannot_hold_is_an_error_that_names_the_head():
         previous_token(2000).compile(positions="quadratic")
 
 
-def test_large_scores_in_float32_are_a_warning():
+def test_large_scores_in_float32_are_a_warning_where_a_trial_finds_nothing_wrong():
+    c = previous_token(100)
     with pytest.warns(UserWarning, match=r"head 'previous': scores reach 1.45e\+05 in torch.float32"):
-        previous_token(100).compile(positions="quadratic")
+        model = c.compile(positions="quadratic")
+    assert c.verify(model=model, sample=100, progress=False).ok
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        previous_token(100).compile(positions="quadratic", dtype=torch.float64)
+        c.compile(positions="quadratic", dtype=torch.float64)
+
+
+def test_scores_that_float32_resolves_and_still_gets_wrong_are_an_error_that_names_the_head():
+    message = (
+        r"head 'previous': in torch.float32 its pattern is off by 0?\.\d+ at position \d+ .*predicts '[!ab]' instead "
+        "of '[!ab]' .*; use dtype=torch.float64, a position code with smaller scores, or a lower sharp="
+    )
+    with pytest.raises(ConfigError, match=message):
+        previous_token(200).compile(positions="quadratic")
+    assert previous_token(200).compile(positions="quadratic", dtype=torch.float64)
+
+
+@pytest.mark.filterwarnings("ignore:head .*weights of its pattern are exact to")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_a_model_is_right_or_refused(dtype: torch.dtype):
+    refused = set()
+    for name in ("dyck1", "count", "histogram_bidirectional", "induction", "ioi", "sort", "reverse", "virtual_head"):
+        one = entry(name)
+        circuit = one.build()
+        inputs = list(one.inputs())
+        for rotate in (None, 0):
+            try:
+                model = circuit.compile(dtype=dtype, error=1e-2, rotate=rotate)
+            except ConfigError as error:
+                assert any(repr(part.name) in str(error) for part in circuit.parts) and str(dtype) in str(error)
+                refused.add(name)
+            else:
+                assert circuit.verify(inputs[:: 1 + len(inputs) // 300], model=model, progress=False).ok
+    assert refused == (
+        {"count", "histogram_bidirectional", "induction", "reverse", "sort"} if dtype == torch.bfloat16 else set()
+    )
+
+
+def test_what_an_mlp_gets_wrong_in_half_precision_is_an_error_that_names_it():
+    with pytest.raises(ConfigError, match=r"mlp 'count': in torch.bfloat16 what it writes is off by 1 .*'0' and '4'"):
+        entry("count").build().compile(dtype=torch.bfloat16, error=1e-2)
+
+
+def test_a_trial_has_every_word_and_every_position():
+    for direction in ("causal", "bidirectional"):
+        c = Circuit([f"w{i}" for i in range(300)], 7, bos="w0", attention_dir=direction)
+        texts = trial_texts(c, 100)
+        assert set(torch.cat([one.flatten() for one in texts]).tolist()) == set(range(300))
+        lengths = [one.shape[1] for one in texts]
+        assert lengths == ([7] if direction == "causal" else [1, 2, 3, 4, 5, 6, 7])
+        for one in texts:
+            assert torch.equal(c.tokens(one), one)
+            assert (one[:, 0] == 0).all() and not (one[:, 1:] == 0).any()
 
 
 def test_the_latest_match_gets_all_but_the_error():
@@ -347,8 +399,11 @@ def test_neurons_snap_what_they_read():
     _, cache = model.run_with_cache("!ab")
     assert 0.01 < float(1 - cache["resid_mid", 0][0, 1:, c.layout().slices["kind"]].amax(-1).max()) < 0.25
     report = c.verify(model=model, length=2, progress=False)
-    assert report.ok
+    assert (
+        report.accuracy == report.symbolic_accuracy == 1 and not report.ok
+    )  # the head is not as sharp as it should be
     assert report.logit_error < 1e-6 < 1e-2 < report.pattern_error
+    assert c.verify(model=model, length=2, tolerance=0.25, progress=False).ok
 
 
 @given(u=st.floats(-3, 4), k=st.integers(1, 3))
@@ -482,6 +537,8 @@ def test_every_combination_of_options_does_what_the_interpreter_says_or_is_refus
     try:
         model = c.compile(**options)
     except ConfigError as error:  # a code may be unable to tell a far shift from the sink
+        if c.tok is c.out and "mlp 'more' looks up space 'tok', which may hold more than one label" in str(error):
+            return
         assert options["positions"] != "onehot" and f"the position code {options['positions']!r}" in str(error)
         return
     report = c.verify(model=model, progress=False)

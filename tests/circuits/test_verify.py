@@ -148,7 +148,7 @@ def test_texts_of_several_lengths_are_verified_in_their_order():
         ({"inputs": []}, "there are no inputs"),
         ({"inputs": ["!ab"], "reference": lambda text: [None]}, "answers for 1 positions of '!ab', which has 3"),
         ({"inputs": ["!ab"], "reference": lambda text: None}, "answers '!ab' with None; allowed: a list"),
-        ({"inputs": ["!ab"], "reference": lambda text: [None, 3, None]}, "answers 3 at position 1 of '!ab'"),
+        ({"inputs": ["!ab"], "reference": lambda text: [None, 3, None]}, "predicts 3 at position 1 of '!ab'"),
         (
             {"inputs": ["!ab"], "model": entry("virtual_head").build().compile()},
             "the model has 6 words, the circuit 4",

@@ -191,7 +191,7 @@ def test_of_two_edges_that_stand_in_for_each_other_it_sees_one_and_the_order_say
     circuit = two_heads_that_stand_in_for_each_other()
     model, texts = circuit.compile(), ["!abacb", "!cacba"]
     either = {"L0H0 -> L1H0.k", "L0H1 -> L1H0.k"}
-    declared = {edge["name"] for *_, edge in circuit.edges().edges(data=True)}
+    declared = {edge["name"] for *_, edge in model.edges().edges(data=True)}
     assert either < declared
     found = {
         order: set(acdc(model, Zero(), texts, KLDivergence(pos=None), threshold=1e-3, order=order).names)

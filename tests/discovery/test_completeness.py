@@ -32,7 +32,7 @@ def with_backup() -> tuple[HookedTransformer, Subgraph]:
         c.head(0, name, qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, previous), sink=0, sharp=100)
     c.head(1, "induction", qk=match(c.tok, previous), ov=2 * copy(c.tok, c.out), sink=0, sharp=100)
     model = c.compile()
-    return model, Subgraph.of_names(model, {edge["name"] for *_, edge in c.edges().edges(data=True)})
+    return model, Subgraph.of_names(model, {edge["name"] for *_, edge in model.edges().edges(data=True)})
 
 
 def small() -> tuple[HookedTransformer, Tensor, Tensor]:

@@ -1,0 +1,165 @@
+"""The model that comes out: an ordinary transformer that knows its circuit, its graph, and what the compiler chose."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from circuits.compiler.edges import Plan, compiled_edges
+from circuits.language import Declaration, Layout, checked_readout, checked_vectors, decode, in_words, shortened
+from interp.model import HookedTransformer, head_label
+from interp.text import Ids, Text, is_single
+
+if TYPE_CHECKING:
+    from networkx import MultiDiGraph
+
+SHOWN = 12
+"""The most heads that the repr of a report shows."""
+
+
+@dataclass(frozen=True)
+class HeadReport:
+    """What the compiler made of a head.
+
+    Attributes:
+        layer, index: its place in the model.
+        sharp: the factor on its scores.
+        largest_score: what they reach, or a bound on it.
+        qk_rank, ov_rank: dimensions of the head that its circuits use, beside those that rotary positions turn.
+    """
+
+    layer: int
+    index: int
+    sharp: float
+    largest_score: float
+    qk_rank: int
+    ov_rank: int
+
+
+@dataclass(frozen=True, repr=False)
+class CompileReport:
+    """What the compiler chose.
+
+    Attributes:
+        heads: what was made of each head, by name.
+        n_coordinates: the size of the stream that the circuit needs, before norm, rotation or compression.
+        interference: the largest overlap of two coordinates; 0 unless compressed. `verify` measures what it costs.
+        nothing_below: for each word, the logit below which it is not predicted.
+        error: share of attention that may go astray, as `compile` was told.
+    """
+
+    heads: dict[str, HeadReport]
+    n_coordinates: int
+    interference: float
+    nothing_below: tuple[float, ...]
+    error: float
+
+    def __repr__(self) -> str:
+        lines = [
+            f"CompileReport: {self.n_coordinates} coordinates, interference {self.interference:.2g}, "
+            f"nothing below {min(self.nothing_below):.3g}"
+        ]
+        for name, head in list(self.heads.items())[:SHOWN]:
+            scores = f"sharp {head.sharp:.3g}, scores up to {head.largest_score:.3g}"
+            ranks = f"rank {head.qk_rank} (QK), {head.ov_rank} (OV)"
+            lines.append(f"  {head_label(head.layer, head.index):7}{shortened(name, 24):25}{scores}, {ranks}")
+        return "\n".join(lines + [f"  ... and {len(self.heads) - SHOWN} more heads"] * (len(self.heads) > SHOWN))
+
+
+@dataclass(frozen=True, eq=False)
+class Ends:
+    """What a circuit reads and writes at the ends of the model, beside words.
+
+    Attributes:
+        readouts: for each readout, the directions that it reads after the final norm.
+        thresholds: for each readout, what its numbers must reach to be predicted.
+        vectors: for each space of vectors, the directions that they are written to.
+    """
+
+    readouts: dict[str, Float[Tensor, "d_model labels"]]
+    thresholds: dict[str, Float[Tensor, "labels"]]
+    vectors: dict[str, Float[Tensor, "labels d_model"]]
+
+
+class CompiledTransformer(HookedTransformer):
+    """A `HookedTransformer` that knows which circuit it was compiled from. Saved, it is a plain checkpoint.
+
+    Attributes:
+        circuit: the declaration.
+        report: what the compiler chose.
+        plan: everything before it became weights.
+        ends: readouts and vectors, which a plain model does not have.
+    """
+
+    circuit: Declaration
+    report: CompileReport
+    plan: Plan
+    ends: Ends
+
+    @property
+    def nodes(self) -> dict[str, str]:
+        """Where each declared part is: the component, such as "L1H3" or "L2.mlp", by the name of the part.
+
+        "embed" and "pos_embed" are both the component "embed", and "unembed" is "logits".
+        """
+        return self.plan.nodes
+
+    def edges(self) -> "MultiDiGraph":
+        """Which component feeds which: the exact graph of what was compiled.
+
+        It is spelled as `Circuit.edges` spells the graph of the declaration, which it differs from where a position
+        code writes in a way of its own (rotary positions are no vectors; a quadratic code uses the constant), where the
+        heads of a layer came to lie in another order or layer, and where tables share neurons. There is an edge where
+        the product of the weights that write and of those that read is not zero. In a compressed model everything
+        overlaps a little; the graph is that of the model before it was compressed.
+        """
+        return compiled_edges(self.plan)
+
+    @torch.no_grad()
+    def predict(
+        self, text: Text | Ids, readout: str | None = None, vectors: Mapping[str, Tensor] | None = None
+    ) -> list[Any]:
+        """For each position a word, or None where there is nothing to predict; a list of such lists for several texts.
+
+        With a readout, what that says instead. Several texts have equally many words. Raises `TokenError` as
+        `Circuit.tokens` does, and as `embedded` and `readout` do.
+        """
+        stream = self.embedded(text, vectors)
+        if readout is not None:
+            labels, thresholds = checked_readout(Layout(self.circuit), readout).labels, self.ends.thresholds[readout]
+            said = in_words(decode(self.readout(stream, readout).double().cpu(), thresholds), labels)
+        else:
+            logits = self(stream, start_at_layer=0)
+            assert isinstance(logits, Tensor)
+            thresholds = torch.tensor(self.report.nothing_below, dtype=torch.float64)
+            said = in_words(decode(logits.double().cpu(), thresholds), self.circuit.vocabulary.words)
+        return said[0] if is_single(text) else said
+
+    def embedded(
+        self, text: Text | Ids, vectors: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The stream before the first layer, with vectors ([batch, pos, size], by space) added.
+
+        `model(stream, start_at_layer=0)` runs it, as `run_with_cache` and every analysis that takes a start do. Raises
+        `TokenError` as `Circuit.tokens` does, `ConfigError` and `ShapeError` as `Circuit.interpret` does.
+        """
+        tokens = self.circuit.tokens(text)
+        given = checked_vectors(self.circuit, tokens, vectors)
+        stream = self(tokens.to(self.W_E.device), stop_at_layer=0)
+        assert isinstance(stream, Tensor)
+        for name, value in given.items():
+            stream = stream + (value @ self.ends.vectors[name]).to(stream)
+        return stream
+
+    def readout(self, stream: Float[Tensor, "batch pos d_model"], readout: str) -> Float[Tensor, "batch pos labels"]:
+        """What a readout says of texts that `embedded` gives, as numbers, from the end of the stream.
+
+        Raises `ConfigError`, with the nearest name, for a readout that the circuit does not have.
+        """
+        checked_readout(Layout(self.circuit), readout)
+        end = self(stream, start_at_layer=0, stop_at_layer=self.cfg.n_layers) if self.cfg.n_layers else stream
+        assert isinstance(end, Tensor)
+        return self.ln_final(end) @ self.ends.readouts[readout].to(end)

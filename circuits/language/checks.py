@@ -1,0 +1,118 @@
+"""Checks: what a declaration promises and cannot keep, and what in it does nothing."""
+
+from collections.abc import Iterator
+
+from circuits.language.holdings import Held, Holdings, describe_writers
+from circuits.language.layers import read_spaces, written_spaces
+from circuits.language.layout import Layout, time_of
+from circuits.language.neurons import key_as_written
+from circuits.language.parts import Head, Neurons, Part
+from circuits.language.space import Space, listed
+from interp.errors import ConfigError
+
+WAYS = (
+    "let the head that writes it attend to one key (ties='latest' or 'first'), or, if texts never make it so, declare "
+    "the space with holds='one'"
+)
+
+
+def check_sound(holdings: Holdings) -> None:
+    """Raise `ConfigError`, naming the reader, if a head that chooses or a table may read more than one label.
+
+    Also if a bucket may read a number so large that its gate does not keep it shut.
+    """
+    for part in holdings.declaration.parts:
+        if isinstance(part, Head):
+            _check_head(part, holdings)
+        else:
+            _check_neurons(part, holdings)
+
+
+def _check_head(head: Head, holdings: Holdings) -> None:
+    if head.attend == "soft" or head.trusted:
+        return
+    for space in {space.name: space for term in head.qk.terms for space in (term.rows, term.columns)}.values():
+        held = holdings.at(space, time_of(head))
+        if held.kind == "one" or (held.kind == "shares" and holdings.declaration.holds.get(space.name) == "shares"):
+            continue
+        raise ConfigError(
+            f"head {head.name!r} matches space {space.name!r}, which may hold {_amount(held)}: {held.why}; {WAYS}, "
+            "with holds='shares', or give the head gap="
+        )
+
+
+def _check_neurons(part: Neurons, holdings: Holdings) -> None:
+    time = time_of(part)
+    reads = part.table.reads if part.table is not None else tuple({one.space: None for one in part.gate})
+    for space in reads:
+        held = holdings.at(space, time)
+        if held.kind != "one":
+            does = "looks up" if part.table is not None else "has its gate in"
+            what = "mlp" if part.table is not None else "bucket"
+            raise ConfigError(
+                f"{what} {part.name!r} {does} space {space.name!r}, which may hold {_amount(held)}: {held.why}; {WAYS}"
+            )
+    always_open = {one.space.name for one in part.gate} == {holdings.declaration.one.name}
+    for reach in part.reach if part.gate and not always_open else ():
+        highest = holdings.reach(reach.number, time)[1]
+        if highest >= reach.high:
+            raise ConfigError(
+                f"bucket {part.name!r}: the number it reads may be {highest:g}, and its gate keeps it shut below "
+                f"{reach.high:g} only; scale the number, or give values that reach as far"
+            )
+
+
+def _amount(held: Held) -> str:
+    return "shares of several labels" if held.kind == "shares" else "more than one label, or numbers"
+
+
+def check_alive(layout: Layout) -> None:
+    """Raise `ConfigError`, naming it, for what was declared and does nothing.
+
+    That is a space that nothing writes or reads, a part whose writing nobody reads, and an entry of a table that can
+    never fire.
+    """
+    c = layout.declaration
+    own = {c.tok.name, c.pos.name, c.one.name, c.out.name}
+    read_at_the_end = {*layout.unembedding, *c.readouts}
+    for name, space in c.spaces.items():
+        if name not in own and name not in read_at_the_end and not any(name in read_spaces(part) for part in c.parts):
+            by = [part.name for part in c.parts if name in written_spaces(part)]
+            writers = f", though {describe_writers(by, c.parts)} writes it" if by else ""
+            ways = "leave it out, or declare it with c.readout if it is an answer"
+            raise ConfigError(f"space {space.name!r} is read by nothing{writers}; {ways}")
+    for part in c.parts:
+        _check_read_later(part, layout, read_at_the_end)
+    holdings = Holdings(layout)
+    for part in c.parts:
+        if isinstance(part, Neurons):
+            for entry, space, held in _never(part, holdings):
+                able = [label for label, there in zip(space.labels, held.support.tolist(), strict=True) if there]
+                raise ConfigError(
+                    f"mlp {part.name!r}: entry {entry} never fires, because space {space.name!r} holds "
+                    f"{listed(able) if able else 'nothing'} there"
+                )
+
+
+def _check_read_later(part: Part, layout: Layout, read_at_the_end: set[str]) -> None:
+    writes = written_spaces(part)
+    if not writes:
+        raise ConfigError(f"head {part.name!r} copies nothing; give it ov=")
+    later = [other for other in layout.declaration.parts if time_of(other) > time_of(part)]
+    if not writes & read_at_the_end and not any(writes & read_spaces(other) for other in later):
+        (who,) = [describe_writers([part.name], layout.declaration.parts)]
+        raise ConfigError(
+            f"{who} in layer {part.layer} writes {listed(sorted(writes))}, which nothing reads after it; give it an "
+            "earlier layer, or none"
+        )
+
+
+def _never(part: Neurons, holdings: Holdings) -> Iterator[tuple[str, Space, Held]]:
+    """Entries that were listed and cannot fire, with the space that never holds what they ask for."""
+    if part.table is None or not part.table.listed:
+        return
+    held = [holdings.at(space, time_of(part)) for space in part.table.reads]
+    for entry in part.table.entries:
+        for space, one, label in zip(part.table.reads, held, entry.key, strict=True):
+            if isinstance(label, str | int) and not one.support[space.index(label)]:
+                yield key_as_written(entry.key), space, one

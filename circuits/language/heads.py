@@ -1,0 +1,151 @@
+"""Heads: where the sink lies, how much recency prefers, and how far apart the scores are."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, get_args
+
+import torch
+
+from circuits.language.forms import Form, Term, match
+from circuits.language.gaps import Scores, margin_of_sink, possible_scores
+from circuits.language.parts import UNSETTLED, Head, Ties
+from circuits.language.space import Label, Number, is_finite
+from interp.errors import ConfigError, check_choice, describe
+
+if TYPE_CHECKING:
+    from circuits.language.declaration import Declaration
+
+RECENCY = 0.4
+"""The recency weight, as a share of the gap between a match and none: it must stay below half of it."""
+
+
+def soft_head(
+    c: "Declaration", name: str, qk: Form, ov: Form, sink: Number | None, sharp: Number | None, **chooses: object
+) -> Head:
+    """A head that weighs its keys by the softmax of its scores.
+
+    `chooses` are the options of heads that choose, which it refuses unless they are as if not given.
+    """
+    where = f"head {name!r}"
+    for option, value in chooses.items():
+        if value is not None and value != "mean":
+            raise ConfigError(f"{where}: {option} = {describe(value)} contradicts attend = 'soft', which weighs all")
+    weight = _checked_sink(c, where, 0.0 if sink is None else sink)
+    if weight:
+        qk, ov = qk + _sink(c, weight), dropping(where, ov, {"tok": c.bos or "", "pos": 0})
+    factor = 1.0 if sharp is None else float(sharp)
+    return Head(name, UNSETTLED, qk, ov, sharp=factor, sink=weight, attend="soft")
+
+
+def hard_head(
+    c: "Declaration",
+    name: str,
+    qk: Form,
+    ov: Form,
+    sink: Number | None,
+    ties: Ties,
+    recency: Number | None,
+    sharp: Number | None,
+    gap: Number | None,
+) -> Head:
+    """A head that chooses the best of its keys; see `Declaration.head`."""
+    where = f"head {name!r}"
+    check_choice(f"{where}: ties", ties, get_args(Ties))
+    gap = None if gap is None else float(gap)
+    scores = possible_scores(qk, c.holds, c.n_ctx)
+    known = gap or scores.gap
+    preference = _recency(where, ties, recency, known)
+    if sink is None:
+        sink = _default_sink(where, ties, preference, scores.smallest or known) if c.bos and qk.terms else 0.0
+    weight, margin = _checked_sink(c, where, sink), float("inf")
+    if weight:
+        margin = _margin_of_sink(where, scores.values, weight, ties, preference, c.n_ctx)
+        qk, ov = qk + _sink(c, weight), dropping(where, ov, {"tok": c.bos or "", "pos": 0})
+        known = gap or possible_scores(qk, c.holds, c.n_ctx).gap
+    prefers = Form()
+    if ties != "mean":
+        prefers = _prefers_later(c, -preference if ties == "first" else preference)
+        if c.n_ctx > 1:
+            known = min(preference / c.n_ctx, known or float("inf"), float("inf") if gap else margin)
+    factor = None if sharp is None else float(sharp)
+    return Head(name, UNSETTLED, qk, ov, ties, prefers, known, factor, weight, trusted=gap is not None)
+
+
+def _default_sink(where: str, ties: Ties, preference: float, smallest: float | None) -> float:
+    """Between no match and the smallest one, as far from both as recency lets it be."""
+    if smallest is None:
+        raise ConfigError(f"{where}: its scores are too many to find their smallest gap, where the sink would lie; "
+                          "declare gap= or sink=")  # fmt: skip
+    best, worst = smallest - (preference if ties == "first" else 0), preference if ties == "latest" else 0
+    return (best + worst) / 2
+
+
+def _checked_sink(c: "Declaration", where: str, sink: Number) -> float:
+    if not is_finite(sink) or sink < 0:
+        raise ConfigError(f"{where}: sink = {describe(sink)}; allowed: a finite number from 0 on")
+    if sink and c.bos is None:
+        raise ConfigError(f"{where}: sink = {sink} needs the start of the text; give the circuit bos=")
+    return float(sink)
+
+
+def _recency(where: str, ties: Ties, given: Number | None, gap: float | None) -> float:
+    if ties == "mean":
+        if given is not None:
+            raise ConfigError(f"{where}: recency = {given} contradicts ties = 'mean'")
+        return 0.0
+    if given is None and gap is None:
+        return 1.0  # nothing is matched, so that the latest key is all there is to prefer
+    recency = RECENCY * (gap or 0) if given is None else given
+    if not is_finite(recency) or recency <= 0 or (gap is not None and recency >= gap / 2):
+        below = f"below half the gap between scores, {(gap or 0) / 2:g}"
+        raise ConfigError(f"{where}: recency = {describe(recency)}; allowed: above 0, and {below}")
+    return float(recency)
+
+
+def _margin_of_sink(where: str, scores: Scores, sink: float, ties: Ties, preference: float, n_ctx: int) -> float:
+    """By how much the sink keeps away from scores that recency moves. Raises `ConfigError` if it does not."""
+    if scores is None or ties == "mean":
+        return float("inf")
+    pull = -preference if ties == "first" else preference
+    margin = margin_of_sink(scores, sink, pull, n_ctx)
+    if margin <= 1e-9:
+        side = "above" if ties == "first" else "below"
+        of_that_side = scores[scores >= sink] if ties == "first" else scores[scores < sink]
+        nearest = float(of_that_side.min() if ties == "first" else of_that_side.max())
+        reach = preference * (n_ctx - 1) / n_ctx
+        raise ConfigError(
+            f"{where}: sink = {sink:g} is within reach of recency: a key that scores {nearest:g}, {side} the sink, "
+            f"gets {nearest + (reach if pull > 0 else -reach):g} by its place; allowed: a sink farther from it, or "
+            f"a recency below {abs(sink - nearest) * n_ctx / max(n_ctx - 1, 1):g}"
+        )
+    return margin
+
+
+def _sink(c: "Declaration", weight: float) -> Form:
+    (term,) = match(c.one, c.tok, {"1": c.bos or ""}).terms
+    return Form((Term("sink", term.rows, term.columns, term.matrix, weight),))
+
+
+def _prefers_later(c: "Declaration", weight: float) -> Form:
+    ramp = torch.arange(c.n_ctx, dtype=torch.float64)[None] / c.n_ctx
+    return Form((Term("recency", c.one, c.pos, ramp, weight),))
+
+
+def dropping(where: str, form: Form, bos_places: Mapping[str, Label]) -> Form:
+    """A form that copies nothing from the start of the text, for a head with a sink. Terms with `drop=` stay.
+
+    Raises `ConfigError`, whose message begins with `where`, for a term that copies nothing else.
+    """
+
+    def kept(term: Term) -> Term:
+        place = bos_places.get(term.rows.name)
+        if place is None or not term.drops_bos:
+            return term
+        left = term.without(place)
+        if term.matrix.any() and not left.matrix.any():
+            raise ConfigError(
+                f"{where}: {term.name} copies nothing but {place!r}, the start of the text, which a head with a sink "
+                "drops; say copy(..., drop=()) to copy it"
+            )
+        return left
+
+    return Form(tuple(map(kept, form.terms)))

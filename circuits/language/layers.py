@@ -1,0 +1,63 @@
+"""Layers by themselves: each part that was given none goes into the earliest one after all that it reads."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from circuits.language.parts import UNSETTLED, Head, Neurons, Part
+from interp.errors import ConfigError
+
+
+def settle(declared: Sequence[Part], tied_to: str | None) -> list[Part]:
+    """The parts with their layers, in the same order.
+
+    A part waits for everything that writes a space it reads, but for itself. Heads of a layer read what earlier layers
+    wrote, its MLP also what its heads wrote. A layer that was given is kept as it is. In a circuit that is tied,
+    predictions are written into the space of words (`tied_to`), and who reads a word does not wait for them.
+
+    Raises `ConfigError` for parts that read one another in a circle, naming them all.
+    """
+    writers: dict[str, list[int]] = {}
+    for number, part in enumerate(declared):
+        for name in written_spaces(part) - {tied_to}:
+            writers.setdefault(name, []).append(number)
+    layers = [part.layer for part in declared]
+    waiting: list[int] = []
+
+    def layer_of(number: int) -> int:
+        if layers[number] != UNSETTLED:
+            return layers[number]
+        if number in waiting:
+            raise _circle([declared[i] for i in waiting[waiting.index(number) :]])
+        waiting.append(number)
+        part, earliest = declared[number], 0
+        for other in sorted({one for name in read_spaces(part) for one in writers.get(name, ())} - {number}):
+            after_an_mlp = isinstance(declared[other], Neurons)
+            earliest = max(earliest, layer_of(other) + (1 if after_an_mlp or isinstance(part, Head) else 0))
+        waiting.pop()
+        layers[number] = earliest
+        return earliest
+
+    return [replace(part, layer=layer_of(number)) for number, part in enumerate(declared)]
+
+
+def read_spaces(part: Part) -> set[str]:
+    """The names of the spaces that a part reads."""
+    if isinstance(part, Head):
+        matched = {space.name for term in part.scores.terms for space in (term.rows, term.columns)}
+        return matched | {term.rows.name for term in part.ov.terms}
+    return {coordinate.space.name for ramp in part.ramps for coordinate, _ in ramp.reads}
+
+
+def written_spaces(part: Part) -> set[str]:
+    """The names of the spaces that a part writes."""
+    if isinstance(part, Head):
+        return {term.columns.name for term in part.ov.terms}
+    return {coordinate.space.name for ramp in part.ramps for coordinate, _ in ramp.writes}
+
+
+def _circle(parts: Sequence[Part]) -> ConfigError:
+    steps: list[str] = []
+    for reader, writer in zip(parts, [*parts[1:], parts[0]], strict=True):
+        space = min(read_spaces(reader) & written_spaces(writer))
+        steps.append(f"{reader.name!r} reads {space!r}, which {writer.name!r} writes")
+    return ConfigError(f"no layer is early enough: {'; '.join(steps)}; give one of them a layer")
