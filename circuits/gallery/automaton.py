@@ -23,8 +23,9 @@ def build(moves: dict[str, str]) -> Circuit:
         back = c.space(f"{n} back", window)
         c.head(f"{n} back", qk=match(c.pos, c.pos, shift(n)), ov=copy(window, back))
         longer = c.space(f"last {2 * n}", generated(moves, 2 * n)) if n < 4 else c.out
-        products = {(one, other): then(one, other) for one in window.labels for other in window.labels}
-        c.mlp(f"last {2 * n}", (back, window), longer, products | {(None, one): one for one in window.labels})
+        halves = generated(moves, n)
+        products = {(one, other): then(one, other) for one in halves for other in halves}
+        c.mlp(f"last {2 * n}", (back, window), longer, products | {(None, one): one for one in halves})
         window = longer
     return c
 

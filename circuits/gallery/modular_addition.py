@@ -31,7 +31,7 @@ def build(modulus: int, frequencies: tuple[int, ...]) -> Circuit:
         sine = copy(c.one, c.out, [[0.0] + [sin(turn * n) for n in range(modulus)]])
         for a, b, writes in ((0, 0, cosine), (1, 1, -cosine), (0, 1, sine), (1, 0, sine)):
             name = f"{'cs'[a]}{'cs'[b]} {k}"
-            c.product(name, first[2 * i + a], wave[2 * i + b], writes, knots=9, over=(-1, 1))
+            c.product(name, first[2 * i + a], wave[2 * i + b], writes, error=0.01, over=(-1, 1))
     return c
 
 

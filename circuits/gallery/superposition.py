@@ -26,9 +26,10 @@ def build() -> Circuit:
     sets = ["".join(those) for n in (1, 2) for those in itertools.combinations(FEATURES, n)]
     c = Circuit(sets, n_ctx=1)
     hidden = c.embed("hidden", {those: [sum(DIRECTION[one][i] for one in those) for i in (0, 1)] for those in sets})
+    around = OVERLAP - 2, OVERLAP + 2
     for one, (x, y) in DIRECTION.items():
         number = x * hidden[0] + y * hidden[1]
-        c.function(f"read {one}", number, c.out[one], lambda u: u - OVERLAP, knots=2, over=(OVERLAP, 2))
+        c.function(f"read {one}", number, c.out[one], lambda u: max(u - OVERLAP, 0), knots=3, over=around)
     return c
 
 

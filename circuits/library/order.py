@@ -44,7 +44,7 @@ def sort(
             equal = c.count("equal", match(keys, keys, {own: own for own in order}) + earlier, up_to=most, gate=gate)
             rank = c.space("before", range(c.n_ctx))
             together = sum((n * (before[n] + equal[n]) for n in range(2, c.n_ctx)), before[1] + equal[1])
-            c.bucket("before", together, rank, {n: n for n in rank.labels}, gate=gate)
+            c.bucket("before", together, rank, {n: n for n in range(c.n_ctx)}, gate=gate)
             before = rank
         c.head("fetch", qk=match(c.pos, before, lambda place, n: place == n + 1), ov=copy(values, writes))
     return writes

@@ -7,17 +7,19 @@ began with (heads, tables and buckets, each with its layer), `after` in all the 
 plain Python what is right, and `inputs` lists the texts of its check.
 """
 
-import ast
 import functools
 import importlib
 import inspect
 import sys
-import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from source_lines import n_lines
 
 from circuits import Circuit
 from circuits.gallery import Entry, entry
@@ -48,9 +50,9 @@ class Program(ABC):
     def inputs(self) -> Iterable[str]:
         """The texts it is checked on: all of a length, or of several, where nothing else is said."""
 
-    def verify(self, circuit: Circuit) -> Report:
-        """The check of one of the versions."""
-        return circuit.verify(self.inputs(), self.reference, progress=False)
+    def verify(self, circuit: Circuit, sample: int | None = None) -> Report:
+        """The check of one of the versions, on all inputs or so many of them."""
+        return circuit.verify(self.inputs(), self.reference, sample=sample, progress=False)
 
     @property
     def said(self) -> Callable[..., Circuit]:
@@ -97,17 +99,6 @@ def programs() -> dict[str, Program]:
     found = [one for file in files for one in vars(file).values() if inspect.isclass(one) and issubclass(one, Program)]
     return {one.__name__: one() for one in found if hasattr(one, "name") or not issubclass(one, OfGallery)
             if not inspect.isabstract(one)}  # fmt: skip
-
-
-def n_lines(function: Callable[..., object]) -> int:
-    """The lines of a function's body, without its docstring, comments, blank lines and a last `return` of a name."""
-    (defined,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
-    assert isinstance(defined, ast.FunctionDef)
-    body = defined.body[1:] if ast.get_docstring(defined) else defined.body
-    if isinstance(body[-1], ast.Return) and isinstance(body[-1].value, ast.Name):
-        body = body[:-1]
-    return len({line for one in body for part in ast.walk(one) if isinstance(part, ast.expr | ast.stmt)
-                for line in (part.lineno, part.end_lineno)})  # fmt: skip
 
 
 @dataclass(frozen=True)

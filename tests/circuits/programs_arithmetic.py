@@ -86,11 +86,12 @@ class Multiply(Program):
     def after(self) -> Circuit:
         c = Circuit("!*0123456789", n_ctx=6, bos="!", attention_dir="bidirectional")
         by, carry = c.space("by", c.tok), c.space("carry", range(9))
-        product = c.space("product", sorted({a * b for a in range(10) for b in range(10)}))
+        numbers = sorted({a * b for a in range(10) for b in range(10)})
+        product = c.space("product", numbers)
         c.head("by", qk=match(c.pos, c.pos, dict.fromkeys(range(2, 6), 1)), ov=copy(c.tok, by))
         products = {(a, b): (int(a) * int(b), int(a) * int(b) // 10) for a in "0123456789" for b in "0123456789"}
         c.mlp("product", (c.tok, by), (product, carry), {**products, ("*", ...): (0, 0)})
-        sums = {(a, b): a + (b or 0) for a in product.labels for b in (None, *range(9))}
+        sums = {(a, b): a + (b or 0) for a in numbers for b in (None, *range(9))}
         for i in range(2):
             into, carry = shift_by(c, -1, carry, name=f"into {i}"), c.space(f"carry {i}", range(9))
             c.mlp(f"carry {i}", (product, into), carry, {key: min(n // 10, 8) for key, n in sums.items()})
@@ -139,15 +140,15 @@ class Automaton(OfGallery):
 
     def before(self) -> Circuit:
         moves = self.entry.arguments["moves"]
-        elements = generated(moves, 8)
-        c = Circuit(["!", *moves, *elements], n_ctx=9, bos="!")
+        c = Circuit(["!", *moves, *generated(moves, 8)], n_ctx=9, bos="!")
         window = c.embed("last 1", {"!": "none", **moves})
         for i in range(3):
             back = c.space(f"back {i}", window)
-            longer = c.space(f"longer {i}", ["none", *elements]) if i < 2 else c.out
+            longer = c.space(f"longer {i}", ["none", *generated(moves, 2 ** (i + 1))]) if i < 2 else c.out
             earlier = match(c.pos, c.pos, {n: max(n - 2**i, 0) for n in range(9)})
             c.head(i, f"back {i}", qk=earlier, ov=copy(window, back), sink=0)
-            pairs = [(a, b) for a in window.labels for b in window.labels if i < 2 or b != "none"]
+            halves = ["none", *generated(moves, 2**i)]
+            pairs = [(a, b) for a in halves for b in halves if i < 2 or b != "none"]
             products = {(a, b): b if "none" in (a, b) else then(a, b) for a, b in pairs}
             c.mlp(i, f"longer {i}", (back, window), longer, products)
             window = longer
