@@ -71,13 +71,22 @@ class Holdings:
         return replace(held, kind=promised, low=low, high=high, why="" if promised == "one" else held.why)
 
     def reach(self, number: Terms, time: float = float("inf")) -> tuple[float, float]:
-        """The lowest and the highest value of a sum of coordinates."""
-        low = high = 0.0
+        """The lowest and the highest value of a sum of coordinates.
+
+        Of a space that holds one label, or shares of several, at most one coordinate counts in whole.
+        """
+        ends: dict[Space, list[tuple[float, float]]] = {}
         for coordinate, factor in number:
             held, place = self.at(coordinate.space, time), coordinate.space.index(coordinate.label)
-            ends = sorted((factor * float(held.low[place]), factor * float(held.high[place])))
-            low, high = low + ends[0], high + ends[1]
-        return low, high
+            low, high = sorted((factor * float(held.low[place]), factor * float(held.high[place])))
+            ends.setdefault(coordinate.space, []).append((low, high))
+        lowest = highest = 0.0
+        for space, each in ends.items():
+            lows, highs = zip(*each, strict=True)
+            alone = self.at(space, time).kind != "numbers" and not space.states
+            lowest += min(lows) if alone else sum(lows)
+            highest += max(highs) if alone else sum(highs)
+        return lowest, highest
 
     def states(self, space: Space, held: Held) -> Float[Tensor, "states labels"]:
         """The vectors that a space of one label can hold, without the empty one."""
