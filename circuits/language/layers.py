@@ -61,5 +61,5 @@ def _circle(parts: Sequence[Part]) -> ConfigError:
     steps: list[str] = []
     for reader, writer in zip(parts, [*parts[1:], parts[0]], strict=True):
         space = min(read_spaces(reader) & written_spaces(writer))
-        steps.append(f"{reader.name!r} reads {space!r}, which {writer.name!r} writes")
+        steps.append(f"{reader.title} reads {space!r}, which {writer.title} writes")
     return ConfigError(f"no layer is early enough: {'; '.join(steps)}; give one of them a layer")
