@@ -41,6 +41,7 @@ FLOORS = {
         "circuit",
         FACE,
         "export",
+        "library",
         "gallery",
         "benchmark",
         "lecture",

@@ -11,7 +11,7 @@ from interp.errors import ConfigError
 from interp.indices import check_count, check_seed
 from interp.keywords import known_keywords
 
-SAMPLED = 400
+SAMPLED = 1000
 """Texts of a circuit's inputs from which prompts are drawn."""
 
 

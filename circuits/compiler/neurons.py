@@ -14,6 +14,9 @@ from circuits.language import Coordinate, Ramp
 CANCELLED = 1e-9
 """Slopes below this are what rounding leaves of two that cancel."""
 
+MARGIN = 0.1
+"""How far the line of a ramp with slack goes on beyond 0 and 1."""
+
 Sums = dict[int, float]
 """A sum of coordinates: the factor of each label."""
 
@@ -39,23 +42,24 @@ class MergedNeurons:
         return len(self.starts)
 
 
-def merge_neurons(ramps: Iterable[Ramp], place: Callable[[Coordinate], int], n_labels: int) -> MergedNeurons:
+def merge_neurons(
+    ramps: Iterable[Ramp], place: Callable[[Coordinate], int], n_labels: int, slack: float = 0.0
+) -> MergedNeurons:
     """The neurons of these ramps; `place` says where among the `n_labels` labels a coordinate is.
 
-    A ramp is `(relu(u - low) - relu(u - high)) / (high - low)`: one neuron rises at `low`, one takes over at `high`.
-    Those with the same reads and the same kink are one neuron, so that k pieces of a function, each of which begins
-    where the one before ends, need k + 1 neurons. What writes nothing then is left out. Neurons are scaled so that the
-    largest number that one writes is 1.
+    Those with the same reads and, but for rounding, the same kink are one neuron, so that k pieces of a function, each
+    of which begins where the one before ends, need k + 1 neurons. What writes nothing then is left out. Neurons are
+    scaled so that the largest number that one writes is 1. For `slack` see `kinks`.
     """
-    slopes: dict[tuple[tuple[tuple[int, float], ...], float], Sums] = {}
+    slopes: dict[tuple[tuple[tuple[int, float], ...], float], tuple[float, Sums]] = {}
     for ramp in ramps:
         reads, writes = tuple(sorted(_sums(ramp.reads, place).items())), _sums(ramp.writes, place)
-        for kink, sign in ((ramp.low, 1.0), (ramp.high, -1.0)):
-            into = slopes.setdefault((reads, round(kink, 10)), {})
+        for kink, slope in kinks(ramp, slack):
+            _, into = slopes.setdefault((reads, round(kink, 10)), (kink, {}))
             for label, factor in writes.items():
-                into[label] = into.get(label, 0.0) + sign * factor / (ramp.high - ramp.low)
+                into[label] = into.get(label, 0.0) + slope * factor
     reads, starts, writes = [], [], []
-    for (read, kink), written in slopes.items():
+    for (read, _), (kink, written) in slopes.items():
         scale = max(map(abs, written.values()), default=0.0)
         if scale > CANCELLED:
             reads.append([(label, factor * scale) for label, factor in read])
@@ -63,6 +67,29 @@ def merge_neurons(ramps: Iterable[Ramp], place: Callable[[Coordinate], int], n_l
             writes.append([(label, w / scale) for label, w in written.items() if abs(w) > CANCELLED * scale])
     starts = torch.tensor(starts, dtype=torch.float64)
     return MergedNeurons(_columns(reads, n_labels), _columns(writes, n_labels), starts)
+
+
+def kinks(ramp: Ramp, slack: float) -> list[tuple[float, float]]:
+    """Where a ramp bends, and by how much its slope changes there. Each is a neuron.
+
+    A ramp is `(relu(u - low) - relu(u - high)) / (high - low)`: one neuron rises at `low`, one takes over at `high`.
+
+    With slack, a ramp that snaps is not level at 0 and 1, the two numbers that it is meant to read, so that gradients
+    flow through it. These lie half of its width below `low` and above `high`. A share `slack` of the ramp is a straight
+    line between the two, which goes on for a `MARGIN` to either side of them and then returns to 0 and to 1. So numbers
+    that are exact are written exactly, and of their errors the share `slack` of the line's slope is passed on.
+    """
+    width = ramp.high - ramp.low
+    if not slack or not ramp.snaps:
+        return [(ramp.low, 1 / width), (ramp.high, -1 / width)]
+    zero, one, margin, slope = ramp.low - width / 2, ramp.high + width / 2, 2 * MARGIN * width, slack / (2 * width)
+    line = [
+        (zero - 2 * margin, -slope),
+        (zero - margin, 2 * slope),
+        (one + margin, -2 * slope),
+        (one + 2 * margin, slope),
+    ]
+    return [(ramp.low, (1 - slack) / width), (ramp.high, (slack - 1) / width), *line]
 
 
 def _sums(given: Iterable[tuple[Coordinate, float]], place: Callable[[Coordinate], int]) -> Sums:

@@ -4,6 +4,7 @@ Beside it run the interpreter, and a twin: the same circuit compiled plainly in 
 not do what was declared are no evidence; on all others the model must do what the twin does.
 """
 
+import math
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,12 +17,16 @@ from circuits.compiler.basis import Basis
 from circuits.compiler.sparse import Sparse
 from circuits.language import Declaration, Interpretation, Interpreter, Layout, leading, shortened
 from interp.errors import ConfigError
+from interp.model import ActivationCache
 
 if TYPE_CHECKING:
     from circuits.compiler.model import CompiledTransformer
 
 ALLOWED = 0.1
 """The most that a pattern may differ from the twin's."""
+
+UNDECIDED = 0.25
+"""Where the twin's logits are further from those declared, it does not do what was declared: a ramp is half way up."""
 
 POSITIONS = 2**14
 """About how many positions are run."""
@@ -92,8 +97,9 @@ class _Trial:
     """What was found so far."""
 
     def __init__(self, model: "CompiledTransformer", twin: "CompiledTransformer", basis: Basis):
-        self.model, self.twin = model, twin
+        self.model, self.twin, self.circuit = model, twin, model.circuit
         self.interpreter = Interpreter(Layout(model.circuit))
+        self.generator = torch.Generator().manual_seed(0)
         self.heads: dict[str, _Off] = {}
         self.tables: dict[str, _Off] = {}
         self.wrong = ""
@@ -107,16 +113,12 @@ class _Trial:
     @torch.no_grad()
     def add(self, tokens: Int[Tensor, "batch pos"]) -> None:
         """Run some texts of one length."""
-        symbolic = self.interpreter.run(tokens)
-        (exact, exact_cache), (logits, cache) = (one.run_with_cache(tokens) for one in (self.twin, self.model))
-        kept = self._right(exact.double(), symbolic)
-        wrong = kept & ~self._right(logits.double(), symbolic)
-        words = self.model.circuit.vocabulary
-        if not self.wrong and bool(wrong.any()):
-            row, position = (int(i) for i in wrong.nonzero()[0])
-            said, right = (self._said(one[row, position]) for one in (logits, exact))
-            text = shortened(words.to_string(tokens[row]), 60)
-            self.wrong = f"it predicts {said} instead of {right} at position {position} of {text}"
+        vectors = {name: self._vectors(name, tokens) for name in self.circuit.inputs}
+        symbolic = self.interpreter.run(tokens, vectors)
+        (exact, exact_cache), (found, cache) = (self._run(one, tokens, vectors) for one in (self.twin, self.model))
+        wrong = torch.zeros_like(tokens, dtype=torch.bool)
+        for name in exact:
+            wrong |= self._compare(name, found[name], exact[name], symbolic)
         for name, head in self.model.report.heads.items():
             at = self.twin.report.heads[name]
             pattern = exact_cache["pattern", at.layer][:, at.index]
@@ -125,28 +127,71 @@ class _Trial:
             self._note(self.heads, name, off * declared, tokens)
         for name, rows in self._written.items():
             layer = self.model.plan.places[name].layer, self.twin.plan.places[name].layer
-            found = cache["resid_post", layer[0]].double() @ self._reads[name]
-            off = (found - exact_cache["resid_post", layer[1]][..., rows]).abs().nan_to_num(torch.inf).amax(-1)
+            written = cache["resid_post", layer[0]].double() @ self._reads[name]
+            off = (written - exact_cache["resid_post", layer[1]][..., rows]).abs().nan_to_num(torch.inf).amax(-1)
             self._note(self.tables, name, off * wrong, tokens)
 
-    def _said(self, logits: Float[Tensor, "d_vocab"]) -> str:
-        """The words that lead, or None."""
-        logits, below = logits.double()[None, None], self.interpreter.nothing_below
-        ahead = (leading(logits, below) & (logits >= below))[0, 0].nonzero()[:, 0].tolist()
-        return " and ".join(repr(self.model.circuit.vocabulary.words[i]) for i in ahead) or "nothing"
+    def _vectors(self, name: str, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos size"]:
+        """Random vectors for a space that the user gives."""
+        low, high = self.circuit.inputs[name]
+        shape = *tokens.shape, len(self.circuit.spaces[name])
+        if math.isinf(low) or math.isinf(high):
+            return torch.randn(shape, dtype=torch.float64, generator=self.generator)
+        return low + (high - low) * torch.rand(shape, dtype=torch.float64, generator=self.generator)
 
-    def _right(self, logits: Float[Tensor, "batch pos d_vocab"], symbolic: Interpretation) -> Bool[Tensor, "batch pos"]:
-        """Where these logits predict what was declared: one of the words that lead there, and no other that ties."""
-        below = self.interpreter.nothing_below
-        said, right = (leading(one, below) & (one >= below) for one in (logits, symbolic.logits))
-        return (said.any(-1) == right.any(-1)) & ~(said & ~right).any(-1)
+    def _run(
+        self, model: "CompiledTransformer", tokens: Int[Tensor, "batch pos"], vectors: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], ActivationCache]:
+        """The logits and all that readouts say, in float64, and the activations on the way."""
+        logits, cache = model.run_with_cache(model.embedded(tokens, vectors), start_at_layer=0)
+        said = {self.circuit.out.name: logits.double()}
+        for name in model.ends.readouts:
+            said[name] = model.readout(model.embedded(tokens, vectors), name).double()
+        return said, cache
+
+    def _compare(
+        self,
+        name: str,
+        found: Float[Tensor, "batch pos labels"],
+        exact: Float[Tensor, "batch pos labels"],
+        symbolic: Interpretation,
+    ) -> Bool[Tensor, "batch pos"]:
+        """Where the twin does what was declared, and the model does not.
+
+        Its prediction is another one; or, of a circuit that reads numbers as logits, a number is another one.
+        """
+        out, below = name == self.circuit.out.name, self.interpreter.thresholds[name]
+        labels = self.circuit.vocabulary.words if out else self.circuit.spaces[name].labels
+        declared = symbolic.logits if out else symbolic.space(name)
+        right, scale = leading(declared, below), declared.abs().amax().clamp(min=1)
+        said, of_twin = leading(found, below), leading(exact, below)
+        kept, agrees = (
+            (one.any(-1) == right.any(-1)) & ~(one & ~right).any(-1)  # one of the labels that lead, and no other
+            for one in (of_twin, said)
+        )
+        kept &= (exact - declared).abs().amax(-1) < UNDECIDED * scale
+        off = (found - exact).abs().nan_to_num(torch.inf).amax(-1) > ALLOWED * scale
+        wrong = kept & (~agrees | off if out and self.circuit.directs else ~agrees)
+        if not self.wrong and bool(wrong.any()):
+            row, position = (int(i) for i in wrong.nonzero()[0])
+            at = f"at position {position} of {shortened(self.circuit.vocabulary.to_string(symbolic.tokens[row]), 60)}"
+            if bool(agrees[row, position]):
+                size = float((found - exact)[row, position].abs().max())
+                self.wrong = f"its logits are off by {size:.2g} {at}"
+            else:
+                words = [
+                    " and ".join(repr(labels[i]) for i in one[row, position].nonzero()[:, 0].tolist()) or "nothing"
+                    for one in (said, of_twin)
+                ]
+                self.wrong = f"it predicts {words[0]} instead of {words[1]} {at}"
+        return wrong
 
     def _note(
         self, parts: dict[str, _Off], name: str, off: Float[Tensor, "batch pos"], tokens: Int[Tensor, "batch pos"]
     ) -> None:
         if name not in parts or float(off.max()) > parts[name].size:
             row, position = divmod(int(off.argmax()), off.shape[1])
-            text = shortened(self.model.circuit.vocabulary.to_string(tokens[row]), 60)
+            text = shortened(self.circuit.vocabulary.to_string(tokens[row]), 60)
             parts[name] = _Off(float(off.max()), text, position)
 
     def judge(self, advice: str) -> None:

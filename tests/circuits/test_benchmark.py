@@ -214,7 +214,7 @@ def test_every_circuit_of_the_gallery_has_prompts_or_says_why_not():
 
 def test_too_many_pairs_are_refused_with_how_many_there_are():
     with pytest.raises(
-        ConfigError, match=r"circuit 'adjectives': 400 of its texts give \d+ pairs .* 400 are asked for"
+        ConfigError, match=r"circuit 'adjectives': 1000 of its texts give \d+ pairs .* 400 are asked for"
     ):
         prompt_pairs(entry("adjectives"), 400)
     with pytest.raises(ConfigError, match="n = 0"):

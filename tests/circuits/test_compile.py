@@ -14,7 +14,8 @@ from test_language import induction
 
 from circuits import Circuit, copy, match, shift
 from circuits.compiler import CODES, OneHot, PositionCode, Rotary, Sinusoidal, position_code
-from circuits.compiler.trial import trial_texts
+from circuits.compiler.basis import make_basis
+from circuits.compiler.trial import run_trial, trial_texts
 from circuits.gallery import entry
 from circuits.language import Ties
 from interp import ConfigError, HookedTransformer, RankError
@@ -303,7 +304,7 @@ def test_scores_that_float32_resolves_and_still_gets_wrong_are_an_error_that_nam
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_half_precision_a_model_is_right_or_refused(dtype: torch.dtype):
     refused = set()
-    for name in ("dyck1", "count", "histogram_bidirectional", "induction", "ioi", "sort", "reverse", "virtual_head"):
+    for name in ("dyck1", "count", "induction", "sort", "virtual_head"):
         one = entry(name)
         circuit = one.build()
         inputs = list(one.inputs())
@@ -314,15 +315,37 @@ def test_in_half_precision_a_model_is_right_or_refused(dtype: torch.dtype):
                 assert any(repr(part.name) in str(error) for part in circuit.parts) and str(dtype) in str(error)
                 refused.add(name)
             else:
-                assert circuit.verify(inputs[:: 1 + len(inputs) // 300], model=model, progress=False).ok
-    assert refused == (
-        {"count", "histogram_bidirectional", "induction", "reverse", "sort"} if dtype == torch.bfloat16 else set()
-    )
+                some = inputs[:: 1 + len(inputs) // 300]
+                assert circuit.verify(some, model=model, tolerance=0.1, progress=False).ok
+    assert refused == ({"count", "induction", "sort"} if dtype == torch.bfloat16 else set())
 
 
 def test_what_an_mlp_gets_wrong_in_half_precision_is_an_error_that_names_it():
     with pytest.raises(ConfigError, match=r"mlp 'count': in torch.bfloat16 what it writes is off by 1 .*'0' and '4'"):
         entry("count").build().compile(dtype=torch.bfloat16, error=1e-2)
+
+
+def test_a_trial_compares_readouts_numbers_and_vectors_too():
+    c = Circuit("!ab", 6, bos="!")
+    x = c.vectors("x", 2, over=(-1, 1))
+    kind, sums = c.readout("kind", ["none", "some"]), c.space("sums", ["s"], holds="numbers")
+    c.head("mean", ov=copy(x, sums, lambda i, _: float(i + 1)))
+    c.bucket("kind of sum", sums["s"], kind, {"none": -0.5, "some": 0.5})
+    c.number(c.out["a"], sums["s"])
+    for dtype in (torch.float32, torch.float16):
+        model = c.compile(dtype=dtype)
+        assert not run_trial(
+            model, c.compile(dtype=torch.float64), make_basis(model.plan.encoding.size, None, None, False, None, 1), ""
+        )
+    with torch.no_grad():
+        model.unembed.W_U *= 1.3
+    with pytest.raises(ConfigError, match=r"its logits are off by .* say less"):
+        run_trial(
+            model,
+            c.compile(dtype=torch.float64),
+            make_basis(model.plan.encoding.size, None, None, False, None, 1),
+            "say less",
+        )
 
 
 def test_a_trial_has_every_word_and_every_position():
@@ -575,3 +598,16 @@ def test_several_texts_are_predicted_together():
 def test_one_hot_positions_are_the_default_code():
     assert position_code("onehot") == OneHot()
     assert induction().compile().W_pos[:, 8:14].equal(torch.eye(6))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beside", ["an embedded space", "a direct path"])
+def test_a_tied_circuit_whose_embedding_writes_more_than_words_has_an_unembedding_of_its_own(beside: str):
+    c = Circuit("!ab", 2, bos="!", tied=True)
+    if beside == "an embedded space":
+        c.mlp(0, "after", c.embed("kind", {"!": "x", "a": "x", "b": "y"}), c.tok, {"y": "b", "x": "a"})
+    else:
+        c.direct(copy(c.pos, c.tok, {0: "a", 1: "b"}))
+    logits = c.compile(dtype=torch.float64)("!b")
+    assert isinstance(logits, torch.Tensor)
+    assert torch.equal(logits, c.interpret("!b").logits)
