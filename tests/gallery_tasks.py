@@ -12,6 +12,7 @@ from torch import Tensor
 from circuits.benchmark import prompt_pairs
 from circuits.gallery import entry
 from interp import HookedTransformer
+from interp.data import PromptPairs
 from interp.discovery import MethodName
 from interp.interventions import Intervention, Mean, Zero
 from interp.metrics import Metric
@@ -53,8 +54,12 @@ class Task:
 
 def gallery_task(name: str, n: int = 8, rotate: int | None = None, seed: int = 0) -> Task:
     """`n` pairs of prompts of a circuit, in float64, by default in the basis in which it was declared."""
-    one = entry(name)
-    model = one.build().compile(rotate=rotate, dtype=torch.float64)
-    pairs, further = prompt_pairs(one, n, seed), prompt_pairs(one, USUAL, seed + 1)
+    pairs, further = gallery_pairs(name, n, seed)
+    model = entry(name).build().compile(rotate=rotate, dtype=torch.float64)
     clean, corrupted, usual = map(torch.tensor, (pairs.clean, pairs.corrupted, [*further.clean, *further.corrupted]))
     return Task(model, model.edges(), clean, corrupted, usual, pairs.metric)
+
+
+def gallery_pairs(name: str, n: int = 8, seed: int = 0) -> tuple[PromptPairs, PromptPairs]:
+    """`n` pairs of prompts of a circuit, and further ones for means. Raises `ConfigError` where it has not so many."""
+    return prompt_pairs(entry(name), n, seed), prompt_pairs(entry(name), USUAL, seed + 1)

@@ -43,12 +43,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.core import ratio_of_minima
-from gallery_tasks import ABLATIONS, METHODS, gallery_task
+from gallery_tasks import ABLATIONS, METHODS, gallery_pairs, gallery_task
 
 from circuits.benchmark import CIRCUITS, SIZES, SOFTNESS, Task, make_task
 from circuits.gallery import entries
 from interp import HookedTransformer
 from interp.discovery import EdgeRuns, MethodName, Subgraph, acdc, auroc, edge_scores, hit, precision_recall
+from interp.errors import ConfigError
 from interp.interventions import Zero
 from interp.metrics import KLDivergence, LogitDifference, Metric
 from interp.patching import Settings, Source
@@ -96,7 +97,7 @@ def calibration(names: Sequence[str], bases: Sequence[str], ablations: Sequence[
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=150)
+    console, names = Console(width=150), with_pairs(names)
     table = Table("circuit", *METHODS, "acdc", title="Scores beside known edges", caption=ABOUT)
     summary = Table("mean over circuits", *METHODS, "acdc", title=f"Means over {len(names)} circuits", caption=ABOUT)
     for basis in bases:
@@ -111,6 +112,18 @@ def calibration(names: Sequence[str], bases: Sequence[str], ablations: Sequence[
             add_pairs(summary, [what], means(found.values()), digits=3)
     console.print(table)
     console.print(summary)
+
+
+def with_pairs(names: Sequence[str]) -> list[str]:
+    """The circuits that have pairs of prompts. Why the others have none is printed."""
+    found = []
+    for name in names:
+        try:
+            gallery_pairs(name)
+            found.append(name)
+        except ConfigError as error:
+            print(f"left out: {error}")
+    return found
 
 
 def hidden(names: Sequence[str], sizes: Sequence[str], softness: Sequence[str], ablations: Sequence[str]) -> None:
