@@ -127,7 +127,7 @@ def compile_circuit(
         eps=EPS,
         attention_dir=circuit.attention_dir,
         attn_scale=math.sqrt(d_head) if attn_scale is None else float(attn_scale),
-        tie_word_embeddings=circuit.out is circuit.tok and circuit.one.name not in encoding.slices and norm is None,
+        tie_word_embeddings=_ties(circuit, encoding) and norm is None,
         dtype=dtype,
     )
     chosen = {one.head.name: choose_sharpness(one.head, encoding, circuit.attention_dir, float(error)) for one in heads}
@@ -166,6 +166,12 @@ def _finer(dtype: torch.dtype, norm: str | None) -> str:
     finer = "torch.float32 or torch.float64" if dtype in HALF else "torch.float64"
     ballast = "a smaller ballast=, " if norm else ""
     return f"use dtype={finer}, {ballast}a position code with smaller scores, or a lower sharp="
+
+
+def _ties(circuit: Declaration, encoding: Encoding) -> bool:
+    """Whether the unembedding is the embedding, transposed: words write `tok`, predictions read `tok`, and no more."""
+    embedded = {name for name in circuit.embeddings if name in encoding.slices}
+    return circuit.out is circuit.tok and not circuit.directs and embedded == {circuit.tok.name}
 
 
 def _check_numbers(

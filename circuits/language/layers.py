@@ -46,7 +46,8 @@ def read_spaces(part: Part) -> set[str]:
         matched = {space.name for term in part.scores.terms for space in (term.rows, term.columns)}
         return matched | {term.rows.name for term in part.ov.terms}
     looked_up = {space.name for space in part.table.reads} if part.table is not None else set()
-    return looked_up | {coordinate.space.name for ramp in part.ramps for coordinate, _ in ramp.reads}
+    terms = [*(ramp.reads for ramp in part.ramps), *(reach.number for reach in part.reach)]
+    return looked_up | {coordinate.space.name for number in terms for coordinate, _ in number}
 
 
 def written_spaces(part: Part) -> set[str]:
