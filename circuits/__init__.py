@@ -5,6 +5,7 @@ Declare with `Circuit`, `match`, `copy` and `shift`; see `circuit.py`. The rooms
 - `circuits.language` says what a circuit is made of, and what it means.
 - `circuits.compiler` writes its weights.
 - `circuits.verify` compares the model with what was declared.
+- `circuits.library` holds programs that others are built from, as functions on a circuit.
 - `circuits.gallery` holds worked examples.
 - `circuits.lecture` reproduces a lecture's table, and `circuits.export` writes a circuit as a transformers GPT-2.
 """

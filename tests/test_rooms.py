@@ -34,7 +34,18 @@ FLOORS = {
         "plot",
         "commands",
     ],
-    "circuits": ["language", "compiler", "verify", "circuit", FACE, "export", "gallery", "lecture", "commands"],
+    "circuits": [
+        "language",
+        "compiler",
+        "verify",
+        "circuit",
+        FACE,
+        "export",
+        "library",
+        "gallery",
+        "lecture",
+        "commands",
+    ],
 }
 """The rooms from the ground up: each imports from those before it in the list, and `circuits` from all of `interp`."""
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from circuits.compiler.basis import EPS, make_basis, width_of
+from circuits.compiler.encoding import Encoding
 from circuits.compiler.factors import factor_heads, fitting_d_head
 from circuits.compiler.hidden import Distract, Noise, Surroundings, distractors, fill_model, free_layers, hidden_report
 from circuits.compiler.model import CompiledTransformer, CompileReport, Ends, HeadReport
@@ -124,10 +125,7 @@ def compile_circuit(
         eps=EPS,
         attention_dir=circuit.attention_dir,
         attn_scale=math.sqrt(d_head) if attn_scale is None else float(attn_scale),
-        tie_word_embeddings=circuit.out is circuit.tok
-        and circuit.one.name not in plan.encoding.slices
-        and norm is None
-        and fill is None,
+        tie_word_embeddings=norm is None and fill is None and _ties(circuit, plan.encoding),
         dtype=dtype,
     )
     chosen = {head.name: choose_sharpness(head, plan.encoding, circuit.attention_dir, float(error))
@@ -182,6 +180,12 @@ def _also(circuit: Declaration, code: PositionCode, distract: Distract | None) -
     if distract is not None:
         return [circuit.tok, circuit.pos, circuit.one]
     return [] if isinstance(code, OneHot) else [circuit.one]
+
+
+def _ties(circuit: Declaration, encoding: Encoding) -> bool:
+    """Whether the unembedding is the embedding, transposed: words write `tok`, predictions read `tok`, and no more."""
+    embedded = {name for name in circuit.embeddings if name in encoding.slices}
+    return circuit.out is circuit.tok and not circuit.directs and embedded == {circuit.tok.name}
 
 
 def _plan(

@@ -47,19 +47,19 @@ def merge_neurons(
 ) -> MergedNeurons:
     """The neurons of these ramps; `place` says where among the `n_labels` labels a coordinate is.
 
-    Those with the same reads and the same kink are one neuron, so that k pieces of a function, each of which begins
-    where the one before ends, need k + 1 neurons. What writes nothing then is left out. Neurons are scaled so that the
-    largest number that one writes is 1. For `slack` see `kinks`.
+    Those with the same reads and, but for rounding, the same kink are one neuron, so that k pieces of a function, each
+    of which begins where the one before ends, need k + 1 neurons. What writes nothing then is left out. Neurons are
+    scaled so that the largest number that one writes is 1. For `slack` see `kinks`.
     """
-    slopes: dict[tuple[tuple[tuple[int, float], ...], float], Sums] = {}
+    slopes: dict[tuple[tuple[tuple[int, float], ...], float], tuple[float, Sums]] = {}
     for ramp in ramps:
         reads, writes = tuple(sorted(_sums(ramp.reads, place).items())), _sums(ramp.writes, place)
         for kink, slope in kinks(ramp, slack):
-            into = slopes.setdefault((reads, round(kink, 10)), {})
+            _, into = slopes.setdefault((reads, round(kink, 10)), (kink, {}))
             for label, factor in writes.items():
                 into[label] = into.get(label, 0.0) + slope * factor
     reads, starts, writes = [], [], []
-    for (read, kink), written in slopes.items():
+    for (read, _), (kink, written) in slopes.items():
         scale = max(map(abs, written.values()), default=0.0)
         if scale > CANCELLED:
             reads.append([(label, factor * scale) for label, factor in read])

@@ -17,13 +17,13 @@ def build(digits: int) -> Circuit:
     c = Circuit("!+" + DIGITS, n_ctx=2 * digits + 2, bos="!", attention_dir="bidirectional")
     above, carry = c.space("above", c.tok), c.space("carry", ["0", "1"])
     digit, kind = c.space("digit", DIGITS), c.space("kind", ["makes", "passes", "stops"])
-    c.head(0, "above", qk=match(c.pos, c.pos, shift(digits + 1)), ov=copy(c.tok, above))
-    c.mlp(0, "column", (c.tok, above), (digit, kind), column)
+    c.head("above", qk=match(c.pos, c.pos, shift(digits + 1)), ov=copy(c.tok, above))
+    c.mlp("column", (c.tok, above), (digit, kind), column)
     decides = match(c.one, kind, {"1": ["makes", "stops"]}) + match(c.pos, c.pos, lambda here, there: there > here)
     carries = copy(kind, carry, {"makes": "1", "stops": "0"}) + copy(c.tok, carry, {"!": "0"}, drop=())
-    c.head(1, "carry", qk=decides, ov=carries, sink=1.5, ties="first")
-    c.mlp(1, "sum", (digit, carry), c.out, lambda digit, carry: str((int(digit) + int(carry)) % 10))
-    c.mlp(1, "front", (c.tok, carry), c.out, {("+", "0"): "0", ("+", "1"): "1"})
+    c.head("carry", qk=decides, ov=carries, sink=1.5, ties="first")
+    c.mlp("sum", (digit, carry), c.out, lambda digit, carry: str((int(digit) + int(carry)) % 10))
+    c.mlp("front", (c.tok, carry), c.out, {("+", "0"): "0", ("+", "1"): "1"})
     return c
 
 

@@ -15,7 +15,7 @@ DESCRIBED_BY = {"creature": ["fluffy", "blue"], "forest": ["verdant"]}
 def build() -> Circuit:
     """One layer."""
     c = Circuit(["<s>", *SENTENCE], n_ctx=9, bos="<s>")
-    c.head(0, "description", qk=match(c.tok, c.tok, DESCRIBED_BY), ov=copy(c.tok, c.out))
+    c.head("description", qk=match(c.tok, c.tok, DESCRIBED_BY), ov=copy(c.tok, c.out))
     return c
 
 

@@ -12,10 +12,10 @@ def build() -> Circuit:
     """Two layers."""
     c = Circuit(vocab="!abc", n_ctx=7, bos="!")
     back1, back2 = c.space("back1", c.tok), c.space("back2", c.tok)
-    c.head(0, "one back", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, back1))
-    c.head(0, "two back", qk=match(c.pos, c.pos, shift(2)), ov=copy(c.tok, back2))
+    c.head("one back", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, back1))
+    c.head("two back", qk=match(c.pos, c.pos, shift(2)), ov=copy(c.tok, back2))
     context = match(c.tok, back1) + 0.6 * match(back1, back2)
-    c.head(1, "context", qk=context, ov=copy(c.tok, c.out), sink=0.95, ties="latest")
+    c.head("context", qk=context, ov=copy(c.tok, c.out), sink=0.95, ties="latest")
     return c
 
 

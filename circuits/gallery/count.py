@@ -7,10 +7,8 @@ from circuits.verify import EveryText, every_text
 def build() -> Circuit:
     """One layer, with an MLP."""
     c = Circuit("!abcde0123456", n_ctx=7, bos="!")
-    share = c.space("share", ["of the start"])
-    shares = copy(c.tok, share, {"!": "of the start"}, drop=())
-    c.head(0, "every a", qk=match(c.one, c.tok, {"1": "a"}), ov=shares, sink=1)
-    c.bucket(0, "count", share, c.out, {str(w): 1 / (w + 1) for w in range(7)})
+    n = c.count("every a", qk=match(c.one, c.tok, {"1": "a"}), up_to=6, gate=c.one)
+    c.direct(copy(n, c.out, lambda n, word: word == str(n)))
     return c
 
 

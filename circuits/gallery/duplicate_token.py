@@ -10,7 +10,7 @@ from circuits.verify import EveryText, every_text
 def build() -> Circuit:
     """One layer."""
     c = Circuit(vocab="!abcde", n_ctx=7, bos="!")
-    c.head(0, "duplicate", qk=match(c.tok, c.tok) - 2 * match(c.pos, c.pos), ov=copy(c.tok, c.out))
+    c.head("duplicate", qk=match(c.tok, c.tok) - 2 * match(c.pos, c.pos), ov=copy(c.tok, c.out))
     return c
 
 

@@ -15,10 +15,10 @@ def build() -> Circuit:
     balance, sign = c.space("balance", ["opened - closed"]), c.space("sign", ["-", "0", "+"])
     so_far = c.space("so far", ["failed", "fine"])
     opened, closed = (copy(c.tok, balance, {one: "opened - closed"}) for one in "()")
-    c.head(0, "balance", ov=opened - closed)
-    c.bucket(0, "sign", balance, sign, {"-": -1 / 9, "0": 0, "+": 1 / 9})
-    c.head(1, "any negative", qk=match(c.one, sign, {"1": "-"}), ov=copy(sign, so_far, {"-": "failed", "0": "fine"}))
-    c.mlp(1, "answer", (so_far, sign), c.out, {("failed", ...): "F", ("fine", "0"): "T", ("fine", "+"): "P"})
+    c.head("balance", ov=opened - closed)
+    c.bucket("sign", balance, sign, {"-": -1 / 9, "0": 0, "+": 1 / 9})
+    c.head("any negative", qk=match(c.one, sign, {"1": "-"}), ov=copy(sign, so_far, {"-": "failed", "0": "fine"}))
+    c.mlp("answer", (so_far, sign), c.out, {("failed", ...): "F", ("fine", "0"): "T", ("fine", "+"): "P"})
     return c
 
 

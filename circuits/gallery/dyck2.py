@@ -17,12 +17,12 @@ def build() -> Circuit:
     c = Circuit("!()[]", n_ctx=LENGTH + 1, bos="!")
     balance, depth = c.space("balance", ["opened - closed"]), c.space("depth", range(LENGTH + 1))
     opened, closed = (copy(c.tok, balance, dict.fromkeys(ones, "opened - closed")) for ones in (OPENING, CLOSING))
-    c.head(0, "balance", ov=opened - closed)
+    c.head("balance", ov=opened - closed)
     for i in range(LENGTH + 1):
-        c.bucket(0, f"depth at {i}", balance, depth, {d: d / (i + 1) for d in range(i + 1)}, gate=c.pos[i])
+        c.bucket(f"depth at {i}", balance, depth, {d: d / (i + 1) for d in range(i + 1)}, gate=c.pos[i])
     closing_opening = match(c.tok, c.tok, dict.fromkeys(CLOSING, tuple(OPENING)))
     one_deeper = match(depth, depth, shift(-1))
-    c.head(1, "opener", qk=closing_opening + one_deeper, ov=copy(c.tok, c.out), sink=1.5, ties="latest")
+    c.head("opener", qk=closing_opening + one_deeper, ov=copy(c.tok, c.out), sink=1.5, ties="latest")
     return c
 
 

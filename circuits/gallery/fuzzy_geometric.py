@@ -23,6 +23,6 @@ def build() -> Circuit:
     c = Circuit(vocab="!abdes", n_ctx=7, bos="!")
     meaning = c.embed("meaning", MEANING)
     prev = c.space("prev", meaning)
-    c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(meaning, prev))
-    c.head(1, "induction", qk=match(meaning, prev), ov=copy(c.tok, c.out), sink=0.5, ties="latest", gap=0.18)
+    c.head("previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(meaning, prev))
+    c.head("induction", qk=match(meaning, prev), ov=copy(c.tok, c.out), sink=0.5, ties="latest", gap=0.18)
     return c

@@ -14,8 +14,8 @@ def build() -> Circuit:
     c = Circuit(vocab="!abdes", n_ctx=7, bos="!")
     prev = c.space("prev", c.tok)
     similar = match(c.tok, prev, lambda word, other: "!" not in (word, other) and KIND[word] == KIND[other])
-    c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, prev))
-    c.head(1, "induction", qk=match(c.tok, prev) + 0.5 * similar, ov=copy(c.tok, c.out), ties="latest")
+    c.head("previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, prev))
+    c.head("induction", qk=match(c.tok, prev) + 0.5 * similar, ov=copy(c.tok, c.out), ties="latest")
     return c
 
 

@@ -1,7 +1,7 @@
 """Histogram: how often the current word occurs, so far (causal) or in the whole text (bidirectional).
 
-The head spreads over the w occurrences of the word and, its sink weighing as much as a match, over the start of the
-text, which so gets the share 1 / (w + 1). Copying that share makes it a number; a bucket turns it into w.
+The head of a count spreads over the w occurrences of the word and, its sink weighing as much as a match, over the start
+of the text, which so gets the share 1 / (w + 1). Copying that share makes it a number; a bucket turns it into w.
 """
 
 from circuits import Circuit, copy, match
@@ -14,10 +14,8 @@ VARIANTS = {"histogram": {}, "histogram_bidirectional": {"bidirectional": True}}
 def build(bidirectional: bool = False) -> Circuit:
     """One layer, with an MLP."""
     c = Circuit("!abcde123456", n_ctx=7, bos="!", attention_dir="bidirectional" if bidirectional else "causal")
-    share, letter = c.space("share", ["of the start"]), c.embed("letter", dict.fromkeys(LETTERS, "letter"))
-    shares = copy(c.tok, share, {"!": "of the start"}, drop=())
-    c.head(0, "same", qk=match(c.tok, c.tok), ov=shares, sink=1)
-    c.bucket(0, "count", share, c.out, {str(w): 1 / (w + 1) for w in range(1, 7)}, gate=letter)
+    n = c.count("same", qk=match(c.tok, c.tok), up_to=6)
+    c.direct(copy(n, c.out, lambda n, word: word == str(n)))
     return c
 
 

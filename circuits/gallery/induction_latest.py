@@ -12,8 +12,8 @@ def build() -> Circuit:
     """Two layers."""
     c = Circuit(vocab="!abcde", n_ctx=7, bos="!")
     prev = c.space("prev", c.tok)
-    c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, prev))
-    c.head(1, "induction", qk=match(c.tok, prev), ov=copy(c.tok, c.out), ties="latest")
+    c.head("previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, prev))
+    c.head("induction", qk=match(c.tok, prev), ov=copy(c.tok, c.out), ties="latest")
     return c
 
 

@@ -13,8 +13,8 @@ def build() -> Circuit:
     c = Circuit(vocab="!abcde", n_ctx=7, bos="!")
     pointer = c.space("pointer", c.pos)
     elsewhere = match(c.tok, c.tok) - 2 * match(c.pos, c.pos)
-    c.head(0, "duplicate", qk=elsewhere, ov=copy(c.pos, pointer), ties="latest")
-    c.head(1, "induction", qk=match(pointer, c.pos, shift(-1)), ov=copy(c.tok, c.out))
+    c.head("duplicate", qk=elsewhere, ov=copy(c.pos, pointer), ties="latest")
+    c.head("induction", qk=match(pointer, c.pos, shift(-1)), ov=copy(c.tok, c.out))
     return c
 
 

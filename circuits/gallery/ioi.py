@@ -20,10 +20,10 @@ def build() -> Circuit:
     twice, inhibited = c.space("twice", NAMES), c.space("inhibited", NAMES, holds="one")
     same_name = {name: name for name in NAMES}
     elsewhere = match(c.tok, c.tok, same_name) - 2 * match(c.pos, c.pos)
-    c.head(0, "duplicate token", qk=elsewhere, ov=copy(c.tok, twice, same_name))
-    c.head(1, "S-inhibition", qk=match(c.tok, twice, {"to": NAMES}), ov=copy(twice, inhibited))
+    c.head("duplicate token", qk=elsewhere, ov=copy(c.tok, twice, same_name))
+    c.head("S-inhibition", qk=match(c.tok, twice, {"to": NAMES}), ov=copy(twice, inhibited))
     other_name = match(inhibited, c.tok, lambda name, word: word in NAMES and word != name)
-    c.head(2, "name mover", qk=other_name, ov=copy(c.tok, c.out))
+    c.head("name mover", qk=other_name, ov=copy(c.tok, c.out))
     return c
 
 

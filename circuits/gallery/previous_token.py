@@ -7,7 +7,7 @@ from circuits.verify import EveryText, every_text
 def build() -> Circuit:
     """One layer."""
     c = Circuit(vocab="!abcde", n_ctx=7, bos="!")
-    c.head(0, "previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, c.out))
+    c.head("previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, c.out))
     return c
 
 

@@ -1,7 +1,7 @@
 """Reverse: each position predicts the word at its mirror image, in texts of any length (bidirectional).
 
-Attention to everything gives the start of the text the share 1 / (length + 1). A bucket makes it the length, a table
-the mirrored position from length and position, and a last head fetches the word there.
+The count of all words is the length. A table makes the mirrored position from length and position, and a last head
+fetches the word there.
 """
 
 from circuits import Circuit, copy, match
@@ -11,12 +11,9 @@ from circuits.verify import every_text
 def build() -> Circuit:
     """Three layers, two of them with MLPs."""
     c = Circuit("!abcde", n_ctx=7, bos="!", attention_dir="bidirectional")
-    share, length = c.space("share", ["of the start"]), c.space("length", range(1, 7))
-    mirror = c.space("mirror", c.pos)
-    c.head(0, "all", ov=copy(c.tok, share, {"!": "of the start"}, drop=()))
-    c.bucket(0, "length", share, length, {n: 1 / (n + 1) for n in range(1, 7)})
-    c.mlp(1, "mirror", (length, c.pos), mirror, lambda n, i: n + 1 - i if 1 <= i <= n else None)
-    c.head(2, "fetch", qk=match(mirror, c.pos), ov=copy(c.tok, c.out))
+    length, mirror = c.count("length", qk=None, up_to=6), c.space("mirror", c.pos)
+    c.mlp("mirror", (length, c.pos), mirror, lambda n, i: n + 1 - i if 1 <= i <= n else None)
+    c.head("fetch", qk=match(mirror, c.pos), ov=copy(c.tok, c.out))
     return c
 
 

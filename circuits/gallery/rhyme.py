@@ -20,7 +20,7 @@ def build() -> Circuit:
     """One layer."""
     c = Circuit(vocab=["<s>", *FILLERS, *PARTNER], n_ctx=1 + 4 * WORDS_A_LINE, bos="<s>")
     before_the_end = match(c.pos, c.pos, {end - 1: earlier for end, earlier in RHYMES_WITH.items()})
-    c.head(0, "rhyme", qk=before_the_end, ov=copy(c.tok, c.out, PARTNER))
+    c.head("rhyme", qk=before_the_end, ov=copy(c.tok, c.out, PARTNER))
     return c
 
 

@@ -16,8 +16,8 @@ def build(n: int) -> Circuit:
     back = {0: c.tok}
     for k in {n, n + 1} - {0}:
         back[k] = c.space(f"back{k}", c.tok)
-        c.head(0, f"{k} back", qk=match(c.pos, c.pos, shift(k)), ov=copy(c.tok, back[k]))
-    c.head(1, "induction", qk=match(back[n], back[n + 1]), ov=copy(c.tok, c.out), ties="latest")
+        c.head(f"{k} back", qk=match(c.pos, c.pos, shift(k)), ov=copy(c.tok, back[k]))
+    c.head("induction", qk=match(back[n], back[n + 1]), ov=copy(c.tok, c.out), ties="latest")
     return c
 
 

@@ -14,7 +14,7 @@ NEXT = dict(zip(DIGITS, DIGITS[1:] + DIGITS[0], strict=True))
 def build() -> Circuit:
     """One layer."""
     c = Circuit(vocab="!x" + DIGITS, n_ctx=5, bos="!")
-    c.head(0, "successor", qk=match(c.pos, c.pos), ov=copy(c.tok, c.out, NEXT))
+    c.head("successor", qk=match(c.pos, c.pos), ov=copy(c.tok, c.out, NEXT))
     return c
 
 

@@ -13,8 +13,8 @@ def build() -> Circuit:
     c = Circuit(vocab="!abcde", n_ctx=7, bos="!")
     prev = c.space("prev", c.tok)
     one_back = match(c.pos, c.pos, shift(1))
-    c.head(0, "previous", qk=one_back, ov=copy(c.tok, prev))
-    c.head(1, "again", qk=one_back, ov=copy(prev, c.out))
+    c.head("previous", qk=one_back, ov=copy(c.tok, prev))
+    c.head("again", qk=one_back, ov=copy(prev, c.out))
     return c
 
 

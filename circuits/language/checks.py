@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from circuits.language.holdings import Held, Holdings, describe_writers
+from circuits.language.holdings import Held, Holdings
 from circuits.language.layers import read_spaces, written_spaces
 from circuits.language.layout import Layout, time_of
 from circuits.language.neurons import key_as_written
@@ -36,7 +36,7 @@ def _check_head(head: Head, holdings: Holdings) -> None:
         if held.kind == "one" or (held.kind == "shares" and holdings.declaration.holds.get(space.name) == "shares"):
             continue
         raise ConfigError(
-            f"head {head.name!r} matches space {space.name!r}, which may hold {_amount(held)}: {held.why}; {WAYS}, "
+            f"{head.title} matches space {space.name!r}, which may hold {_amount(held)}: {held.why}; {WAYS}, "
             "with holds='shares', or give the head gap="
         )
 
@@ -48,16 +48,15 @@ def _check_neurons(part: Neurons, holdings: Holdings) -> None:
         held = holdings.at(space, time)
         if held.kind != "one":
             does = "looks up" if part.table is not None else "has its gate in"
-            what = "mlp" if part.table is not None else "bucket"
             raise ConfigError(
-                f"{what} {part.name!r} {does} space {space.name!r}, which may hold {_amount(held)}: {held.why}; {WAYS}"
+                f"{part.title} {does} space {space.name!r}, which may hold {_amount(held)}: {held.why}; {WAYS}"
             )
     always_open = {one.space.name for one in part.gate} == {holdings.declaration.one.name}
     for reach in part.reach if part.gate and not always_open else ():
         highest = holdings.reach(reach.number, time)[1]
         if highest >= reach.high:
             raise ConfigError(
-                f"bucket {part.name!r}: the number it reads may be {highest:g}, and its gate keeps it shut below "
+                f"{part.title}: the number it reads may be {highest:g}, and its gate keeps it shut below "
                 f"{reach.high:g} only; scale the number, or give values that reach as far"
             )
 
@@ -77,8 +76,8 @@ def check_alive(layout: Layout) -> None:
     read_at_the_end = {*layout.unembedding, *c.readouts}
     for name, space in c.spaces.items():
         if name not in own and name not in read_at_the_end and not any(name in read_spaces(part) for part in c.parts):
-            by = [part.name for part in c.parts if name in written_spaces(part)]
-            writers = f", though {describe_writers(by, c.parts)} writes it" if by else ""
+            by = [part.title for part in c.parts if name in written_spaces(part)]
+            writers = f", though {' and '.join(by)} writes it" if by else ""
             ways = "leave it out, or declare it with c.readout if it is an answer"
             raise ConfigError(f"space {space.name!r} is read by nothing{writers}; {ways}")
     for part in c.parts:
@@ -89,7 +88,7 @@ def check_alive(layout: Layout) -> None:
             for entry, space, held in _never(part, holdings):
                 able = [label for label, there in zip(space.labels, held.support.tolist(), strict=True) if there]
                 raise ConfigError(
-                    f"mlp {part.name!r}: entry {entry} never fires, because space {space.name!r} holds "
+                    f"{part.title}: entry {entry} never fires, because space {space.name!r} holds "
                     f"{listed(able) if able else 'nothing'} there"
                 )
 
@@ -97,14 +96,11 @@ def check_alive(layout: Layout) -> None:
 def _check_read_later(part: Part, layout: Layout, read_at_the_end: set[str]) -> None:
     writes = written_spaces(part)
     if not writes:
-        raise ConfigError(f"head {part.name!r} copies nothing; give it ov=")
+        raise ConfigError(f"{part.title} copies nothing; give it ov=")
     later = [other for other in layout.declaration.parts if time_of(other) > time_of(part)]
     if not writes & read_at_the_end and not any(writes & read_spaces(other) for other in later):
-        (who,) = [describe_writers([part.name], layout.declaration.parts)]
-        raise ConfigError(
-            f"{who} in layer {part.layer} writes {listed(sorted(writes))}, which nothing reads after it; give it an "
-            "earlier layer, or none"
-        )
+        written = f"{part.title} in layer {part.layer} writes {listed(sorted(writes))}"
+        raise ConfigError(f"{written}, which nothing reads after it; give it an earlier layer, or none")
 
 
 def _never(part: Neurons, holdings: Holdings) -> Iterator[tuple[str, Space, Held]]:

@@ -4,13 +4,12 @@ Everything else is derived from it: the graph of its parts, what it means (`inte
 (`circuits.compiler`). `Circuit` is a declaration with these derivations as methods.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from circuits.language import neurons
@@ -35,44 +34,24 @@ from circuits.language.parts import (
     Ties,
 )
 from circuits.language.placed import placed
-from circuits.language.space import Coordinate, Holds, Label, Linear, Number, Space, cut, is_finite, listed
-from interp.errors import ConfigError, TokenError, check_choice, describe, did_you_mean
+from circuits.language.space import Coordinate, Label, Linear, Number, Space, cut, is_finite
+from circuits.language.stream import SCOPE, Stream, stretch
+from interp.errors import ConfigError, TokenError, check_choice, describe
 from interp.indices import is_index
 from interp.keywords import known_keywords
-from interp.text import INPUT, Ids, Text, Vocabulary, as_ids, check_tokens, is_text
-
-SCOPE = "/"
-"""Between the name of a scope and a name in it."""
+from interp.text import Ids, Text, Vocabulary
 
 
-class Declaration:
-    """What a circuit declares: its words, its longest text, its spaces, and its parts.
-
-    Args:
-        vocab: the words, or a string of one-character words, or a `Vocabulary`.
-        n_ctx: longest text, the start included.
-        bos: the word that every text starts with; a head that finds no match rests there (its sink).
-        attention_dir: "causal" or "bidirectional".
-        tied: read the prediction from `tok` itself instead of from a space of its own, as a tied unembedding does.
-        nothing_below: logits below it predict nothing. By default it follows, word by word, from what can be written:
-            half of the smallest logit that a part gives the word when no other part writes.
-
-    Attributes:
-        tok: the current word, written by the embedding.
-        pos: the position, 0 to n_ctx - 1.
-        one: a constant 1 at every position.
-        out: where predictions are written; the unembedding reads it.
-        spaces: all spaces by name.
-        embeddings: what a word writes into a space, [d_vocab, labels], by the name of the space.
-        holds: what a space holds by the author's word, by its name; see `space`.
-        readouts: further spaces that are read at the end, by name; see `readout`.
-        inputs: spaces of vectors that the user gives, by name, with the range of their numbers; see `vectors`.
-        directs: what the unembedding reads beside `out`, as forms; see `direct` and `number`.
+class Declaration(Stream):
+    """What a circuit declares: its words, its longest text, its spaces (see `Stream`), and its parts.
 
     A layer is left out (`c.head("previous", ...)`) or given first (`c.head(0, "previous", ...)`). A part without one
     goes into the earliest layer after everything that writes what it reads.
 
-    Raises `TokenError` for repeated words or an unknown `bos`, `ConfigError` for an impossible `n_ctx`.
+    Attributes:
+        directs: what the unembedding reads beside `out`, as forms; see `direct` and `number`.
+
+    Arguments and errors are those of `Stream`.
     """
 
     @known_keywords
@@ -85,136 +64,10 @@ class Declaration:
         tied: bool = False,
         nothing_below: Number | None = None,
     ):
-        if not is_index(n_ctx) or n_ctx < 1:
-            raise ConfigError(f"n_ctx = {describe(n_ctx)}; allowed: 1 or more")
-        check_choice("attention_dir", attention_dir, ("causal", "bidirectional"))
-        if nothing_below is not None and (not is_finite(nothing_below) or nothing_below <= 0):
-            raise ConfigError(f"nothing_below = {describe(nothing_below)}; allowed: a finite number above 0, or None")
-        given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
-        if bos is not None:
-            given.to_single_token(bos)
-        self.vocabulary, self.n_ctx = given, n_ctx
-        self.attention_dir: Literal["causal", "bidirectional"] = attention_dir
-        self.bos = given.bos if bos is None else bos
-        self.spaces: dict[str, Space] = {}
-        self.nothing_below = None if nothing_below is None else float(nothing_below)
-        self.embeddings: dict[str, Float[Tensor, "d_vocab labels"]] = {}
-        self.holds: dict[str, Holds] = {}
-        self.readouts: dict[str, Space] = {}
-        self.inputs: dict[str, tuple[float, float]] = {}
+        super().__init__(vocab, n_ctx, bos, attention_dir, tied, nothing_below)
         self.directs: list[Form] = []
         self._declared: list[Part] = []
         self._settled: list[Part] | None = None
-        self._scopes: tuple[str, ...] = ()
-
-        self.tok = self.space("tok", given.words)
-        self.pos = self.space("pos", range(n_ctx))
-        self.one = self.space("one", ["1"])
-        self.out = self.tok if tied else self.space("out", self.tok)
-        self.embeddings["tok"] = torch.eye(given.d_vocab, dtype=torch.float64)
-        self.embeddings["one"] = torch.ones(given.d_vocab, 1, dtype=torch.float64)
-
-    # ------------------------------------------------------------------ declarations
-
-    @known_keywords
-    def space(self, name: str, labels: Space | Iterable[Label], holds: Holds | None = None) -> Space:
-        """A new space, with labels of its own or those of another space.
-
-        Args:
-            name: what messages and `edges()` call it.
-            labels: one for each direction.
-            holds: the author's word on what the space holds at a position: "one" label or none, "shares" of labels, or
-                "numbers". By default it follows from what writes the space. Heads that choose and tables need one
-                label, or shares that are declared. `verify` holds the circuit to it.
-
-        Raises `ConfigError` for a name that is taken or no word, and for labels that `Space` does not take.
-        """
-        if holds is not None:
-            check_choice(f"space {name!r}: holds", holds, get_args(Holds))
-        name = self._scoped(name)
-        if name in self.spaces:
-            other = "; give the scope another name" if self._scopes else ""
-            raise ConfigError(f"space {name!r} is declared twice{other}")
-        space = Space(name, labels.labels, labels.states) if isinstance(labels, Space) else Space(name, tuple(labels))
-        self.spaces[name] = space
-        if holds is not None:
-            self.holds[name] = holds
-        return space
-
-    @known_keywords
-    def readout(self, name: str, labels: Space | Iterable[Label]) -> Space:
-        """A new space that is read at the end, beside `out`: a second kind of answer.
-
-        `interpret(text).predicted(name)`, `predict(text, readout=name)` and `verify(..., readout=name)` say what it
-        holds. It is also a way to look at a space that no part reads. Raises as `space` does.
-        """
-        space = self.space(name, labels)
-        self.readouts[space.name] = space
-        return space
-
-    @known_keywords
-    def vectors(self, name: str, size: int, over: tuple[Number, Number] | None = None) -> Space:
-        """A new space of numbers that no word writes: each text is given with vectors, [batch, pos, size].
-
-        `over` says between which numbers they lie. `interpret(text, {name: x})`, `model.embedded(text, {name: x})` and
-        `verify(..., vectors=)` take them. Raises as `space` does, and for a size below 1.
-        """
-        if not is_index(size) or size < 1:
-            raise ConfigError(f"vectors {name!r}: size = {describe(size)}; allowed: 1 or more")
-        low, high = (-float("inf"), float("inf")) if over is None else _stretch(f"vectors {name!r}", over)
-        space = self.space(name, range(size), holds="numbers")
-        self.inputs[space.name] = low, high
-        return space
-
-    @contextmanager
-    def scope(self, name: str) -> Iterator[None]:
-        """Names that are declared within get `name/` in front, so that one function can declare its parts twice.
-
-        Raises `ConfigError` for a name that is no word or contains "/".
-        """
-        if not isinstance(name, str) or not name or SCOPE in name:
-            raise ConfigError(f"a scope is called {describe(name)}; allowed: a word without {SCOPE!r}")
-        before = self._scopes
-        self._scopes = (*before, name)
-        try:
-            yield
-        finally:
-            self._scopes = before
-
-    @known_keywords
-    def embed(self, name: str, table: Mapping[str, Label | Sequence[Number]]) -> Space:
-        """A new space that the embedding writes: a label for each word of `table`, or a vector of features.
-
-        Words that are not in the table write nothing there. Raises `TokenError` for an unknown word, `ConfigError` for
-        vectors of several lengths, and features that are no finite numbers.
-        """
-        if not isinstance(table, Mapping):
-            raise ConfigError(f"space {name!r}: the table is {describe(table)}; allowed: a mapping from words")
-        unknown = next((word for word in table if word not in self.vocabulary.words), None)
-        if unknown is not None:
-            near = did_you_mean(str(unknown), self.vocabulary.words)
-            raise TokenError(f"space {name!r}: {unknown!r} is not a word{near}")
-        vectors = {word: self._features(name, word, v) for word, v in table.items() if not isinstance(v, str | int)}
-        if len(vectors) not in (0, len(table)) or len({len(v) for v in vectors.values()}) > 1:
-            raise ConfigError(f"space {name!r}: either a label for each word, or vectors of one length")
-        if vectors:
-            size = len(next(iter(vectors.values())))
-            space = self.space(name, Space(name, tuple(range(size)), tuple(dict.fromkeys(vectors.values()))))
-            name = space.name
-        else:
-            space = self.space(name, dict.fromkeys(label for label in table.values() if isinstance(label, str | int)))
-            vectors = {word: _one_hot(space, label) for word, label in table.items() if isinstance(label, str | int)}
-            name = space.name
-        rows = [vectors.get(word, (0.0,) * len(space)) for word in self.vocabulary.words]
-        self.embeddings[name] = torch.tensor(rows, dtype=torch.float64)
-        return space
-
-    @staticmethod
-    def _features(name: str, word: str, given: Sequence[Number]) -> tuple[float, ...]:
-        if not isinstance(given, Iterable) or not all(map(is_finite, given)):
-            said = f"space {name!r}: the features of {word!r} are {describe(given)}"
-            raise ConfigError(f"{said}; allowed: finite numbers")
-        return tuple(map(float, given))
 
     @placed
     def head(
@@ -533,19 +386,14 @@ class Declaration:
     def tokens(self, input: Text | Ids) -> Int[Tensor, "batch pos"]:
         """Token ids of one text or several, or the ids given, after every check.
 
-        Raises `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start, and for
-        one in which the start comes again although a head rests at it.
+        Raises `TokenError` as `Stream.tokens` does, and for a text in which the start comes again although a head rests
+        at it.
         """
-        ids = self.vocabulary.to_tokens(input) if is_text(input) else as_ids(input, INPUT)
-        ids = check_tokens(ids, self.vocabulary.d_vocab, self.n_ctx, ids.device)
-        if self.bos is not None:
-            start = self.vocabulary.to_single_token(self.bos)
-            if (wrong := (ids[:, 0] != start).nonzero()).numel():
-                text = self.vocabulary.to_string(ids[int(wrong[0])])
-                start_is = f"does not start with {self.bos!r}, where heads without a match rest"
-                raise TokenError(f"text {describe(text)} {start_is}")
-            resting = next((head.name for head in self.heads if head.sink), None)
-            if resting is not None and (again := (ids[:, 1:] == start).nonzero()).numel():
+        ids = super().tokens(input)
+        resting = next((head.name for head in self.heads if head.sink), None)
+        if self.bos is not None and resting is not None:
+            again = (ids[:, 1:] == self.vocabulary.to_single_token(self.bos)).nonzero()
+            if again.numel():
                 row, place = (int(i) for i in again[0])
                 raise TokenError(
                     f"text {describe(self.vocabulary.to_string(ids[row]))} has its start {self.bos!r} again at place "
@@ -559,9 +407,6 @@ class Declaration:
         return f"{type(self).__name__}({words} words, n_ctx={self.n_ctx}, {layers} layers: {named or 'no parts'})"
 
     # ------------------------------------------------------------------ the small print
-
-    def _scoped(self, name: str) -> str:
-        return SCOPE.join((*self._scopes, name)) if isinstance(name, str) and name else name
 
     def _new_name(self, what: str, layer: int | None, name: str) -> tuple[str, str]:
         """A part's whole name, and how messages call it: "head 'second/rank'"."""
@@ -611,7 +456,7 @@ class Declaration:
     def _over(self, where: str, number: Terms, over: tuple[Number, Number] | None) -> tuple[float, float]:
         """Between what a number lies: as given, or as follows from what has been declared so far."""
         if over is not None:
-            return _stretch(where, over)
+            return stretch(where, over)
         from circuits.language.holdings import Holdings
         from circuits.language.layout import Layout
 
@@ -622,28 +467,3 @@ class Declaration:
             raise ConfigError(f"{where}: what it reads is always {low:g}, as nothing that was declared before writes "
                               "it; declare what writes it first, or give over=(low, high)")  # fmt: skip
         return low, high
-
-    def _check_space(self, where: str, *spaces: Space) -> None:
-        for space in spaces:
-            if not isinstance(space, Space):
-                raise ConfigError(f"{where}: {describe(space)} is not a space; {self._spaces_near(space)}")
-            if self.spaces.get(space.name) != space:
-                raise ConfigError(f"{where}: {space!r} is not one of this circuit's; {self._spaces_near(space.name)}")
-
-    def _spaces_near(self, given: object) -> str:
-        """What spaces there are, and how the nearest one is written."""
-        written = {name: f"circuit.spaces[{name!r}]" for name in self.spaces}
-        near = did_you_mean(given, written, said=written) if isinstance(given, str) else ""
-        return f"this circuit has {listed(self.spaces)}{near}"
-
-
-def _one_hot(space: Space, label: Label) -> tuple[float, ...]:
-    return tuple(float(one == label) for one in space.labels)
-
-
-def _stretch(where: str, over: tuple[Number, Number]) -> tuple[float, float]:
-    """Two finite numbers, the lower one first."""
-    pair = tuple(over) if isinstance(over, Sequence) else ()
-    if len(pair) != 2 or not all(map(is_finite, pair)) or not pair[0] < pair[1]:
-        raise ConfigError(f"{where}: over = {describe(over)}; allowed: two finite numbers, the lower one first")
-    return float(pair[0]), float(pair[1])

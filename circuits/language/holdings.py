@@ -6,7 +6,6 @@ writers add up. The analysis errs on the safe side. Where the author knows bette
 takes their word, and `verify` holds the circuit to it.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from circuits.language.forms import Term
 from circuits.language.layout import Layout, time_of
-from circuits.language.parts import Head, Neurons, Part, Terms
+from circuits.language.parts import Head, Neurons, Terms
 from circuits.language.single import copies_one_label
 from circuits.language.space import Holds, Space
 
@@ -72,13 +71,22 @@ class Holdings:
         return replace(held, kind=promised, low=low, high=high, why="" if promised == "one" else held.why)
 
     def reach(self, number: Terms, time: float = float("inf")) -> tuple[float, float]:
-        """The lowest and the highest value of a sum of coordinates."""
-        low = high = 0.0
+        """The lowest and the highest value of a sum of coordinates.
+
+        Of a space that holds one label, or shares of several, at most one coordinate counts in whole.
+        """
+        ends: dict[Space, list[tuple[float, float]]] = {}
         for coordinate, factor in number:
             held, place = self.at(coordinate.space, time), coordinate.space.index(coordinate.label)
-            ends = sorted((factor * float(held.low[place]), factor * float(held.high[place])))
-            low, high = low + ends[0], high + ends[1]
-        return low, high
+            low, high = sorted((factor * float(held.low[place]), factor * float(held.high[place])))
+            ends.setdefault(coordinate.space, []).append((low, high))
+        lowest = highest = 0.0
+        for space, each in ends.items():
+            lows, highs = zip(*each, strict=True)
+            alone = self.at(space, time).kind != "numbers" and not space.states
+            lowest += min(lows) if alone else sum(lows)
+            highest += max(highs) if alone else sum(highs)
+        return lowest, highest
 
     def states(self, space: Space, held: Held) -> Float[Tensor, "states labels"]:
         """The vectors that a space of one label can hold, without the empty one."""
@@ -107,13 +115,15 @@ class Holdings:
                 low, high = (torch.full((len(space),), end).double() for end in self.declaration.inputs[space.name])
                 some = torch.ones(len(space), dtype=torch.bool)
                 least = torch.full((len(space),), torch.inf, dtype=torch.float64)
-                self._give(space, -1.0, Held("numbers", some, low, high, least, {}, ("embed",), "the user gives it"))
+                self._give(
+                    space, -1.0, Held("numbers", some, low, high, least, {}, ("the embedding",), "the user gives it")
+                )
             elif table is not None:
                 least = table.abs().where(table != 0, torch.inf).amin(0)
                 support = (table != 0).any(0)
                 when = {space.name: frozenset(support.nonzero()[:, 0].tolist())}
                 ends = table.amin(0).clamp(max=0), table.amax(0).clamp(min=0)
-                self._give(space, -1.0, Held("one", support, *ends, least, when, ("embed",)))
+                self._give(space, -1.0, Held("one", support, *ends, least, when, ("the embedding",)))
 
     def _give_head(self, head: Head) -> None:
         by_destination: dict[str, list[Term]] = {}
@@ -121,7 +131,7 @@ class Holdings:
             by_destination.setdefault(term.columns.name, []).append(term)
         for terms in by_destination.values():
             given = [self._copied(head, term) for term in terms]
-            held = given[0] if len(given) == 1 else _together(terms[0].columns, given, f"head {head.name!r}")
+            held = given[0] if len(given) == 1 else _together(terms[0].columns, given, head.title)
             # A copy comes from another position, where other conditions hold.
             self._give(terms[0].columns, time_of(head), replace(held, when={}))
 
@@ -129,11 +139,11 @@ class Holdings:
         source, W = self.at(term.rows, time_of(head)), term.weighted
         share, kind, why = 1.0, source.kind, source.why
         if head.attend == "soft":
-            kind, why, share = "shares", f"head {head.name!r} is soft, and mixes its keys", 1 / self.declaration.n_ctx
+            kind, why, share = "shares", f"{head.title} is soft, and mixes its keys", 1 / self.declaration.n_ctx
         elif head.ties == "mean" and not copies_one_label(head, term, self):
             share = 1 / self.declaration.n_ctx
             if kind == "one":
-                kind, why = "shares", f"head {head.name!r} may copy the mean of several keys"
+                kind, why = "shares", f"{head.title} may copy the mean of several keys"
         if source.kind == "numbers":
             kind, why = "numbers", source.why
         if source.kind == "numbers" or term.rows.states:
@@ -145,11 +155,11 @@ class Holdings:
             low, high = kept.amin(0).clamp(max=0), kept.amax(0).clamp(min=0)
         moved = (W != 0) & source.support[:, None]
         if not _is_relabelling(term, moved):
-            kind, why = "numbers", why or f"head {head.name!r} writes it with weights, or several labels for one"
+            kind, why = "numbers", why or f"{head.title} writes it with weights, or several labels for one"
         least = (W.abs() * source.smallest.clamp(max=1e300)[:, None]).where(moved, torch.inf).amin(0) * share
         rows = frozenset(moved.any(1).nonzero()[:, 0].tolist())
         when = {**source.when, term.rows.name: rows & source.when.get(term.rows.name, rows)}
-        return Held(kind, moved.any(0), low, high, least, when, (head.name,), why)
+        return Held(kind, moved.any(0), low, high, least, when, (head.title,), why)
 
     def _give_neurons(self, part: Neurons) -> None:
         for space in {coordinate.space for ramp in part.ramps for coordinate, _ in ramp.writes}:
@@ -163,8 +173,8 @@ class Holdings:
             ends = torch.stack([factors * part.span[0], factors * part.span[1]])
             least = (factors.abs() * max(map(abs, part.span))).where(factors != 0, torch.inf)
             low, high = ends.amin(0).clamp(max=0), ends.amax(0).clamp(min=0)
-            why = f"function {part.name!r} writes it"
-            return Held("numbers", factors != 0, low, high, least, {}, (part.name,), why)
+            why = f"{part.title} writes it"
+            return Held("numbers", factors != 0, low, high, least, {}, (part.title,), why)
         support = torch.zeros(n, dtype=torch.bool)
         for ramp in part.ramps:
             for coordinate, factor in ramp.writes:
@@ -174,9 +184,9 @@ class Holdings:
         high = support.double()
         if part.table is not None and part.table.summed:
             high = high * len(part.table.entries)
-            why = f"entries of mlp {part.name!r} add up"
-            return Held("numbers", support, low, high, least, {}, (part.name,), why)
-        return Held("one", support, low, high, least, self._conditions(part), (part.name,))
+            why = f"entries of {part.title} add up"
+            return Held("numbers", support, low, high, least, {}, (part.title,), why)
+        return Held("one", support, low, high, least, self._conditions(part), (part.title,))
 
     def _conditions(self, part: Neurons) -> Conditions:
         """What must hold for a table or a bucket to write: labels of what it reads, and what these need in turn."""
@@ -208,7 +218,7 @@ def _together(space: Space, given: list[Held], who: str = "") -> Held:
         why = next((one.why for one in given if one.why), "")
         return Held(kind, support, lows.amin(0), highs.amax(0), smallest, {}, writers, why)
     why = next((one.why for one in given if one.kind == "numbers"), "")
-    why = why or f"{who or ' and '.join(map(repr, writers))} may write it twice, and it adds up"
+    why = why or f"{who or ' and '.join(writers)} may write it twice, and it adds up"
     return Held("numbers", support, lows.sum(0), highs.sum(0), smallest, {}, writers, why)
 
 
@@ -238,9 +248,3 @@ def _factors(part: Neurons, space: Space) -> Float[Tensor, "labels"]:
         if coordinate.space == space:
             factors[space.index(coordinate.label)] += factor
     return factors
-
-
-def describe_writers(names: Iterable[str], parts: Iterable[Part]) -> str:
-    """Who writes something, as "head 'previous' and mlp 'sum'"."""
-    kinds = {part.name: "head" if isinstance(part, Head) else "mlp" for part in parts}
-    return " and ".join(f"{kinds[name]} {name!r}" if name in kinds else "the embedding" for name in names)

@@ -30,7 +30,7 @@ TIED = 1e-6
 SHOWN = 8
 """The most texts that the repr of an interpretation shows."""
 
-Stream = Float[Tensor, "batch pos size"]
+Coordinates = Float[Tensor, "batch pos size"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,7 +50,7 @@ class Interpretation:
     """
 
     tokens: Int[Tensor, "batch pos"]
-    stream: Stream
+    stream: Coordinates
     patterns: dict[str, Float[Tensor, "batch query_pos key_pos"]]
     logits: Float[Tensor, "batch pos d_vocab"]
     predictions: list[list[str | None]]
@@ -147,7 +147,7 @@ class Interpreter:
         return Interpretation(tokens, x, patterns, logits, predictions, said, fired, self.layout, self.thresholds)
 
     def _attend(
-        self, head: Head, x: Stream, visible: Bool[Tensor, "query_pos key_pos"], broken: list[str]
+        self, head: Head, x: Coordinates, visible: Bool[Tensor, "query_pos key_pos"], broken: list[str]
     ) -> Float[Tensor, "batch query_pos key_pos"]:
         slices = self.layout.slices
         scores = x.new_zeros(*x.shape[:2], x.shape[1])
@@ -159,7 +159,9 @@ class Interpreter:
         self._check_gap(head, scores, pattern, visible, broken)
         return pattern
 
-    def _copy(self, head: Head, pattern: Float[Tensor, "batch query_pos key_pos"], x: Stream, written: Stream) -> None:
+    def _copy(
+        self, head: Head, pattern: Float[Tensor, "batch query_pos key_pos"], x: Coordinates, written: Coordinates
+    ) -> None:
         for (rows, columns), block in self._blocks[head.name][1].items():
             where = self.layout.slices[columns]
             written[..., where] += pattern @ (x[..., self.layout.slices[rows]] @ block)
@@ -182,10 +184,10 @@ class Interpreter:
         if bool(near.any()):
             row, query, key = (int(i) for i in near.nonzero()[0])
             less = f"{float(least[row, query, 0] - scores[row, query, key]):.3g} less than one it chooses"
-            where = f"head {head.name!r}: at position {query} key {key}"
+            where = f"{head.title}: at position {query} key {key}"
             broken.append(f"{where} scores only {less}, and {head.gap:.3g} is what it can tell apart")
 
-    def _check_promises(self, x: Stream, tokens: Int[Tensor, "batch pos"], broken: list[str]) -> None:
+    def _check_promises(self, x: Coordinates, tokens: Int[Tensor, "batch pos"], broken: list[str]) -> None:
         """Note a space that does not hold what its author promised."""
         for name, promise in self.declaration.holds.items():
             if name not in self.layout.slices or promise == "numbers":

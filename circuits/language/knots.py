@@ -73,10 +73,13 @@ def _value(where: str, f: Callable[[float], Number], u: float) -> float:
     return float(value)
 
 
-def _fewest(values: np.ndarray, error: float) -> list[int]:
-    """Places of the knots: every piece reaches as far as the error lets it, in steps of the grid."""
+def _fewest(values: np.ndarray, error: float, most: int = GRID + 1) -> list[int]:
+    """Places of the knots: every piece reaches as far as the error lets it, in steps of the grid.
+
+    It stops short of the end when there would be more than `most`.
+    """
     chosen, last = [0], len(values) - 1
-    while chosen[-1] < last:
+    while chosen[-1] < last and len(chosen) <= most:
         start, reach = chosen[-1], 2
         while start + 2 * reach <= last and _piece_error(values, start, start + 2 * reach) <= error:
             reach *= 2
@@ -94,7 +97,7 @@ def _best(values: np.ndarray, n_knots: int, extent: float) -> list[int]:
     lowest, highest = 0.0, max(extent, 1e-12)
     for _ in range(40):
         middle = (lowest + highest) / 2
-        few = len(_fewest(values, middle)) <= n_knots
+        few = len(_fewest(values, middle, n_knots)) <= n_knots
         lowest, highest = (lowest, middle) if few else (middle, highest)
     return _fewest(values, highest)
 

@@ -45,7 +45,9 @@ def read_spaces(part: Part) -> set[str]:
     if isinstance(part, Head):
         matched = {space.name for term in part.scores.terms for space in (term.rows, term.columns)}
         return matched | {term.rows.name for term in part.ov.terms}
-    return {coordinate.space.name for ramp in part.ramps for coordinate, _ in ramp.reads}
+    looked_up = {space.name for space in part.table.reads} if part.table is not None else set()
+    terms = [*(ramp.reads for ramp in part.ramps), *(reach.number for reach in part.reach)]
+    return looked_up | {coordinate.space.name for number in terms for coordinate, _ in number}
 
 
 def written_spaces(part: Part) -> set[str]:
@@ -59,5 +61,5 @@ def _circle(parts: Sequence[Part]) -> ConfigError:
     steps: list[str] = []
     for reader, writer in zip(parts, [*parts[1:], parts[0]], strict=True):
         space = min(read_spaces(reader) & written_spaces(writer))
-        steps.append(f"{reader.name!r} reads {space!r}, which {writer.name!r} writes")
+        steps.append(f"{reader.title} reads {space!r}, which {writer.title} writes")
     return ConfigError(f"no layer is early enough: {'; '.join(steps)}; give one of them a layer")

@@ -60,6 +60,11 @@ class Head:
     trusted: bool = False
 
     @property
+    def title(self) -> str:
+        """What messages call it, such as "head 'previous'"."""
+        return f"head {self.name!r}"
+
+    @property
     def scores(self) -> Form:
         """Everything its scores are made of."""
         return self.qk + self.recency
@@ -155,6 +160,12 @@ class Neurons:
     span: tuple[float, float] | None = None
     destinations: Terms = ()
     error: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """What messages call them: "mlp 'table'", "bucket 'count'" or "function 'square'"."""
+        kind = "mlp" if self.table is not None else "bucket" if self.gate else "function"
+        return f"{kind} {self.name!r}"
 
     def __repr__(self) -> str:
         return f"Neurons({self.name!r}, layer={self.layer}, {len(self.ramps)} ramps)"

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
 
 from interp.keywords import known_keywords
 
@@ -10,6 +10,7 @@ P = ParamSpec("P")
 Returned = TypeVar("Returned", covariant=True)
 
 
+@runtime_checkable
 class Placed(Protocol[P, Returned]):
     """A declaration that can be called with a layer first, `c.head(0, "previous", ...)`, or without."""
 

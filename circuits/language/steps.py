@@ -84,14 +84,14 @@ class Step:
         always_open = len(self.part.gate) == 1 and self.part.gate[0].space is self.layout.declaration.one
         for reach in self.part.reach if not self.part.gate or not always_open else ():
             self._note_reach(reach, flat, broken)
-        return self._ramps.add(flat, target, self.part.name, broken)
+        return self._ramps.add(flat, target, self.part.title, broken)
 
     def _note_reach(self, reach: Reach, flat: Float[Tensor, "position size"], broken: list[str]) -> None:
         number = _sum(reach.number, flat, self.layout)
         outside = (number < reach.low - NEAR) | (number > reach.high + NEAR)
         if bool(outside.any()):
             said = float(number[outside][0])
-            broken.append(f"{self.part.name!r} reads {said:.4g}, which it follows from {reach.low:g} to {reach.high:g}")
+            broken.append(f"{self.part.title} reads {said:.4g}, which it follows from {reach.low:g} to {reach.high:g}")
 
 
 class _Ramps:
@@ -125,7 +125,7 @@ class _Ramps:
             if bool(between.any()):
                 row, ramp = (int(i) for i in between.nonzero()[0])
                 ends = f"what lies below {float(self.low[ramp]):.4g} from what lies above {float(self.high[ramp]):.4g}"
-                broken.append(f"{name!r} reads {float(u[row, ramp]):.4g}, where it tells {ends}")
+                broken.append(f"{name} reads {float(u[row, ramp]):.4g}, where it tells {ends}")
             straight = ((u - self.low) / (self.high - self.low)).clamp(0, 1)
             values = torch.where(self.snaps, (u > (self.low + self.high) / 2).double(), straight)
             fired |= (values > 0).any(0)

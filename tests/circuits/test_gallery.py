@@ -28,12 +28,18 @@ INPUTS = {
     "skip_0": 5**6, "skip_1": 5**6, "skip_2": 5**6, "rhyme": 10_000, "histogram": 5**6, "histogram_bidirectional": 5**6,
     "count": 5**6, "reverse": 19_530, "sort": 5**5, "dyck1": 2**8, "dyck2": 4_480, "addition_2": 10**4,
     "addition_3": 10**6, "ioi": 180, "successor": 9**4, "adjectives": 40_320, "induction": 3**5,
+    "automaton_s3": 2**8, "automaton_a5": 2**8, "caesar": 8**4, "copy_suppression": 5**6, "first_unique": 1_364,
+    "frac_prevs": 3**6, "balance": 3**6, "greater_than": 400, "modular_addition": 113**2, "modular_addition_23": 23**2,
+    "palindrome": 1_092, "sorted_list": 4**6, "superposition": 15,
 }  # fmt: skip
 LAYERS = {
     "previous_token": 1, "induction_latest": 2, "induction_pointer": 2, "induction_uniform": 2, "virtual_head": 2,
     "duplicate_token": 1, "backoff": 2, "fuzzy_induction": 2, "fuzzy_geometric": 2, "skip_0": 2, "skip_1": 2,
     "skip_2": 2, "rhyme": 1, "histogram": 1, "histogram_bidirectional": 1, "count": 1, "reverse": 3, "sort": 3,
     "dyck1": 2, "dyck2": 2, "addition_2": 2, "addition_3": 2, "ioi": 3, "successor": 1, "adjectives": 1, "induction": 2,
+    "automaton_s3": 3, "automaton_a5": 3, "caesar": 0, "copy_suppression": 1, "first_unique": 2, "frac_prevs": 1,
+    "balance": 1, "greater_than": 1, "modular_addition": 1, "modular_addition_23": 1, "palindrome": 4, "sorted_list": 2,
+    "superposition": 1,
 }  # fmt: skip
 
 

@@ -587,3 +587,11 @@ def test_a_start_that_comes_again_is_refused_where_a_head_rests_at_it():
     for ask in (c.interpret, lambda text: c.verify([text], progress=False)):
         with pytest.raises(TokenError, match="'!ab!a' has its start '!' again at place 3, and head 'other' rests"):
             ask("!ab!a")
+
+
+def test_a_table_may_say_anything_of_a_space_and_a_bucket_may_have_one_label():
+    c = Circuit("ab", 2)
+    c.mlp("any", [c.tok, c.one], c.out, {("a", ...): "b"})
+    c.bucket("one", c.pos[0], c.out, {"a": 1.0}, gate=c.tok["b"])
+    assert c.interpret("ab").predictions == [["b", "a"]]
+    assert c.compile().predict("ab") == ["b", "a"]

@@ -95,3 +95,14 @@ def test_neurons_that_write_nothing_are_left_out():
     model = c.compile(dtype=torch.float64)
     assert model.cfg.d_mlp == 2  # the ramps between the values cancel, and that of the gate is one for both
     assert torch.allclose(model(torch.tensor([[0, 1, 2]])), torch.tensor([0.0, 1, 1], dtype=torch.float64))
+
+
+@torch.no_grad()
+def test_neurons_that_are_shared_are_exact_to_rounding():
+    c = Circuit("!ab", 6, bos="!")
+    n = c.count("n", match(c.tok, c.tok), up_to=5)
+    c.direct(copy(n, c.out, {5: "a", 4: "b", 3: "!"}))
+    text = "!aaaaa"
+    logits = c.compile(dtype=torch.float64, error=1e-12)(text)
+    assert isinstance(logits, torch.Tensor)
+    assert float((logits - c.interpret(text).logits).abs().max()) < 1e-12
