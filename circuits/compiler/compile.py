@@ -200,13 +200,13 @@ def _plan(layout: Layout, encoding: Encoding, heads: list[FactoredHead]) -> Plan
         places[part.name] = Place(part.layer, len(of_layer) if isinstance(part, Head) else None)
     place = _finder(encoding)
 
-    def merged(ramps: Iterable[Ramp]) -> MergedNeurons:
-        return merge_neurons(ramps, place, encoding.n_labels).encoded(encoding, "an MLP's read of 'pos'")
+    def merged(ramps: Iterable[Ramp], who: str) -> MergedNeurons:
+        return merge_neurons(ramps, place, encoding.n_labels).encoded(encoding, f"{who}: its read of 'pos'")
 
-    declared = {part.name: part.ramps for part in circuit.parts if isinstance(part, Neurons)}
+    declared = [part for part in circuit.parts if isinstance(part, Neurons)]
     by_layer: dict[int, list[Ramp]] = {}
-    for name, ramps in declared.items():
-        by_layer.setdefault(places[name].layer, []).extend(ramps)
+    for part in declared:
+        by_layer.setdefault(part.layer, []).extend(part.ramps)
     return Plan(
         encoding=encoding,
         embedding=encoding.written(_by_label(tables, circuit.vocabulary.d_vocab, encoding)),
@@ -214,11 +214,13 @@ def _plan(layout: Layout, encoding: Encoding, heads: list[FactoredHead]) -> Plan
         unembedding=encoding.read(
             _by_label(layout.unembedding, circuit.vocabulary.d_vocab, encoding), "the unembedding"
         ),
-        readouts={name: encoding.read(_labels(circuit, name, encoding), name) for name in circuit.readouts},
+        readouts={
+            name: encoding.read(_labels(circuit, name, encoding), f"readout {name!r}") for name in circuit.readouts
+        },
         vectors={name: encoding.written(_labels(circuit, name, encoding)) for name in circuit.inputs},
         heads=heads,
-        tables={name: merged(ramps) for name, ramps in declared.items()},
-        neurons={layer: merged(ramps) for layer, ramps in by_layer.items()},
+        tables={part.name: merged(part.ramps, part.title) for part in declared},
+        neurons={layer: merged(ramps, f"layer {layer}") for layer, ramps in by_layer.items()},
         places=places,
         n_layers=circuit.n_layers,
     )
