@@ -30,6 +30,7 @@ from circuits.language import (
 from circuits.verify.answers import Reference, interpreted_answers, reference_answers
 from circuits.verify.inputs import all_texts, batches, counted, sampled
 from circuits.verify.limits import LONG, MANY, TRIAL, too_many
+from circuits.verify.nonzeros import through_nonzeros
 from circuits.verify.report import Report, Worst
 from interp.errors import ConfigError, describe
 from interp.indices import is_index
@@ -81,6 +82,8 @@ def verify(
 ) -> Report:
     """Run every input through the model and the interpreter, and compare both with the reference.
 
+    Large tables are run through the nonzero entries of their weights (`through_nonzeros`).
+
     Args:
         inputs: texts; without them, all texts of `length` words after the start (never the start itself).
         reference: gives the right answer at each position of a text; by default the interpreter does.
@@ -129,17 +132,18 @@ def verify(
         return _Check(circuit, model, reference, float(tolerance), ends)
 
     n_wanted = given.count if given.count is None or sample is None else min(sample, given.count)
-    if n_wanted is None or n_wanted > most:
-        each = new_check().time_each(itertools.islice(given.texts, 2 * TRIAL), min(batch_size, TRIAL))
-        raise too_many(n_wanted, most, each, shorter=inputs is None)
-    given = given if sample is None else sampled(given, sample, seed)
-    check = new_check()
-    with progress_bar(title, given.count, progress) as advance:
-        for texts, words in batches(circuit, given.texts, batch_size, first=(TRIAL, TRIAL)):
-            seconds = check.add(texts, words)
-            advance(len(texts))
-            if limit is None and check.n_batches > 1 and seconds / len(texts) * n_wanted > LONG:
-                raise too_many(n_wanted, most, seconds / len(texts), shorter=inputs is None)
+    with through_nonzeros(model):
+        if n_wanted is None or n_wanted > most:
+            each = new_check().time_each(itertools.islice(given.texts, 2 * TRIAL), min(batch_size, TRIAL))
+            raise too_many(n_wanted, most, each, shorter=inputs is None)
+        given = given if sample is None else sampled(given, sample, seed)
+        check = new_check()
+        with progress_bar(title, given.count, progress) as advance:
+            for texts, words in batches(circuit, given.texts, batch_size, first=(TRIAL, TRIAL)):
+                seconds = check.add(texts, words)
+                advance(len(texts))
+                if limit is None and check.n_batches > 1 and seconds / len(texts) * n_wanted > LONG:
+                    raise too_many(n_wanted, most, seconds / len(texts), shorter=inputs is None)
     return check.report(given.sampled_from)
 
 
