@@ -269,6 +269,7 @@ class Declaration(Stream):
             ramps += neurons.pieced(number, square, written, sign, self.one["1"])
             reaches.append(Reach(number, *bounds))
             reached = max(reached, square.error / 4)
+        span = span[0] - reached, span[1] + reached
         self._add(self._of_function(where, tuple(ramps), tuple(reaches), span, written, reached), layer, name)
         return reached
 

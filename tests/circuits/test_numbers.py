@@ -78,6 +78,16 @@ def test_a_product_lies_within_its_error_whatever_is_multiplied():
         assert float((found[:, 2] + exact).abs().max()) <= 0.01 * 1.001
 
 
+def test_a_product_of_products_reaches_as_far_as_their_errors():
+    c = reader(2, (0.0, 1.0))
+    v, once = c.spaces["v"], c.space("once", ["xy"])
+    c.product("once more", v[0], -0.5 * v[1], writes=once["xy"], knots=3)
+    c.product("twice", once["xy"], once["xy"], writes=c.out["a"], knots=9)
+    x = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.3, 0.3]]).double()[:, None]
+    tokens = torch.zeros(len(x), 1, dtype=torch.long)
+    assert not c.interpret(tokens, {"v": x}).broken
+
+
 def test_sums_of_coordinates_are_read_and_written_with_their_factors():
     c = reader(3)
     v = c.spaces["v"]
