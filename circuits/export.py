@@ -11,6 +11,7 @@ from typing import Unpack
 
 from circuits import Circuit
 from circuits.compiler import CompiledTransformer, CompileOptions
+from circuits.language import listed
 from interp.errors import ConfigError, describe
 from interp.keywords import known_keywords
 
@@ -24,12 +25,14 @@ def compile_as_gpt2(circuit: Circuit, **options: Unpack[CompileOptions]) -> Comp
     Args:
         options: of `compile_circuit`, but those that GPT-2 fixes: norm, attn_only, n_heads and d_model.
 
-    Raises `ConfigError` for an option that GPT-2 fixes, rotary positions, or a bidirectional circuit; else as
-    `compile_circuit` does.
+    Raises `ConfigError` for an option that GPT-2 fixes, rotary positions, a bidirectional circuit, or one that reads
+    vectors; else as `compile_circuit` does.
     """
     for name, value in options.items():
         if name in FIXED:
             raise ConfigError(f"{name} = {describe(value)}: GPT-2 fixes {', '.join(FIXED)}")
+    if circuit.inputs:
+        raise ConfigError(f"GPT-2 reads words, the circuit reads vectors {listed(circuit.inputs)}")
     if circuit.attention_dir != "causal":
         raise ConfigError(f"GPT-2 is causal, the circuit's attention is {circuit.attention_dir}")
     options = {**options, "norm": "LN", "attn_only": False}
@@ -47,5 +50,9 @@ def save_as_gpt2(circuit: Circuit, folder: str | os.PathLike[str], **options: Un
 
     Options and errors as for `compile_as_gpt2`. With the default ballast of 1e3 the logits agree with those of the
     circuit without norms to about 1e-5 in float32.
+
+    No padding token is named in the files. The start of the text often has id 0; who tells transformers to pad with
+    it, as in `generate(ids, pad_token_id=0)`, and gives no `attention_mask`, has it masked, and heads that find nothing
+    have nowhere to rest. Give `attention_mask=torch.ones_like(ids)` then. Readouts are not saved; GPT-2 has none.
     """
     compile_as_gpt2(circuit, **options).save_pretrained(folder, "gpt2")

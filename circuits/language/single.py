@@ -31,13 +31,15 @@ def copies_one_label(head: Head, term: Term, holdings: "Holdings") -> bool:
     time, terms = time_of(head), [one for one in head.qk.terms if one.name != "sink"]
     queries = _States([one.rows for one in terms], holdings, time)
     keys = _States([one.columns for one in terms], holdings, time)
+    pos = holdings.declaration.pos
     if not terms or not queries.known or not keys.known or queries.n * keys.n > MANY:
         return False
+    if pos not in keys.spaces and term.rows not in keys.spaces:
+        return False  # nothing of a key is known but what is matched
     scores = torch.zeros(queries.n, keys.n, dtype=torch.float64)
     for one in terms:
         scores += queries.held(one.rows) @ one.weighted @ keys.held(one.columns).T
     levels = (scores * LEVEL).round().long()
-    pos = holdings.declaration.pos
     of_query, of_key = queries.labels(pos), keys.labels(pos)
     visible = torch.ones_like(levels, dtype=torch.bool)
     if of_query is not None and of_key is not None and holdings.declaration.attention_dir == "causal":

@@ -69,6 +69,26 @@ def test_an_exported_circuit_names_no_token_that_it_does_not_have(tmp_path: Path
     assert (config.bos_token_id, config.eos_token_id) == (None, None)
 
 
+@torch.no_grad()
+def test_transformers_masks_a_start_that_it_is_told_to_pad_with_unless_it_is_given_the_mask(tmp_path: Path):
+    c = Circuit("!abc", 7, bos="!")
+    nothing = c.readout("nothing", ["there"])
+    c.mlp("unseen", c.tok, nothing, {"c": "there"})
+    c.head("ask", qk=match(c.tok, c.tok, {"b": "a"}), ov=copy(c.tok, c.out))
+    c.direct(0.25 * copy(c.tok, c.out, dict.fromkeys("abc", "c")))  # what is said where nothing was found
+    save_as_gpt2(c, tmp_path)
+    theirs, ids = transformers.GPT2LMHeadModel.from_pretrained(tmp_path), c.tokens("!cb")
+
+    def next_word(**options: Any) -> str:
+        made = theirs.generate(ids, max_new_tokens=1, do_sample=False, **options)
+        return c.vocabulary.to_str_tokens(made[0])[-1]
+
+    assert c.compile().predict("!cb")[-1] == next_word() == "c"
+    assert next_word(pad_token_id=0, attention_mask=torch.ones_like(ids)) == "c"
+    masked = theirs(ids, attention_mask=ids.ne(0).long()).logits[0, -1]
+    assert float((masked - theirs(ids).logits[0, -1]).abs().max()) > 0.1
+
+
 @pytest.mark.parametrize("fields", [{"tied": True}, {"bos": None}, {"n_ctx": 1}])
 @torch.no_grad()
 def test_circuits_of_every_shape_can_be_exported(tmp_path: Path, fields: dict[str, Any]):
@@ -90,6 +110,10 @@ def test_a_place_that_cannot_be_written_is_an_os_error_that_names_it(tmp_path: P
 def test_what_gpt2_cannot_be_is_refused():
     with pytest.raises(ConfigError, match=r"norm = 'RMS': GPT-2 fixes norm, attn_only, n_heads, d_model"):
         compile_as_gpt2(induction(), norm="RMS")
+    reads_vectors = Circuit("!ab", 4, bos="!")
+    reads_vectors.number(reads_vectors.out["a"], reads_vectors.vectors("x", 1))
+    with pytest.raises(ConfigError, match="GPT-2 reads words, the circuit reads vectors x"):
+        compile_as_gpt2(reads_vectors)
     with pytest.raises(ConfigError, match="GPT-2 has learned positions"):
         compile_as_gpt2(induction(), positions="rotary")
     both = Circuit("!ab", 4, bos="!", attention_dir="bidirectional")
