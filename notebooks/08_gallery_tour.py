@@ -37,11 +37,12 @@ from interp.weights import composition_scores, copying_scores
 plotly.io.renderers.default = "plotly_mimetype"
 torch.set_grad_enabled(False)
 
-TOUR = """
-addition_2 adjectives backoff count duplicate_token dyck1 dyck2 fuzzy_geometric fuzzy_induction histogram
-histogram_bidirectional induction induction_latest induction_pointer induction_uniform ioi previous_token reverse rhyme
-skip_0 skip_1 skip_2 sort successor virtual_head
-""".split()
+TOUR = [
+    "addition_2", "adjectives", "backoff", "count", "duplicate_token", "dyck1", "dyck2", "fuzzy_geometric",
+    "fuzzy_induction", "histogram", "histogram_bidirectional", "induction", "induction_latest", "induction_pointer",
+    "induction_uniform", "ioi", "previous_token", "reverse", "rhyme", "skip_0", "skip_1", "skip_2", "sort", "successor",
+    "virtual_head",
+]  # fmt: skip
 gallery = {name: entry(name) for name in TOUR}
 circuits = {name: entry.build() for name, entry in gallery.items()}
 models = {name: circuit.compile() for name, circuit in circuits.items()}

@@ -73,8 +73,9 @@ class Entry:
     @known_keywords
     def verify(self, **options: Unpack[VerifyOptions]) -> Report:
         """The check over all its inputs, or a sample of them; options as `circuits.verify.verify` takes them."""
-        given: VerifyOptions = {"vectors": self.vectors} if self.reads_vectors else {}
-        return verify(self.build(), self.inputs(), self.reference, **given, **options)
+        if self.reads_vectors:
+            options.setdefault("vectors", self.vectors)
+        return verify(self.build(), self.inputs(), self.reference, **options)
 
     def __reduce__(self) -> tuple[Callable[[str], "Entry"], tuple[str]]:
         return entry, (self.name,)
