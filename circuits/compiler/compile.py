@@ -2,8 +2,8 @@
 
 Each head's QK and OV circuits are written down as matrices between coordinates of the stream and factored by SVD,
 `A = U S V^T`, through d_head dimensions: W_Q = U S (times sharpness, and times attn_scale, by which the model divides)
-and W_K = V; W_V = U and W_O = S V^T. Each ramp of an MLP is two ReLUs. Then everything is put into a basis of the
-stream.
+and W_K = V; W_V = U and W_O = S V^T. Each kink of the ramps of an MLP is a neuron. Then everything is put into a basis
+of the stream.
 """
 
 import math

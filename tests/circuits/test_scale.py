@@ -87,6 +87,18 @@ def test_entries_of_two_tables_with_the_same_key_share_their_neurons():
     assert c.verify(model=model, progress=False).ok
 
 
+def test_a_function_of_k_pieces_has_k_plus_1_neurons_and_those_of_its_constant():
+    c = Circuit("!ab", 3, bos="!")
+    x, y = c.embed("x", {"a": [0.5], "b": [-0.75]}), c.space("y", ["y"], holds="numbers")
+    c.function("square", reads=x[0], writes=y["y"], f=lambda u: u * u, knots=8, over=(-1, 1))
+    c.number(c.out["a"], y["y"])
+    model = c.compile(dtype=torch.float64)
+    (neurons,) = (part for part in c.parts if part.name == "square")
+    n_pieces = sum(not ramp.snaps for ramp in neurons.ramps)
+    assert n_pieces >= 7 and model.cfg.d_mlp == n_pieces + 1 + 2
+    assert c.verify(model=model, progress=False).ok
+
+
 def test_neurons_that_write_nothing_are_left_out():
     c = Circuit("!ab", 3, bos="!")
     number = c.embed("number", {"a": [0.5]})
