@@ -8,6 +8,7 @@ import torch
 
 from circuits import Circuit, copy, match, shift
 from circuits.compiler.sparse import Sparse, rank_factors
+from circuits.language import Neurons
 
 
 def many_words(n: int, **head: Any) -> Circuit:
@@ -93,7 +94,8 @@ def test_a_function_of_k_pieces_has_k_plus_1_neurons_and_those_of_its_constant()
     c.function("square", reads=x[0], writes=y["y"], f=lambda u: u * u, knots=8, over=(-1, 1))
     c.number(c.out["a"], y["y"])
     model = c.compile(dtype=torch.float64)
-    (neurons,) = (part for part in c.parts if part.name == "square")
+    (neurons,) = c.parts
+    assert isinstance(neurons, Neurons)
     n_pieces = sum(not ramp.snaps for ramp in neurons.ramps)
     assert n_pieces >= 7 and model.cfg.d_mlp == n_pieces + 1 + 2
     assert c.verify(model=model, progress=False).ok
