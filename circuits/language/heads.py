@@ -56,6 +56,7 @@ def hard_head(
     scores = possible_scores(qk, c.holds, c.n_ctx)
     known = gap or scores.gap
     preference = _recency(where, ties, recency, known)
+    declared = sink is not None  # else the sink lies within the gap that was declared, and halves it
     if sink is None:
         sink = _default_sink(where, ties, preference, scores.smallest or known) if c.bos and qk.terms else 0.0
     weight, margin = _checked_sink(c, where, sink), float("inf")
@@ -65,7 +66,9 @@ def hard_head(
             pull = -preference if ties == "first" else preference
             margin = _margin_of_sink(where, scores.values, weight, of_start, pull, c.n_ctx)
         qk, ov = qk + _sink(c, weight), dropping(where, ov, {"tok": c.bos or "", "pos": 0})
-        known = gap or possible_scores(qk, c.holds, c.n_ctx).gap
+        known = (
+            possible_scores(qk, c.holds, c.n_ctx).gap if gap is None else gap if declared else (gap - preference) / 2
+        )
     prefers = Form()
     if ties != "mean":
         prefers = _prefers_later(c, -preference if ties == "first" else preference)
