@@ -42,9 +42,12 @@ def show(model, text, heads, title):
     """The patterns of some heads, by their declared names."""
     _, cache = model.run_with_cache(text)
     places = [model.nodes[name] for name in heads]
-    patterns = [cache["pattern", int(p[1 : p.index("H")])][0, int(p[p.index("H") + 1 :])] for p in places]
-    titles = [f"{place}: {name}" for place, name in zip(places, heads, strict=True)]
-    return figures.patterns(patterns, model.to_str_tokens(text), titles=titles, title=title)
+    numbers = [tuple(map(int, place[1:].split("H"))) for place in places]
+    patterns = torch.stack([cache["pattern", layer][0, head] for layer, head in numbers])
+    names = [f"{place}: {name}" for place, name in zip(places, heads, strict=True)]
+    return figures.patterns(
+        patterns, model.to_str_tokens(text), names=names, title=title, attention_dir=model.cfg.attention_dir
+    )
 
 
 # %% [markdown]
@@ -161,7 +164,7 @@ show(model, "!abacab", [head.name for head in c.heads], "Where their heads atten
 # ## What cannot be kept is refused
 #
 # A mean of several words is no word, so that nobody can look it up; two tables that write one entry add up; a space
-# that nobody reads is a mistake more often than not. The message says who reads what whom.
+# that nobody reads is a mistake more often than not. The message names who reads it and who wrote it.
 
 # %%
 def mean_looked_up(c):
@@ -175,9 +178,9 @@ def overlapping_entries(c):
 
 
 def read_in_a_circle(c):
-    one, other = c.space("one", c.tok), c.space("other", c.tok)
-    c.head("first", qk=match(one, c.tok), ov=copy(c.tok, other))
-    c.head("second", qk=match(other, c.tok), ov=copy(c.tok, one))
+    here, there = c.space("here", c.tok), c.space("there", c.tok)
+    c.head("first", qk=match(here, c.tok), ov=copy(c.tok, there))
+    c.head("second", qk=match(there, c.tok), ov=copy(c.tok, here))
 
 
 def nobody_reads_it(c):
@@ -214,7 +217,7 @@ _, cache = hidden.run_with_cache("!abacbab")
 figures.patterns(
     torch.stack([cache["pattern", layer][0] for layer in range(3)]).flatten(0, 1),
     hidden.to_str_tokens("!abacbab"),
-    titles=[f"L{layer}H{head}" for layer in range(3) for head in range(4)],
+    names=[f"L{layer}H{head}" for layer in range(3) for head in range(4)],
     title="All heads of the model; which two are the circuit?",
 )
 
