@@ -7,6 +7,7 @@ Declare with `Circuit`, `match`, `copy` and `shift`; see `circuit.py`. The rooms
 - `circuits.verify` compares the model with what was declared.
 - `circuits.library` holds programs that others are built from, as functions on a circuit.
 - `circuits.gallery` holds worked examples.
+- `circuits.benchmark` hides them in larger models, as questions for circuit discovery whose answers are known.
 - `circuits.lecture` reproduces a lecture's table, and `circuits.export` writes a circuit as a transformers GPT-2.
 """
 

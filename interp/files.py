@@ -1,9 +1,10 @@
-"""Files that are either whole or not there: JSON with a format, and tensors with a description in one file."""
+"""Files and folders that are either whole or not there: JSON with a format, tensors with a description in one file."""
 
 import errno
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +45,36 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _to_disk(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends well, and is removed otherwise.
+
+    Raises `CheckpointError`, before the block, for a place where there is something already, unless it is an empty
+    folder; `OSError` where nothing can be written. What came to be there in the meantime is not replaced.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        if target.is_dir() and (there := sorted(one.name for one in target.iterdir())):
+            raise CheckpointError(f"{path} is not empty: it has {describe(there)}; name a new or an empty folder")
+        if target.exists() and not target.is_dir():
+            raise CheckpointError(f"{path} is a file; name a new or an empty folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=TEMPORARY))
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write: {error.strerror}", str(target)) from error
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        if target.is_dir():
+            target.rmdir()  # which takes an empty one only; some systems put no folder in the place of another
+        temporary.rename(target)
+        _to_disk(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _to_disk(path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from interp.errors import CheckpointError
-from interp.files import atomic_path, load_about, load_json, load_tensors, save_json, save_tensors
+from interp.files import atomic_folder, atomic_path, load_about, load_json, load_tensors, save_json, save_tensors
 
 
 def test_a_file_appears_when_the_block_ends_well(tmp_path: Path):
@@ -89,3 +89,33 @@ def test_values_come_back_if_their_format_is_known(tmp_path: Path):
         file.unlink() if broken is None else file.write_text(broken)
         with pytest.raises(CheckpointError, match=r"about\.json cannot be read as a list"):
             load_json(file, 2, "a list")
+
+
+def test_a_folder_appears_when_the_block_ends_well(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    for name in ("deep/new", "empty"):
+        with atomic_folder(tmp_path / name) as temporary:
+            (temporary / "file.txt").write_text("whole")
+            assert not (tmp_path / name / "file.txt").exists()
+        assert (tmp_path / name / "file.txt").read_text() == "whole"
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["file.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "empty"]
+    (tmp_path / "ordinary").mkdir()
+    assert (tmp_path / "empty").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_a_folder_that_is_not_finished_or_that_would_hide_another_is_not_there(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "new") as temporary:
+        (temporary / "file.txt").write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="not empty"), atomic_folder(tmp_path / "new"):
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "theirs.txt").write_text("written in the meantime")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "theirs.txt"]
+    with pytest.raises(CheckpointError, match="is not empty: it has"), atomic_folder(tmp_path / "new"):
+        pytest.fail("the block began")
+    with pytest.raises(CheckpointError, match="is a file"), atomic_folder(tmp_path / "new" / "theirs.txt"):
+        pytest.fail("the block began")
+    with pytest.raises(OSError, match="cannot write"), atomic_folder(tmp_path / "new" / "theirs.txt" / "below"):
+        pytest.fail("the block began")

@@ -43,6 +43,7 @@ FLOORS = {
         "export",
         "library",
         "gallery",
+        "benchmark",
         "lecture",
         "commands",
     ],

@@ -2,12 +2,14 @@
 
 import typer
 
-from circuits.commands import demo, gallery
+from circuits.commands import benchmark, demo, gallery
 from interp.commands.common import paragraphs
 
 __all__ = ["register"]
 
 PANEL = "Build circuits by hand"
+
+gallery.app.command("benchmark", help=paragraphs(benchmark.HELP))(benchmark.benchmark)
 
 
 def register(app: typer.Typer) -> None:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from circuits.gallery import Entry
     from circuits.verify import Report
 
-app = typer.Typer(help="Circuits built by hand: list them, verify them over all their inputs.", no_args_is_help=True)
+app = typer.Typer(
+    help="Circuits built by hand: list them, verify them over all their inputs, hide them for a benchmark.",
+    no_args_is_help=True,
+)
 
 LIST_HELP = """List the circuits of the gallery.
 

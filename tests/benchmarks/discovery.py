@@ -1,7 +1,8 @@
 """Circuit discovery, measured.
 
-Run: python tests/benchmarks/discovery.py                 the calibration, then the times
+Run: python tests/benchmarks/discovery.py                 the calibration, the hidden circuits, then the times
      python tests/benchmarks/discovery.py calibration     scores beside known edges
+     python tests/benchmarks/discovery.py hidden          the same of circuits that are hidden in larger models
      python tests/benchmarks/discovery.py smollm2         times on SmolLM2, as ratios to its own plain run
      python tests/benchmarks/discovery.py acdc            ACDC on SmolLM2, to its end
 
@@ -10,10 +11,14 @@ declared and in a random one, with zero, mean and resample ablation. Beside each
 circuit's edges, in which scores that differ by rounding alone are ties, and its hits, the share of known edges with an
 effect whose score is over 10 % of it (`interp.discovery.auroc`, `hit`); beside ACDC precision and recall.
 
-Every circuit is asked with 8 pairs of prompts drawn at random from its own inputs: the corrupted prompt has as many
-words as the clean one, so that it differs in the words and never in the positions. The mean is over 64 other inputs, at
-each position. Scores are of the answers' logit minus the mean logit, averaged over the positions with an answer
-(`gallery_tasks.AnswerLogit`); ACDC takes the KL divergence at all positions, and a threshold of .001 nats.
+Every circuit is asked with 8 pairs of prompts drawn at random from its own inputs (`circuits.benchmark.prompt_pairs`):
+the corrupted prompt has as many words as the clean one and another answer, so that it differs in the words and never in
+the positions. The mean is over 32 others, at each position. Scores are of the difference of the two answers' logits at
+the last position; ACDC takes the KL divergence at all positions, and a threshold of .001 nats.
+
+`hidden` asks the same of tasks of `circuits.benchmark`: each circuit alone in a random basis, and hidden in two larger
+models among random weights and other heads (`SIZES`), with softmax and steps that are saturated and with such that are
+not (`SOFTNESS`). A row is the mean over the circuits.
 
 `smollm2` takes one pair of 14 tokens that share 9, and says of every row how many plain runs of the clean prompt it
 takes, both at their shortest and in turn. Exact effects are sampled (every so many readers) and scaled by their number;
@@ -23,12 +28,12 @@ a sample of these is held to single masked runs.
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,52 +43,53 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.core import ratio_of_minima
-from gallery_tasks import ABLATIONS, METHODS, gallery_task
+from gallery_tasks import ABLATIONS, METHODS, gallery_pairs, gallery_task
 
+from circuits.benchmark import CIRCUITS, SIZES, SOFTNESS, Task, make_task
 from circuits.gallery import entries
 from interp import HookedTransformer
-from interp.discovery import EdgeRuns, MethodName, acdc, auroc, edge_scores, hit, precision_recall
-from interp.metrics import KLDivergence, LogitDifference
-from interp.patching import Settings
+from interp.discovery import EdgeRuns, MethodName, Subgraph, acdc, auroc, edge_scores, hit, precision_recall
+from interp.errors import ConfigError
+from interp.interventions import Zero
+from interp.metrics import KLDivergence, LogitDifference, Metric
+from interp.patching import Settings, Source
 
 if TYPE_CHECKING:
     import xarray
+    from networkx import MultiDiGraph
     from rich.table import Table
+    from torch import Tensor
 
+ABOUT = "8 pairs of prompts a circuit; methods: AUROC / hit; ACDC: precision / recall; see the script's docstring"
 THRESHOLD = 1e-3
+OF_PAIRS = ["zero", "resample"]
+"""The ablations for which pairs of prompts are enough."""
+
 BASES: dict[str, int | None] = {"declared": None, "rotated": 0}
 Pair = tuple[float, float]
+"""AUROC and hit, or precision and recall."""
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What was found of one circuit.
-
-    Attributes:
-        of_methods: AUROC and hit of every method.
-        of_acdc: precision and recall.
-    """
-
-    of_methods: dict[str, Pair]
-    of_acdc: Pair
-
-
-def calibration_of(name: str, basis: str, ablation: str, methods: Sequence[MethodName] = METHODS) -> Calibration:
+def calibration_of(name: str, basis: str, ablation: str) -> list[Pair]:
     """Every method, and ACDC, on one circuit."""
     task = gallery_task(name, rotate=BASES[basis])
-    other = task.other(ablation)
-    asked: list[MethodName] = ["exact", *methods]
-    scores = {
-        method: edge_scores(task.model, other, task.clean, task.metric, method, probe=0, progress=False)
-        for method in dict.fromkeys(asked)
-    }
-    exact = scores["exact"]
-    of_methods = {
-        method: (auroc(scores[method], task.known), hit(scores[method], exact, task.known)) for method in methods
-    }
-    divergence = KLDivergence(pos=None)
-    found = acdc(task.model, other, task.clean, divergence, threshold=THRESHOLD, progress=False)
-    return Calibration(of_methods, precision_recall(found, task.known))
+    return calibrated(task.model, task.other(ablation), task.clean, task.metric, task.known)
+
+
+def calibration_of_task(task: Task, ablation: str) -> list[Pair]:
+    """Every method, and ACDC, on one hidden circuit."""
+    other = Zero() if ablation == "zero" else task.corrupted
+    return calibrated(task.model, other, task.clean, task.pairs.metric, task.edges)
+
+
+def calibrated(
+    model: HookedTransformer, other: Source, clean: Tensor, metric: Metric, known: Subgraph | MultiDiGraph
+) -> list[Pair]:
+    """AUROC and hit of every method on one model, and precision and recall of ACDC."""
+    scores = [edge_scores(model, other, clean, metric, method, probe=0, progress=False) for method in METHODS]
+    exact = scores[METHODS.index("exact")]
+    found = acdc(model, other, clean, KLDivergence(pos=None), threshold=THRESHOLD, progress=False)
+    return [*((auroc(one, known), hit(one, exact, known)) for one in scores), precision_recall(found, known)]
 
 
 def calibration(names: Sequence[str], bases: Sequence[str], ablations: Sequence[str]) -> None:
@@ -91,10 +97,9 @@ def calibration(names: Sequence[str], bases: Sequence[str], ablations: Sequence[
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=150)
-    about = "8 pairs of prompts a circuit; methods: AUROC / hit; ACDC: precision / recall; see the script's docstring"
-    table = Table("circuit", *METHODS, "acdc", title="Scores beside known edges", caption=about)
-    summary = Table("mean over circuits", *METHODS, "acdc", title=f"Means over {len(names)} circuits", caption=about)
+    console, names = Console(width=150), with_pairs(names)
+    table = Table("circuit", *METHODS, "acdc", title="Scores beside known edges", caption=ABOUT)
+    summary = Table("mean over circuits", *METHODS, "acdc", title=f"Means over {len(names)} circuits", caption=ABOUT)
     for basis in bases:
         for ablation in ablations:
             found = {name: calibration_of(name, basis, ablation) for name in names}
@@ -102,25 +107,56 @@ def calibration(names: Sequence[str], bases: Sequence[str], ablations: Sequence[
             table.add_section()
             table.add_row(f"[bold]{what}")
             for name, one in found.items():
-                add_pairs(table, name, [*one.of_methods.values(), one.of_acdc])
-            columns = zip(*([*one.of_methods.values(), one.of_acdc] for one in found.values()), strict=True)
-            means = [mean_pair(column) for column in columns]
-            add_pairs(table, "[bold]mean", means)
-            add_pairs(summary, what, means, digits=3)
+                add_pairs(table, [name], one)
+            add_pairs(table, ["[bold]mean"], means(found.values()))
+            add_pairs(summary, [what], means(found.values()), digits=3)
     console.print(table)
     console.print(summary)
 
 
-def mean_pair(pairs: Iterable[Pair]) -> Pair:
-    first, second = zip(*pairs, strict=True)
-    return statistics.fmean(first), statistics.fmean(second)
+def with_pairs(names: Sequence[str]) -> list[str]:
+    """The circuits that have pairs of prompts. Why the others have none is printed."""
+    found = []
+    for name in names:
+        try:
+            gallery_pairs(name)
+            found.append(name)
+        except ConfigError as error:
+            print(f"left out: {error}")
+    return found
 
 
-def add_pairs(table: Table, name: str, pairs: Iterable[Pair], digits: int = 2) -> None:
+def hidden(names: Sequence[str], sizes: Sequence[str], softness: Sequence[str], ablations: Sequence[str]) -> None:
+    """Print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"Scores beside the true edges of hidden circuits: means over {', '.join(names)}"
+    table = Table("hidden in", "edges", *METHODS, "acdc", title=title, caption=ABOUT)
+    for ablation in ablations:
+        table.add_section()
+        table.add_row(f"[bold]{ablation}")
+        for size, how in itertools.product(sizes, softness):
+            tasks = [make_task(name, size, how) for name in names]
+            found = [calibration_of_task(task, ablation) for task in tasks]
+            n_edges = sorted(task.edges.graph.n_edges for task in tasks)
+            add_pairs(table, [f"{size}, {how}", f"{n_edges[0]} to {n_edges[-1]}"], means(found))
+    Console(width=150).print(table)
+
+
+def means(found: Iterable[list[Pair]]) -> list[Pair]:
+    """The mean of each column of the table."""
+    columns = zip(*found, strict=True)
+    return [
+        (statistics.fmean(one for one, _ in pairs), statistics.fmean(other for _, other in pairs)) for pairs in columns
+    ]
+
+
+def add_pairs(table: Table, first: Sequence[str], pairs: Iterable[Pair], digits: int = 2) -> None:
     def written(value: float) -> str:
         return f"{value:.{digits}f}".replace("0.", ".", 1) if value < 1 else f"{value:.0f}"
 
-    table.add_row(name, *(f"{written(first)} / {written(second)}" for first, second in pairs))
+    table.add_row(*first, *(f"{written(one)} / {written(other)}" for one, other in pairs))
 
 
 # ---------------------------------------------------------------------- times on a real model
@@ -215,6 +251,11 @@ def main() -> None:
     asked.add_argument("--circuits", nargs="+", choices=fast, default=fast)
     asked.add_argument("--bases", nargs="+", choices=BASES, default=list(BASES))
     asked.add_argument("--ablations", nargs="+", choices=ABLATIONS, default=ABLATIONS)
+    larger = parts.add_parser("hidden", help="every method on circuits hidden in larger models")
+    larger.add_argument("--circuits", nargs="+", choices=fast, default=CIRCUITS)
+    larger.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    larger.add_argument("--softness", nargs="+", choices=SOFTNESS, default=list(SOFTNESS))
+    larger.add_argument("--ablations", nargs="+", choices=OF_PAIRS, default=OF_PAIRS)
     times = parts.add_parser("smollm2", help="times on SmolLM2")
     search = parts.add_parser("acdc", help="ACDC on SmolLM2, to its end")
     search.add_argument("--threshold", type=float, default=0.1)
@@ -227,6 +268,10 @@ def main() -> None:
         torch.set_num_threads(1)
         calibration(getattr(given, "circuits", fast), getattr(given, "bases", list(BASES)),
                     getattr(given, "ablations", ABLATIONS))  # fmt: skip
+    if given.part in (None, "hidden"):
+        torch.set_num_threads(1)
+        hidden(getattr(given, "circuits", CIRCUITS), getattr(given, "sizes", list(SIZES)),
+               getattr(given, "softness", list(SOFTNESS)), getattr(given, "ablations", OF_PAIRS))  # fmt: skip
     torch.set_num_threads(getattr(given, "threads", 2))
     if given.part in (None, "smollm2"):
         smollm2(getattr(given, "rounds", 10), getattr(given, "every", 20))
