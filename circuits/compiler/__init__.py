@@ -6,8 +6,10 @@ was declared (`sharpness.py`); and all of it is put into a basis of the stream (
 knows its circuit, and its `report` says what was chosen.
 """
 
-from circuits.compiler.compile import CompileOptions, compile_circuit
-from circuits.compiler.model import CompiledTransformer, CompileReport, HeadReport
+from circuits.compiler.compile import compile_circuit
+from circuits.compiler.hidden import Distract, Noise
+from circuits.compiler.model import CompiledTransformer, CompileReport, HeadReport, Hidden
+from circuits.compiler.options import CompileOptions
 from circuits.compiler.positions import (
     CODES,
     Circle,
@@ -25,7 +27,10 @@ __all__ = [
     "CompileOptions",
     "CompileReport",
     "CompiledTransformer",
+    "Distract",
     "HeadReport",
+    "Hidden",
+    "Noise",
     "OneHot",
     "PositionCode",
     "Quadratic",

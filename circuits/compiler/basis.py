@@ -1,6 +1,7 @@
 """Where a circuit's coordinates lie in the residual stream: which direction each writes, and how each is read."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.compiler.sparse import Sparse
+from circuits.language import cut
 from interp.errors import ConfigError, RankError, describe
 
 EPS = 1e-5
@@ -72,30 +74,40 @@ class Basis:
         return replace(columns, rows=rows, shape=(len(used), columns.shape[1])).T.to_dense() @ self.directions[used]
 
 
+def width_of(d_model: int, norm: str | None) -> int:
+    """How many coordinates there is room for. Raises `ConfigError` for a stream that cannot be halved."""
+    extra, copies = (0, 1) if norm is None else (2, 2)
+    if (d_model - extra) % copies:
+        raise ConfigError(f"d_model = {d_model} is odd: with norm = {describe(norm)} the stream is [x, -x, C, -C]")
+    return (d_model - extra) // copies
+
+
 def make_basis(
-    size: int,
+    sizes: Mapping[str, int],
     d_model: int | None,
     rotate: int | None,
     compress: bool,
     norm: Literal["LN", "RMS"] | None,
     ballast: float,
+    spare: int = 0,
 ) -> Basis:
-    """A basis for `size` coordinates.
+    """A basis for the coordinates of spaces of these sizes.
 
     Without options, the first dimensions of the stream. `rotate` turns them by a random orthogonal matrix with that
-    seed. With `compress`, `d_model` is less than `size`, and directions overlap as little as can be arranged. Raises
-    `RankError` for a `d_model` that is too small, `ConfigError` for one that cannot be halved.
+    seed. With `compress`, `d_model` is less than the spaces need, and directions overlap as little as can be arranged.
+    `spare` is how many more coordinates there are by default. Raises `RankError` for a `d_model` that is too small,
+    with the spaces; `ConfigError` for one that cannot be halved, or leaves no spare direction where some are needed.
     """
-    extra = 0 if norm is None else 2
-    copies = 1 if norm is None else 2
-    width = size if d_model is None else (d_model - extra) // copies
-    if d_model is not None and copies * width + extra != d_model:
-        raise ConfigError(f"d_model = {d_model} is odd: with norm = {describe(norm)} the stream is [x, -x, C, -C]")
+    size = sum(sizes.values())
+    width = size + spare if d_model is None else width_of(d_model, norm)
     if width < size and not compress:
+        widest = ", ".join(f"{name} {n}" for name, n in sorted(sizes.items(), key=lambda one: -one[1]))
         raise RankError(
-            f"the circuit's spaces need d_model >= {copies * size + extra} but d_model = {d_model}; raise d_model, or "
-            "say compress=True, which loses exactness"
+            f"the circuit's spaces need d_model >= {size if norm is None else 2 * size + 2} but d_model = {d_model} "
+            f"({cut(widest, 120)}); raise d_model, or say compress=True, which loses exactness"
         )
+    if spare and width == size:
+        raise ConfigError(f"fill: d_model = {d_model} leaves no spare direction, as the circuit takes {size}; raise it")
     if width < 1 or (compress and width >= size):
         raise ConfigError(f"d_model = {d_model} with compress = {compress}: the spaces have {size} coordinates")
     directions, interference = None, 0.0

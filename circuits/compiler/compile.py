@@ -7,61 +7,37 @@ stream.
 """
 
 import math
+import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypedDict
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from circuits.compiler.basis import EPS, make_basis
-from circuits.compiler.edges import Place, Plan
-from circuits.compiler.encoding import POS, Encoding
-from circuits.compiler.factors import FactoredHead, factor_heads, fitting_d_head
+from circuits.compiler.basis import EPS, make_basis, width_of
+from circuits.compiler.encoding import Encoding
+from circuits.compiler.factors import factor_heads, fitting_d_head
+from circuits.compiler.hidden import Distract, Noise, Surroundings, distractors, fill_model, free_layers, hidden_report
 from circuits.compiler.model import CompiledTransformer, CompileReport, Ends, HeadReport
-from circuits.compiler.neurons import MergedNeurons, merge_neurons
+from circuits.compiler.options import Sizes, asked_sizes, check_hiding, check_numbers
+from circuits.compiler.plan import Plan, make_plan, settle_layers, settle_places
 from circuits.compiler.positions import OneHot, PositionCode, Rotary, position_code
 from circuits.compiler.sharpness import COARSE, check_resolution, choose_sharpness, warn_of_rounding
-from circuits.compiler.sparse import Sparse
 from circuits.compiler.trial import run_trial
 from circuits.compiler.weights import write_model
-from circuits.language import (
-    Coordinate,
-    Declaration,
-    Head,
-    Interpreter,
-    Label,
-    Layout,
-    Neurons,
-    Number,
-    Ramp,
-    check_alive,
-    is_finite,
-)
+from circuits.language import Declaration, Head, Interpreter, Layout, Number, Space, check_alive, cut
 from interp.config import TransformerConfig
-from interp.errors import ConfigError, describe
-from interp.indices import is_index
+from interp.errors import ConfigError
 from interp.keywords import known_keywords
+from interp.model import HookedTransformer
 
 HALF = (torch.float16, torch.bfloat16)
 
+SOFT = 0.05
+"""The share of attention that distractors let go astray."""
 
-class CompileOptions(TypedDict, total=False):
-    """What `Circuit.compile` takes; see `compile_circuit`."""
-
-    d_head: int | None
-    d_model: int | None
-    n_heads: int | None
-    rotate: int | None
-    compress: bool
-    positions: str | PositionCode
-    norm: Literal["LN", "RMS"] | None
-    ballast: Number
-    error: Number
-    attn_scale: Number | None
-    attn_only: bool | None
-    dtype: torch.dtype
+SURE = 1e-3
+"""The largest error that the twin of a trial is compiled with."""
 
 
 @known_keywords
@@ -71,6 +47,13 @@ def compile_circuit(
     d_head: int | None = None,
     d_model: int | None = None,
     n_heads: int | None = None,
+    d_mlp: int | None = None,
+    n_layers: int | None = None,
+    layers: list[int] | tuple[int, ...] | None = None,
+    like: TransformerConfig | HookedTransformer | None = None,
+    fill: Noise | None = None,
+    distract: Distract | None = None,
+    slack: Number = 0.0,
     rotate: int | None = None,
     compress: bool = False,
     positions: str | PositionCode = "onehot",
@@ -85,41 +68,56 @@ def compile_circuit(
 
     Args:
         d_head: width of a head; by default as wide as the circuit needs.
-        d_model: width of the stream; by default as wide as the circuit needs.
+        d_model: width of the stream; by default as wide as the circuit needs, and twice that with `fill`.
         n_heads: heads a layer; by default as many as the fullest layer has.
+        d_mlp: neurons a layer; by default as many as the fullest layer has.
+        n_layers: layers; by default as many as the circuit has.
+        layers: in which layer of the model each layer of the circuit lies, ascending. By default they are spread evenly
+            over a model that is deeper than the circuit.
+        like: a model, or its config, whose sizes are taken where none are given: d_head, d_model, n_heads, d_mlp,
+            n_layers.
+        fill: random weights in all that the circuit leaves free; see `Noise`. The heads of a layer, and its neurons,
+            are put in a random order.
+        distract: heads that do something else; see `Distract`. The heads of a layer are put in a random order.
+        slack: how much of each step of a table is a straight line, so that gradients flow through MLPs; below 1. What
+            is exact stays exact, but that share of small errors is no longer erased; see `kinks`.
         rotate: seed of a random orthogonal basis for the spaces; by default each coordinate is a dimension.
         compress: allow a `d_model` below what the circuit needs. Directions then overlap and nothing is promised; the
             model's `report` has the largest overlap, and `verify` measures what is left.
         positions: a position code or its name: "onehot", "quadratic", "circle", "sinusoidal", "rotary".
-        norm: read through a norm ("LN" or "RMS") that the ballast makes nearly constant; see `make_basis`.
+        norm: read through a norm ("LN" or "RMS") that the ballast makes nearly constant; see `Basis`.
         ballast: the C of the stream [x, -x, C, -C]. The larger, the less the norm changes, and the more float32 rounds.
         error: share of attention that may go astray, below a half, for heads whose sharpness is not declared.
         attn_scale: what the model divides scores by; by default sqrt(d_head).
         attn_only: False gives every block an MLP, also where the circuit needs none.
         dtype: of the parameters; all of them are computed in float64. Where its rounding may matter, as it always may
-            in half precision, the model is tried on texts of every word and position before it is returned.
+            in half precision, and where slack or leaking noise may, the model is tried on texts of every word and
+            position before it is returned.
 
     Raises:
         ConfigError: a space is read that nothing earlier writes; scores or weights that `dtype` cannot hold, or a trial
-            in which its rounding changes a prediction or a pattern; a term that the position code cannot write; an
-            option out of range.
+            in which a prediction or a pattern changes; a term that the position code cannot write; heads, neurons or
+            layers that are more than there is room for; an option out of range.
         RankError: a head's circuit has a higher rank than `d_head`, or the spaces are more than `d_model`.
     """
-    for name, size in (("d_head", d_head), ("d_model", d_model), ("n_heads", n_heads)):
-        if size is not None and (not is_index(size) or size < 1):
-            raise ConfigError(f"{name} = {describe(size)}; allowed: 1 or more, or None for what the circuit needs")
-    _check_numbers(error, ballast, attn_scale, rotate, dtype)
+    sizes = asked_sizes(
+        like, attn_only, d_head=d_head, d_model=d_model, n_heads=n_heads, d_mlp=d_mlp, n_layers=n_layers
+    )
+    check_numbers(error, ballast, attn_scale, slack, rotate, dtype)
+    check_hiding(fill, distract, compress)
     code = position_code(positions)
-    layout = Layout(circuit, also=() if isinstance(code, OneHot) else (circuit.one,))
+    layout = Layout(circuit, also=_also(circuit, code, distract))
     check_alive(layout)
     interpreter = Interpreter(layout)
-    encoding, heads = factor_heads(circuit.heads, layout.spaces, circuit.n_ctx, code, d_head)
-    plan = _plan(layout, encoding, heads)
-    basis = make_basis(encoding.size, d_model, rotate, compress, norm, float(ballast))
-    d_head = fitting_d_head(heads, encoding, d_head)
+    plan, d_head = _plan(layout, code, sizes, layers, norm, fill, distract, float(slack))
+    basis = make_basis(
+        plan.encoding.sizes, sizes.d_model, rotate, compress, norm, float(ballast), plan.encoding.size if fill else 0
+    )
     cfg = TransformerConfig(
-        **_sizes(circuit, plan, n_heads, attn_only),
-        **_positions(encoding.code),
+        **_sizes(plan, sizes),
+        **_positions(plan.encoding.code),
+        n_ctx=circuit.n_ctx,
+        d_vocab=circuit.vocabulary.d_vocab,
         d_head=d_head,
         d_model=basis.d_model,
         act_fn="relu",
@@ -127,45 +125,61 @@ def compile_circuit(
         eps=EPS,
         attention_dir=circuit.attention_dir,
         attn_scale=math.sqrt(d_head) if attn_scale is None else float(attn_scale),
-        tie_word_embeddings=_ties(circuit, encoding) and norm is None,
+        tie_word_embeddings=norm is None and fill is None and _ties(circuit, plan.encoding),
         dtype=dtype,
     )
-    chosen = {one.head.name: choose_sharpness(one.head, encoding, circuit.attention_dir, float(error)) for one in heads}
+    chosen = {head.name: choose_sharpness(head, plan.encoding, circuit.attention_dir, float(error))
+              for head in circuit.heads}  # fmt: skip
     steps = {name: check_resolution(name, largest, dtype) for name, (_, largest) in chosen.items()}
     model = CompiledTransformer(cfg, circuit.vocabulary, init_weights=False)
     model.circuit, model.plan = circuit, plan
     model.report = CompileReport(
         heads=_head_reports(plan, chosen),
-        n_coordinates=encoding.size,
+        n_coordinates=plan.encoding.size,
         interference=basis.interference,
         nothing_below=tuple(interpreter.nothing_below.tolist()),
         error=float(error),
+        hidden=hidden_report(plan, basis, cfg, fill),
     )
     model.ends = Ends(
         readouts={name: basis.reads(read) for name, read in plan.readouts.items()},
         thresholds={name: interpreter.thresholds[name] for name in plan.readouts},
         vectors={name: basis.writes(written) for name, written in plan.vectors.items()},
     )
+    sharp = {name: sharp for name, (sharp, _) in chosen.items()}
+    for one in plan.distractors:
+        sharp[one.head.name] = choose_sharpness(one.head, plan.encoding, circuit.attention_dir, SOFT)[0]
     with torch.no_grad():
-        write_model(model, plan, {name: sharp for name, (sharp, _) in chosen.items()}, basis)
+        write_model(model, plan, sharp, basis)
+    if fill is not None:
+        fill_model(model, plan, basis, fill, circuit)
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ConfigError(f"{name} has entries that {dtype} cannot hold; use torch.float64, or smaller numbers")
     rounding = torch.finfo(dtype).eps * float(ballast if norm else 0)
-    in_doubt = [sharp for name, (sharp, _) in chosen.items() if max(steps[name], sharp * rounding) > COARSE]
-    if (in_doubt or dtype in HALF) and not compress:
-        twin = compile_circuit(circuit, positions=encoding.code, error=error, dtype=torch.float64)
-        run_trial(model, twin, basis, _finer(dtype, norm))
+    coarse = dtype in HALF or any(max(steps[name], rounding * sharp[name]) > COARSE for name in steps)
+    soft = [f"a smaller {name}=" for name, on in (("slack", slack), ("leak", fill and fill.leak)) if on]
+    if (coarse or soft) and not compress:
+        twin = compile_circuit(circuit, positions=plan.encoding.code, error=min(error, SURE), dtype=torch.float64)
+        *others, last = [*soft, *(_finer(dtype, norm) if coarse else ["a smaller error="])]
+        run_trial(model, twin, basis, f"use {', '.join([*others, f'or {last}'])}")
     for name, step in steps.items():
         warn_of_rounding(name, chosen[name][1], step, dtype)
     return model
 
 
-def _finer(dtype: torch.dtype, norm: str | None) -> str:
+def _finer(dtype: torch.dtype, norm: str | None) -> list[str]:
     """What to do about rounding."""
     finer = "torch.float32 or torch.float64" if dtype in HALF else "torch.float64"
-    ballast = "a smaller ballast=, " if norm else ""
-    return f"use dtype={finer}, {ballast}a position code with smaller scores, or a lower sharp="
+    others = ["a smaller ballast="] * bool(norm) + ["a position code with smaller scores", "a lower sharp="]
+    return [f"dtype={finer}", *others]
+
+
+def _also(circuit: Declaration, code: PositionCode, distract: Distract | None) -> list[Space]:
+    """Spaces that are needed although no part of the circuit may use them."""
+    if distract is not None:
+        return [circuit.tok, circuit.pos, circuit.one]
+    return [] if isinstance(code, OneHot) else [circuit.one]
 
 
 def _ties(circuit: Declaration, encoding: Encoding) -> bool:
@@ -174,82 +188,35 @@ def _ties(circuit: Declaration, encoding: Encoding) -> bool:
     return circuit.out is circuit.tok and not circuit.directs and embedded == {circuit.tok.name}
 
 
-def _check_numbers(
-    error: Number, ballast: Number, attn_scale: Number | None, rotate: int | None, dtype: torch.dtype
-) -> None:
-    """Raise `ConfigError` for what no circuit can be compiled with."""
-    if not is_finite(error) or not 0 < error < 0.5:
-        raise ConfigError(f"error = {describe(error)}; allowed: between 0 and .5")
-    for name, value in (("ballast", ballast), ("attn_scale", attn_scale)):
-        if value is not None and (not is_finite(value) or value <= 0):
-            raise ConfigError(f"{name} = {describe(value)}; allowed: a finite number above 0")
-    if rotate is not None and (not is_index(rotate) or not 0 <= rotate < 2**63):
-        raise ConfigError(f"rotate = {describe(rotate)}; allowed: a seed, from 0 on, or None")
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ConfigError(f"dtype = {describe(dtype)}; allowed: a floating-point type, such as torch.float32")
-
-
-def _plan(layout: Layout, encoding: Encoding, heads: list[FactoredHead]) -> Plan:
-    """Everything in coordinates. Heads of a layer are numbered in order of declaration."""
+def _plan(
+    layout: Layout,
+    code: PositionCode,
+    sizes: Sizes,
+    layers: Sequence[int] | None,
+    norm: str | None,
+    fill: Noise | None,
+    distract: Distract | None,
+    slack: float,
+) -> tuple[Plan, int]:
+    """Everything in coordinates, and d_head."""
     circuit = layout.declaration
-    tables = {name: table.T for name in layout.slices if (table := layout.embedding(name)) is not None}
-    positions = {POS: torch.eye(circuit.n_ctx, dtype=torch.float64)} if POS in layout.slices else {}
-    places: dict[str, Place] = {}
-    for part in circuit.parts:
-        of_layer = [one for one in places.values() if one.layer == part.layer and one.index is not None]
-        places[part.name] = Place(part.layer, len(of_layer) if isinstance(part, Head) else None)
-    place = _finder(encoding)
-
-    def merged(ramps: Iterable[Ramp]) -> MergedNeurons:
-        return merge_neurons(ramps, place, encoding.n_labels).encoded(encoding, "an MLP's read of 'pos'")
-
-    declared = {part.name: part.ramps for part in circuit.parts if isinstance(part, Neurons)}
-    by_layer: dict[int, list[Ramp]] = {}
-    for name, ramps in declared.items():
-        by_layer.setdefault(places[name].layer, []).extend(ramps)
-    return Plan(
-        encoding=encoding,
-        embedding=encoding.written(_by_label(tables, circuit.vocabulary.d_vocab, encoding)),
-        positions=encoding.written(_by_label(positions, circuit.n_ctx, encoding)),
-        unembedding=encoding.read(
-            _by_label(layout.unembedding, circuit.vocabulary.d_vocab, encoding), "the unembedding"
-        ),
-        readouts={name: encoding.read(_labels(circuit, name, encoding), name) for name in circuit.readouts},
-        vectors={name: encoding.written(_labels(circuit, name, encoding)) for name in circuit.inputs},
-        heads=heads,
-        tables={name: merged(ramps) for name, ramps in declared.items()},
-        neurons={layer: merged(ramps) for layer, ramps in by_layer.items()},
-        places=places,
-        n_layers=circuit.n_layers,
-    )
-
-
-def _by_label(blocks: Mapping[str, Float[Tensor, "labels columns"]], n_columns: int, encoding: Encoding) -> Sparse:
-    """What is read or written of each space, as columns over all labels."""
-    shape, found = (encoding.n_labels, n_columns), []
-    for name, block in blocks.items():
-        one = Sparse.dense(block)
-        found.append(Sparse.of(one.rows + encoding.labels[name].start, one.columns, one.values, shape))
-    return Sparse.total(found, shape)
-
-
-def _labels(circuit: Declaration, name: str, encoding: Encoding) -> Sparse:
-    """Each label of a space, as a column."""
-    n = len(circuit.spaces[name])
-    return _by_label({name: torch.eye(n, dtype=torch.float64)}, n, encoding)
-
-
-def _finder(encoding: Encoding) -> Callable[[Coordinate], int]:
-    """Where among the labels a coordinate is. Every space is listed once."""
-    index: dict[str, dict[Label, int]] = {}
-
-    def place(coordinate: Coordinate) -> int:
-        space = coordinate.space
-        if space.name not in index:
-            index[space.name] = {label: i for i, label in enumerate(space.labels)}
-        return encoding.labels[space.name].start + index[space.name][coordinate.label]
-
-    return place
+    placed, n_layers = settle_layers(circuit, sizes.n_layers, layers)
+    encoding, heads = factor_heads(circuit.heads, layout.spaces, circuit.n_ctx, code, sizes.d_head)
+    d_head, spaces, others = fitting_d_head(heads, encoding, sizes.d_head), list[Space](), list[Head]()
+    if distract is not None:
+        room = None if sizes.d_model is None else width_of(sizes.d_model, norm) - encoding.size
+        among = Surroundings(circuit, layout.spaces, encoding.code, d_head, room)
+        busy = Counter(placed[head.layer] for head in circuit.heads)
+        spaces, others = distractors(among, distract, free_layers(distract, n_layers, sizes.n_heads, busy))
+        encoding, heads = factor_heads(
+            [*circuit.heads, *others], [*layout.spaces, *spaces], circuit.n_ctx, encoding.code, d_head
+        )
+    seed = fill.seed if fill is not None else distract.seed if distract is not None else None
+    shuffle = None if seed is None else random.Random(seed)
+    places, n_heads = settle_places(circuit, others, placed, sizes.n_heads, shuffle)
+    n = len(circuit.heads)
+    plan = make_plan(layout, encoding, heads[:n], heads[n:], places, placed, n_layers, n_heads, slack)
+    return plan, d_head
 
 
 def _head_reports(plan: Plan, chosen: dict[str, tuple[float, float]]) -> dict[str, HeadReport]:
@@ -263,23 +230,26 @@ def _head_reports(plan: Plan, chosen: dict[str, tuple[float, float]]) -> dict[st
     return reports
 
 
-def _sizes(circuit: Declaration, plan: Plan, n_heads: int | None, attn_only: bool | None) -> dict[str, Any]:
-    """The sizes among the fields of the config."""
-    in_layers = Counter(place.layer for place in plan.places.values() if place.index is not None)
-    needed = max(in_layers.values(), default=0)
-    if n_heads is not None and n_heads < max(needed, 1):
-        raise ConfigError(f"n_heads = {n_heads}, but a layer of the circuit has {needed}")
-    n_neurons = max(map(len, plan.neurons.values()), default=0)
-    if attn_only and plan.neurons:
-        raise ConfigError("attn_only = True, but the circuit has MLPs")
-    attn_only = not plan.neurons if attn_only is None else attn_only
+def _sizes(plan: Plan, sizes: Sizes) -> dict[str, Any]:
+    """The sizes of layers among the fields of the config.
+
+    Raises `ConfigError`, naming the tables, for too few neurons.
+    """
+    fullest = max(plan.neurons, key=lambda layer: len(plan.neurons[layer]), default=None)
+    needed = 0 if fullest is None else len(plan.neurons[fullest])
+    if sizes.attn_only and (plan.neurons or sizes.d_mlp):
+        named = f"the circuit has MLPs: {cut(', '.join(map(repr, plan.tables)), 200)}"
+        raise ConfigError(f"attn_only = True, but {named if plan.neurons else f'd_mlp = {sizes.d_mlp}'}")
+    if sizes.d_mlp is not None and sizes.d_mlp < needed:
+        in_layer = [name for name in plan.tables if plan.places[name].layer == fullest]
+        each = ", ".join(f"{name!r} {len(plan.tables[name])}" for name in in_layer)
+        raise ConfigError(f"d_mlp = {sizes.d_mlp}, but layer {fullest} needs {needed} neurons ({cut(each, 200)})")
+    attn_only = not (plan.neurons or sizes.d_mlp) if sizes.attn_only is None else sizes.attn_only
     return {
         "n_layers": plan.n_layers,
-        "n_ctx": circuit.n_ctx,
-        "d_vocab": circuit.vocabulary.d_vocab,
-        "n_heads": n_heads or max(needed, 1),
+        "n_heads": plan.n_heads,
         "attn_only": attn_only,
-        "d_mlp": 0 if attn_only else max(n_neurons, 1),
+        "d_mlp": 0 if attn_only else sizes.d_mlp or max(needed, 1),
     }
 
 

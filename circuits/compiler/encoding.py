@@ -42,6 +42,11 @@ class Encoding:
             self.n_labels, self.size = self.n_labels + len(space), self.size + width
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """How many coordinates each space has."""
+        return {name: at.stop - at.start for name, at in self.slices.items()}
+
+    @property
     def constant(self) -> Sparse:
         """The constant's coordinate, as a column."""
         at = torch.tensor([self.slices[ONE].start])

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.compiler.edges import Plan, compiled_edges
+from circuits.compiler.edges import compiled_edges
+from circuits.compiler.plan import Plan
 from circuits.language import Declaration, Layout, checked_readout, checked_vectors, decode, in_words, shortened
 from interp.model import HookedTransformer, head_label
 from interp.text import Ids, Text, is_single
@@ -40,6 +41,35 @@ class HeadReport:
 
 
 @dataclass(frozen=True, repr=False)
+class Hidden:
+    """What is in a model beside the circuit that was compiled into it.
+
+    Attributes:
+        layers: the layer of the model for each layer of the circuit.
+        n_layers: how many the model has.
+        spare: directions of the stream that the circuit does not use.
+        noise_heads, noise_neurons: how many have random weights, in all layers.
+        distractors: what each distractor does, and which head it is.
+    """
+
+    layers: tuple[int, ...]
+    n_layers: int
+    spare: int
+    noise_heads: int
+    noise_neurons: int
+    distractors: dict[str, str]
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  hidden in {self.n_layers} layers, as {', '.join(map(str, self.layers))}; {self.spare} spare directions",
+            f"  noise in {self.noise_heads} heads and {self.noise_neurons} neurons",
+            *(f"  {node:7}{shortened(name, 60)}" for name, node in list(self.distractors.items())[:SHOWN]),
+        ]
+        more = len(self.distractors) - SHOWN
+        return "\n".join([*lines, *[f"  ... and {more} more distractors"] * (more > 0)])
+
+
+@dataclass(frozen=True, repr=False)
 class CompileReport:
     """What the compiler chose.
 
@@ -49,6 +79,7 @@ class CompileReport:
         interference: the largest overlap of two coordinates; 0 unless compressed. `verify` measures what it costs.
         nothing_below: for each word, the logit below which it is not predicted.
         error: share of attention that may go astray, as `compile` was told.
+        hidden: what is in the model beside the circuit; None where nothing is.
     """
 
     heads: dict[str, HeadReport]
@@ -56,6 +87,7 @@ class CompileReport:
     interference: float
     nothing_below: tuple[float, ...]
     error: float
+    hidden: Hidden | None = None
 
     def __repr__(self) -> str:
         lines = [
@@ -66,7 +98,8 @@ class CompileReport:
             scores = f"sharp {head.sharp:.3g}, scores up to {head.largest_score:.3g}"
             ranks = f"rank {head.qk_rank} (QK), {head.ov_rank} (OV)"
             lines.append(f"  {head_label(head.layer, head.index):7}{shortened(name, 24):25}{scores}, {ranks}")
-        return "\n".join(lines + [f"  ... and {len(self.heads) - SHOWN} more heads"] * (len(self.heads) > SHOWN))
+        lines += [f"  ... and {len(self.heads) - SHOWN} more heads"] * (len(self.heads) > SHOWN)
+        return "\n".join([*lines, *([repr(self.hidden)] if self.hidden else [])])
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +146,8 @@ class CompiledTransformer(HookedTransformer):
         It is spelled as `Circuit.edges` spells the graph of the declaration, which it differs from where a position
         code writes in a way of its own (rotary positions are no vectors; a quadratic code uses the constant), where the
         heads of a layer came to lie in another order or layer, and where tables share neurons. There is an edge where
-        the product of the weights that write and of those that read is not zero. In a compressed model everything
+        the product of the weights that write and of those that read is not zero. What was added to hide the circuit is
+        left out: without a leak it feeds nothing of the circuit's. In a compressed model everything
         overlaps a little; the graph is that of the model before it was compressed.
         """
         return compiled_edges(self.plan)

@@ -84,6 +84,20 @@ def trial_texts(circuit: Declaration, n_positions: int) -> list[Int[Tensor, "bat
     return found
 
 
+def random_vectors(
+    circuit: Declaration, tokens: Int[Tensor, "batch pos"], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Random vectors, [batch, pos, size], for every space that the user gives vectors for."""
+    found: dict[str, Tensor] = {}
+    for name, (low, high) in circuit.inputs.items():
+        shape = *tokens.shape, len(circuit.spaces[name])
+        if math.isinf(low) or math.isinf(high):
+            found[name] = torch.randn(shape, dtype=torch.float64, generator=generator)
+        else:
+            found[name] = low + (high - low) * torch.rand(shape, dtype=torch.float64, generator=generator)
+    return found
+
+
 @dataclass(frozen=True)
 class _Off:
     """By how much a part is off, and where."""
@@ -104,16 +118,12 @@ class _Trial:
         self.tables: dict[str, _Off] = {}
         self.wrong = ""
         self._written = {name: neurons.writes.rows.unique() for name, neurons in twin.plan.tables.items()}
-        shape = model.plan.encoding.size
-        self._reads = {
-            name: basis.reads(Sparse.of(rows, torch.arange(len(rows)), torch.ones(len(rows)), (shape, len(rows))))
-            for name, rows in self._written.items()
-        }
+        self._reads = {name: basis.reads(self._columns(rows)) for name, rows in self._written.items()}
 
     @torch.no_grad()
     def add(self, tokens: Int[Tensor, "batch pos"]) -> None:
         """Run some texts of one length."""
-        vectors = {name: self._vectors(name, tokens) for name in self.circuit.inputs}
+        vectors = random_vectors(self.circuit, tokens, self.generator)
         symbolic = self.interpreter.run(tokens, vectors)
         (exact, exact_cache), (found, cache) = (self._run(one, tokens, vectors) for one in (self.twin, self.model))
         wrong = torch.zeros_like(tokens, dtype=torch.bool)
@@ -131,13 +141,12 @@ class _Trial:
             off = (written - exact_cache["resid_post", layer[1]][..., rows]).abs().nan_to_num(torch.inf).amax(-1)
             self._note(self.tables, name, off * wrong, tokens)
 
-    def _vectors(self, name: str, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos size"]:
-        """Random vectors for a space that the user gives."""
-        low, high = self.circuit.inputs[name]
-        shape = *tokens.shape, len(self.circuit.spaces[name])
-        if math.isinf(low) or math.isinf(high):
-            return torch.randn(shape, dtype=torch.float64, generator=self.generator)
-        return low + (high - low) * torch.rand(shape, dtype=torch.float64, generator=self.generator)
+    def _columns(self, rows: Int[Tensor, "coordinates"]) -> Sparse:
+        """Coordinates of the twin as columns over those of the model, which may have more spaces."""
+        here, there = self.model.plan.encoding, self.twin.plan.encoding
+        moved = torch.cat([torch.arange(here.slices[name].start, here.slices[name].stop) for name in there.slices])
+        shape = here.size, len(rows)
+        return Sparse.of(moved[rows], torch.arange(len(rows)), torch.ones(len(rows), dtype=torch.float64), shape)
 
     def _run(
         self, model: "CompiledTransformer", tokens: Int[Tensor, "batch pos"], vectors: dict[str, Tensor]

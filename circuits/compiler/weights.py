@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import torch
 
 from circuits.compiler.basis import Basis
-from circuits.compiler.edges import Plan
 from circuits.compiler.encoding import Encoding
 from circuits.compiler.factors import FactoredHead
 from circuits.compiler.neurons import MergedNeurons
+from circuits.compiler.plan import Plan
 from circuits.compiler.positions import Rotary
 from interp.model import MLP, Attention, HookedTransformer
 
@@ -25,7 +25,7 @@ def write_model(model: HookedTransformer, plan: Plan, sharp: Mapping[str, float]
         model.pos_embed.W_pos.copy_(basis.writes(plan.positions))
     if not model.cfg.tie_word_embeddings:
         model.unembed.W_U.copy_(basis.reads(plan.unembedding))
-    for one in plan.heads:
+    for one in (*plan.heads, *plan.distractors):
         place = plan.places[one.head.name]
         factor = sharp[one.head.name] * model.cfg.attn_scale
         _write_head(model.blocks[place.layer].attn, place.index or 0, one, factor, plan.encoding, basis)

@@ -158,11 +158,27 @@ def _check_model(circuit: Declaration, model: HookedTransformer) -> None:
         ("layers", cfg.n_layers, circuit.n_layers),
         ("heads a layer", cfg.n_heads, max(heads.values(), default=0)),
     ):
-        if has != needs and not (what == "heads a layer" and has > needs):
+        more = ("heads a layer", "layers") if isinstance(model, CompiledTransformer) else ("heads a layer",)
+        if has != needs and not (what in more and has > needs):
             raise ConfigError(f"the model has {has} {what}, the circuit {needs}: it was not compiled from it")
     words = model.tokenizer.words if isinstance(model.tokenizer, Vocabulary) else circuit.vocabulary.words
     if words != circuit.vocabulary.words:
         raise ConfigError(f"the model's words are {listed(words)}, the circuit's {listed(circuit.vocabulary.words)}")
+
+
+def _places(circuit: Declaration, model: HookedTransformer) -> dict[str, tuple[int, int]]:
+    """The layer and the index of every head, by name. A plain model has them where `compile` puts them by default.
+
+    Raises `ConfigError` for a model that was compiled from a circuit with other heads.
+    """
+    if isinstance(model, CompiledTransformer):
+        known = {name: (head.layer, head.index) for name, head in model.report.heads.items()}
+        missing = next((head.name for head in circuit.heads if head.name not in known), None)
+        if missing is not None:
+            raise ConfigError(f"the model has no head {missing!r}: it was not compiled from this circuit")
+        return {head.name: known[head.name] for head in circuit.heads}
+    layers = {head.layer: [one.name for one in circuit.heads if one.layer == head.layer] for head in circuit.heads}
+    return {name: (layer, index) for layer, names in layers.items() for index, name in enumerate(names)}
 
 
 class _Ends:
@@ -215,8 +231,7 @@ class _Check:
     ):
         self.circuit, self.model, self.reference, self.tolerance, self.ends = circuit, model, reference, tolerance, ends
         self.interpreter = Interpreter(Layout(circuit))
-        layers = {head.layer: [one.name for one in circuit.heads if one.layer == head.layer] for head in circuit.heads}
-        self.heads = {name: (layer, index) for layer, names in layers.items() for index, name in enumerate(names)}
+        self.heads = _places(circuit, model)
         self.labels = ends.labels
         self.nothing_below = self.interpreter.thresholds[ends.readout or circuit.out.name]
         self.n_batches = self.n_inputs = self.n_positions = self.n_right = self.n_symbolic = 0
