@@ -54,24 +54,25 @@ class Basis:
             added[-2:] = torch.tensor([self.ballast, -self.ballast])
         return added
 
-    def writes(self, columns: Sparse) -> Float[Tensor, "columns d_model"]:
+    def writes(self, columns: Sparse, dtype: torch.dtype = torch.float64) -> Float[Tensor, "columns d_model"]:
         """Vectors by coordinate, as columns, written into the stream."""
-        x = self._placed(columns)
-        return x if self.ballast is None else torch.cat([x, -x, torch.zeros(len(x), 2, dtype=torch.float64)], dim=1)
+        x = self._placed(columns, dtype)
+        return x if self.ballast is None else torch.cat([x, -x, torch.zeros(len(x), 2, dtype=dtype)], dim=1)
 
-    def reads(self, columns: Sparse) -> Float[Tensor, "d_model columns"]:
+    def reads(self, columns: Sparse, dtype: torch.dtype = torch.float64) -> Float[Tensor, "d_model columns"]:
         """What reads vectors by coordinate, given as columns, out of the stream again."""
-        x = self._placed(columns)
+        x = self._placed(columns, dtype)
         if self.ballast is None:
             return x.T
-        return torch.cat([x / 2, -x / 2, torch.zeros(len(x), 2, dtype=torch.float64)], dim=1).T
+        return torch.cat([x / 2, -x / 2, torch.zeros(len(x), 2, dtype=dtype)], dim=1).T
 
-    def _placed(self, columns: Sparse) -> Float[Tensor, "columns width"]:
-        """Vectors by coordinate, as columns, by dimension, as rows."""
+    def _placed(self, columns: Sparse, dtype: torch.dtype) -> Float[Tensor, "columns width"]:
+        """Vectors by coordinate, as columns, by dimension, as rows. They are computed in float64, and then rounded."""
         if self.directions is None:
-            return replace(columns, shape=(self.width, columns.shape[1])).T.to_dense()
+            return replace(columns, shape=(self.width, columns.shape[1])).T.to_dense(dtype)
         used, rows = columns.rows.unique(return_inverse=True)
-        return replace(columns, rows=rows, shape=(len(used), columns.shape[1])).T.to_dense() @ self.directions[used]
+        rows_of_used = replace(columns, rows=rows, shape=(len(used), columns.shape[1])).T.to_dense()
+        return (rows_of_used @ self.directions[used]).to(dtype)
 
 
 def width_of(d_model: int, norm: str | None) -> int:

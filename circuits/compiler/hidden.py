@@ -23,7 +23,7 @@ from circuits.compiler.trial import random_vectors, trial_texts
 from circuits.language import Declaration, Form, Head, Number, Space, copy, is_finite, match, shift
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, RankError, describe
-from interp.indices import is_index
+from interp.indices import check_seed, is_index
 from interp.model import MLP, Attention, HookedTransformer
 
 FEATURES = 8
@@ -60,7 +60,7 @@ class Noise:
             raise ConfigError(f"Noise: std = {describe(self.std)}; allowed: a finite number above 0")
         if not is_finite(self.leak) or self.leak < 0:
             raise ConfigError(f"Noise: leak = {describe(self.leak)}; allowed: a finite number from 0 on")
-        _check_seed("Noise", self.seed)
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,7 @@ class Distract:
     def __post_init__(self) -> None:
         if not is_index(self.heads) or self.heads < 1:
             raise ConfigError(f"Distract: heads = {describe(self.heads)}; allowed: 1 or more")
-        _check_seed("Distract", self.seed)
-
-
-def _check_seed(what: str, seed: object) -> None:
-    if not is_index(seed) or not 0 <= seed < 2**63:  # pyright: ignore[reportOperatorIssue]
-        raise ConfigError(f"{what}: seed = {describe(seed)}; allowed: an integer from 0 on")
+        check_seed(self.seed)
 
 
 # ---------------------------------------------------------------------- distractors

@@ -80,11 +80,15 @@ class Sparse:
         kept = ((self.rows >= rows.start) & (self.rows < rows.stop)).nonzero()[:, 0]
         return Sparse(self.rows[kept], self.columns[kept], self.values[kept], self.shape)
 
-    def to_dense(self) -> Float[Tensor, "rows columns"]:
+    def to_dense(self, dtype: torch.dtype = torch.float64) -> Float[Tensor, "rows columns"]:
         """The whole matrix."""
-        whole = torch.zeros(self.shape, dtype=torch.float64)
-        whole[self.rows, self.columns] = self.values
+        whole = torch.zeros(self.shape, dtype=dtype)
+        whole[self.rows, self.columns] = self.values.to(dtype)
         return whole
+
+    def times(self, factor: float) -> "Sparse":
+        """Every entry times a factor other than 0."""
+        return Sparse(self.rows, self.columns, factor * self.values, self.shape)
 
     def any(self) -> bool:
         """Whether there is an entry."""

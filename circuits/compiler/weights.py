@@ -20,7 +20,7 @@ def write_model(model: HookedTransformer, plan: Plan, sharp: Mapping[str, float]
     """Write every parameter; those that the circuit does not use become zero. `sharp` are the factors on the scores."""
     for name, parameter in model.named_parameters():
         parameter.fill_(basis.gain if name.endswith(".w") else 0.0)
-    model.embed.W_E.copy_(basis.writes(plan.embedding) + basis.constant)
+    model.embed.W_E.copy_(basis.writes(plan.embedding, model.cfg.dtype)).add_(basis.constant.to(model.cfg.dtype))
     if not isinstance(plan.encoding.code, Rotary):
         model.pos_embed.W_pos.copy_(basis.writes(plan.positions))
     if not model.cfg.tie_word_embeddings:
@@ -37,12 +37,12 @@ def _write_head(
     attn: Attention, index: int, one: FactoredHead, factor: float, encoding: Encoding, basis: Basis
 ) -> None:
     """Write a head. `factor` multiplies its queries. A rotary code has the first dimensions of queries and keys."""
-    first = attn.cfg.rotary_dim or 0
+    first, dtype = attn.cfg.rotary_dim or 0, attn.cfg.dtype
     qk, ov = slice(first, first + one.qk_rank), slice(one.ov_rank)
-    attn.W_Q[index, :, qk] = basis.reads(one.query).mul_(factor).to(attn.W_Q.dtype)
-    attn.W_K[index, :, qk] = basis.reads(one.key).to(attn.W_K.dtype)
-    attn.W_V[index, :, ov] = basis.reads(one.value).to(attn.W_V.dtype)
-    attn.W_O[index, ov] = basis.writes(one.output).to(attn.W_O.dtype)
+    attn.W_Q[index, :, qk] = basis.reads(one.query.times(factor), dtype)
+    attn.W_K[index, :, qk] = basis.reads(one.key, dtype)
+    attn.W_V[index, :, ov] = basis.reads(one.value, dtype)
+    attn.W_O[index, ov] = basis.writes(one.output, dtype)
     if one.rotated:
         query, key = one.rotated
         constant = basis.reads(encoding.constant)[:, 0]
@@ -55,5 +55,5 @@ def _write_neurons(mlp: MLP, neurons: MergedNeurons, basis: Basis) -> None:
     mlp.b_in[: len(neurons)] = -neurons.starts.to(mlp.b_in.dtype)
     for first in range(0, len(neurons), CHUNK):
         these = slice(first, min(first + CHUNK, len(neurons)))
-        mlp.W_in[:, these] = basis.reads(neurons.reads.part(these)).to(mlp.W_in.dtype)
-        mlp.W_out[these] = basis.writes(neurons.writes.part(these)).to(mlp.W_out.dtype)
+        mlp.W_in[:, these] = basis.reads(neurons.reads.part(these), mlp.W_in.dtype)
+        mlp.W_out[these] = basis.writes(neurons.writes.part(these), mlp.W_out.dtype)

@@ -322,9 +322,9 @@ def test_heads_that_are_too_many_are_named():
         (lambda: Noise(std=0), "Noise: std = 0; allowed: a finite number above 0"),
         (lambda: Noise(std=math.inf), "Noise: std = inf"),
         (lambda: Noise(leak=-1), "Noise: leak = -1; allowed: a finite number from 0 on"),
-        (lambda: Noise(seed=True), "Noise: seed = True; allowed: an integer from 0 on"),
+        (lambda: Noise(seed=True), "seed = True; allowed: "),
         (lambda: Distract(0), "Distract: heads = 0; allowed: 1 or more"),
-        (lambda: Distract(2, seed=-1), "Distract: seed = -1"),
+        (lambda: Distract(2, seed=-1), "seed = -1; allowed: "),
     ],
 )
 @pytest.mark.usefixtures("as_installed")
