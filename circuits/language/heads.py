@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.language.forms import Form, Term, match
-from circuits.language.gaps import SAME, Scores, margin_of_sink, possible_scores
+from circuits.language.gaps import SAME, margin_of_sink, possible_scores
 from circuits.language.parts import UNSETTLED, Head, Ties
 from circuits.language.space import Label, Number, is_finite
 from interp.errors import ConfigError, check_choice, describe
@@ -56,8 +56,11 @@ def hard_head(
     scores = possible_scores(qk, c.holds, c.n_ctx)
     known = gap or scores.gap
     preference = _recency(where, ties, recency, known)
+    of_sink = gap  # by how much it differs from other scores, where the gap is the author's word
     if sink is None:
-        sink = _default_sink(where, ties, preference, scores.smallest or known) if c.bos and qk.terms else 0.0
+        smallest = scores.smallest or known
+        sink = _default_sink(where, ties, preference, smallest) if c.bos and qk.terms else 0.0
+        of_sink = gap and ((smallest or gap) - preference) / 2
     weight, margin = _checked_sink(c, where, sink), float("inf")
     if weight:
         if ties != "mean" and scores.values is not None:
@@ -65,7 +68,7 @@ def hard_head(
             pull = -preference if ties == "first" else preference
             margin = _margin_of_sink(where, scores.values, weight, of_start, pull, c.n_ctx)
         qk, ov = qk + _sink(c, weight), dropping(where, ov, {"tok": c.bos or "", "pos": 0})
-        known = gap or possible_scores(qk, c.holds, c.n_ctx).gap
+        known = min(gap, of_sink) if gap and of_sink else possible_scores(qk, c.holds, c.n_ctx).gap
     prefers = Form()
     if ties != "mean":
         prefers = _prefers_later(c, -preference if ties == "first" else preference)
@@ -107,7 +110,12 @@ def _recency(where: str, ties: Ties, given: Number | None, gap: float | None) ->
 
 
 def _margin_of_sink(
-    where: str, scores: Float[Tensor, "score"], sink: float, of_start: Scores, pull: float, n_ctx: int
+    where: str,
+    scores: Float[Tensor, "score"],
+    sink: float,
+    of_start: Float[Tensor, "own_score"] | None,
+    pull: float,
+    n_ctx: int,
 ) -> float:
     """By how much the sink keeps away from scores that recency moves; below 0 recency prefers the first key.
 

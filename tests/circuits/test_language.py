@@ -609,6 +609,15 @@ def test_a_sink_where_the_start_matches_by_itself_is_refused_if_recency_reaches_
     assert c.verify(length=4, sample=200, progress=False).ok
 
 
+def test_a_sink_by_default_lies_in_the_middle_of_a_declared_gap_and_is_as_sharp():
+    for ties in ("mean", "latest", "first"):
+        c = Circuit("!ab", 5, bos="!")
+        head = c.head("same", qk=0.05 * match(c.tok, c.tok), ov=copy(c.tok, c.out), gap=0.05, ties=ties)
+        assert head.gap == pytest.approx(0.025 if ties == "mean" else 0.02 / 5)
+        report = c.verify(progress=False)
+        assert report.ok and report.pattern_error < 1e-5
+
+
 def test_a_sink_that_is_as_heavy_as_a_match_ties_with_it():
     for ties, chosen in (("latest", "b"), ("first", None)):
         c = Circuit("!abc", 4, bos="!")
