@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.language.forms import Form, Term, match
-from circuits.language.gaps import SAME, Scores, margin_of_sink, possible_scores
+from circuits.language.gaps import SAME, margin_of_sink, possible_scores
 from circuits.language.parts import UNSETTLED, Head, Ties
 from circuits.language.space import Label, Number, is_finite
 from interp.errors import ConfigError, check_choice, describe
@@ -110,7 +110,12 @@ def _recency(where: str, ties: Ties, given: Number | None, gap: float | None) ->
 
 
 def _margin_of_sink(
-    where: str, scores: Float[Tensor, "score"], sink: float, of_start: Scores, pull: float, n_ctx: int
+    where: str,
+    scores: Float[Tensor, "score"],
+    sink: float,
+    of_start: Float[Tensor, "own_score"] | None,
+    pull: float,
+    n_ctx: int,
 ) -> float:
     """By how much the sink keeps away from scores that recency moves; below 0 recency prefers the first key.
 
