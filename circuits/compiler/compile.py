@@ -17,7 +17,16 @@ import torch
 from circuits.compiler.basis import EPS, Basis, make_basis, width_of
 from circuits.compiler.encoding import Encoding
 from circuits.compiler.factors import factor_heads, fitting_d_head
-from circuits.compiler.hidden import Distract, Noise, Surroundings, distractors, fill_model, free_layers, hidden_report
+from circuits.compiler.hidden import (
+    Distract,
+    Noise,
+    Surroundings,
+    distractor_sharpness,
+    distractors,
+    fill_model,
+    free_layers,
+    hidden_report,
+)
 from circuits.compiler.model import CompiledTransformer, CompileReport, Ends, HeadReport
 from circuits.compiler.options import Sizes, asked_sizes, check_hiding, check_numbers
 from circuits.compiler.plan import Plan, make_plan, settle_layers, settle_places
@@ -32,9 +41,6 @@ from interp.keywords import known_keywords
 from interp.model import HookedTransformer
 
 HALF = (torch.float16, torch.bfloat16)
-
-SOFT = 0.05
-"""The share of attention that distractors let go astray."""
 
 SURE = 1e-3
 """The largest error that the twin of a trial is compiled with."""
@@ -158,15 +164,12 @@ def compile_circuit(
 
 def _write(model: CompiledTransformer, basis: Basis, sharp: Mapping[str, float], fill: Noise | None) -> None:
     """Write all weights. Raises `ConfigError` for those that the dtype cannot hold."""
-    plan, circuit = model.plan, model.circuit
-    of_distractors = {
-        one.head.name: choose_sharpness(one.head, plan.encoding, circuit.attention_dir, SOFT)[0]
-        for one in plan.distractors
-    }
+    plan = model.plan
+    of_distractors = {one.head.name: distractor_sharpness(one.head, plan.encoding) for one in plan.distractors}
     with torch.no_grad():
         write_model(model, plan, {**sharp, **of_distractors}, basis)
     if fill is not None:
-        fill_model(model, plan, basis, fill, circuit)
+        fill_model(model, plan, basis, fill, model.circuit)
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             dtype = model.cfg.dtype
