@@ -42,9 +42,6 @@ from interp.model import HookedTransformer
 
 HALF = (torch.float16, torch.bfloat16)
 
-SURE = 1e-3
-"""The largest error that the twin of a trial is compiled with."""
-
 
 @known_keywords
 def compile_circuit(
@@ -151,9 +148,10 @@ def compile_circuit(
     _write(model, basis, {name: sharp for name, (sharp, _) in chosen.items()}, fill)
     rounding = torch.finfo(dtype).eps * float(ballast if norm else 0)
     coarse = dtype in HALF or any(max(steps[name], rounding * chosen[name][0]) > COARSE for name in steps)
-    soft = [f"a smaller {name}=" for name, on in (("slack", slack), ("leak", fill and fill.leak)) if on]
+    loosened = ("slack", slack and plan.tables), ("leak", fill and fill.leak)
+    soft = [f"a smaller {name}=" for name, on in loosened if on]
     if (coarse or soft) and not compress:
-        twin = compile_circuit(circuit, positions=plan.encoding.code, error=min(error, SURE), dtype=torch.float64)
+        twin = compile_circuit(circuit, positions=plan.encoding.code, error=error, dtype=torch.float64)
         *others, last = [*soft, *(_finer(dtype, norm) if coarse else ["a smaller error="])]
         run_trial(model, twin, basis, f"use {', '.join([*others, f'or {last}'])}")
     for name, step in steps.items():
