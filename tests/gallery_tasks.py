@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 ABLATIONS = ["zero", "mean", "resample"]
+UNASKED = ("balance", "caesar", "frac_prevs", "greater_than", "regression", "superposition")
+"""Circuits of the gallery without such questions: their answers are numbers or several words, or they have no layer."""
+
 USUAL = 16
 """Pairs of prompts whose mean is written by mean ablation."""
 

@@ -8,7 +8,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 
 def test_the_readmes_examples_run_one_after_another(tmp_path: Path):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 11
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks), encoding="utf-8")
     done = subprocess.run(

@@ -1,9 +1,12 @@
 """The compiler: from a declared circuit to the weights of an ordinary `HookedTransformer`.
 
 `compile_circuit` takes these steps. Positions are written in a code (`positions.py`, `encoding.py`); each head's
-circuits are factored through d_head dimensions (`factors.py`); its scores are multiplied until the softmax does what
-was declared (`sharpness.py`); and all of it is put into a basis of the stream (`basis.py`). The `CompiledTransformer`
-knows its circuit, and its `report` says what was chosen.
+circuits are factored through d_head dimensions (`factors.py`), and ramps that bend together share neurons
+(`neurons.py`); every part gets its place (`plan.py`); scores are multiplied until the softmax does what was declared
+(`sharpness.py`); and all of it is put into a basis of the stream (`basis.py`, `weights.py`). Where rounding may matter
+the model is tried before it is handed out (`trial.py`). With `Noise` and `Distract` the circuit is hidden in a larger
+model (`hidden.py`). The `CompiledTransformer` knows its circuit, its `edges()` and `nodes` are exact, and its `report`
+says what was chosen.
 """
 
 from circuits.compiler.compile import compile_circuit

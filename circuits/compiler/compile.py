@@ -2,22 +2,31 @@
 
 Each head's QK and OV circuits are written down as matrices between coordinates of the stream and factored by SVD,
 `A = U S V^T`, through d_head dimensions: W_Q = U S (times sharpness, and times attn_scale, by which the model divides)
-and W_K = V; W_V = U and W_O = S V^T. Each ramp of an MLP is two ReLUs. Then everything is put into a basis of the
-stream.
+and W_K = V; W_V = U and W_O = S V^T. Each kink of the ramps of an MLP is a neuron. Then everything is put into a basis
+of the stream.
 """
 
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 
-from circuits.compiler.basis import EPS, make_basis, width_of
+from circuits.compiler.basis import EPS, Basis, make_basis, width_of
 from circuits.compiler.encoding import Encoding
 from circuits.compiler.factors import factor_heads, fitting_d_head
-from circuits.compiler.hidden import Distract, Noise, Surroundings, distractors, fill_model, free_layers, hidden_report
+from circuits.compiler.hidden import (
+    Distract,
+    Noise,
+    Surroundings,
+    distractor_sharpness,
+    distractors,
+    fill_model,
+    free_layers,
+    hidden_report,
+)
 from circuits.compiler.model import CompiledTransformer, CompileReport, Ends, HeadReport
 from circuits.compiler.options import Sizes, asked_sizes, check_hiding, check_numbers
 from circuits.compiler.plan import Plan, make_plan, settle_layers, settle_places
@@ -32,9 +41,6 @@ from interp.keywords import known_keywords
 from interp.model import HookedTransformer
 
 HALF = (torch.float16, torch.bfloat16)
-
-SOFT = 0.05
-"""The share of attention that distractors let go astray."""
 
 SURE = 1e-3
 """The largest error that the twin of a trial is compiled with."""
@@ -133,6 +139,7 @@ def compile_circuit(
     steps = {name: check_resolution(name, largest, dtype) for name, (_, largest) in chosen.items()}
     model = CompiledTransformer(cfg, circuit.vocabulary, init_weights=False)
     model.circuit, model.plan = circuit, plan
+    model.ends = _ends(plan, basis, interpreter)
     model.report = CompileReport(
         heads=_head_reports(plan, chosen),
         n_coordinates=plan.encoding.size,
@@ -141,23 +148,9 @@ def compile_circuit(
         error=float(error),
         hidden=hidden_report(plan, basis, cfg, fill),
     )
-    model.ends = Ends(
-        readouts={name: basis.reads(read) for name, read in plan.readouts.items()},
-        thresholds={name: interpreter.thresholds[name] for name in plan.readouts},
-        vectors={name: basis.writes(written) for name, written in plan.vectors.items()},
-    )
-    sharp = {name: sharp for name, (sharp, _) in chosen.items()}
-    for one in plan.distractors:
-        sharp[one.head.name] = choose_sharpness(one.head, plan.encoding, circuit.attention_dir, SOFT)[0]
-    with torch.no_grad():
-        write_model(model, plan, sharp, basis)
-    if fill is not None:
-        fill_model(model, plan, basis, fill, circuit)
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            raise ConfigError(f"{name} has entries that {dtype} cannot hold; use torch.float64, or smaller numbers")
+    _write(model, basis, {name: sharp for name, (sharp, _) in chosen.items()}, fill)
     rounding = torch.finfo(dtype).eps * float(ballast if norm else 0)
-    coarse = dtype in HALF or any(max(steps[name], rounding * sharp[name]) > COARSE for name in steps)
+    coarse = dtype in HALF or any(max(steps[name], rounding * chosen[name][0]) > COARSE for name in steps)
     soft = [f"a smaller {name}=" for name, on in (("slack", slack), ("leak", fill and fill.leak)) if on]
     if (coarse or soft) and not compress:
         twin = compile_circuit(circuit, positions=plan.encoding.code, error=min(error, SURE), dtype=torch.float64)
@@ -166,6 +159,29 @@ def compile_circuit(
     for name, step in steps.items():
         warn_of_rounding(name, chosen[name][1], step, dtype)
     return model
+
+
+def _write(model: CompiledTransformer, basis: Basis, sharp: Mapping[str, float], fill: Noise | None) -> None:
+    """Write all weights. Raises `ConfigError` for those that the dtype cannot hold."""
+    plan = model.plan
+    of_distractors = {one.head.name: distractor_sharpness(one.head, plan.encoding) for one in plan.distractors}
+    with torch.no_grad():
+        write_model(model, plan, {**sharp, **of_distractors}, basis)
+    if fill is not None:
+        fill_model(model, plan, basis, fill, model.circuit)
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            dtype = model.cfg.dtype
+            raise ConfigError(f"{name} has entries that {dtype} cannot hold; use torch.float64, or smaller numbers")
+
+
+def _ends(plan: Plan, basis: Basis, interpreter: Interpreter) -> Ends:
+    """What is read and written at the ends of the model, beside words."""
+    return Ends(
+        readouts={name: basis.reads(read) for name, read in plan.readouts.items()},
+        thresholds={name: interpreter.thresholds[name] for name in plan.readouts},
+        vectors={name: basis.writes(written) for name, written in plan.vectors.items()},
+    )
 
 
 def _finer(dtype: torch.dtype, norm: str | None) -> list[str]:

@@ -13,17 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.compiler.basis import Basis
+from circuits.compiler.encoding import Encoding
 from circuits.compiler.factors import factor_heads, fitting_d_head
 from circuits.compiler.model import CompiledTransformer, Hidden
 from circuits.compiler.plan import Plan
 from circuits.compiler.positions import PositionCode
-from circuits.compiler.sharpness import choose_sharpness
+from circuits.compiler.sharpness import sharpness_for_gap
 from circuits.compiler.sparse import Sparse
 from circuits.compiler.trial import random_vectors, trial_texts
 from circuits.language import Declaration, Form, Head, Number, Space, copy, is_finite, match, shift
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, RankError, describe
-from interp.indices import is_index
+from interp.indices import check_seed, is_index
 from interp.model import MLP, Attention, HookedTransformer
 
 FEATURES = 8
@@ -31,6 +32,9 @@ FEATURES = 8
 
 POSITIONS = 1024
 """About how many positions are run, to see how large the numbers are that random weights read."""
+
+SOFT = 0.05
+"""The share of attention that a distractor lets go astray."""
 
 SMALL = 0.1
 """Coordinates that hold less than this are read as if they held as much."""
@@ -60,7 +64,7 @@ class Noise:
             raise ConfigError(f"Noise: std = {describe(self.std)}; allowed: a finite number above 0")
         if not is_finite(self.leak) or self.leak < 0:
             raise ConfigError(f"Noise: leak = {describe(self.leak)}; allowed: a finite number from 0 on")
-        _check_seed("Noise", self.seed)
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,7 @@ class Distract:
     def __post_init__(self) -> None:
         if not is_index(self.heads) or self.heads < 1:
             raise ConfigError(f"Distract: heads = {describe(self.heads)}; allowed: 1 or more")
-        _check_seed("Distract", self.seed)
-
-
-def _check_seed(what: str, seed: object) -> None:
-    if not is_index(seed) or not 0 <= seed < 2**63:  # pyright: ignore[reportOperatorIssue]
-        raise ConfigError(f"{what}: seed = {describe(seed)}; allowed: an integer from 0 on")
+        check_seed(self.seed)
 
 
 # ---------------------------------------------------------------------- distractors
@@ -117,10 +116,19 @@ class Surroundings:
         try:
             encoding, (one,) = factor_heads([head], [*self.spaces, *spaces], self.circuit.n_ctx, self.code, self.d_head)
             fitting_d_head([one], encoding, self.d_head)
-            choose_sharpness(head, encoding, self.circuit.attention_dir, 0.05)
+            distractor_sharpness(head, encoding)
         except (ConfigError, RankError):
             return False
         return True
+
+
+def distractor_sharpness(head: Head, encoding: Encoding) -> float:
+    """The factor on a distractor's scores: all but `SOFT` of its attention goes to keys that match, if there are any.
+
+    Raises `ConfigError` where its position code cannot say what it matches.
+    """
+    gap = encoding.code.gap(encoding.n_ctx) if any(map(encoding.own_shift, encoding.terms(head))) else 1.0
+    return sharpness_for_gap(gap, encoding.n_ctx, SOFT)
 
 
 def free_layers(asked: Distract, n_layers: int, n_heads: int | None, busy: Mapping[int, int]) -> list[int]:
@@ -247,7 +255,7 @@ class _Filler:
         self.generator = torch.Generator().manual_seed(noise.seed)
         self.strength = torch.ones(basis.width, dtype=torch.float64)
         self.strength[: plan.encoding.size] = float(noise.leak)
-        self.sizes, self.contrast = torch.ones(basis.width, dtype=torch.float64), 1.0
+        self.sizes, self.length, self.contrast = torch.ones(basis.width, dtype=torch.float64), 1.0, 1.0
         every = torch.arange(basis.width)
         ones = torch.ones(basis.width, dtype=torch.float64)
         self._all = basis.reads(Sparse(every, every, ones, (basis.width, basis.width)))
@@ -256,30 +264,32 @@ class _Filler:
         """See how large each coordinate is here, and how much it differs from position to position."""
         held = (stream.double() @ self._all).flatten(0, 1)
         self.sizes = held.square().mean(0).sqrt().clamp(min=SMALL)
-        self.contrast = float((held.std(0) / self.sizes).norm().clamp(min=SMALL))
+        self.length = float((held.square().mean(0).sqrt() / self.sizes).norm())
+        self.contrast = max(float((held.std(0, correction=0) / self.sizes).norm()), SMALL * self.length)
 
     def writes(self, n: int, factor: float = 1.0) -> Float[Tensor, "n d_model"]:
         """So many vectors that are written."""
         vectors = self._normal(n) * self.strength * self.std * factor
-        return self.basis.writes(Sparse.dense(vectors.T)).to(self.dtype)
+        return self.basis.writes(Sparse.dense(vectors.T), self.dtype)
 
-    def reads(self, n: int, factor: float = 1.0) -> Float[Tensor, "d_model n"]:
-        """So many vectors that are read; what they give varies by about `factor`."""
-        vectors = self._normal(n) / self.sizes * (factor / self.contrast)
-        return self.basis.reads(Sparse.dense(vectors.T)).to(self.dtype)
+    def reads(self, n: int, length: float) -> Float[Tensor, "d_model n"]:
+        """So many vectors that are read: what they give is about 1 for a stream of this length, in units of `sizes`."""
+        vectors = self._normal(n) / self.sizes / length
+        return self.basis.reads(Sparse.dense(vectors.T), self.dtype)
 
     def head(self, attn: Attention, index: int) -> None:
-        """Fill a head. Its scores differ by about 1, whatever the model divides them by."""
-        d_head, scale = attn.cfg.d_head, (attn.cfg.attn_scale / attn.cfg.d_head**0.5) ** 0.5
-        attn.W_Q[index], attn.W_K[index] = self.reads(d_head, scale), self.reads(d_head, scale)
-        attn.W_V[index] = self.reads(d_head)
+        """Fill a head. Scores of different keys differ by about 1, whatever the model divides them by."""
+        d_head = attn.cfg.d_head
+        attn.W_Q[index] = self.reads(d_head, self.length * d_head**0.5 / attn.cfg.attn_scale)
+        attn.W_K[index] = self.reads(d_head, self.contrast)
+        attn.W_V[index] = self.reads(d_head, self.length)
         attn.W_O[index] = self.writes(d_head, d_head**-0.5)
 
     def neurons(self, mlp: MLP, used: int) -> None:
         """Fill the neurons from `used` on, and put all of them in a random order."""
         n = mlp.W_in.shape[1]
         if n > used:
-            mlp.W_in[:, used:] = self.reads(n - used)
+            mlp.W_in[:, used:] = self.reads(n - used, self.length)
             mlp.b_in[used:] = (0.5 * self._normal(n - used)[:, 0]).to(self.dtype)
             mlp.W_out[used:] = self.writes(n - used, (n - used) ** -0.5)
         order = torch.randperm(n, generator=self.generator)

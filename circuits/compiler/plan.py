@@ -157,24 +157,26 @@ def make_plan(
     positions = {POS: torch.eye(circuit.n_ctx, dtype=torch.float64)} if POS in layout.slices else {}
     place, d_vocab = _finder(encoding), circuit.vocabulary.d_vocab
 
-    def merged(ramps: Iterable[Ramp]) -> MergedNeurons:
-        return merge_neurons(ramps, place, encoding.n_labels, slack).encoded(encoding, "an MLP's read of 'pos'")
+    def merged(ramps: Iterable[Ramp], whose: str) -> MergedNeurons:
+        return merge_neurons(ramps, place, encoding.n_labels, slack).encoded(encoding, f"{whose}: its read of 'pos'")
 
-    declared = {part.name: part.ramps for part in circuit.parts if isinstance(part, Neurons)}
+    declared = [part for part in circuit.parts if isinstance(part, Neurons)]
     by_layer: dict[int, list[Ramp]] = {}
-    for name, ramps in declared.items():
-        by_layer.setdefault(places[name].layer, []).extend(ramps)
+    for part in declared:
+        by_layer.setdefault(places[part.name].layer, []).extend(part.ramps)
     return Plan(
         encoding=encoding,
         embedding=encoding.written(_by_label(tables, d_vocab, encoding)),
         positions=encoding.written(_by_label(positions, circuit.n_ctx, encoding)),
         unembedding=encoding.read(_by_label(layout.unembedding, d_vocab, encoding), "the unembedding"),
-        readouts={name: encoding.read(_labels(circuit, name, encoding), name) for name in circuit.readouts},
+        readouts={
+            name: encoding.read(_labels(circuit, name, encoding), f"readout {name!r}") for name in circuit.readouts
+        },
         vectors={name: encoding.written(_labels(circuit, name, encoding)) for name in circuit.inputs},
         heads=heads,
         distractors=distractors,
-        tables={name: merged(ramps) for name, ramps in declared.items()},
-        neurons={layer: merged(ramps) for layer, ramps in by_layer.items()},
+        tables={part.name: merged(part.ramps, part.title) for part in declared},
+        neurons={layer: merged(ramps, f"layer {layer}") for layer, ramps in by_layer.items()},
         places=places,
         layers=tuple(layers),
         n_layers=n_layers,

@@ -31,6 +31,9 @@ UNDECIDED = 0.25
 POSITIONS = 2**14
 """About how many positions are run."""
 
+PRODUCTS = 2**34
+"""About how many products are computed at most, one a position and parameter."""
+
 LENGTHS = 8
 """The most lengths of texts, where shorter texts are not the beginnings of longer ones."""
 
@@ -47,7 +50,8 @@ def run_trial(model: "CompiledTransformer", twin: "CompiledTransformer", basis: 
     that differs by more than `ALLOWED`.
     """
     trial = _Trial(model, twin, basis)
-    for tokens in trial_texts(model.circuit, max(model.circuit.n_ctx, min(POSITIONS, 2**25 // twin.cfg.d_model))):
+    n_parameters = twin.cfg.n_params.total + model.cfg.n_params.total
+    for tokens in trial_texts(model.circuit, min(POSITIONS, PRODUCTS // n_parameters)):
         for some in tokens.split(max(1, 2**22 // tokens.shape[1] ** 2)):
             trial.add(some)
     trial.judge(advice)

@@ -1,9 +1,10 @@
 """One short file a circuit, and the registry that finds them.
 
 A file declares its circuit in `build()`, says in plain Python what it should predict in `reference(text)` (a word, None
-for nothing to predict, or logits by word, for each position), and lists its check in `inputs()`. A file with several
-circuits has `VARIANTS`, from their names to the arguments that all three functions then take. Names in `SLOW` take
-minutes, and are checked on request.
+for nothing to predict, logits by word, or `...` where it does not matter, for each position), and lists its check in
+`inputs()`. A circuit that reads vectors has `vectors(text)`, too. A file with several circuits has `VARIANTS`, from
+their names to the arguments that all these functions then take. Names in `SLOW` take minutes, and are checked on
+request.
 """
 
 import importlib
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Unpack
+
+from torch import Tensor
 
 from circuits import Circuit
 from circuits.verify import Expected, Report, VerifyOptions, verify
@@ -54,6 +57,15 @@ class Entry:
         """The predictions that are right, one for each position of `text`."""
         return self.module.reference(text, **self.arguments)
 
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether its texts come with vectors."""
+        return hasattr(self.module, "vectors")
+
+    def vectors(self, text: str) -> Mapping[str, Tensor]:
+        """The vectors of a text, [pos, size], by the space that they are given in; none for most circuits."""
+        return self.module.vectors(text, **self.arguments) if self.reads_vectors else {}
+
     def inputs(self) -> Iterable[str]:
         """The texts it is checked on."""
         return self.module.inputs(**self.arguments)
@@ -61,6 +73,8 @@ class Entry:
     @known_keywords
     def verify(self, **options: Unpack[VerifyOptions]) -> Report:
         """The check over all its inputs, or a sample of them; options as `circuits.verify.verify` takes them."""
+        if self.reads_vectors:
+            options.setdefault("vectors", self.vectors)
         return verify(self.build(), self.inputs(), self.reference, **options)
 
     def __reduce__(self) -> tuple[Callable[[str], "Entry"], tuple[str]]:

@@ -13,6 +13,9 @@ from circuits.language.space import Holds
 MANY = 20_000
 """The most different scores of a head among which the smallest gap is looked for."""
 
+SAME = 1e-9
+"""Scores that differ by less are the same one."""
+
 Scores = Float[Tensor, "score"] | None
 """All scores that are possible, ascending; None where they are not known."""
 
@@ -32,8 +35,10 @@ class Possible:
     smallest: float | None = None
 
 
-def possible_scores(form: Form, holds: Mapping[str, Holds], n_ctx: int) -> Possible:
-    """The scores that `form` can give.
+def possible_scores(
+    form: Form, holds: Mapping[str, Holds], n_ctx: int, keys: Mapping[str, Float[Tensor, "labels"]] | None = None
+) -> Possible:
+    """The scores that `form` can give, to any key or to one that holds `keys` in these spaces.
 
     A space is assumed to hold one of its states, or nothing. A space of shares (`holds`) holds a label to a share of
     k / m, with k and m up to `n_ctx`. Shares are known where a single term reads them, with one weight for all labels.
@@ -47,7 +52,9 @@ def possible_scores(form: Form, holds: Mapping[str, Holds], n_ctx: int) -> Possi
         values = term.weighted
         if term.rows.states:
             values = torch.tensor(term.rows.states, dtype=torch.float64) @ values
-        if term.columns.states:
+        if keys is not None and term.columns.name in keys:
+            values = values @ keys[term.columns.name][:, None]
+        elif term.columns.states:
             values = values @ torch.tensor(term.columns.states, dtype=torch.float64).T
         place = term.rows.name, term.columns.name
         blocks[place] = blocks[place] + values if place in blocks else values
@@ -78,10 +85,11 @@ def margin_of_sink(scores: Float[Tensor, "score"], sink: float, preference: floa
     """By how much a sink keeps away from the scores that a recency moves; not above 0 where it lies in their reach.
 
     The latest of n keys gains `preference (n - 1) / n` (or loses it, where the first is preferred), and the sink, as
-    the first key of all, nothing. A score below the sink must stay below it, a score above it above.
+    the first key of all, nothing. A score below the sink must stay below it, a score above it above. Where both are
+    the same, recency decides, as between any two keys.
     """
     reach = preference * (n_ctx - 1) / n_ctx
-    below, above = scores[scores < sink], scores[scores >= sink]
+    below, above = scores[scores < sink - SAME], scores[scores > sink + SAME]
     margins = [sink - float(below.max()) - max(reach, 0.0)] if len(below) else []
     margins += [float(above.min()) - sink + min(reach, 0.0)] if len(above) else []
     return min(margins, default=float("inf"))

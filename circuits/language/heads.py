@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, get_args
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from circuits.language.forms import Form, Term, match
-from circuits.language.gaps import Scores, margin_of_sink, possible_scores
+from circuits.language.gaps import SAME, margin_of_sink, possible_scores
 from circuits.language.parts import UNSETTLED, Head, Ties
 from circuits.language.space import Label, Number, is_finite
 from interp.errors import ConfigError, check_choice, describe
@@ -54,13 +56,19 @@ def hard_head(
     scores = possible_scores(qk, c.holds, c.n_ctx)
     known = gap or scores.gap
     preference = _recency(where, ties, recency, known)
+    of_sink = gap  # by how much it differs from other scores, where the gap is the author's word
     if sink is None:
-        sink = _default_sink(where, ties, preference, scores.smallest or known) if c.bos and qk.terms else 0.0
+        smallest = scores.smallest or known
+        sink = _default_sink(where, ties, preference, smallest) if c.bos and qk.terms else 0.0
+        of_sink = gap and ((smallest or gap) - preference) / 2
     weight, margin = _checked_sink(c, where, sink), float("inf")
     if weight:
-        margin = _margin_of_sink(where, scores.values, weight, ties, preference, c.n_ctx)
+        if ties != "mean" and scores.values is not None:
+            of_start = possible_scores(qk, c.holds, c.n_ctx, _start(c)).values
+            pull = -preference if ties == "first" else preference
+            margin = _margin_of_sink(where, scores.values, weight, of_start, pull, c.n_ctx)
         qk, ov = qk + _sink(c, weight), dropping(where, ov, {"tok": c.bos or "", "pos": 0})
-        known = gap or possible_scores(qk, c.holds, c.n_ctx).gap
+        known = min(gap, of_sink) if gap and of_sink else possible_scores(qk, c.holds, c.n_ctx).gap
     prefers = Form()
     if ties != "mean":
         prefers = _prefers_later(c, -preference if ties == "first" else preference)
@@ -101,23 +109,42 @@ def _recency(where: str, ties: Ties, given: Number | None, gap: float | None) ->
     return float(recency)
 
 
-def _margin_of_sink(where: str, scores: Scores, sink: float, ties: Ties, preference: float, n_ctx: int) -> float:
-    """By how much the sink keeps away from scores that recency moves. Raises `ConfigError` if it does not."""
-    if scores is None or ties == "mean":
-        return float("inf")
-    pull = -preference if ties == "first" else preference
-    margin = margin_of_sink(scores, sink, pull, n_ctx)
-    if margin <= 1e-9:
-        side = "above" if ties == "first" else "below"
-        of_that_side = scores[scores >= sink] if ties == "first" else scores[scores < sink]
-        nearest = float(of_that_side.min() if ties == "first" else of_that_side.max())
-        reach = preference * (n_ctx - 1) / n_ctx
-        raise ConfigError(
-            f"{where}: sink = {sink:g} is within reach of recency: a key that scores {nearest:g}, {side} the sink, "
-            f"gets {nearest + (reach if pull > 0 else -reach):g} by its place; allowed: a sink farther from it, or "
-            f"a recency below {abs(sink - nearest) * n_ctx / max(n_ctx - 1, 1):g}"
-        )
-    return margin
+def _margin_of_sink(
+    where: str,
+    scores: Float[Tensor, "score"],
+    sink: float,
+    of_start: Float[Tensor, "own_score"] | None,
+    pull: float,
+    n_ctx: int,
+) -> float:
+    """By how much the sink keeps away from scores that recency moves; below 0 recency prefers the first key.
+
+    The start may match by itself, and then scores the more (`of_start`). Raises `ConfigError` if it is too near.
+    """
+    own = scores if of_start is None else of_start
+    margins = torch.tensor([margin_of_sink(scores, sink + float(score), pull, n_ctx) for score in own])
+    margin, start = float(margins.min()), float(own[margins.argmin()])
+    if margin > 1e-9:
+        return margin
+    reach = pull * (n_ctx - 1) / n_ctx
+    weight, side = sink + start, "above" if pull < 0 else "below"
+    of_that_side = scores[scores > weight + SAME] if pull < 0 else scores[scores < weight - SAME]
+    nearest = float(of_that_side.min() if pull < 0 else of_that_side.max())
+    by_itself = f", with the {start:g} that the start scores by itself," if start else ""
+    raise ConfigError(
+        f"{where}: sink = {sink:g}{by_itself} is within reach of recency: a key that scores {nearest:g}, {side} the "
+        f"sink, gets {nearest + reach:g} by its place; allowed: a sink farther from it, or a recency below "
+        f"{abs(weight - nearest) * n_ctx / max(n_ctx - 1, 1):g}"
+    )
+
+
+def _start(c: "Declaration") -> dict[str, Float[Tensor, "labels"]]:
+    """What the start of a text surely holds, as a key."""
+    first = {c.pos.name: c.pos.labels[0], c.one.name: c.one.labels[0]}
+    if c.out is not c.tok:  # else predictions may lie there as well
+        first[c.tok.name] = c.bos or ""
+    return {name: torch.eye(len(c.spaces[name]), dtype=torch.float64)[c.spaces[name].index(label)]
+            for name, label in first.items()}  # fmt: skip
 
 
 def _sink(c: "Declaration", weight: float) -> Form:

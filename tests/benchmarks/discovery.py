@@ -43,7 +43,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.core import ratio_of_minima
-from gallery_tasks import ABLATIONS, METHODS, gallery_pairs, gallery_task
+from gallery_tasks import ABLATIONS, METHODS, UNASKED, gallery_pairs, gallery_task
 
 from circuits.benchmark import CIRCUITS, SIZES, SOFTNESS, Task, make_task
 from circuits.gallery import entries, entry
@@ -255,7 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part")
     asked = parts.add_parser("calibration", help="every method on every circuit of the gallery")
-    fast = [name for name, one in entries().items() if not one.slow]
+    fast = [name for name, one in entries().items() if not one.slow and name not in UNASKED]
     asked.add_argument("--circuits", nargs="+", choices=fast, default=fast)
     asked.add_argument("--bases", nargs="+", choices=BASES, default=list(BASES))
     asked.add_argument("--ablations", nargs="+", choices=ABLATIONS, default=ABLATIONS)

@@ -82,10 +82,15 @@ class Bound:
         self.layout, self.model, self.circuit = Layout(circuit), model, circuit
         self.eps, self.error = torch.finfo(model.cfg.dtype).eps, options.get("error", 1e-6)
         self.ballast = options.get("ballast", 1e3) if model.cfg.normalization_type else None
-        self.rotated = "rotate" in options
+        self.rotated, self.slack = "rotate" in options or "fill" in options, options.get("slack", 0.0)
         self.most = self._embedded()
         self.off = torch.zeros_like(self.most)
         self._read_positions(position_code(options.get("positions", "onehot")))
+        if "distract" in options:
+            self.code += 4.0 * options["distract"].heads
+        if "fill" in options:
+            n_writers = 2 + model.cfg.n_layers * (model.cfg.n_heads + model.cfg.d_mlp)
+            self.code += options["fill"].std ** 2 * model.cfg.d_model * n_writers
         self.patterns: dict[str, float] = {}
         self._round()
         for layer in range(circuit.n_layers):
@@ -179,7 +184,8 @@ class Bound:
         height = torch.tensor([abs(ramp.low) + abs(ramp.high) for ramp in part.ramps], dtype=torch.float64)
         snaps = torch.tensor([ramp.snaps for ramp in part.ramps])
         off, rounded = reads @ self.off, 8 * self.eps * (height + reads @ self.most) / rise
-        off = torch.where(snaps & (off < rise / 2), 0.0, (off / rise).clamp(max=1.0)) + rounded
+        off = (off / rise).clamp(max=1.0)
+        off = torch.where(snaps & (off < 0.5), self.slack * off, off) + rounded
         return torch.ones_like(off) @ writes, off @ writes
 
 
@@ -201,7 +207,7 @@ def held(
 ) -> Verdict:
     """What comes of a model, held to its interpreter on these texts, and on random vectors where it takes any."""
     circuit, worst = model.circuit, 0.0
-    layers = [("pattern", layer) for layer in sorted({head.layer for head in model.report.heads.values()})]
+    layers = [("pattern", layer) for layer in sorted({model.report.heads[head.name].layer for head in circuit.heads})]
     for tokens in batches:
         vectors = {name: _uniform(tokens, len(circuit.spaces[name]), *ends) for name, ends in circuit.inputs.items()}
         meant = interpreter.run(circuit.tokens(tokens), vectors)
@@ -214,8 +220,11 @@ def held(
         else:
             logits = model(stream, start_at_layer=0)
         assert isinstance(logits, Tensor)
-        compared = [(f"pattern of {name!r}", cache["pattern", place.layer][:, place.index], meant.patterns[name],
-                     bound.patterns[name]) for name, place in model.report.heads.items()]  # fmt: skip
+        compared: list[tuple[str, Tensor, Tensor, float]] = []
+        for name, pattern in meant.patterns.items():
+            place = model.report.heads[name]
+            compared.append((f"pattern of {name!r}", cache["pattern", place.layer][:, place.index], pattern,
+                             bound.patterns[name]))  # fmt: skip
         compared += [(f"readout {name!r}", model.readout(stream, name), meant.space(name), bound.readouts[name])
                      for name in circuit.readouts]  # fmt: skip
         for what, is_now, should_be, may_be in [*compared, ("logits", logits, meant.logits, bound.logits)]:

@@ -24,6 +24,7 @@ from circuit_oracle import DTYPES, Verdict, compare
 from random_author import Author
 
 from circuits import Circuit, Space, copy, match, shift
+from circuits.compiler import Distract, Noise
 from interp.errors import InterpError
 
 BLUNDERS = (
@@ -73,8 +74,11 @@ class Program:
 
     def __str__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-        lines = ["from circuits import Circuit, copy, match, shift", *self.lines, f"model = c.compile({options})"]
-        return "\n".join([*lines, *(f"# {doubt}" for doubt in sorted(self.doubts))])
+        imported = ["from circuits import Circuit, copy, match, shift"]
+        if "fill" in self.options or "distract" in self.options:
+            imported.append("from circuits.compiler import Distract, Noise")
+        doubts = [f"# {doubt}" for doubt in sorted(self.doubts)]
+        return "\n".join([*imported, *self.lines, f"model = c.compile({options})", *doubts])
 
 
 def random_circuit(rng: random.Random) -> Program:
@@ -174,9 +178,25 @@ def _options(author: Author) -> dict[str, Any]:
         options["attn_scale"] = rng.choice((1.0, 8.0))
     if author.chance(0.05):
         options["attn_only"] = False
+    _hidden(author, options)
     author.use(f"positions {author.code}", f"norm {options.get('norm')}")
     author.use(*(name for name in options if name not in ("positions", "norm")))
     return options
+
+
+def _hidden(author: Author, options: dict[str, Any]) -> None:
+    """A larger model around the circuit, and ramps through which gradients flow."""
+    rng = author.rng
+    if author.chance(0.12):
+        options["fill"] = Noise(std=rng.choice((0.05, 0.3)), seed=rng.randint(0, 99))
+    if author.chance(0.08):
+        options["distract"] = Distract(heads=rng.randint(1, 4), seed=rng.randint(0, 99))
+    if author.chance(0.1):
+        options["n_layers"] = rng.randint(4, 8)
+    if author.chance(0.05):
+        options["d_mlp"] = rng.choice((30, 200))
+    if author.chance(0.1):
+        options["slack"] = rng.choice((0.1, 0.5))
 
 
 # ---------------------------------------------------------------------- the command

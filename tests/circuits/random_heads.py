@@ -82,6 +82,9 @@ def _chooses(a: Author, pairs: list[tuple[Held, Held]], qk: str, layer: int, sof
         if a.chance(0.3):
             given.append(f"recency={a.rng.choice((0.05, 0.1, 0.2, 0.4))}")
             a.use("declared recency")
+    if a.chance(0.05) and all(one.holds == "one" for pair in pairs for one in pair):
+        given.append("gap=.05")  # weights are such that no two scores are nearer
+        a.use("declared gap")
     if a.chance(0.05):
         given.append("sharp=2000")
         a.use("declared sharp")

@@ -238,8 +238,13 @@ def count(a: Author, name: str, last: bool) -> None:
     up_to = a.rng.randint(1, max(1, a.n_ctx))
     space = Held(f"n{len(a.lines)}", range(up_to + 1), able=set(range(up_to + 1)), written=[])
     a.spaces.append(space)
+    gated = ""
+    if a.chance(0.3):
+        gate = a.rng.choice(a.known("one"))
+        if gate.since <= layer:
+            gated = f", gate={_gate(a, a.read(gate, layer + 0.5, 'a gate'), gate.labels)}"
     a.use("count")
-    a.write(f"{space.name} = c.count({layer}, {name!r}, {qk}, {up_to})", [(space, layer + 0.5)], declares=space)
+    a.write(f"{space.name} = c.count({layer}, {name!r}, {qk}, {up_to}{gated})", [(space, layer + 0.5)], declares=space)
     if last:
         _say(a, space, layer + 1)
 

@@ -602,3 +602,11 @@ def test_a_tied_circuit_whose_embedding_writes_more_than_words_has_an_unembeddin
     logits = c.compile(dtype=torch.float64)("!b")
     assert isinstance(logits, torch.Tensor)
     assert torch.equal(logits, c.interpret("!b").logits)
+
+
+def test_what_a_low_rank_code_cannot_write_is_refused_with_the_name_of_who_reads_it():
+    c = Circuit("ab", 6)
+    at = c.readout("at", ["first"])
+    c.mlp("start", c.pos, at, {0: "first"})
+    with pytest.raises(ConfigError, match="mlp 'start': its read of 'pos' cannot be written in the position code"):
+        c.compile(positions="circle")

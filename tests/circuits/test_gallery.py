@@ -1,6 +1,7 @@
 """The gallery: every circuit against its reference, and the numbers that its rows promise."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -11,16 +12,22 @@ from circuits.compiler import CompiledTransformer
 from circuits.gallery import (
     Entry,
     addition,
+    automaton,
+    copy_suppression,
     entries,
     entry,
     histogram,
     induction_latest,
     induction_uniform,
+    modular_addition,
+    regression,
     skip_induction,
     sort,
+    superposition,
 )
 from circuits.verify import Report
 from interp import ConfigError
+from interp.interventions import Zero
 
 INPUTS = {
     "previous_token": 5**6, "induction_latest": 5**6, "induction_pointer": 5**6, "induction_uniform": 5**6,
@@ -30,7 +37,7 @@ INPUTS = {
     "addition_3": 10**6, "ioi": 180, "successor": 9**4, "adjectives": 40_320, "induction": 3**5,
     "automaton_s3": 2**8, "automaton_a5": 2**8, "caesar": 8**4, "copy_suppression": 5**6, "first_unique": 1_364,
     "frac_prevs": 3**6, "balance": 3**6, "greater_than": 400, "modular_addition": 113**2, "modular_addition_23": 23**2,
-    "palindrome": 1_092, "sorted_list": 4**6, "superposition": 15,
+    "palindrome": 1_092, "regression": 2**6, "sorted_list": 4**6, "superposition": 15,
 }  # fmt: skip
 LAYERS = {
     "previous_token": 1, "induction_latest": 2, "induction_pointer": 2, "induction_uniform": 2, "virtual_head": 2,
@@ -38,8 +45,8 @@ LAYERS = {
     "skip_2": 2, "rhyme": 1, "histogram": 1, "histogram_bidirectional": 1, "count": 1, "reverse": 3, "sort": 3,
     "dyck1": 2, "dyck2": 2, "addition_2": 2, "addition_3": 2, "ioi": 3, "successor": 1, "adjectives": 1, "induction": 2,
     "automaton_s3": 3, "automaton_a5": 3, "caesar": 0, "copy_suppression": 1, "first_unique": 2, "frac_prevs": 1,
-    "balance": 1, "greater_than": 1, "modular_addition": 1, "modular_addition_23": 1, "palindrome": 4, "sorted_list": 2,
-    "superposition": 1,
+    "balance": 1, "greater_than": 1, "modular_addition": 1, "modular_addition_23": 1, "palindrome": 4, "regression": 1,
+    "sorted_list": 2, "superposition": 1,
 }  # fmt: skip
 
 
@@ -167,6 +174,75 @@ def test_some_slow_inputs_are_right_too():
     one = entry("addition_3")
     texts: Sequence[str] = [f"!{a:03}+{b:03}" for a in range(0, 1000, 37) for b in range(0, 1000, 41)]
     assert one.build().verify(texts, one.reference, progress=False).ok
+
+
+def test_five_features_lie_in_two_dimensions_as_a_regular_pentagon():
+    model = superposition.build().compile(dtype=torch.float64)
+    ids = [model.circuit.vocabulary.to_single_token(feature) for feature in superposition.FEATURES]
+    directions = model.W_E[ids]
+    gram = directions @ directions.T
+    place = torch.arange(5, dtype=torch.float64)
+    assert torch.allclose(gram, torch.cos(2 * math.pi * (place[:, None] - place) / 5), atol=1e-12)
+    assert torch.linalg.matrix_rank(gram) == 2
+    assert torch.allclose(gram, superposition.directions() @ superposition.directions().T, atol=1e-12)
+    dimensionality = directions.square().sum(1) ** 2 / gram.square().sum(
+        1
+    )  # Elhage et al. 2022: |W_i|^2 / sum (W_i/|W_i| . W_j)^2
+    assert torch.allclose(dimensionality, torch.full((5,), 2 / 5, dtype=torch.float64))
+
+
+def test_a_feature_alone_is_read_alone_and_two_at_once_interfere():
+    c = superposition.build()
+    alone = c.interpret(list(superposition.FEATURES)).logits[:, 0, :5]
+    assert torch.equal(alone > 1e-9, torch.eye(5, dtype=torch.bool))
+    both = dict(zip("abcde", c.interpret("ac").logits[0, 0, :5].tolist(), strict=True))
+    assert both["b"] > 0.3 and max(both["a"], both["c"]) < 1e-9
+
+
+def test_regression_makes_the_step_of_gradient_descent_that_autograd_takes():
+    text = "!abbaab?"
+    given = regression.vectors(text)
+    x, y = given["x"], given["y"][:, 0]
+    w = torch.zeros(regression.SIZE, dtype=torch.float64, requires_grad=True)
+    loss = (y[1:-1] - x[1:-1] @ w).square().sum() / (2 * regression.N_PAIRS)
+    (gradient,) = torch.autograd.grad(loss, w)
+    predicted = -float(gradient @ x[-1])
+    assert abs(predicted) > 0.01
+    c = regression.build()
+    model = c.compile(dtype=torch.float64)
+    vectors = {name: value[None] for name, value in entry("regression").vectors(text).items()}
+    place = c.vocabulary.to_single_token("y")
+    with torch.no_grad():
+        said = model(model.embedded(text, vectors), start_at_layer=0)
+    assert float(said[0, -1, place]) == pytest.approx(predicted, abs=1e-4)
+    assert float(c.interpret(text, vectors).logits[0, -1, place]) == pytest.approx(predicted, abs=1e-4)
+
+
+def test_without_its_head_copy_suppression_repeats_what_was_said():
+    c = copy_suppression.build()
+    model = c.compile()
+    assert model.predict("!bcab") == [None, "c", "d", "c", "d"]
+    with model.intervene(Zero(site="z", layer=0)):
+        assert model.predict("!bcab") == [None, "c", "d", "b", "c"]
+
+
+def test_modular_addition_takes_far_fewer_neurons_than_a_table():
+    model = entry("modular_addition").build().compile()
+    assert model.cfg.d_mlp < 2 * 113**2 / 20
+    sums = modular_addition.reference("! 100 23", **entry("modular_addition").arguments)
+    assert model.predict("! 100 23")[2] == sums[2] == "10"
+
+
+def test_the_moves_of_the_automata_generate_groups_of_6_and_60():
+    for name, order in (("automaton_s3", 6), ("automaton_a5", 60)):
+        moves = entry(name).arguments["moves"]
+        assert len(automaton.generated(moves, 20)) == order
+
+
+def test_only_circuits_that_read_vectors_have_some():
+    assert [name for name, one in entries().items() if one.reads_vectors] == ["regression"]
+    assert entry("sort").vectors("!abc") == {}
+    assert regression.vectors("!ab?")["x"].shape == (4, 2)
 
 
 def test_a_name_that_is_not_in_the_gallery_is_refused_with_the_nearest():

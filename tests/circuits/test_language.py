@@ -595,3 +595,33 @@ def test_a_table_may_say_anything_of_a_space_and_a_bucket_may_have_one_label():
     c.bucket("one", c.pos[0], c.out, {"a": 1.0}, gate=c.tok["b"])
     assert c.interpret("ab").predictions == [["b", "a"]]
     assert c.compile().predict("ab") == ["b", "a"]
+
+
+def test_a_sink_where_the_start_matches_by_itself_is_refused_if_recency_reaches_it():
+    c = Circuit("!abcd", 5, bos="!")
+    kind = c.space("kind", ["n"])
+    c.mlp("kinds", c.pos, kind, {0: "n", 3: "n", 4: "n"})
+    scores = -1 * match(kind, kind) + 0.6 * match(c.pos, c.pos, shift(1))
+    said = "head 'first': sink = 0.95, with the -1 that the start scores by itself, is within reach of recency: "
+    with pytest.raises(ConfigError, match=said + "a key that scores 0, above the sink, gets -0.128 by its place"):
+        c.head("first", qk=scores, ov=copy(c.tok, c.out), sink=0.95, ties="first")
+    c.head("default", qk=scores, ov=copy(c.tok, c.out), ties="first")
+    assert c.verify(length=4, sample=200, progress=False).ok
+
+
+def test_a_sink_by_default_lies_in_the_middle_of_a_declared_gap_and_is_as_sharp():
+    for ties in ("mean", "latest", "first"):
+        c = Circuit("!ab", 5, bos="!")
+        head = c.head("same", qk=0.05 * match(c.tok, c.tok), ov=copy(c.tok, c.out), gap=0.05, ties=ties)
+        assert head.gap == pytest.approx(0.025 if ties == "mean" else 0.02 / 5)
+        report = c.verify(progress=False)
+        assert report.ok and report.pattern_error < 1e-5
+
+
+def test_a_sink_that_is_as_heavy_as_a_match_ties_with_it():
+    for ties, chosen in (("latest", "b"), ("first", None)):
+        c = Circuit("!abc", 4, bos="!")
+        c.head("same", qk=match(c.tok, c.tok, {"a": "b"}), ov=copy(c.tok, c.out), sink=1, ties=ties)
+        report = c.verify(progress=False)
+        assert report.ok and report.pattern_error < 1e-5
+        assert c.interpret("!ba").predictions[0][2] == chosen

@@ -8,6 +8,7 @@ import torch
 from circuit_oracle import DTYPES, EXACT, Bound, held, texts
 from grid import SEED
 from random_circuits import Program, random_circuit
+from test_compiled_edges import from_weights, names
 
 from circuits.compiler import CODES
 from circuits.language import Interpreter
@@ -18,7 +19,7 @@ N = 40
 
 FEATURES = {
     *("causal", "bidirectional", "bos", "no bos", "tied", *(f"n_ctx {n}" for n in range(1, 8))),
-    *("head", "ties mean", "ties latest", "ties first", "declared recency", "declared sharp", "soft"),
+    *("head", "ties mean", "ties latest", "ties first", "declared recency", "declared sharp", "declared gap", "soft"),
     *("default sink", "declared sink", "no sink", "no match", "several terms", "several copies", "weighted"),
     *("negative", "drop", "one to many", "reads what was written", "composition of values"),
     *("relation same", "relation shift", "relation mapping", "relation function", "relation matrix"),
@@ -28,7 +29,7 @@ FEATURES = {
     *("bucket", "bucket of one", "bucket of states", "bucket of shares", "bucket of numbers", "gate"),
     *("count", "function", "knots or error", "product", "direct", "number"),
     *("norm None", "norm LN", "norm RMS", "ballast", "rotate", "d_model", "n_heads", "d_head", "attn_scale"),
-    *("attn_only", *(f"positions {code}" for code in CODES)),
+    *("fill", "distract", "n_layers", "d_mlp", "slack", "attn_only", *(f"positions {code}" for code in CODES)),
 }
 """What circuits are drawn with."""
 
@@ -101,6 +102,20 @@ def test_a_model_that_does_something_else_is_noticed():
             seen[what] += verdict.kind == "disagrees"
             assert verdict.kind == "disagrees" or what == "pattern" or program.doubts, f"{verdict}\n{program}"
     assert seen["logits"] > 15 and seen["pattern"] > 3
+
+
+def test_the_graph_of_a_random_circuit_is_that_of_its_weights():
+    compared = 0
+    for seed, program in drawn(SEED, N):
+        plain = {name: value for name, value in program.options.items() if name not in ("fill", "distract")}
+        try:
+            model = program.circuit().compile(**{**plain, **EXACT}, dtype=torch.float64)
+        except InterpError:
+            continue
+        if not (model.circuit.inputs or model.circuit.readouts):  # which are not among the weights
+            assert names(model) == from_weights(model), f"seed {seed}\n{program}"
+            compared += 1
+    assert compared > N / 5
 
 
 @pytest.mark.slow

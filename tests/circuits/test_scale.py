@@ -8,6 +8,7 @@ import torch
 
 from circuits import Circuit, copy, match, shift
 from circuits.compiler.sparse import Sparse, rank_factors
+from circuits.language import Neurons
 
 
 def many_words(n: int, **head: Any) -> Circuit:
@@ -84,6 +85,19 @@ def test_entries_of_two_tables_with_the_same_key_share_their_neurons():
     c.mlp(1, "again", kind, c.out, {"x": "a"})
     model = c.compile()
     assert model.cfg.d_mlp == 4
+    assert c.verify(model=model, progress=False).ok
+
+
+def test_a_function_of_k_pieces_has_k_plus_1_neurons_and_those_of_its_constant():
+    c = Circuit("!ab", 3, bos="!")
+    x, y = c.embed("x", {"a": [0.5], "b": [-0.75]}), c.space("y", ["y"], holds="numbers")
+    c.function("square", reads=x[0], writes=y["y"], f=lambda u: u * u, knots=8, over=(-1, 1))
+    c.number(c.out["a"], y["y"])
+    model = c.compile(dtype=torch.float64)
+    (neurons,) = c.parts
+    assert isinstance(neurons, Neurons)
+    n_pieces = sum(not ramp.snaps for ramp in neurons.ramps)
+    assert n_pieces >= 7 and model.cfg.d_mlp == n_pieces + 1 + 2
     assert c.verify(model=model, progress=False).ok
 
 

@@ -183,7 +183,7 @@ def two_heads_that_stand_in_for_each_other() -> Circuit:
     previous = c.space("previous", c.tok)
     for name in ("one", "other"):
         c.head(0, name, qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, previous), sink=0, sharp=100)
-    c.head(1, "induction", qk=match(c.tok, previous), ov=2 * copy(c.tok, c.out), sink=0, sharp=100)
+    c.head(1, "induction", qk=match(c.tok, previous), ov=2 * copy(c.tok, c.out), sink=0, sharp=100, gap=1)
     return c
 
 
