@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.compiler.basis import Basis
+from circuits.compiler.encoding import POS, Encoding
+from circuits.compiler.positions import OneHot
 from circuits.compiler.sparse import Sparse
 from circuits.language import Declaration, Interpretation, Interpreter, Layout, leading, shortened
 from interp.errors import ConfigError
@@ -33,6 +35,9 @@ POSITIONS = 2**14
 
 PRODUCTS = 2**34
 """About how many products are computed at most, one a position and parameter."""
+
+FAR = 3.0
+"""Vectors of unknown size are taken to have numbers up to this, as normally distributed ones do."""
 
 LENGTHS = 8
 """The most lengths of texts, where shorter texts are not the beginnings of longer ones."""
@@ -100,6 +105,25 @@ def random_vectors(
         else:
             found[name] = low + (high - low) * torch.rand(shape, dtype=torch.float64, generator=generator)
     return found
+
+
+def squared_length(encoding: Encoding, interpreter: Interpreter) -> float:
+    """A bound on the squared length of the stream, the ballast aside: with it, a norm divides by more than its gain.
+
+    Vectors that the user gives without saying how large they are count with numbers of `FAR`.
+    """
+    total = 0.0
+    for space in interpreter.layout.spaces:
+        held = interpreter.holdings.at(space)
+        if space.name == POS and not isinstance(encoding.code, OneHot):
+            total += float(encoding.vectors.square().sum(-1).amax()) if encoding.vectors.numel() else 0.0
+        elif space.states:
+            total += max(sum(x * x for x in state) for state in space.states)
+        elif held.kind != "numbers":
+            total += 1.0
+        else:
+            total += float(torch.maximum(held.low.abs(), held.high.abs()).nan_to_num(posinf=FAR).square().sum())
+    return total
 
 
 @dataclass(frozen=True)
