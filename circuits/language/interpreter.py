@@ -95,6 +95,7 @@ class Interpreter:
     """Runs a circuit on token ids.
 
     Attributes:
+        holdings: what each space can hold.
         thresholds: see `nothing_below`; of the logits under the name of `out`, of readouts under theirs.
 
     Raises `ConfigError` for a declaration that cannot be kept; see `check_sound`.
@@ -102,9 +103,9 @@ class Interpreter:
 
     def __init__(self, layout: Layout):
         self.layout, self.declaration = layout, layout.declaration
-        holdings = Holdings(layout)
-        check_sound(holdings)
-        self.thresholds = nothing_below(holdings)
+        self.holdings = Holdings(layout)
+        check_sound(self.holdings)
+        self.thresholds = nothing_below(self.holdings)
         self._blocks = {head.name: (layout.blocks(head.qk), layout.blocks(head.ov)) for head in self.declaration.heads}
         neurons = [part for part in self.declaration.parts if not isinstance(part, Head)]
         self._steps = {part.name: Step(part, layout) for part in neurons}
