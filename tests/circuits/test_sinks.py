@@ -117,7 +117,8 @@ def test_a_sink_by_default_lies_in_the_middle_of_a_declared_gap_and_is_as_sharp(
 
 
 def test_a_sink_that_is_as_heavy_as_a_match_ties_with_it():
-    for ties, chosen in (("latest", "b"), ("first", None)):
+    asked: dict[Ties, str | None] = {"latest": "b", "first": None}
+    for ties, chosen in asked.items():
         c = Circuit("!abc", 4, bos="!")
         c.head("same", qk=match(c.tok, c.tok, {"a": "b"}), ov=copy(c.tok, c.out), sink=1, ties=ties)
         report = c.verify(progress=False)
