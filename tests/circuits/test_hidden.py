@@ -8,7 +8,7 @@ import torch
 from test_compiled_edges import from_weights, names, written
 
 from circuits import Circuit, copy, match, shift
-from circuits.compiler import CODES, CompiledTransformer, CompileOptions, Distract, Noise
+from circuits.compiler import CODES, CompiledTransformer, Distract, Noise
 from circuits.gallery import entry
 from interp import ConfigError, HookedTransformer, RankError, TransformerConfig
 from interp.model import Writer
@@ -273,10 +273,9 @@ def test_a_ramp_with_slack_has_its_slope_at_both_ends_and_is_level_beyond():
 def test_a_circuit_without_layers_can_be_hidden_and_has_no_slack():
     c = Circuit("!ab", 3, bos="!")
     c.direct(copy(c.tok, c.out, {"a": "b", "b": "a"}))
-    noisy: CompileOptions = {"fill": Noise(leak=0.01), "n_layers": 2, "d_mlp": 9}
-    half: CompileOptions = {"dtype": torch.float16, "slack": 0.2}
-    for options in (noisy, half):
-        assert c.verify(model=c.compile(**options), tolerance=0.1, progress=False).ok
+    noisy = c.compile(fill=Noise(leak=0.01), n_layers=2, d_mlp=9)
+    for model in (noisy, c.compile(dtype=torch.float16, slack=0.2)):
+        assert c.verify(model=model, tolerance=0.1, progress=False).ok
 
 
 def test_slack_that_changes_a_prediction_is_an_error_that_names_the_declaration():
