@@ -42,9 +42,6 @@ from interp.model import HookedTransformer
 
 HALF = (torch.float16, torch.bfloat16)
 
-SURE = 1e-3
-"""The largest error that the twin of a trial is compiled with."""
-
 
 @known_keywords
 def compile_circuit(
@@ -153,9 +150,10 @@ def compile_circuit(
     coarse = dtype in HALF or any(max(steps[name], rounding * chosen[name][0]) > COARSE for name in steps)
     largest = max([1.0, *(score for _, score in chosen.values())])
     bent = norm is not None and largest * squared_length(plan.encoding, interpreter) / (2 * ballast**2) > COARSE
-    soft = [f"a smaller {name}=" for name, on in (("slack", slack), ("leak", fill and fill.leak)) if on]
+    loosened = ("slack", slack and plan.tables), ("leak", fill and fill.leak)
+    soft = [f"a smaller {name}=" for name, on in loosened if on]
     if (coarse or soft or bent) and not compress:
-        twin = compile_circuit(circuit, positions=plan.encoding.code, error=min(error, SURE), dtype=torch.float64)
+        twin = compile_circuit(circuit, positions=plan.encoding.code, error=error, dtype=torch.float64)
         run_trial(model, twin, basis, _advice(dtype, norm, soft, coarse, bent))
     for name, step in steps.items():
         warn_of_rounding(name, chosen[name][1], step, dtype)

@@ -27,6 +27,10 @@ from interp.errors import ConfigError, ShapeError, did_you_mean
 TIED = 1e-6
 """Scores that differ by less are the same score."""
 
+HEARD = 0.499
+"""The share of a part's smallest write that is enough for a prediction. It is a little below a half, because sums come
+to just a half (1 - .5), and rounding would decide whether that is enough."""
+
 SHOWN = 8
 """The most texts that the repr of an interpretation shows."""
 
@@ -246,8 +250,8 @@ def checked_readout(layout: Layout, readout: str) -> Space:
 def nothing_below(holdings: Holdings) -> dict[str, Float[Tensor, "labels"]]:
     """For each word, and each label of a readout, the threshold below which it is not predicted.
 
-    It is half of the smallest number that a part can write when no other part writes. For a word that nothing writes
-    it is infinite. A circuit may declare one threshold for all words.
+    It is `HEARD` times the smallest number that a part can write when no other part writes. For a word that nothing
+    writes it is infinite. A circuit may declare one threshold for all words.
     """
     layout = holdings.layout
     declaration = layout.declaration
@@ -256,11 +260,11 @@ def nothing_below(holdings: Holdings) -> dict[str, Float[Tensor, "labels"]]:
         least = holdings.at(declaration.spaces[name]).smallest.clamp(max=1e300)[:, None]
         smallest = smallest.minimum((block.abs() * least).where(block != 0, torch.inf).amin(0))
     smallest = smallest.where(smallest < 1e299, torch.inf)
+    thresholds = {declaration.out.name: HEARD * smallest}
     if declaration.nothing_below is not None:
-        smallest = torch.full_like(smallest, 2 * declaration.nothing_below)
-    thresholds = {declaration.out.name: smallest / 2}
+        thresholds[declaration.out.name] = torch.full_like(smallest, declaration.nothing_below)
     for name, space in declaration.readouts.items():
-        thresholds[name] = holdings.at(space).smallest / 2
+        thresholds[name] = HEARD * holdings.at(space).smallest
     return thresholds
 
 
