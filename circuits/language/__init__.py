@@ -10,7 +10,7 @@ with attention that chooses instead of weighing. Nothing here knows of weights.
 from circuits.language.checks import check_alive, check_sound
 from circuits.language.declaration import Declaration
 from circuits.language.edges import edge_graph
-from circuits.language.forms import Form, Shift, Term, copy, match, shift
+from circuits.language.forms import Form, Shift, Term, copy, match, real_tensor, shift
 from circuits.language.holdings import Holdings
 from circuits.language.interpreter import (
     Interpretation,
@@ -39,6 +39,7 @@ from circuits.language.space import (
     cut,
     is_finite,
     listed,
+    plain,
     shortened,
 )
 
@@ -87,6 +88,8 @@ __all__ = [
     "listed",
     "match",
     "nothing_below",
+    "plain",
+    "real_tensor",
     "shift",
     "shortened",
     "time_of",

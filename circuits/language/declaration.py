@@ -4,9 +4,10 @@ Everything else is derived from it: the graph of its parts, what it means (`inte
 (`circuits.compiler`). `Circuit` is a declaration with these derivations as methods.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from jaxtyping import Int
@@ -15,7 +16,7 @@ from torch import Tensor
 from circuits.language import neurons
 from circuits.language.forms import Form, copy, match
 from circuits.language.gaps import possible_scores
-from circuits.language.heads import hard_head, soft_head
+from circuits.language.heads import but_the_start, hard_head, soft_head
 from circuits.language.knots import Pieces, pieces
 from circuits.language.layers import settle
 from circuits.language.parts import (
@@ -151,10 +152,11 @@ class Declaration(Stream):
 
         Raises `ConfigError` naming the table: unknown labels, entries that overlap, a table without entries.
         """
-        read = [reads] if isinstance(reads, Space | str) else list(reads)
-        written = [writes] if isinstance(writes, Space | str) else list(writes)
         name, where = self._new_name("mlp", layer, name)
+        read, written = _several(reads), _several(writes)
         self._check_space(where, *read, *written)
+        if not written:
+            raise ConfigError(f"{where}: it writes no space; allowed: a space or several")
         check_choice(f"{where}: overlaps", overlaps, ("error", "sum"))
         given = neurons.listed_table(where, read, written, table, otherwise, overlaps == "sum")
         self._add(neurons.lookup(name, given, self.one["1"]), layer, name)
@@ -183,8 +185,11 @@ class Declaration(Stream):
         name, where = self._new_name("bucket", layer, name)
         terms = self._number(where, number, "number")
         gate = self.one if gate is None else gate
-        gates = [gate[label] for label in gate.labels] if isinstance(gate, Space) else gate
-        gates = [gates] if isinstance(gates, Coordinate) else list(gates)
+        gates = [gate[label] for label in gate.labels] if isinstance(gate, Space) else _several(gate)
+        gates = list(dict.fromkeys(gates))
+        if not gates or not all(isinstance(one, Coordinate) for one in gates):
+            raise ConfigError(f"{where}: gate = {describe(gate)}; allowed: a space, or coordinates such as "
+                              f"{self.tok.name}[{self.tok.labels[0]!r}]")  # fmt: skip
         self._check_space(where, writes, *(one.space for one in gates))
         self._add(neurons.bucket(where, terms, writes, values, gates), layer, name)
 
@@ -289,12 +294,14 @@ class Declaration(Stream):
 
         Args:
             layer, name: as for `head`; the space has this name, too.
-            qk: what makes a key a match, all matches with the same score; without it, every key but the start counts.
+            qk: what makes a key a match; without it, every key counts. Those count that have the largest score which
+                `qk` can give, so that a sum of matches counts the keys that match in all of them. The start never does.
             up_to: the largest label.
             gate: nothing is written where this coordinate, or every coordinate of this space or list, is 0; by default
                 at the start of the text.
 
-        Raises `ConfigError` naming the count: a circuit without `bos`, matches of different scores.
+        Raises `ConfigError` naming the count: a circuit without `bos`, scores that are not known, and a match by a
+        space in which the embedding of the start matches.
         """
         name, where = self._new_name("count", layer, name)
         if self.bos is None:
@@ -306,6 +313,7 @@ class Declaration(Stream):
         qk = match(self.one, self.tok, {"1": words}) if qk is None else qk
         if not isinstance(qk, Form):
             raise ConfigError(f"{where}: qk = {describe(qk)}; allowed: a form, as match returns")
+        qk = but_the_start(self, where, qk)
         scores = possible_scores(qk, self.holds, self.n_ctx).values
         if scores is None or not float(scores[-1]) > 0:
             said = "its scores are not known" if scores is None else "no key scores above 0"
@@ -361,6 +369,13 @@ class Declaration(Stream):
         if not ramps:
             raise ConfigError(f"{where}: it is 0 everywhere, and would write nothing")
         return Neurons(where, UNSETTLED, ramps, reach=reach, span=span, destinations=destinations, error=error)
+
+    def __copy__(self) -> Self:
+        """A declaration of its own: what is declared in one of the two later is not in the other."""
+        new = type(self).__new__(type(self))
+        vars(new).update({name: value.copy() if isinstance(value, dict | list) else value
+                          for name, value in vars(self).items()})  # fmt: skip
+        return new
 
     # ------------------------------------------------------------------ what it says
 
@@ -423,7 +438,7 @@ class Declaration(Stream):
         return name, where
 
     def _add(self, part: Part, layer: int | None, name: str) -> None:
-        self._declared.append(replace(part, name=name, layer=UNSETTLED if layer is None else layer))
+        self._declared.append(replace(part, name=name, layer=UNSETTLED if layer is None else operator.index(layer)))
         self._settled = None
 
     def _number(self, where: str, number: Space | Linear, what: str = "reads") -> Terms:
@@ -468,3 +483,8 @@ class Declaration(Stream):
             raise ConfigError(f"{where}: what it reads is always {low:g}, as nothing that was declared before writes "
                               "it; declare what writes it first, or give over=(low, high)")  # fmt: skip
         return low, high
+
+
+def _several(given: Any) -> list[Any]:
+    """One or several, as several. Whether they are what is allowed is checked by the caller."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, Space | str) else [given]
