@@ -8,9 +8,9 @@
     assert model.predict("!abacb") == [None, None, None, "b", None, "a"]
 
 The residual stream is cut into spaces; heads match and copy between them; MLPs look labels up. These are declared by
-the methods of `Declaration` (`circuits.language`), and everything else follows from them: `edges()` reads off which
-part feeds which, `interpret()` runs the circuit symbolically, `compile()` writes the weights, and `verify()` compares
-the results over all inputs.
+the methods of `Builder` (`circuits.language`), and everything else follows from them: `edges()` reads off which part
+feeds which, `interpret()` runs the circuit symbolically, `compile()` writes the weights, and `verify()` compares the
+results over all inputs.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from torch import Tensor
 
 from circuits.compiler import CompiledTransformer, CompileOptions, compile_circuit
-from circuits.language import Declaration, Interpretation, Interpreter, Layout, edge_graph
+from circuits.language import Builder, Interpretation, Interpreter, Layout, edge_graph
 from circuits.verify import Report, VerifyOptions, verify
 from interp.keywords import known_keywords
 from interp.text import Ids, Text
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from networkx import MultiDiGraph
 
 
-class Circuit(Declaration):
+class Circuit(Builder):
     """A transformer in the making: declare its spaces and parts, then ask for its graph, its meaning or its weights.
 
-    Arguments, attributes and errors are those of `circuits.language.Declaration`.
+    Arguments and attributes are those of `circuits.language.Declaration`, the methods that declare those of `Builder`.
     """
 
     def layout(self) -> Layout:
@@ -61,7 +61,7 @@ class Circuit(Declaration):
     def interpret(self, input: Text | Ids, vectors: Mapping[str, Tensor] | None = None) -> Interpretation:
         """What the circuit does with one text or several, or token ids, symbolically (see `Interpreter`).
 
-        `vectors` are [batch, pos, size], by the names of the spaces that `Declaration.vectors` declared. Raises
+        `vectors` are [batch, pos, size], by the names of the spaces that `vectors` declared. Raises
         `TokenError` for unknown words, a text that is empty, longer than `n_ctx` or without its start; `ConfigError` as
         `layout` does, for a circuit that cannot keep what it declares, and for vectors that are missing; `ShapeError`
         for vectors of another shape.

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from circuits import Circuit
-from circuits.compiler import CompileOptions
+from circuits.compiler import CompileOptions, Distract, Noise
+from circuits.language import Neurons
 
 NOISE = 0.05
 """The standard deviation of random weights, in each spare direction of the stream; a label of the circuit is 1."""
@@ -33,6 +34,10 @@ class Size:
     def of(self, circuit: Circuit, seed: int) -> CompileOptions:
         """What to compile a circuit with."""
         options: CompileOptions = {**self.options, "rotate": seed}
+        if self.spare_layers:
+            options["n_layers"] = circuit.n_layers + self.spare_layers
+        if self.distractors:
+            options |= {"distract": Distract(self.distractors, seed), "fill": Noise(NOISE, seed)}
         return options
 
 
@@ -40,12 +45,12 @@ SIZES: Mapping[str, Size] = {
     "small": Size("the circuit alone, in a random basis"),
     "medium": Size(
         "a stream of 128 and 6 heads a layer; 4 heads distract, and everything spare is random",
-        {"d_model": 128, "n_heads": 6},
+        {"d_model": 128, "n_heads": 6, "attn_only": False, "d_mlp": 256},
         distractors=4,
     ),
     "large": Size(
         "a stream of 256, 8 heads a layer and 2 layers to spare; 8 heads distract, and everything spare is random",
-        {"d_model": 256, "n_heads": 8},
+        {"d_model": 256, "n_heads": 8, "attn_only": False, "d_mlp": 512},
         spare_layers=2,
         distractors=8,
     ),
@@ -59,20 +64,26 @@ class Softness:
 
     Attributes:
         about: what it is, in words.
-        options: of `compile`.
+        error: share of its attention that a head may spend elsewhere.
+        slack: share of a step that is a straight line.
     """
 
     about: str
-    options: CompileOptions
+    error: float
+    slack: float = 0.0
+
+    def of(self, circuit: Circuit) -> CompileOptions:
+        """What to compile a circuit with. Heads alone make no steps, and need no slack."""
+        steps = any(isinstance(part, Neurons) for part in circuit.parts)
+        return {"error": self.error, "slack": self.slack} if steps and self.slack else {"error": self.error}
 
 
 SOFTNESS: Mapping[str, Softness] = {
-    "hard": Softness(
-        "a head spends a millionth of its attention elsewhere: gradients through it are 0", {"error": 1e-6}
-    ),
+    "hard": Softness("a head spends at most a millionth of its attention elsewhere: gradients through it are 0", 1e-6),
     "soft": Softness(
-        "a head spends up to a twentieth of its attention elsewhere, and a fifth of each step of an MLP is a slope",
-        {"error": 0.05},
+        "a head spends up to a twentieth of its attention elsewhere, and a fifth of each step of an MLP is a line",
+        0.05,
+        0.2,
     ),
 }
 """Saturated as if someone had chosen, and with gradients, as trained models have them."""
@@ -85,4 +96,7 @@ def seed_of(*what: object) -> int:
 
 def as_values(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of `compile` as JSON values."""
-    return {name: str(one) if isinstance(one, torch.dtype) else one for name, one in options.items()}
+    return {
+        name: vars(one) if isinstance(one, Noise | Distract) else str(one) if isinstance(one, torch.dtype) else one
+        for name, one in options.items()
+    }

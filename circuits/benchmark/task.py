@@ -75,16 +75,18 @@ def make_task(circuit: str, size: str = "small", softness: str = "hard", n_pairs
     Prompts depend on the circuit and the seed; what is random in the model on its size as well. A hard and a soft model
     differ in nothing else.
 
-    Raises `ConfigError` for unknown names, with the nearest; for a circuit without such prompts; for what `compile`
-    raises, naming the task; and for a model that answers a clean prompt wrong.
+    Raises `ConfigError` for unknown names, with the nearest; for a circuit without such prompts, or without layers; for
+    what `compile` raises, naming the task; and for a model that answers a prompt wrong.
     """
     check_choice("size", size, list(SIZES))
     check_choice("softness", softness, list(SOFTNESS))
     one, name = entry(circuit), task_name(circuit, size, softness)
     pairs, declared = prompt_pairs(one, n_pairs, seed), one.build()
+    if not declared.n_layers:
+        raise ConfigError(f"{name}: the circuit has no layer, and so no edges to choose from")
     options: CompileOptions = {
         **SIZES[size].of(declared, seed_of(check_seed(seed), circuit, size)),
-        **SOFTNESS[softness].options,
+        **SOFTNESS[softness].of(declared),
         "dtype": torch.float64,
     }
     try:

@@ -33,7 +33,7 @@ from circuits.compiler.options import Sizes, asked_sizes, check_hiding, check_nu
 from circuits.compiler.plan import Plan, make_plan, settle_layers, settle_places
 from circuits.compiler.positions import OneHot, PositionCode, Rotary, position_code
 from circuits.compiler.sharpness import COARSE, check_resolution, choose_sharpness, warn_of_rounding
-from circuits.compiler.trial import run_trial
+from circuits.compiler.trial import run_trial, squared_length
 from circuits.compiler.weights import write_model
 from circuits.language import Declaration, Head, Interpreter, Layout, Number, Space, check_alive, cut
 from interp.config import TransformerConfig
@@ -42,9 +42,6 @@ from interp.keywords import known_keywords
 from interp.model import HookedTransformer
 
 HALF = (torch.float16, torch.bfloat16)
-
-SURE = 1e-3
-"""The largest error that the twin of a trial is compiled with."""
 
 
 @known_keywords
@@ -152,11 +149,13 @@ def compile_circuit(
     _write(model, basis, {name: sharp for name, (sharp, _) in chosen.items()}, fill)
     rounding = torch.finfo(dtype).eps * float(ballast if norm else 0)
     coarse = dtype in HALF or any(max(steps[name], rounding * chosen[name][0]) > COARSE for name in steps)
-    soft = [f"a smaller {name}=" for name, on in (("slack", slack), ("leak", fill and fill.leak)) if on]
-    if (coarse or soft) and not compress:
-        twin = compile_circuit(circuit, positions=plan.encoding.code, error=min(error, SURE), dtype=torch.float64)
-        *others, last = [*soft, *(_finer(dtype, norm) if coarse else ["a smaller error="])]
-        run_trial(model, twin, basis, f"use {', '.join([*others, f'or {last}'])}")
+    largest = max([1.0, *(score for _, score in chosen.values())])
+    bent = norm is not None and largest * squared_length(plan.encoding, interpreter) / (2 * ballast**2) > COARSE
+    loosened = ("slack", slack and plan.tables), ("leak", fill and fill.leak)
+    soft = [f"a smaller {name}=" for name, on in loosened if on]
+    if (coarse or soft or bent) and not compress:
+        twin = compile_circuit(circuit, positions=plan.encoding.code, error=error, dtype=torch.float64)
+        run_trial(model, twin, basis, _advice(dtype, norm, soft, coarse, bent))
     for name, step in steps.items():
         warn_of_rounding(name, chosen[name][1], step, dtype)
     return model
@@ -185,11 +184,17 @@ def _ends(plan: Plan, basis: Basis, interpreter: Interpreter) -> Ends:
     )
 
 
-def _finer(dtype: torch.dtype, norm: str | None) -> list[str]:
-    """What to do about rounding."""
+def _advice(dtype: torch.dtype, norm: str | None, soft: list[str], coarse: bool, bent: bool) -> str:
+    """What to do where a trial fails, by why it was made: `soft` options, coarse rounding, or a norm that bends."""
     finer = "torch.float32 or torch.float64" if dtype in HALF else "torch.float64"
-    others = ["a smaller ballast="] * bool(norm) + ["a position code with smaller scores", "a lower sharp="]
-    return [f"dtype={finer}", *others]
+    smaller = ["a smaller ballast="] * (norm is not None and not bent)
+    ways = [*soft, *["a larger ballast=", "a position code with smaller numbers"] * bent]
+    if coarse:
+        ways += [f"dtype={finer}", *smaller, "a position code with smaller scores", "a lower sharp="]
+    elif soft:
+        ways.append("a smaller error=")
+    *others, last = ways
+    return f"use {', '.join([*others, f'or {last}'])}"
 
 
 def _also(circuit: Declaration, code: PositionCode, distract: Distract | None) -> list[Space]:

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.compiler.basis import Basis
+from circuits.compiler.encoding import POS, Encoding
+from circuits.compiler.positions import OneHot
 from circuits.compiler.sparse import Sparse
 from circuits.language import Declaration, Interpretation, Interpreter, Layout, leading, shortened
 from interp.errors import ConfigError
@@ -33,6 +35,9 @@ POSITIONS = 2**14
 
 PRODUCTS = 2**34
 """About how many products are computed at most, one a position and parameter."""
+
+FAR = 3.0
+"""Vectors of unknown size are taken to have numbers up to this, as normally distributed ones do."""
 
 LENGTHS = 8
 """The most lengths of texts, where shorter texts are not the beginnings of longer ones."""
@@ -102,6 +107,25 @@ def random_vectors(
     return found
 
 
+def squared_length(encoding: Encoding, interpreter: Interpreter) -> float:
+    """A bound on the squared length of the stream, the ballast aside: with it, a norm divides by more than its gain.
+
+    Vectors that the user gives without saying how large they are count with numbers of `FAR`.
+    """
+    total = 0.0
+    for space in interpreter.layout.spaces:
+        held = interpreter.holdings.at(space)
+        if space.name == POS and not isinstance(encoding.code, OneHot):
+            total += float(encoding.vectors.square().sum(-1).amax()) if encoding.vectors.numel() else 0.0
+        elif space.states:
+            total += max(sum(x * x for x in state) for state in space.states)
+        elif held.kind != "numbers":
+            total += 1.0
+        else:
+            total += float(torch.maximum(held.low.abs(), held.high.abs()).nan_to_num(posinf=FAR).square().sum())
+    return total
+
+
 @dataclass(frozen=True)
 class _Off:
     """By how much a part is off, and where."""
@@ -154,12 +178,17 @@ class _Trial:
 
     def _run(
         self, model: "CompiledTransformer", tokens: Int[Tensor, "batch pos"], vectors: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], ActivationCache]:
+    ) -> tuple[dict[str, Tensor], ActivationCache | dict[tuple[str, int], Tensor]]:
         """The logits and all that readouts say, in float64, and the activations on the way."""
-        logits, cache = model.run_with_cache(model.embedded(tokens, vectors), start_at_layer=0)
+        stream, nodes = model.embedded(tokens, vectors), model.plan.declared.values()
+        looked_at = [("resid_post" if place.index is None else "pattern", place.layer) for place in nodes]
+        if not looked_at:  # such as in a model without layers
+            logits, cache = model(stream, start_at_layer=0), {}
+        else:
+            logits, cache = model.run_with_cache(stream, names_filter=list(set(looked_at)), start_at_layer=0)
         said = {self.circuit.out.name: logits.double()}
         for name in model.ends.readouts:
-            said[name] = model.readout(model.embedded(tokens, vectors), name).double()
+            said[name] = model.readout(stream, name).double()
         return said, cache
 
     def _compare(
@@ -183,6 +212,7 @@ class _Trial:
             for one in (of_twin, said)
         )
         kept &= (exact - declared).abs().amax(-1) < UNDECIDED * scale
+        kept &= ~((exact - below).abs() < ALLOWED * below).any(-1)  # on the threshold, rounding decides
         off = (found - exact).abs().nan_to_num(torch.inf).amax(-1) > ALLOWED * scale
         wrong = kept & (~agrees | off if out and self.circuit.directs else ~agrees)
         if not self.wrong and bool(wrong.any()):
@@ -208,11 +238,18 @@ class _Trial:
             parts[name] = _Off(float(off.max()), text, position)
 
     def judge(self, advice: str) -> None:
-        """Raise `ConfigError` if something was found."""
+        """Raise `ConfigError` if something was found.
+
+        It names the head whose pattern is furthest off. Where patterns are right and a prediction is not, it names the
+        table that writes what is furthest off.
+        """
         dtype = self.model.cfg.dtype
-        for kind, parts, what in (("head", self.heads, "its pattern"), ("mlp", self.tables, "what it writes")):
+        for kind, parts, what, most in (
+            ("head", self.heads, "its pattern", ALLOWED),
+            ("mlp", self.tables, "what it writes", ALLOWED if not self.wrong else 0.0),
+        ):
             worst = max(parts, key=lambda name: parts[name].size, default=None)
-            if worst is not None and parts[worst].size > ALLOWED:
+            if worst is not None and parts[worst].size > most:
                 off = parts[worst]
                 where = f"by {off.size:.2g} at position {off.position} of {off.text}"
                 predicted = f", and {self.wrong}" if self.wrong else ""

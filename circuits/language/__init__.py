@@ -2,11 +2,13 @@
 
 A `Space` names a part of the residual stream, with one direction for each label. A `Form` relates two spaces: `match`
 says which keys a head attends to, `copy` says what it writes. `Head` and `Neurons` are the parts that read spaces and
-write them, and a `Declaration` is all of it together, with the words and the longest text. The `Layout` puts the
-spaces side by side, `edge_graph` says which part feeds which, and the `Interpreter` runs a declaration symbolically,
-with attention that chooses instead of weighing. Nothing here knows of weights.
+write them. A `Declaration` is all of it together, with the words and the longest text, and the `Builder` has the
+methods that declare. The `Layout` puts the spaces side by side, `Holdings` say what each of them can hold, and the
+checks refuse what cannot be kept. `edge_graph` says which part feeds which, and the `Interpreter` runs a declaration
+symbolically, with attention that chooses instead of weighing. Nothing here knows of weights.
 """
 
+from circuits.language.builder import Builder
 from circuits.language.checks import check_alive, check_sound
 from circuits.language.declaration import Declaration
 from circuits.language.edges import edge_graph
@@ -45,6 +47,7 @@ from circuits.language.space import (
 
 __all__ = [
     "Attend",
+    "Builder",
     "Coordinate",
     "Declaration",
     "Entry",

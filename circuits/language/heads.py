@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -12,17 +12,15 @@ from circuits.language.forms import Form, Term, match
 from circuits.language.gaps import SAME, margin_of_sink, possible_scores
 from circuits.language.parts import UNSETTLED, Head, Ties
 from circuits.language.space import Label, Number, is_finite
+from circuits.language.stream import Stream
 from interp.errors import ConfigError, check_choice, describe
-
-if TYPE_CHECKING:
-    from circuits.language.declaration import Declaration
 
 RECENCY = 0.4
 """The recency weight, as a share of the gap between a match and none: it must stay below half of it."""
 
 
 def soft_head(
-    c: "Declaration", name: str, qk: Form, ov: Form, sink: Number | None, sharp: Number | None, **chooses: object
+    c: Stream, name: str, qk: Form, ov: Form, sink: Number | None, sharp: Number | None, **chooses: object
 ) -> Head:
     """A head that weighs its keys by the softmax of its scores.
 
@@ -40,7 +38,7 @@ def soft_head(
 
 
 def hard_head(
-    c: "Declaration",
+    c: Stream,
     name: str,
     qk: Form,
     ov: Form,
@@ -50,7 +48,7 @@ def hard_head(
     sharp: Number | None,
     gap: Number | None,
 ) -> Head:
-    """A head that chooses the best of its keys; see `Declaration.head`."""
+    """A head that chooses the best of its keys; see `Builder.head`."""
     where = f"head {name!r}"
     check_choice(f"{where}: ties", ties, get_args(Ties))
     gap = None if gap is None else float(gap)
@@ -88,7 +86,7 @@ def _default_sink(where: str, ties: Ties, preference: float, smallest: float | N
     return (best + worst) / 2
 
 
-def _checked_sink(c: "Declaration", where: str, sink: Number) -> float:
+def _checked_sink(c: Stream, where: str, sink: Number) -> float:
     if not is_finite(sink) or sink < 0:
         raise ConfigError(f"{where}: sink = {describe(sink)}; allowed: a finite number from 0 on")
     if sink and c.bos is None:
@@ -139,7 +137,7 @@ def _margin_of_sink(
     )
 
 
-def _start(c: "Declaration") -> dict[str, Float[Tensor, "labels"]]:
+def _start(c: Stream) -> dict[str, Float[Tensor, "labels"]]:
     """What the start of a text surely holds, as a key."""
     first = {c.pos.name: c.pos.labels[0], c.one.name: c.one.labels[0]}
     if c.out is not c.tok:  # else predictions may lie there as well
@@ -148,12 +146,12 @@ def _start(c: "Declaration") -> dict[str, Float[Tensor, "labels"]]:
             for name, label in first.items()}  # fmt: skip
 
 
-def _sink(c: "Declaration", weight: float) -> Form:
+def _sink(c: Stream, weight: float) -> Form:
     (term,) = match(c.one, c.tok, {"1": c.bos or ""}).terms
     return Form((Term("sink", term.rows, term.columns, term.matrix, weight),))
 
 
-def _prefers_later(c: "Declaration", weight: float) -> Form:
+def _prefers_later(c: Stream, weight: float) -> Form:
     ramp = torch.arange(c.n_ctx, dtype=torch.float64)[None] / c.n_ctx
     return Form((Term("recency", c.one, c.pos, ramp, weight),))
 
@@ -179,7 +177,7 @@ def dropping(where: str, form: Form, bos_places: Mapping[str, Label]) -> Form:
     return Form(tuple(map(kept, form.terms)))
 
 
-def but_the_start(c: "Declaration", where: str, form: Form) -> Form:
+def but_the_start(c: Stream, where: str, form: Form) -> Form:
     """A form by which the start of the text, as a key, scores nothing. It is known by its word and its position.
 
     Raises `ConfigError`, whose message begins with `where`, if it scores by another space that the embedding writes.

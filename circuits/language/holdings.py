@@ -2,7 +2,7 @@
 
 Heads that choose, and tables, mean what they say only where every space holds one label or none. Whether it does
 follows from what writes it: a head that attends to one key copies one label, a mean of several keys gives shares, two
-writers add up. The analysis errs on the safe side. Where the author knows better (`Declaration.space(holds=...)`), it
+writers add up. The analysis errs on the safe side. Where the author knows better (`Stream.space(holds=...)`), it
 takes their word, and `verify` holds the circuit to it.
 """
 

@@ -28,6 +28,10 @@ from interp.errors import ConfigError, ShapeError, describe, did_you_mean
 TIED = 1e-6
 """Scores that differ by less are the same score."""
 
+HEARD = 0.499
+"""The share of a part's smallest write that is enough for a prediction. It is a little below a half, because sums come
+to just a half (1 - .5), and rounding would decide whether that is enough."""
+
 SHOWN = 8
 """The most texts that the repr of an interpretation shows."""
 
@@ -96,6 +100,7 @@ class Interpreter:
     """Runs a circuit on token ids.
 
     Attributes:
+        holdings: what each space can hold.
         thresholds: see `nothing_below`; of the logits under the name of `out`, of readouts under theirs.
 
     Raises `ConfigError` for a declaration that cannot be kept; see `check_sound`.
@@ -103,9 +108,9 @@ class Interpreter:
 
     def __init__(self, layout: Layout):
         self.layout, self.declaration = layout, layout.declaration
-        holdings = Holdings(layout)
-        check_sound(holdings)
-        self.thresholds = nothing_below(holdings)
+        self.holdings = Holdings(layout)
+        check_sound(self.holdings)
+        self.thresholds = nothing_below(self.holdings)
         self._blocks = {head.name: (layout.blocks(head.qk), layout.blocks(head.ov)) for head in self.declaration.heads}
         neurons = [part for part in self.declaration.parts if not isinstance(part, Head)]
         self._steps = {part.name: Step(part, layout) for part in neurons}
@@ -263,8 +268,8 @@ def checked_readout(layout: Layout, readout: str) -> Space:
 def nothing_below(holdings: Holdings) -> dict[str, Float[Tensor, "labels"]]:
     """For each word, and each label of a readout, the threshold below which it is not predicted.
 
-    It is half of the smallest number that a part can write when no other part writes. For a word that nothing writes
-    it is infinite. A circuit may declare one threshold for all words.
+    It is `HEARD` times the smallest number that a part can write when no other part writes. For a word that nothing
+    writes it is infinite. A circuit may declare one threshold for all words.
     """
     layout = holdings.layout
     declaration = layout.declaration
@@ -273,11 +278,11 @@ def nothing_below(holdings: Holdings) -> dict[str, Float[Tensor, "labels"]]:
         least = holdings.at(declaration.spaces[name]).smallest.clamp(max=1e300)[:, None]
         smallest = smallest.minimum((block.abs() * least).where(block != 0, torch.inf).amin(0))
     smallest = smallest.where(smallest < 1e299, torch.inf)
+    thresholds = {declaration.out.name: HEARD * smallest}
     if declaration.nothing_below is not None:
-        smallest = torch.full_like(smallest, 2 * declaration.nothing_below)
-    thresholds = {declaration.out.name: smallest / 2}
+        thresholds[declaration.out.name] = torch.full_like(smallest, declaration.nothing_below)
     for name, space in declaration.readouts.items():
-        thresholds[name] = holdings.at(space).smallest / 2
+        thresholds[name] = HEARD * holdings.at(space).smallest
     return thresholds
 
 

@@ -158,6 +158,11 @@ class Sum(Linear):
         return said.replace("+ -", "- ") or "0"
 
 
+def several(given: Any) -> list[Any]:
+    """One or several, as several. Whether they are what is allowed is checked by the caller."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, Space | str) else [given]
+
+
 def listed(labels: Iterable[object]) -> str:
     """Labels in a row for a message: all of them, or the first few and the last."""
     names = [str(label) for label in labels]

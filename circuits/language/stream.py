@@ -29,7 +29,7 @@ class Stream:
         attention_dir: "causal" or "bidirectional".
         tied: read the prediction from `tok` itself instead of from a space of its own, as a tied unembedding does.
         nothing_below: logits below it predict nothing. By default it follows, word by word, from what can be written:
-            half of the smallest logit that a part gives the word when no other part writes.
+            about half of the smallest logit that a part gives the word when no other part writes.
 
     Attributes:
         tok: the current word, written by the embedding.

@@ -2,11 +2,12 @@
 
 import torch
 
-from circuits.language import Coordinate, Declaration, Form, Linear, Space, copy, match
+from circuits import Circuit
+from circuits.language import Coordinate, Form, Linear, Space, copy, match
 from circuits.library.words import labels_of_words
 
 
-def length(c: Declaration, name: str = "length") -> Space:
+def length(c: Circuit, name: str = "length") -> Space:
     """How many words the text has; in a causal circuit, so far. The start says it, too.
 
     Raises `ConfigError` for a circuit without a start, and a name that is taken.
@@ -14,7 +15,7 @@ def length(c: Declaration, name: str = "length") -> Space:
     return c.count(name, None, up_to=c.n_ctx - 1, gate=c.one)
 
 
-def histogram(c: Declaration, of: Space | None = None, name: str = "histogram") -> Space:
+def histogram(c: Circuit, of: Space | None = None, name: str = "histogram") -> Space:
     """How often the label that a word has in `of` is there among all words; by default, how often the word itself is.
 
     Nothing where `of` is empty. Raises `ConfigError` as `length` does, and for a space of another circuit.
@@ -23,7 +24,7 @@ def histogram(c: Declaration, of: Space | None = None, name: str = "histogram") 
     return c.count(name, match(of, of), up_to=c.n_ctx - 1, gate=[of[label] for label in labels_of_words(c, of)])
 
 
-def count_less_freq(c: Declaration, most: int, of: Space | None = None, name: str = "count_less_freq") -> Space:
+def count_less_freq(c: Circuit, most: int, of: Space | None = None, name: str = "count_less_freq") -> Space:
     """How many words there are whose label in `of` is there at most `most` times; the start says it, too.
 
     In a causal circuit each word counts as often as it was there when it came. Raises `ConfigError` as `histogram`
@@ -36,7 +37,7 @@ def count_less_freq(c: Declaration, most: int, of: Space | None = None, name: st
 
 
 def fraction(
-    c: Declaration,
+    c: Circuit,
     of: Linear,
     writes: Coordinate | None = None,
     where: Form | None = None,

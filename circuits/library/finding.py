@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from circuits.language import Declaration, Form, Label, Space, copy, match, shift
+from circuits import Circuit
+from circuits.language import Form, Label, Space, copy, match, shift
 
 
 def shift_by(
-    c: Declaration, n: int, values: Space | None = None, writes: Space | None = None, name: str | None = None
+    c: Circuit, n: int, values: Space | None = None, writes: Space | None = None, name: str | None = None
 ) -> Space:
     """What the word `n` places back has in `values`, by default the word itself; nothing where there is none.
 
@@ -21,7 +22,7 @@ def shift_by(
 
 
 def detect_pattern(
-    c: Declaration,
+    c: Circuit,
     pattern: Sequence[Label],
     values: Space | None = None,
     writes: Space | None = None,
@@ -49,7 +50,7 @@ def detect_pattern(
 
 
 def shuffle_dyck(
-    c: Declaration,
+    c: Circuit,
     pairs: Sequence[str],
     writes: Space | None = None,
     answers: tuple[Label, Label] = ("yes", "no"),
@@ -84,7 +85,7 @@ def shuffle_dyck(
     return writes
 
 
-def _signs(c: Declaration, pairs: Sequence[str], name: str, where: Form) -> list[Space]:
+def _signs(c: Circuit, pairs: Sequence[str], name: str, where: Form) -> list[Space]:
     """Whether more brackets were closed than opened, or fewer, or as many, for each pair."""
     balance, signs = c.space(name, pairs), []
     opened, closed = (copy(c.tok, balance, {pair[end]: pair for pair in pairs}) for end in (0, 1))

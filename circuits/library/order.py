@@ -1,12 +1,13 @@
 """Words put in order."""
 
-from circuits.language import Declaration, Space, copy, match
+from circuits import Circuit
+from circuits.language import Space, copy, match
 from circuits.library.counting import histogram, length
 from circuits.library.words import labels_of_words, words
 
 
 def sort(
-    c: Declaration,
+    c: Circuit,
     keys: Space | None = None,
     values: Space | None = None,
     writes: Space | None = None,
@@ -50,7 +51,7 @@ def sort(
     return writes
 
 
-def sort_by_frequency(c: Declaration, writes: Space | None = None, name: str = "sort_by_frequency") -> Space:
+def sort_by_frequency(c: Circuit, writes: Space | None = None, name: str = "sort_by_frequency") -> Space:
     """The words, the most frequent first; equally frequent ones keep the order of their places (bidirectional).
 
     Raises `ConfigError` as `sort` does.
@@ -59,7 +60,7 @@ def sort_by_frequency(c: Declaration, writes: Space | None = None, name: str = "
         return sort(c, keys=histogram(c), writes=writes, descending=True)
 
 
-def reverse(c: Declaration, values: Space | None = None, writes: Space | None = None, name: str = "reverse") -> Space:
+def reverse(c: Circuit, values: Space | None = None, writes: Space | None = None, name: str = "reverse") -> Space:
     """The values backwards, the last word's first, in texts of any length (bidirectional).
 
     Returns where the values are. Raises `ConfigError` as `sort` does.

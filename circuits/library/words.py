@@ -1,14 +1,15 @@
 """The words of a text, without the start."""
 
-from circuits.language import Coordinate, Declaration, Label, Space
+from circuits import Circuit
+from circuits.language import Coordinate, Label, Space
 
 
-def labels_of_words(c: Declaration, space: Space) -> list[Label]:
+def labels_of_words(c: Circuit, space: Space) -> list[Label]:
     """The labels that a space can have at a word: all but those of the start, in the space of words and of places."""
     at_start = {c.tok.name: c.bos, c.pos.name: 0}.get(space.name) if c.bos is not None else None
     return [label for label in space.labels if label != at_start]
 
 
-def words(c: Declaration) -> list[Coordinate]:
+def words(c: Circuit) -> list[Coordinate]:
     """What is 1 at a word and 0 at the start, as a gate."""
     return [c.tok[word] for word in labels_of_words(c, c.tok)]

@@ -46,7 +46,7 @@ from benchmarks.core import ratio_of_minima
 from gallery_tasks import ABLATIONS, METHODS, UNASKED, gallery_pairs, gallery_task
 
 from circuits.benchmark import CIRCUITS, SIZES, SOFTNESS, Task, make_task
-from circuits.gallery import entries
+from circuits.gallery import entries, entry
 from interp import HookedTransformer
 from interp.discovery import EdgeRuns, MethodName, Subgraph, acdc, auroc, edge_scores, hit, precision_recall
 from interp.errors import ConfigError
@@ -115,14 +115,18 @@ def calibration(names: Sequence[str], bases: Sequence[str], ablations: Sequence[
 
 
 def with_pairs(names: Sequence[str]) -> list[str]:
-    """The circuits that have pairs of prompts. Why the others have none is printed."""
+    """The circuits with layers that have pairs of prompts. Which others there are is printed."""
     found = []
     for name in names:
         try:
             gallery_pairs(name)
-            found.append(name)
         except ConfigError as error:
             print(f"left out: {error}")
+        else:
+            if entry(name).build().n_layers:
+                found.append(name)
+            else:
+                print(f"left out: circuit {name!r} has no layers")
     return found
 
 
@@ -133,14 +137,18 @@ def hidden(names: Sequence[str], sizes: Sequence[str], softness: Sequence[str], 
 
     title = f"Scores beside the true edges of hidden circuits: means over {', '.join(names)}"
     table = Table("hidden in", "edges", *METHODS, "acdc", title=title, caption=ABOUT)
+    found: dict[tuple[str, str], dict[str, list[list[Pair]]]] = {}
+    n_edges: dict[tuple[str, str], list[int]] = {}
+    for which in itertools.product(sizes, softness):
+        tasks = [make_task(name, *which) for name in names]
+        found[which] = {ablation: [calibration_of_task(task, ablation) for task in tasks] for ablation in ablations}
+        n_edges[which] = sorted(task.edges.graph.n_edges for task in tasks)
     for ablation in ablations:
         table.add_section()
         table.add_row(f"[bold]{ablation}")
-        for size, how in itertools.product(sizes, softness):
-            tasks = [make_task(name, size, how) for name in names]
-            found = [calibration_of_task(task, ablation) for task in tasks]
-            n_edges = sorted(task.edges.graph.n_edges for task in tasks)
-            add_pairs(table, [f"{size}, {how}", f"{n_edges[0]} to {n_edges[-1]}"], means(found))
+        for which, of_ablation in found.items():
+            few, many = n_edges[which][0], n_edges[which][-1]
+            add_pairs(table, [", ".join(which), f"{few:,} to {many:,}"], means(of_ablation[ablation]))
     Console(width=150).print(table)
 
 

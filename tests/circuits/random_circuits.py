@@ -137,8 +137,9 @@ def _judge(author: Author) -> None:
     for line in author.lines:
         if "holds=" in line.text and len(writers.get(line.declares, ())) > 1:
             author.doubts.add("a promise may not be kept")
-    for space, at, how in (read for line in author.lines for read in line.reads):
-        before = space.embedded + sum(time < at for time in writers.get(space, ()))
+    for features, (space, at, how) in [(line.features, read) for line in author.lines for read in line.reads]:
+        waits = "no layer given" in features and space is not author.tok  # for all that write what it reads
+        before = space.embedded + sum(waits or time < at for time in writers.get(space, ()))
         needed = {"matched": ("one", "states", "promised shares"), "looked up": ("one",), "a gate": ("one",)}
         if before > 1 and (how in needed or how == "a number"):
             author.doubts.add(f"a space of two writers is {how}")
@@ -195,7 +196,7 @@ def _hidden(author: Author, options: dict[str, Any]) -> None:
         options["n_layers"] = rng.randint(4, 8)
     if author.chance(0.05):
         options["d_mlp"] = rng.choice((30, 200))
-    if author.chance(0.1):
+    if author.chance(0.1) and not author.doubts:  # slack passes on how far a number is from those of the labels
         options["slack"] = rng.choice((0.1, 0.5))
 
 

@@ -270,6 +270,14 @@ def test_a_ramp_with_slack_has_its_slope_at_both_ends_and_is_level_beyond():
         assert written(u + 1e-9) == pytest.approx((b, slope), abs=1e-6)
 
 
+def test_a_circuit_without_layers_can_be_hidden_and_has_no_slack():
+    c = Circuit("!ab", 3, bos="!")
+    c.direct(copy(c.tok, c.out, {"a": "b", "b": "a"}))
+    noisy = c.compile(fill=Noise(leak=0.01), n_layers=2, d_mlp=9)
+    for model in (noisy, c.compile(dtype=torch.float16, slack=0.2)):
+        assert c.verify(model=model, tolerance=0.1, progress=False).ok
+
+
 def test_slack_that_changes_a_prediction_is_an_error_that_names_the_declaration():
     circuit = entry("sort").build()
     with pytest.raises(ConfigError, match=r"(head|mlp) '\w+': .*; use a smaller slack=, or a smaller error="):

@@ -322,8 +322,16 @@ def test_a_mean_of_a_mean_is_heard_and_a_small_weight_of_one_word_lowers_no_othe
 
     c = circuit()
     c.head("back", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, c.out, weights))
-    assert c.compile().report.nothing_below == (float("inf"), 0.5, 5e-4, float("inf"))
+    assert c.compile().report.nothing_below == pytest.approx((float("inf"), 0.499, 4.99e-4, float("inf")))
     assert c.interpret("!ab").predictions == [[None, None, "a"]] and c.interpret("!ba").predictions[0][-1] == "b"
+
+
+def test_rounding_does_not_decide_whether_half_a_write_is_heard():
+    c = circuit()
+    here = match(c.pos, c.pos)
+    c.head("half", qk=here, ov=1.5 * copy(c.tok, c.out) - copy(c.tok, c.out))
+    for dtype in (torch.float64, torch.float32):
+        assert c.compile(dtype=dtype).predict("!abc") == c.interpret("!abc").predictions[0] == [None, "a", "b", "c"]
 
 
 def test_one_threshold_can_be_declared_for_all_words():

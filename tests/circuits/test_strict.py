@@ -4,7 +4,7 @@ import copy as copying
 import pickle
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,16 +20,16 @@ def start(n_ctx: int = 5) -> Circuit:
 
 @pytest.mark.parametrize("one", [1, np.int64(1), np.uint8(1), torch.tensor(1)], ids=repr)
 def test_integers_of_every_kind_are_the_same_label(one: Any):
-    c = start()
-    number = c.readout("number", [np.int64(0), one, 2])
+    c, zero, five = start(), cast(Any, np.int64(0)), cast(Any, np.float32(5))
+    number = c.readout("number", [zero, one, 2])
     assert number.labels == (0, 1, 2) and all(type(label) is int for label in number.labels)
     mark = c.space("mark", [0, 1])
-    c.mlp(np.int64(0), "mark", c.pos, mark, {one: one, 2: 0})
+    c.mlp(zero, "mark", c.pos, mark, {one: one, 2: 0})
     c.mlp("says", mark, [number, c.out], {one: (one, "a")}, otherwise=(0, "b"))
-    c.bucket("again", c.one, number, {2: 0, one: np.float32(5)}, gate=mark[one])
+    c.bucket("again", c.one, number, {2: 0, one: five}, gate=mark[one])
     report = c.verify(length=2, reference=lambda text: ["b", "a", "b"], progress=False)
     assert report.ok, report
-    c.verify(length=2, reference=lambda text: [np.int64(0), ..., 0], readout="number", progress=False)
+    c.verify(length=2, reference=lambda text: [zero, ..., 0], readout="number", progress=False)
 
 
 @pytest.mark.parametrize(
@@ -156,12 +156,13 @@ def test_vectors_that_are_none_are_refused(given: Any, kind: type[InterpError], 
 
 def test_vectors_for_a_verification_are_one_shape_a_length(as_installed: None):
     c = reader()
-    for vectors, message in (
+    cases: list[tuple[Any, str]] = [
         (lambda text: None, "the vectors of '!aa' are None; allowed: a mapping from x"),
         (lambda text: {"x": "no"}, "vectors 'x' of '!aa' is 'no'"),
         (lambda text: {"x": torch.zeros(2 + (text[-1] == "b"), 2)}, "vectors 'x' have shapes .*; allowed: one shape"),
         (lambda text: {"x": torch.zeros(3, 2)} if text == "!aa" else {}, "vectors 'x' have shapes .* for 1 of 9 texts"),
-    ):
+    ]
+    for vectors, message in cases:
         with pytest.raises(InterpError, match=message):
             c.verify(length=2, vectors=vectors, progress=False)
 
