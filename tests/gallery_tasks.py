@@ -12,7 +12,6 @@ from torch import Tensor
 from circuits.benchmark import prompt_pairs
 from circuits.gallery import entry
 from interp import HookedTransformer
-from interp.data import PromptPairs
 from interp.discovery import MethodName
 from interp.interventions import Intervention, Mean, Zero
 from interp.metrics import Metric
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 ABLATIONS = ["zero", "mean", "resample"]
-UNASKED = ("balance", "caesar", "frac_prevs", "greater_than", "regression", "superposition")
-"""Circuits of the gallery without such questions: their answers are numbers or several words, or they have no layer."""
-
 USUAL = 16
 """Pairs of prompts whose mean is written by mean ablation."""
 
@@ -57,12 +53,8 @@ class Task:
 
 def gallery_task(name: str, n: int = 8, rotate: int | None = None, seed: int = 0) -> Task:
     """`n` pairs of prompts of a circuit, in float64, by default in the basis in which it was declared."""
-    pairs, further = gallery_pairs(name, n, seed)
-    model = entry(name).build().compile(rotate=rotate, dtype=torch.float64)
+    one = entry(name)
+    pairs, further = prompt_pairs(one, n, seed), prompt_pairs(one, USUAL, seed + 1)
+    model = one.build().compile(rotate=rotate, dtype=torch.float64)
     clean, corrupted, usual = map(torch.tensor, (pairs.clean, pairs.corrupted, [*further.clean, *further.corrupted]))
     return Task(model, model.edges(), clean, corrupted, usual, pairs.metric)
-
-
-def gallery_pairs(name: str, n: int = 8, seed: int = 0) -> tuple[PromptPairs, PromptPairs]:
-    """`n` pairs of prompts of a circuit, and further ones for means. Raises `ConfigError` where it has not so many."""
-    return prompt_pairs(entry(name), n, seed), prompt_pairs(entry(name), USUAL, seed + 1)

@@ -68,7 +68,8 @@ def make(
     check_count("n_pairs", n_pairs)
     check_seed(seed)
     wanted, tasks = list(itertools.product(*chosen)), dict[str, Any]()
-    with atomic_folder(folder) as new, progress_bar("making tasks", len(wanted), progress) as advance:
+    target = Path(folder).expanduser()
+    with atomic_folder(target) as new, progress_bar("making tasks", len(wanted), progress) as advance:
         for which in wanted:
             advance(0, task_name(*which))
             task = make_task(*which, n_pairs=n_pairs, seed=seed)
@@ -78,14 +79,15 @@ def make(
             file.write_text(readme(tasks, n_pairs, seed), encoding="utf-8")
         about = {"seed": seed, "n_pairs": n_pairs, "files": _digests(new, [README]), "tasks": tasks}
         save_json(new / MANIFEST, FORMAT, about)
-    return Path(folder)
+    return target
 
 
 def _listed(what: str, given: Sequence[str]) -> list[str]:
-    """Names, none twice. Raises `ConfigError` for none, and for one text."""
-    if isinstance(given, str) or not isinstance(given, Sequence) or not given:
+    """Names, none twice. Raises `ConfigError` for none, for one text, and for what is no name."""
+    names = given if isinstance(given, Sequence) and not isinstance(given, str) else []
+    if not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{what} = {describe(given)}; allowed: a list of names")
-    return list(dict.fromkeys(given))
+    return list(dict.fromkeys(names))
 
 
 def _save_task(task: Task, folder: Path) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def read_task(folder: str | os.PathLike[str]) -> Task:
 
     Raises `CheckpointError` for files that are missing, have changed, cannot be read or do not fit each other.
     """
-    path = Path(folder)
+    path = Path(folder).expanduser()
     _check_digests(path)
     about = load_json(path / EDGES, FORMAT, "the edges of a task")
     model = HookedTransformer.from_pretrained(path)

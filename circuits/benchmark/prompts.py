@@ -69,8 +69,8 @@ def _questions(one: Entry, seed: int) -> list[Question]:
     for text in (inputs.at(place) if isinstance(inputs, EveryText) else inputs[place] for place in places):
         answers = [_answer(answer, words) for answer in one.reference(text)]
         last = max((i for i, answer in enumerate(answers) if answer is not None), default=None)
-        whole = circuit.attention_dir == "causal" or last == len(answers) - 1  # else the end would be missed
-        if last is not None and whole:
+        may_be_cut = circuit.attention_dir == "causal"  # otherwise a text without its end is another text
+        if last is not None and (may_be_cut or last == len(answers) - 1):
             ids = circuit.tokens(text)[0, : last + 1].tolist()
             found.append(Question(tuple(ids), words.index(answers[last])))
     return list(dict.fromkeys(found))

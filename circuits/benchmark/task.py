@@ -75,15 +75,13 @@ def make_task(circuit: str, size: str = "small", softness: str = "hard", n_pairs
     Prompts depend on the circuit and the seed; what is random in the model on its size as well. A hard and a soft model
     differ in nothing else.
 
-    Raises `ConfigError` for unknown names, with the nearest; for a circuit without such prompts, or without layers; for
-    what `compile` raises, naming the task; and for a model that answers a prompt wrong.
+    Raises `ConfigError` for unknown names, with the nearest; for a circuit without such prompts; for what `compile`
+    raises, naming the task; for a model that answers a prompt wrong, and for one of which every edge is true.
     """
     check_choice("size", size, list(SIZES))
     check_choice("softness", softness, list(SOFTNESS))
     one, name = entry(circuit), task_name(circuit, size, softness)
     pairs, declared = prompt_pairs(one, n_pairs, seed), one.build()
-    if not declared.n_layers:
-        raise ConfigError(f"{name}: the circuit has no layer, and so no edges to choose from")
     options: CompileOptions = {
         **SIZES[size].of(declared, seed_of(check_seed(seed), circuit, size)),
         **SOFTNESS[softness].of(declared),
@@ -95,6 +93,8 @@ def make_task(circuit: str, size: str = "small", softness: str = "hard", n_pairs
         raise ConfigError(f"{name}: {error}") from error
     _check_answers(name, model, pairs)
     edges = Subgraph.of_names(model, [edge for *_, edge in model.edges().edges(data="name")], "declared")
+    if len(edges) == edges.graph.n_edges:
+        raise ConfigError(f"{name}: all {len(edges)} edges of the model are true, and none is to be told from others")
     about = {
         "circuit": circuit,
         "does": one.summary,
@@ -115,7 +115,7 @@ def _check_answers(name: str, model: HookedTransformer, pairs: PromptPairs) -> N
         with torch.no_grad():
             said = model(torch.tensor(prompts))[:, -1].argmax(-1)
         if wrong := int((said != torch.tensor(answers)).sum()):
-            raise ConfigError(f"{name}: the model answers {wrong} of {len(pairs)} prompts wrong; it is too soft")
+            raise ConfigError(f"{name}: the model answers {wrong} of {len(pairs)} prompts wrong")
 
 
 def _effects(model: HookedTransformer, pairs: PromptPairs, edges: Subgraph) -> dict[str, dict[str, float]]:

@@ -37,7 +37,7 @@ def benchmark(
 
     chosen = [_listed(given, by_default) for given, by_default in
               ((circuits, CIRCUITS), (sizes, SIZES), (soft, SOFTNESS))]  # fmt: skip
-    folder = make(out.expanduser(), *chosen, n_pairs=pairs, seed=seed, progress=not quiet)
+    folder = make(out, *chosen, n_pairs=pairs, seed=seed, progress=not quiet)
     n_tasks = sum(1 for path in folder.iterdir() if path.is_dir())
     typer.echo(f"Wrote {folder}: {n_tasks} tasks; README.md says how to read and score them.")
 

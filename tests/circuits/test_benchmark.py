@@ -267,6 +267,7 @@ def test_a_hard_and_a_soft_model_differ_in_nothing_else():
 # ---------------------------------------------------------------------------------------------- refusals
 
 
+@pytest.mark.usefixtures("as_installed")
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -275,6 +276,7 @@ def test_a_hard_and_a_soft_model_differ_in_nothing_else():
         ({"softness": ["sof"]}, "softness = 'sof'.*did you mean 'soft'"),
         ({"circuits": []}, "circuits = .*allowed: a list of names"),
         ({"circuits": "ioi"}, "circuits = 'ioi'; allowed: a list of names"),
+        ({"sizes": [3]}, r"sizes = \[3\]; allowed: a list of names"),
         ({"n_pairs": 0}, "n_pairs = 0"),
         ({"seed": -1}, "seed = -1"),
     ],
@@ -312,6 +314,13 @@ def test_a_circuit_that_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(SIZES["medium"].options, "d_model", 16)
     with pytest.raises(ConfigError, match="ioi-medium-hard: "):
         make_task("ioi", "medium")
+
+
+def test_a_model_of_which_every_edge_is_true_is_refused():
+    for circuit in ("caesar", "copy_suppression"):
+        with pytest.raises(ConfigError, match=rf"{circuit}-small-hard: all \d edges of the model are true"):
+            make_task(circuit)
+    assert len(make_task("copy_suppression", "medium").edges) == 5
 
 
 def test_a_model_that_answers_wrong_is_refused(monkeypatch: pytest.MonkeyPatch):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from test_language import induction
+from small_circuits import induction
 
 from circuits import Circuit, copy, match, shift
 from circuits.export import compile_as_gpt2, save_as_gpt2

@@ -113,6 +113,13 @@ def test_where_a_number_lies_follows_from_what_was_declared():
     assert (made.knots[0], made.knots[-1]) == (-1, 2)
 
 
+def test_where_a_number_lies_follows_from_words_that_nothing_else_reads_as_well():
+    c = Circuit("ab", 2)
+    made = c.function("f", c.tok["a"] - 0.5 * c.one["1"], c.out["a"], lambda u: u * u, error=0.01)
+    assert (made.knots[0], made.knots[-1]) == (-0.5, 1)
+    assert not c.interpret("ab").broken
+
+
 def test_a_logit_can_be_a_number_and_a_reference_gives_it():
     c = Circuit("!()%", 7, bos="!")
     mean = c.space("mean", ["share"])

@@ -4,8 +4,7 @@ import warnings
 
 import pytest
 import torch
-from test_compile import previous_token
-from test_language import induction
+from small_circuits import induction, previous_token
 
 from circuits import Circuit, copy
 from circuits.compiler.basis import make_basis

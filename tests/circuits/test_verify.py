@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_language import induction
+from small_circuits import induction
 
 from circuits import Circuit, copy, match, shift
 from circuits.compiler import CODES
