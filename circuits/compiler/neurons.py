@@ -13,7 +13,7 @@ from circuits.compiler.sparse import Sparse
 from circuits.language import Coordinate, Ramp
 
 CANCELLED = 1e-9
-"""Slopes below this are what rounding leaves of two that cancel."""
+"""Slopes below this share of those that they are the sum of are what rounding leaves of two that cancel."""
 
 SAME = 1e-9
 """Numbers that differ by less are the same one."""
@@ -66,11 +66,12 @@ def merge_neurons(
         for kink, slope in kinks(ramp, slack, meant.get(reads, ())):
             _, into = slopes.setdefault((reads, round(kink, 10)), (kink, {}))
             for label, factor in writes.items():
-                into[label] = into.get(label, 0.0) + slope * factor
+                before = into.get(label, 0.0)
+                after = before + slope * factor
+                into[label] = after if abs(after) > CANCELLED * abs(before) else 0.0
     reads, starts, writes = [], [], []
     for (read, _), (kink, written) in slopes.items():
-        scale = max(map(abs, written.values()), default=0.0)
-        if scale > CANCELLED:
+        if scale := max(map(abs, written.values()), default=0.0):
             reads.append([(label, factor * scale) for label, factor in read])
             starts.append(kink * scale)
             writes.append([(label, w / scale) for label, w in written.items() if abs(w) > CANCELLED * scale])
