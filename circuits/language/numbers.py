@@ -200,7 +200,8 @@ class Numbers(Declaration):
         """Between what a number lies: as given, or as follows from what has been declared so far."""
         if over is not None:
             return stretch(where, over)
-        low, high = Holdings(Layout(self, unfinished=True)).reach(number)
+        read = [coordinate.space for coordinate, _ in number]  # perhaps none of the parts declared so far reads it
+        low, high = Holdings(Layout(self, read, unfinished=True)).reach(number)
         if not is_finite(low) or not is_finite(high):
             raise ConfigError(f"{where}: what it reads is not bounded; say by over=(low, high) where it lies")
         if low == high:

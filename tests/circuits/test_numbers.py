@@ -113,6 +113,28 @@ def test_where_a_number_lies_follows_from_what_was_declared():
     assert (made.knots[0], made.knots[-1]) == (-1, 2)
 
 
+def test_the_first_part_of_a_circuit_may_read_a_word_or_a_place_as_a_number():
+    for reads in (lambda c: c.tok["a"], lambda c: c.pos[1] - c.pos[2], lambda c: 2 * c.embed("e", {"b": (3.0,)})[0]):
+        c = Circuit("!ab", 4, bos="!")
+        made = c.function("f", reads(c), c.out["b"], lambda u: u * u)
+        assert made.knots[0] < made.knots[-1]
+        assert c.verify(length=3, progress=False).ok
+
+
+def test_sums_of_coordinates_and_forms_are_those_of_python():
+    c = Circuit("!ab", 4, bos="!")
+    assert sum(n * c.tok[word] for n, word in enumerate("ab", 1)).terms == ((c.tok["a"], 1), (c.tok["b"], 2))
+    assert sum([c.tok["a"]]).terms == ((c.tok["a"], 1),)
+    assert repr(sum([copy(c.tok, c.out), 2 * copy(c.pos, c.out, {1: "a"})])) == "copy(tok, out) + 2 * copy(pos, out)"
+    for wrong in (lambda: c.tok["a"] + 1, lambda: 1 + c.tok["a"]):
+        with pytest.raises(ConfigError, match=r"tok\['a'\] \+ 1: a bare number is no coordinate; say 1 \* c.one"):
+            wrong()
+    with pytest.raises(ConfigError, match=r"say -0.5 \* c.one"):
+        2 * c.tok["a"] - 0.5  # pyright: ignore[reportOperatorIssue]
+    with pytest.raises(TypeError):
+        sum([copy(c.tok, c.out)], 1)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
 def test_a_logit_can_be_a_number_and_a_reference_gives_it():
     c = Circuit("!()%", 7, bos="!")
     mean = c.space("mean", ["share"])
@@ -163,6 +185,7 @@ def steep(u: float) -> float:
         (lambda c: f_of(c, over=None), "function 'f': what it reads is not bounded; .*over="),
         (lambda c: f_of(c, lambda u: 1 / u), r"f\(0\) is not defined"),
         (lambda c: f_of(c, math.sqrt), r"f\(-1\) is not defined"),
+        (lambda c: f_of(c, torch.relu), r"f\(-1\) fails .*allowed: a function of one float"),
         (lambda c: f_of(c, lambda u: float("nan")), "allowed: a finite number"),
         (
             lambda c: f_of(c, lambda u: u * u, knots=4, error=1e-3),
