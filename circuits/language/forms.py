@@ -213,16 +213,22 @@ def _matrix(name: str, rows: Space, columns: Space, relation: Relation | None) -
 
 def _numbers(name: str, relation: Any) -> Tensor:
     """A relation that is a whole matrix, as one."""
+    allowed = "shift(n), a mapping, a function of two labels, or a matrix"
+    return real_tensor(f"{name}: the relation", relation, allowed).detach()
+
+
+def real_tensor(where: str, given: Any, allowed: str = "a tensor") -> Tensor:
+    """Real numbers as a tensor in float64, on the CPU, with their gradient.
+
+    Raises `ConfigError`, whose message begins with `where`, for what is none, and for complex numbers.
+    """
     try:
-        given = torch.as_tensor(relation)
+        numbers = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:  # such as a word, or rows of several lengths
-        raise ConfigError(
-            f"{name}: the relation is {describe(relation)}; allowed: shift(n), a mapping, a function of two labels, "
-            "or a matrix"
-        ) from error
-    if given.is_complex():
-        raise ConfigError(f"{name}: the relation is a matrix of {given.dtype}; allowed: real numbers")
-    return given.detach().double().cpu()
+        raise ConfigError(f"{where} is {describe(given)}; allowed: {allowed}") from error
+    if numbers.is_complex():
+        raise ConfigError(f"{where} has numbers of {numbers.dtype}; allowed: real numbers")
+    return numbers.double().cpu()
 
 
 def _labels(given: Label | Iterable[Label]) -> Iterable[Label]:

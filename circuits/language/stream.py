@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.language.space import Holds, Label, Number, Space, is_finite, listed
+from circuits.language.parts import EMBED, POS_EMBED, UNEMBED
+from circuits.language.space import Holds, Label, Number, Space, is_finite, listed, plain
 from interp.errors import ConfigError, TokenError, check_choice, describe, did_you_mean
 from interp.indices import is_index
 from interp.keywords import known_keywords
@@ -115,6 +116,8 @@ class Stream:
         `interpret(text).predicted(name)`, `predict(text, readout=name)` and `verify(..., readout=name)` say what it
         holds. It is also a way to look at a space that no part reads. Raises as `space` does.
         """
+        if self._scoped(name) in (EMBED, POS_EMBED, UNEMBED):
+            raise ConfigError(f"readout {name!r}: the name is taken")
         space = self.space(name, labels)
         self.readouts[space.name] = space
         return space
@@ -161,6 +164,7 @@ class Stream:
         if unknown is not None:
             near = did_you_mean(str(unknown), self.vocabulary.words)
             raise TokenError(f"space {name!r}: {unknown!r} is not a word{near}")
+        table = {word: plain(label) for word, label in table.items()}
         vectors = {word: self._features(name, word, v) for word, v in table.items() if not isinstance(v, str | int)}
         if len(vectors) not in (0, len(table)) or len({len(v) for v in vectors.values()}) > 1:
             raise ConfigError(f"space {name!r}: either a label for each word, or vectors of one length")

@@ -53,9 +53,7 @@ def test_spaces_whose_labels_differ_need_a_relation():
     c = Circuit("!ab", 3)
     with pytest.raises(ConfigError, match=r"match\(tok, pos\): the labels of 'tok' \(! a b\) and of 'pos' \(0 1 2\)"):
         match(c.tok, c.pos)
-    with pytest.raises(
-        ConfigError, match=r"\(! a b\) and of .few. \(a\) differ; .* lambda a, b: a == b"
-    ):
+    with pytest.raises(ConfigError, match=r"\(! a b\) and of .few. \(a\) differ; .* lambda a, b: a == b"):
         copy(c.tok, c.space("few", ["a"]))
 
 
