@@ -100,6 +100,8 @@ class Stream:
         if name in self.spaces:
             other = "; give the scope another name" if self._scopes else ""
             raise ConfigError(f"space {name!r} is declared twice{other}")
+        if not isinstance(labels, Space) and not isinstance(labels, Iterable):
+            raise ConfigError(f"space {name!r}: labels = {describe(labels)}; allowed: words and integers, or a space")
         space = Space(name, labels.labels, labels.states) if isinstance(labels, Space) else Space(name, tuple(labels))
         self.spaces[name] = space
         if holds is not None:
