@@ -1,6 +1,7 @@
 """Heads: where the sink lies, how much recency prefers, and how far apart the scores are."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import get_args
 
 import torch
@@ -174,3 +175,26 @@ def dropping(where: str, form: Form, bos_places: Mapping[str, Label]) -> Form:
         return left
 
     return Form(tuple(map(kept, form.terms)))
+
+
+def but_the_start(c: Stream, where: str, form: Form) -> Form:
+    """A form by which the start of the text, as a key, scores nothing. It is known by its word and its position.
+
+    Raises `ConfigError`, whose message begins with `where`, if it scores by another space that the embedding writes.
+    """
+    first, start = {c.tok.name: c.bos, c.pos.name: 0}, c.vocabulary.to_single_token(c.bos or "")
+    terms: list[Term] = []
+    for term in form.terms:
+        key = term.columns
+        if key.name in first:
+            matrix = term.matrix.clone()
+            matrix[:, key.index(first[key.name])] = 0
+            same = torch.equal(matrix, term.matrix)
+            terms.append(term if same else replace(term, matrix=matrix, shift=None))
+            continue
+        written = c.embeddings.get(key.name) if key is not c.one else None
+        if written is not None and bool((term.matrix @ written[start]).any()):
+            raise ConfigError(f"{where}: {term.name} also matches the start, {c.bos!r}, which does not count; "
+                              f"leave it out of {key.name!r}")  # fmt: skip
+        terms.append(term)
+    return Form(tuple(terms))

@@ -51,9 +51,9 @@ def listed_table(
         if len(written) != len(writes):
             raise ConfigError(f"{where}: {what} -> {written} needs a label for each of the {len(writes)} spaces it "
                               "writes")  # fmt: skip
-        for space, label in zip(writes, written, strict=True):
-            space.index(label, f"{where}, {what}")
-        return written
+        return tuple(
+            space.labels[space.index(label, f"{where}, {what}")] for space, label in zip(writes, written, strict=True)
+        )
 
     entries = tuple(
         Entry(key, labels(value, f"entry {key_as_written(key)}")) for key, value in _entries(where, reads, table)
@@ -92,10 +92,14 @@ def _entries(
                 raise ConfigError(
                     f"{where}: entry {key_as_written(key)} does not have one label for each of {len(reads)} spaces"
                 )
-            for space, label in zip(reads, key, strict=True):
-                if label is not ... and label is not None:
-                    space.index(label, f"{where}, entry {key_as_written(key)}")
-            yield key, value
+            said = f"{where}, entry {key_as_written(key)}"
+            yield (
+                tuple(
+                    label if label is ... or label is None else space.labels[space.index(label, said)]
+                    for space, label in zip(reads, key, strict=True)
+                ),
+                value,
+            )
     elif not callable(table):
         raise ConfigError(f"{where}: the table is {describe(table)}; allowed: a mapping, or a function of labels")
     elif (n_keys := math.prod(map(len, reads))) > MANY:
@@ -136,9 +140,8 @@ def bucket(
     for label, value in values.items():
         if not is_finite(value):
             raise ConfigError(f"{where}: the value of {label!r} is {describe(value)}; allowed: a finite number")
+    values = {writes.labels[writes.index(label, where)]: float(value) for label, value in values.items()}
     order = sorted(values, key=lambda label: values[label])
-    for label in order:
-        writes.index(label, where)
     for one, other in itertools.pairwise(order):
         if values[one] == values[other]:
             raise ConfigError(f"{where}: {one!r} and {other!r} have the same value, {values[one]}")

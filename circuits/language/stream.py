@@ -1,5 +1,6 @@
 """Stream: the words of a circuit, and the spaces that its residual stream is made of."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
@@ -8,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.language.space import Holds, Label, Number, Space, is_finite, listed
+from circuits.language.parts import EMBED, POS_EMBED, UNEMBED
+from circuits.language.space import Holds, Label, Number, Space, is_finite, listed, plain
 from interp.errors import ConfigError, TokenError, check_choice, describe, did_you_mean
 from interp.indices import is_index
 from interp.keywords import known_keywords
@@ -57,8 +59,10 @@ class Stream:
         if not is_index(n_ctx) or n_ctx < 1:
             raise ConfigError(f"n_ctx = {describe(n_ctx)}; allowed: 1 or more")
         check_choice("attention_dir", attention_dir, ("causal", "bidirectional"))
-        if nothing_below is not None and (not is_finite(nothing_below) or nothing_below <= 0):
-            raise ConfigError(f"nothing_below = {describe(nothing_below)}; allowed: a finite number above 0, or None")
+        always = isinstance(nothing_below, float) and nothing_below == -math.inf
+        if nothing_below is not None and not always and (not is_finite(nothing_below) or nothing_below <= 0):
+            raise ConfigError(f"nothing_below = {describe(nothing_below)}; allowed: a finite number above 0, -math.inf "
+                              "(every position predicts a word), or None")  # fmt: skip
         given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
         if bos is not None:
             given.to_single_token(bos)
@@ -112,6 +116,8 @@ class Stream:
         `interpret(text).predicted(name)`, `predict(text, readout=name)` and `verify(..., readout=name)` say what it
         holds. It is also a way to look at a space that no part reads. Raises as `space` does.
         """
+        if self._scoped(name) in (EMBED, POS_EMBED, UNEMBED):
+            raise ConfigError(f"readout {name!r}: the name is taken")
         space = self.space(name, labels)
         self.readouts[space.name] = space
         return space
@@ -158,6 +164,7 @@ class Stream:
         if unknown is not None:
             near = did_you_mean(str(unknown), self.vocabulary.words)
             raise TokenError(f"space {name!r}: {unknown!r} is not a word{near}")
+        table = {word: plain(label) for word, label in table.items()}
         vectors = {word: self._features(name, word, v) for word, v in table.items() if not isinstance(v, str | int)}
         if len(vectors) not in (0, len(table)) or len({len(v) for v in vectors.values()}) > 1:
             raise ConfigError(f"space {name!r}: either a label for each word, or vectors of one length")

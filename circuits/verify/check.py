@@ -26,13 +26,14 @@ from circuits.language import (
     is_finite,
     key_as_written,
     listed,
+    real_tensor,
 )
 from circuits.verify.answers import Reference, interpreted_answers, reference_answers
 from circuits.verify.inputs import all_texts, batches, counted, sampled
 from circuits.verify.limits import LONG, MANY, TRIAL, too_many
 from circuits.verify.nonzeros import through_nonzeros
 from circuits.verify.report import Report, Worst
-from interp.errors import ConfigError, describe
+from interp.errors import ConfigError, ShapeError, describe
 from interp.indices import is_index
 from interp.keywords import known_keywords
 from interp.model import HookedTransformer
@@ -195,7 +196,7 @@ class _Ends:
         readout: str | None,
         vectors: Callable[[str], Mapping[str, Any]] | None,
     ):
-        self.model, self.readout, self._vectors = model, readout, vectors
+        self.model, self.readout, self._vectors, self._spaces = model, readout, vectors, circuit.inputs
         self.labels: tuple[Label, ...] = circuit.vocabulary.words
         if readout is not None:
             self.labels = checked_readout(Layout(circuit), readout).labels
@@ -209,8 +210,20 @@ class _Ends:
         """The vectors of texts of one length, [batch, pos, size]."""
         if self._vectors is None:
             return None
-        each = [self._vectors(text) for text in texts]
-        return {name: torch.stack([torch.as_tensor(one[name]).double() for one in each]) for name in each[0]}
+        together: dict[str, list[Tensor]] = {}
+        for text in texts:
+            given = self._vectors(text)
+            if not isinstance(given, Mapping):
+                raise ConfigError(f"the vectors of {describe(text)} are {describe(given)}; allowed: a mapping from "
+                                  f"{listed(self._spaces)}")  # fmt: skip
+            for name, value in given.items():
+                together.setdefault(name, []).append(real_tensor(f"vectors {name!r} of {describe(text)}", value))
+        for name, each in together.items():
+            shapes = {tuple(one.shape) for one in each}
+            if len(shapes) > 1 or len(each) != len(texts):
+                raise ShapeError(f"vectors {name!r} have shapes {listed(shapes)} for {len(each)} of {len(texts)} texts "
+                                 "of one length; allowed: one shape, [pos, size]")  # fmt: skip
+        return {name: torch.stack(each) for name, each in together.items()}
 
     def read(self, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos labels"]:
         """What the readout says of the end of the stream."""
