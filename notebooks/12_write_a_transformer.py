@@ -257,8 +257,9 @@ pd.DataFrame(rows, index=METHODS).T.round(3)
 
 # %% [markdown]
 # Three things to see. One gradient (`eap`) finds little in hard models, where nothing has a slope, and more in soft
-# ones. Several gradients on the way from one prompt to the other (`eap_ig`) find nearly what exact patching finds. And
-# the company does not matter: noise and distractors reach no logit, so that every method gives them nothing at all.
+# ones, whose edges it ranks well although it takes some of them for small. Several gradients on the way from one prompt
+# to the other (`eap_ig`) find nearly what exact patching finds. And the company does not matter: noise and distractors
+# reach no logit, so that every method gives them nothing at all.
 #
 # But even exact patching is not at 1. Edge by edge, on the induction circuit, soft, in its larger model:
 
@@ -275,8 +276,8 @@ for _, _, about in task.model.edges().edges(data=True):
 pd.DataFrame(rows).set_index("edge").round(2)
 
 # %% [markdown]
-# The previous-token head knows its neighbour by position alone, through `embed -> L0H0.q` and `.k`, and so does the
-# preference for the latest match. Both prompts have the same positions: whatever the two have in common, patching from
-# one to the other cannot see. With zeros in place of the other prompt (`exact, zero`) these edges count as well. And
-# where the path goes through a choice, `L0H0 -> L1H0.k`, one gradient sees a tenth of what is there: at the clean
-# prompt the head has made up its mind.
+# The previous-token head knows its neighbour by position alone, through the edges from `embed` to its queries and keys
+# (`.q`, `.k`), and so does the preference for the latest match. Both prompts have the same positions: whatever the two
+# have in common, patching from one to the other cannot see. With zeros in place of the other prompt (`exact, zero`)
+# these edges count as well. And where the path goes through a choice, from `previous` to the keys of `induction`, one
+# gradient sees a tenth of what is there: at the clean prompt the head has made up its mind.
