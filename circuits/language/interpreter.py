@@ -7,6 +7,7 @@ and no norm, and its heads that choose have no sharpness. So it can say whether 
 these, does what was declared.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -275,13 +276,17 @@ def nothing_below(holdings: Holdings) -> dict[str, Float[Tensor, "labels"]]:
     for name, block in layout.unembedding.items():
         least = holdings.at(declaration.spaces[name]).smallest.clamp(max=1e300)[:, None]
         smallest = smallest.minimum((block.abs() * least).where(block != 0, torch.inf).amin(0))
-    smallest = smallest.where(smallest < 1e299, torch.inf)
-    thresholds = {declaration.out.name: HEARD * smallest}
+    thresholds = {declaration.out.name: _heard(smallest)}
     if declaration.nothing_below is not None:
         thresholds[declaration.out.name] = torch.full_like(smallest, declaration.nothing_below)
     for name, space in declaration.readouts.items():
-        thresholds[name] = HEARD * holdings.at(space).smallest
+        thresholds[name] = _heard(holdings.at(space).smallest)
     return thresholds
+
+
+def _heard(smallest: Float[Tensor, "labels"]) -> Float[Tensor, "labels"]:
+    """The thresholds of numbers whose smallest ones are known; what is nearly infinite came of ones that are not."""
+    return (HEARD * smallest).where(smallest < 1e200, torch.inf)
 
 
 def visible_keys(attention_dir: str, n_pos: int) -> Bool[Tensor, "query_pos key_pos"]:
@@ -309,11 +314,13 @@ def leading(
     """Which words have the largest logit of those that reach their threshold, several of them where they tie.
 
     Words tie within a tenth of the lowest threshold. That is a twentieth of the smallest logit that a part writes
-    alone, so no write is overlooked, and more than the errors of a compiled model, which tell equal logits apart.
+    alone, so no write is overlooked, and more than the errors of a compiled model, which tell equal logits apart. Where
+    every position predicts a word, there is no such scale, and they tie within `TIED`.
     """
     heard = logits >= nothing_below
+    lowest = float(nothing_below.amin().clamp(max=1e300))
     best = logits.masked_fill(~heard, -torch.inf).amax(-1, keepdim=True)
-    return heard & (logits >= best - float(nothing_below.amin().clamp(max=1e300)) / 10)
+    return heard & (logits >= best - (lowest / 10 if lowest > -math.inf else TIED))
 
 
 def decode(

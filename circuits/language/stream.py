@@ -1,5 +1,6 @@
 """Stream: the words of a circuit, and the spaces that its residual stream is made of."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
@@ -22,20 +23,9 @@ SCOPE = "/"
 class Stream:
     """The words of a circuit, its longest text, and the spaces that its stream is made of.
 
-    Args:
-        vocab: the words, or a string of one-character words, or a `Vocabulary`.
-        n_ctx: longest text, the start included.
-        bos: the word that every text starts with; a head that finds no match rests there (its sink).
-        attention_dir: "causal" or "bidirectional".
-        tied: read the prediction from `tok` itself instead of from a space of its own, as a tied unembedding does.
-        nothing_below: logits below it predict nothing. By default it follows, word by word, from what can be written:
-            about half of the smallest logit that a part gives the word when no other part writes.
+    Arguments, and the spaces `tok`, `pos`, `one` and `out`, are those of `circuits.Circuit`.
 
     Attributes:
-        tok: the current word, written by the embedding.
-        pos: the position, 0 to n_ctx - 1.
-        one: a constant 1 at every position.
-        out: where predictions are written; the unembedding reads it.
         spaces: all spaces by name.
         embeddings: what a word writes into a space, [d_vocab, labels], by the name of the space.
         holds: what a space holds by the author's word, by its name; see `space`.
@@ -58,8 +48,10 @@ class Stream:
         if not is_index(n_ctx) or n_ctx < 1:
             raise ConfigError(f"n_ctx = {describe(n_ctx)}; allowed: 1 or more")
         check_choice("attention_dir", attention_dir, ("causal", "bidirectional"))
-        if nothing_below is not None and (not is_finite(nothing_below) or nothing_below <= 0):
-            raise ConfigError(f"nothing_below = {describe(nothing_below)}; allowed: a finite number above 0, or None")
+        always = isinstance(nothing_below, float) and nothing_below == -math.inf
+        if nothing_below is not None and not always and (not is_finite(nothing_below) or nothing_below <= 0):
+            raise ConfigError(f"nothing_below = {describe(nothing_below)}; allowed: a finite number above 0, -math.inf "
+                              "(every position predicts a word), or None")  # fmt: skip
         given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
         if bos is not None:
             given.to_single_token(bos)

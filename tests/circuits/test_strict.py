@@ -254,5 +254,5 @@ def test_a_coordinate_that_is_read_twice_reaches_twice_as_far():
 def test_layers_of_a_hidden_circuit_are_a_list(layers: Any, as_installed: None):
     c = start()
     c.head("same", qk=match(c.tok, c.tok), ov=copy(c.tok, c.out))
-    with pytest.raises(ConfigError, match="layers = .*; allowed: a list"):
+    with pytest.raises(ConfigError, match=r"layers = .*; allowed: a list"):
         c.compile(layers=layers)
