@@ -44,7 +44,7 @@ class Builder(Numbers):
         """An attention head.
 
         Args:
-            layer: from 0 on, or None; heads of one layer read the same stream.
+            layer: from 0 on, or left out: the earliest after everything that writes what the head reads.
             name: what messages and `edges()` call it.
             qk: what makes a key a match; without it, all visible keys tie.
             ov: what is copied from the key that is attended to.
@@ -102,7 +102,8 @@ class Builder(Numbers):
             layer, name: as for `head`.
             reads, writes: a space or several.
             table: a mapping from labels (a tuple where there are several spaces; `...` stands for anything, None for an
-                empty space), or a function of one label a space which returns None for nothing.
+                empty space), or a function of one label a space which returns None for nothing. The function is not
+                asked about empty spaces; there `otherwise` holds.
             otherwise: what is written where no entry fires.
             overlaps: whether entries that can fire together are an "error", or meant to "sum".
 
@@ -168,8 +169,8 @@ class Builder(Numbers):
     def direct(self, form: Form) -> None:
         """What the unembedding reads beside `out`: a path without a layer, from any space to words.
 
-        `copy(c.tok, c.out, log_probabilities)` is a bigram model. Raises `ConfigError` for a form that leads elsewhere
-        than to `out`.
+        `copy(c.tok, c.out, log_probabilities)` is a bigram model. Its logits lie below 0: a circuit predicts them with
+        `nothing_below=-math.inf`. Raises `ConfigError` for a form that leads elsewhere than to `out`.
         """
         if not isinstance(form, Form) or not form.terms:
             raise ConfigError(f"direct: {describe(form)}; allowed: a form, as copy returns")

@@ -93,7 +93,7 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """A sum of terms. `a + b`, `a - b`, `2 * a`, `-a`; the empty form relates nothing.
+    """A sum of terms. `a + b`, `a - b`, `2 * a`, `-a`, `sum([a, b])`; the empty form relates nothing.
 
     Raises `ConfigError` for a factor that is no finite number.
     """
@@ -104,6 +104,9 @@ class Form:
         if not isinstance(other, Form):
             return NotImplemented
         return Form(self.terms + other.terms)
+
+    def __radd__(self, other: object) -> "Form":
+        return self if other == 0 else NotImplemented  # `sum` begins with 0
 
     def __mul__(self, factor: Number) -> "Form":
         if not is_finite(factor):
@@ -172,7 +175,11 @@ def _matrix(name: str, rows: Space, columns: Space, relation: Relation | None) -
     matrix = torch.zeros(len(rows), len(columns), dtype=torch.float64)
     if relation is None or isinstance(relation, Shift):
         if set(rows.labels) != set(columns.labels):
-            advice = "say by relation= which go together" if relation is None else f"{relation} needs the same for both"
+            advice = f"{relation} needs the same for both"
+            if relation is None:
+                both = not set(rows.labels).isdisjoint(columns.labels)
+                such = ", such as lambda a, b: a == b for those that both have" if both else ""
+                advice = f"say by relation= which go together{such}"
             raise ConfigError(
                 f"{name}: the labels of {rows.name!r} ({listed(rows.labels)}) and of {columns.name!r} "
                 f"({listed(columns.labels)}) differ; {advice}"

@@ -7,6 +7,7 @@ and no norm, and its heads that choose have no sharpness. So it can say whether 
 these, does what was declared.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -311,11 +312,13 @@ def leading(
     """Which words have the largest logit of those that reach their threshold, several of them where they tie.
 
     Words tie within a tenth of the lowest threshold. That is a twentieth of the smallest logit that a part writes
-    alone, so no write is overlooked, and more than the errors of a compiled model, which tell equal logits apart.
+    alone, so no write is overlooked, and more than the errors of a compiled model, which tell equal logits apart. Where
+    every position predicts a word, there is no such scale, and they tie within `TIED`.
     """
     heard = logits >= nothing_below
+    lowest = float(nothing_below.amin().clamp(max=1e300))
     best = logits.masked_fill(~heard, -torch.inf).amax(-1, keepdim=True)
-    return heard & (logits >= best - float(nothing_below.amin().clamp(max=1e300)) / 10)
+    return heard & (logits >= best - (lowest / 10 if lowest > -math.inf else TIED))
 
 
 def decode(

@@ -68,6 +68,8 @@ def _value(where: str, f: Callable[[float], Number], u: float) -> float:
         value = f(u)
     except (ArithmeticError, ValueError) as error:
         raise ConfigError(f"{where}: f({u:g}) is not defined ({error}); say by over= where it is") from error
+    except TypeError as error:  # such as torch.relu, which takes tensors
+        raise ConfigError(f"{where}: f({u:g}) fails ({error}); allowed: a function of one float") from error
     if not is_finite(value):
         raise ConfigError(f"{where}: f({u:g}) = {describe(value)}; allowed: a finite number")
     return float(value)

@@ -102,7 +102,10 @@ class Space:
 
 
 class Linear:
-    """What can be added and scaled: a coordinate, or a sum of coordinates."""
+    """What can be added and scaled: a coordinate, or a sum of coordinates. Python's `sum` adds several.
+
+    A constant is a multiple of the constant coordinate, `c.one["1"]`; a bare number is refused (`ConfigError`).
+    """
 
     @property
     def terms(self) -> tuple[tuple["Coordinate", float], ...]:
@@ -110,7 +113,14 @@ class Linear:
         raise NotImplementedError
 
     def __add__(self, other: "Linear") -> "Sum":
-        return Sum(self.terms + other.terms) if isinstance(other, Linear) else NotImplemented
+        if isinstance(other, Linear):
+            return Sum(self.terms + other.terms)
+        if is_finite(other):
+            raise ConfigError(f"{self} + {other!r}: a bare number is no coordinate; say {other!r} * c.one['1']")
+        return NotImplemented
+
+    def __radd__(self, other: object) -> "Sum":
+        return Sum(self.terms) if other == 0 else self + other  # pyright: ignore[reportOperatorIssue]  # `sum` begins with 0
 
     def __mul__(self, factor: Number) -> "Sum":
         if not is_finite(factor):
@@ -123,7 +133,7 @@ class Linear:
         return -1.0 * self
 
     def __sub__(self, other: "Linear") -> "Sum":
-        return self + -other if isinstance(other, Linear) else NotImplemented
+        return self + -other if isinstance(other, Linear) or is_finite(other) else NotImplemented
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Stream: the words of a circuit, and the spaces that its residual stream is made of."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
@@ -57,8 +58,10 @@ class Stream:
     ):
         self.n_ctx = check_count("n_ctx", n_ctx)
         check_choice("attention_dir", attention_dir, ("causal", "bidirectional"))
-        if nothing_below is not None and (not is_finite(nothing_below) or nothing_below <= 0):
-            raise ConfigError(f"nothing_below = {describe(nothing_below)}; allowed: a finite number above 0, or None")
+        always = isinstance(nothing_below, float) and nothing_below == -math.inf
+        if nothing_below is not None and not always and (not is_finite(nothing_below) or nothing_below <= 0):
+            raise ConfigError(f"nothing_below = {describe(nothing_below)}; allowed: a finite number above 0, -math.inf "
+                              "(every position predicts a word), or None")  # fmt: skip
         given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
         if bos is not None:
             given.to_single_token(bos)

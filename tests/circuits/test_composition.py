@@ -1,6 +1,7 @@
 """Layers by themselves, counts, scopes, circuits as functions, readouts, direct paths, and tables that say more."""
 
 import itertools
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -289,6 +290,22 @@ def test_a_direct_path_needs_no_layer():
     assert c.verify(length=3, reference=reference, model=model, progress=False).ok
     assert model.predict("!ab") == ["a", "b", "!"]
     assert [edge["name"] for *_, edge in c.edges().edges(data=True)] == ["embed -> logits"]
+
+
+def test_log_probabilities_are_predicted_where_every_position_predicts_a_word():
+    P = torch.tensor([[0.1, 0.4, 0.5], [0.3, 0.3, 0.4], [0.2, 0.79, 0.01]], dtype=torch.float64)
+    for below, said in ((None, [None] * 4), (-math.inf, ["b", "b", "a", "b"])):
+        c = Circuit("!ab", 4, bos="!", nothing_below=below)
+        c.direct(copy(c.tok, c.out, P.log()))
+        model = c.compile()
+        assert model.predict("!aba") == c.interpret("!aba").predictions[0] == said
+        assert torch.allclose(model("!ab").softmax(-1)[0], P.float(), atol=1e-6)
+        assert c.verify(length=3, progress=False).ok
+    best = P.argmax(-1).tolist()
+    assert c.verify(length=3, reference=lambda text: ["!ab"[best["!ab".index(w)]] for w in text], progress=False).ok
+    assert not c.verify(length=3, reference=lambda text: [None, *text[1:]], progress=False).ok
+    with pytest.raises(ConfigError, match=r"nothing_below = -1.0; allowed: a finite number above 0, -math.inf"):
+        Circuit("!ab", 4, nothing_below=-1.0)
 
 
 def test_a_direct_path_adds_to_what_heads_write():

@@ -279,8 +279,14 @@ def test_a_second_use_under_the_same_name_is_refused():
             declare(c)
 
 
+def test_what_needs_the_whole_text_is_refused_where_words_do_not_see_it():
+    for program, name in ((sort, "sort"), (reverse, "reverse"), (sort_by_frequency, "sort")):
+        with pytest.raises(ConfigError, match=f"^{name}: attention_dir = 'causal', .*allowed: 'bidirectional'"):
+            program(Circuit("!ab", 4, bos="!"))
+
+
 def test_what_is_not_there_is_refused_by_name():
-    c, other = (Circuit("!ab()", 5, "!") for _ in range(2))
+    c, other = (Circuit("!ab()", 5, "!", "bidirectional") for _ in range(2))
     elsewhere = other.space("elsewhere", "ab")
     with pytest.raises(ConfigError, match=r"'first/pattern'.*no label 'z'"):
         detect_pattern(c, "az", name="first")

@@ -113,6 +113,23 @@ def test_where_a_number_lies_follows_from_what_was_declared():
     assert (made.knots[0], made.knots[-1]) == (-1, 2)
 
 
+def test_sums_of_coordinates_and_forms_are_those_of_python():
+    c = Circuit("!ab", 4, bos="!")
+    total: Any = sum(n * c.tok[word] for n, word in enumerate("ab", 1))
+    alone: Any = sum([c.tok["a"]])
+    assert total.terms == ((c.tok["a"], 1), (c.tok["b"], 2))
+    assert alone.terms == ((c.tok["a"], 1),)
+    assert repr(sum([copy(c.tok, c.out), 2 * copy(c.pos, c.out, {1: "a"})])) == "copy(tok, out) + 2 * copy(pos, out)"
+    one: Any = 1
+    for wrong in (lambda: c.tok["a"] + one, lambda: one + c.tok["a"]):
+        with pytest.raises(ConfigError, match=r"tok\['a'\] \+ 1: a bare number is no coordinate; say 1 \* c.one"):
+            wrong()
+    with pytest.raises(ConfigError, match=r"say -0.5 \* c.one"):
+        c.number(c.out["a"], 2 * c.tok["a"] - 0.5 * one)
+    with pytest.raises(TypeError):
+        sum([copy(c.tok, c.out)], one)
+
+
 def test_where_a_number_lies_follows_from_words_that_nothing_else_reads_as_well():
     c = Circuit("ab", 2)
     made = c.function("f", c.tok["a"] - 0.5 * c.one["1"], c.out["a"], lambda u: u * u, error=0.01)
@@ -170,6 +187,7 @@ def steep(u: float) -> float:
         (lambda c: f_of(c, over=None), "function 'f': what it reads is not bounded; .*over="),
         (lambda c: f_of(c, lambda u: 1 / u), r"f\(0\) is not defined"),
         (lambda c: f_of(c, math.sqrt), r"f\(-1\) is not defined"),
+        (lambda c: f_of(c, torch.relu), r"f\(-1\) fails .*allowed: a function of one float"),
         (lambda c: f_of(c, lambda u: float("nan")), "allowed: a finite number"),
         (
             lambda c: f_of(c, lambda u: u * u, knots=4, error=1e-3),
