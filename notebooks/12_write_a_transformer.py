@@ -88,7 +88,8 @@ figures.circuit(model, title="What feeds what")
 # ## Counts, tables, and a second answer
 #
 # `count` is a head, a share and neurons in one call, and gives a space of numbers as labels. A table looks labels up;
-# `otherwise` is what it writes where no entry fires, the start included. A *readout* is an answer of another kind than words.
+# `otherwise` is what it writes where no entry fires, the start included. A *readout* is an answer of another kind than
+# words.
 
 # %%
 c = Circuit("!abcd", n_ctx=8, bos="!")
