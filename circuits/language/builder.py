@@ -116,6 +116,9 @@ class Builder(Numbers):
             raise ConfigError(f"{where}: it writes no space; allowed: a space or several")
         check_choice(f"{where}: overlaps", overlaps, ("error", "sum"))
         given = neurons.listed_table(where, read, written, table, otherwise, overlaps == "sum")
+        twice = next((space for i, space in enumerate(written) if space in written[:i]), None)
+        if twice is not None:
+            raise ConfigError(f"{where}: it writes space {twice.name!r} twice; allowed: a label for each space")
         self._add(neurons.lookup(name, given, self.one["1"]), layer, name)
 
     @placed

@@ -16,7 +16,7 @@ from circuits.language.forms import Term
 from circuits.language.layout import Layout, time_of
 from circuits.language.parts import Head, Neurons, Terms
 from circuits.language.single import copies_one_label
-from circuits.language.space import Holds, Space
+from circuits.language.space import Coordinate, Holds, Space
 
 Conditions = dict[str, frozenset[int]]
 """Where something can only be present if other spaces of the same position hold one of these labels."""
@@ -76,7 +76,10 @@ class Holdings:
         Of a space that holds one label, or shares of several, at most one coordinate counts in whole.
         """
         ends: dict[Space, list[tuple[float, float]]] = {}
+        factors: dict[Coordinate, float] = {}
         for coordinate, factor in number:
+            factors[coordinate] = factors.get(coordinate, 0.0) + factor
+        for coordinate, factor in factors.items():
             held, place = self.at(coordinate.space, time), coordinate.space.index(coordinate.label)
             low, high = sorted((factor * float(held.low[place]), factor * float(held.high[place])))
             ends.setdefault(coordinate.space, []).append((low, high))

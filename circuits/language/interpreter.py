@@ -19,15 +19,13 @@ from torch import Tensor
 from circuits.language.checks import check_sound
 from circuits.language.declaration import Declaration
 from circuits.language.forms import real_tensor
+from circuits.language.gaps import TIED
 from circuits.language.holdings import Holdings
 from circuits.language.layout import Layout
 from circuits.language.parts import Head, Ties
 from circuits.language.space import Label, Space, cut, listed, shortened
 from circuits.language.steps import Step
 from interp.errors import ConfigError, ShapeError, describe, did_you_mean
-
-TIED = 1e-6
-"""Scores that differ by less are the same score."""
 
 HEARD = 0.499
 """The share of a part's smallest write that is enough for a prediction. It is a little below a half, because sums come
@@ -278,13 +276,17 @@ def nothing_below(holdings: Holdings) -> dict[str, Float[Tensor, "labels"]]:
     for name, block in layout.unembedding.items():
         least = holdings.at(declaration.spaces[name]).smallest.clamp(max=1e300)[:, None]
         smallest = smallest.minimum((block.abs() * least).where(block != 0, torch.inf).amin(0))
-    smallest = smallest.where(smallest < 1e299, torch.inf)
-    thresholds = {declaration.out.name: HEARD * smallest}
+    thresholds = {declaration.out.name: _heard(smallest)}
     if declaration.nothing_below is not None:
         thresholds[declaration.out.name] = torch.full_like(smallest, declaration.nothing_below)
     for name, space in declaration.readouts.items():
-        thresholds[name] = HEARD * holdings.at(space).smallest
+        thresholds[name] = _heard(holdings.at(space).smallest)
     return thresholds
+
+
+def _heard(smallest: Float[Tensor, "labels"]) -> Float[Tensor, "labels"]:
+    """The thresholds of numbers whose smallest ones are known; what is nearly infinite came of ones that are not."""
+    return (HEARD * smallest).where(smallest < 1e200, torch.inf)
 
 
 def visible_keys(attention_dir: str, n_pos: int) -> Bool[Tensor, "query_pos key_pos"]:

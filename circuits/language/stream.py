@@ -23,20 +23,9 @@ SCOPE = "/"
 class Stream:
     """The words of a circuit, its longest text, and the spaces that its stream is made of.
 
-    Args:
-        vocab: the words, or a string of one-character words, or a `Vocabulary`.
-        n_ctx: longest text, the start included.
-        bos: the word that every text starts with; a head that finds no match rests there (its sink).
-        attention_dir: "causal" or "bidirectional".
-        tied: read the prediction from `tok` itself instead of from a space of its own, as a tied unembedding does.
-        nothing_below: logits below it predict nothing. By default it follows, word by word, from what can be written:
-            about half of the smallest logit that a part gives the word when no other part writes.
+    Arguments, and the spaces `tok`, `pos`, `one` and `out`, are those of `circuits.Circuit`.
 
     Attributes:
-        tok: the current word, written by the embedding.
-        pos: the position, 0 to n_ctx - 1.
-        one: a constant 1 at every position.
-        out: where predictions are written; the unembedding reads it.
         spaces: all spaces by name.
         embeddings: what a word writes into a space, [d_vocab, labels], by the name of the space.
         holds: what a space holds by the author's word, by its name; see `space`.
@@ -102,6 +91,8 @@ class Stream:
         if name in self.spaces:
             other = "; give the scope another name" if self._scopes else ""
             raise ConfigError(f"space {name!r} is declared twice{other}")
+        if not isinstance(labels, Space) and not isinstance(labels, Iterable):
+            raise ConfigError(f"space {name!r}: labels = {describe(labels)}; allowed: words and integers, or a space")
         space = Space(name, labels.labels, labels.states) if isinstance(labels, Space) else Space(name, tuple(labels))
         self.spaces[name] = space
         if holds is not None:

@@ -18,7 +18,7 @@ N = 40
 """How many circuits are compared in every session."""
 
 FEATURES = {
-    *("causal", "bidirectional", "bos", "no bos", "tied", *(f"n_ctx {n}" for n in range(1, 8))),
+    *("causal", "bidirectional", "bos", "no bos", "tied", *(f"n_ctx {n}" for n in range(1, 8)), "n_ctx 8 or more"),
     *("head", "ties mean", "ties latest", "ties first", "declared recency", "declared sharp", "declared gap", "soft"),
     *("default sink", "declared sink", "no sink", "no match", "several terms", "several copies", "weighted"),
     *("negative", "drop", "one to many", "reads what was written", "composition of values"),
