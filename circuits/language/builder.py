@@ -13,7 +13,7 @@ from circuits.language.placed import placed
 from circuits.language.space import Coordinate, Label, Number, Space, is_finite, several
 from circuits.language.stream import SCOPE
 from interp.errors import ConfigError, check_choice, describe
-from interp.indices import is_index
+from interp.indices import check_count
 from interp.keywords import known_keywords
 
 
@@ -116,6 +116,9 @@ class Builder(Numbers):
             raise ConfigError(f"{where}: it writes no space; allowed: a space or several")
         check_choice(f"{where}: overlaps", overlaps, ("error", "sum"))
         given = neurons.listed_table(where, read, written, table, otherwise, overlaps == "sum")
+        twice = next((space for i, space in enumerate(written) if space in written[:i]), None)
+        if twice is not None:
+            raise ConfigError(f"{where}: it writes space {twice.name!r} twice; allowed: a label for each space")
         self._add(neurons.lookup(name, given, self.one["1"]), layer, name)
 
     @placed
@@ -146,8 +149,7 @@ class Builder(Numbers):
         name, where = self._new_name("count", layer, name)
         if self.bos is None:
             raise ConfigError(f"{where}: counting needs the start of the text; give the circuit bos=")
-        if not is_index(up_to) or up_to < 1:
-            raise ConfigError(f"{where}: up_to = {describe(up_to)}; allowed: 1 or more")
+        check_count(f"{where}: up_to", up_to)
         words = [word for word in self.vocabulary.words if word != self.bos]
         inner = name.removeprefix("".join(scope + SCOPE for scope in self._scopes))
         qk = match(self.one, self.tok, {"1": words}) if qk is None else qk

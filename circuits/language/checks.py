@@ -46,6 +46,7 @@ def _check_neurons(part: Neurons, holdings: Holdings) -> None:
     time = time_of(part)
     reads = part.table.reads if part.table is not None else tuple({one.space: None for one in part.gate})
     for space in reads:
+        _check_states(part, space)
         held = holdings.at(space, time)
         if held.kind != "one":
             does = "looks up" if part.table is not None else "has its gate in"
@@ -60,6 +61,17 @@ def _check_neurons(part: Neurons, holdings: Holdings) -> None:
             raise ConfigError(
                 f"{part.title}: the number it reads may be {highest:g}, and its gate keeps it shut below "
                 f"{reach.high:g} only; scale the number, or give values that reach as far"
+            )
+
+
+def _check_states(part: Neurons, space: Space) -> None:
+    """A table and a gate read labels that are there or not; dense vectors of features hold them by halves."""
+    several = part.table is not None and part.table.summed
+    for state in space.states:
+        if set(state) - {0.0, 1.0} or (sum(state) > 1 and not several):
+            raise ConfigError(
+                f"{part.title} reads space {space.name!r} label by label, and that may hold the features "
+                f"{listed(state)}; declare a space of labels, or match it in a head"
             )
 
 

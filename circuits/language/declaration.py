@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from circuits.language.forms import Form
-from circuits.language.layers import settle
+from circuits.language.layers import settle, written_spaces
 from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, UNSETTLED, Head, Part
 from circuits.language.space import Number, cut
 from circuits.language.stream import Stream
@@ -112,5 +112,10 @@ class Declaration(Stream):
         return name, where
 
     def _add(self, part: Part, layer: int | None, name: str) -> None:
+        for own in (self.pos, self.one):
+            if own.name in written_spaces(part):
+                raise ConfigError(
+                    f"{part.title} writes space {own.name!r}, which only the embedding may; give it another"
+                )
         self._declared.append(replace(part, name=name, layer=UNSETTLED if layer is None else operator.index(layer)))
         self._settled = None

@@ -16,6 +16,9 @@ MANY = 20_000
 SAME = 1e-9
 """Scores that differ by less are the same one."""
 
+TIED = 1e-6
+"""Scores of keys that differ by less tie; a head whose scores may do so cannot tell them apart."""
+
 Scores = Float[Tensor, "score"] | None
 """All scores that are possible, ascending; None where they are not known."""
 

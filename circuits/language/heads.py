@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.language.forms import Form, Term, match
-from circuits.language.gaps import SAME, margin_of_sink, possible_scores
+from circuits.language.gaps import SAME, TIED, margin_of_sink, possible_scores
 from circuits.language.parts import UNSETTLED, Head, Ties
 from circuits.language.space import Label, Number, is_finite
 from circuits.language.stream import Stream
@@ -68,6 +68,9 @@ def hard_head(
             margin = _margin_of_sink(where, scores.values, weight, of_start, pull, c.n_ctx)
         qk, ov = qk + _sink(c, weight), dropping(where, ov, {"tok": c.bos or "", "pos": 0})
         known = min(gap, of_sink) if gap and of_sink else possible_scores(qk, c.holds, c.n_ctx).gap
+    if known is not None and qk.terms and known <= 2 * TIED:
+        raise ConfigError(f"{where}: its scores may differ by {known:.3g} only, and must by more than {2 * TIED:g}; "
+                          "scale the form, or move the sink")  # fmt: skip
     prefers = Form()
     if ties != "mean":
         prefers = _prefers_later(c, -preference if ties == "first" else preference)

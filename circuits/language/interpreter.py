@@ -19,15 +19,13 @@ from torch import Tensor
 from circuits.language.checks import check_sound
 from circuits.language.declaration import Declaration
 from circuits.language.forms import real_tensor
+from circuits.language.gaps import TIED
 from circuits.language.holdings import Holdings
 from circuits.language.layout import Layout
 from circuits.language.parts import Head, Ties
 from circuits.language.space import Label, Space, cut, listed, shortened
 from circuits.language.steps import Step
 from interp.errors import ConfigError, ShapeError, describe, did_you_mean
-
-TIED = 1e-6
-"""Scores that differ by less are the same score."""
 
 HEARD = 0.499
 """The share of a part's smallest write that is enough for a prediction. It is a little below a half, because sums come

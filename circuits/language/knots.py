@@ -8,7 +8,7 @@ import numpy as np
 
 from circuits.language.space import Number, is_finite
 from interp.errors import ConfigError, describe
-from interp.indices import is_index
+from interp.indices import check_count
 
 GRID = 4096
 """Pieces begin and end at the points of a grid of so many steps. The error is also measured between them."""
@@ -40,8 +40,8 @@ def pieces(
     """
     if not callable(f):
         raise ConfigError(f"{where}: f = {describe(f)}; allowed: a function of one number")
-    if n_knots is not None and (not is_index(n_knots) or not 2 <= n_knots <= GRID + 1):
-        raise ConfigError(f"{where}: knots = {describe(n_knots)}; allowed: 2 to {GRID + 1:,}")
+    if n_knots is not None:
+        check_count(f"{where}: knots", n_knots, GRID + 1, least=2)
     if error is not None and (not is_finite(error) or error <= 0):
         raise ConfigError(f"{where}: error = {describe(error)}; allowed: a finite number above 0")
     places = np.linspace(low, high, 2 * GRID + 1)

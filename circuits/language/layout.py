@@ -71,7 +71,6 @@ class Layout:
 
     def __init__(self, declaration: Declaration, also: Iterable[Space] = (), unfinished: bool = False):
         self.declaration = declaration if unfinished else copy(declaration)  # which may go on
-        self._unfinished = unfinished
         tok, pos, one, out = declaration.tok, declaration.pos, declaration.one, declaration.out
         read_at_the_end = {term.rows.name for form in declaration.directs for term in form.terms}
         used = {*(space.name for space in also), *read_at_the_end, *declaration.readouts, *declaration.inputs}

@@ -3,11 +3,10 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from types import EllipsisType
 from typing import Any
 
 from circuits.language.knots import Pieces
-from circuits.language.parts import UNSETTLED, Entry, Lookup, Neurons, Ramp, Reach, Table, Terms
+from circuits.language.parts import UNSETTLED, Entry, Key, Lookup, Neurons, Ramp, Reach, Table, Terms
 from circuits.language.space import Coordinate, Label, Number, Space, is_finite
 from interp.errors import ConfigError, describe
 
@@ -76,15 +75,13 @@ def listed_table(
     return Lookup(tuple(reads), tuple(writes), entries, default, summed, isinstance(table, Mapping))
 
 
-def key_as_written(key: tuple[Label | EllipsisType | None, ...]) -> str:
+def key_as_written(key: Key) -> str:
     """A key as it is written, such as ('a', ..., None)."""
     shown = ["..." if label is ... else repr(label) for label in key]
     return shown[0] if len(shown) == 1 else f"({', '.join(shown)})"
 
 
-def _entries(
-    where: str, reads: Sequence[Space], table: Table
-) -> Iterator[tuple[tuple[Label | EllipsisType | None, ...], Label | tuple[Label, ...]]]:
+def _entries(where: str, reads: Sequence[Space], table: Table) -> Iterator[tuple[Key, Label | tuple[Label, ...]]]:
     if isinstance(table, Mapping):
         for given, value in table.items():
             key = given if isinstance(given, tuple) else (given,)

@@ -152,7 +152,10 @@ class Numbers(Declaration):
         if not isinstance(logit, Coordinate) or logit.space != self.out:
             raise ConfigError(f"number: {describe(logit)}; allowed: a coordinate of {self.out.name!r}, such as "
                               f"out[{self.out.labels[0]!r}]")  # fmt: skip
-        for coordinate, factor in self._number(f"number {logit}", reads):
+        terms = self._number(f"number {logit}", reads)
+        if not all(factor for _, factor in terms):
+            raise ConfigError(f"number {logit}: reads = {reads}; allowed: factors other than 0")
+        for coordinate, factor in terms:
             read = coordinate.space
             relation = torch.zeros(len(read), len(self.out), dtype=torch.float64)
             relation[read.index(coordinate.label), self.out.index(logit.label)] = factor

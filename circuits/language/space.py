@@ -5,7 +5,7 @@ import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 from interp.errors import ConfigError, describe, did_you_mean
 from interp.indices import is_index
@@ -23,10 +23,10 @@ sum to 1 or less; or any numbers."""
 
 def is_finite(value: object) -> bool:
     """Whether a value is a real number that is neither infinite nor NaN. True and False are no numbers here."""
-    if isinstance(value, str | bool) or not hasattr(value, "__float__"):
+    if isinstance(value, str | bool) or not isinstance(value, SupportsFloat):
         return False
     try:
-        return math.isfinite(float(value))  # pyright: ignore[reportArgumentType]
+        return math.isfinite(float(value))
     except (TypeError, ValueError, OverflowError, RuntimeError):  # such as a tensor of several numbers, or 10**400
         return False
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from circuits.language.parts import EMBED, POS_EMBED, UNEMBED
 from circuits.language.space import Holds, Label, Number, Space, is_finite, listed, plain
 from interp.errors import ConfigError, TokenError, check_choice, describe, did_you_mean
-from interp.indices import is_index
+from interp.indices import check_count
 from interp.keywords import known_keywords
 from interp.text import INPUT, Ids, Text, Vocabulary, as_ids, check_tokens, is_text
 
@@ -45,8 +45,7 @@ class Stream:
         tied: bool = False,
         nothing_below: Number | None = None,
     ):
-        if not is_index(n_ctx) or n_ctx < 1:
-            raise ConfigError(f"n_ctx = {describe(n_ctx)}; allowed: 1 or more")
+        self.n_ctx = check_count("n_ctx", n_ctx)
         check_choice("attention_dir", attention_dir, ("causal", "bidirectional"))
         always = isinstance(nothing_below, float) and nothing_below == -math.inf
         if nothing_below is not None and not always and (not is_finite(nothing_below) or nothing_below <= 0):
@@ -55,7 +54,7 @@ class Stream:
         given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
         if bos is not None:
             given.to_single_token(bos)
-        self.vocabulary, self.n_ctx = given, n_ctx
+        self.vocabulary = given
         self.attention_dir: Literal["causal", "bidirectional"] = attention_dir
         self.bos = given.bos if bos is None else bos
         self.spaces: dict[str, Space] = {}
@@ -92,6 +91,8 @@ class Stream:
         if name in self.spaces:
             other = "; give the scope another name" if self._scopes else ""
             raise ConfigError(f"space {name!r} is declared twice{other}")
+        if not isinstance(labels, Space) and not isinstance(labels, Iterable):
+            raise ConfigError(f"space {name!r}: labels = {describe(labels)}; allowed: words and integers, or a space")
         space = Space(name, labels.labels, labels.states) if isinstance(labels, Space) else Space(name, tuple(labels))
         self.spaces[name] = space
         if holds is not None:
@@ -118,8 +119,7 @@ class Stream:
         `over` says between which numbers they lie. `interpret(text, {name: x})`, `model.embedded(text, {name: x})` and
         `verify(..., vectors=)` take them. Raises as `space` does, and for a size below 1.
         """
-        if not is_index(size) or size < 1:
-            raise ConfigError(f"vectors {name!r}: size = {describe(size)}; allowed: 1 or more")
+        check_count(f"vectors {name!r}: size", size)
         low, high = (-float("inf"), float("inf")) if over is None else stretch(f"vectors {name!r}", over)
         space = self.space(name, range(size), holds="numbers")
         self.inputs[space.name] = low, high

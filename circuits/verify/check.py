@@ -34,7 +34,7 @@ from circuits.verify.limits import LONG, MANY, TRIAL, too_many
 from circuits.verify.nonzeros import through_nonzeros
 from circuits.verify.report import Report, Worst
 from interp.errors import ConfigError, ShapeError, describe
-from interp.indices import is_index
+from interp.indices import check_count, check_seed
 from interp.keywords import known_keywords
 from interp.model import HookedTransformer
 from interp.progress import progress_bar
@@ -111,13 +111,12 @@ def verify(
         raise ConfigError(f"inputs = {describe(inputs)}; allowed: a list of texts")
     if reference is not None and not callable(reference):
         raise ConfigError(f"reference = {describe(reference)}; allowed: a function from a text to its answers")
-    if not is_index(seed) or not 0 <= seed < 2**63:
-        raise ConfigError(f"seed = {describe(seed)}; allowed: an integer from 0 on")
+    check_seed(seed)
     if inputs is not None and length is not None:
         raise ConfigError("verify takes inputs or length, not both")
     for name, value in (("length", length), ("sample", sample), ("limit", limit), ("batch_size", batch_size)):
-        if value is not None and (not is_index(value) or value < 1):
-            raise ConfigError(f"{name} = {describe(value)}; allowed: 1 or more")
+        if value is not None:
+            check_count(name, value)
     if not is_finite(tolerance) or tolerance <= 0:
         raise ConfigError(f"tolerance = {describe(tolerance)}; allowed: a finite number above 0")
     most = MANY if limit is None else limit

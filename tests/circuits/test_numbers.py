@@ -196,7 +196,7 @@ def steep(u: float) -> float:
         (lambda c: f_of(c, steep, error=0.1), "an error of 0.5 and not 0.1; allowed: .* a function without jumps"),
         (lambda c: f_of(c, over=(1, 1)), "over = .* the lower one first"),
         (lambda c: f_of(c, over=(-1, float("inf"))), "two finite numbers"),
-        (lambda c: f_of(c, knots=1), "knots = 1; allowed: 2 to 4,097"),
+        (lambda c: f_of(c, knots=1), "knots = 1; allowed: 2 to 4097"),
         (lambda c: f_of(c, error=0), "error = 0; allowed"),
         (lambda c: f_of(c, lambda u: 0), "function 'f': it is 0 everywhere"),
         (lambda c: f_of(c, 3), "f = 3; allowed: a function"),

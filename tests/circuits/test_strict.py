@@ -45,6 +45,13 @@ def test_integers_of_every_kind_are_the_same_label(one: Any):
         (lambda c: c.bucket("b", c.one, c.out, {"a": 0}, gate=3), "bucket 'b': gate = 3; allowed"),
         (lambda c: c.bucket("b", c.one, c.out, {"a": 0}, gate="tok"), "bucket 'b': gate = 'tok'; allowed"),
         (lambda c: c.bucket("b", c.one, c.out, {"a": 0}, gate=[c.tok]), r"bucket 'b': gate = \[Space.*; allowed"),
+        (lambda c: c.mlp("t", c.tok, [c.out, c.out], {"a": ("a", "b")}), "mlp 't': it writes space 'out' twice"),
+        (lambda c: c.mlp("t", c.tok, c.one, {"a": "1"}), "mlp 't' writes space 'one', which only the embedding may"),
+        (lambda c: c.head("h", ov=copy(c.tok, c.pos, {"a": 1})), "head 'h' writes space 'pos', which only the embed"),
+        (lambda c: c.head("h", 1e-6 * match(c.tok, c.tok)), "head 'h': its scores may differ by 5e-07 only"),
+        (lambda c: c.head("h", match(c.tok, c.tok), sink=1 + 1e-7), "head 'h': its scores may differ by 1e-07 only"),
+        (lambda c: c.number(c.out["a"], 0 * c.pos[1]), r"number out\['a'\]: reads = 0 \* pos\[1\]; allowed: factors"),
+        (lambda c: c.space("s", 3), "space 's': labels = 3; allowed: words and integers, or a space"),
         (lambda c: c.readout("unembed", c.tok), "readout 'unembed': the name is taken"),
         (lambda c: c.count("n", match(c.one, c.embed("e", dict.fromkeys("!a", "x")), {"1": "x"}), 3),
          "count 'n': .* also matches the start, '!', which does not count; leave it out of 'e'"),
@@ -195,3 +202,57 @@ def test_the_gap_between_products_of_shares_is_not_known(as_installed: None):
     with pytest.raises(ConfigError, match=re.escape("head 'both': its scores are too many to find their smallest gap")):
         c.head("both", qk=match(share, share), ov=copy(c.tok, c.out))
     c.head("back", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, c.out))
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        lambda c: match(c.tok, c.tok, {"a": "b"}) - 2 * match(c.one, c.tok, {"1": "!"}),  # the start scores below 0
+        lambda c: (
+            1.5 * match(c.tok, c.tok, {"a": "b"}) + match(c.one, c.tok, {"1": "!"})
+        ),  # it scores what a match does
+    ],
+)
+def test_what_the_start_scores_by_itself_is_known_where_nothing_matches(scores: Callable[[Circuit], Any]):
+    c = start()
+    held = c.space("held", c.tok)
+    c.head("fetch", qk=scores(c), ov=copy(c.tok, held), sink=0.5)
+    c.mlp("says", held, c.out, {"a": "c", "b": "b"})
+    with pytest.raises(ConfigError, match="mlp 'says' looks up space 'held', which may hold shares of several labels"):
+        c.interpret("!ab")
+
+
+@pytest.mark.parametrize(
+    ("features", "overlaps", "fine"),
+    [
+        ({"a": [1, 0], "b": [0, 1]}, "error", True),
+        ({"a": [1, 1], "b": [0, 1]}, "error", False),
+        ({"a": [1, 1], "b": [0, 1]}, "sum", True),
+        ({"a": [2, 0], "b": [0, 1]}, "sum", False),
+        ({"a": [0.5, 0], "b": [0, 1]}, "error", False),
+    ],
+)
+def test_a_table_reads_features_only_where_they_are_labels(features: Any, overlaps: Any, fine: bool):
+    c = start()
+    c.mlp("says", c.embed("features", features), c.out, {0: "a", 1: "b"}, overlaps=overlaps)
+    if fine:
+        assert c.verify(progress=False).ok
+    else:
+        with pytest.raises(ConfigError, match="mlp 'says' reads space 'features' label by label, and that may hold"):
+            c.compile()
+
+
+def test_a_coordinate_that_is_read_twice_reaches_twice_as_far():
+    c = start()
+    mean = c.space("mean", ["a"])
+    c.head("mean", ov=copy(c.tok, mean, {"a": "a"}))
+    assert c.function("f", mean["a"] + mean["a"], c.out["a"], lambda u: u * u, error=0.01).knots[-1] == 2
+    assert c.verify(progress=False).ok
+
+
+@pytest.mark.parametrize("layers", [3, np.array([0, 1]), {0: 1}])
+def test_layers_of_a_hidden_circuit_are_a_list(layers: Any, as_installed: None):
+    c = start()
+    c.head("same", qk=match(c.tok, c.tok), ov=copy(c.tok, c.out))
+    with pytest.raises(ConfigError, match=r"layers = .*; allowed: a list"):
+        c.compile(layers=layers)

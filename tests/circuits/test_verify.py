@@ -161,7 +161,7 @@ def test_texts_of_several_lengths_are_verified_in_their_order():
         ({"inputs": ["!ab"], "model": "induction"}, "model = 'induction'; allowed: a HookedTransformer"),
         ({"inputs": "!ab"}, "inputs = '!ab'; allowed: a list of texts"),
         ({"reference": "!ab"}, "reference = '!ab'; allowed: a function"),
-        ({"sample": 3, "seed": "x"}, "seed = 'x'; allowed: an integer"),
+        ({"sample": 3, "seed": "x"}, "seed = 'x'; allowed: 0 to "),
         (
             {"inputs": ["!"], "reference": lambda text: [{"a": math.nan}]},
             "gives 'a' the logit nan at position 0",
