@@ -31,7 +31,27 @@ if TYPE_CHECKING:
 class Circuit(Builder):
     """A transformer in the making: declare its spaces and parts, then ask for its graph, its meaning or its weights.
 
-    Arguments and attributes are those of `circuits.language.Declaration`, the methods that declare those of `Builder`.
+    Args:
+        vocab: the words, or a string of one-character words, or a `Vocabulary`.
+        n_ctx: longest text, the start included.
+        bos: the word that every text starts with; a head that finds no match rests there (its sink).
+        attention_dir: "causal" or "bidirectional".
+        tied: read the prediction from `tok` itself instead of from a space of its own, as a tied unembedding does.
+        nothing_below: logits below it predict nothing. By default it follows, word by word, from what can be written:
+            about half of the smallest logit that a part gives the word when no other part writes. With -math.inf
+            every position predicts a word.
+
+    Attributes:
+        tok: the space of the current word, written by the embedding.
+        pos: the space of the position, 0 to n_ctx - 1.
+        one: a space with the single label "1", which holds at every position. `c.one["1"]` is the number 1.
+        out: the space where predictions are written; the unembedding reads it.
+
+    Spaces are declared by `space`, `embed`, `vectors`, `readout`; parts by `head`, `mlp`, `count`, `bucket`,
+    `function` and `product`; paths without a layer by `direct` and `number`. A part's layer is left out
+    (`c.head("previous", ...)`) or given first (`c.head(0, "previous", ...)`).
+
+    Raises `TokenError` for repeated words or an unknown `bos`, `ConfigError` for an impossible `n_ctx`.
     """
 
     def layout(self) -> Layout:

@@ -12,9 +12,9 @@
 # # Write a transformer
 #
 # Notebook 2 built one circuit by hand, notebook 8 toured two dozen. Here you write your own: first in two lines, then
-# with numbers, then out of other programs. At the end the circuit is hidden in a model of 128 dimensions among noise
-# and heads that do something else, and the methods of notebook 9 are asked to find it. We know the answer, so we see
-# what they see, and what they miss.
+# with numbers, then out of other programs. At the end circuits are hidden in larger models, among noise and heads
+# that do something else, and the methods of notebook 9 are asked to find them. We know the answer, so we see what they
+# see, and what they miss.
 
 # %%
 import math
@@ -62,8 +62,9 @@ c.head("previous", qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, c.out))
 print(c.compile().predict("!abacbd"))
 
 # %% [markdown]
-# Two more lines make it the induction circuit. `verify` runs all texts through the compiled model, and through an
-# interpreter that knows neither softmax nor weights; `ok` means that predictions, logits and patterns agree.
+# Written into a space instead, the previous word is what a second head can look for: two more lines make the induction
+# circuit. `verify` runs all texts of five words through the compiled model, and through an interpreter that knows
+# neither softmax nor weights; `ok` means that predictions, logits and patterns agree.
 
 # %%
 c = Circuit("!abcd", n_ctx=8, bos="!")
@@ -88,7 +89,8 @@ figures.circuit(model, title="What feeds what")
 # ## Counts, tables, and a second answer
 #
 # `count` is a head, a share and neurons in one call, and gives a space of numbers as labels. A table looks labels up;
-# `otherwise` is what it writes where no entry fires, the start included. A *readout* is an answer of another kind than words.
+# `otherwise` is what it writes where no entry fires, the start included. A *readout* is an answer of another kind than
+# words.
 
 # %%
 c = Circuit("!abcd", n_ctx=8, bos="!")
@@ -107,7 +109,7 @@ pd.DataFrame(
 # Addition modulo a prime, as small transformers come to do it (Nanda et al. 2023, "Progress measures for grokking"):
 # every number is embedded as waves, cos(w a) and sin(w a) for a few w; two heads bring those of a and b to the equals
 # sign; products of them make cos(w (a + b - c)), which is largest where c is the sum. A product is piecewise linear in
-# (a + b) and (a - b), with as many knots as its error needs.
+# (a + b) and (a - b), with as many knots as its error needs. A logit below `nothing_below` predicts nothing.
 
 # %%
 p, frequencies = 23, (1, 5, 7)
@@ -129,7 +131,7 @@ print(c.verify(texts, lambda text: [..., ..., str(sum(map(int, text.split()[:2])
 print(f"{model.cfg.n_layers} layer, {model.cfg.n_heads} heads, {model.cfg.d_mlp} neurons, width {model.cfg.d_model}")
 
 # %% [markdown]
-# The logits of all answers, lined up at the right one. The waves add up there and nowhere else; with more of them the
+# The logits of all answers, lined up at the right one. There alone all waves are at their crest; with more of them the
 # margin grows.
 
 # %%
@@ -156,14 +158,15 @@ sort(c, keys=histogram(c), values=c.tok, writes=by_number)
 reverse(c, values=by_number, writes=c.out)
 model = c.compile()
 print(model.predict("!abacab"))
-print(f"{model.cfg.n_layers} layers:", *(part.name for part in c.parts), sep="\n  ")
+print(*(f"layer {part.layer}: {part.name}" for part in c.parts), sep="\n")
 show(model, "!abacab", [head.name for head in c.heads], "Where their heads attend")
 
 # %% [markdown]
 # ## What cannot be kept is refused
 #
-# A mean of several words is no word, so that nobody can look it up; two tables that write one entry add up; a space
-# that nobody reads is a mistake more often than not. The message names who reads it and who wrote it.
+# A mean of several words is no word, so that nobody can look it up. Two entries of a table that fire at once would add
+# up. Parts that wait for each other have no layer. A space that nobody reads is a mistake more often than not. The
+# message names who is concerned, and the way out.
 
 
 # %%
@@ -200,8 +203,8 @@ for declare in (mean_looked_up, overlapping_entries, read_in_a_circle, nobody_re
 # ## A circuit in hiding
 #
 # Here is the induction circuit again, in a random basis of 64 dimensions. Wherever it leaves room there is noise: in
-# the embeddings, in spare heads and in spare neurons. Some heads do something else, and read one another. None of it
-# reaches the logits, so the circuit is as exact as before, and its edges are still known.
+# the embeddings and in spare heads (and in spare neurons, where there are MLPs). Some heads do something else, and read
+# one another. None of it reaches the logits, so the circuit is as exact as before, and its edges are still known.
 
 # %%
 c = Circuit("!abcd", n_ctx=8, bos="!")
@@ -254,8 +257,9 @@ pd.DataFrame(rows, index=METHODS).T.round(3)
 
 # %% [markdown]
 # Three things to see. One gradient (`eap`) finds little in hard models, where nothing has a slope, and more in soft
-# ones. Several gradients on the way from one prompt to the other (`eap_ig`) find nearly what exact patching finds. And
-# the company does not matter: noise and distractors reach no logit, so that every method gives them nothing at all.
+# ones, whose edges it ranks well although it takes some of them for small. Several gradients on the way from one prompt
+# to the other (`eap_ig`) find nearly what exact patching finds. And the company does not matter: noise and distractors
+# reach no logit, so that every method gives them nothing at all.
 #
 # But even exact patching is not at 1. Edge by edge, on the induction circuit, soft, in its larger model:
 
@@ -272,8 +276,8 @@ for _, _, about in task.model.edges().edges(data=True):
 pd.DataFrame(rows).set_index("edge").round(2)
 
 # %% [markdown]
-# The previous-token head knows its neighbour by position alone, through `embed -> L0H0.q` and `.k`, and so does the
-# preference for the latest match. Both prompts have the same positions: whatever the two have in common, patching from
-# one to the other cannot see. With zeros in place of the other prompt (`exact, zero`) these edges count for as much as
-# the rest. And where the path goes through a choice, `L0H0 -> L1H0.k`, one gradient sees a tenth of what is there: at
-# the clean prompt the head has made up its mind.
+# The previous-token head knows its neighbour by position alone, through the edges from `embed` to its queries and keys
+# (`.q`, `.k`), and so does the preference for the latest match. Both prompts have the same positions: whatever the two
+# have in common, patching from one to the other cannot see. With zeros in place of the other prompt (`exact, zero`)
+# these edges count as well. And where the path goes through a choice, from `previous` to the keys of `induction`, one
+# gradient sees a tenth of what is there: at the clean prompt the head has made up its mind.

@@ -10,6 +10,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, Literal
 
 import torch
@@ -135,7 +136,7 @@ def compile_circuit(
               for head in circuit.heads}  # fmt: skip
     steps = {name: check_resolution(name, largest, dtype) for name, (_, largest) in chosen.items()}
     model = CompiledTransformer(cfg, circuit.vocabulary, init_weights=False)
-    model.circuit, model.plan = circuit, plan
+    model.circuit, model.plan = copy(circuit), plan  # what is declared from now on is not in the model
     model.ends = _ends(plan, basis, interpreter)
     model.report = CompileReport(
         heads=_head_reports(plan, chosen),

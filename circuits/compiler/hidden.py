@@ -24,7 +24,7 @@ from circuits.compiler.trial import random_vectors, trial_texts
 from circuits.language import Declaration, Form, Head, Number, Space, copy, is_finite, match, shift
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, RankError, describe
-from interp.indices import check_seed, is_index
+from interp.indices import check_count, check_seed
 from interp.model import MLP, Attention, HookedTransformer
 
 FEATURES = 8
@@ -85,8 +85,7 @@ class Distract:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not is_index(self.heads) or self.heads < 1:
-            raise ConfigError(f"Distract: heads = {describe(self.heads)}; allowed: 1 or more")
+        check_count("Distract: heads", self.heads)
         check_seed(self.seed)
 
 

@@ -121,7 +121,7 @@ class CompiledTransformer(HookedTransformer):
     """A `HookedTransformer` that knows which circuit it was compiled from. Saved, it is a plain checkpoint.
 
     Attributes:
-        circuit: the declaration.
+        circuit: the declaration as it was then.
         report: what the compiler chose.
         plan: everything before it became weights.
         ends: readouts and vectors, which a plain model does not have.

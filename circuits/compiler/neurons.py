@@ -1,6 +1,7 @@
 """Neurons: the ramps of a layer as kinks, of which those that lie together are one neuron."""
 
-from collections.abc import Callable, Iterable
+import bisect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,10 @@ from circuits.compiler.sparse import Sparse
 from circuits.language import Coordinate, Ramp
 
 CANCELLED = 1e-9
-"""Slopes below this are what rounding leaves of two that cancel."""
+"""Slopes below this share of those that they are the sum of are what rounding leaves of two that cancel."""
+
+SAME = 1e-9
+"""Numbers that differ by less are the same one."""
 
 MARGIN = 0.1
 """How far the line of a ramp with slack goes on beyond 0 and 1."""
@@ -52,16 +56,22 @@ def merge_neurons(
     scaled so that the largest number that one writes is 1. For `slack` see `kinks`.
     """
     slopes: dict[tuple[tuple[tuple[int, float], ...], float], tuple[float, Sums]] = {}
-    for ramp in ramps:
-        reads, writes = tuple(sorted(_sums(ramp.reads, place).items())), _sums(ramp.writes, place)
-        for kink, slope in kinks(ramp, slack):
+    all_reads = [(ramp, tuple(sorted(_sums(ramp.reads, place).items()))) for ramp in ramps]
+    meant: dict[tuple[tuple[int, float], ...], list[float]] = {}
+    for ramp, reads in all_reads if slack else ():
+        meant.setdefault(reads, []).extend(_ends(ramp))
+    meant = {reads: sorted(numbers) for reads, numbers in meant.items()}
+    for ramp, reads in all_reads:
+        writes = _sums(ramp.writes, place)
+        for kink, slope in kinks(ramp, slack, meant.get(reads, ())):
             _, into = slopes.setdefault((reads, round(kink, 10)), (kink, {}))
             for label, factor in writes.items():
-                into[label] = into.get(label, 0.0) + slope * factor
+                before = into.get(label, 0.0)
+                after = before + slope * factor
+                into[label] = after if abs(after) > CANCELLED * abs(before) else 0.0
     reads, starts, writes = [], [], []
     for (read, _), (kink, written) in slopes.items():
-        scale = max(map(abs, written.values()), default=0.0)
-        if scale > CANCELLED:
+        if scale := max(map(abs, written.values()), default=0.0):
             reads.append([(label, factor * scale) for label, factor in read])
             starts.append(kink * scale)
             writes.append([(label, w / scale) for label, w in written.items() if abs(w) > CANCELLED * scale])
@@ -69,20 +79,24 @@ def merge_neurons(
     return MergedNeurons(_columns(reads, n_labels), _columns(writes, n_labels), starts)
 
 
-def kinks(ramp: Ramp, slack: float) -> list[tuple[float, float]]:
+def kinks(ramp: Ramp, slack: float, meant: Sequence[float] = ()) -> list[tuple[float, float]]:
     """Where a ramp bends, and by how much its slope changes there. Each is a neuron.
 
     A ramp is `(relu(u - low) - relu(u - high)) / (high - low)`: one neuron rises at `low`, one takes over at `high`.
 
     With slack, a ramp that snaps is not level at 0 and 1, the two numbers that it is meant to read, so that gradients
     flow through it. These lie half of its width below `low` and above `high`. A share `slack` of the ramp is a straight
-    line between the two, which goes on for a `MARGIN` to either side of them and then returns to 0 and to 1. So numbers
-    that are exact are written exactly, and of their errors the share `slack` of the line's slope is passed on.
+    line between the two, which goes on for a `MARGIN` to either side of them and then returns to 0 and to 1, in time
+    for the next number that another ramp is meant to read there (`meant`, ascending). So numbers that are exact are
+    written exactly, and of their errors the share `slack` of the line's slope is passed on.
     """
     width = ramp.high - ramp.low
     if not slack or not ramp.snaps:
         return [(ramp.low, 1 / width), (ramp.high, -1 / width)]
-    zero, one, margin, slope = ramp.low - width / 2, ramp.high + width / 2, 2 * MARGIN * width, slack / (2 * width)
+    (zero, one), slope = _ends(ramp), slack / (2 * width)
+    below, above = meant[: bisect.bisect_left(meant, zero - SAME)], meant[bisect.bisect_right(meant, one + SAME) :]
+    room = min([*(zero - number for number in below[-1:]), *(number - one for number in above[:1])], default=width)
+    margin = min(2 * MARGIN * width, room / 3)
     line = [
         (zero - 2 * margin, -slope),
         (zero - margin, 2 * slope),
@@ -90,6 +104,12 @@ def kinks(ramp: Ramp, slack: float) -> list[tuple[float, float]]:
         (one + 2 * margin, slope),
     ]
     return [(ramp.low, (1 - slack) / width), (ramp.high, (slack - 1) / width), *line]
+
+
+def _ends(ramp: Ramp) -> tuple[float, float]:
+    """The two numbers that a ramp which snaps is meant to read, as 0 and as 1."""
+    beyond = (ramp.high - ramp.low) / 2
+    return ramp.low - beyond, ramp.high + beyond
 
 
 def _sums(given: Iterable[tuple[Coordinate, float]], place: Callable[[Coordinate], int]) -> Sums:

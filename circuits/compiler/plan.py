@@ -222,6 +222,9 @@ def settle_layers(circuit: Declaration, n_layers: int | None, layers: Sequence[i
     ascend, or do not fit, naming a part that is left over.
     """
     needed = circuit.n_layers
+    if layers is not None and not isinstance(layers, list | tuple):
+        raise ConfigError(f"layers = {describe(layers)}; allowed: a list, with a layer of the model for each of the "
+                          f"circuit's {needed}")  # fmt: skip
     if layers is not None and (len(layers) != needed or any(not is_index(one) or one < 0 for one in layers)):
         raise ConfigError(
             f"layers = {describe(layers)}; allowed: a layer of the model for each of the circuit's {needed}"

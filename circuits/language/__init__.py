@@ -12,7 +12,7 @@ from circuits.language.builder import Builder
 from circuits.language.checks import check_alive, check_sound
 from circuits.language.declaration import Declaration
 from circuits.language.edges import edge_graph
-from circuits.language.forms import Form, Shift, Term, copy, match, shift
+from circuits.language.forms import Form, Shift, Term, copy, match, real_tensor, shift
 from circuits.language.holdings import Holdings
 from circuits.language.interpreter import (
     Interpretation,
@@ -41,6 +41,7 @@ from circuits.language.space import (
     cut,
     is_finite,
     listed,
+    plain,
     shortened,
 )
 
@@ -90,6 +91,8 @@ __all__ = [
     "listed",
     "match",
     "nothing_below",
+    "plain",
+    "real_tensor",
     "shift",
     "shortened",
     "time_of",

@@ -6,14 +6,14 @@ from typing import Literal, get_args
 from circuits.language import neurons
 from circuits.language.forms import Form, copy, match
 from circuits.language.gaps import possible_scores
-from circuits.language.heads import hard_head, soft_head
+from circuits.language.heads import but_the_start, hard_head, soft_head
 from circuits.language.numbers import Numbers
 from circuits.language.parts import Attend, Head, Table, Ties
 from circuits.language.placed import placed
-from circuits.language.space import Coordinate, Label, Number, Space, is_finite
+from circuits.language.space import Coordinate, Label, Number, Space, is_finite, several
 from circuits.language.stream import SCOPE
 from interp.errors import ConfigError, check_choice, describe
-from interp.indices import is_index
+from interp.indices import check_count
 from interp.keywords import known_keywords
 
 
@@ -44,7 +44,7 @@ class Builder(Numbers):
         """An attention head.
 
         Args:
-            layer: from 0 on, or None; heads of one layer read the same stream.
+            layer: from 0 on, or left out: the earliest after everything that writes what the head reads.
             name: what messages and `edges()` call it.
             qk: what makes a key a match; without it, all visible keys tie.
             ov: what is copied from the key that is attended to.
@@ -102,18 +102,23 @@ class Builder(Numbers):
             layer, name: as for `head`.
             reads, writes: a space or several.
             table: a mapping from labels (a tuple where there are several spaces; `...` stands for anything, None for an
-                empty space), or a function of one label a space which returns None for nothing.
+                empty space), or a function of one label a space which returns None for nothing. The function is not
+                asked about empty spaces; there `otherwise` holds.
             otherwise: what is written where no entry fires.
             overlaps: whether entries that can fire together are an "error", or meant to "sum".
 
         Raises `ConfigError` naming the table: unknown labels, entries that overlap, a table without entries.
         """
-        read = [reads] if isinstance(reads, Space | str) else list(reads)
-        written = [writes] if isinstance(writes, Space | str) else list(writes)
         name, where = self._new_name("mlp", layer, name)
+        read, written = several(reads), several(writes)
         self._check_space(where, *read, *written)
+        if not written:
+            raise ConfigError(f"{where}: it writes no space; allowed: a space or several")
         check_choice(f"{where}: overlaps", overlaps, ("error", "sum"))
         given = neurons.listed_table(where, read, written, table, otherwise, overlaps == "sum")
+        twice = next((space for i, space in enumerate(written) if space in written[:i]), None)
+        if twice is not None:
+            raise ConfigError(f"{where}: it writes space {twice.name!r} twice; allowed: a label for each space")
         self._add(neurons.lookup(name, given, self.one["1"]), layer, name)
 
     @placed
@@ -132,23 +137,25 @@ class Builder(Numbers):
 
         Args:
             layer, name: as for `head`; the space has this name, too.
-            qk: what makes a key a match, all matches with the same score; without it, every key but the start counts.
+            qk: what makes a key a match; without it, every key counts. Those count that have the largest score which
+                `qk` can give, so that a sum of matches counts the keys that match in all of them. The start never does.
             up_to: the largest label.
             gate: nothing is written where this coordinate, or every coordinate of this space or list, is 0; by default
                 at the start of the text.
 
-        Raises `ConfigError` naming the count: a circuit without `bos`, matches of different scores.
+        Raises `ConfigError` naming the count: a circuit without `bos`, scores that are not known, and a match by a
+        space in which the embedding of the start matches.
         """
         name, where = self._new_name("count", layer, name)
         if self.bos is None:
             raise ConfigError(f"{where}: counting needs the start of the text; give the circuit bos=")
-        if not is_index(up_to) or up_to < 1:
-            raise ConfigError(f"{where}: up_to = {describe(up_to)}; allowed: 1 or more")
+        check_count(f"{where}: up_to", up_to)
         words = [word for word in self.vocabulary.words if word != self.bos]
         inner = name.removeprefix("".join(scope + SCOPE for scope in self._scopes))
         qk = match(self.one, self.tok, {"1": words}) if qk is None else qk
         if not isinstance(qk, Form):
             raise ConfigError(f"{where}: qk = {describe(qk)}; allowed: a form, as match returns")
+        qk = but_the_start(self, where, qk)
         scores = possible_scores(qk, self.holds, self.n_ctx).values
         if scores is None or not float(scores[-1]) > 0:
             said = "its scores are not known" if scores is None else "no key scores above 0"
@@ -165,8 +172,8 @@ class Builder(Numbers):
     def direct(self, form: Form) -> None:
         """What the unembedding reads beside `out`: a path without a layer, from any space to words.
 
-        `copy(c.tok, c.out, log_probabilities)` is a bigram model. Raises `ConfigError` for a form that leads elsewhere
-        than to `out`.
+        `copy(c.tok, c.out, log_probabilities)` is a bigram model. Its logits lie below 0: a circuit predicts them with
+        `nothing_below=-math.inf`. Raises `ConfigError` for a form that leads elsewhere than to `out`.
         """
         if not isinstance(form, Form) or not form.terms:
             raise ConfigError(f"direct: {describe(form)}; allowed: a form, as copy returns")

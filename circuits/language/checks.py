@@ -1,8 +1,9 @@
 """Checks: what a declaration promises and cannot keep, and what in it does nothing."""
 
+import itertools
 from collections.abc import Iterator
 
-from circuits.language.holdings import Held, Holdings
+from circuits.language.holdings import Conditions, Held, Holdings
 from circuits.language.layers import read_spaces, written_spaces
 from circuits.language.layout import Layout, time_of
 from circuits.language.neurons import key_as_written
@@ -45,12 +46,14 @@ def _check_neurons(part: Neurons, holdings: Holdings) -> None:
     time = time_of(part)
     reads = part.table.reads if part.table is not None else tuple({one.space: None for one in part.gate})
     for space in reads:
+        _check_states(part, space)
         held = holdings.at(space, time)
         if held.kind != "one":
             does = "looks up" if part.table is not None else "has its gate in"
             raise ConfigError(
                 f"{part.title} {does} space {space.name!r}, which may hold {_amount(held)}: {held.why}; {WAYS}"
             )
+    _check_gates(part, holdings)
     always_open = {one.space.name for one in part.gate} == {holdings.declaration.one.name}
     for reach in part.reach if part.gate and not always_open else ():
         highest = holdings.reach(reach.number, time)[1]
@@ -58,6 +61,31 @@ def _check_neurons(part: Neurons, holdings: Holdings) -> None:
             raise ConfigError(
                 f"{part.title}: the number it reads may be {highest:g}, and its gate keeps it shut below "
                 f"{reach.high:g} only; scale the number, or give values that reach as far"
+            )
+
+
+def _check_states(part: Neurons, space: Space) -> None:
+    """A table and a gate read labels that are there or not; dense vectors of features hold them by halves."""
+    several = part.table is not None and part.table.summed
+    for state in space.states:
+        if set(state) - {0.0, 1.0} or (sum(state) > 1 and not several):
+            raise ConfigError(
+                f"{part.title} reads space {space.name!r} label by label, and that may hold the features "
+                f"{listed(state)}; declare a space of labels, or match it in a head"
+            )
+
+
+def _check_gates(part: Neurons, holdings: Holdings) -> None:
+    """A gate in several spaces may be open in one of them at a time: each adds what the neurons are shut by."""
+    open_at: dict[Space, Conditions] = {}
+    for space in dict.fromkeys(one.space for one in part.gate):
+        labels = frozenset(space.index(one.label) for one in part.gate if one.space == space)
+        open_at[space] = {**holdings.at(space, time_of(part)).when, space.name: labels}
+    for (space, one), (other, beside) in itertools.combinations(open_at.items(), 2):
+        if not any(not labels & beside[name] for name, labels in one.items() if name in beside):
+            raise ConfigError(
+                f"{part.title} has its gate in spaces {space.name!r} and {other.name!r}, and both may be open at a "
+                "position; let a table write one label where either is, and give that as gate="
             )
 
 

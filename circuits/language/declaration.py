@@ -5,15 +5,16 @@ Everything else is derived from it: the graph of its parts, what it means (`inte
 as methods, too.
 """
 
+import operator
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, Self
 
 from jaxtyping import Int
 from torch import Tensor
 
 from circuits.language.forms import Form
-from circuits.language.layers import settle
+from circuits.language.layers import settle, written_spaces
 from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, UNSETTLED, Head, Part
 from circuits.language.space import Number, cut
 from circuits.language.stream import Stream
@@ -46,6 +47,13 @@ class Declaration(Stream):
         self.directs: list[Form] = []
         self._declared: list[Part] = []
         self._settled: list[Part] | None = None
+
+    def __copy__(self) -> Self:
+        """A declaration of its own: what is declared in one of the two later is not in the other."""
+        new = type(self).__new__(type(self))
+        vars(new).update({name: value.copy() if isinstance(value, dict | list) else value
+                          for name, value in vars(self).items()})  # fmt: skip
+        return new
 
     @property
     def parts(self) -> list[Part]:
@@ -104,5 +112,10 @@ class Declaration(Stream):
         return name, where
 
     def _add(self, part: Part, layer: int | None, name: str) -> None:
-        self._declared.append(replace(part, name=name, layer=UNSETTLED if layer is None else layer))
+        for own in (self.pos, self.one):
+            if own.name in written_spaces(part):
+                raise ConfigError(
+                    f"{part.title} writes space {own.name!r}, which only the embedding may; give it another"
+                )
+        self._declared.append(replace(part, name=name, layer=UNSETTLED if layer is None else operator.index(layer)))
         self._settled = None

@@ -19,7 +19,6 @@ def edge_graph(layout: Layout) -> "MultiDiGraph":
 
     declaration, graph = layout.declaration, MultiDiGraph()
     nodes = component_names(declaration)
-    nodes |= dict.fromkeys(declaration.readouts, LOGITS)
     graph.add_node(EMBED, layer=-1, kind="embed", parts=())
     for part in declaration.parts:
         node = nodes[part.name]
@@ -38,7 +37,7 @@ def edge_graph(layout: Layout) -> "MultiDiGraph":
             }
             if not reached:
                 continue
-            start, end = nodes[write.writer], nodes[read.reader]
+            start, end = nodes[write.writer], LOGITS if read.kind == "out" else nodes[read.reader]
             known = graph.get_edge_data(start, end, read.kind) or {"spaces": (), "parts": ()}
             graph.add_edge(
                 start,

@@ -93,7 +93,7 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """A sum of terms. `a + b`, `a - b`, `2 * a`, `-a`; the empty form relates nothing.
+    """A sum of terms. `a + b`, `a - b`, `2 * a`, `-a`, `sum([a, b])`; the empty form relates nothing.
 
     Raises `ConfigError` for a factor that is no finite number.
     """
@@ -104,6 +104,9 @@ class Form:
         if not isinstance(other, Form):
             return NotImplemented
         return Form(self.terms + other.terms)
+
+    def __radd__(self, other: object) -> "Form":
+        return self if other == 0 else NotImplemented  # `sum` begins with 0
 
     def __mul__(self, factor: Number) -> "Form":
         if not is_finite(factor):
@@ -172,7 +175,11 @@ def _matrix(name: str, rows: Space, columns: Space, relation: Relation | None) -
     matrix = torch.zeros(len(rows), len(columns), dtype=torch.float64)
     if relation is None or isinstance(relation, Shift):
         if set(rows.labels) != set(columns.labels):
-            advice = "say by relation= which go together" if relation is None else f"{relation} needs the same for both"
+            advice = f"{relation} needs the same for both"
+            if relation is None:
+                both = not set(rows.labels).isdisjoint(columns.labels)
+                such = ", such as lambda a, b: a == b for those that both have" if both else ""
+                advice = f"say by relation= which go together{such}"
             raise ConfigError(
                 f"{name}: the labels of {rows.name!r} ({listed(rows.labels)}) and of {columns.name!r} "
                 f"({listed(columns.labels)}) differ; {advice}"
@@ -206,16 +213,22 @@ def _matrix(name: str, rows: Space, columns: Space, relation: Relation | None) -
 
 def _numbers(name: str, relation: Any) -> Tensor:
     """A relation that is a whole matrix, as one."""
+    allowed = "shift(n), a mapping, a function of two labels, or a matrix"
+    return real_tensor(f"{name}: the relation", relation, allowed).detach()
+
+
+def real_tensor(where: str, given: Any, allowed: str = "a tensor") -> Tensor:
+    """Real numbers as a tensor in float64, on the CPU, with their gradient.
+
+    Raises `ConfigError`, whose message begins with `where`, for what is none, and for complex numbers.
+    """
     try:
-        given = torch.as_tensor(relation)
+        numbers = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:  # such as a word, or rows of several lengths
-        raise ConfigError(
-            f"{name}: the relation is {describe(relation)}; allowed: shift(n), a mapping, a function of two labels, "
-            "or a matrix"
-        ) from error
-    if given.is_complex():
-        raise ConfigError(f"{name}: the relation is a matrix of {given.dtype}; allowed: real numbers")
-    return given.detach().double().cpu()
+        raise ConfigError(f"{where} is {describe(given)}; allowed: {allowed}") from error
+    if numbers.is_complex():
+        raise ConfigError(f"{where} has numbers of {numbers.dtype}; allowed: real numbers")
+    return numbers.double().cpu()
 
 
 def _labels(given: Label | Iterable[Label]) -> Iterable[Label]:

@@ -16,6 +16,9 @@ MANY = 20_000
 SAME = 1e-9
 """Scores that differ by less are the same one."""
 
+TIED = 1e-6
+"""Scores of keys that differ by less tie; a head whose scores may do so cannot tell them apart."""
+
 Scores = Float[Tensor, "score"] | None
 """All scores that are possible, ascending; None where they are not known."""
 
@@ -46,7 +49,7 @@ def possible_scores(
     mixed = {space.name for term in form.terms for space in (term.rows, term.columns)
              if holds.get(space.name) in ("shares", "numbers")}  # fmt: skip
     if mixed:
-        return _of_shares(form, n_ctx) if all(holds[name] == "shares" for name in mixed) else Possible()
+        return _of_shares(form, holds, n_ctx) if all(holds[name] == "shares" for name in mixed) else Possible()
     blocks: dict[tuple[str, str], Tensor] = {}
     for term in form.terms:
         values = term.weighted
@@ -69,9 +72,11 @@ def possible_scores(
     return Possible(sums, float(sums.diff().min()))
 
 
-def _of_shares(form: Form, n_ctx: int) -> Possible:
+def _of_shares(form: Form, holds: Mapping[str, Holds], n_ctx: int) -> Possible:
     """Two shares k / m and l / n differ by 1 / (n_ctx (n_ctx - 1)) at least, and a share is at least 1 / n_ctx."""
     own = [term for term in form.terms if term.name != "sink"]
+    if any(holds.get(term.rows.name) == holds.get(term.columns.name) == "shares" for term in own):
+        return Possible()  # products of shares lie closer
     weights = torch.cat([term.weighted.flatten() for term in own]).abs().unique()
     weights = weights[weights > 0]
     if len(own) != 1 or len(weights) != 1:

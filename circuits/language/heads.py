@@ -1,6 +1,7 @@
 """Heads: where the sink lies, how much recency prefers, and how far apart the scores are."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import get_args
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.language.forms import Form, Term, match
-from circuits.language.gaps import SAME, margin_of_sink, possible_scores
+from circuits.language.gaps import SAME, TIED, margin_of_sink, possible_scores
 from circuits.language.parts import UNSETTLED, Head, Ties
 from circuits.language.space import Label, Number, is_finite
 from circuits.language.stream import Stream
@@ -67,6 +68,9 @@ def hard_head(
             margin = _margin_of_sink(where, scores.values, weight, of_start, pull, c.n_ctx)
         qk, ov = qk + _sink(c, weight), dropping(where, ov, {"tok": c.bos or "", "pos": 0})
         known = min(gap, of_sink) if gap and of_sink else possible_scores(qk, c.holds, c.n_ctx).gap
+    if known is not None and qk.terms and known <= 2 * TIED:
+        raise ConfigError(f"{where}: its scores may differ by {known:.3g} only, and must by more than {2 * TIED:g}; "
+                          "scale the form, or move the sink")  # fmt: skip
     prefers = Form()
     if ties != "mean":
         prefers = _prefers_later(c, -preference if ties == "first" else preference)
@@ -174,3 +178,26 @@ def dropping(where: str, form: Form, bos_places: Mapping[str, Label]) -> Form:
         return left
 
     return Form(tuple(map(kept, form.terms)))
+
+
+def but_the_start(c: Stream, where: str, form: Form) -> Form:
+    """A form by which the start of the text, as a key, scores nothing. It is known by its word and its position.
+
+    Raises `ConfigError`, whose message begins with `where`, if it scores by another space that the embedding writes.
+    """
+    first, start = {c.tok.name: c.bos, c.pos.name: 0}, c.vocabulary.to_single_token(c.bos or "")
+    terms: list[Term] = []
+    for term in form.terms:
+        key = term.columns
+        if key.name in first:
+            matrix = term.matrix.clone()
+            matrix[:, key.index(first[key.name])] = 0
+            same = torch.equal(matrix, term.matrix)
+            terms.append(term if same else replace(term, matrix=matrix, shift=None))
+            continue
+        written = c.embeddings.get(key.name) if key is not c.one else None
+        if written is not None and bool((term.matrix @ written[start]).any()):
+            raise ConfigError(f"{where}: {term.name} also matches the start, {c.bos!r}, which does not count; "
+                              f"leave it out of {key.name!r}")  # fmt: skip
+        terms.append(term)
+    return Form(tuple(terms))

@@ -16,7 +16,7 @@ from circuits.language.forms import Term
 from circuits.language.layout import Layout, time_of
 from circuits.language.parts import Head, Neurons, Terms
 from circuits.language.single import copies_one_label
-from circuits.language.space import Holds, Space
+from circuits.language.space import Coordinate, Holds, Space
 
 Conditions = dict[str, frozenset[int]]
 """Where something can only be present if other spaces of the same position hold one of these labels."""
@@ -76,7 +76,10 @@ class Holdings:
         Of a space that holds one label, or shares of several, at most one coordinate counts in whole.
         """
         ends: dict[Space, list[tuple[float, float]]] = {}
+        factors: dict[Coordinate, float] = {}
         for coordinate, factor in number:
+            factors[coordinate] = factors.get(coordinate, 0.0) + factor
+        for coordinate, factor in factors.items():
             held, place = self.at(coordinate.space, time), coordinate.space.index(coordinate.label)
             low, high = sorted((factor * float(held.low[place]), factor * float(held.high[place])))
             ends.setdefault(coordinate.space, []).append((low, high))
@@ -101,7 +104,7 @@ class Holdings:
         if not given:
             zero, no = torch.zeros(len(space), dtype=torch.float64), torch.zeros(len(space), dtype=torch.bool)
             return Held("one", no, zero, zero, zero + torch.inf, {}, ())
-        return given[0] if len(given) == 1 else _together(space, given)
+        return given[0] if len(given) == 1 else _together(given)
 
     def _give(self, space: Space, time: float, held: Held) -> None:
         self._given.setdefault(space.name, []).append((time, held))
@@ -131,7 +134,7 @@ class Holdings:
             by_destination.setdefault(term.columns.name, []).append(term)
         for terms in by_destination.values():
             given = [self._copied(head, term) for term in terms]
-            held = given[0] if len(given) == 1 else _together(terms[0].columns, given, head.title)
+            held = given[0] if len(given) == 1 else _together(given, head.title)
             # A copy comes from another position, where other conditions hold.
             self._give(terms[0].columns, time_of(head), replace(held, when={}))
 
@@ -193,9 +196,10 @@ class Holdings:
         needed: Conditions = {}
         if part.table is not None and not part.table.otherwise:
             for i, space in enumerate(part.table.reads):
-                labels = {entry.key[i] for entry in part.table.entries}
-                if all(isinstance(label, str | int) for label in labels):
-                    needed[space.name] = frozenset(space.index(label) for label in labels)  # pyright: ignore[reportArgumentType]
+                keys = {entry.key[i] for entry in part.table.entries}
+                labels = {label for label in keys if isinstance(label, str | int)}
+                if len(labels) == len(keys):
+                    needed[space.name] = frozenset(map(space.index, labels))
         gates = {coordinate.space.name for coordinate in part.gate}
         if len(gates) == 1:
             needed[gates.pop()] = frozenset(one.space.index(one.label) for one in part.gate)
@@ -206,7 +210,7 @@ class Holdings:
         return needed
 
 
-def _together(space: Space, given: list[Held], who: str = "") -> Held:
+def _together(given: list[Held], who: str = "") -> Held:
     """What a space holds that several things write."""
     apart = all(_exclude(one, other) for i, one in enumerate(given) for other in given[:i])
     lows, highs = torch.stack([one.low for one in given]), torch.stack([one.high for one in given])

@@ -7,6 +7,7 @@ and no norm, and its heads that choose have no sharpness. So it can say whether 
 these, does what was declared.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,15 +18,14 @@ from torch import Tensor
 
 from circuits.language.checks import check_sound
 from circuits.language.declaration import Declaration
+from circuits.language.forms import real_tensor
+from circuits.language.gaps import TIED
 from circuits.language.holdings import Holdings
 from circuits.language.layout import Layout
 from circuits.language.parts import Head, Ties
 from circuits.language.space import Label, Space, cut, listed, shortened
 from circuits.language.steps import Step
-from interp.errors import ConfigError, ShapeError, did_you_mean
-
-TIED = 1e-6
-"""Scores that differ by less are the same score."""
+from interp.errors import ConfigError, ShapeError, describe, did_you_mean
 
 HEARD = 0.499
 """The share of a part's smallest write that is enough for a prediction. It is a little below a half, because sums come
@@ -126,11 +126,11 @@ class Interpreter:
         """
         x = self.layout.embedded(tokens)
         for name, given in checked_vectors(self.declaration, tokens, vectors).items():
-            x[..., self.layout.slices[name]] = given
+            x[..., self.layout.slices[name]] = given.detach()
         visible = visible_keys(self.declaration.attention_dir, tokens.shape[1])
         patterns: dict[str, Tensor] = {}
         fired: dict[str, Tensor] = {}
-        broken: list[str] = []
+        broken = self._outside(x)
         for layer in range(self.declaration.n_layers):
             parts = [part for part in self.declaration.parts if part.layer == layer]
             written = torch.zeros_like(x)
@@ -150,6 +150,16 @@ class Interpreter:
         predictions = in_words(decode(logits, self.nothing_below), self.declaration.vocabulary.words)
         said = tuple(dict.fromkeys(broken))
         return Interpretation(tokens, x, patterns, logits, predictions, said, fired, self.layout, self.thresholds)
+
+    def _outside(self, x: Coordinates) -> list[str]:
+        """Vectors that do not lie where the declaration says."""
+        broken: list[str] = []
+        for name, (low, high) in self.declaration.inputs.items():
+            given = x[..., self.layout.slices[name]]
+            outside = given[(given < low - TIED) | (given > high + TIED)]
+            if outside.numel():
+                broken.append(f"vectors {name!r} hold {float(outside[0]):.4g}, and lie between {low:g} and {high:g}")
+        return broken
 
     def _attend(
         self, head: Head, x: Coordinates, visible: Bool[Tensor, "query_pos key_pos"], broken: list[str]
@@ -219,9 +229,14 @@ def checked_vectors(
 ) -> dict[str, Tensor]:
     """The vectors that a circuit asks for, in float64.
 
-    Raises `ConfigError` for vectors that are missing or not asked for, `ShapeError` for another shape.
+    Raises `ConfigError` for vectors that are missing, not asked for, or no finite numbers; `ShapeError` for another
+    shape.
     """
-    given, wanted = dict(vectors or {}), declaration.inputs
+    wanted = declaration.inputs
+    if not isinstance(vectors, Mapping | None):
+        raise ConfigError(f"vectors = {describe(vectors)}; allowed: a mapping from {listed(wanted) or 'nothing'} to "
+                          "tensors [batch, pos, size]")  # fmt: skip
+    given = dict(vectors or {})
     for name in given:
         if name not in wanted:
             raise ConfigError(f"vectors {name!r} are given, and the circuit takes {listed(wanted) or 'none'}"
@@ -230,10 +245,12 @@ def checked_vectors(
     for name in wanted:
         if name not in given:
             raise ConfigError(f"the circuit reads vectors {name!r}; give {{{name!r}: a tensor [batch, pos, size]}}")
-        value = torch.as_tensor(given[name]).detach().double().cpu()
+        value = real_tensor(f"vectors {name!r}", given[name])
         shape = (*tokens.shape, len(declaration.spaces[name]))
         if tuple(value.shape) != shape:
             raise ShapeError(f"vectors {name!r} have shape {tuple(value.shape)}; allowed: {shape}, [batch, pos, size]")
+        if not value.isfinite().all():
+            raise ConfigError(f"vectors {name!r} have entries that are not finite")
         checked[name] = value
     return checked
 
@@ -259,13 +276,17 @@ def nothing_below(holdings: Holdings) -> dict[str, Float[Tensor, "labels"]]:
     for name, block in layout.unembedding.items():
         least = holdings.at(declaration.spaces[name]).smallest.clamp(max=1e300)[:, None]
         smallest = smallest.minimum((block.abs() * least).where(block != 0, torch.inf).amin(0))
-    smallest = smallest.where(smallest < 1e299, torch.inf)
-    thresholds = {declaration.out.name: HEARD * smallest}
+    thresholds = {declaration.out.name: _heard(smallest)}
     if declaration.nothing_below is not None:
         thresholds[declaration.out.name] = torch.full_like(smallest, declaration.nothing_below)
     for name, space in declaration.readouts.items():
-        thresholds[name] = HEARD * holdings.at(space).smallest
+        thresholds[name] = _heard(holdings.at(space).smallest)
     return thresholds
+
+
+def _heard(smallest: Float[Tensor, "labels"]) -> Float[Tensor, "labels"]:
+    """The thresholds of numbers whose smallest ones are known; what is nearly infinite came of ones that are not."""
+    return (HEARD * smallest).where(smallest < 1e200, torch.inf)
 
 
 def visible_keys(attention_dir: str, n_pos: int) -> Bool[Tensor, "query_pos key_pos"]:
@@ -293,11 +314,13 @@ def leading(
     """Which words have the largest logit of those that reach their threshold, several of them where they tie.
 
     Words tie within a tenth of the lowest threshold. That is a twentieth of the smallest logit that a part writes
-    alone, so no write is overlooked, and more than the errors of a compiled model, which tell equal logits apart.
+    alone, so no write is overlooked, and more than the errors of a compiled model, which tell equal logits apart. Where
+    every position predicts a word, there is no such scale, and they tie within `TIED`.
     """
     heard = logits >= nothing_below
+    lowest = float(nothing_below.amin().clamp(max=1e300))
     best = logits.masked_fill(~heard, -torch.inf).amax(-1, keepdim=True)
-    return heard & (logits >= best - float(nothing_below.amin().clamp(max=1e300)) / 10)
+    return heard & (logits >= best - (lowest / 10 if lowest > -math.inf else TIED))
 
 
 def decode(

@@ -8,7 +8,7 @@ import numpy as np
 
 from circuits.language.space import Number, is_finite
 from interp.errors import ConfigError, describe
-from interp.indices import is_index
+from interp.indices import check_count
 
 GRID = 4096
 """Pieces begin and end at the points of a grid of so many steps. The error is also measured between them."""
@@ -40,8 +40,8 @@ def pieces(
     """
     if not callable(f):
         raise ConfigError(f"{where}: f = {describe(f)}; allowed: a function of one number")
-    if n_knots is not None and (not is_index(n_knots) or not 2 <= n_knots <= GRID + 1):
-        raise ConfigError(f"{where}: knots = {describe(n_knots)}; allowed: 2 to {GRID + 1:,}")
+    if n_knots is not None:
+        check_count(f"{where}: knots", n_knots, GRID + 1, least=2)
     if error is not None and (not is_finite(error) or error <= 0):
         raise ConfigError(f"{where}: error = {describe(error)}; allowed: a finite number above 0")
     places = np.linspace(low, high, 2 * GRID + 1)
@@ -68,6 +68,8 @@ def _value(where: str, f: Callable[[float], Number], u: float) -> float:
         value = f(u)
     except (ArithmeticError, ValueError) as error:
         raise ConfigError(f"{where}: f({u:g}) is not defined ({error}); say by over= where it is") from error
+    except TypeError as error:  # such as torch.relu, which takes tensors
+        raise ConfigError(f"{where}: f({u:g}) fails ({error}); allowed: a function of one float") from error
     if not is_finite(value):
         raise ConfigError(f"{where}: f({u:g}) = {describe(value)}; allowed: a finite number")
     return float(value)

@@ -6,6 +6,7 @@ reads or writes it, so that nothing here is as large as all spaces together, squ
 """
 
 from collections.abc import Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -69,8 +70,7 @@ class Layout:
     """
 
     def __init__(self, declaration: Declaration, also: Iterable[Space] = (), unfinished: bool = False):
-        self.declaration = declaration
-        self._unfinished = unfinished
+        self.declaration = declaration if unfinished else copy(declaration)  # which may go on
         tok, pos, one, out = declaration.tok, declaration.pos, declaration.one, declaration.out
         read_at_the_end = {term.rows.name for form in declaration.directs for term in form.terms}
         used = {*(space.name for space in also), *read_at_the_end, *declaration.readouts, *declaration.inputs}
@@ -176,11 +176,10 @@ class Layout:
                 writers = [write for write in writes if name in write.blocks and write.blocks[name].any()]
                 if any(write.time < read.time for write in writers):
                     continue
-                place = (
-                    f"{read.reader!r} in layer {times[read.reader]}"
-                    if read.reader in times
-                    else ("the unembedding" if read.reader == UNEMBED else f"the readout {read.reader!r}")
-                )
+                if read.kind != "out":
+                    place = f"{read.reader!r} in layer {times[read.reader]}"
+                else:
+                    place = "the unembedding" if read.reader == UNEMBED else f"the readout {read.reader!r}"
                 if not writers:
                     raise ConfigError(f"{place} reads space {name!r}, which nothing writes")
                 first = min(writers, key=lambda write: write.time)

@@ -3,11 +3,10 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from types import EllipsisType
 from typing import Any
 
 from circuits.language.knots import Pieces
-from circuits.language.parts import UNSETTLED, Entry, Lookup, Neurons, Ramp, Reach, Table, Terms
+from circuits.language.parts import UNSETTLED, Entry, Key, Lookup, Neurons, Ramp, Reach, Table, Terms
 from circuits.language.space import Coordinate, Label, Number, Space, is_finite
 from interp.errors import ConfigError, describe
 
@@ -51,9 +50,9 @@ def listed_table(
         if len(written) != len(writes):
             raise ConfigError(f"{where}: {what} -> {written} needs a label for each of the {len(writes)} spaces it "
                               "writes")  # fmt: skip
-        for space, label in zip(writes, written, strict=True):
-            space.index(label, f"{where}, {what}")
-        return written
+        return tuple(
+            space.labels[space.index(label, f"{where}, {what}")] for space, label in zip(writes, written, strict=True)
+        )
 
     entries = tuple(
         Entry(key, labels(value, f"entry {key_as_written(key)}")) for key, value in _entries(where, reads, table)
@@ -76,15 +75,13 @@ def listed_table(
     return Lookup(tuple(reads), tuple(writes), entries, default, summed, isinstance(table, Mapping))
 
 
-def key_as_written(key: tuple[Label | EllipsisType | None, ...]) -> str:
+def key_as_written(key: Key) -> str:
     """A key as it is written, such as ('a', ..., None)."""
     shown = ["..." if label is ... else repr(label) for label in key]
     return shown[0] if len(shown) == 1 else f"({', '.join(shown)})"
 
 
-def _entries(
-    where: str, reads: Sequence[Space], table: Table
-) -> Iterator[tuple[tuple[Label | EllipsisType | None, ...], Label | tuple[Label, ...]]]:
+def _entries(where: str, reads: Sequence[Space], table: Table) -> Iterator[tuple[Key, Label | tuple[Label, ...]]]:
     if isinstance(table, Mapping):
         for given, value in table.items():
             key = given if isinstance(given, tuple) else (given,)
@@ -92,10 +89,14 @@ def _entries(
                 raise ConfigError(
                     f"{where}: entry {key_as_written(key)} does not have one label for each of {len(reads)} spaces"
                 )
-            for space, label in zip(reads, key, strict=True):
-                if label is not ... and label is not None:
-                    space.index(label, f"{where}, entry {key_as_written(key)}")
-            yield key, value
+            said = f"{where}, entry {key_as_written(key)}"
+            yield (
+                tuple(
+                    label if label is ... or label is None else space.labels[space.index(label, said)]
+                    for space, label in zip(reads, key, strict=True)
+                ),
+                value,
+            )
     elif not callable(table):
         raise ConfigError(f"{where}: the table is {describe(table)}; allowed: a mapping, or a function of labels")
     elif (n_keys := math.prod(map(len, reads))) > MANY:
@@ -136,9 +137,8 @@ def bucket(
     for label, value in values.items():
         if not is_finite(value):
             raise ConfigError(f"{where}: the value of {label!r} is {describe(value)}; allowed: a finite number")
+    values = {writes.labels[writes.index(label, where)]: float(value) for label, value in values.items()}
     order = sorted(values, key=lambda label: values[label])
-    for label in order:
-        writes.index(label, where)
     for one, other in itertools.pairwise(order):
         if values[one] == values[other]:
             raise ConfigError(f"{where}: {one!r} and {other!r} have the same value, {values[one]}")

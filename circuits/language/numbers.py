@@ -13,7 +13,7 @@ from circuits.language.knots import Pieces, pieces
 from circuits.language.layout import Layout
 from circuits.language.parts import UNSETTLED, Neurons, Ramp, Reach, Terms
 from circuits.language.placed import placed
-from circuits.language.space import Coordinate, Linear, Number, Space, is_finite
+from circuits.language.space import Coordinate, Linear, Number, Space, is_finite, several
 from circuits.language.stream import stretch
 from interp.errors import ConfigError, describe
 from interp.keywords import known_keywords
@@ -49,8 +49,11 @@ class Numbers(Declaration):
         name, where = self._new_name("bucket", layer, name)
         terms = self._number(where, number, "number")
         gate = self.one if gate is None else gate
-        gates = [gate[label] for label in gate.labels] if isinstance(gate, Space) else gate
-        gates = [gates] if isinstance(gates, Coordinate) else list(gates)
+        gates = [gate[label] for label in gate.labels] if isinstance(gate, Space) else several(gate)
+        gates = list(dict.fromkeys(gates))
+        if not gates or not all(isinstance(one, Coordinate) for one in gates):
+            raise ConfigError(f"{where}: gate = {describe(gate)}; allowed: a space, or coordinates such as "
+                              f"{self.tok.name}[{self.tok.labels[0]!r}]")  # fmt: skip
         self._check_space(where, writes, *(one.space for one in gates))
         self._add(neurons.bucket(where, terms, writes, values, gates), layer, name)
 
@@ -149,7 +152,10 @@ class Numbers(Declaration):
         if not isinstance(logit, Coordinate) or logit.space != self.out:
             raise ConfigError(f"number: {describe(logit)}; allowed: a coordinate of {self.out.name!r}, such as "
                               f"out[{self.out.labels[0]!r}]")  # fmt: skip
-        for coordinate, factor in self._number(f"number {logit}", reads):
+        terms = self._number(f"number {logit}", reads)
+        if not all(factor for _, factor in terms):
+            raise ConfigError(f"number {logit}: reads = {reads}; allowed: factors other than 0")
+        for coordinate, factor in terms:
             read = coordinate.space
             relation = torch.zeros(len(read), len(self.out), dtype=torch.float64)
             relation[read.index(coordinate.label), self.out.index(logit.label)] = factor
@@ -200,7 +206,8 @@ class Numbers(Declaration):
         """Between what a number lies: as given, or as follows from what has been declared so far."""
         if over is not None:
             return stretch(where, over)
-        low, high = Holdings(Layout(self, unfinished=True)).reach(number)
+        read = [coordinate.space for coordinate, _ in number]
+        low, high = Holdings(Layout(self, also=read, unfinished=True)).reach(number)
         if not is_finite(low) or not is_finite(high):
             raise ConfigError(f"{where}: what it reads is not bounded; say by over=(low, high) where it lies")
         if low == high:

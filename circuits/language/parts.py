@@ -103,16 +103,20 @@ class Reach:
     high: float
 
 
+Key = tuple[Label | EllipsisType | None, ...]
+"""For each space that is read a label, `...` for anything, or None for nothing."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One entry of a table.
 
     Attributes:
-        key: for each space that is read a label, `...` for anything, or None for nothing.
+        key: when it fires.
         labels: what is written, one label for each space.
     """
 
-    key: tuple[Label | EllipsisType | None, ...]
+    key: Key
     labels: tuple[Label, ...]
 
 

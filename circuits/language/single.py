@@ -41,19 +41,35 @@ def copies_one_label(head: Head, term: Term, holdings: "Holdings") -> bool:
         scores += queries.held(one.rows) @ one.weighted @ keys.held(one.columns).T
     levels = (scores * LEVEL).round().long()
     of_query, of_key = queries.labels(pos), keys.labels(pos)
-    visible = torch.ones_like(levels, dtype=torch.bool)
+    copied = None
+    if term.rows in keys.spaces:
+        copied = (keys.held(term.rows) @ term.weighted).mul(LEVEL).round().unique(dim=0, return_inverse=True)[1]
+    seen = torch.ones_like(levels, dtype=torch.bool)
     if of_query is not None and of_key is not None and holdings.declaration.attention_dir == "causal":
-        visible = of_key[None] <= of_query[:, None]
-    floor = _surely_reached(levels, of_query, of_key).clamp(min=round(head.sink * LEVEL) if head.sink else -(2**62))
-    may_win = visible & (levels >= floor[:, None])
-    if head.sink and bool((may_win & (levels == round(head.sink * LEVEL))).any()):
-        return False
-    if of_key is not None and _alike(levels, may_win, of_key):
-        return True
-    if term.rows not in keys.spaces:
-        return False
-    copied = (keys.held(term.rows) @ term.weighted).mul(LEVEL).round()
-    return _alike(levels, may_win, copied.unique(dim=0, return_inverse=True)[1])
+        seen = of_key[None] <= of_query[:, None]
+    floor = _surely_reached(levels, of_query, of_key)
+    whats = [what for what in (of_key, copied) if what is not None]
+    if head.sink:  # the start is always there, and is a key of its own kind
+        start, others = _may_be_the_start(keys, holdings)
+        of_start = levels[:, start] + round(head.sink * LEVEL)
+        floor = floor.maximum(of_start.amin(1))
+        levels = torch.cat([levels[:, others], of_start], 1)
+        seen = torch.cat([seen[:, others], torch.ones_like(of_start, dtype=torch.bool)], 1)
+        whats = [torch.cat([what[others], torch.full((of_start.shape[1],), -1)]) for what in whats]
+    return any(_alike(levels, seen & (levels >= floor[:, None]), what) for what in whats)
+
+
+def _may_be_the_start(
+    keys: "_States", holdings: "Holdings"
+) -> tuple[Bool[Tensor, "combinations"], Bool[Tensor, "combinations"]]:
+    """Which combinations the start of the text may hold, and which the other keys may."""
+    c = holdings.declaration
+    start, others = torch.ones(keys.n, dtype=torch.bool), torch.ones(keys.n, dtype=torch.bool)
+    for space, label in ((c.tok, c.bos), (c.pos, 0)):
+        held = keys.labels(space)
+        if held is not None and label is not None:
+            start, others = start & (held == space.index(label)), others & (held != space.index(label))
+    return start, others
 
 
 class _States:

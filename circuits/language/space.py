@@ -1,10 +1,11 @@
 """Space: a named part of the residual stream, with one direction for each thing it can say."""
 
 import math
-from collections.abc import Hashable, Iterable
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, SupportsFloat
 
 from interp.errors import ConfigError, describe, did_you_mean
 from interp.indices import is_index
@@ -22,12 +23,17 @@ sum to 1 or less; or any numbers."""
 
 def is_finite(value: object) -> bool:
     """Whether a value is a real number that is neither infinite nor NaN. True and False are no numbers here."""
-    if isinstance(value, str | bool) or not hasattr(value, "__float__"):
+    if isinstance(value, str | bool) or not isinstance(value, SupportsFloat):
         return False
     try:
-        return math.isfinite(float(value))  # pyright: ignore[reportArgumentType]
+        return math.isfinite(float(value))
     except (TypeError, ValueError, OverflowError, RuntimeError):  # such as a tensor of several numbers, or 10**400
         return False
+
+
+def plain(label: Any) -> Any:
+    """An integer of any kind, such as numpy's, as Python's own; anything else as it is."""
+    return operator.index(label) if not isinstance(label, str | int) and is_index(label) else label
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,9 @@ class Space:
         if not self.labels:
             raise ConfigError(f"space {self.name!r} has no labels")
         seen: dict[Label, int] = {}
+        object.__setattr__(self, "labels", tuple(plain(label) for label in self.labels))
         for place, label in enumerate(self.labels):
-            if not isinstance(label, str) and not is_index(label):
+            if not isinstance(label, str | int) or isinstance(label, bool):
                 raise ConfigError(
                     f"space {self.name!r}: label {describe(label)} at place {place}; allowed: words and integers"
                 )
@@ -73,7 +80,8 @@ class Space:
 
         Raises `ConfigError` with the nearest label; its message begins with `where`, which says who asked.
         """
-        if not isinstance(label, Hashable) or label not in self._places:
+        label = plain(label)
+        if not isinstance(label, str | int) or isinstance(label, bool) or label not in self._places:
             near = did_you_mean(str(label), map(str, self.labels), said={str(one): repr(one) for one in self.labels})
             message = f"space {self.name!r} has no label {describe(label)}; it has {listed(self.labels)}{near}"
             raise ConfigError(f"{where}: {message}" if where else message)
@@ -84,8 +92,7 @@ class Space:
         return {label: place for place, label in enumerate(self.labels)}
 
     def __getitem__(self, label: Label) -> "Coordinate":
-        self.index(label)
-        return Coordinate(self, label)
+        return Coordinate(self, self.labels[self.index(label)])
 
     def __iter__(self) -> None:  # `__getitem__` alone would make a space iterable, by labels that do not exist
         raise TypeError(f"space {self.name!r} is not a sequence; iterate over its labels")
@@ -95,7 +102,10 @@ class Space:
 
 
 class Linear:
-    """What can be added and scaled: a coordinate, or a sum of coordinates."""
+    """What can be added and scaled: a coordinate, or a sum of coordinates. Python's `sum` adds several.
+
+    A constant is a multiple of the constant coordinate, `c.one["1"]`; a bare number is refused (`ConfigError`).
+    """
 
     @property
     def terms(self) -> tuple[tuple["Coordinate", float], ...]:
@@ -103,7 +113,14 @@ class Linear:
         raise NotImplementedError
 
     def __add__(self, other: "Linear") -> "Sum":
-        return Sum(self.terms + other.terms) if isinstance(other, Linear) else NotImplemented
+        if isinstance(other, Linear):
+            return Sum(self.terms + other.terms)
+        if is_finite(other):
+            raise ConfigError(f"{self} + {other!r}: a bare number is no coordinate; say {other!r} * c.one['1']")
+        return NotImplemented
+
+    def __radd__(self, other: object) -> "Sum":
+        return Sum(self.terms) if other == 0 else self + other  # pyright: ignore[reportOperatorIssue]  # `sum` begins with 0
 
     def __mul__(self, factor: Number) -> "Sum":
         if not is_finite(factor):
@@ -116,7 +133,7 @@ class Linear:
         return -1.0 * self
 
     def __sub__(self, other: "Linear") -> "Sum":
-        return self + -other if isinstance(other, Linear) else NotImplemented
+        return self + -other if isinstance(other, Linear) or is_finite(other) else NotImplemented
 
 
 @dataclass(frozen=True)
@@ -151,7 +168,12 @@ class Sum(Linear):
         return said.replace("+ -", "- ") or "0"
 
 
-def listed(labels: Iterable[Label]) -> str:
+def several(given: Any) -> list[Any]:
+    """One or several, as several. Whether they are what is allowed is checked by the caller."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, Space | str) else [given]
+
+
+def listed(labels: Iterable[object]) -> str:
     """Labels in a row for a message: all of them, or the first few and the last."""
     names = [str(label) for label in labels]
     return " ".join(names) if len(names) <= 8 else f"{' '.join(names[:6])} ... {names[-1]} ({len(names)} labels)"

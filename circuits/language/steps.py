@@ -5,6 +5,7 @@ combination of labels. Everything else is computed ramp by ramp, in portions.
 """
 
 import math
+from types import EllipsisType
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from circuits.language.layout import Layout
 from circuits.language.parts import Lookup, Neurons, Ramp, Reach, Terms
-from circuits.language.space import Space
+from circuits.language.space import Label, Space
 
 MANY = 5_000_000
 """The most combinations of labels that a table is written out for."""
@@ -151,18 +152,20 @@ def _array_of(table: Lookup) -> Int[Tensor, "*combinations"] | None:
     plain: list[list[int]] = []
     numbers: list[int] = []
     for number, entry in enumerate(table.entries):
-        if ... in entry.key:
-            array[tuple(_place(space, label) for space, label in zip(table.reads, entry.key, strict=True))] = number
+        place = tuple(_place(space, label) for space, label in zip(table.reads, entry.key, strict=True))
+        single = [one for one in place if isinstance(one, int)]
+        if len(single) < len(place):
+            array[place] = number
         else:
-            plain.append([_place(space, label) for space, label in zip(table.reads, entry.key, strict=True)])  # pyright: ignore[reportArgumentType]
+            plain.append(single)
             numbers.append(number)
     if plain:
         array[tuple(torch.tensor(plain).T)] = torch.tensor(numbers)
     return array
 
 
-def _place(space: Space, label: object) -> int | slice:
+def _place(space: Space, label: Label | EllipsisType | None) -> int | slice:
     """Where a label stands on its axis: any place for `...`, the last one for None."""
-    if label is ...:
+    if isinstance(label, EllipsisType):
         return slice(None)
-    return len(space) if label is None else space.index(label)  # pyright: ignore[reportArgumentType]
+    return len(space) if label is None else space.index(label)

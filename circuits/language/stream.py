@@ -1,5 +1,6 @@
 """Stream: the words of a circuit, and the spaces that its residual stream is made of."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, get_args
@@ -8,9 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuits.language.space import Holds, Label, Number, Space, is_finite, listed
+from circuits.language.parts import EMBED, POS_EMBED, UNEMBED
+from circuits.language.space import Holds, Label, Number, Space, is_finite, listed, plain
 from interp.errors import ConfigError, TokenError, check_choice, describe, did_you_mean
-from interp.indices import is_index
+from interp.indices import check_count
 from interp.keywords import known_keywords
 from interp.text import INPUT, Ids, Text, Vocabulary, as_ids, check_tokens, is_text
 
@@ -21,20 +23,9 @@ SCOPE = "/"
 class Stream:
     """The words of a circuit, its longest text, and the spaces that its stream is made of.
 
-    Args:
-        vocab: the words, or a string of one-character words, or a `Vocabulary`.
-        n_ctx: longest text, the start included.
-        bos: the word that every text starts with; a head that finds no match rests there (its sink).
-        attention_dir: "causal" or "bidirectional".
-        tied: read the prediction from `tok` itself instead of from a space of its own, as a tied unembedding does.
-        nothing_below: logits below it predict nothing. By default it follows, word by word, from what can be written:
-            about half of the smallest logit that a part gives the word when no other part writes.
+    Arguments, and the spaces `tok`, `pos`, `one` and `out`, are those of `circuits.Circuit`.
 
     Attributes:
-        tok: the current word, written by the embedding.
-        pos: the position, 0 to n_ctx - 1.
-        one: a constant 1 at every position.
-        out: where predictions are written; the unembedding reads it.
         spaces: all spaces by name.
         embeddings: what a word writes into a space, [d_vocab, labels], by the name of the space.
         holds: what a space holds by the author's word, by its name; see `space`.
@@ -54,15 +45,16 @@ class Stream:
         tied: bool = False,
         nothing_below: Number | None = None,
     ):
-        if not is_index(n_ctx) or n_ctx < 1:
-            raise ConfigError(f"n_ctx = {describe(n_ctx)}; allowed: 1 or more")
+        self.n_ctx = check_count("n_ctx", n_ctx)
         check_choice("attention_dir", attention_dir, ("causal", "bidirectional"))
-        if nothing_below is not None and (not is_finite(nothing_below) or nothing_below <= 0):
-            raise ConfigError(f"nothing_below = {describe(nothing_below)}; allowed: a finite number above 0, or None")
+        always = isinstance(nothing_below, float) and nothing_below == -math.inf
+        if nothing_below is not None and not always and (not is_finite(nothing_below) or nothing_below <= 0):
+            raise ConfigError(f"nothing_below = {describe(nothing_below)}; allowed: a finite number above 0, -math.inf "
+                              "(every position predicts a word), or None")  # fmt: skip
         given = vocab if isinstance(vocab, Vocabulary) else Vocabulary(vocab, bos=bos)
         if bos is not None:
             given.to_single_token(bos)
-        self.vocabulary, self.n_ctx = given, n_ctx
+        self.vocabulary = given
         self.attention_dir: Literal["causal", "bidirectional"] = attention_dir
         self.bos = given.bos if bos is None else bos
         self.spaces: dict[str, Space] = {}
@@ -99,6 +91,8 @@ class Stream:
         if name in self.spaces:
             other = "; give the scope another name" if self._scopes else ""
             raise ConfigError(f"space {name!r} is declared twice{other}")
+        if not isinstance(labels, Space) and not isinstance(labels, Iterable):
+            raise ConfigError(f"space {name!r}: labels = {describe(labels)}; allowed: words and integers, or a space")
         space = Space(name, labels.labels, labels.states) if isinstance(labels, Space) else Space(name, tuple(labels))
         self.spaces[name] = space
         if holds is not None:
@@ -112,6 +106,8 @@ class Stream:
         `interpret(text).predicted(name)`, `predict(text, readout=name)` and `verify(..., readout=name)` say what it
         holds. It is also a way to look at a space that no part reads. Raises as `space` does.
         """
+        if self._scoped(name) in (EMBED, POS_EMBED, UNEMBED):
+            raise ConfigError(f"readout {name!r}: the name is taken")
         space = self.space(name, labels)
         self.readouts[space.name] = space
         return space
@@ -123,8 +119,7 @@ class Stream:
         `over` says between which numbers they lie. `interpret(text, {name: x})`, `model.embedded(text, {name: x})` and
         `verify(..., vectors=)` take them. Raises as `space` does, and for a size below 1.
         """
-        if not is_index(size) or size < 1:
-            raise ConfigError(f"vectors {name!r}: size = {describe(size)}; allowed: 1 or more")
+        check_count(f"vectors {name!r}: size", size)
         low, high = (-float("inf"), float("inf")) if over is None else stretch(f"vectors {name!r}", over)
         space = self.space(name, range(size), holds="numbers")
         self.inputs[space.name] = low, high
@@ -158,6 +153,7 @@ class Stream:
         if unknown is not None:
             near = did_you_mean(str(unknown), self.vocabulary.words)
             raise TokenError(f"space {name!r}: {unknown!r} is not a word{near}")
+        table = {word: plain(label) for word, label in table.items()}
         vectors = {word: self._features(name, word, v) for word, v in table.items() if not isinstance(v, str | int)}
         if len(vectors) not in (0, len(table)) or len({len(v) for v in vectors.values()}) > 1:
             raise ConfigError(f"space {name!r}: either a label for each word, or vectors of one length")

@@ -3,7 +3,7 @@
 from circuits import Circuit
 from circuits.language import Space, copy, match
 from circuits.library.counting import histogram, length
-from circuits.library.words import labels_of_words, words
+from circuits.library.words import check_sees_all, labels_of_words, words
 
 
 def sort(
@@ -28,9 +28,10 @@ def sort(
         unique: no two keys of a text are equal. This takes two layers instead of three.
         name: of the scope that its parts lie in.
 
-    Returns where the values are. Raises `ConfigError` for a circuit without a start, a name that is taken, and a space
-    of another circuit.
+    Returns where the values are. Raises `ConfigError` for a causal circuit, one without a start, a name that is taken,
+    and a space of another circuit.
     """
+    check_sees_all(c, name)
     keys, values = c.tok if keys is None else keys, c.tok if values is None else values
     order = {label: i for i, label in enumerate(labels_of_words(c, keys))}
     if descending:
@@ -65,6 +66,7 @@ def reverse(c: Circuit, values: Space | None = None, writes: Space | None = None
 
     Returns where the values are. Raises `ConfigError` as `sort` does.
     """
+    check_sees_all(c, name)
     values = c.tok if values is None else values
     with c.scope(name):
         writes = c.space("reversed", values) if writes is None else writes

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuits.language import Label, decode, in_words, is_finite, leading
+from circuits.language import Label, decode, in_words, is_finite, leading, plain
 from interp.errors import ConfigError, describe, did_you_mean
 
 Expected = Label | Mapping[Any, float] | EllipsisType | None
@@ -84,11 +84,11 @@ def reference_answers(reference: Reference, texts: Sequence[str], n_pos: int, id
     logits = torch.zeros(len(texts), n_pos, len(ids), dtype=torch.float64)
     chosen: list[tuple[int, int, int]] = []
     for row, text in enumerate(texts):
-        for position, answer in enumerate(given[row]):
+        for position, answer in enumerate(map(plain, given[row])):
             place = row, position
             if isinstance(answer, EllipsisType):
                 anything[place] = True
-            elif isinstance(answer, str | int):
+            elif isinstance(answer, str | int) and not isinstance(answer, bool):
                 chosen.append((*place, _id(answer, text, position, ids)))
             elif isinstance(answer, Mapping):
                 by_logits[place] = True
@@ -119,8 +119,9 @@ def _logit(logit: Any, word: str, text: str, position: int) -> float:
 
 
 def _id(word: Any, text: str, position: int, ids: Mapping[Label, int]) -> int:
-    if not isinstance(word, str | int) or word not in ids:
-        near = did_you_mean(str(word), map(str, ids))
+    word = plain(word)
+    if not isinstance(word, str | int) or isinstance(word, bool) or word not in ids:
+        near = did_you_mean(str(word), map(str, ids), said={str(one): repr(one) for one in ids})
         raise _refused(f"predicts {describe(word)}", text, position, f"a word of the circuit{near}")
     return ids[word]
 

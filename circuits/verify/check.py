@@ -26,14 +26,15 @@ from circuits.language import (
     is_finite,
     key_as_written,
     listed,
+    real_tensor,
 )
 from circuits.verify.answers import Reference, interpreted_answers, reference_answers
 from circuits.verify.inputs import all_texts, batches, counted, sampled
 from circuits.verify.limits import LONG, MANY, TRIAL, too_many
 from circuits.verify.nonzeros import through_nonzeros
 from circuits.verify.report import Report, Worst
-from interp.errors import ConfigError, describe
-from interp.indices import is_index
+from interp.errors import ConfigError, ShapeError, describe
+from interp.indices import check_count, check_seed
 from interp.keywords import known_keywords
 from interp.model import HookedTransformer
 from interp.progress import progress_bar
@@ -110,13 +111,12 @@ def verify(
         raise ConfigError(f"inputs = {describe(inputs)}; allowed: a list of texts")
     if reference is not None and not callable(reference):
         raise ConfigError(f"reference = {describe(reference)}; allowed: a function from a text to its answers")
-    if not is_index(seed) or not 0 <= seed < 2**63:
-        raise ConfigError(f"seed = {describe(seed)}; allowed: an integer from 0 on")
+    check_seed(seed)
     if inputs is not None and length is not None:
         raise ConfigError("verify takes inputs or length, not both")
     for name, value in (("length", length), ("sample", sample), ("limit", limit), ("batch_size", batch_size)):
-        if value is not None and (not is_index(value) or value < 1):
-            raise ConfigError(f"{name} = {describe(value)}; allowed: 1 or more")
+        if value is not None:
+            check_count(name, value)
     if not is_finite(tolerance) or tolerance <= 0:
         raise ConfigError(f"tolerance = {describe(tolerance)}; allowed: a finite number above 0")
     most = MANY if limit is None else limit
@@ -195,7 +195,7 @@ class _Ends:
         readout: str | None,
         vectors: Callable[[str], Mapping[str, Any]] | None,
     ):
-        self.model, self.readout, self._vectors = model, readout, vectors
+        self.model, self.readout, self._vectors, self._spaces = model, readout, vectors, circuit.inputs
         self.labels: tuple[Label, ...] = circuit.vocabulary.words
         if readout is not None:
             self.labels = checked_readout(Layout(circuit), readout).labels
@@ -209,8 +209,20 @@ class _Ends:
         """The vectors of texts of one length, [batch, pos, size]."""
         if self._vectors is None:
             return None
-        each = [self._vectors(text) for text in texts]
-        return {name: torch.stack([torch.as_tensor(one[name]).double() for one in each]) for name in each[0]}
+        together: dict[str, list[Tensor]] = {}
+        for text in texts:
+            given = self._vectors(text)
+            if not isinstance(given, Mapping):
+                raise ConfigError(f"the vectors of {describe(text)} are {describe(given)}; allowed: a mapping from "
+                                  f"{listed(self._spaces)}")  # fmt: skip
+            for name, value in given.items():
+                together.setdefault(name, []).append(real_tensor(f"vectors {name!r} of {describe(text)}", value))
+        for name, each in together.items():
+            shapes = {tuple(one.shape) for one in each}
+            if len(shapes) > 1 or len(each) != len(texts):
+                raise ShapeError(f"vectors {name!r} have shapes {listed(shapes)} for {len(each)} of {len(texts)} texts "
+                                 "of one length; allowed: one shape, [pos, size]")  # fmt: skip
+        return {name: torch.stack(each) for name, each in together.items()}
 
     def read(self, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos labels"]:
         """What the readout says of the end of the stream."""

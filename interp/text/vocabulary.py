@@ -40,6 +40,9 @@ class Vocabulary(TextCodec):
                 raise TokenError(f"word {word!r} stands at places {i} and {self._ids[word]} of the vocabulary")
             if self.sep and self.sep in word:
                 raise TokenError(f"word {word!r} contains the separator {self.sep!r}; give another sep=")
+        if isinstance(bos, str) and bos not in self._ids:
+            raise TokenError(f"bos = {bos!r} is an unknown word; it must be one of the vocabulary's {self.d_vocab:,} "
+                             f"words{did_you_mean(bos, self.words)}")  # fmt: skip
         if bos is not None:
             self.to_single_token(bos)
 

@@ -96,7 +96,7 @@ class Author:
         self.lines: list[Line] = []
         self._features: set[str] = set()
         self._reads: list[tuple[Held, float, str]] = []
-        self.n_ctx = rng.randint(1, 7)
+        self.n_ctx = rng.randint(1, 7) if self.chance(0.95) else rng.randint(8, 24)
         words = ("!abcd" if self.chance(0.6) else "abcde")[: rng.randint(2, 5)]
         self.bos = words[0] if words[0] == "!" else None
         self.bidirectional, self.tied = self.chance(0.35), self.chance(0.15)
@@ -107,7 +107,7 @@ class Author:
         self.out = self.tok if self.tied else Held("c.out", words, "numbers", None, written=[])
         self.spaces = [self.tok, self.pos, self.one]
         self.use("bidirectional" if self.bidirectional else "causal", "bos" if self.bos else "no bos")
-        self.use(f"n_ctx {self.n_ctx}", *["tied"] * self.tied)
+        self.use(f"n_ctx {self.n_ctx}" if self.n_ctx < 8 else "n_ctx 8 or more", *["tied"] * self.tied)
         given = [repr(words), str(self.n_ctx)] + [f"bos={self.bos!r}"] * (self.bos is not None)
         given += ['attention_dir="bidirectional"'] * self.bidirectional + ["tied=True"] * self.tied
         self.write(f"c = Circuit({', '.join(given)})")

@@ -235,7 +235,7 @@ def count(a: Author, name: str, last: bool) -> None:
     qk = "None" if everything else a.term("match", query, key, relation)
     for one in [a.tok] if everything else [query, key, a.tok]:
         a.read(one, layer, "matched")
-    up_to = a.rng.randint(1, max(1, a.n_ctx))
+    up_to = a.rng.randint(1, min(7, a.n_ctx))
     space = Held(f"n{len(a.lines)}", range(up_to + 1), able=set(range(up_to + 1)), written=[])
     a.spaces.append(space)
     gated = ""

@@ -77,7 +77,8 @@ def test_transformers_masks_a_start_that_it_is_told_to_pad_with_unless_it_is_giv
     c.head("ask", qk=match(c.tok, c.tok, {"b": "a"}), ov=copy(c.tok, c.out))
     c.direct(0.25 * copy(c.tok, c.out, dict.fromkeys("abc", "c")))  # what is said where nothing was found
     save_as_gpt2(c, tmp_path)
-    theirs, ids = transformers.GPT2LMHeadModel.from_pretrained(tmp_path), c.tokens("!cb")
+    theirs: Any = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    ids = c.tokens("!cb")
 
     def next_word(**options: Any) -> str:
         made = theirs.generate(ids, max_new_tokens=1, do_sample=False, **options)

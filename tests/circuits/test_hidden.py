@@ -234,6 +234,16 @@ def test_distractors_fit_into_what_the_model_has():
 # ---------------------------------------------------------------------------------------------- slack
 
 
+def test_with_slack_a_bucket_whose_numbers_lie_unevenly_stays_exact():
+    c = Circuit("abc", 3)
+    found = c.readout("found", range(4))
+    number = c.embed("number", {"a": [0.0], "b": [1.0], "c": [1.1]})
+    c.bucket("near", number, found, {0: 0.0, 1: 1.0, 2: 1.1, 3: 5.0})
+    model = c.compile(slack=0.2, dtype=torch.float64)
+    readout = model.readout(model.embedded("abc"), "found")[0]
+    assert torch.allclose(readout, torch.eye(3, 4, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
 def test_with_slack_gradients_flow_through_tables_and_what_is_exact_stays_exact():
     c = Circuit("!ab", 4, bos="!")
     kind = c.space("kind", ["x", "y"])

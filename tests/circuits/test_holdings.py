@@ -344,3 +344,13 @@ def test_one_threshold_can_be_declared_for_all_words():
     assert c.verify(length=4, progress=False).ok
     with pytest.raises(ConfigError, match="nothing_below = 0; allowed"):
         circuit(nothing_below=0)
+
+
+def test_a_word_that_only_vectors_write_has_no_threshold():
+    c = circuit()
+    x, mean = c.vectors("x", 1), c.readout("mean", ["x"])
+    c.head("mean", ov=0.5 * copy(x, mean, {0: "x"}))
+    c.number(c.out["a"], 0.1 * mean["x"])
+    model = c.compile()
+    assert model.report.nothing_below == (float("inf"),) * 4
+    assert model.ends.thresholds["mean"].tolist() == [float("inf")]

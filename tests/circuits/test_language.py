@@ -53,6 +53,8 @@ def test_spaces_whose_labels_differ_need_a_relation():
     c = Circuit("!ab", 3)
     with pytest.raises(ConfigError, match=r"match\(tok, pos\): the labels of 'tok' \(! a b\) and of 'pos' \(0 1 2\)"):
         match(c.tok, c.pos)
+    with pytest.raises(ConfigError, match=r"\(! a b\) and of .few. \(a\) differ; .* lambda a, b: a == b"):
+        copy(c.tok, c.space("few", ["a"]))
 
 
 def test_a_relation_of_another_shape_is_refused():
@@ -161,7 +163,7 @@ def test_a_circuit_that_predicts_nothing_at_all_is_refused():
 def test_words_are_checked():
     with pytest.raises(TokenError, match="'a' stands at places 1 and 3"):
         Circuit("!aba", 4)
-    with pytest.raises(TokenError, match="unknown word"):
+    with pytest.raises(TokenError, match=r"bos = '\?' is an unknown word; .* 3 words"):
         Circuit("!ab", 4, bos="?")
     c = Circuit(["<s>", "noun", "verb"], 4, bos="<s>")
     with pytest.raises(TokenError, match="space 'kind': 'nouns' is not a word; did you mean 'noun'"):

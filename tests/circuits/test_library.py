@@ -54,6 +54,11 @@ def so_far(whole: Callable[[str], Expected]) -> Words:
     return lambda text: [whole("".join(text[: i + 1])) for i in range(len(text))]
 
 
+def at_every_word(whole: Callable[[str], Expected]) -> Words:
+    """What is right in a bidirectional circuit, from what is right for a whole text."""
+    return lambda text: [whole("".join(text))] * len(text)
+
+
 # ---------------------------------------------------------------------------------------------- counting
 
 
@@ -86,15 +91,14 @@ def test_a_histogram_counts_the_labels_of_a_space_and_says_nothing_where_there_i
 
 
 def test_rare_words_are_counted():
-    for letters, most in ALPHABETS:
-        for n in (1, 2, 3):
-            c = Circuit(f"!{letters}012345", most + 1, "!", "bidirectional")
+    for (letters, most), n in zip(ALPHABETS, (3, 2, 1), strict=True):
+        c = Circuit(f"!{letters}012345", most + 1, "!", "bidirectional")
 
-            def rare(text: Sequence[str], n: int = n) -> str:
-                return str(sum(text.count(word) <= n for word in text))
+        def rare(text: Sequence[str], n: int = n) -> str:
+            return str(sum(text.count(word) <= n for word in text))
 
-            counted = saying(c, count_less_freq(c, n))
-            agrees(counted, texts(letters, most), lambda text, rare=rare: [rare(text)] * len(text), rare)
+        counted = saying(c, count_less_freq(c, n))
+        agrees(counted, texts(letters, most), at_every_word(rare), rare)
 
 
 def test_rare_words_are_counted_as_they_came():
@@ -114,8 +118,7 @@ def test_a_fraction_is_the_mean_of_a_number_over_the_words():
         def mean(text: Sequence[str]) -> dict[str, float]:
             return {"%": (2 * text.count("a") - text.count("b")) / len(text)}
 
-        whole: Words = lambda text, mean=mean: [mean(text)] * len(text)  # noqa: E731
-        right, start = (so_far(mean), lambda _: {}) if direction == "causal" else (whole, mean)
+        right, start = (so_far(mean), lambda _: {}) if direction == "causal" else (at_every_word(mean), mean)
         agrees(c, texts("abc", 4), right, start)
 
 
@@ -250,9 +253,8 @@ def test_brackets_of_each_kind_are_balanced_for_themselves():
             def whole(text: str, pairs: Sequence[str] = pairs) -> str:
                 return balanced(text, pairs)
 
-            bidirectional: Words = lambda text, whole=whole: [whole("".join(text))] * len(text)  # noqa: E731
             causal = direction == "causal"
-            right, start = (so_far(whole), lambda _: "T") if causal else (bidirectional, whole)
+            right, start = (so_far(whole), lambda _: "T") if causal else (at_every_word(whole), whole)
             agrees(c, texts("".join(pairs) + "x" * (len(pairs) == 2), most if len(pairs) == 1 else 4), right, start)
 
 
@@ -277,8 +279,14 @@ def test_a_second_use_under_the_same_name_is_refused():
             declare(c)
 
 
+def test_what_needs_the_whole_text_is_refused_where_words_do_not_see_it():
+    for program, name in ((sort, "sort"), (reverse, "reverse"), (sort_by_frequency, "sort")):
+        with pytest.raises(ConfigError, match=f"^{name}: attention_dir = 'causal', .*allowed: 'bidirectional'"):
+            program(Circuit("!ab", 4, bos="!"))
+
+
 def test_what_is_not_there_is_refused_by_name():
-    c, other = (Circuit("!ab()", 5, "!") for _ in range(2))
+    c, other = (Circuit("!ab()", 5, "!", "bidirectional") for _ in range(2))
     elsewhere = other.space("elsewhere", "ab")
     with pytest.raises(ConfigError, match=r"'first/pattern'.*no label 'z'"):
         detect_pattern(c, "az", name="first")

@@ -37,7 +37,5 @@ def test_lines_are_those_of_the_body():
 
 
 def test_the_table_has_a_row_for_each_program_and_one_for_the_sum():
-    names = ["Xor", "Caesar"]
-    shown = table(names)
-    assert shown.row_count == 3
-    assert [row(name).exact for name in names] == [True, True]
+    assert table(["Xor"]).row_count == 2
+    assert row("Xor").exact

@@ -18,7 +18,7 @@ N = 40
 """How many circuits are compared in every session."""
 
 FEATURES = {
-    *("causal", "bidirectional", "bos", "no bos", "tied", *(f"n_ctx {n}" for n in range(1, 8))),
+    *("causal", "bidirectional", "bos", "no bos", "tied", *(f"n_ctx {n}" for n in range(1, 8)), "n_ctx 8 or more"),
     *("head", "ties mean", "ties latest", "ties first", "declared recency", "declared sharp", "declared gap", "soft"),
     *("default sink", "declared sink", "no sink", "no match", "several terms", "several copies", "weighted"),
     *("negative", "drop", "one to many", "reads what was written", "composition of values"),
@@ -94,7 +94,7 @@ def test_a_model_that_does_something_else_is_noticed():
         interpreter, bound = Interpreter(circuit.layout()), Bound(circuit, models[0], {**program.options, **EXACT})
         chooses = [head for head in circuit.heads if head.qk.terms and circuit.n_ctx > 3]
         with torch.no_grad():
-            models[0].unembed.b_U[0] += 0.01
+            models[0].unembed.b_U[0] += 2 * bound.logits
             for head in chooses[:1]:
                 models[1].blocks[head.layer].attn.W_Q.mul_(0.1)
         for what, model in zip(seen, models[: 1 + bool(chooses)], strict=False):

@@ -52,7 +52,10 @@ from interp import ConfigError
             lambda c, s: match(c.tok, c.tok, torch.full((3, 3), math.inf)),
             "the relation has entries that are not finite",
         ),
-        (lambda c, s: match(c.tok, c.tok, 1j * torch.eye(3)), "a matrix of torch.complex64; allowed: real numbers"),
+        (
+            lambda c, s: match(c.tok, c.tok, 1j * torch.eye(3)),
+            "the relation has numbers of torch.complex64; allowed: real numbers",
+        ),
         (lambda c, s: match(c.tok, c.tok, [[1], [1, 2]]), r"the relation is \[\[1\], \[1, 2\]\]; allowed: shift"),
         (lambda c, s: match(c.tok, c.tok, wrong("ab")), r"the relation is 'ab'; allowed: shift\(n\), a mapping"),
         (lambda c, s: match(c.tok, c.tok, lambda a, b: math.nan), "the relation of '!' and '!' is nan; allowed: true"),

@@ -30,7 +30,7 @@ def with_backup() -> tuple[HookedTransformer, Subgraph]:
     previous = c.space("previous", c.tok)
     for name in ("one", "other"):
         c.head(0, name, qk=match(c.pos, c.pos, shift(1)), ov=copy(c.tok, previous), sink=0, sharp=100)
-    c.head(1, "induction", qk=match(c.tok, previous), ov=2 * copy(c.tok, c.out), sink=0, sharp=100)
+    c.head(1, "induction", qk=match(c.tok, previous), ov=2 * copy(c.tok, c.out), sink=0, sharp=100, gap=1)
     model = c.compile()
     return model, Subgraph.of_names(model, {edge["name"] for *_, edge in model.edges().edges(data=True)})
 
