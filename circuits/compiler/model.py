@@ -11,7 +11,8 @@ from torch import Tensor
 from circuits.compiler.edges import compiled_edges
 from circuits.compiler.plan import Plan
 from circuits.language import Declaration, Layout, checked_readout, checked_vectors, decode, in_words, shortened
-from interp.model import HookedTransformer, head_label
+from interp.errors import ConfigError
+from interp.model import HookedTransformer, KVCache, ReadOut, ReturnType, head_label
 from interp.text import Ids, Text, is_single
 
 if TYPE_CHECKING:
@@ -151,6 +152,22 @@ class CompiledTransformer(HookedTransformer):
         overlaps a little; the graph is that of the model before it was compressed.
         """
         return compiled_edges(self.plan)
+
+    def check_options(
+        self,
+        return_type: ReturnType | ReadOut,
+        loss_per_token: bool,
+        start_at_layer: int | None,
+        stop_at_layer: int | None,
+        kv_cache: KVCache | None,
+    ) -> tuple[int, int]:
+        """As in a plain model; and words alone are refused where the circuit reads vectors as well (`ConfigError`)."""
+        first, last = super().check_options(return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
+        if self.circuit.inputs and start_at_layer is None and stop_at_layer != 0:
+            given = ", ".join(f"{name!r}: ..." for name in self.circuit.inputs)
+            raise ConfigError(f"the circuit reads vectors beside words; run model(model.embedded(text, {{{given}}}), "
+                              "start_at_layer=0)")  # fmt: skip
+        return first, last
 
     @torch.no_grad()
     def predict(

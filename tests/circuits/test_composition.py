@@ -308,6 +308,15 @@ def test_log_probabilities_are_predicted_where_every_position_predicts_a_word():
         Circuit("!ab", 4, nothing_below=-1.0)
 
 
+def test_a_direct_path_into_a_readout_is_refused_with_the_way_out():
+    c = Circuit("!ab", 4, bos="!")
+    kind = c.readout("kind", c.tok)
+    with pytest.raises(
+        ConfigError, match="leads to 'kind'; allowed: 'out'; a readout is written by a part, such as an"
+    ):
+        c.direct(copy(c.tok, kind))
+
+
 def test_a_direct_path_adds_to_what_heads_write():
     c = Circuit("!ab", 5, bos="!")
     c.direct(0.5 * copy(c.tok, c.out))
