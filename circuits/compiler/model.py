@@ -1,5 +1,6 @@
 """The model that comes out: an ordinary transformer that knows its circuit, its graph, and what the compiler chose."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -61,8 +62,9 @@ class Hidden:
     distractors: dict[str, str]
 
     def __repr__(self) -> str:
+        own = f"its own are {', '.join(map(str, self.layers))}" if self.layers else "none of them its own"
         lines = [
-            f"  hidden in {self.n_layers} layers, as {', '.join(map(str, self.layers))}; {self.spare} spare directions",
+            f"  hidden in {self.n_layers} layers, {own}; {self.spare} spare directions",
             f"  noise in {self.noise_heads} heads and {self.noise_neurons} neurons",
             *(f"  {node:7}{shortened(name, 60)}" for name, node in list(self.distractors.items())[:SHOWN]),
         ]
@@ -91,9 +93,10 @@ class CompileReport:
     hidden: Hidden | None = None
 
     def __repr__(self) -> str:
+        lowest = min(self.nothing_below)
         lines = [
             f"CompileReport: {self.n_coordinates} coordinates, interference {self.interference:.2g}, "
-            f"nothing below {min(self.nothing_below):.3g}"
+            + (f"nothing below {lowest:.3g}" if lowest > -math.inf else "every position predicts a word")
         ]
         for name, head in list(self.heads.items())[:SHOWN]:
             scores = f"sharp {head.sharp:.3g}, scores up to {head.largest_score:.3g}"

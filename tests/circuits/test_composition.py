@@ -299,6 +299,8 @@ def test_log_probabilities_are_predicted_where_every_position_predicts_a_word():
         c.direct(copy(c.tok, c.out, P.log()))
         model = c.compile()
         assert model.predict("!aba") == c.interpret("!aba").predictions[0] == said
+        assert ("every position predicts a word" in repr(model.report)) == (below is not None)
+        assert "hidden in 2 layers, none of them its own" in repr(c.compile(n_layers=2, n_heads=1, d_model=9).report)
         assert torch.allclose(model("!ab").softmax(-1)[0], P.float(), atol=1e-6)
         assert c.verify(length=3, progress=False).ok
     best = P.argmax(-1).tolist()
