@@ -31,13 +31,14 @@ class Size:
     spare_layers: int = 0
     distractors: int = 0
 
-    def of(self, circuit: Circuit, seed: int) -> CompileOptions:
-        """What to compile a circuit with."""
-        options: CompileOptions = {**self.options, "rotate": seed}
+    def of(self, circuit: Circuit, *seeds: object) -> CompileOptions:
+        """What to compile a circuit with. What is random follows from the seeds, and each from a number of its own."""
+        options: CompileOptions = {**self.options, "rotate": seed_of(*seeds, "rotate")}
         if self.spare_layers:
             options["n_layers"] = circuit.n_layers + self.spare_layers
         if self.distractors:
-            options |= {"distract": Distract(self.distractors, seed), "fill": Noise(NOISE, seed)}
+            options["distract"] = Distract(self.distractors, seed_of(*seeds, "distract"))
+            options["fill"] = Noise(NOISE, seed_of(*seeds, "fill"))
         return options
 
 
@@ -90,7 +91,7 @@ SOFTNESS: Mapping[str, Softness] = {
 
 
 def seed_of(*what: object) -> int:
-    """A seed for everything random of one task, which differs between tasks."""
+    """A seed that follows from these values, and differs for others."""
     return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=4).digest())
 
 

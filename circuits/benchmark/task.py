@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from circuits.benchmark.prompts import prompt_pairs
-from circuits.benchmark.sizes import SIZES, SOFTNESS, as_values, seed_of
+from circuits.benchmark.sizes import SIZES, SOFTNESS, as_values
 from circuits.compiler import CompiledTransformer, CompileOptions
 from circuits.gallery import entry
 from circuits.language import Head, Part
@@ -83,7 +83,7 @@ def make_task(circuit: str, size: str = "small", softness: str = "hard", n_pairs
     one, name = entry(circuit), task_name(circuit, size, softness)
     pairs, declared = prompt_pairs(one, n_pairs, seed), one.build()
     options: CompileOptions = {
-        **SIZES[size].of(declared, seed_of(check_seed(seed), circuit, size)),
+        **SIZES[size].of(declared, check_seed(seed), circuit, size),
         **SOFTNESS[softness].of(declared),
         "dtype": torch.float64,
     }

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from circuits.compiler.plan import EMBED, LOGITS, Plan
+from circuits.compiler.plan import Plan
 from circuits.compiler.sparse import Sparse
+from circuits.language import component_graph, edge_name
 
 if TYPE_CHECKING:
     from networkx import MultiDiGraph
@@ -20,20 +21,12 @@ NOTHING = 1e-9
 
 def compiled_edges(plan: Plan) -> "MultiDiGraph":
     """The exact graph of what was compiled; see `CompiledTransformer.edges`."""
-    from networkx import MultiDiGraph
-
-    graph, writers = MultiDiGraph(), list(plan.writers())
-    graph.add_node(EMBED, layer=-1, kind="embed", parts=())
-    for name, place in plan.declared.items():
-        before = graph.nodes[place.node]["parts"] if place.node in graph else ()
-        kind = "mlp" if place.index is None else "head"
-        graph.add_node(place.node, layer=place.layer, kind=kind, parts=(*before, name))
-    graph.add_node(LOGITS, layer=plan.n_layers, kind="logits", parts=())
+    declared = {name: (place.node, place.layer) for name, place in plan.declared.items()}
+    graph, writers = component_graph(declared, plan.n_layers), list(plan.writers())
     for reader in plan.readers():
         for writer in writers:
             if not (writer.time < reader.time and _reaches(writer.whole, reader.whole)):
                 continue
-            suffix = f".{reader.kind.lower()}" if reader.kind in ("Q", "K", "V") else ""
             slices = plan.encoding.slices.items()
             spaces = tuple(name for name, at in slices if _reaches(writer.whole.at(at), reader.whole.at(at)))
             pairs = tuple(
@@ -42,7 +35,7 @@ def compiled_edges(plan: Plan) -> "MultiDiGraph":
                 for name, written in writer.parts.items()
                 if _reaches(written, read)
             )
-            name = f"{writer.node} -> {reader.node}{suffix}"
+            name = edge_name(writer.node, reader.node, reader.kind)
             graph.add_edge(writer.node, reader.node, key=reader.kind, name=name, spaces=spaces, parts=pairs)
     return graph
 

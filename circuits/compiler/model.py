@@ -1,5 +1,6 @@
 """The model that comes out: an ordinary transformer that knows its circuit, its graph, and what the compiler chose."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from torch import Tensor
 from circuits.compiler.edges import compiled_edges
 from circuits.compiler.plan import Plan
 from circuits.language import Declaration, Layout, checked_readout, checked_vectors, decode, in_words, shortened
-from interp.model import HookedTransformer, head_label
+from interp.errors import ConfigError
+from interp.model import HookedTransformer, KVCache, ReadOut, ReturnType, head_label
 from interp.text import Ids, Text, is_single
 
 if TYPE_CHECKING:
@@ -60,8 +62,9 @@ class Hidden:
     distractors: dict[str, str]
 
     def __repr__(self) -> str:
+        own = f"its own are {', '.join(map(str, self.layers))}" if self.layers else "none of them its own"
         lines = [
-            f"  hidden in {self.n_layers} layers, as {', '.join(map(str, self.layers))}; {self.spare} spare directions",
+            f"  hidden in {self.n_layers} layers, {own}; {self.spare} spare directions",
             f"  noise in {self.noise_heads} heads and {self.noise_neurons} neurons",
             *(f"  {node:7}{shortened(name, 60)}" for name, node in list(self.distractors.items())[:SHOWN]),
         ]
@@ -90,9 +93,10 @@ class CompileReport:
     hidden: Hidden | None = None
 
     def __repr__(self) -> str:
+        lowest = min(self.nothing_below)
         lines = [
             f"CompileReport: {self.n_coordinates} coordinates, interference {self.interference:.2g}, "
-            f"nothing below {min(self.nothing_below):.3g}"
+            + (f"nothing below {lowest:.3g}" if lowest > -math.inf else "every position predicts a word")
         ]
         for name, head in list(self.heads.items())[:SHOWN]:
             scores = f"sharp {head.sharp:.3g}, scores up to {head.largest_score:.3g}"
@@ -151,6 +155,22 @@ class CompiledTransformer(HookedTransformer):
         overlaps a little; the graph is that of the model before it was compressed.
         """
         return compiled_edges(self.plan)
+
+    def check_options(
+        self,
+        return_type: ReturnType | ReadOut,
+        loss_per_token: bool,
+        start_at_layer: int | None,
+        stop_at_layer: int | None,
+        kv_cache: KVCache | None,
+    ) -> tuple[int, int]:
+        """As in a plain model; and words alone are refused where the circuit reads vectors as well (`ConfigError`)."""
+        first, last = super().check_options(return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
+        if self.circuit.inputs and start_at_layer is None and stop_at_layer != 0:
+            given = ", ".join(f"{name!r}: ..." for name in self.circuit.inputs)
+            raise ConfigError(f"the circuit reads vectors beside words; run model(model.embedded(text, {{{given}}}), "
+                              "start_at_layer=0)")  # fmt: skip
+        return first, last
 
     @torch.no_grad()
     def predict(

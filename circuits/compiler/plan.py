@@ -13,12 +13,23 @@ from circuits.compiler.encoding import POS, Encoding
 from circuits.compiler.factors import FactoredHead
 from circuits.compiler.neurons import MergedNeurons, merge_neurons
 from circuits.compiler.sparse import Sparse
-from circuits.language import Coordinate, Declaration, Head, Label, Layout, Neurons, Ramp, cut
+from circuits.language import (
+    EMBED,
+    LOGITS,
+    POS_EMBED,
+    UNEMBED,
+    Coordinate,
+    Declaration,
+    Head,
+    Label,
+    Layout,
+    Neurons,
+    Ramp,
+    cut,
+)
 from interp.errors import ConfigError, describe
 from interp.indices import is_index
 from interp.model import head_label, mlp_label
-
-EMBED, POS_EMBED, UNEMBED, LOGITS = "embed", "pos_embed", "unembed", "logits"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ symbolically, with attention that chooses instead of weighing. Nothing here know
 from circuits.language.builder import Builder
 from circuits.language.checks import check_alive, check_sound
 from circuits.language.declaration import Declaration
-from circuits.language.edges import edge_graph
+from circuits.language.edges import LOGITS, component_graph, edge_graph, edge_name
 from circuits.language.forms import Form, Shift, Term, copy, match, real_tensor, shift
 from circuits.language.holdings import Holdings
 from circuits.language.interpreter import (
@@ -29,7 +29,21 @@ from circuits.language.interpreter import (
 from circuits.language.knots import Pieces
 from circuits.language.layout import Layout, Read, Write, time_of
 from circuits.language.neurons import key_as_written
-from circuits.language.parts import Attend, Entry, Head, Lookup, Neurons, Part, Ramp, Table, Terms, Ties
+from circuits.language.parts import (
+    EMBED,
+    POS_EMBED,
+    UNEMBED,
+    Attend,
+    Entry,
+    Head,
+    Lookup,
+    Neurons,
+    Part,
+    Ramp,
+    Table,
+    Terms,
+    Ties,
+)
 from circuits.language.space import (
     Coordinate,
     Holds,
@@ -46,6 +60,10 @@ from circuits.language.space import (
 )
 
 __all__ = [
+    "EMBED",
+    "LOGITS",
+    "POS_EMBED",
+    "UNEMBED",
     "Attend",
     "Builder",
     "Coordinate",
@@ -80,10 +98,12 @@ __all__ = [
     "check_sound",
     "checked_readout",
     "checked_vectors",
+    "component_graph",
     "copy",
     "cut",
     "decode",
     "edge_graph",
+    "edge_name",
     "in_words",
     "is_finite",
     "key_as_written",

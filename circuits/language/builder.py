@@ -180,5 +180,8 @@ class Builder(Numbers):
         for term in form.terms:
             self._check_space(f"direct: {term.name}", term.rows, term.columns)
             if term.columns != self.out:
-                raise ConfigError(f"direct: {term.name} leads to {term.columns.name!r}; allowed: {self.out.name!r}")
+                way = "; a readout is written by a part, such as an mlp" if term.columns.name in self.readouts else ""
+                raise ConfigError(
+                    f"direct: {term.name} leads to {term.columns.name!r}; allowed: {self.out.name!r}{way}"
+                )
         self.directs.append(form)

@@ -117,7 +117,7 @@ def check_alive(layout: Layout) -> None:
                 able = [label for label, there in zip(space.labels, held.support.tolist(), strict=True) if there]
                 raise ConfigError(
                     f"{part.title}: entry {entry} never fires, because space {space.name!r} holds "
-                    f"{listed(able) if able else 'nothing'} there"
+                    f"{listed(able) if able else 'nothing'} there; leave it out, or give the table as a function"
                 )
 
 

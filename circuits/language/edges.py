@@ -1,5 +1,6 @@
 """Edges: which part of a circuit feeds which, in the spelling of `interp.model.EdgeGraph`."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from circuits.language.declaration import Declaration
@@ -11,22 +12,15 @@ if TYPE_CHECKING:
     from networkx import MultiDiGraph
 
 LOGITS = "logits"
+"""What the unembedding and readouts are in a graph."""
 
 
 def edge_graph(layout: Layout) -> "MultiDiGraph":
     """The exact graph of a circuit, read off its declaration; see `Circuit.edges`."""
-    from networkx import MultiDiGraph
-
-    declaration, graph = layout.declaration, MultiDiGraph()
+    declaration = layout.declaration
     nodes = component_names(declaration)
-    graph.add_node(EMBED, layer=-1, kind="embed", parts=())
-    for part in declaration.parts:
-        node = nodes[part.name]
-        before = graph.nodes[node]["parts"] if node in graph else ()
-        graph.add_node(
-            node, layer=part.layer, kind="head" if isinstance(part, Head) else "mlp", parts=(*before, part.name)
-        )
-    graph.add_node(LOGITS, layer=declaration.n_layers, kind="logits", parts=())
+    parts = {part.name: (nodes[part.name], part.layer) for part in declaration.parts}
+    graph = component_graph(parts, declaration.n_layers)
     writes = list(layout.writes())
     for read in layout.reads():
         for write in (one for one in writes if one.time < read.time):
@@ -43,11 +37,30 @@ def edge_graph(layout: Layout) -> "MultiDiGraph":
                 start,
                 end,
                 key=read.kind,
-                name=f"{start} -> {end}{'.' + read.kind.lower() if read.kind in ('Q', 'K', 'V') else ''}",
+                name=edge_name(start, end, read.kind),
                 spaces=tuple(name for name in layout.slices if name in reached.union(known["spaces"])),
                 parts=(*known["parts"], (write.writer, read.reader)),
             )
     return graph
+
+
+def component_graph(parts: Mapping[str, tuple[str, int]], n_layers: int) -> "MultiDiGraph":
+    """A graph without edges: the embedding, the component and the layer of each declared part, and the logits."""
+    from networkx import MultiDiGraph
+
+    graph = MultiDiGraph()
+    graph.add_node(EMBED, layer=-1, kind="embed", parts=())
+    for name, (node, layer) in parts.items():
+        before = graph.nodes[node]["parts"] if node in graph else ()
+        kind = "mlp" if node == mlp_label(layer) else "head"
+        graph.add_node(node, layer=layer, kind=kind, parts=(*before, name))
+    graph.add_node(LOGITS, layer=n_layers, kind="logits", parts=())
+    return graph
+
+
+def edge_name(start: str, end: str, kind: str) -> str:
+    """What the computation graph calls an edge, such as "L0H0 -> L1H0.k"."""
+    return f"{start} -> {end}.{kind.lower()}" if kind in ("Q", "K", "V") else f"{start} -> {end}"
 
 
 def component_names(declaration: Declaration) -> dict[str, str]:

@@ -256,6 +256,13 @@ def test_the_same_seed_writes_the_same_files_and_another_one_others(tmp_path: Pa
         assert "/" not in name or all_bytes(first)[name] == content
 
 
+def test_nothing_random_shares_a_seed_with_anything_else():
+    options = [SIZES[size].of(entry(name).build(), 0, name, size) for name in ("ioi", "dyck1") for size in SIZES]
+    seeds = [one["rotate"] for one in options if "rotate" in one]
+    seeds += [part.seed for one in options for part in (one.get("fill"), one.get("distract")) if part]
+    assert len({*seeds}) == len(seeds) == 6 + 4 + 4
+
+
 def test_a_hard_and_a_soft_model_differ_in_nothing_else():
     hard, soft = (make_task("ioi", "small", softness) for softness in SOFTNESS)
     assert hard.pairs == soft.pairs and hard.edges == soft.edges

@@ -299,6 +299,8 @@ def test_log_probabilities_are_predicted_where_every_position_predicts_a_word():
         c.direct(copy(c.tok, c.out, P.log()))
         model = c.compile()
         assert model.predict("!aba") == c.interpret("!aba").predictions[0] == said
+        assert ("every position predicts a word" in repr(model.report)) == (below is not None)
+        assert "hidden in 2 layers, none of them its own" in repr(c.compile(n_layers=2, n_heads=1, d_model=9).report)
         assert torch.allclose(model("!ab").softmax(-1)[0], P.float(), atol=1e-6)
         assert c.verify(length=3, progress=False).ok
     best = P.argmax(-1).tolist()
@@ -306,6 +308,15 @@ def test_log_probabilities_are_predicted_where_every_position_predicts_a_word():
     assert not c.verify(length=3, reference=lambda text: [None, *text[1:]], progress=False).ok
     with pytest.raises(ConfigError, match=r"nothing_below = -1.0; allowed: a finite number above 0, -math.inf"):
         Circuit("!ab", 4, nothing_below=-1.0)
+
+
+def test_a_direct_path_into_a_readout_is_refused_with_the_way_out():
+    c = Circuit("!ab", 4, bos="!")
+    kind = c.readout("kind", c.tok)
+    with pytest.raises(
+        ConfigError, match="leads to 'kind'; allowed: 'out'; a readout is written by a part, such as an"
+    ):
+        c.direct(copy(c.tok, kind))
 
 
 def test_a_direct_path_adds_to_what_heads_write():

@@ -366,6 +366,6 @@ def test_the_report_says_what_was_hidden():
     assert (hidden.layers, hidden.n_layers, hidden.noise_heads, hidden.noise_neurons) == ((0, 2), 4, 14, 4 * 170)
     assert hidden.spare == model.cfg.d_model - model.report.n_coordinates
     said = repr(model.report)
-    assert "hidden in 4 layers, as 0, 2" in said and "noise in 14 heads and 680 neurons" in said
+    assert "hidden in 4 layers, its own are 0, 2" in said and "noise in 14 heads and 680 neurons" in said
     assert all(name in said for name in hidden.distractors)
     assert entry("sort").build().compile().report.hidden is None

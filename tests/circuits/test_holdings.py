@@ -271,7 +271,7 @@ def embedded_and_unread(c: Circuit) -> None:
 DEAD = {
     unread: "space 'prev' is read by nothing, though head 'back' writes it; .*c.readout",
     unused: "space 'never' is read by nothing; leave it out",
-    never_fires: "mlp 'two': entry 'y' never fires, because space 'kind' holds x there",
+    never_fires: "mlp 'two': entry 'y' never fires, because space 'kind' holds x there; leave it out, or .* a function",
     after_the_last_read: "head 'late' in layer 1 writes prev, which nothing reads after it; give it an earlier layer",
     copies_nothing: "head 'idle' copies nothing; give it ov=",
     embedded_and_unread: "space 'kind' is read by nothing",

@@ -225,6 +225,13 @@ def test_vectors_are_asked_for_by_name_and_shape():
         c.interpret("!ab", {"w": torch.zeros(1, 3, 2)})
     with pytest.raises(ShapeError, match=r"vectors 'v' have shape \(1, 3, 1\); allowed: \(1, 3, 2\)"):
         c.compile().embedded("!ab", {"v": torch.zeros(1, 3, 1)})
+    model = c.compile()
+    for run in (model, model.run_with_cache):  # words alone would be run with vectors of zeros
+        with pytest.raises(
+            ConfigError, match=r"reads vectors beside words; run model\(model.embedded\(text, {'v': ...}\)"
+        ):
+            run("!ab")
+    assert model(model.embedded("!ab", {"v": torch.ones(1, 3, 2)}), start_at_layer=0)[0, 2, 1] == 1
     with pytest.raises(ConfigError, match="the circuit reads vectors v, and vectors = None"):
         c.verify(["!ab"], progress=False)
 
