@@ -76,7 +76,9 @@ class Layout:
         used = {*(space.name for space in also), *read_at_the_end, *declaration.readouts, *declaration.inputs}
         for part in declaration.parts:
             used |= read_spaces(part) | written_spaces(part)
-        if not used or not (declaration.readouts or read_at_the_end) or self._written(out):
+        if (
+            out is tok or not (declaration.readouts or read_at_the_end) or self._written(out)
+        ):  # a tied one is always read
             used.add(out.name)
         last = [pos, one] + ([] if out is tok else [out])
         order = [space for space in declaration.spaces.values() if space not in last] + last

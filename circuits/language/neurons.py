@@ -10,6 +10,9 @@ from circuits.language.parts import UNSETTLED, Entry, Key, Lookup, Neurons, Ramp
 from circuits.language.space import Coordinate, Label, Number, Space, is_finite
 from interp.errors import ConfigError, describe
 
+NEAR = 1e-6
+"""How far numbers may lie from where they are meant to be."""
+
 MANY = 10**6
 """The most combinations of labels that a table which is a function is asked for."""
 
@@ -146,7 +149,10 @@ def bucket(
     order = sorted(values, key=lambda label: values[label])
     for one, other in itertools.pairwise(order):
         if values[one] == values[other]:
-            raise ConfigError(f"{where}: {one!r} and {other!r} have the same value, {values[one]}")
+            raise ConfigError(f"{where}: {one!r} and {other!r} have the same value, {values[one]:g}")
+        if (apart := values[other] - values[one]) < NEAR:
+            raise ConfigError(f"{where}: the values of {one!r} and {other!r} differ by {apart:.3g} only; allowed: "
+                              f"{NEAR:g} or more")  # fmt: skip
     push = 2.0 * max(1.0, *(abs(value) for value in values.values()))
     open_gate = tuple((coordinate, 1.0) for coordinate in gate)
     ramps = [Ramp(open_gate, 0.25, 0.75, ((writes[order[0]], 1.0),))]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.language.layout import Layout
+from circuits.language.neurons import NEAR
 from circuits.language.parts import Lookup, Neurons, Ramp, Reach, Terms
 from circuits.language.space import Label, Space
 
@@ -20,9 +21,6 @@ MANY = 5_000_000
 
 PORTION = 2**23
 """Ramps times positions that are computed at a time."""
-
-NEAR = 1e-6
-"""How far numbers may lie from where they are meant to be."""
 
 
 class Step:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from circuits import Circuit, copy, match, shift
+from circuits.compiler import Distract, Noise
 from interp.errors import ConfigError, InterpError, ShapeError
 
 
@@ -52,6 +53,7 @@ def test_integers_of_every_kind_are_the_same_label(one: Any):
         (lambda c: c.head("h", match(c.tok, c.tok), sink=1 + 1e-7), "head 'h': its scores may differ by 1e-07 only"),
         (lambda c: c.number(c.out["a"], 0 * c.pos[1]), r"number out\['a'\]: reads = 0 \* pos\[1\]; allowed: factors"),
         (lambda c: c.space("s", 3), "space 's': labels = 3; allowed: words and integers, or a space"),
+        (lambda c: c.bucket("b", c.one, c.out, {"a": 1, "b": 1 + 1e-7}), "the values of 'a' and 'b' differ by 1e-07 only"),
         (lambda c: c.readout("unembed", c.tok), "readout 'unembed': the name is taken"),
         (lambda c: c.count("n", match(c.one, c.embed("e", dict.fromkeys("!a", "x")), {"1": "x"}), 3),
          "count 'n': .* also matches the start, '!', which does not count; leave it out of 'e'"),
@@ -274,3 +276,12 @@ def test_a_number_that_grows_after_a_function_of_it_was_declared_is_refused(kind
     with pytest.raises(ConfigError, match=r"function 'f' reads a number from .*; declare it last, or give over="):
         grown().compile()
     assert grown(over=(0, 3)).verify(progress=False).ok
+
+
+@pytest.mark.parametrize("hidden", [{}, {"distract": Distract(2)}, {"fill": Noise()}, {"norm": "LN"}], ids=repr)
+def test_a_tied_circuit_reads_its_words_whether_or_not_anything_else_does(hidden: Any):
+    c = Circuit("!ab", 3, bos="!", tied=True)
+    c.direct(0.5 * copy(c.one, c.out, {"1": "b"}))
+    report = c.verify(["!", "!ab"], list, model=c.compile(**hidden), progress=False)
+    assert report.ok, report
+    assert "embed -> logits" in {name for *_, name in c.edges().edges(data="name")}
