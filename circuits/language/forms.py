@@ -195,13 +195,20 @@ def _matrix(name: str, rows: Space, columns: Space, relation: Relation | None) -
     elif callable(relation):
         for i, label in enumerate(rows.labels):
             for j, other in enumerate(columns.labels):
-                weight = relation(label, other)
+                try:
+                    weight = relation(label, other)
+                except TypeError as error:  # such as a function of one label
+                    said = f"{name}: the relation of {label!r} and {other!r} fails ({error})"
+                    raise ConfigError(f"{said}; allowed: a function of two labels") from error
                 if not isinstance(weight, bool) and not is_finite(weight):
                     said = f"the relation of {label!r} and {other!r} is {describe(weight)}"
                     raise ConfigError(f"{name}: {said}; allowed: true, false, or a finite number")
                 matrix[i, j] = float(weight)
     else:
         given = _numbers(name, relation)
+        if given.ndim == 0:
+            raise ConfigError(f"{name}: the relation is {describe(relation)}; allowed: shift(n), n places back, a "
+                              "mapping, a function of two labels, or a matrix")  # fmt: skip
         if given.shape != matrix.shape:
             raise ConfigError(f"{name}: the relation has shape {tuple(given.shape)}, not {tuple(matrix.shape)}, the "
                               f"labels of {rows.name!r} and of {columns.name!r}")  # fmt: skip

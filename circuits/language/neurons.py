@@ -104,7 +104,12 @@ def _entries(where: str, reads: Sequence[Space], table: Table) -> Iterator[tuple
                           "give a mapping with the entries that write something")  # fmt: skip
     else:
         for key in itertools.product(*(space.labels for space in reads)):
-            if (value := table(*key)) is not None:
+            try:
+                value = table(*key)
+            except TypeError as error:  # such as a function of another number of labels
+                said = f"{where}: the table of {', '.join(map(repr, key))} fails ({error})"
+                raise ConfigError(f"{said}; allowed: a function of {len(reads)} labels") from error
+            if value is not None:
                 yield key, value
 
 

@@ -179,8 +179,13 @@ class Numbers(Declaration):
         if isinstance(number, Space):
             self._check_space(where, number)
             if len(number) != 1:
+                whole = (
+                    ""
+                    if isinstance(number.labels[0], str)
+                    else "; a label is the number sum(n * s[n] for n in s.labels)"
+                )
                 raise ConfigError(f"{where}: space {number.name!r} has {len(number)} numbers; say which, as in "
-                                  f"{number.name}[{number.labels[0]!r}]")  # fmt: skip
+                                  f"{number.name}[{number.labels[0]!r}]{whole}")  # fmt: skip
             number = number[number.labels[0]]
         if not isinstance(number, Linear):
             allowed = "a coordinate such as space['label'], a sum of such, or a space with one label"

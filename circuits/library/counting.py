@@ -5,6 +5,7 @@ import torch
 from circuits import Circuit
 from circuits.language import Coordinate, Form, Linear, Space, copy, match
 from circuits.library.words import labels_of_words
+from interp.errors import ConfigError, describe
 
 
 def length(c: Circuit, name: str = "length") -> Space:
@@ -52,8 +53,11 @@ def fraction(
         where: which keys count, as a match; by default all words.
         name: of the head, and of the space.
 
-    Returns where the number is. Raises `ConfigError` for a name that is taken, and a space of another circuit.
+    Returns where the number is. Raises `ConfigError` for a name that is taken, what is no number, and a
+    space of another circuit.
     """
+    if not isinstance(of, Linear):
+        raise ConfigError(f"{name}: of = {describe(of)}; allowed: a coordinate such as c.tok['x'], or a sum of such")
     writes = c.space(name, ["number"])["number"] if writes is None else writes
     counted = match(c.one, c.tok, {"1": labels_of_words(c, c.tok)}) if where is None else where
     averaged = Form()

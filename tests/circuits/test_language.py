@@ -57,6 +57,20 @@ def test_spaces_whose_labels_differ_need_a_relation():
         copy(c.tok, c.space("few", ["a"]))
 
 
+def test_functions_of_another_number_of_labels_and_bare_numbers_are_refused_by_name():
+    c = Circuit("!ab", 3)
+    one: Any = lambda label: label  # noqa: E731
+    back: Any = -1
+    with pytest.raises(
+        ConfigError, match=r"match\(pos, pos\): the relation of 0 and 0 fails .* a function of two labels"
+    ):
+        match(c.pos, c.pos, one)
+    with pytest.raises(ConfigError, match=r"match\(pos, pos\): the relation is -1; allowed: shift\(n\), n places back"):
+        match(c.pos, c.pos, back)
+    with pytest.raises(ConfigError, match=r"mlp 'm': the table of '!', 0 fails .* a function of 2 labels"):
+        c.mlp("m", (c.tok, c.pos), c.out, one)
+
+
 def test_a_relation_of_another_shape_is_refused():
     c = Circuit("!ab", 2)
     with pytest.raises(ConfigError, match=r"copy\(tok, pos\): the relation has shape \(2, 2\), not \(3, 2\)"):

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 
@@ -292,6 +292,9 @@ def test_what_is_not_there_is_refused_by_name():
         detect_pattern(c, "az", name="first")
     with pytest.raises(ConfigError, match=r"match\(one, histogram|count_less_freq.*relates no label"):
         count_less_freq(c, 0)
+    whole: Any = c.tok
+    with pytest.raises(ConfigError, match=r"fraction: of = .*allowed: a coordinate such as c.tok\['x'\]"):
+        fraction(c, whole)
     with pytest.raises(ConfigError, match=r"'tok' has no label '\['"):
         shuffle_dyck(c, ["[]"], name="brackets")
     for declare in (

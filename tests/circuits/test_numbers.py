@@ -201,6 +201,7 @@ def steep(u: float) -> float:
         (lambda c: f_of(c, lambda u: 0), "function 'f': it is 0 everywhere"),
         (lambda c: f_of(c, 3), "f = 3; allowed: a function"),
         (lambda c: f_of(c, reads=c.spaces["v"]), r"space 'v' has 2 numbers; say which, as in v\[0\]"),
+        (lambda c: f_of(c, reads=c.pos), r"say which, as in pos\[0\]; a label is the number sum\(n \* s\[n\] for"),
         (lambda c: f_of(c, writes=copy(c.tok, c.out)), "copies from 3 labels"),
         (lambda c: c.product("f", c.spaces["v"][0], c.spaces["v"][1], c.out["a"]), "product 'f': .* not bounded"),
         (lambda c: f_of(c, reads=c.space("s", ["x"]), over=None), "always 0, as nothing that was declared"),
