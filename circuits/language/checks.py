@@ -54,6 +54,14 @@ def _check_neurons(part: Neurons, holdings: Holdings) -> None:
                 f"{part.title} {does} space {space.name!r}, which may hold {_amount(held)}: {held.why}; {WAYS}"
             )
     _check_gates(part, holdings)
+    for reach in part.reach:
+        lowest, highest = holdings.reach(reach.number, time) if reach.inferred else (reach.low, reach.high)
+        if lowest < reach.low - 1e-9 or highest > reach.high + 1e-9:
+            raise ConfigError(
+                f"{part.title} reads a number from {reach.low:g} to {reach.high:g}, as was declared before it, and by "
+                f"what was declared later it may lie between {lowest:g} and {highest:g}; declare it last, or give "
+                "over=(low, high)"
+            )
     always_open = {one.space.name for one in part.gate} == {holdings.declaration.one.name}
     for reach in part.reach if part.gate and not always_open else ():
         highest = holdings.reach(reach.number, time)[1]

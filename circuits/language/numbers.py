@@ -91,7 +91,7 @@ class Numbers(Declaration):
         given = pieces(where, f, low, high, knots, error)
         ramps = neurons.pieced(number, given, written, 1.0, self.one["1"])
         span = min(given.values), max(given.values)
-        given_number = (Reach(number, low, high),)
+        given_number = (Reach(number, low, high, over is None),)
         self._add(self._of_function(where, ramps, given_number, span, written, given.error), layer, name)
         return given
 
@@ -136,7 +136,7 @@ class Numbers(Declaration):
         ):  # a chord lies above its square, so that the errors of the two squares have opposite signs
             square = pieces(where, lambda u: u * u, *bounds, knots, None if wanted is None else 4 * wanted)
             ramps += neurons.pieced(number, square, written, sign, self.one["1"])
-            reaches.append(Reach(number, *bounds))
+            reaches.append(Reach(number, *bounds, over is None))
             reached = max(reached, square.error / 4)
         span = span[0] - reached, span[1] + reached
         self._add(self._of_function(where, tuple(ramps), tuple(reaches), span, written, reached), layer, name)

@@ -96,11 +96,13 @@ class Reach:
     Attributes:
         number: coordinates with their factors.
         low, high: it lies between these, both included.
+        inferred: whether they follow from what had been declared before, and are not the author's word.
     """
 
     number: Terms
     low: float
     high: float
+    inferred: bool = False
 
 
 Key = tuple[Label | EllipsisType | None, ...]

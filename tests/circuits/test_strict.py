@@ -256,3 +256,21 @@ def test_layers_of_a_hidden_circuit_are_a_list(layers: Any, as_installed: None):
     c.head("same", qk=match(c.tok, c.tok), ov=copy(c.tok, c.out))
     with pytest.raises(ConfigError, match=r"layers = .*; allowed: a list"):
         c.compile(layers=layers)
+
+
+@pytest.mark.parametrize("kind", ["function", "product"])
+def test_a_number_that_grows_after_a_function_of_it_was_declared_is_refused(kind: str):
+    def grown(**over: Any) -> Circuit:
+        c = start()
+        mean = c.space("mean", ["a"])
+        c.head("first", ov=copy(c.tok, mean, {"a": "a"}))
+        if kind == "function":
+            c.function("f", mean, c.out["a"], lambda u: u * u, error=0.01, **over)
+        else:
+            c.product("f", mean, mean, c.out["a"], error=0.01, **over)
+        c.head("second", ov=2 * copy(c.tok, mean, {"b": "a"}))
+        return c
+
+    with pytest.raises(ConfigError, match=r"function 'f' reads a number from .*; declare it last, or give over="):
+        grown().compile()
+    assert grown(over=(0, 3)).verify(progress=False).ok
