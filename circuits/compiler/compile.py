@@ -147,15 +147,11 @@ def compile_circuit(
         hidden=hidden_report(plan, basis, cfg, fill),
     )
     _write(model, basis, {name: sharp for name, (sharp, _) in chosen.items()}, fill)
-    rounding = torch.finfo(dtype).eps * float(ballast if norm else 0)
-    coarse = dtype in HALF or any(max(steps[name], rounding * chosen[name][0]) > COARSE for name in steps)
-    largest = max([1.0, *(score for _, score in chosen.values())])
-    bent = norm is not None and largest * squared_length(plan.encoding, interpreter) / (2 * ballast**2) > COARSE
     loosened = ("slack", slack and plan.tables), ("leak", fill and fill.leak)
     soft = [f"a smaller {name}=" for name, on in loosened if on]
-    if (coarse or soft or bent) and not compress:
+    if (advice := _doubt(model, interpreter, chosen, float(ballast), soft)) and not compress:
         twin = compile_circuit(circuit, positions=plan.encoding.code, error=error, dtype=torch.float64)
-        run_trial(model, twin, basis, _advice(dtype, norm, soft, coarse, bent))
+        run_trial(model, twin, basis, advice)
     for name, step in steps.items():
         warn_of_rounding(name, chosen[name][1], step, dtype)
     return model
@@ -168,7 +164,7 @@ def _write(model: CompiledTransformer, basis: Basis, sharp: Mapping[str, float],
     with torch.no_grad():
         write_model(model, plan, {**sharp, **of_distractors}, basis)
     if fill is not None:
-        fill_model(model, plan, basis, fill, model.circuit)
+        fill_model(model, basis, fill)
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             dtype = model.cfg.dtype
@@ -182,6 +178,26 @@ def _ends(plan: Plan, basis: Basis, interpreter: Interpreter) -> Ends:
         thresholds={name: interpreter.thresholds[name] for name in plan.readouts},
         vectors={name: basis.writes(written) for name, written in plan.vectors.items()},
     )
+
+
+def _doubt(
+    model: CompiledTransformer,
+    interpreter: Interpreter,
+    chosen: Mapping[str, tuple[float, float]],
+    ballast: float,
+    soft: list[str],
+) -> str:
+    """What to do where a trial fails; empty where none is needed.
+
+    One is needed with `soft` options, where the dtype resolves scores to coarse steps, and where what the circuit
+    writes is so long that the norm bends.
+    """
+    dtype, norm = model.cfg.dtype, model.cfg.normalization_type
+    eps, largest = torch.finfo(dtype).eps, max([1.0, *(score for _, score in chosen.values())])
+    steps = [eps * max(score, sharp * ballast if norm else 0) for sharp, score in chosen.values()]
+    coarse = dtype in HALF or max(steps, default=0) > COARSE
+    bent = norm is not None and largest * squared_length(model.plan.encoding, interpreter) / (2 * ballast**2) > COARSE
+    return _advice(dtype, norm, soft, coarse, bent) if coarse or soft or bent else ""
 
 
 def _advice(dtype: torch.dtype, norm: str | None, soft: list[str], coarse: bool, bent: bool) -> str:

@@ -206,11 +206,12 @@ def _free(name: str, taken: Iterable[str]) -> str:
 
 
 @torch.no_grad()
-def fill_model(model: CompiledTransformer, plan: Plan, basis: Basis, noise: Noise, circuit: Declaration) -> None:
+def fill_model(model: CompiledTransformer, basis: Basis, noise: Noise) -> None:
     """Write random weights wherever the circuit, and its distractors, leave room.
 
     Reads are scaled by how large each coordinate is on some texts: scores and values are about 1 in every layer.
     """
+    circuit, plan = model.circuit, model.plan
     filler = _Filler(model, plan, basis, noise)
     model.embed.W_E.add_(filler.writes(model.cfg.d_vocab))
     if model.cfg.has_position_vectors:
