@@ -53,7 +53,7 @@ def test_integers_of_every_kind_are_the_same_label(one: Any):
         (lambda c: c.head("h", match(c.tok, c.tok), sink=1 + 1e-7), "head 'h': its scores may differ by 1e-07 only"),
         (lambda c: c.number(c.out["a"], 0 * c.pos[1]), r"number out\['a'\]: reads = 0 \* pos\[1\]; allowed: factors"),
         (lambda c: c.space("s", 3), "space 's': labels = 3; allowed: words and integers, or a space"),
-        (lambda c: c.bucket("b", c.one, c.out, {"a": 1, "b": 1 + 1e-7}), "the values of 'a' and 'b' differ by 1e-07 only"),
+        (lambda c: c.bucket("b", c.one, c.out, {"a": 1, "b": 1 + 1e-7}), "'a' and 'b' differ by 1e-07 only"),
         (lambda c: c.readout("unembed", c.tok), "readout 'unembed': the name is taken"),
         (lambda c: c.count("n", match(c.one, c.embed("e", dict.fromkeys("!a", "x")), {"1": "x"}), 3),
          "count 'n': .* also matches the start, '!', which does not count; leave it out of 'e'"),
