@@ -94,7 +94,7 @@ def test_a_model_that_does_something_else_is_noticed():
         interpreter, bound = Interpreter(circuit.layout()), Bound(circuit, models[0], {**program.options, **EXACT})
         chooses = [head for head in circuit.heads if head.qk.terms and circuit.n_ctx > 3]
         with torch.no_grad():
-            models[0].unembed.b_U[0] += 2 * bound.logits
+            models[0].unembed.b_U[0] += 2 * bound.logits + 1e-6
             for head in chooses[:1]:
                 models[1].blocks[head.layer].attn.W_Q.mul_(0.1)
         for what, model in zip(seen, models[: 1 + bool(chooses)], strict=False):
