@@ -54,6 +54,9 @@ def hard_head(
     gap = None if gap is None else float(gap)
     scores = possible_scores(qk, c.holds, c.n_ctx)
     known = gap or scores.gap
+    if ties != "mean" and qk.terms and known is None:
+        raise ConfigError(f"{where}: the gap between its scores, below which recency must stay, is not known: they are "
+                          "too many, or of shares; declare gap=")  # fmt: skip
     preference = _recency(where, ties, recency, known)
     of_sink = gap  # by how much it differs from other scores, where the gap is the author's word
     if sink is None:

@@ -98,6 +98,7 @@ class Bound:
             self._add([self._head(part) for part in parts if isinstance(part, Head)])
             self._add([self._neurons(part) for part in parts if isinstance(part, Neurons)])
         read = self._unembedding()
+        self.off = self.off + self.eps  # what factors leave of zeros
         capped = torch.minimum(self.off, CAP * self.most.clamp(min=1))
         self.logits = float(torch.minimum(self.off @ read, CAP * (self.most @ read).clamp(min=1)).max())
         self.readouts = {name: float(capped[self.layout.slices[name]].max()) for name in circuit.readouts}

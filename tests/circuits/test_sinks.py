@@ -124,3 +124,16 @@ def test_a_sink_that_is_as_heavy_as_a_match_ties_with_it():
         report = c.verify(progress=False)
         assert report.ok and report.pattern_error < 1e-5
         assert c.interpret("!ba").predictions[0][2] == chosen
+
+
+def test_the_latest_of_keys_whose_scores_are_not_known_needs_a_gap():
+    c = Circuit("abcd", 2)
+    seen = c.space("seen", ["n"], holds="shares")
+    c.head("mean", ov=copy(c.tok, seen, {"b": "n", "c": "n"}))
+    scores = match(c.pos, c.pos, shift(1)) - match(seen, seen)
+    for recency in (None, 0.1):
+        with pytest.raises(
+            ConfigError, match=r"head 'last': the gap between its scores, .* is not known.*declare gap="
+        ):
+            c.head("last", qk=scores, ov=copy(c.tok, c.out), ties="latest", recency=recency)
+    assert c.head("first", qk=scores, ov=copy(c.tok, c.out), ties="first", gap=0.25).gap == pytest.approx(0.05)
