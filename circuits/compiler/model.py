@@ -166,8 +166,9 @@ class CompiledTransformer(HookedTransformer):
     ) -> tuple[int, int]:
         """As in a plain model; and words alone are refused where the circuit reads vectors as well (`ConfigError`)."""
         first, last = super().check_options(return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
-        if self.circuit.inputs and start_at_layer is None and stop_at_layer != 0:
-            given = ", ".join(f"{name!r}: ..." for name in self.circuit.inputs)
+        circuit: Declaration | None = vars(self).get("circuit")  # a snapshot of weights comes back without
+        if circuit is not None and circuit.inputs and start_at_layer is None and stop_at_layer != 0:
+            given = ", ".join(f"{name!r}: ..." for name in circuit.inputs)
             raise ConfigError(f"the circuit reads vectors beside words; run model(model.embedded(text, {{{given}}}), "
                               "start_at_layer=0)")  # fmt: skip
         return first, last

@@ -8,7 +8,7 @@ as methods, too.
 import operator
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Literal
 
 from jaxtyping import Int
 from torch import Tensor
@@ -48,7 +48,7 @@ class Declaration(Stream):
         self._declared: list[Part] = []
         self._settled: list[Part] | None = None
 
-    def __copy__(self) -> Self:
+    def __copy__(self) -> "Declaration":
         """A declaration of its own: what is declared in one of the two later is not in the other."""
         new = type(self).__new__(type(self))
         vars(new).update({name: value.copy() if isinstance(value, dict | list) else value

@@ -138,6 +138,7 @@ def test_a_circuit_is_a_function_that_can_be_called_twice_in_scopes():
     assert c.verify(length=6, reference=lambda text: [None] * 5 + [*text[1:-4]], progress=False).ok
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_names_that_clash_between_scopes_are_refused():
     c = Circuit("!abc", 7, bos="!")
     with c.scope("s"):
@@ -200,6 +201,7 @@ def test_a_table_writes_for_each_combination_what_its_keys_say_and_otherwise_the
     assert c.verify(length=3, reference=reference, progress=False).ok
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_entries_that_overlap_add_up_only_on_purpose():
     c = Circuit("!abxy", 4, bos="!")
     with pytest.raises(ConfigError, match=r"entries \('a', ...\) and \(..., 2\) can fire together, and would add up"):

@@ -170,6 +170,7 @@ def test_a_promise_is_taken_and_verification_holds_the_circuit_to_it():
     assert "broken" in repr(report) and "broken" in repr(c.interpret("!abab"))
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_a_promise_that_is_no_word_is_refused():
     with pytest.raises(ConfigError, match="space 's': holds = 'two'; allowed: 'one', 'shares', 'numbers'"):
         circuit().space("s", ["x"], holds="two")  # pyright: ignore[reportArgumentType]
@@ -220,6 +221,7 @@ def test_a_soft_head_is_the_softmax_that_was_declared_for_the_interpreter_as_for
 
 
 @pytest.mark.parametrize("option", [{"ties": "latest"}, {"recency": 0.1}, {"gap": 0.5}])
+@pytest.mark.usefixtures("as_installed")
 def test_a_soft_head_has_neither_ties_recency_nor_gap(option: dict[str, Any]):
     c = circuit()
     with pytest.raises(ConfigError, match=f"head 's': {next(iter(option))} = .* contradicts attend = 'soft'"):

@@ -57,6 +57,7 @@ def test_spaces_whose_labels_differ_need_a_relation():
         copy(c.tok, c.space("few", ["a"]))
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_functions_of_another_number_of_labels_and_bare_numbers_are_refused_by_name():
     c = Circuit("!ab", 3)
     one: Any = lambda label: label  # noqa: E731

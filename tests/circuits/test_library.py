@@ -285,6 +285,7 @@ def test_what_needs_the_whole_text_is_refused_where_words_do_not_see_it():
             program(Circuit("!ab", 4, bos="!"))
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_what_is_not_there_is_refused_by_name():
     c, other = (Circuit("!ab()", 5, "!", "bidirectional") for _ in range(2))
     elsewhere = other.space("elsewhere", "ab")

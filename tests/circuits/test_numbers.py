@@ -58,7 +58,7 @@ def test_more_knots_never_make_it_worse_and_an_error_takes_no_more_than_it_needs
 
 
 def test_a_straight_line_takes_two_knots_and_a_constant_writes_itself():
-    assert len(pieces("f", lambda u: 3 * u - 1, -2, 5, None, 1e-6).knots) == 2
+    assert len(pieces("f", lambda u: 3 * u - 1, -2.0, 5.0, None, 1e-6).knots) == 2
     c = reader(1)
     c.function("always", c.spaces["v"], c.out["b"], lambda u: 2.5)
     c.number(c.out["a"], c.spaces["v"])

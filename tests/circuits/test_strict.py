@@ -20,6 +20,7 @@ def start(n_ctx: int = 5) -> Circuit:
 
 
 @pytest.mark.parametrize("one", [1, np.int64(1), np.uint8(1), torch.tensor(1)], ids=repr)
+@pytest.mark.usefixtures("as_installed")
 def test_integers_of_every_kind_are_the_same_label(one: Any):
     c, zero, five = start(), cast(Any, np.int64(0)), cast(Any, np.float32(5))
     number = c.readout("number", [zero, one, 2])
