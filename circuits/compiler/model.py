@@ -116,9 +116,9 @@ class Ends:
         vectors: for each space of vectors, the directions that they are written to.
     """
 
-    readouts: dict[str, Float[Tensor, "d_model labels"]]
-    thresholds: dict[str, Float[Tensor, "labels"]]
-    vectors: dict[str, Float[Tensor, "labels d_model"]]
+    readouts: dict[str, Float[Tensor, "d_model _labels"]]
+    thresholds: dict[str, Float[Tensor, "_labels"]]
+    vectors: dict[str, Float[Tensor, "_labels d_model"]]
 
 
 class CompiledTransformer(HookedTransformer):

@@ -195,7 +195,7 @@ def make_plan(
     )
 
 
-def _by_label(blocks: Mapping[str, Float[Tensor, "labels columns"]], n_columns: int, encoding: Encoding) -> Sparse:
+def _by_label(blocks: Mapping[str, Float[Tensor, "_labels columns"]], n_columns: int, encoding: Encoding) -> Sparse:
     """What is read or written of each space, as columns over all labels."""
     shape, found = (encoding.n_labels, n_columns), []
     for name, block in blocks.items():

@@ -39,7 +39,7 @@ class Possible:
 
 
 def possible_scores(
-    form: Form, holds: Mapping[str, Holds], n_ctx: int, keys: Mapping[str, Float[Tensor, "labels"]] | None = None
+    form: Form, holds: Mapping[str, Holds], n_ctx: int, keys: Mapping[str, Float[Tensor, "_labels"]] | None = None
 ) -> Possible:
     """The scores that `form` can give, to any key or to one that holds `keys` in these spaces.
 

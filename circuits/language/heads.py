@@ -143,7 +143,7 @@ def _margin_of_sink(
     )
 
 
-def _start(c: Stream) -> dict[str, Float[Tensor, "labels"]]:
+def _start(c: Stream) -> dict[str, Float[Tensor, "_labels"]]:
     """What the start of a text surely holds, as a key."""
     first = {c.pos.name: c.pos.labels[0], c.one.name: c.one.labels[0]}
     if c.out is not c.tok:  # else predictions may lie there as well

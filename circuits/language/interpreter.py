@@ -59,9 +59,9 @@ class Interpretation:
     logits: Float[Tensor, "batch pos d_vocab"]
     predictions: list[list[str | None]]
     broken: tuple[str, ...]
-    fired: dict[str, Bool[Tensor, "entry"]]
+    fired: dict[str, Bool[Tensor, "_entry"]]
     layout: Layout
-    thresholds: dict[str, Float[Tensor, "labels"]]
+    thresholds: dict[str, Float[Tensor, "_labels"]]
 
     def space(self, name: str) -> Float[Tensor, "batch pos labels"]:
         """What one space holds at the end.
@@ -264,7 +264,7 @@ def checked_readout(layout: Layout, readout: str) -> Space:
     return readouts[readout]
 
 
-def nothing_below(holdings: Holdings) -> dict[str, Float[Tensor, "labels"]]:
+def nothing_below(holdings: Holdings) -> dict[str, Float[Tensor, "_labels"]]:
     """For each word, and each label of a readout, the threshold below which it is not predicted.
 
     It is `HEARD` times the smallest number that a part can write when no other part writes. For a word that nothing

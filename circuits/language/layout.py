@@ -20,7 +20,7 @@ from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, Head, Neurons, Pa
 from circuits.language.space import Coordinate, Space
 from interp.errors import ConfigError
 
-Blocks = dict[tuple[str, str], Float[Tensor, "rows columns"]]
+Blocks = dict[tuple[str, str], Float[Tensor, "_rows _columns"]]
 """The blocks of a form, by the names of the spaces that they relate."""
 
 
@@ -38,7 +38,7 @@ class Read:
     reader: str
     kind: str
     time: float
-    blocks: dict[str, Float[Tensor, "labels read"]]
+    blocks: dict[str, Float[Tensor, "_labels _read"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Write:
 
     writer: str
     time: float
-    blocks: dict[str, Float[Tensor, "written labels"]]
+    blocks: dict[str, Float[Tensor, "_written _labels"]]
 
 
 class Layout:
@@ -95,7 +95,7 @@ class Layout:
     def _written(self, space: Space) -> bool:
         return any(space.name in written_spaces(part) for part in self.declaration.parts)
 
-    def _unembedding(self) -> dict[str, Float[Tensor, "labels d_vocab"]]:
+    def _unembedding(self) -> dict[str, Float[Tensor, "_labels d_vocab"]]:
         read: dict[str, Tensor] = {}
         out = self.declaration.out
         if out.name in self.slices:
@@ -205,7 +205,7 @@ def _by_space(blocks: Blocks, axis: int) -> dict[str, Tensor]:
     return {name: torch.cat(ones, dim=1 - axis) for name, ones in together.items()}
 
 
-def _distinct(sums: Iterable[Terms], slices: dict[str, slice]) -> dict[str, Float[Tensor, "distinct labels"]]:
+def _distinct(sums: Iterable[Terms], slices: dict[str, slice]) -> dict[str, Float[Tensor, "_distinct _labels"]]:
     """The different rows of factors that sums of coordinates have in each space."""
     rows: dict[str, dict[tuple[tuple[int, float], ...], None]] = {}
     for terms in sums:

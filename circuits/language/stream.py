@@ -59,7 +59,7 @@ class Stream:
         self.bos = given.bos if bos is None else bos
         self.spaces: dict[str, Space] = {}
         self.nothing_below = None if nothing_below is None else float(nothing_below)
-        self.embeddings: dict[str, Float[Tensor, "d_vocab labels"]] = {}
+        self.embeddings: dict[str, Float[Tensor, "d_vocab _labels"]] = {}
         self.holds: dict[str, Holds] = {}
         self.readouts: dict[str, Space] = {}
         self.inputs: dict[str, tuple[float, float]] = {}
