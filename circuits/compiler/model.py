@@ -217,4 +217,8 @@ class CompiledTransformer(HookedTransformer):
         checked_readout(Layout(self.circuit), readout)
         end = self(stream, start_at_layer=0, stop_at_layer=self.cfg.n_layers) if self.cfg.n_layers else stream
         assert isinstance(end, Tensor)
+        return self.readout_at(end, readout)
+
+    def readout_at(self, end: Float[Tensor, "batch pos d_model"], readout: str) -> Float[Tensor, "batch pos labels"]:
+        """What a readout says of the end of the stream itself, such as `cache["resid_post", -1]`."""
         return self.ln_final(end) @ self.ends.readouts[readout].to(end)

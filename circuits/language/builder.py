@@ -80,7 +80,7 @@ class Builder(Numbers):
             head = soft_head(self, name, qk, ov, sink, sharp, ties=ties, recency=recency, gap=gap)
         else:
             head = hard_head(self, name, qk, ov, sink, ties, recency, sharp, gap)
-        self._add(head, layer, name)
+        self._add(head, layer)
         return head
 
     @placed
@@ -119,7 +119,7 @@ class Builder(Numbers):
         twice = next((space for i, space in enumerate(written) if space in written[:i]), None)
         if twice is not None:
             raise ConfigError(f"{where}: it writes space {twice.name!r} twice; allowed: a label for each space")
-        self._add(neurons.lookup(name, given, self.one["1"]), layer, name)
+        self._add(neurons.lookup(name, given, self.one["1"]), layer)
 
     @placed
     def count(

@@ -111,11 +111,11 @@ class Declaration(Stream):
             raise ConfigError(f"{where}: the name is taken{other}")
         return name, where
 
-    def _add(self, part: Part, layer: int | None, name: str) -> None:
+    def _add(self, part: Part, layer: int | None) -> None:
         for own in (self.pos, self.one):
             if own.name in written_spaces(part):
                 raise ConfigError(
                     f"{part.title} writes space {own.name!r}, which only the embedding may; give it another"
                 )
-        self._declared.append(replace(part, name=name, layer=UNSETTLED if layer is None else operator.index(layer)))
+        self._declared.append(replace(part, layer=UNSETTLED if layer is None else operator.index(layer)))
         self._settled = None

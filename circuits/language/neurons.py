@@ -35,7 +35,7 @@ def lookup(name: str, table: Lookup, one: Coordinate) -> Neurons:
         if written != always:
             factors = [(coordinate, 1.0) for coordinate in written] + [(coordinate, -1.0) for coordinate in always]
             ramps.append(Ramp((*held, *empty), len(held) - 0.75, len(held) - 0.25, tuple(factors)))
-    return Neurons(name, UNSETTLED, tuple(ramps), table)
+    return Neurons("mlp", name, UNSETTLED, tuple(ramps), table)
 
 
 def listed_table(
@@ -131,15 +131,16 @@ def _overlap(entries: Sequence[Entry]) -> tuple[Entry, Entry] | None:
 
 
 def bucket(
-    where: str, number: Terms, writes: Space, values: Mapping[Any, Number], gate: Sequence[Coordinate]
+    name: str, number: Terms, writes: Space, values: Mapping[Any, Number], gate: Sequence[Coordinate]
 ) -> Neurons:
     """Neurons that write the label whose value is nearest to a number, and only where a coordinate of `gate` is 1.
 
     One ramp writes the lowest label. Each pair of neighbouring values has a ramp, a quarter of their distance to either
     side of the middle between them; it adds the upper label and subtracts the lower one. Where the gate is 0, every
     ramp stays below its beginning: its `low` is raised by more than the number can be, and the gate makes good for it.
-    The layer and the name are set by the caller.
+    Raises `ConfigError` naming the bucket.
     """
+    where = f"bucket {name!r}"
     if not isinstance(values, Mapping) or not values:
         raise ConfigError(f"{where}: no values; allowed: a mapping from labels to numbers")
     for label, value in values.items():
@@ -162,7 +163,8 @@ def bucket(
         written = ((writes[other], 1.0), (writes[one], -1.0))
         ramps.append(Ramp(reads, middle - quarter, middle + quarter, written))
     lowest = min(ramp.low for ramp in ramps[1:]) if len(ramps) > 1 else math.inf
-    return Neurons(where, UNSETTLED, tuple(ramps), gate=tuple(gate), reach=(Reach(number, -math.inf, lowest),))
+    reach = (Reach(number, -math.inf, lowest),)
+    return Neurons("bucket", name, UNSETTLED, tuple(ramps), gate=tuple(gate), reach=reach)
 
 
 def pieced(number: Terms, given: Pieces, writes: Terms, factor: float, one: Coordinate) -> tuple[Ramp, ...]:

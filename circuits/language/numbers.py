@@ -55,7 +55,7 @@ class Numbers(Declaration):
             raise ConfigError(f"{where}: gate = {describe(gate)}; allowed: a space, or coordinates such as "
                               f"{self.tok.name}[{self.tok.labels[0]!r}]")  # fmt: skip
         self._check_space(where, writes, *(one.space for one in gates))
-        self._add(neurons.bucket(where, terms, writes, values, gates), layer, name)
+        self._add(neurons.bucket(name, terms, writes, values, gates), layer)
 
     @placed
     def function(
@@ -92,7 +92,9 @@ class Numbers(Declaration):
         ramps = neurons.pieced(number, given, written, 1.0, self.one["1"])
         span = min(given.values), max(given.values)
         given_number = (Reach(number, low, high, over is None),)
-        self._add(self._of_function(where, ramps, given_number, span, written, given.error), layer, name)
+        _check_writes(where, ramps)
+        self._add(Neurons("function", name, UNSETTLED, ramps, reach=given_number, span=span, destinations=written,
+                          error=given.error), layer)  # fmt: skip
         return given
 
     @placed
@@ -139,7 +141,9 @@ class Numbers(Declaration):
             reaches.append(Reach(number, *bounds, over is None))
             reached = max(reached, square.error / 4)
         span = span[0] - reached, span[1] + reached
-        self._add(self._of_function(where, tuple(ramps), tuple(reaches), span, written, reached), layer, name)
+        _check_writes(where, ramps)
+        self._add(Neurons("product", name, UNSETTLED, tuple(ramps), reach=tuple(reaches), span=span,
+                          destinations=written, error=reached), layer)  # fmt: skip
         return reached
 
     @known_keywords
@@ -161,29 +165,13 @@ class Numbers(Declaration):
             relation[read.index(coordinate.label), self.out.index(logit.label)] = factor
             self.directs.append(copy(read, self.out, relation, drop=()))
 
-    @staticmethod
-    def _of_function(
-        where: str,
-        ramps: tuple[Ramp, ...],
-        reach: tuple[Reach, ...],
-        span: tuple[float, float],
-        destinations: Terms,
-        error: float,
-    ) -> Neurons:
-        if not ramps:
-            raise ConfigError(f"{where}: it is 0 everywhere, and would write nothing")
-        return Neurons(where, UNSETTLED, ramps, reach=reach, span=span, destinations=destinations, error=error)
-
     def _number(self, where: str, number: Space | Linear, what: str = "reads") -> Terms:
         """A number that is read, or a place that is written, as coordinates with factors."""
         if isinstance(number, Space):
             self._check_space(where, number)
             if len(number) != 1:
-                whole = (
-                    ""
-                    if isinstance(number.labels[0], str)
-                    else "; a label is the number sum(n * s[n] for n in s.labels)"
-                )
+                words = isinstance(number.labels[0], str)
+                whole = "" if words else "; a label is the number sum(n * s[n] for n in s.labels)"
                 raise ConfigError(f"{where}: space {number.name!r} has {len(number)} numbers; say which, as in "
                                   f"{number.name}[{number.labels[0]!r}]{whole}")  # fmt: skip
             number = number[number.labels[0]]
@@ -219,3 +207,9 @@ class Numbers(Declaration):
             raise ConfigError(f"{where}: what it reads is always {low:g}, as nothing that was declared before writes "
                               "it; declare what writes it first, or give over=(low, high)")  # fmt: skip
         return low, high
+
+
+def _check_writes(where: str, ramps: Sequence[Ramp]) -> None:
+    """Raise `ConfigError`, whose message begins with `where`, for a function that is 0 everywhere."""
+    if not ramps:
+        raise ConfigError(f"{where}: it is 0 everywhere, and would write nothing")

@@ -147,16 +147,18 @@ class Neurons:
     """A group of an MLP's neurons, declared by `Circuit.mlp`, `bucket`, `function` or `product`.
 
     Attributes:
+        kind: what they were declared as.
         name, layer: as for a head.
         ramps: what the neurons compute.
         table: the table, for neurons that look labels up.
         gate: for a bucket, the coordinates of which one must be 1.
         reach: where the numbers that it reads must lie.
-        span: for a function, the lowest and the highest of its values.
-        destinations: for a function, where its value is written, with factors.
-        error: for a function, the largest distance of its pieces from it.
+        span: for a function or a product, the lowest and the highest of its values.
+        destinations: for these, where the value is written, with factors.
+        error: for these, the largest distance of the pieces from it.
     """
 
+    kind: Literal["mlp", "bucket", "function", "product"]
     name: str
     layer: int
     ramps: tuple[Ramp, ...]
@@ -170,8 +172,7 @@ class Neurons:
     @property
     def title(self) -> str:
         """What messages call them: "mlp 'table'", "bucket 'count'" or "function 'square'"."""
-        kind = "mlp" if self.table is not None else "bucket" if self.gate else "function"
-        return f"{kind} {self.name!r}"
+        return f"{self.kind} {self.name!r}"
 
     def __repr__(self) -> str:
         return f"Neurons({self.name!r}, layer={self.layer}, {len(self.ramps)} ramps)"

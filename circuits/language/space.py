@@ -2,6 +2,7 @@
 
 import math
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,16 +102,16 @@ class Space:
         return f"Space({self.name!r}, {listed(self.labels)})"
 
 
-class Linear:
+class Linear(ABC):
     """What can be added and scaled: a coordinate, or a sum of coordinates. Python's `sum` adds several.
 
     A constant is a multiple of the constant coordinate, `c.one["1"]`; a bare number is refused (`ConfigError`).
     """
 
     @property
+    @abstractmethod
     def terms(self) -> tuple[tuple["Coordinate", float], ...]:
         """Coordinates with their factors."""
-        raise NotImplementedError
 
     def __add__(self, other: "Linear") -> "Sum":
         if isinstance(other, Linear):

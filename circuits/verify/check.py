@@ -227,7 +227,7 @@ class _Ends:
     def read(self, stream: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos labels"]:
         """What the readout says of the end of the stream."""
         assert isinstance(self.model, CompiledTransformer) and self.readout is not None
-        return self.model.ln_final(stream) @ self.model.ends.readouts[self.readout].to(stream)
+        return self.model.readout_at(stream, self.readout)
 
 
 class _Check:

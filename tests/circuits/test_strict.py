@@ -274,7 +274,7 @@ def test_a_number_that_grows_after_a_function_of_it_was_declared_is_refused(kind
         c.head("second", ov=2 * copy(c.tok, mean, {"b": "a"}))
         return c
 
-    with pytest.raises(ConfigError, match=r"function 'f' reads a number from .*; declare it last, or give over="):
+    with pytest.raises(ConfigError, match=rf"{kind} 'f' reads a number from .*; declare it last, or give over="):
         grown().compile()
     assert grown(over=(0, 3)).verify(progress=False).ok
 
