@@ -1,4 +1,4 @@
-"""Indices as callers give them: integers of any kind, negative ones counted from the end."""
+"""Indices as callers give them: integers of any kind, negative ones counted from the end; and numbers in words."""
 
 import operator
 from typing import Any, SupportsIndex
@@ -75,3 +75,20 @@ def chosen_indices(what: str, index: Any, size: int) -> list[int]:
     if not found or len(set(found)) < len(found):
         raise ConfigError(f"{what} = {describe(index)} names nothing, or something twice")
     return found
+
+
+def counted(n: int, what: str) -> str:
+    """A number of things in words: "1 head", "2,000 heads"."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+def ranges(numbers: list[int]) -> str:
+    """Numbers in order, those that follow each other together: "0 to 2, 5"; at most eight such parts."""
+    found: list[list[int]] = []
+    for one in numbers:
+        if found and one == found[-1][-1] + 1:
+            found[-1][1:] = [one]
+        else:
+            found.append([one])
+    shown = [" to ".join(map(str, run)) for run in found[:8]]
+    return ", ".join(shown) + (", ..." if len(found) > 8 else "")

@@ -10,42 +10,25 @@ from typing import Any, Literal, get_type_hints
 
 import torch
 
-from interp.config.fields import alternatives, fits, spell_all, torch_dtype
+from interp.config.combinations import check_combinations
+from interp.config.counts import ParameterCounts, count_parameters
+from interp.config.fields import alternatives, check_by_name, check_names, fits, spell_all, torch_dtype
 from interp.config.rotary import RotaryScaling
 from interp.errors import ConfigError, describe, did_you_mean
 
 ActFn = Literal["relu", "gelu", "gelu_new", "gelu_fast", "silu", "solu", "solu_ln"]
+"""The function of an MLP's neurons; see `TransformerConfig.act_fn`."""
+
 NormType = Literal["LN", "RMS"]
-PositionType = Literal["standard", "onehot", "sinusoidal", "rotary", "shortformer", "none"]
+"""LayerNorm, or RMSNorm, which takes no mean off."""
+
+PositionType = Literal[
+    "standard", "onehot", "sinusoidal", "sinusoidal_halves", "rotary", "relative", "shortformer", "none"
+]
+"""How a model knows positions; see `TransformerConfig.positional_embedding_type`."""
 
 DERIVED: Any = None
 """The default of a field that is computed from the others when it is not given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParameterCounts:
-    """Numbers of parameters by component, over all layers.
-
-    Attributes:
-        embed: `W_E`.
-        pos_embed: `W_pos` where it is learned; fixed tables are not parameters.
-        attention: `W_Q W_K W_V W_O` and their biases.
-        mlp: `W_in W_out`, `W_gate` where there is one, and their biases.
-        norms: gains and biases, of the norms of queries and keys and of neurons ("solu_ln") too.
-        unembed: `W_U` and `b_U`; `b_U` alone where `W_U` is tied to `W_E`.
-    """
-
-    embed: int
-    pos_embed: int
-    attention: int
-    mlp: int
-    norms: int
-    unembed: int
-
-    @property
-    def total(self) -> int:
-        """All of them, each parameter counted once."""
-        return sum(dataclasses.astuple(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +41,8 @@ class TransformerConfig:
         n_ctx: longest sequence.
         d_vocab: number of tokens.
         d_vocab_out: number of logits; by default `d_vocab`. With another number the logits are of other things than
-            tokens (the classes of a task): answers are their numbers, and there is no loss and no generation.
+            tokens (the classes of a task): answers are their numbers, and there is no loss and no generation. With 0
+            there is no unembedding: the model is read at its last stream (sentence encoders, the encoder of a pair).
         n_heads: heads a layer; by default `d_model // d_head`.
         d_head: width of a head; by default `d_model // n_heads`.
         n_key_value_heads: heads with keys and values of their own, each shared by a group of query heads
@@ -73,10 +57,18 @@ class TransformerConfig:
             "post" normalises the stream itself, `norm(x + f(x))`, and has no final norm (Vaswani et al. 2017);
             "both" is "pre" with one more norm on what is written, `x + norm(f(norm(x)))` (Gemma 2).
         eps: added to the variance inside the square root.
+        embed_norm: the sum of the embeddings passes through a norm, `embed_ln`, before the first block (BERT).
+        first_ln1: False leaves out the norm through which attention of layer 0 reads (ModernBERT).
         positional_embedding_type: "standard" learned vectors added to the stream; "onehot" fixed unit vectors in
-            its last n_ctx dimensions; "sinusoidal" fixed (Vaswani et al. 2017, section 3.5); "rotary" (Su et al.
-            2021); "shortformer" learned vectors that queries and keys alone see, added to what they read after the norm
+            its last n_ctx dimensions; "sinusoidal" fixed, sines and cosines in turn (Vaswani et al. 2017, section 3.5),
+            "sinusoidal_halves" all sines and then all cosines (Marian); "rotary" (Su et al. 2021); "relative" learned
+            biases of scores by the distance from query to key, the same in all layers (Raffel et al. 2020, section
+            2.1); "shortformer" learned vectors that queries and keys alone see, added to what they read after the norm
             (Press et al. 2021; `ln1(x) + W_pos`, as published checkpoints have them); "none".
+        relative_buckets: how many distances have a bias of their own; by default 32.
+        relative_max_distance: from which distance on all share one; by default 128.
+        n_token_types: how many types tokens can have, each a learned vector that is added to the stream (BERT's two
+            segments); 0 for none.
         rotary_base: longest wavelength / 2 pi; one, or a tuple with one for each layer.
         rotary_dim: how many leading dimensions of a head are rotated.
         rotary_scaling: a `RotaryScaling` or None, or a tuple with one for each layer.
@@ -84,12 +76,20 @@ class TransformerConfig:
         attn_scale: what q . k is *divided* by; by default sqrt(d_head).
         attn_implementation: "eager" writes attention out, with the same bits observed or not; "sdpa" uses torch's
             fused kernel in every block whose scores and pattern nobody looks at.
-        window_size: a query sees itself and the `window_size - 1` keys before it; one, or a tuple with one (or None)
-            for each layer.
+        window_size: a query sees itself and the `window_size - 1` keys before it, and with bidirectional attention as
+            many after it; one, or a tuple with one (or None) for each layer.
+        d_memory: width of the memory that cross-attention reads between attention and MLP of every block: the last
+            stream of an encoder. 0 for a model without cross-attention.
         attn_scores_soft_cap, output_logits_soft_cap: `cap * tanh(x / cap)` on scores, on logits (Gemma 2).
         use_qk_norm: RMS norm with a gain over d_head on every query and key (Qwen 3).
         parallel_attn_mlp: attention and MLP read the same stream and their outputs are added together.
         tie_word_embeddings: `W_U = W_E^T`.
+        masked_token_head: before the unembedding the last stream passes through `norm(act(x W_in + b_in))` (Devlin et
+            al. 2019).
+        pooling: how the last stream, past the final norm, becomes one vector a sequence: "mean" over its tokens; "cls",
+            that of its first token; "pooler", `tanh(x W + b)` of that (Devlin et al. 2019); None for no such vector.
+        normalize_pooled: that vector is divided by its length (sentence encoders).
+        n_pooled_classes: how many classes have a logit on that vector, such as BERT's two of next sentences.
         embed_scale: token vectors are multiplied by it on their way into the stream (Gemma: sqrt(d_model)). A run
             rounds it to its dtype.
         init_std: standard deviation of initial weights; by default `0.8 / sqrt(d_model)`. Biases start at 0.
@@ -115,10 +115,15 @@ class TransformerConfig:
     normalization_type: NormType | None = "LN"
     norm_position: Literal["pre", "post", "both"] = "pre"
     eps: float = 1e-5
+    embed_norm: bool = False
+    first_ln1: bool = True
     positional_embedding_type: PositionType = "standard"
     rotary_base: float | tuple[float, ...] | None = None
     rotary_dim: int | None = None
     rotary_scaling: RotaryScaling | tuple[RotaryScaling | None, ...] | None = None
+    relative_buckets: int | None = None
+    relative_max_distance: int | None = None
+    n_token_types: int = 0
     attention_dir: Literal["causal", "bidirectional"] = "causal"
     attn_scale: float = DERIVED
     attn_implementation: Literal["eager", "sdpa"] = "eager"
@@ -126,8 +131,13 @@ class TransformerConfig:
     attn_scores_soft_cap: float | None = None
     output_logits_soft_cap: float | None = None
     use_qk_norm: bool = False
+    d_memory: int = 0
     parallel_attn_mlp: bool = False
     tie_word_embeddings: bool = False
+    masked_token_head: bool = False
+    pooling: Literal["mean", "cls", "pooler"] | None = None
+    normalize_pooled: bool = False
+    n_pooled_classes: int = 0
     embed_scale: float = 1.0
     init_std: float = DERIVED
     seed: int | None = None
@@ -135,13 +145,7 @@ class TransformerConfig:
 
     def __new__(cls, **given: Any) -> "TransformerConfig":
         """Refuse unknown and missing fields before the generated `__init__` does, and by name."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        for name in given:
-            if name not in names:
-                raise ConfigError(f"unknown config field {name!r}{did_you_mean(name, names)}")
-        missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in given]
-        if missing:
-            raise ConfigError(f"config fields without a default are missing: {', '.join(missing)}")
+        check_names(given, cls)
         return super().__new__(cls)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -160,7 +164,7 @@ class TransformerConfig:
             if getattr(self, name) is DERIVED:
                 object.__setattr__(self, name, value)
         self._check_fields()
-        self._check_combinations()
+        check_combinations(self)
 
     def _derived(self) -> dict[str, Any]:
         heads, width = self.n_heads, self.d_head
@@ -175,7 +179,7 @@ class TransformerConfig:
                 f"d_model = {self.d_model} is not a multiple of {given} = {divisor}; give {other} as well"
             )
         heads, width = heads or self.d_model // width, width or self.d_model // heads
-        rotary = self.positional_embedding_type == "rotary"
+        rotary, relative = (self.positional_embedding_type == kind for kind in ("rotary", "relative"))
         return {
             "d_vocab_out": self.d_vocab,
             "n_heads": heads,
@@ -186,10 +190,13 @@ class TransformerConfig:
             "init_std": 0.8 / math.sqrt(self.d_model),
             "rotary_base": 10_000.0 if rotary else None,
             "rotary_dim": width if rotary else None,
+            "relative_buckets": 32 if relative else None,
+            "relative_max_distance": 128 if relative else None,
         }
 
     def _check_fields(self) -> None:
-        may_be_zero = {"n_layers", "d_mlp", "init_std", "seed"}
+        may_be_zero = {"n_layers", "d_mlp", "init_std", "seed", "d_vocab_out", "n_token_types", "d_memory"}
+        may_be_zero |= {"n_pooled_classes"}
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if not fits(value, hint):
@@ -206,53 +213,14 @@ class TransformerConfig:
                         least = "zero or more" if name in may_be_zero else "more than zero"
                         raise ConfigError(f"{name} = {describe(value)}; allowed: {least}")
 
-    def _check_combinations(self) -> None:
-        heads, kv_heads, positions = self.n_heads, self.n_key_value_heads, self.positional_embedding_type
-        _refuse(heads % kv_heads != 0, f"n_heads = {heads} is not a multiple of n_key_value_heads = {kv_heads}")
-        for name in ("d_mlp", "gated_mlp", "parallel_attn_mlp"):
-            value = getattr(self, name)
-            _refuse(self.attn_only and bool(value), f"attn_only = True leaves no MLP for {name} = {value}")
-        _refuse(not self.attn_only and self.d_mlp == 0, "d_mlp = 0 leaves no neurons; say attn_only = True")
-        _refuse(
-            self.parallel_attn_mlp and self.norm_position == "post",
-            "parallel_attn_mlp = True contradicts norm_position = 'post', which normalises between attention and MLP",
-        )
-        for name in ("rotary_dim", "rotary_base", "rotary_scaling"):
-            value = getattr(self, name)
-            _refuse(
-                positions != "rotary" and value is not None,
-                f"{name} = {value} contradicts positional_embedding_type = {positions!r}",
-            )
-        _refuse(
-            self.tie_word_embeddings and self.predicts_other_things,
-            f"tie_word_embeddings = True makes as many logits as tokens, but d_vocab = {self.d_vocab} and "
-            f"d_vocab_out = {self.d_vocab_out}",
-        )
-        rotary_dim = self.rotary_dim or 0
-        _refuse(rotary_dim > self.d_head, f"rotary_dim = {rotary_dim} exceeds d_head = {self.d_head}")
-        _refuse(rotary_dim % 2 == 1, f"rotary_dim = {rotary_dim}: dimensions turn in pairs, so it must be even")
-        _refuse(
-            positions == "onehot" and self.d_model < self.n_ctx,
-            f"one-hot positions need d_model >= n_ctx, but d_model = {self.d_model} and n_ctx = {self.n_ctx}",
-        )
-        _refuse(
-            positions == "sinusoidal" and self.d_model % 2 == 1,
-            f"sinusoidal positions come in pairs, so d_model = {self.d_model} must be even",
-        )
-        _refuse(
-            self.window_size is not None and self.attention_dir == "bidirectional",
-            f"window_size = {self.window_size} needs attention_dir = 'causal'",
-        )
-        _refuse(
-            self.attn_implementation == "sdpa" and self.attn_scores_soft_cap is not None,
-            "attn_implementation = 'sdpa' cannot cap scores; drop attn_scores_soft_cap or say 'eager'",
-        )
-        allowed = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-        _refuse(self.dtype not in allowed, f"dtype = {self.dtype}; allowed: {', '.join(map(str, allowed))}")
-
     def in_layer(self, value: Any, layer: int) -> Any:
         """The value in one layer of a field that may differ between layers."""
         return value[layer] if isinstance(value, tuple) else value
+
+    @property
+    def has_unembed(self) -> bool:
+        """Whether there are logits."""
+        return self.d_vocab_out > 0
 
     @property
     def predicts_other_things(self) -> bool:
@@ -260,9 +228,24 @@ class TransformerConfig:
         return self.d_vocab_out != self.d_vocab
 
     @property
+    def predicts_next_token(self) -> bool:
+        """Whether the logits at a position are of the token that follows it."""
+        return self.attention_dir == "causal" and not self.predicts_other_things
+
+    @property
+    def predicts_masked_tokens(self) -> bool:
+        """Whether the logits at a position are of the token that stands there."""
+        return self.masked_token_head and self.attention_dir == "bidirectional"
+
+    @property
+    def cross_attention(self) -> bool:
+        """Whether blocks read a memory."""
+        return self.d_memory > 0
+
+    @property
     def norms_neurons(self) -> bool:
         """Whether a LayerNorm over the neurons follows the activation function."""
-        return self.act_fn == "solu_ln"
+        return self.act_fn == "solu_ln" and not self.attn_only
 
     @property
     def norms_reads(self) -> bool:
@@ -276,13 +259,13 @@ class TransformerConfig:
 
     @property
     def has_resid_mid(self) -> bool:
-        """Whether a block has an MLP after its attention, and so a stream between the two."""
+        """Whether a block has an MLP after its attention, and so a stream that only this reads."""
         return not (self.attn_only or self.parallel_attn_mlp)
 
     @property
     def has_position_vectors(self) -> bool:
         """Whether positions are vectors, added to the stream or to what queries and keys read."""
-        return self.positional_embedding_type not in ("rotary", "none")
+        return self.positional_embedding_type not in ("rotary", "relative", "none")
 
     @property
     def positions_in_stream(self) -> bool:
@@ -292,7 +275,7 @@ class TransformerConfig:
     @property
     def n_params(self) -> ParameterCounts:
         """Numbers of parameters by component, and their `total`, computed without making any."""
-        return _count_parameters(self)
+        return count_parameters(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -305,11 +288,7 @@ class TransformerConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TransformerConfig":
         """The config with these fields, such as `to_dict` returns. Raises `ConfigError` as the constructor does."""
-        if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
-            given = type(values).__name__
-            raise ConfigError(
-                f"a config is a TransformerConfig, or a dictionary with its fields by name, not a {given}"
-            )
+        check_by_name(values, cls)
         return cls(**values)
 
     def to_json(self) -> str:
@@ -326,11 +305,6 @@ class TransformerConfig:
         return cls.from_dict(values)
 
 
-def _refuse(contradiction: bool, explanation: str) -> None:
-    if contradiction:
-        raise ConfigError(explanation)
-
-
 def _from_json(value: Any) -> Any:
     """Tuples and `RotaryScaling`s from the lists and objects that JSON makes of them."""
     if isinstance(value, list | tuple):
@@ -341,30 +315,3 @@ def _from_json(value: Any) -> Any:
         except TypeError as error:
             raise ConfigError(f"rotary_scaling = {describe(value)}: {error}") from error
     return value
-
-
-def _count_parameters(cfg: TransformerConfig) -> ParameterCounts:
-    """The parameters that a `HookedTransformer` of this configuration has."""
-    embedding, learned = cfg.d_vocab * cfg.d_model, cfg.positional_embedding_type in ("standard", "shortformer")
-    queries, keys = cfg.n_heads * cfg.d_head, cfg.n_key_value_heads * cfg.d_head
-    attention = 2 * (queries + keys) * cfg.d_model + (queries + 2 * keys + cfg.d_model)
-    neuron_reads = (2 if cfg.gated_mlp else 1) * (cfg.d_model + 1)
-    mlp = 0 if cfg.attn_only else cfg.d_mlp * (neuron_reads + cfg.d_model) + cfg.d_model
-    return ParameterCounts(
-        embed=embedding,
-        pos_embed=cfg.n_ctx * cfg.d_model if learned else 0,
-        attention=cfg.n_layers * attention,
-        mlp=cfg.n_layers * mlp,
-        norms=_count_norms(cfg),
-        unembed=cfg.d_vocab_out * (1 if cfg.tie_word_embeddings else 1 + cfg.d_model),
-    )
-
-
-def _count_norms(cfg: TransformerConfig) -> int:
-    inside = 2 * cfg.d_head if cfg.use_qk_norm else 0
-    inside += 2 * cfg.d_mlp if cfg.norms_neurons else 0  # d_mlp is 0 in an attention-only model
-    if cfg.normalization_type is None:
-        return cfg.n_layers * inside
-    sublayers = cfg.n_layers * (1 if cfg.attn_only else 2)
-    norms = sublayers * (2 if cfg.norm_position == "both" else 1) + (1 if cfg.norms_reads else 0)
-    return norms * (2 if cfg.normalization_type == "LN" else 1) * cfg.d_model + cfg.n_layers * inside

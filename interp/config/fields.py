@@ -1,11 +1,38 @@
 """What the fields of a configuration may hold, read off their annotations."""
 
+import dataclasses
+from collections.abc import Iterable, Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 
 from interp.errors import ConfigError, did_you_mean
+
+
+def refuse(contradiction: bool, explanation: str) -> None:
+    """Raise `ConfigError` with the explanation where there is a contradiction."""
+    if contradiction:
+        raise ConfigError(explanation)
+
+
+def check_by_name(values: object, config: type) -> None:
+    """Raise `ConfigError` unless these are fields by name, of a `config`."""
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        article = "an" if config.__name__.startswith("E") else "a"
+        raise ConfigError(f"a config is {article} {config.__name__}, or a dictionary with its fields by name, not a "
+                          f"{type(values).__name__}")  # fmt: skip
+
+
+def check_names(given: Iterable[str], config: Any) -> None:
+    """Raise `ConfigError` for names that are no fields of a `config`, and for fields that have to be given."""
+    given, fields = list(given), dataclasses.fields(config)
+    names = [field.name for field in fields]
+    for name in given:
+        if name not in names:
+            raise ConfigError(f"unknown config field {name!r}{did_you_mean(name, names)}")
+    if missing := [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in given]:
+        raise ConfigError(f"config fields without a default are missing: {', '.join(missing)}")
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -45,7 +45,12 @@ def rotary_angles(
     positions: Int[Tensor, "batch_or_1 pos"],
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]]:
-    """Cosines and sines of `position / base^(2 i / rotary_dim)` (Su et al. 2021, equation 15), computed in float64."""
+    """Cosines and sines of `position / base^(2 i / rotary_dim)` (Su et al. 2021, equation 15), computed in float64.
+
+    >>> cos, sin = rotary_angles(10_000.0, 4, None, torch.tensor([[0, 1]]), torch.float32)
+    >>> cos[0, 1, 0]
+    tensor([0.5403, 0.9999])
+    """
     pair = torch.arange(0, rotary_dim, 2, dtype=torch.float64, device=positions.device)
     frequency = base ** (-pair / rotary_dim)
     if scaling is not None:
