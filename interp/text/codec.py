@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, SupportsIndex, overload, runtime_checkable
+from typing import Any, Literal, Protocol, SupportsIndex, cast, overload, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, TokenError, check_choice, describe, did_you_mean
-from interp.text.ids import Ids, Text, as_ids, one_sequence
+from interp.text.ids import Arrays, Ids, OneSequence, Text, as_ids, is_text, one_sequence, sequences
 
 
 @runtime_checkable
@@ -23,8 +23,11 @@ class TextCodec(Protocol):
     Such ids exist because many published models have more rows in their embedding than their tokenizer has tokens.
     They are shown as their number in angle brackets, "<50280>".
 
-    Every method takes `prepend_bos`: whether a text starts with the bos. None stands for the tokenizer's own habit,
+    Methods take `prepend_bos`: whether a text starts with the bos. None stands for the tokenizer's own habit,
     `prepends_bos`. A text that starts with the bos already gets no second one.
+
+    >>> isinstance(words, TextCodec), words.to_string(words.to_tokens("Mary gave")[0])
+    (True, 'Mary gave')
     """
 
     bos: str | None
@@ -109,7 +112,34 @@ class TextCodec(Protocol):
             ConfigError: `padding_side` is neither "left" nor "right".
         """
         check_choice("padding_side", padding_side, ("left", "right"))
-        rows = self._rows(_texts(text), prepend_bos)
+        return self._padded(self._rows(_texts(text), prepend_bos), padding_side)
+
+    def pairs_to_tokens(
+        self, first: Text, second: Text, padding_side: str = "left"
+    ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+        """The ids of pairs of texts in one sequence each ("[CLS] first [SEP] second [SEP]"), their mask, and the type
+        of each token: 0 in the first text and 1 in the second, as the tokenizer was trained; padding has 0.
+
+        Raises `TokenError` where there are not as many first texts as second ones, for a tokenizer that puts nothing
+        between two texts, and as `to_tokens_and_mask`, which says what the arguments are.
+        """
+        check_choice("padding_side", padding_side, ("left", "right"))
+        firsts, seconds = _texts(first), _texts(second)
+        if len(firsts) != len(seconds):
+            raise TokenError(f"{len(firsts)} first texts and {len(seconds)} second ones do not make pairs")
+        pairs = self._pairs(list(zip(firsts, seconds, strict=True)))
+        tokens, mask = self._padded([ids for ids, _ in pairs], padding_side)
+        types = torch.zeros_like(tokens)
+        types[mask] = torch.tensor([kind for _, kinds in pairs for kind in kinds], dtype=torch.long)
+        return tokens, mask, types
+
+    def _pairs(self, pairs: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """The ids and the token types of each pair. A subclass whose model reads pairs says how."""
+        raise TokenError(f"a {type(self).__name__} puts nothing between two texts: give ids, with token_types=")
+
+    def _padded(
+        self, rows: list[list[int]], padding_side: str
+    ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
         if not rows:
             raise TokenError("an empty batch: at least one text is needed")
         lengths, padding = {len(row) for row in rows}, self.pad_id
@@ -130,12 +160,16 @@ class TextCodec(Protocol):
 
     def _rows(self, texts: list[str], prepend_bos: bool | None) -> list[list[int]]:
         """The ids of each text, with the bos where it is wanted and not there already."""
+        bos_id, wanted = self._wanted_bos(prepend_bos)
+        rows = self._encode(texts)
+        return [[bos_id, *row] if wanted and bos_id is not None and row[:1] != [bos_id] else row for row in rows]
+
+    def _wanted_bos(self, prepend_bos: bool | None) -> tuple[int | None, bool]:
+        """The id of the bos, and whether it is wanted. Raises `TokenError` where it is and there is none."""
         bos_id = self.bos_id
         if prepend_bos and bos_id is None:
             raise TokenError(f"prepend_bos = True, but this {type(self).__name__} was made without bos=")
-        wanted = self.prepends_bos if prepend_bos is None else prepend_bos
-        rows = self._encode(texts)
-        return [[bos_id, *row] if wanted and bos_id is not None and row[:1] != [bos_id] else row for row in rows]
+        return bos_id, self.prepends_bos if prepend_bos is None else prepend_bos
 
     def to_tokens(
         self, text: Text, prepend_bos: bool | None = None, padding_side: str = "left"
@@ -146,10 +180,20 @@ class TextCodec(Protocol):
         """
         return self.to_tokens_and_mask(text, prepend_bos, padding_side)[0]
 
-    def to_single_token(self, text: str) -> int:
-        """The id of a text that is exactly one token. Raises `TokenError`, listing the tokens, if it is not."""
-        if not isinstance(text, str):
-            raise TokenError(f"to_single_token takes a text, not a value of type {type(text).__name__}")
+    @overload
+    def to_single_token(self, text: str) -> int: ...
+
+    @overload
+    def to_single_token(self, text: list[str] | tuple[str, ...]) -> list[int]: ...
+
+    def to_single_token(self, text: Text) -> int | list[int]:
+        """The id of a text that is exactly one token, or of each of several texts, as a list.
+
+        Raises `TokenError`, listing the tokens, if it is not one.
+        """
+        return self._single(text) if isinstance(text, str) else [self._single(one) for one in _texts(text)]
+
+    def _single(self, text: str) -> int:
         ids = self.encode(text)
         if len(ids) != 1:
             raise TokenError(
@@ -159,23 +203,48 @@ class TextCodec(Protocol):
 
     # ------------------------------------------------------------------ ids to text
 
-    def to_str_tokens(self, text: str | Ids, prepend_bos: bool | None = None) -> list[str]:
-        """The tokens of one text, as `to_tokens` makes them, or of one sequence of ids, as strings.
+    @overload
+    def to_str_tokens(self, text: Arrays, prepend_bos: bool | None = None) -> Any: ...
 
-        Raises `TokenError` for a text that cannot be encoded, for what is not one sequence of ids, and for negative
-        ids.
+    @overload
+    def to_str_tokens(self, text: str | OneSequence, prepend_bos: bool | None = None) -> list[str]: ...
+
+    @overload
+    def to_str_tokens(self, text: list[str] | tuple[str, ...], prepend_bos: bool | None = None) -> list[list[str]]: ...
+
+    def to_str_tokens(self, text: Text | Ids, prepend_bos: bool | None = None) -> list[str] | list[list[str]]:
+        """The tokens of a text, as `to_tokens` makes them, or of a sequence of ids, as strings.
+
+        One text gives a list of strings, and so do ids [pos] or [1, pos]. A list of texts gives a list of such lists,
+        and so do ids [batch, pos] of several sequences, or a list of sequences. Texts are not padded here; in ids that
+        were padded, the padding is shown like every other token.
+
+        Raises `TokenError` for a text that cannot be encoded, for ids of more axes, and for negative ids.
         """
-        return self._strings(self._ids_of(text, prepend_bos))
+        if is_text(text):
+            rows, single = self._rows(_texts(text), prepend_bos), isinstance(text, str)
+        else:
+            rows, single = sequences(cast(Ids, text))
+        strings = [self._strings(_not_negative(row)) for row in rows]
+        return strings[0] if single else strings
 
-    def to_string(self, tokens: Ids) -> str:
-        """The text of one sequence of ids.
+    @overload
+    def to_string(self, tokens: Arrays) -> Any: ...
 
-        Raises `TokenError` for what is not one sequence of ids, and for negative ids.
+    @overload
+    def to_string(self, tokens: OneSequence) -> str: ...
+
+    def to_string(self, tokens: Ids) -> str | list[str]:
+        """The text of one sequence of ids, [pos] or [1, pos]; of several, [batch, pos] or a list of them, a list.
+
+        Special tokens and padding are part of a text. Raises `TokenError` for ids of more axes, and for negative ids.
         """
-        return self._join(_not_negative(one_sequence(tokens)))
+        rows, single = sequences(tokens)
+        texts = [self._join(_not_negative(row)) for row in rows]
+        return texts[0] if single else texts
 
-    def decode(self, tokens: Ids) -> str:
-        """The text of one sequence of ids: `to_string` by the name that other libraries have for it."""
+    def decode(self, tokens: Ids) -> Any:
+        """As `to_string`, by the name that other libraries have for it."""
         return self.to_string(tokens)
 
     def _ids_of(self, text: str | Ids, prepend_bos: bool | None) -> list[int]:
@@ -210,7 +279,12 @@ class TextCodec(Protocol):
 
 
 def check_vocabulary(tokenizer: TextCodec | None, d_vocab: int) -> None:
-    """Raise `ConfigError` if a tokenizer has more tokens than a model of `d_vocab` tokens can know."""
+    """Raise `ConfigError` if a tokenizer has more tokens than a model of `d_vocab` tokens can know.
+
+    >>> check_vocabulary(words, 2)
+    Traceback (most recent call last):
+    interp.errors.ConfigError: d_vocab = 2 is too small for a vocabulary of 12 words
+    """
     if tokenizer is not None and (wanted := tokenizer.d_vocab_base) > d_vocab:
         raise ConfigError(f"d_vocab = {d_vocab} is too small for a vocabulary of {wanted} words")
 

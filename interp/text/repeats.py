@@ -54,6 +54,10 @@ def random_repeats(
     Raises:
         ConfigError: fewer than one sequence, or a length that is too short for a repeat that can move.
         TokenError: too few different tokens for this length; else as `word_ids`.
+
+    >>> tokens = random_repeats(torch.arange(50), 2, 12, bos=0)
+    >>> tokens.shape, tokens[:, 0].tolist(), len(tokens[0].unique()) < 12
+    (torch.Size([2, 12]), [0, 0], True)
     """
     ids = word_ids(words, bos)
     start = [] if bos is None else [bos]
@@ -90,6 +94,9 @@ def word_ids(words: Words, bos: int | None = None) -> Int[Tensor, "word"]:
 
     Raises `ConfigError` for a number of words that is not positive and for a negative bos, `TokenError` for ids that
     are none.
+
+    >>> word_ids([5, 3, 5, 0], bos=0)
+    tensor([3, 5])
     """
     ids = torch.arange(check_count("words", words)) if is_index(words) else as_ids(words, "words").cpu().unique()
     if len(ids) and ids[0] < 0:
@@ -107,22 +114,29 @@ def repeated_tokens(
 ) -> Int[Tensor, "prompt pos"]:
     """`random_repeats` of the ordinary tokens of a model, each sequence after the model's bos if it has one.
 
+    Where the tokenizer also puts tokens behind a text, as an encoder's puts [SEP], each sequence ends with them.
+
     Args:
         cfg, tokenizer: those of the model: `repeated_tokens(model.cfg, model.tokenizer)`.
         n_prompts: how many sequences.
-        length: the length of a sequence, the bos included. None stands for 64, or for less where the context is shorter
-            or the vocabulary too small for a sequence of that length.
+        length: the length of a sequence, with the bos and what stands behind the text. None stands for 64, or for less
+            where the context is shorter or the vocabulary too small for a sequence of that length.
         seed: of all random choices.
 
     The ids are on the CPU. Raises as `random_repeats` does, and `ConfigError` for a length beyond the context.
     """
     words, bos = ordinary_tokens(tokenizer, cfg.d_vocab)
+    behind = tokenizer.behind_text if isinstance(tokenizer, Tokenizer) else []
+    added = (bos is not None) + len(behind)
     if length is None:
-        body = min(LENGTH, cfg.n_ctx) - (bos is not None)
-        length = max(SHORTEST, min(body, 4 * len(words) // 3)) + (bos is not None)
+        body = min(LENGTH, cfg.n_ctx) - added
+        length = max(SHORTEST, min(body, 4 * len(words) // 3)) + added
+    if not is_index(length) or length < SHORTEST + added:
+        raise ConfigError(f"length = {describe(length)}; allowed: {SHORTEST + added} tokens or more")
     if length > cfg.n_ctx:
         raise ConfigError(f"length = {length} is longer than the context, n_ctx = {cfg.n_ctx}")
-    return random_repeats(words, n_prompts, length, bos=bos, seed=seed)
+    repeats = random_repeats(words, n_prompts, length - len(behind), bos=bos, seed=seed)
+    return torch.cat([repeats, torch.tensor(behind, dtype=torch.long).expand(len(repeats), -1)], dim=1)
 
 
 def ordinary_tokens(tokenizer: TextCodec | None, d_vocab: int) -> tuple[Int[Tensor, "words"], int | None]:
@@ -130,6 +144,10 @@ def ordinary_tokens(tokenizer: TextCodec | None, d_vocab: int) -> tuple[Int[Tens
 
     Special tokens (the bos, the end of a text, tokens that were added to the vocabulary) are left out, and so are ids
     that the tokenizer does not have. Without a tokenizer every id is ordinary.
+
+    >>> ids, bos = ordinary_tokens(words, cfg.d_vocab)
+    >>> len(ids) == cfg.d_vocab, bos
+    (True, None)
     """
     if tokenizer is None:
         return torch.arange(d_vocab), None

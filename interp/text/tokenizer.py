@@ -1,6 +1,7 @@
 """Tokenizer: a trained tokenizer (of the `tokenizers` library) as a `TextCodec`."""
 
 import copy
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -27,13 +28,26 @@ class Tokenizer(TextCodec):
         bos, eos, pad: the token that starts a text, the one that ends it, and the one that fills up a batch; None for
             those that do not exist.
         prepend_bos: whether a text starts with `bos` where the caller does not say. None stands for what the backend
-            itself does. The token that ends a text is never added.
+            itself does.
+        add_special_tokens: whether a text gets all tokens that the backend puts around it, as encoders read texts
+            ("[CLS] a text [SEP]"). Otherwise it gets `bos` alone, as decoders read texts that they go on with.
 
     With a byte-level backend that does not normalise, every text comes back as it was:
     `to_string(to_tokens(text)) == text`. Two tokenizers with equal backends, special tokens and habits are equal.
 
+    Attributes:
+        adds_special_tokens: as `add_special_tokens`. With it a text gets exactly the ids that transformers gives it.
+
     Raises:
         TokenError: `bos`, `eos` or `pad` is not a token; `prepend_bos` without a bos.
+
+    >>> from tokenizers import Tokenizer as Trained
+    >>> from tokenizers.models import WordLevel
+    >>> from tokenizers.pre_tokenizers import Whitespace
+    >>> trained = Trained(WordLevel({"the": 0, "milk": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    >>> trained.pre_tokenizer = Whitespace()
+    >>> Tokenizer(trained).to_tokens("the milk")
+    tensor([[0, 1]])
     """
 
     def __init__(
@@ -44,6 +58,7 @@ class Tokenizer(TextCodec):
         eos: str | None = None,
         pad: str | None = None,
         prepend_bos: bool | None = None,
+        add_special_tokens: bool = False,
     ):
         if backend.padding is not None or backend.truncation is not None:
             backend = copy.deepcopy(backend)
@@ -58,6 +73,7 @@ class Tokenizer(TextCodec):
             raise TokenError("prepend_bos = True, but this tokenizer was made without bos=")
         habit = bos is not None and backend.encode("").ids[:1] == [backend.token_to_id(bos)]
         self.prepends_bos = habit if prepend_bos is None else prepend_bos
+        self.adds_special_tokens, self._backend_prepends_bos = add_special_tokens, habit
         self._lost: set[int] = set()  # bytes without a token, which the backend would leave out in silence
         if self._spelling.byte_level and getattr(backend.model, "unk_token", None) is None:
             self._lost = {byte for char, byte in BYTE_OF.items() if backend.token_to_id(char) is None}
@@ -101,6 +117,36 @@ class Tokenizer(TextCodec):
         for text in texts:
             self._check(text)
         return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _rows(self, texts: list[str], prepend_bos: bool | None) -> list[list[int]]:
+        """With all special tokens the backend's own template decides, so that nothing is taken for a bos."""
+        if not self.adds_special_tokens:
+            return super()._rows(texts, prepend_bos)
+        bos_id, wanted = self._wanted_bos(prepend_bos)
+        for text in texts:
+            self._check(text)
+        rows = [encoding.ids for encoding in self.backend.encode_batch_fast(texts)]
+        if wanted == self._backend_prepends_bos or bos_id is None:
+            return rows
+        return [[bos_id, *row] if wanted else row[1:] for row in rows]
+
+    @property
+    def behind_text(self) -> list[int]:
+        """The ids that every text ends with, such as that of [SEP]; empty without `adds_special_tokens`."""
+        some = self.backend.encode("a")
+        n = sum(1 for _ in itertools.takewhile(bool, reversed(some.special_tokens_mask)))
+        return some.ids[len(some.ids) - n :] if self.adds_special_tokens else []
+
+    def _pairs(self, pairs: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """Raises `TokenError` where texts do not get all special tokens: one would run into the other."""
+        if not self.adds_special_tokens:
+            raise TokenError(
+                "this tokenizer puts nothing between two texts; one with add_special_tokens=True does, as the models "
+                "with bidirectional attention have it"
+            )
+        for text in (text for pair in pairs for text in pair):
+            self._check(text)
+        return [(encoding.ids, encoding.type_ids) for encoding in self.backend.encode_batch(list(pairs))]
 
     def _check(self, text: str) -> None:
         try:
@@ -154,35 +200,55 @@ class Tokenizer(TextCodec):
         """Write the backend to `tokenizer.json`; returns what the backend does not know, as JSON values."""
         with atomic_path(folder / FILE) as file:
             file.write_text(self.backend.to_str(), encoding="utf-8")
-        return {"bos": self.bos, "eos": self.eos, "pad": self.pad, "prepend_bos": self.prepends_bos}
+        special = {"bos": self.bos, "eos": self.eos, "pad": self.pad, "prepend_bos": self.prepends_bos}
+        return special | {"add_special_tokens": self.adds_special_tokens}
 
     @classmethod
     def load(cls, folder: Path, values: Mapping[str, Any]) -> "Tokenizer":
         """The tokenizer whose `save` returned `values`. Raises `CheckpointError` as `from_file` does."""
-        config = {f"{name}_token": values[name] for name in ("bos", "eos", "pad")}
-        return cls.from_file(folder / FILE, config | {"add_bos_token": values["prepend_bos"]})
+        special = {name: values[name] for name in ("bos", "eos", "pad", "prepend_bos")}
+        options = {"add_special_tokens": values.get("add_special_tokens", False), **special}
+        return cls._of_file(folder / FILE, _backend_in(folder / FILE), **options)
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], config: Mapping[str, Any] | None = None) -> "Tokenizer":
-        """The tokenizer of a `tokenizer.json`; `config` is what `tokenizer_config.json` holds, where there is one.
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any] | None = None,
+        add_special_tokens: bool = False,
+        pad_id: int | None = None,
+    ) -> "Tokenizer":
+        """The tokenizer of a `tokenizer.json`.
+
+        Args:
+            path: of the file.
+            config: what `tokenizer_config.json` holds, where there is one.
+            add_special_tokens: see the class.
+            pad_id: the token that fills up a batch, where `config` names none.
 
         Raises `CheckpointError` naming the file.
         """
-        from tokenizers import Tokenizer as Backend
-
-        config = config or {}
-        try:
-            backend = Backend.from_str(Path(path).read_text(encoding="utf-8"))
-        except Exception as error:  # tokenizers raises no narrower type
-            raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
+        config, backend = config or {}, _backend_in(path)
         special = {name: _content(config.get(f"{name}_token")) for name in ("bos", "eos", "pad")}
-        if special["bos"] is None and "bos_token" not in config:
+        if special["bos"] is None and ("bos_token" not in config or add_special_tokens):
             special["bos"] = _first_added(backend)
+        if special["pad"] is None and pad_id is not None:
+            special["pad"] = backend.id_to_token(pad_id)
         habit = config.get("add_bos_token") if special["bos"] is not None else None
+        return cls._of_file(path, backend, **special, prepend_bos=habit, add_special_tokens=add_special_tokens)
+
+    @classmethod
+    def _of_file(cls, path: str | os.PathLike[str], backend: Any, **options: Any) -> "Tokenizer":
+        """The tokenizer of a backend from a file. Raises `CheckpointError` naming the file."""
         try:
-            return cls(backend, **special, prepend_bos=habit)
+            return cls(backend, **options)
         except TokenError as error:
             raise CheckpointError(f"{path}: {error}") from error
+
+    def with_special_tokens(self, added: bool) -> "Tokenizer":
+        """The same tokenizer, whose texts get all special tokens or the bos alone (`add_special_tokens`)."""
+        special = {"bos": self.bos, "eos": self.eos, "pad": self.pad}
+        return Tokenizer(self.backend, **special, prepend_bos=self.prepends_bos, add_special_tokens=added)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Tokenizer":
         """Itself: nothing about it changes, and a copy of the model need not copy its vocabulary."""
@@ -201,7 +267,7 @@ class Tokenizer(TextCodec):
 
     @property
     def _own_key(self) -> tuple[Any, ...]:
-        return self.d_vocab, self.bos, self.eos, self.pad, self.prepends_bos
+        return self.d_vocab, self.bos, self.eos, self.pad, self.prepends_bos, self.adds_special_tokens
 
     def __repr__(self) -> str:
         kind = type(self.backend.model).__name__
@@ -268,19 +334,33 @@ def _content(token: Any) -> str | None:
     return token.get("content") if isinstance(token, Mapping) else getattr(token, "content", token)
 
 
+def _backend_in(path: str | os.PathLike[str]) -> Any:
+    """What a `tokenizer.json` holds. Raises `CheckpointError` naming the file."""
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        return Backend.from_str(Path(path).read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises no narrower type
+        raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
+
+
 def _first_added(backend: "tokenizers.Tokenizer") -> str | None:
     """The token that the backend itself puts before a text, or None."""
-    start = backend.encode("").ids[:1]
-    return backend.id_to_token(start[0]) if start else None
+    some = backend.encode("a")  # around an empty text, what stands before it and what stands after it look the same
+    return backend.id_to_token(some.ids[0]) if some.special_tokens_mask[:1] == [1] else None
 
 
-def as_tokenizer(given: Any) -> TextCodec | None:
+def as_tokenizer(given: Any, add_special_tokens: bool = False) -> TextCodec | None:
     """What turns text into ids, from any of the forms that it is published in; None stays None.
 
     A `TextCodec` is taken as it is. A tokenizer of the `tokenizers` library, or a fast tokenizer of transformers, which
-    wraps one, is copied into a `Tokenizer` with the same special tokens and the same habit of starting with a bos.
+    wraps one, is copied into a `Tokenizer` with the same special tokens and the same habit of starting with a bos; with
+    `add_special_tokens`, which an encoder wants, with all its habits.
 
     Raises `TokenError` for a slow tokenizer of transformers, which is Python code of its own, and for anything else.
+
+    >>> as_tokenizer(words) is words, as_tokenizer(None)
+    (True, None)
     """
     if given is None or isinstance(given, TextCodec):
         return given
@@ -288,7 +368,8 @@ def as_tokenizer(given: Any) -> TextCodec | None:
     if hasattr(backend, "encode_batch_fast") and hasattr(backend, "id_to_token"):
         bos, eos, pad = (_content(getattr(given, f"{name}_token", None)) for name in ("bos", "eos", "pad"))
         backend = copy.deepcopy(backend)  # transformers sets up padding in its own, at every call
-        return Tokenizer(backend, bos=bos or _first_added(backend), eos=eos, pad=pad)
+        bos = bos or _first_added(backend)
+        return Tokenizer(backend, bos=bos, eos=eos, pad=pad, add_special_tokens=add_special_tokens)
     if hasattr(given, "convert_ids_to_tokens"):
         raise TokenError(
             f"{kind} is a slow tokenizer of transformers, without a backend of the tokenizers library; load the fast "
