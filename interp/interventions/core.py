@@ -18,7 +18,13 @@ from interp.model import HookName, HookPair, HookPoint, RunHook, Span
 from interp.precision import wide
 
 if TYPE_CHECKING:
-    from interp.model import HookedTransformer
+    from interp.model import HookedEncoderDecoder, HookedTransformer, PairCache
+
+    AnyStacks = HookedTransformer | HookedEncoderDecoder
+    """A model of one stack, or of two."""
+
+    HasStacks = AnyStacks | PairCache
+    """What knows in which stack a site is."""
 
 KIND, SCHEMA = "interp.Interventions", 1
 """Of the files that `save` writes."""
@@ -32,7 +38,12 @@ Index = int | Sequence[int] | None
 Position = Index | Literal["generated"]
 """Positions along the whole sequence, negative ones from the end of the prompt; or all that come after the prompt."""
 
-AXES = {"head": ("head", "kv_head"), "pos": ("query_pos", "pos"), "key_pos": ("key_pos",), "neuron": ("d_mlp",)}
+AXES = {
+    "head": ("head", "kv_head"),
+    "pos": ("query_pos", "pos"),
+    "key_pos": ("key_pos", "source_pos"),
+    "neuron": ("d_mlp",),
+}
 """For each word of an address, the axes of a hook point that it may index."""
 
 ADDRESS = ("site", "layer", *AXES)
@@ -48,12 +59,16 @@ class Intervention:
     the end of the prompt. `pos="generated"` stands for every position after the prompt. (The first generated token is
     predicted at the last position of the prompt, pos=-1.)
 
+    In a model of two stacks, layers, heads, neurons and positions are those of the stack that the site is in. Keys,
+    values, scores and patterns of cross-attention have positions of the source, all of which every run carries.
+
     Attributes:
         site: short name of a hook point, such as "z", "resid_pre" or "pattern"; `("scale", "ln1")` where several parts
-            of a block have one.
+            of a block have one; `("z", "encoder")` where both stacks have one.
         layer, head, pos, neuron: where of it. In keys and values `head` counts key-value heads, in a pattern `pos` is
             the query's position.
-        key_pos: in scores and patterns, the position of the key.
+        key_pos: in scores and patterns, the position of the key; in cross-attention that of the source, of its keys and
+            values too.
 
     Raises `ConfigError` for anything that is not an index, several, or None.
     """
@@ -61,7 +76,7 @@ class Intervention:
     of_sequence: ClassVar[bool] = False
     """Whether the positions of its `value` are those of the whole sequence, of which a run may carry a part."""
 
-    site: str | tuple[str, str] | None = None
+    site: str | tuple[str, ...] | None = None
     layer: Index = None
     head: Index = None
     pos: Position = None
@@ -102,39 +117,51 @@ class Intervention:
         """What the point gets in place of `activation`, before it is cut down to the place."""
         raise TypeError(f"{type(self).__name__} writes nothing; take one of its subclasses")
 
-    def check_model(self, model: "HookedTransformer") -> None:
+    def check_model(self, model: "AnyStacks") -> None:
         """Raises `CacheError` if what is written cannot be from this model."""
 
-    def points(self, model: "HookedTransformer") -> list[HookPoint]:
+    def points(self, model: "HasStacks") -> list[HookPoint]:
         """The hook points it writes to. Raises `HookNotFoundError` or `ConfigError`, naming the intervention."""
         if self.site is None:
             raise ConfigError(f"{self!r} has no place; say where, such as site='z', layer=0")
-        n_layers = model.cfg.n_layers
-        asked = range(n_layers) if self.layer is None else (self.layer,) if isinstance(self.layer, int) else self.layer
-        short, *part = (self.site,) if isinstance(self.site, str) else self.site
         try:
+            stack, (short, *part) = model.stack_of(self.site)
+            n_layers = stack.cfg.n_layers
+            asked = range(n_layers) if self.layer is None else as_indices(self.layer)
             layers = [layer_index(i, n_layers, "layer") for i in asked]
-            names = [model.resolve_hooks(cast(HookName, (short, i, *part)))[0] for i in dict.fromkeys(layers)]
+            names = [stack.resolve_hooks(cast(HookName, (short, i, *part)))[0] for i in dict.fromkeys(layers)]
         except InterpError as error:
             raise type(error)(f"{self!r}: {error}") from None
-        return [model.hook_points[name] for name in names]
+        return [stack.hook_points[name] for name in names]
 
-    def hooks(self, model: "HookedTransformer") -> list[HookPair]:
+    def hooks(self, model: "AnyStacks") -> list[HookPair]:
         """The hooks that carry it out. What a run's own sizes decide is checked before the first block of that run.
 
         Raises `HookNotFoundError`, `ConfigError` or `CacheError`, naming the intervention.
         """
         self.check_model(model)
-        points = self.points(model)
-        for point in points:
-            for word, axes in AXES.items():
-                if getattr(self, word) is not None:
-                    axis = next((axis for axis in axes if axis in point.axes), None)
-                    if axis is None:
-                        raise ConfigError(f"{self!r}: {point.name} has no {word} (its axes: {' '.join(point.axes)})")
-                    if axis in model.axis_sizes:
-                        self._indices(word, model.axis_sizes[axis])
-        return [(point.name, Act(self, point, model.axis_sizes, model.W_E.dtype)) for point in points]
+        found: list[HookPair] = []
+        for point in self.points(model):
+            stack = model.stack_holding(point)
+            self._check_address(point, stack.axis_sizes)
+            name = point.key if stack is model else point.name
+            found.append((name, Act(self, point, stack.axis_sizes, stack.W_E.dtype)))
+        return found
+
+    def _check_address(self, point: HookPoint, sizes: Mapping[str, int]) -> None:
+        """Raise `ConfigError` for words that mean nothing at a point, or that are out of range in every run."""
+        for word, axes in AXES.items():
+            if (given := getattr(self, word)) is None:
+                continue
+            axis = next((axis for axis in axes if axis in point.axes), None)
+            if axis is None:
+                way = "; the positions of the source are key_pos" if word == "pos" and point.of_memory else ""
+                raise ConfigError(f"{self!r}: {point.name} has no {word} (its axes: {' '.join(point.axes)}){way}")
+            if axis == "source_pos" and "generated" in (given if isinstance(given, tuple) else (given,)):
+                raise ConfigError(f"{self!r}: {word} = 'generated', but at {point.name} these are positions of the "
+                                  "source, none of which is generated")  # fmt: skip
+            if axis in sizes:
+                self._indices(word, sizes[axis])
 
     def _indices(self, word: str, size: int) -> list[int]:
         """Heads or neurons of `size`, counted from 0."""
@@ -178,7 +205,7 @@ class Intervention:
             size = activation.shape[axis]
             if word.endswith("pos"):
                 first = hook.first_pos if word == "pos" else 0
-                span = hook.span or Span(0, size, len(activation), n_prompt=size, n_final=size)
+                span = span_along(word, hook) or Span(0, size, len(activation), n_prompt=size, n_final=size)
                 numbers = [number - first for several in self.numbers(word, span).values() for number in several]
                 found[axis] = [number for number in numbers if 0 <= number < size]
             else:
@@ -203,6 +230,13 @@ class Intervention:
         return written
 
 
+def span_along(word: str, hook: HookPoint) -> Span | None:
+    """Along which positions a word of an address counts at a point: those of the sequence, or those of the source."""
+    span = hook.span
+    of_source = word == "key_pos" and "source_pos" in hook.axes and not hook.of_memory
+    return span.source if span is not None and of_source else span
+
+
 class Act(RunHook):
     """The hook that carries out an intervention at one point."""
 
@@ -219,12 +253,15 @@ class Act(RunHook):
         """Check that it fits this run. Raises `ConfigError` or `ShapeError`, naming the intervention."""
         n, sizes = span.n_new, self.sizes
         known = {**sizes, "batch": span.batch, "pos": n, "query_pos": n, "key_pos": span.n_keys, "1": 1}
+        if span.source is not None:
+            known["source_pos"] = span.source.n_new
         for word in self.left:
-            self._refuse_padding(word, span)
+            self._refuse_padding(word)
         shape = [known[axis] for axis in self.point.axes]
         self.item.try_on(torch.empty(shape, dtype=self.dtype, device="meta"), self.point)
 
-    def _refuse_padding(self, word: str, span: Span) -> None:
+    def _refuse_padding(self, word: str) -> None:
+        span = cast(Span, span_along(word, self.point))
         first = span.first if word == "pos" else 0
         for written, numbers in self.item.numbers(word, span).items():
             for number in numbers:
@@ -243,8 +280,9 @@ class Act(RunHook):
         if self.left and edited is not activation and hook.span is not None:
             for word, left in self.left.items():
                 first = hook.first_pos if word == "pos" else 0
-                numbers = self.item.numbers(word, hook.span)
-                left[:] = [one for one in left if not any(first <= n < hook.span.n_keys for n in numbers[one])]
+                span = cast(Span, span_along(word, hook))
+                numbers = self.item.numbers(word, span)
+                left[:] = [one for one in left if not any(first <= n < span.n_keys for n in numbers[one])]
         return edited
 
     def undone(self) -> str | None:
@@ -299,8 +337,10 @@ class Interventions:
                     tensors |= {f"{number}/{f.name}/{name}": t for name, t in value.items()}
                     if value.attention_mask is not None:
                         tensors[f"{number}/{f.name}"] = value.attention_mask
-                    masked = value.attention_mask is not None
-                    value = {"tensors": list(value), "made_by": value.made_by, "masked": masked}
+                    masks = {"masked": value.attention_mask is not None, "source_masked": value.source_mask is not None}
+                    if value.source_mask is not None:
+                        tensors[f"{number}/{f.name} of the source"] = value.source_mask
+                    value = {"tensors": list(value), "made_by": value.made_by, **masks}
                 elif isinstance(value, Named):
                     if value.name is None:
                         raise ConfigError(
@@ -347,7 +387,9 @@ def _described(
             value = _found(value["function"], value["weights"], functions)
         elif isinstance(value, dict):
             held = {n: tensors[f"{number}/{name}/{n}"] for n in value["tensors"]}
-            value = Values(held, value["made_by"], tensors[f"{number}/{name}"] if value.get("masked") else None)
+            marked = {"masked": f"{number}/{name}", "source_masked": f"{number}/{name} of the source"}
+            masks = [tensors[at] if value.get(said) else None for said, at in marked.items()]
+            value = Values(held, value["made_by"], *masks)
         read[name] = tuple(value) if isinstance(value, list) else value
     kind = read.pop("kind")
     if kind not in KINDS:

@@ -10,10 +10,10 @@ from torch import Tensor
 from interp.errors import ConfigError, InterpError, ShapeError
 from interp.interventions.core import Act, Intervention
 from interp.interventions.named import Named
-from interp.model import HookName, HookPair, HookPoint
+from interp.model import HookName, HookPair, HookPoint, in_stack
 
 if TYPE_CHECKING:
-    from interp.model import HookedTransformer
+    from interp.interventions.core import AnyStacks
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,7 +38,7 @@ class Apply(Intervention):
     """
 
     fn: Any
-    reads: str | tuple[str, str] | None = field(default=None, kw_only=True)
+    reads: str | tuple[str, ...] | None = field(default=None, kw_only=True)
     error_of: Any = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -47,29 +47,37 @@ class Apply(Intervention):
             left_out = given is None and name == "error_of"
             object.__setattr__(self, name, given if left_out or isinstance(given, Named) else Named(cast(Any, given)))
 
-    def hooks(self, model: "HookedTransformer") -> list[HookPair]:
+    def hooks(self, model: "AnyStacks") -> list[HookPair]:
         """One hook a point, and one where it reads. Raises `ConfigError` if that comes later than what is written."""
         if self.reads is None:
             return super().hooks(model)
         pairs: list[HookPair] = []
         for name, act in super().hooks(model):
             written = model.hook_points[cast(str, name)]
+            read = self._read_by(written, model)
             seen: list[Tensor] = []
             reading = copy.copy(self)
             reading.__dict__["_seen"] = seen
             cast(Act, act).item = reading
-            pairs += [(self._read_by(written, model).name, _Keep(seen)), (name, act)]
+            pairs += [(read.key if name == written.key else read.name, _Keep(seen)), (name, act)]
         return pairs
 
-    def _read_by(self, written: HookPoint, model: "HookedTransformer") -> HookPoint:
+    def _read_by(self, written: HookPoint, model: "AnyStacks") -> HookPoint:
         short, *part = (self.reads,) if isinstance(self.reads, str) else cast(tuple[str, ...], self.reads)
+        stack = model.stack_holding(written)
+        said, within = in_stack((short, written.layer(), *part)) if stack is not model else (None, None)
+        if said is not None and not written.name.startswith(f"{said}."):
+            raise ConfigError(f"{self!r}: it reads the {said} and writes {written.name}; reads and writes are of one "
+                              "layer")  # fmt: skip
+        asked = (short, written.layer(), *part) if said is None else within
         try:
-            (name,) = model.resolve_hooks(cast(HookName, (short, written.layer(), *part)))
+            (name,) = stack.resolve_hooks(cast(HookName, asked))
         except InterpError as error:
             raise type(error)(f"{self!r}: {error}") from None
-        if model.hook_points[name].order > written.order:
-            raise ConfigError(f"{self!r}: {name} comes after {written.name}, so it cannot be read for that")
-        return model.hook_points[name]
+        point = stack.hook_points[name]
+        if point.order > written.order:
+            raise ConfigError(f"{self!r}: {point.name} comes after {written.name}, so it cannot be read for that")
+        return point
 
     def try_on(self, activation: Tensor, hook: HookPoint) -> None:
         """Only the place is tried on: the function is called when the run comes to it."""

@@ -27,10 +27,11 @@ from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError
 from interp.indices import as_indices, is_index, layer_index
 from interp.interventions.core import Intervention
 from interp.interventions.values import TokenMeans, Values, fitted, mean_of_tokens, values_of
-from interp.model import ActivationCache, HookName, HookPoint, layer_of, resolve, signature
+from interp.model import ActivationCache, HookName, HookPoint, PairCache, Span, in_stack, layer_of, resolve, signature
 from interp.precision import wide_mean
 
 if TYPE_CHECKING:
+    from interp.interventions.core import AnyStacks, HasStacks
     from interp.model import HookedTransformer
 
 
@@ -60,23 +61,39 @@ class Patch(Intervention):
     def __post_init__(self) -> None:
         super().__post_init__()
         given = self.values
-        if isinstance(given, ActivationCache):
-            given = values_of(given, None if self.site is None else [point.name for point in self.points(given.model)])
+        if isinstance(given, ActivationCache | PairCache):
+            names = None
+            if self.site is not None and isinstance(given, PairCache):
+                names = [point.name for point in self.points(given)]
+            elif self.site is not None:
+                names = [point.key for point in self.points(cast(ActivationCache, given).model)]
+            given = values_of(given, names)
         if not isinstance(given, Mapping):
             raise ConfigError(
                 f"{type(self).__name__} takes an ActivationCache, or activations by name, not {describe(given)}"
             )
         object.__setattr__(self, "values", given if isinstance(given, Values) else Values(given))
 
-    def check_model(self, model: "HookedTransformer") -> None:
-        """Raises `CacheError` if the values are from a run of another model, or of other weights."""
-        made_by = self.values.made_by
-        if made_by is not None and made_by != signature(model):
+    def check_model(self, model: "AnyStacks") -> None:
+        """Raises `CacheError` if the values are from a run of another model, of other weights, or of one of two stacks
+        alone; `HookNotFoundError` for names that do not say which of two stacks they are in.
+        """
+        made_by, stacks = self.values.made_by, getattr(model, "stacks", {})
+        if made_by is None:
+            if stacks and (bad := [name for name in self.values if in_stack(name)[0] is None]):
+                raise HookNotFoundError(f"{self!r}: {bad[0]!r} says no stack; names begin with "
+                                        f"{' or '.join(repr(f'{stack}.') for stack in stacks)}")  # fmt: skip
+        elif made_by != signature(model):
+            if alone := [stack for stack, its in stacks.items() if made_by == signature(its)]:
+                raise CacheError(
+                    f"{self!r}: its values are from a run of the {alone[0]} alone; take the PairCache of a run of the "
+                    f"whole model, or write into a run of model.{alone[0]}"
+                )
             raise CacheError(f"{self!r}: its values were made by another model, or by other weights of this one")
 
     def held(self, activation: Tensor, hook: HookPoint) -> Tensor:
         """The values for a point. For an activation without data (on the meta device), values without data."""
-        held = self.values[hook.name]
+        held = self.values[self.values.named(hook)]
         return held.to("meta") if activation.is_meta else held
 
     def value(self, activation: Tensor, hook: HookPoint) -> Tensor:
@@ -86,7 +103,9 @@ class Patch(Intervention):
     def try_on(self, activation: Tensor, hook: HookPoint) -> None:
         """As `Intervention.try_on`. Also raises `ShapeError` if padding of the other run would replace tokens."""
         super().try_on(activation, hook)
-        mask, span = self.values.attention_mask, hook.span
+        mask, span = self.values.mask_along(self.values.named(hook)), hook.span
+        if self.prompt_by_prompt and "source_pos" in hook.axes and not hook.of_memory and span is not None:
+            self._check_source(hook, span)
         if not self.prompt_by_prompt or mask is None or span is None:
             return
         columns = self.places(activation, hook).get(hook.pos_axis, range(span.n_new))
@@ -98,6 +117,21 @@ class Patch(Intervention):
             raise ShapeError(
                 f"{self!r}: position {numbers[place]} of prompt {prompt} is a token here and padding in the run that "
                 "the values are from; pad both alike, or name positions that are tokens in both"
+            )
+
+    def _check_source(self, hook: HookPoint, span: Span) -> None:
+        """Raise `ShapeError` where a pattern over the source is of sources that are padded otherwise."""
+        theirs, source = self.values.source_mask, span.source
+        if source is None:
+            return
+        ours = source.attention_mask
+        one, other = (torch.ones(1, source.n_new, dtype=torch.bool) if mask is None else mask.cpu() for mask in
+                      (theirs, ours))  # fmt: skip
+        if one.shape[1] == other.shape[1] and (bad := one != other).any():
+            prompt, place = (int(i) for i in bad.nonzero()[0])
+            raise ShapeError(
+                f"{self!r}: position {place} of source {prompt} is padding in one of the two runs alone, so that a "
+                f"pattern over the source ({hook.name}) means other positions; pad both alike"
             )
 
 
@@ -132,8 +166,9 @@ class Mean(Patch):
         elif self.per_position is None:
             object.__setattr__(self, "per_position", True)
         super().__post_init__()
-        mask = cast(Values, self.values).attention_mask
-        if self.per_position and mask is not None and not (real := mask.any(dim=0)).all():
+        for mask in cast(Values, self.values).padded() if self.per_position else ():
+            if (real := mask.any(dim=0)).all():
+                continue
             first, last = (int(i) for i in real.nonzero()[[0, -1], 0])
             raise ConfigError(f"Mean: some columns are padding in every prompt, so there is no mean there; cut the "
                               f"cache, such as cache.slice(pos=slice({first}, {last + 1}))")  # fmt: skip
@@ -156,11 +191,14 @@ class Mean(Patch):
 
     def value(self, activation: Tensor, hook: HookPoint) -> Tensor:
         """The mean. Raises `ConfigError` for scores of padded prompts, which are -inf at padding."""
-        values, mask = self.held(activation, hook), self.values.attention_mask
+        values, mask = self.held(activation, hook), self.values.mask_along(self.values.named(hook))
+        scores = hook.name.endswith("attn_scores")
+        if scores and "source_pos" in hook.axes:
+            mask = self.values.source_mask
         if mask is None:
             over = (0,) if self.per_position else (0, hook.pos_axis)
             return wide_mean(values, over, keepdim=True).to(values.dtype)
-        if hook.name.endswith("attn_scores"):
+        if scores:
             raise ConfigError(f"{self!r}: scores are -inf where a key is padding, so those of padded prompts have no "
                               "mean; take the pattern, or cut the cache to columns without padding")  # fmt: skip
         return mean_of_tokens(values, mask, hook.pos_axis, not self.per_position).to(values.dtype)
@@ -175,6 +213,10 @@ class Resample(Patch):
     Attributes:
         values: as for `Patch`.
         seed: of the draw, which is the same at every site.
+
+    >>> _, cache = model.run_with_cache([corrupted, clean])
+    >>> with model.intervene(Resample(cache, site="z", layer=1, head=2)):
+    ...     logits = model(clean)
     """
 
     seed: int = 0
@@ -183,7 +225,7 @@ class Resample(Patch):
         if not is_index(self.seed):
             raise ConfigError(f"Resample: seed = {describe(self.seed)}; allowed: an integer")
         super().__post_init__()
-        if (mask := self.values.attention_mask) is not None:
+        for mask in cast(Values, self.values).padded(keys=True):
             whole = mask.all(dim=0).nonzero()[:, 0].tolist()
             columns = f", or to columns that all prompts have: cache.slice(pos={whole})" if whole else ""
             raise ConfigError(
@@ -209,7 +251,7 @@ class Resample(Patch):
 class FreezePattern(Patch):
     """Attention patterns as another run had them."""
 
-    site: str | tuple[str, str] | None = field(default="pattern", kw_only=True)
+    site: str | tuple[str, ...] | None = field(default="pattern", kw_only=True)
 
 
 @dataclass(frozen=True, repr=False)
@@ -220,13 +262,17 @@ class FreezeNorms(Patch):
     """
 
     def __post_init__(self) -> None:
-        if isinstance(self.values, ActivationCache):
+        if isinstance(self.values, ActivationCache | PairCache):
             scales = [name for name in self.values if name.endswith("hook_scale")]
             object.__setattr__(self, "values", values_of(self.values, scales))
         super().__post_init__()
 
-    def points(self, model: "HookedTransformer") -> list[HookPoint]:
+    def points(self, model: "HasStacks") -> list[HookPoint]:
         """The scales of the norms. Raises `ConfigError` for a model without norms."""
+        model = cast("HookedTransformer", model)
+        if self.layer is not None and hasattr(model, "stacks"):
+            raise ConfigError(f"{self!r}: layer = {self.layer} of which stack? Say Patch(cache, site=('scale', 'ln1', "
+                              f"'encoder'), layer={self.layer}), or leave layer out for all norms")  # fmt: skip
         asked = None if self.layer is None else (self.layer,) if isinstance(self.layer, int) else self.layer
         layers = asked and [layer_index(i, model.cfg.n_layers, f"{self!r}: layer") for i in asked]
         found = [

@@ -9,8 +9,15 @@ from torch import Tensor
 
 from interp.digests import digest_of
 from interp.errors import HookNotFoundError, ShapeError, did_you_mean
-from interp.model import ActivationCache, HookPoint, signature
+from interp.model import ActivationCache, HookPoint, PairCache, signature
 from interp.precision import HALVES, at_least_float32, autocast_devices
+
+OF_QUERIES = ("hook_q", "hook_attn_scores", "hook_pattern", "hook_z", "hook_result")
+"""The points of cross-attention whose first positions are those of the queries."""
+
+
+PATTERNS_OF_SOURCE = (".cross_attn.hook_attn_scores", ".cross_attn.hook_pattern")
+"""Those whose last positions are those of the source."""
 
 
 class Values(Mapping[str, Tensor]):
@@ -20,6 +27,7 @@ class Values(Mapping[str, Tensor]):
         made_by: the `signature` of the model whose run they are from, where that is known.
         attention_mask: which positions of that run were tokens rather than padding; None where all were, or where that
             is not known.
+        source_mask: the same of the source, in a model that reads one.
     """
 
     def __init__(
@@ -27,10 +35,29 @@ class Values(Mapping[str, Tensor]):
         tensors: Mapping[str, Tensor],
         made_by: str | None = None,
         attention_mask: Bool[Tensor, "batch pos"] | None = None,
+        source_mask: Bool[Tensor, "batch source_pos"] | None = None,
     ):
         self._tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         self._digest: str | None = None
-        self.made_by, self.attention_mask = made_by, attention_mask
+        self.made_by, self.attention_mask, self.source_mask = made_by, attention_mask, source_mask
+
+    def named(self, point: HookPoint) -> str:
+        """By which name a point is known here: that within its stack, where these are of a run of the stack alone."""
+        return point.name if point.name in self._tensors else point.key
+
+    def mask_along(self, name: str) -> Bool[Tensor, "batch pos"] | None:
+        """Which positions of what is held under a name were tokens: of the encoder, and of the keys and values of
+        cross-attention, those of the source.
+        """
+        of_memory = ".cross_attn." in name and name.rsplit(".", 1)[1] not in OF_QUERIES and ".q_norm." not in name
+        return self.source_mask if name.startswith("encoder.") or of_memory else self.attention_mask
+
+    def padded(self, keys: bool = False) -> list[Bool[Tensor, "batch pos"]]:
+        """The masks of what is held, as far as anything was padding; with `keys`, those of a pattern's keys too."""
+        masks = [self.mask_along(name) for name in self]
+        if keys and any(name.endswith(PATTERNS_OF_SOURCE) for name in self):
+            masks.append(self.source_mask)
+        return list({id(mask): mask for mask in masks if mask is not None}.values())
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._tensors:
@@ -47,7 +74,8 @@ class Values(Mapping[str, Tensor]):
     def digest(self) -> str:
         """A hash of names, shapes, dtypes and bits, and of the mask."""
         if self._digest is None:
-            masked = {} if self.attention_mask is None else {"attention_mask": self.attention_mask}
+            masks = {"attention_mask": self.attention_mask, "source_mask": self.source_mask}
+            masked = {name: mask for name, mask in masks.items() if mask is not None}
             self._digest = digest_of({**self._tensors, **masked})
         return self._digest
 
@@ -80,11 +108,13 @@ class TokenMeans(Protocol):
         ...
 
 
-def values_of(cache: ActivationCache, names: Sequence[str] | None) -> Values:
+def values_of(cache: ActivationCache | PairCache, names: Sequence[str] | None) -> Values:
     """Some of a cache's activations, or all. Raises `CacheError` for a cache older than its model's weights."""
     cache.check_weights()
-    made_by = signature(cache.model)
-    return Values({name: cache[name] for name in (cache if names is None else names)}, made_by, cache.attention_mask)
+    held = {name: cache[name] for name in (cache if names is None else names)}
+    if isinstance(cache, PairCache):
+        return Values(held, cache.signature, cache.decoder.attention_mask, cache.encoder.attention_mask)
+    return Values(held, signature(cache.model), cache.attention_mask, cache.source_mask)
 
 
 def fitted(

@@ -23,6 +23,8 @@ def keep_freed_memory() -> bool:
     """Let glibc keep up to 2 GB of freed memory for what is allocated next, for the rest of this process.
 
     Returns whether it does so now: not on other systems, nor where the environment sets up malloc itself.
+
+    >>> kept = keep_freed_memory()  # once, before the first run
     """
     given = os.environ.get("GLIBC_TUNABLES", "") + "".join(name for name in os.environ if name.startswith("MALLOC_"))
     if "malloc" in given.lower():

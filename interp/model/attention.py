@@ -3,6 +3,9 @@
 The axes are those of `components.py`.
 """
 
+from functools import partial
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from einops import einsum
@@ -28,20 +31,26 @@ class Attention(nn.Module):
     Called with a stream alone, `attn(x)`, it attends over whole sequences without padding.
 
     Attributes:
+        crosses: whether keys and values are read from a memory instead of the stream.
         layer: the number of its block, which decides where the config differs between layers.
         W_Q: [head, d_model, d_head]; W_K, W_V: [kv_head, d_model, d_head]; W_O: [head, d_head, d_model].
         b_Q: [head, d_head]; b_K, b_V: [kv_head, d_head]; b_O: [d_model].
     """
 
+    crosses: ClassVar[bool] = False
+
     def __init__(self, cfg: TransformerConfig, layer: int = 0):
         super().__init__()
         self.cfg, self.layer = cfg, layer
         heads, kv_heads = cfg.n_heads, cfg.n_key_value_heads
+        d_read, pos, key_pos = cfg.d_model, "pos", "key_pos"
+        if self.crosses:
+            d_read, pos, key_pos = cfg.d_memory, "source_pos", "source_pos"
         self.W_Q = nn.Parameter(torch.empty(heads, cfg.d_model, cfg.d_head))
         self.b_Q = nn.Parameter(torch.zeros(heads, cfg.d_head))
-        self.W_K = nn.Parameter(torch.empty(kv_heads, cfg.d_model, cfg.d_head))
+        self.W_K = nn.Parameter(torch.empty(kv_heads, d_read, cfg.d_head))
         self.b_K = nn.Parameter(torch.zeros(kv_heads, cfg.d_head))
-        self.W_V = nn.Parameter(torch.empty(kv_heads, cfg.d_model, cfg.d_head))
+        self.W_V = nn.Parameter(torch.empty(kv_heads, d_read, cfg.d_head))
         self.b_V = nn.Parameter(torch.zeros(kv_heads, cfg.d_head))
         self.W_O = nn.Parameter(torch.empty(heads, cfg.d_head, cfg.d_model))
         self.b_O = nn.Parameter(torch.zeros(cfg.d_model))
@@ -49,16 +58,16 @@ class Attention(nn.Module):
         kv = "kv_head" if kv_heads < heads else "head"
         self.q_norm = Norm(qk_kind, cfg.d_head, cfg.eps, "batch pos head", "d_head")
         self.hook_q = HookPoint("batch pos head d_head", "queries, before any rotation")
-        self.k_norm = Norm(qk_kind, cfg.d_head, cfg.eps, f"batch pos {kv}", "d_head")
-        self.hook_k = HookPoint(f"batch pos {kv} d_head", "keys, before any rotation")
-        self.hook_v = HookPoint(f"batch pos {kv} d_head", "values")
-        if cfg.positional_embedding_type == "rotary":
+        self.k_norm = Norm(qk_kind, cfg.d_head, cfg.eps, f"batch {pos} {kv}", "d_head")
+        self.hook_k = HookPoint(f"batch {pos} {kv} d_head", "keys, before any rotation")
+        self.hook_v = HookPoint(f"batch {pos} {kv} d_head", "values")
+        if cfg.positional_embedding_type == "rotary" and not self.crosses:
             self.hook_rot_q = HookPoint("batch pos head d_head", "queries, rotated by their position")
             self.hook_rot_k = HookPoint(f"batch pos {kv} d_head", "keys, rotated by their position")
         self.hook_attn_scores = HookPoint(
-            "batch head query_pos key_pos", "q . k / scale; -inf where a query may not attend"
+            f"batch head query_pos {key_pos}", "q . k / scale; -inf where a query may not attend"
         )
-        self.hook_pattern = HookPoint("batch head query_pos key_pos", "softmax of the scores over keys")
+        self.hook_pattern = HookPoint(f"batch head query_pos {key_pos}", "softmax of the scores over keys")
         self.hook_z = HookPoint("batch pos head d_head", "values mixed by the pattern")
         self.hook_result = HookPoint("batch pos head d_model", "each head's own write, z W_O", lazy=True)
 
@@ -81,7 +90,7 @@ class Attention(nn.Module):
             with self.hook_z.running.over(whole_span(x_qk)):
                 return self(x_qk, x_v, context, split)
         q, k, v = self._read(x_qk, x_v, context, split)
-        if context.past is not None:
+        if context.past is not None and not self.crosses:
             k, v = context.past.extend(k, v)
         z = self.attend(q, k, v, context) if context.attend is None else context.attend(q, k, v)
         return self.write(self.hook_z(z))
@@ -118,14 +127,15 @@ class Attention(nn.Module):
         """Values mixed by `softmax(q . k / scale)`."""
         observed = self.hook_attn_scores.hooks or self.hook_pattern.hooks
         if self.cfg.attn_implementation == "sdpa" and not observed:
+            triangular = context.triangular and context.bias is None
             return F.scaled_dot_product_attention(
                 *(part.transpose(1, 2) for part in (q, k, v)),
-                attn_mask=None if context.triangular else context.visible,
-                is_causal=context.triangular,
+                attn_mask=None if triangular else _fused_mask(context),
+                is_causal=triangular,
                 scale=1 / self.cfg.attn_scale,
                 enable_gqa=self.cfg.n_key_value_heads < self.cfg.n_heads,
             ).transpose(1, 2)
-        scores = self.hook_attn_scores(self.scores(q, k, context.visible))
+        scores = self.hook_attn_scores(self.scores(q, k, context.visible, context.bias))
         pattern = self.hook_pattern(at_least_float32(scores).softmax(dim=-1).to(q.dtype))
         return self.mix(pattern, v)
 
@@ -150,9 +160,10 @@ class Attention(nn.Module):
         self,
         q: Float[Tensor, "batch query_pos head d_head"],
         k: Float[Tensor, "batch key_pos kv_head d_head"],
-        visible: Bool[Tensor, "batch_or_1 1 query_pos key_pos"],
+        visible: Bool[Tensor, "batch_or_1 1 query_pos_or_1 key_pos"],
+        bias: Float[Tensor, "its_batch_or_1 head query_pos key_pos"] | None,
     ) -> Float[Tensor, "batch head query_pos key_pos"]:
-        """`q . k / scale`, soft-capped where the config says so, and -inf where a query may not attend.
+        """`q . k / scale + bias`, soft-capped where the config says so, and -inf where a query may not attend.
 
         Heads may be some of the layer's, if their keys are too: each key head serves as many query heads as it should.
         """
@@ -162,6 +173,7 @@ class Attention(nn.Module):
         keys = k.permute(0, 2, 3, 1).reshape(len(groups), q.shape[3], -1)
         scores = torch.baddbmm(q.new_zeros(()), groups, keys, beta=0, alpha=1 / self.cfg.attn_scale)
         scores = scores.view(batch, heads, n_queries, -1)
+        scores = scores if bias is None else scores + bias
         cap = self.cfg.attn_scores_soft_cap
         scores = scores if cap is None else cap * torch.tanh(scores / cap)
         return scores.masked_fill_(~visible, float("-inf"))
@@ -188,6 +200,57 @@ class Attention(nn.Module):
         return out
 
 
+class CrossAttention(Attention):
+    """Attention to a memory: queries read the stream, keys and values the memory (Vaswani et al. 2017, 3.2.3).
+
+    Nothing turns with positions, and every query sees the whole memory but its padding.
+
+    Attributes:
+        W_K, W_V: [kv_head, d_memory, d_head]; the others as in `Attention`.
+    """
+
+    crosses = True
+
+    def _read(
+        self,
+        x_qk: Float[Tensor, "batch pos d_model"],
+        x_v: Float[Tensor, "batch pos d_model"],
+        context: LayerContext,
+        split: SplitInputs,
+    ) -> tuple[
+        Float[Tensor, "batch pos head d_head"],
+        Float[Tensor, "its_batch source_pos kv_head d_head"],
+        Float[Tensor, "its_batch source_pos kv_head d_head"],
+    ]:
+        """Queries of the stream, keys and values of the memory."""
+        q = self._project(x_qk, split.q, self.W_Q, self.b_Q)
+        return self.hook_q(self.q_norm(q) if self.cfg.use_qk_norm else q), *self.read_memory(context)
+
+    def read_memory(
+        self, context: LayerContext
+    ) -> tuple[
+        Float[Tensor, "batch source_pos kv_head d_head"],
+        Float[Tensor, "batch source_pos kv_head d_head"],
+    ]:
+        """Keys and values. Their products are made once for all runs with one `kv_cache`; hooks act in every run."""
+        memory = context.memory
+        assert memory is not None
+        products = partial(self.products, memory)
+        k, v = products() if context.past is None else context.past.of_memory(products)
+        return self.hook_k(self.k_norm(k) if self.cfg.use_qk_norm else k), self.hook_v(v)
+
+    def products(
+        self, memory: Float[Tensor, "batch source_pos d_memory"]
+    ) -> tuple[Float[Tensor, "batch source_pos kv_head d_head"], Float[Tensor, "batch source_pos kv_head d_head"]]:
+        """Keys and values of a memory before all hook points and norms."""
+        return per_head(memory, self.W_K, self.b_K), per_head(memory, self.W_V, self.b_V)
+
+
+def _fused_mask(context: LayerContext) -> Tensor:
+    """What the fused kernel takes for the visible keys, and the biases of the scores where there are any."""
+    return context.visible if context.bias is None else context.bias.masked_fill(~context.visible, float("-inf"))
+
+
 def per_head(
     x: Float[Tensor, "*axes d_model"], W: Float[Tensor, "n d_model d_head"], b: Float[Tensor, "n d_head"]
 ) -> Float[Tensor, "*axes n d_head"]:
@@ -206,7 +269,14 @@ def rotate(
     x: Float[Tensor, "batch pos n d_head"],
     rotation: tuple[Float[Tensor, "batch_or_1 pos 1 pairs"], Float[Tensor, "batch_or_1 pos 1 pairs"]],
 ) -> Float[Tensor, "batch pos n d_head"]:
-    """Turn dimensions (i, i + pairs) of every head by its position's angles; the rest pass through."""
+    """Turn dimensions (i, i + pairs) of every head by its position's angles; the rest pass through.
+
+    >>> from interp.config import rotary_angles
+    >>> x = torch.randn(1, 3, 1, 4)
+    >>> turned = rotate(x, rotary_angles(10_000.0, 4, None, torch.arange(3)[None], x.dtype))
+    >>> torch.equal(turned[:, 0], x[:, 0]), torch.allclose(turned.norm(dim=-1), x.norm(dim=-1))
+    (True, True)
+    """
     cos, sin = rotation
     pairs = cos.shape[-1]
     first, second = x[..., :pairs], x[..., pairs : 2 * pairs]

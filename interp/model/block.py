@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.config import TransformerConfig
-from interp.model.attention import Attention
+from interp.model.attention import Attention, CrossAttention
 from interp.model.components import MLP
 from interp.model.context import LayerContext, whole_span
 from interp.model.hooks import HookPoint
@@ -16,6 +16,8 @@ from interp.model.split_inputs import Reading, SplitPoints, split_inputs
 
 class Block(nn.Module):
     """One layer: attention, then an MLP, each reading the stream and adding to it.
+
+    In a model with a memory, cross-attention comes between the two, with a norm of its own, `ln_cross`.
 
     With pre-norm `t = x + attn(ln1(x))`, `y = t + mlp(ln2(t))`; with post-norm `t = ln1(x + attn(x))`,
     `y = ln2(t + mlp(t))`; in parallel `y = x + attn(ln1(x)) + mlp(ln2(x))`. With norms on both sides (Gemma), what is
@@ -30,6 +32,7 @@ class Block(nn.Module):
     """
 
     attention_type: ClassVar[type[Attention]] = Attention
+    cross_attention_type: ClassVar[type[CrossAttention]] = CrossAttention
     mlp_type: ClassVar[type[MLP]] = MLP
 
     def __init__(self, cfg: TransformerConfig, layer: int = 0):
@@ -44,7 +47,7 @@ class Block(nn.Module):
         # In order of execution, which is the order of hook_map().
         self.hook_resid_pre = HookPoint("batch pos d_model", "the residual stream that enters the block")
         if self.pre_norm:
-            self.ln1 = norm()
+            self.ln1 = norm(layer > 0 or cfg.first_ln1)
         self.hook_attn_in = HookPoint(f"batch pos {kv} d_model", "the stream as each head alone reads it", lazy=True)
         self.hook_q_input = HookPoint("batch pos head d_model", "the stream as its queries alone read it", lazy=True)
         self.hook_k_input = HookPoint(f"batch pos {kv} d_model", "the stream as its keys alone read it", lazy=True)
@@ -54,6 +57,15 @@ class Block(nn.Module):
         self.hook_attn_out = HookPoint("batch pos d_model", "what attention adds to the stream")
         if not self.pre_norm:
             self.ln1 = norm()
+        if cfg.cross_attention:
+            self.hook_resid_cross = HookPoint("batch pos d_model", "the stream between attention and cross-attention")
+            if self.pre_norm:
+                self.ln_cross = norm()
+            self.cross_attn = self.cross_attention_type(cfg, layer)
+            self.ln_cross_post = norm(self.norms_writes)
+            self.hook_cross_attn_out = HookPoint("batch pos d_model", "what cross-attention adds to the stream")
+            if not self.pre_norm:
+                self.ln_cross = norm()
         if not cfg.attn_only:
             if not cfg.parallel_attn_mlp:
                 self.hook_resid_mid = HookPoint("batch pos d_model", "the stream between attention and MLP")
@@ -66,6 +78,11 @@ class Block(nn.Module):
             if not self.pre_norm:
                 self.ln2 = norm()
         self.hook_resid_post = HookPoint("batch pos d_model", "the residual stream that leaves the block")
+
+    @property
+    def attentions(self) -> list[Attention]:
+        """Attention to the stream, and in a model with a memory the attention to that."""
+        return [self.attn, self.cross_attn] if self.cfg.cross_attention else [self.attn]
 
     def forward(
         self, x: Float[Tensor, "batch pos d_model"], context: LayerContext | None = None
@@ -83,6 +100,11 @@ class Block(nn.Module):
         x = x + attn_out
         if not self.pre_norm:
             x = self.ln1(x)
+        if self.cfg.cross_attention:
+            x = self.hook_resid_cross(x)
+            x = x + self._attend_memory(x, context)
+            if not self.pre_norm:
+                x = self.ln_cross(x)
         if self.cfg.attn_only:
             return self.hook_resid_post(x)
         x = self.hook_resid_mid(x)
@@ -100,6 +122,12 @@ class Block(nn.Module):
         reading = Reading(self.ln1 if self.pre_norm else None, imposed_scale, context.position_reads)
         out = self.attn(read_qk, read, context, split_inputs(self.cfg, points, x, reading))
         return self.ln1_post(out) if self.norms_writes else out
+
+    def _attend_memory(
+        self, x: Float[Tensor, "batch pos d_model"], context: LayerContext
+    ) -> Float[Tensor, "batch pos d_model"]:
+        out = self.cross_attn(self.ln_cross(x) if self.pre_norm else x, context=context.cross)
+        return self.hook_cross_attn_out(self.ln_cross_post(out) if self.norms_writes else out)
 
     def _apply_mlp(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         x = self.hook_mlp_in(x)

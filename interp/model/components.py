@@ -13,6 +13,7 @@ Weights have the field's shapes (`W_Q[head, d_model, d_head]`) and are contiguou
 expect them to be (flat vectors of parameters, pruning, LBFGS, safetensors).
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -42,18 +43,35 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "solu": solu,
     "solu_ln": solu,
 }
+"""What `act_fn` of a config stands for; the LayerNorm after "solu_ln" is a part of its own."""
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 """What parameters can be."""
 
 
 class Embed(nn.Module):
-    """A row of `W_E [d_vocab, d_model]` for every token, times `embed_scale`."""
+    """A row of `W_E [d_vocab, d_model]` for every token, times `embed_scale`.
 
-    def __init__(self, cfg: TransformerConfig):
+    A `W_E` that is shared with another embedding is that one's parameter, not one of this module.
+
+    Attributes:
+        shared_with: the embedding whose `W_E` this is, in a tuple, so as not to be registered twice; or nothing.
+    """
+
+    W_E: Float[Tensor, "d_vocab d_model"]
+
+    def __init__(self, cfg: TransformerConfig, shared: "Embed | None" = None):
         super().__init__()
         self.scale = cfg.embed_scale
-        self.W_E = nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model))
+        self.shared_with: tuple[Embed, ...] = () if shared is None else (shared,)
+        if shared is None:
+            self.W_E = nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model))
+
+    def __getattr__(self, name: str) -> Any:
+        """Parameters, as every module finds them, and the shared `W_E`."""
+        if name == "W_E" and self.shared_with:
+            return self.shared_with[0].W_E
+        return super().__getattr__(name)
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """`one_hot(tokens) @ W_E * embed_scale`."""
@@ -103,12 +121,72 @@ class PosEmbed(nn.Module):
 
 
 def fixed_positions(cfg: TransformerConfig, dtype: torch.dtype) -> Float[Tensor, "n_ctx d_model"]:
-    """One-hot positions in the last n_ctx dimensions, or sines and cosines in turn (Vaswani et al. 2017, 3.5)."""
+    """One-hot positions in the last n_ctx dimensions, or sines and cosines (Vaswani et al. 2017, 3.5).
+
+    These come in turn, or all cosines after all sines ("sinusoidal_halves").
+    """
     if cfg.positional_embedding_type == "onehot":
         return F.pad(torch.eye(cfg.n_ctx, dtype=dtype), (cfg.d_model - cfg.n_ctx, 0))
     pair = torch.arange(0, cfg.d_model, 2, dtype=torch.float64)
     angles = torch.arange(cfg.n_ctx)[:, None] / 10_000.0 ** (pair / cfg.d_model)
+    if cfg.positional_embedding_type == "sinusoidal_halves":
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(dtype)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1).to(dtype)
+
+
+class TokenTypeEmbed(nn.Module):
+    """A row of `W_type [n_token_types, d_model]` for the type of every token."""
+
+    def __init__(self, cfg: TransformerConfig):
+        super().__init__()
+        self.W_type = nn.Parameter(torch.empty(cfg.n_token_types, cfg.d_model))
+
+    def forward(self, types: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """`W_type[types]`."""
+        return F.embedding(types, self.W_type)
+
+
+class RelativeBias(nn.Module):
+    """What is added to the scores of every layer for the distance from a query to a key (Raffel et al. 2020, 2.1).
+
+    Attributes:
+        W_rel: [bucket, head]. Near distances have a bucket each, far ones share them, the wider the farther.
+    """
+
+    def __init__(self, cfg: TransformerConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.W_rel = nn.Parameter(torch.empty(cfg.relative_buckets or 0, cfg.n_heads))
+        self.hook_bias = HookPoint("batch head query_pos key_pos", "what the scores of all layers get for distances")
+
+    def forward(self, n_new: int, n_keys: int, batch: int) -> Float[Tensor, "batch head n_new n_keys"]:
+        """For the last `n_new` of `n_keys` positions as queries."""
+        return self.hook_bias(self.unhooked(n_new, n_keys).expand(batch, -1, -1, -1))
+
+    def unhooked(self, n_new: int, n_keys: int) -> Float[Tensor, "1 head n_new n_keys"]:
+        """The same for every sequence, past the hook point."""
+        keys = torch.arange(n_keys, device=self.W_rel.device)
+        buckets = self.buckets(keys - keys[n_keys - n_new :, None])
+        return F.embedding(buckets, self.W_rel).permute(2, 0, 1)[None]
+
+    def buckets(self, distances: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
+        """The bucket of each distance, which is the key's position minus the query's.
+
+        Half of the buckets are of one distance each; the others grow with the logarithm of the distance up to
+        `relative_max_distance`. With bidirectional attention the later half of all buckets is for keys after the query.
+        """
+        assert self.cfg.relative_buckets is not None and self.cfg.relative_max_distance is not None
+        n, first = self.cfg.relative_buckets, torch.zeros_like(distances)
+        if self.cfg.attention_dir == "bidirectional":
+            n = n // 2
+            first, size = n * (distances > 0), distances.abs()
+        else:
+            size = -distances.clamp(max=0)
+        exact = n // 2
+        # In float32, as the models were trained: at a few distances the logarithm is a whole number.
+        ratio = (size.clamp(min=1).float() / exact).log() / math.log(self.cfg.relative_max_distance / exact)
+        far = exact + (ratio * (n - exact)).long()
+        return first + torch.where(size < exact, size, far.clamp(max=n - 1))
 
 
 class MLP(nn.Module):
@@ -147,6 +225,34 @@ class MLP(nn.Module):
         if self.normed:
             post = self.ln(self.hook_mid(post))
         return F.linear(self.hook_post(post), self.W_out.T, self.b_out)
+
+
+class MaskedTokenHead(nn.Module):
+    """What a masked-token model does to the last stream before the unembedding (Devlin et al. 2019).
+
+    It is `norm(act(x W_in + b_in))`. The logits are linear in its neurons at the norm's scale, not in the stream.
+    """
+
+    def __init__(self, cfg: TransformerConfig):
+        super().__init__()
+        self.act = ACTIVATIONS[cfg.act_fn]
+        self.W_in = nn.Parameter(torch.empty(cfg.d_model, cfg.d_model))
+        self.b_in = nn.Parameter(torch.zeros(cfg.d_model))
+        self.hook_pre = HookPoint("batch pos d_model", "neurons of the head before the activation function")
+        self.hook_post = HookPoint("batch pos d_model", "neurons of the head after it")
+        self.ln = Norm(cfg.normalization_type, cfg.d_model, cfg.eps)
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """What the unembedding reads."""
+        return self.ln(self.hook_post(self.act(self.hook_pre(F.linear(x, self.W_in.T, self.b_in)))))
+
+    def unhooked(self, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
+        """As `forward`, past the hook points."""
+        return self.ln.unhooked(self.act(F.linear(x, self.W_in.T, self.b_in)))
+
+    def is_watched(self) -> bool:
+        """Whether there are hooks on its points."""
+        return bool(self.hook_pre.hooks or self.hook_post.hooks) or self.ln.is_watched()
 
 
 class Unembed(nn.Module):

@@ -12,6 +12,7 @@ from interp.config import TransformerConfig, rotary_angles
 from interp.errors import ConfigError, ShapeError
 from interp.model.hooks import Span
 from interp.model.kv_cache import KVCache, LayerKeysValues
+from interp.text import Memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,9 @@ class LayerContext:
         going_on: of the positions that the layer's keys and values are of, those that go on to its end, where no others
             are read: their places, or None for all. `attend` has to return just these.
         triangular: whether `visible` is the lower triangle of a square, which the fused kernel knows without a mask.
+        bias: what is added to the scores (relative positions), or None.
+        cross: the context of the layer's cross-attention, whose keys are positions of `memory`, or None.
+        memory: what cross-attention reads its keys and values from; in the context of cross-attention alone.
     """
 
     visible: Bool[Tensor, "batch_or_1 1 query_pos key_pos"]
@@ -38,6 +42,9 @@ class LayerContext:
     attend: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     going_on: Int[Tensor, "some"] | None = None
     triangular: bool = False
+    bias: Float[Tensor, "its_batch_or_1 head query_pos key_pos"] | None = None
+    cross: "LayerContext | None" = None
+    memory: Float[Tensor, "batch source_pos d_memory"] | None = None
 
     @classmethod
     def of_whole_sequences(
@@ -47,17 +54,20 @@ class LayerContext:
 
         Raises:
             ShapeError: no stream [batch, pos, d_model] of at most n_ctx positions.
-            ConfigError: queries and keys read position vectors (shortformer), which only the model has.
+            ConfigError: the layer reads something that only the model has: position vectors (shortformer), relative
+                positions, a memory.
         """
         if x.ndim != 3 or x.shape[2] != cfg.d_model or not 0 < x.shape[1] <= cfg.n_ctx:
             raise ShapeError(
                 f"a layer on its own takes a stream [batch, pos, {cfg.d_model}] of 1 to {cfg.n_ctx} positions, not "
                 f"{tuple(x.shape)}"
             )
-        if cfg.has_position_vectors and not cfg.positions_in_stream:
+        kind = cfg.positional_embedding_type
+        if kind in ("shortformer", "relative") or cfg.cross_attention:
+            read = "a memory" if cfg.cross_attention else f"{kind!r} positions"
             raise ConfigError(
-                "positional_embedding_type = 'shortformer': this layer reads position vectors that only its model has; "
-                f"run model(x, start_at_layer={layer}, stop_at_layer={layer + 1})"
+                f"this layer reads {read}, which only its model has; run model(x, start_at_layer={layer}, "
+                f"stop_at_layer={layer + 1})"
             )
         positions = torch.arange(x.shape[1], device=x.device)[None]
         return layer_contexts(cfg, [layer], x, positions, None, None, None)[0]
@@ -71,6 +81,8 @@ def layer_contexts(
     mask: Bool[Tensor, "batch n_keys"] | None,
     position_reads: Float[Tensor, "batch pos d_model"] | None,
     kv_cache: KVCache | None,
+    bias: Float[Tensor, "its_batch_or_1 head new n_keys"] | None = None,
+    memory: Memory | None = None,
 ) -> list[LayerContext]:
     """The contexts of some layers in a run on `x`; layers that agree on them share the tensors."""
     n_new = x.shape[1]
@@ -93,9 +105,18 @@ def layer_contexts(
                 position_reads,
                 past=None if kv_cache is None else kv_cache.layers[layer],
                 triangular=triangular and (window is None or window >= n_keys),
+                bias=bias,
+                cross=None if memory is None else _cross_context(memory, kv_cache and kv_cache.of_memory[layer]),
             )
         )
     return contexts
+
+
+def _cross_context(memory: Memory, past: LayerKeysValues | None) -> LayerContext:
+    """That of a layer's cross-attention: every query sees all of the source that is no padding."""
+    mask, stream = memory.attention_mask, memory.stream
+    visible = stream.new_ones(1, stream.shape[1], dtype=torch.bool) if mask is None else mask
+    return LayerContext(visible[:, None, None], None, None, past=past, memory=stream)
 
 
 def whole_span(x: Float[Tensor, "batch pos d_model"]) -> Span:
@@ -119,7 +140,7 @@ def visible_keys(
     j = torch.arange(n_keys, device=device)[None, :]
     seen = j <= i if attention_dir == "causal" else torch.ones_like(j <= i)
     if window_size is not None:
-        seen = seen & (i - j < window_size)
+        seen = seen & ((i - j).abs() < window_size)
     if mask is None:
         return seen[None, None]
     return ((seen & mask[:, None, :] & mask[:, n_keys - n_new :, None]) | (i == j))[:, None]

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, describe
 from interp.keywords import known_keywords
+from interp.model.hooked_module import is_run
 from interp.model.kv_cache import KVCache
-from interp.model.loss import check_predicts_tokens
+from interp.model.loss import check_predicts_next_token
 from interp.model.names import HookName
 from interp.model.sampling import Sampling, is_number
 from interp.progress import shown
@@ -32,7 +33,8 @@ class Generation:
         tokens: prompts and continuations, [batch, pos]; after a stop token a sequence repeats that token.
         n_prompt: how many of the positions are the prompt's.
         texts: the continuations as text up to the stop token, or None for a model without a tokenizer.
-        cache: with `names_filter`, the activations of all positions but the last token's, which was never run.
+        cache: with `names_filter`, the activations of all positions but the last token's, which was never run. Of keys
+            that a step could not see yet, scores are -inf, and patterns and biases of relative positions 0.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -61,9 +63,7 @@ def stream(
     """
     if not is_number(max_new_tokens, Integral) or max_new_tokens < 1:
         raise ConfigError(f"max_new_tokens = {describe(max_new_tokens)}; allowed: 1 or more")
-    if model.cfg.attention_dir != "causal":
-        raise ConfigError(f"attention_dir = {model.cfg.attention_dir!r}: only a causal model predicts the next token")
-    check_predicts_tokens(model.cfg, "generation")
+    check_predicts_next_token(model.cfg, "generation")
     mask = prompts.attention_mask
     if mask is not None and not mask[:, -1].all():
         row = int((~mask[:, -1]).nonzero()[0])
@@ -71,7 +71,8 @@ def stream(
     n_prompt, n_ctx = prompts.ids.shape[1], model.cfg.n_ctx
     if n_prompt + max_new_tokens > n_ctx + 1:  # the last token is not run
         raise ConfigError(
-            f"{n_prompt} tokens and max_new_tokens = {max_new_tokens} exceed the context, n_ctx = {n_ctx}"
+            f"{n_prompt} tokens and max_new_tokens = {max_new_tokens} exceed the context, n_ctx = {n_ctx}; give "
+            f"max_new_tokens= of at most {n_ctx + 1 - n_prompt}"
         )
     return _steps(model, prompts, max_new_tokens, sampling, stop_tokens, names_filter, caches)
 
@@ -95,20 +96,20 @@ def _steps(
     for _ in range(max_new_tokens):
         with torch.no_grad():
             if caches is None:
-                if model.ln_final.is_watched():  # hooks see every position
-                    logits = model(prompts, kv_cache=kv_cache)
+                if model.read_out_is_watched():  # hooks see every position
+                    logits = model.base_run(prompts, kv_cache=kv_cache)
                 else:
-                    x = model(prompts, stop_at_layer=model.cfg.n_layers, kv_cache=kv_cache)
-                    logits = model.unembed(model.ln_final(x[:, -1:]))
+                    x = model.base_run(prompts, stop_at_layer=model.cfg.n_layers, kv_cache=kv_cache)
+                    logits = model.unembed(model.read_out(x[:, -1:]))
             else:
-                logits, cache = model.run_with_cache(prompts, names_filter=names_filter, kv_cache=kv_cache)
+                logits, cache = model.base_run_with_cache(prompts, names_filter=names_filter, kv_cache=kv_cache)
                 caches.append(cache)
         last = torch.where(stopped, last, sampling.choose(logits[:, -1], generator))
         stopped = stopped | torch.isin(last, stops)
         yield last
         if stopped.all():
             return
-        prompts = MaskedTokens(last[:, None])
+        prompts = MaskedTokens(last[:, None], memory=prompts.memory)
 
 
 def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
@@ -118,6 +119,9 @@ def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
     for name in caches[0]:
         point = model.hook_points[name]
         parts = [cache[name] for cache in caches]
+        if point.of_memory:  # the same in every step
+            joined[name] = parts[-1]
+            continue
         if "key_pos" in point.axes:
             n_keys = max(part.shape[-1] for part in parts)
             masked = float("-inf") if name.endswith("scores") else 0.0
@@ -127,7 +131,7 @@ def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
     mask = None
     if masks[0] is not None:  # the prompt's; what was generated is no padding
         mask = torch.cat([masks[0], *(torch.ones_like(masks[0][:, :1]) for _ in masks[1:])], dim=1)
-    return type(caches[0])(joined, model, any(cache.edited for cache in caches), mask)
+    return type(caches[0])(joined, model, any(cache.edited for cache in caches), mask, caches[0].source_mask)
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -160,6 +164,7 @@ def _asked(
 class Generates:
     """`generate` and `stream`, for a model."""
 
+    @is_run
     @known_keywords
     def generate(
         self,

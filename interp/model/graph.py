@@ -38,18 +38,30 @@ Input = Literal["q", "k", "v"]
 """The inputs of a head: what its queries, keys and values read."""
 
 
-def head_label(layer: int, head: int) -> str:
-    """How a head is called everywhere: "L5H3"."""
-    return f"L{layer}H{head}"
+def head_label(layer: int, head: int, part: str = "attn") -> str:
+    """How a head is called everywhere: "L5H3"; a head of cross-attention (`part` "cross_attn") "L5X3".
+
+    >>> head_label(5, 3), head_label(5, 3, "cross_attn")
+    ('L5H3', 'L5X3')
+    """
+    return f"L{layer}{'X' if part == 'cross_attn' else 'H'}{head}"
 
 
-def head_labels(cfg: "TransformerConfig | EdgeGraph") -> list[list[str]]:
-    """All heads' names, by layer and head."""
-    return [[head_label(layer, head) for head in range(cfg.n_heads)] for layer in range(cfg.n_layers)]
+def head_labels(cfg: "TransformerConfig | EdgeGraph", part: str = "attn") -> list[list[str]]:
+    """All heads' names, by layer and head.
+
+    >>> head_labels(cfg)[1]
+    ['L1H0', 'L1H1', 'L1H2', 'L1H3']
+    """
+    return [[head_label(layer, head, part) for head in range(cfg.n_heads)] for layer in range(cfg.n_layers)]
 
 
 def mlp_label(layer: int) -> str:
-    """How an MLP is called everywhere: "L5.mlp"."""
+    """How an MLP is called everywhere: "L5.mlp".
+
+    >>> mlp_label(5)
+    'L5.mlp'
+    """
     return f"L{layer}.mlp"
 
 
@@ -136,8 +148,17 @@ class EdgeGraph:
 
     @classmethod
     def of(cls, model: "HookedTransformer | TransformerConfig") -> "EdgeGraph":
-        """The graph of a model, or of a configuration."""
+        """The graph of a model, or of a configuration.
+
+        Raises `ConfigError` for one with cross-attention, whose writes no component here names.
+        """
         cfg = model if isinstance(model, TransformerConfig) else model.cfg
+        if not isinstance(cfg, TransformerConfig) or cfg.cross_attention:
+            which = (
+                "a model of two stacks" if not isinstance(cfg, TransformerConfig) else "a stack with cross-attention"
+            )
+            raise ConfigError(f"{which} has no graph of components: what attention to a memory reads and writes is not "
+                              "among them; an encoder by itself, model.encoder, has one")  # fmt: skip
         return cls(**{field.name: getattr(cfg, field.name) for field in dataclasses.fields(cls)})
 
     def to_json(self) -> str:

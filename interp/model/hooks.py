@@ -13,6 +13,8 @@ call. Rules that hold everywhere:
 - A run with a `kv_cache`, and every step of `generate`, carries a part of its sequence. `hook.span` says which part:
   the first position that a hook sees is number `hook.first_pos` of the sequence. The keys of a pattern always start
   with the sequence itself, at number 0.
+- What cross-attention reads from a memory has the positions of the source, all of which every run carries. There
+  `hook.span` is that of the source.
 - *Lazy* points are not computed until something asks for them by name.
 """
 
@@ -38,6 +40,7 @@ HookPair = tuple[HookName | list[HookName], HookFn]
 """Where a hook goes, and what it does."""
 
 HookDirection = Literal["fwd", "bwd"]
+"""Whether a hook is given the activation of the forward pass, or its gradient of the backward pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +55,7 @@ class Span:
             run that continues a `kv_cache` which was made without `n_prompt=`.
         n_final: how many positions the sequence can have in the end; None where that is not known.
         attention_mask: which of the positions up to now are tokens rather than padding; None where all are.
+        source_mask: which positions of the memory are tokens; None for a model that reads none.
     """
 
     first: int
@@ -60,6 +64,7 @@ class Span:
     n_prompt: int | None
     n_final: int | None
     attention_mask: Bool[Tensor, "batch n_keys"] | None = None
+    source_mask: Bool[Tensor, "batch source_pos"] | None = None
 
     @property
     def is_part(self) -> bool:
@@ -71,9 +76,29 @@ class Span:
         """How many positions of the sequence have been run when this run ends."""
         return self.first + self.n_new
 
+    @property
+    def source(self) -> "Span | None":
+        """The positions of the memory, all of which every run carries; None for a model that reads none."""
+        if self.source_mask is None:
+            return None
+        n = self.source_mask.shape[1]
+        return Span(0, n, self.batch, n, n, None if bool(self.source_mask.all()) else self.source_mask)
+
 
 class RunHook:
-    """A hook function that hears of every run before its first block, and can say what it never came to do."""
+    """A hook function that hears of every run before its first block, and can say what it never came to do.
+
+    >>> class Counting(RunHook):
+    ...     seen = 0
+    ...     def __call__(self, activation, hook):
+    ...         self.seen += 1
+    ...     def undone(self):
+    ...         return "" if self.seen else "nothing was counted"
+    >>> counting = Counting()
+    >>> _ = model.run_with_hooks(clean, fwd_hooks=[("*hook_z", counting)])
+    >>> counting.seen
+    2
+    """
 
     def __call__(self, activation: Tensor, hook: "HookPoint") -> Tensor | None:
         """The hook itself."""
@@ -96,6 +121,7 @@ class Hook:
         asked: the name as the caller wrote it, for messages.
         observes: a promise never to edit, which saves the copy (caches).
         fired: whether it ran since it was added.
+        cut_short: whether the last run that was asked for since then ended with an error.
         edited: whether it returned another tensor, or wrote to the one it was given.
         on_graph: whether a graph exists whose gradients it will see.
         live: whether it still acts on the gradients of such graphs.
@@ -106,9 +132,14 @@ class Hook:
     asked: Any
     observes: bool = False
     fired: bool = False
+    cut_short: bool = False
     edited: bool = False
     on_graph: bool = False
     live: bool = True
+
+
+class LastPointReached(Exception):
+    """Ends a run of which nothing more is asked for."""
 
 
 class Running:
@@ -129,6 +160,7 @@ class Running:
         outer, self.span = self.span, span
         try:
             for hook in self.hooks:
+                hook.cut_short = False
                 if isinstance(hook.fn, RunHook):
                     hook.fn.begin(span)
             yield
@@ -145,6 +177,8 @@ class HookPoint:
 
     Attributes:
         name: full name, such as `blocks.0.attn.hook_pattern`; given by the model that contains the point.
+        key: the name within its own stack of blocks: the same, but in a model of two stacks, whose full names begin
+            with `encoder.` or `decoder.`.
         axes: names of the tensor's axes, such as `("batch", "head", "query_pos", "key_pos")`; "1" is an axis of size 1.
             Empty where they are not stated: any tensor.
         meaning: one line for `hook_map()`.
@@ -152,12 +186,16 @@ class HookPoint:
         hooks: the active hooks, in the order in which they run.
         edited: whether a hook edited what passed here last.
         running: what it shares with the other points of its model.
+
+    >>> point = model.hook_points["blocks.1.attn.hook_z"]
+    >>> point.axes, point.layer()
+    (('batch', 'pos', 'head', 'd_head'), 1)
     """
 
     _created = itertools.count()
 
     def __init__(self, axes: str = "", meaning: str = "", lazy: bool = False):
-        self.name = ""
+        self.name = self.key = ""
         self.axes = tuple(axes.split())
         self.meaning = meaning
         self.lazy = lazy
@@ -168,27 +206,36 @@ class HookPoint:
 
     @cached_property
     def pos_axis(self) -> int:
-        """The axis along which `pos_slice` cuts: "pos", or "query_pos" of a pattern.
+        """The axis along which `pos_slice` cuts: "pos", or "query_pos" of a pattern; "source_pos" of what was read
+        from a memory, which it does not cut (`of_memory`).
 
         Raises `ShapeError` for a point without an axis of positions.
         """
-        for axis in ("query_pos", "pos"):
+        for axis in ("query_pos", "pos", "source_pos"):
             if axis in self.axes:
                 return self.axes.index(axis)
         shown = " ".join(self.axes) if self.axes else "not stated"
         raise ShapeError(f"{self.name!r} has no axis of positions (its axes: {shown})")
 
+    @property
+    def of_memory(self) -> bool:
+        """Whether its positions are those of the memory alone, as those of the keys of cross-attention."""
+        return "source_pos" in self.axes and "query_pos" not in self.axes
+
     def layer(self) -> int:
         """The block this point is in. Raises `HookNotFoundError` outside the blocks."""
-        found = layer_of(self.name)
+        found = layer_of(self.key)
         if found is None:
             raise HookNotFoundError(f"{self.name!r} is not inside a block, so it has no layer")
         return found
 
     @property
     def span(self) -> Span | None:
-        """Which positions of its sequence the run under way carries; None outside a run."""
-        return self.running.span
+        """Which positions of its sequence the run under way carries, at points `of_memory` those of the source; None
+        outside a run.
+        """
+        span = self.running.span
+        return span.source if span is not None and self.of_memory else span
 
     @property
     def first_pos(self) -> int:

@@ -1,6 +1,7 @@
 """Keys and values that are kept between runs, so that a run carries only the new positions."""
 
 import copy
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, ShapeError, describe
 from interp.indices import is_index
+from interp.text import Memory
 
 
 class LayerKeysValues:
@@ -28,6 +30,20 @@ class LayerKeysValues:
             k, v = torch.cat([self.keys, k], dim=1), torch.cat([self.values, v], dim=1)
         self._next = (k, v)
         return k, v
+
+    def of_memory(self, project: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Keys and values of a memory, which are the same in every run: they are computed in the first one."""
+        if self.keys is not None and self.values is not None:
+            return self.keys, self.values
+        self._next = project()
+        return self._next
+
+    def repeated(self, times: Iterable[tuple[int, int]]) -> "LayerKeysValues":
+        """Those of some sequences, each so many times."""
+        made, rows = LayerKeysValues(), [row for row, n in times for _ in range(n)]
+        assert self.keys is not None and self.values is not None
+        made.keys, made.values = self.keys[rows], self.values[rows]
+        return made
 
     def commit(self) -> None:
         """Keep what the run that just ended added."""
@@ -49,6 +65,8 @@ class KVCache:
         n_prompt: how many positions the prompt has, or None where that was not said.
         n_final: how many positions the sequence can have in the end, or None where that was not said.
         layers: keys and values of each layer.
+        of_memory: those of each layer's cross-attention.
+        memory: what these were computed from, or None before the first run.
         mask: which of the positions seen are real tokens, or None where all are.
         n_pos: how many positions were seen.
         batch: of how many sequences, or None before the first run.
@@ -63,14 +81,15 @@ class KVCache:
             if not (is_index(given) and cast(int, given) >= least) and not (given is None and name != "n_layers"):
                 raise ConfigError(f"{name} = {describe(given)}; allowed: {least} or more")
         self.n_prompt, self.n_final = n_prompt, n_final
-        self.layers = [LayerKeysValues() for _ in range(n_layers)]
+        self.layers, self.of_memory = ([LayerKeysValues() for _ in range(n_layers)] for _ in range(2))
+        self.memory: Memory | None = None
         self.mask: Bool[Tensor, "batch n_pos"] | None = None
         self.n_pos = 0
         self.batch: int | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "KVCache":
         made = copy.copy(self)
-        made.layers = [copy.copy(layer) for layer in self.layers]
+        made.layers, made.of_memory = (list(map(copy.copy, held)) for held in (self.layers, self.of_memory))
         return made
 
     def check_fits(self, cfg: TransformerConfig) -> None:
@@ -80,6 +99,15 @@ class KVCache:
         if len(self.layers) != cfg.n_layers or any(shape != here for shape in held):
             what = f"{len(self.layers)} layers" + (f" of keys {held[0]} [kv_head, d_head]" if held else "")
             raise ConfigError(f"kv_cache is of another model, with {what}; here are {cfg.n_layers} layers of {here}")
+
+    def check_memory(self, memory: Memory | None) -> None:
+        """Raise `ConfigError` for another memory than that of the earlier runs, whose keys and values are held."""
+        held = self.memory
+        if memory is None or held is None or memory is held:
+            return
+        if not (torch.equal(memory.stream, held.stream) and torch.equal(memory.is_token, held.is_token)):
+            raise ConfigError("kv_cache is of another memory: its keys and values are those of the source of its first "
+                              "run; begin with a new KVCache for another source")  # fmt: skip
 
     def whole_mask(
         self, batch: int, n_new: int, mask: Bool[Tensor, "batch new"] | None, device: torch.device
@@ -93,8 +121,11 @@ class KVCache:
         new = torch.ones(batch, n_new, dtype=torch.bool, device=device) if mask is None else mask
         return torch.cat([past, new], dim=1)
 
-    def commit(self, batch: int, n_new: int, mask: Bool[Tensor, "batch n_keys"] | None) -> None:
+    def commit(
+        self, batch: int, n_new: int, mask: Bool[Tensor, "batch n_keys"] | None, memory: Memory | None = None
+    ) -> None:
         """Keep what a run that ended well has added."""
-        for layer in self.layers:
+        for layer in (*self.layers, *self.of_memory):
             layer.commit()
+        self.memory = memory
         self.mask, self.batch, self.n_pos = mask, batch, self.n_pos + n_new

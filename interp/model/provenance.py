@@ -8,18 +8,18 @@ copied or pickled, and before weights under a cache are replaced (`load_state_di
 
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from interp.config import TransformerConfig
+from interp.config import EncoderDecoderConfig, TransformerConfig
 from interp.digests import digest_of, digest_of_text
 from interp.errors import CacheError, ConfigError, describe
 
 if TYPE_CHECKING:
-    from interp.model.hooked import Hooked
+    from interp.model.hooked import Watched
 
 KEPT = ("_provenance", "_hashed", "_storages")
 """The attributes of a model that remember its provenance; copies and pickles go without."""
@@ -35,17 +35,17 @@ class Provenance:
 
     Attributes:
         cfg: the architecture.
-        weights: the hash of the weights, as `Hooked.weights_hash` gives it, or None as long as nobody needed it.
+        weights: the hash of the weights, as `weights_hash` gives it, or None as long as nobody needed it.
     """
 
-    def __init__(self, cfg: TransformerConfig, weights: str | None = None):
+    def __init__(self, cfg: TransformerConfig | EncoderDecoderConfig, weights: str | None = None):
         self.cfg, self.weights = cfg, weights
         self._version: Version | None = None
         self._storages: list[StorageWeakRef] = []  # as long as these are held, no other storage has the same address
-        self._model: Callable[[], Hooked | None] = _nobody
+        self._model: Callable[[], Watched | None] = _nobody
 
     @classmethod
-    def of(cls, model: "Hooked") -> "Provenance":
+    def of(cls, model: "Watched") -> "Provenance":
         """That of what the model makes now; the same object until a weight changes (other than through `.data`)."""
         now = _version(model)
         for kept in (model.__dict__.get("_hashed"), model.__dict__.get("_provenance", _nobody)()):
@@ -56,7 +56,7 @@ class Provenance:
         model.__dict__["_provenance"] = weakref.ref(made)
         return made
 
-    def _remember(self, model: "Hooked", version: Version) -> None:
+    def _remember(self, model: "Watched", version: Version) -> None:
         self._version, self._model = version, weakref.ref(model)
         held = model.__dict__.get("_storages")  # made once for these weights, and not for every cached run
         if held is None or held[0] != version:
@@ -68,14 +68,14 @@ class Provenance:
         """Take the hash, if the weights that this speaks of are still there, so that it outlives them."""
         model = self._model()
         if self.weights is None and model is not None and self._version == _version(model):
-            self.weights = digest_of(model.state_dict())
+            self.weights = digest_of(all_weights(model))
             model.__dict__["_hashed"] = self
 
-    def is_of(self, model: "Hooked") -> bool:
+    def is_of(self, model: "Watched") -> bool:
         """Whether `model` computes what the one that this speaks of computed."""
         return not self.differences(model)
 
-    def differences(self, model: "Hooked") -> list[str]:
+    def differences(self, model: "Watched") -> list[str]:
         """What is other in `model`, in words; nothing if it computes the same.
 
         Weights that were overwritten in place before anybody took their hash count as other, even by equal ones.
@@ -119,18 +119,34 @@ class Provenance:
         return {**self.__dict__, "_version": None, "_storages": [], "_model": _nobody}
 
 
-def forget_hash(model: "Hooked") -> None:
-    """Have the hash taken anew when it is asked for next, whatever was written to weights without their noticing."""
+def forget_hash(model: "Watched") -> None:
+    """Have the hash taken anew when it is asked for next, whatever was written to weights without their noticing.
+
+    >>> forget_hash(model)  # the next signature reads all weights again
+    """
     model.__dict__.pop("_hashed", None)
     model.__dict__.pop("_provenance", None)
 
 
-def signature(model: "Hooked") -> str:
-    """The signature of what the model makes now."""
-    return Provenance.of(model).signature
+def signature(model: "Watched") -> str:
+    """The signature of what the model makes now; of a model of two stacks, that of both together.
+
+    >>> before = signature(model)
+    >>> with torch.no_grad():
+    ...     _ = model.W_U.mul_(2)
+    >>> signature(model) == before
+    False
+    """
+    stacks = getattr(model, "stacks", None)
+    return Provenance.of(model).signature if stacks is None else joint_signature(map(signature, stacks.values()))
 
 
-def settle(model: "Hooked") -> None:
+def joint_signature(signatures: Iterable[str]) -> str:
+    """The signature of a model whose stacks have these."""
+    return digest_of_text(json.dumps(list(signatures)))
+
+
+def settle(model: "Watched") -> None:
     """To be called before weights may be replaced: what was made by them can be recognised afterwards."""
     alive = model.__dict__.get("_provenance", _nobody)()
     if alive is not None:
@@ -141,17 +157,26 @@ def _nobody() -> None:
     return None
 
 
-def _tensors(model: "Hooked") -> list[torch.Tensor]:
+def _tensors(model: "Watched") -> list[torch.Tensor]:
     """All parameters and buffers; `model.parameters()` takes a twentieth of a run on a short prompt."""
     found: list[torch.Tensor | None] = []
     modules: list[torch.nn.Module | None] = [model]
     while modules:
         if (module := modules.pop()) is not None:
             found.extend((*module._parameters.values(), *module._buffers.values()))
-            modules.extend(module._modules.values())
+            modules.extend((*module._modules.values(), *module.__dict__.get("shared_with", ())))
     return [tensor for tensor in found if tensor is not None]
 
 
-def _version(model: "Hooked") -> Version:
+def all_weights(model: "Watched") -> dict[str, torch.Tensor]:
+    """All weights by name, one that is shared with another model included."""
+    weights = model.state_dict()
+    for path, module in model.named_modules():
+        for other in module.__dict__.get("shared_with", ()):
+            weights |= {f"{path}.{name}": tensor for name, tensor in other.state_dict().items()}
+    return weights
+
+
+def _version(model: "Watched") -> Version:
     """Changes whenever a weight is replaced, cast, moved or written to (other than through `.data`)."""
     return [(t.untyped_storage()._cdata, t.dtype, None if t.is_inference() else t._version) for t in _tensors(model)]

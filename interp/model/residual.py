@@ -5,24 +5,27 @@ methods here return those writes as a `Stack` whose rows sum exactly to the stre
 where the stream itself passes through norms, every earlier write is carried through each norm at the scale that the
 norm had in this run (a norm at a fixed scale is linear), and the norms' biases join the row "bias". Where the run was
 edited by hooks, a row "edits" holds what the edits added.
+
+The difference of two caches is decomposed in the same way as far as no norm stands between: its rows sum to the
+difference of the streams, and have no biases. Of gradients the rows are those at the writes, and sum to nothing.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from einops import einsum
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, check_choice, describe, did_you_mean
+from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, check_choice, did_you_mean
 from interp.indices import layer_index
 from interp.model.attention import WRITE_PER_HEAD
-from interp.model.graph import head_label
+from interp.model.derived import NO_RUN, Kind
+from interp.model.graph import head_labels
 from interp.model.norms import Norm
 from interp.model.provenance import CHANGED
+from interp.model.rows import Stack
 from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
 from interp.precision import (
     at_least_float32,
@@ -32,50 +35,9 @@ from interp.precision import (
     wide_sum,
     without_autocast,
 )
-from interp.text import Answer, token_ids
 
 if TYPE_CHECKING:
     from interp.model.transformer import HookedTransformer
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Rows:
-    """Tensors with labels: `values[i]` belongs to `labels[i]`. `rows["L0H1"]` and `rows[i]` are single ones."""
-
-    values: Tensor
-    labels: list[str]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        return zip(self.labels, self.values, strict=True)
-
-    def __getitem__(self, row: int | str) -> Tensor:
-        if isinstance(row, str):
-            if row not in self.labels:
-                raise HookNotFoundError(f"no row is called {describe(row)}{did_you_mean(row, self.labels)}")
-            row = self.labels.index(row)
-        return self.values[row]
-
-    def __repr__(self) -> str:
-        shown = ", ".join(self.labels[:6]) + (", ..." if len(self) > 6 else "")
-        return f"{type(self).__name__}({len(self)} rows of shape {tuple(self.values.shape[1:])}: {shown})"
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Stack(Rows):
-    """Vectors in the residual stream: `values` is [component, batch, pos, d_model].
-
-    Attributes:
-        place: where in the stream the rows sum to it, or None where that is not known.
-    """
-
-    place: StreamPlace | None = None
-
-
-class LogitAttribution(Rows):
-    """How much each component adds to a logit or a logit difference: `values` is [component, batch, pos]."""
 
 
 class ResidualStream:
@@ -84,6 +46,7 @@ class ResidualStream:
     model: "HookedTransformer"
     cfg: TransformerConfig
     edited: bool
+    kind: Kind
     _values: dict[str, Tensor]
     is_current: Callable[[], bool]
 
@@ -93,26 +56,29 @@ class ResidualStream:
         mlp_input: bool = False,
         apply_ln: bool = False,
         mode: Literal["all", "attn", "mlp"] = "all",
+        cross_input: bool = False,
     ) -> Stack:
         """Embeddings and the write of every attention and MLP below `layer`, which sum to `resid_pre` there.
 
         Args:
             layer: 0 to n_layers, negative from the end; None for the stream that the unembedding reads.
             mlp_input: go on to `resid_mid` of `layer`, what its MLP reads.
+            cross_input: go on to `resid_cross` of `layer`, what its cross-attention reads.
             apply_ln: through the norm that reads the stream there, see `apply_ln_to_stack`.
             mode: "attn" leaves out what MLPs write, "mlp" what attention writes; both keep the embeddings. Only the
                 rows of "all" sum to the stream, so only these have rows for biases and edits where there are any.
 
         Raises:
-            ConfigError: a layer out of range, `mlp_input` where there is no `resid_mid`, another mode, or "mlp" for a
-                model without MLPs.
+            ConfigError: a layer out of range, `mlp_input` where there is no `resid_mid` (`cross_input`, no
+                `resid_cross`), another mode, or "mlp" for a model without MLPs.
             HookNotFoundError: a needed activation is not in the cache.
         """
         check_choice("mode", mode, ("all", "attn", "mlp"))
         if mode == "mlp" and self.cfg.attn_only:
             raise ConfigError("mode = 'mlp', but attn_only = True: this model has no MLPs")
         attn, mlp = (None if mode == "mlp" else "out"), (None if mode == "attn" else "out")
-        return self._decompose(layer, mlp_input, apply_ln, attn=attn, mlp=mlp, rest="all" if mode == "all" else "embed")
+        place = self._place(layer, mlp_input, cross_input)
+        return self._decompose(place, apply_ln, attn=attn, mlp=mlp, rest="all" if mode == "all" else "embed")
 
     def get_full_resid_decomposition(
         self,
@@ -120,35 +86,44 @@ class ResidualStream:
         mlp_input: bool = False,
         expand_neurons: bool = True,
         apply_ln: bool = False,
+        cross_input: bool = False,
     ) -> Stack:
-        """Embeddings, every head ("L0H1"), every neuron ("L0N7") or MLP ("0_mlp_out"), and "bias": all biases together.
+        """Embeddings, every head ("L0H1", of cross-attention "L0X1"), every neuron ("L0N7") or MLP ("0_mlp_out"), and
+        "bias": all biases together.
 
         Arguments and errors as for `decompose_resid`. Neurons need batch * pos * d_mlp * d_model numbers a layer.
         """
-        return self._decompose(layer, mlp_input, apply_ln, attn="heads", mlp="neurons" if expand_neurons else "out")
+        place = self._place(layer, mlp_input, cross_input)
+        return self._decompose(place, apply_ln, attn="heads", mlp="neurons" if expand_neurons else "out")
 
     @torch.no_grad()
     @without_autocast()
     def accumulated_resid(self, layer: int | None = None, incl_mid: bool = False, apply_ln: bool = False) -> Stack:
-        """The stream itself before each block ("0_pre", with `incl_mid` also "0_mid"), the last row being at `layer`.
+        """The stream itself before each block ("0_pre"), the last row being at `layer`.
+
+        With `incl_mid` also between the parts of a block: "0_mid", and before cross-attention "0_cross".
 
         With `apply_ln` every row goes through the final norm with statistics of its own, as the logit lens reads it
         (nostalgebraist 2020). Errors as for `decompose_resid`.
         """
         stop = self._layer(layer)
-        if incl_mid and not self.cfg.has_resid_mid:
+        between = [
+            name for name, there in (("cross", self.cfg.cross_attention), ("mid", self.cfg.has_resid_mid)) if there
+        ]
+        if incl_mid and not between:
             raise ConfigError("incl_mid = True, but blocks without or beside their MLP have no resid_mid")
         rows, labels = [], []
         for block in range(stop):
             rows.append(self._get(f"blocks.{block}.hook_resid_pre"))
             labels.append(f"{block}_pre")
-            if incl_mid:
-                rows.append(self._get(f"blocks.{block}.hook_resid_mid"))
-                labels.append(f"{block}_mid")
+            for name in between if incl_mid else ():
+                rows.append(self._get(f"blocks.{block}.hook_resid_{name}"))
+                labels.append(f"{block}_{name}")
         rows.append(self._stream(StreamPlace(stop)))
         labels.append("final_post" if stop == self.cfg.n_layers else f"{stop}_pre")
         stack = torch.stack(rows)
         if apply_ln:
+            self.check_weights()
             norm = self.model.ln_final
             stack = norm.at_scale(stack, norm.scale(stack))
             stack = stack if norm.b is None else stack + norm.b.to(stack.device)
@@ -156,32 +131,32 @@ class ResidualStream:
 
     def stack_head_results(self, layer: int | None = None, apply_ln: bool = False) -> Stack:
         """What every head below `layer` wrote ("L0H0", "L0H1", ...), carried to `layer`. Errors as there."""
-        return self._decompose(layer, False, apply_ln, attn="heads", mlp=None, rest=None)
+        return self._decompose(self._place(layer), apply_ln, attn="heads", mlp=None, rest=None)
 
     def stack_neuron_results(self, layer: int | None = None, apply_ln: bool = False) -> Stack:
         """What every neuron below `layer` wrote ("L0N0", ...), carried to `layer`. Errors as there."""
         if self.cfg.attn_only:
             raise ConfigError("attn_only = True: this model has no neurons")
-        return self._decompose(layer, False, apply_ln, attn=None, mlp="neurons", rest=None)
+        return self._decompose(self._place(layer), apply_ln, attn=None, mlp="neurons", rest=None)
 
     @torch.no_grad()
     @without_autocast()
-    def apply_ln_to_stack(self, stack: Stack, layer: int | None = None, mlp_input: bool = False) -> Stack:
+    def apply_ln_to_stack(
+        self, stack: Stack, layer: int | None = None, mlp_input: bool = False, cross_input: bool = False
+    ) -> Stack:
         """Components as the norm at `layer` passes them on, at the scale it had in this run; its bias is a last row.
 
         The rows of a complete decomposition then sum to `hook_normalized`. The norm is ln1 of `layer`, with
-        `mlp_input` ln2, for None or n_layers the final one; where the stream is read as it is (post-norm, no norm)
-        nothing changes. Raises `ConfigError` for rows that decompose the stream of another place.
+        `mlp_input` ln2, with `cross_input` ln_cross, for None or n_layers the final one; where the stream is read as it
+        is (post-norm, no norm) nothing changes. Raises `ConfigError` for rows that decompose the stream of another
+        place.
         """
         if not isinstance(stack, Stack):
             raise ShapeError(f"rows with labels are needed, Stack(values, labels), not {type(stack).__name__}")
-        self.check_weights()
-        stop = self._layer(layer)
-        if mlp_input and (self.cfg.attn_only or stop == self.cfg.n_layers):
-            raise ConfigError(f"layer = {layer} has no MLP, so mlp_input = True names no norm")
-        place = StreamPlace(stop, mlp_input)
+        self.check_weights(linear=self.cfg.normalization_type is None)
+        place = self._place(layer, mlp_input, cross_input, norm=True)
         # Attention and MLP that stand beside each other read the same stream.
-        decomposed = StreamPlace(stop, mlp_input and not self.cfg.parallel_attn_mlp)
+        decomposed = StreamPlace(place.layer) if self.cfg.parallel_attn_mlp else place
         if stack.place not in (None, decomposed):
             raise ConfigError(
                 f"these rows decompose the stream that {stack.place.described(self.cfg.n_layers)} reads, not the one "
@@ -211,68 +186,13 @@ class ResidualStream:
 
     # ------------------------------------------------------------------ logits
 
-    @torch.no_grad()
-    @without_autocast()
-    def logit_attrs(self, stack: Stack, tokens: Answer, incorrect_tokens: Answer | None = None) -> LogitAttribution:
-        """How much each component of a final-stream decomposition adds to the logits of `tokens`.
-
-        With `incorrect_tokens`, to the difference of the two logits. Norms need not be folded: components pass the
-        final norm at its scale in this run, gain included, its bias and `b_U` are the rows "ln_final_bias" and
-        "unembed_bias", and all rows of a complete decomposition sum to the logit (before any soft cap). The values are
-        in float32 at least.
-
-        Raises:
-            TokenError: a token out of range, or text without a tokenizer or of several tokens.
-            ShapeError: answers of another shape than one, [batch] or [batch, pos].
-            ConfigError: the rows decompose the stream of an earlier layer.
-        """
-        read = self.apply_ln_to_stack(stack)
-        directions, offset = self.logit_directions(read.values[0], tokens, incorrect_tokens)
-        rows = at_least_float32(read.values)
-        values = einsum(rows, directions.to(rows), "row batch pos d_model, batch pos d_model -> row batch pos")
-        return LogitAttribution(torch.cat([values, offset[None]]), [*read.labels, "unembed_bias"])
-
-    def logit_directions(
-        self,
-        beside: Float[Tensor, "its_batch its_pos d_model"],
-        tokens: Answer,
-        incorrect_tokens: Answer | None = None,
-    ) -> tuple[Float[Tensor, "its_batch its_pos d_model"], Float[Tensor, "its_batch its_pos"]]:
-        """Columns of `W_U` and entries of `b_U` for each position of `beside`, on its device, in float32 at least; with
-        two answers the differences. Raises as `logit_attrs`.
-        """
-
-        def of_answer(answer: Answer) -> tuple[Tensor, Tensor]:
-            ids = self._answers(answer, beside).to(self.model.W_U.device)
-            columns, entries = self.model.W_U.T[ids], self.model.b_U[ids]
-            return at_least_float32(columns).to(beside.device), at_least_float32(entries).to(beside.device)
-
-        directions, offset = of_answer(tokens)
-        if incorrect_tokens is not None:
-            others, their_offset = of_answer(incorrect_tokens)
-            directions, offset = directions - others, offset - their_offset
-        return directions, offset
-
-    def _answers(
-        self, tokens: Answer, beside: Float[Tensor, "its_batch its_pos d_model"]
-    ) -> Int[Tensor, "its_batch its_pos"]:
-        shape = beside.shape[:2]
-        ids = token_ids(tokens, self.model.to_answer, self.cfg.d_vocab_out).to(beside.device)
-        aligned = ids[:, None] if ids.ndim == 1 else ids
-        if ids.ndim > 2 or any(n not in (1, m) for n, m in zip(aligned.shape, shape, strict=False)):
-            raise ShapeError(
-                f"answers have shape {tuple(ids.shape)}; allowed: one token, [batch] or [batch, pos] = {tuple(shape)}"
-            )
-        return aligned.expand(shape)
-
     # ------------------------------------------------------------------ the walk along the stream
 
     @torch.no_grad()
     @without_autocast()
     def _decompose(
         self,
-        layer: int | None,
-        mlp_input: bool,
+        place: StreamPlace,
         apply_ln: bool,
         *,
         attn: Literal["out", "heads"] | None,
@@ -284,69 +204,81 @@ class ResidualStream:
         The rest is the embeddings and, with "all", the biases that are in no other row and what edits added, so that
         the rows sum to the stream.
         """
-        self.check_weights()
-        stop = self._layer(layer)
-        if mlp_input and (not self.cfg.has_resid_mid or stop == self.cfg.n_layers):
-            raise ConfigError(f"mlp_input = True, but layer = {layer} has no resid_mid (no MLP after its attention)")
-        if rest is None and stop == 0:
-            raise ConfigError(f"layer = {layer}: there is no block below it")
-        place = StreamPlace(stop, mlp_input)
+        self.check_weights(linear=True)
+        if rest is None and place.layer == 0:
+            raise ConfigError("layer = 0: there is no block below it")
         rows: list[Tensor] = []
         labels: list[str] = []
         bias: Tensor | float = 0.0
 
-        def add(values: Tensor, names: list[str], constant: Tensor | float = 0.0) -> None:
+        def add(values: Tensor, names: list[str], constant: Tensor | None = None) -> None:
             nonlocal bias
             rows.append(values)
             labels.extend(names)
-            bias = bias + (at_least_float32(constant) if isinstance(constant, Tensor) else constant)
+            bias = bias if constant is None else bias + at_least_float32(constant)
 
-        def carry(norm: NormAtScale) -> None:
-            """Everything so far through a norm of the stream, whose bias joins the others."""
+        def carry(name: str) -> None:
+            """Everything so far through a norm of the stream, whose bias joins the others. Gradients stay."""
             nonlocal bias
+            norm = NormAtScale() if self.kind == "gradient" else self.norm(name)
             rows[:] = [norm.linear(row) for row in rows]
             if rest == "all":
                 bias = norm.linear(bias + torch.zeros_like(at_least_float32(rows[0][:1])))
                 bias = bias if norm.bias is None else bias + norm.bias
 
+        if rest == "all" and self.kind == "gradient":
+            rest = "embed"  # nothing is added up
         if rest is not None:
-            add(self._get("hook_embed")[None], ["embed"])
-            if self.cfg.positions_in_stream:
-                add(self._get("hook_pos_embed")[None], ["pos_embed"])
+            add(torch.stack([self._get(f"hook_{name}") for name in self._embeddings]), self._embeddings)
+            if self.cfg.embed_norm:
+                carry("embed_ln")
         for step in steps(self.cfg, place):
-            split = attn if step.part == "attn" else mlp
+            split = mlp if step.part == "mlp" else attn
             if split == "out":
                 add(self._get(step.hook_name)[None], [step.label])
             elif split is not None:
                 add(*self._written(step, *(self._of_heads(step) if split == "heads" else self._of_neurons(step))))
             if step.stream_norm is not None:
-                carry(self.norm(step.stream_norm))
+                carry(step.stream_norm)
 
-        if rest == "all" and (attn == "heads" or mlp == "neurons" or self.cfg.normalizes_stream):
+        taken_apart = attn == "heads" or mlp == "neurons" or self.cfg.normalizes_stream or self.cfg.embed_norm
+        if rest == "all" and taken_apart and self.kind == "run":
             rows.append((bias + torch.zeros_like(rows[0][:1])).to(rows[0].dtype))
             labels.append("bias")
         values = torch.cat(rows)
         if rest == "all" and self.edited:
-            edits = self._stream(place) - wide_sum(values, 0)
-            values = torch.cat([values, edits[None].to(values)])
-            labels.append("edits")
-        elif rest == "all":
+            values, labels = torch.cat([values, self._edits(values, place)]), [*labels, "edits"]
+        elif rest == "all" and self.kind == "run":  # of a difference it is not known how large the rounding is
             self._check_sum(values, place)
-        stack = Stack(values, labels, place)
-        return self.apply_ln_to_stack(stack, layer, mlp_input) if apply_ln else stack
+        stack = Stack(values, labels, None if self.kind == "gradient" else place)
+        if not apply_ln:
+            return stack
+        return self.apply_ln_to_stack(stack, place.layer, place.part == "mlp", place.part == "cross_attn")
+
+    def _edits(self, values: Tensor, place: StreamPlace) -> Tensor:
+        """What hooks added to the stream beside all that was written, one row."""
+        return (self._stream(place) - wide_sum(values, 0))[None].to(values)
 
     def _of_heads(self, step: Step) -> tuple[Tensor, list[str]]:
         """What each head of a block writes, before any norm on the write path."""
-        attn = self.model.blocks[step.layer].attn
-        result = self._values.get(f"blocks.{step.layer}.attn.hook_result")
+        name = f"blocks.{step.layer}.{step.part}"
+        result = self._values.get(f"{name}.hook_result")
+        if result is None and self.kind == "gradient":
+            raise HookNotFoundError(
+                f"the gradient of what heads write is that at {name}.hook_result, which the cache does not hold; name "
+                "it in names_filter= (it is lazy), beside what else is needed"
+            )
         if result is None:
-            z = self._get(f"blocks.{step.layer}.attn.hook_z")
-            z, W_O = of_one_dtype(z, attn.W_O.to(z.device))
+            z = self._get(f"{name}.hook_z")
+            z, W_O = of_one_dtype(z, self.model.get_parameter(f"{name}.W_O").to(z.device))
             result = einsum(z, W_O, WRITE_PER_HEAD)
-        return result.permute(2, 0, 1, 3), [head_label(step.layer, head) for head in range(self.cfg.n_heads)]
+        return result.permute(2, 0, 1, 3), head_labels(self.cfg, step.part)[step.layer]
 
     def _of_neurons(self, step: Step) -> tuple[Tensor, list[str]]:
         """What each neuron of a block writes, before any norm on the write path."""
+        if self.kind == "gradient":
+            raise CacheError("what a neuron writes has no hook point, so its gradient was not kept: it is that at "
+                             f"{step.hook_name}, the same for each")  # fmt: skip
         post = self._get(f"blocks.{step.layer}.mlp.hook_post")
         W_out = self.model.blocks[step.layer].mlp.W_out.to(post.device)
         written = post.permute(2, 0, 1)[..., None] * W_out[:, None, None, :]
@@ -354,6 +286,8 @@ class ResidualStream:
 
     def _written(self, step: Step, rows: Tensor, labels: list[str]) -> tuple[Tensor, list[str], Tensor]:
         """Rows as they reach the stream, their labels, and the bias that is added beside them."""
+        if self.kind == "gradient":
+            return rows, labels, rows.new_zeros(())
         bias = self.model.get_parameter(step.bias_name).to(rows.device)
         norm = self.norm(step.write_norm)
         if step.write_norm is not None:
@@ -369,18 +303,27 @@ class ResidualStream:
         norm = None if name is None else cast(Norm, self.model.get_submodule(name))
         if norm is None or norm.kind is None:
             return NormAtScale()
+        if self.kind != "run":
+            written = ", through which a part is written" * str(name).endswith("_post")
+            stands = ", which stands on the stream itself" if self.cfg.normalizes_stream else written
+            raise CacheError(f"{name}{stands}: {NO_RUN[self.kind]}")
         return NormAtScale(norm, self._get(f"{name}.hook_scale"))
 
     def _stream(self, place: StreamPlace) -> Tensor:
-        stop = place.layer
-        if place.mlp_input:
-            return self._get(f"blocks.{stop}.hook_resid_mid")
-        if stop < self.cfg.n_layers:
-            return self._get(f"blocks.{stop}.hook_resid_pre")
-        if stop:
-            return self._get(f"blocks.{stop - 1}.hook_resid_post")
-        vectors = self._get("hook_pos_embed") if self.cfg.positions_in_stream else 0.0
-        return self._get("hook_embed") + vectors  # no blocks: the embeddings are the stream
+        if place.layer < self.cfg.n_layers:
+            point = {"attn": "resid_pre", "cross_attn": "resid_cross", "mlp": "resid_mid"}[place.part]
+            return self._get(f"blocks.{place.layer}.hook_{point}")
+        if place.layer:
+            return self._get(f"blocks.{place.layer - 1}.hook_resid_post")
+        if self.cfg.embed_norm:  # no blocks: the embeddings are the stream
+            return self._get("embed_ln.hook_normalized")
+        return torch.stack([self._get(f"hook_{name}") for name in self._embeddings]).sum(dim=0)
+
+    @property
+    def _embeddings(self) -> list[str]:
+        """What is added up to begin the stream."""
+        there = {"embed": True, "pos_embed": self.cfg.positions_in_stream, "token_type_embed": self.cfg.n_token_types}
+        return [name for name, is_there in there.items() if is_there]
 
     def _get(self, name: str) -> Tensor:
         """A needed activation."""
@@ -391,10 +334,17 @@ class ResidualStream:
             )
         return self._values[name]
 
-    def check_weights(self) -> None:
-        """The weights that a decomposition reads must still be those of the run."""
+    def check_weights(self, linear: bool = False) -> None:
+        """Raise `CacheError` unless this is a run (or, where all is linear, made of runs) of the model's weights."""
         if not self.is_current():
             raise CacheError(CHANGED)
+        if not linear:
+            self.check_is_run()
+
+    def check_is_run(self) -> None:
+        """Raise `CacheError`, saying why, for the difference of two runs and for gradients."""
+        if self.kind != "run":
+            raise CacheError(NO_RUN[self.kind])
 
     def coarsest_dtype(self) -> torch.dtype:
         """The dtype that rounded most in this run, as far as cached; under autocast it is not that of the weights."""
@@ -408,6 +358,20 @@ class ResidualStream:
             return
         if not equal_up_to_rounding(wide_sum(values, 0), stream, wide_sum(values.abs(), 0), self.coarsest_dtype()):
             raise CacheError("the rows do not sum to the cached stream: weights or activations changed since the run")
+
+    def _place(
+        self, layer: int | None, mlp_input: bool = False, cross_input: bool = False, norm: bool = False
+    ) -> StreamPlace:
+        """The place that a caller names; where a `norm` is named, MLPs beside their attention count too."""
+        stop = self._layer(layer)
+        if cross_input and (mlp_input or not self.cfg.cross_attention or stop == self.cfg.n_layers):
+            cause = "the two inputs exclude each other" if mlp_input else f"layer = {layer} has no cross-attention"
+            raise ConfigError(f"cross_input = True, but {cause}")
+        if mlp_input and (self.cfg.attn_only or stop == self.cfg.n_layers):
+            raise ConfigError(f"mlp_input = True, but layer = {layer} has no MLP")
+        if mlp_input and not norm and self.cfg.parallel_attn_mlp:
+            raise ConfigError(f"mlp_input = True, but layer = {layer} has no resid_mid (no MLP after its attention)")
+        return StreamPlace(stop, "mlp" if mlp_input else "cross_attn" if cross_input else "attn")
 
     def _layer(self, layer: int | None) -> int:
         return self.cfg.n_layers if layer is None else layer_index(layer, self.cfg.n_layers, "layer", end=True)

@@ -62,12 +62,17 @@ class StackedWeights:
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab_out"]:
-        """The unembedding; a writable view of `W_E^T` where the two are tied."""
+        """The unembedding; a writable view of `W_E^T` where the two are tied.
+
+        Raises `ConfigError` for a model without one.
+        """
+        self._check_unembed("W_U")
         return self.unembed.W_U
 
     @property
     def b_U(self) -> Float[Tensor, "d_vocab_out"]:
-        """The bias of the logits."""
+        """The bias of the logits. Raises `ConfigError` for a model without an unembedding."""
+        self._check_unembed("b_U")
         return self.unembed.b_U
 
     @property
@@ -96,13 +101,17 @@ class StackedWeights:
 
         A score is `query_read @ QK @ key_read`, where each side is the stream as the head reads it, with the biases and
         (where there are any) the norms of queries and keys, the soft cap and the rotation left aside: in a rotary model
-        it is the circuit at distance 0.
+        it is the circuit at distance 0. These are the heads that attend to the stream: a head of cross-attention has
+        `FactoredMatrix(W_Q / attn_scale, W_K.mT)` of `blocks[layer].cross_attn`, whose keys read the memory.
         """
         return FactoredMatrix(self.W_Q / self.cfg.attn_scale, self.W_K.mT)
 
     @property
     def OV(self) -> FactoredMatrix:
-        """What a head writes for what it attends to, `W_V W_O` [layer, head, d_model, d_model], biases left aside."""
+        """What a head writes for what it attends to, `W_V W_O` [layer, head, d_model, d_model], biases left aside.
+
+        These are the heads that attend to the stream, as for `QK`.
+        """
         return FactoredMatrix(self.W_V, self.W_O)
 
     @property
@@ -154,6 +163,10 @@ class StackedWeights:
     def b_out(self) -> Float[Tensor, "layer d_model"]:
         """What an MLP writes whatever its neurons do. Raises `ConfigError` without MLPs."""
         return self._of_mlps("b_out")
+
+    def _check_unembed(self, name: str) -> None:
+        if not self.cfg.has_unembed:
+            raise ConfigError(f"d_vocab_out = 0: this model has no unembedding, so there is no {name}")
 
     def _of_heads(self, name: str) -> Tensor:
         per_layer = self._stack("attn", name)

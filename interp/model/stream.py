@@ -1,8 +1,8 @@
 """The order in which a model writes to its residual stream, and the norms on the way.
 
-A model writes to the stream step by step: the attention of a block, then its MLP. Everything that walks along the
-stream (decompositions, attributions, path expansion, folding) takes the order from `steps`, so that a new kind of step
-is added here and nowhere else.
+A model writes to the stream step by step: the attention of a block, its cross-attention, then its MLP. Everything that
+walks along the stream (decompositions, attributions, path expansion, folding) takes the order from `steps`, so that a
+new kind of step is added here and nowhere else.
 
 A norm divides by a scale, which depends on what it reads. At the scale that it had in one run a norm is a linear map
 plus a bias; `NormAtScale` is that map.
@@ -18,18 +18,25 @@ from torch import Tensor
 from interp.config import TransformerConfig
 from interp.model.norms import Norm
 
+Part = Literal["attn", "cross_attn", "mlp"]
+"""What reads the stream and writes to it within a block."""
+
+NORMS: dict[Part, str] = {"attn": "ln1", "cross_attn": "ln_cross", "mlp": "ln2"}
+"""The norm around each part."""
+
 
 class StreamPlace(NamedTuple):
-    """A place in the stream: before the attention of `layer` (n_layers: before the final norm), or before its MLP."""
+    """A place in the stream: before a part of a layer; with `layer` n_layers, before the final norm."""
 
     layer: int
-    mlp_input: bool = False
+    part: Part = "attn"
 
     def described(self, n_layers: int) -> str:
         """What reads the stream there, in words."""
         if self.layer == n_layers:
             return "the final norm"
-        return f"{'the MLP' if self.mlp_input else 'the attention'} of layer {self.layer}"
+        words = {"attn": "attention", "cross_attn": "cross-attention", "mlp": "MLP"}
+        return f"the {words[self.part]} of layer {self.layer}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Step:
     """
 
     layer: int
-    part: Literal["attn", "mlp"]
+    part: Part
     read_norm: str | None
     write_norm: str | None
     stream_norm: str | None
@@ -63,36 +70,54 @@ class Step:
     @property
     def bias_name(self) -> str:
         """The parameter that is written whatever the part reads."""
-        return f"blocks.{self.layer}." + ("attn.b_O" if self.part == "attn" else "mlp.b_out")
+        return f"blocks.{self.layer}.{self.part}." + ("b_out" if self.part == "mlp" else "b_O")
+
+
+def parts(cfg: TransformerConfig) -> tuple[Part, ...]:
+    """The parts of a block, in the order in which they write."""
+    there = {"attn": True, "cross_attn": cfg.cross_attention, "mlp": not cfg.attn_only}
+    return tuple(part for part in NORMS if there[part])
 
 
 def steps(cfg: TransformerConfig, until: StreamPlace | None = None) -> Iterator[Step]:
-    """The writes to the stream in their order, those before a place; None is the stream that the unembedding reads."""
-    layer, mlp_input = until or StreamPlace(cfg.n_layers)
-    for i in range(layer + mlp_input):
-        yield _step(cfg, i, "attn")
-        if not cfg.attn_only and not (mlp_input and i == layer):
-            yield _step(cfg, i, "mlp")
+    """The writes to the stream in their order, those before a place; None is the stream that the unembedding reads.
+
+    >>> [step.part for step in steps(cfg)]
+    ['attn', 'mlp', 'attn', 'mlp']
+    """
+    until = until or StreamPlace(cfg.n_layers)
+    for layer in range(cfg.n_layers):
+        for part in parts(cfg):
+            if (layer, part) == until:
+                return
+            yield _step(cfg, layer, part)
 
 
-def _step(cfg: TransformerConfig, layer: int, part: Literal["attn", "mlp"]) -> Step:
-    name = f"blocks.{layer}.{'ln1' if part == 'attn' else 'ln2'}"
+def _step(cfg: TransformerConfig, layer: int, part: Part) -> Step:
+    name = f"blocks.{layer}.{NORMS[part]}"
     return Step(
         layer,
         part,
-        read_norm=name if cfg.normalization_type and cfg.norms_reads else None,
+        read_norm=reading_norm(cfg, StreamPlace(layer, part)),
         write_norm=f"{name}_post" if cfg.normalization_type and cfg.norm_position == "both" else None,
         stream_norm=name if cfg.normalizes_stream else None,
     )
 
 
 def reading_norm(cfg: TransformerConfig, place: StreamPlace) -> str | None:
-    """The full name of the norm that reads the stream at a place; None where it is read as it is."""
+    """The full name of the norm that reads the stream at a place; None where it is read as it is.
+
+    >>> from interp.model import StreamPlace
+    >>> reading_norm(cfg, StreamPlace(1)), reading_norm(cfg, StreamPlace(cfg.n_layers))
+    ('blocks.1.ln1', 'ln_final')
+    """
     if cfg.normalization_type is None or not cfg.norms_reads:
         return None
     if place.layer == cfg.n_layers:
         return "ln_final"
-    return f"blocks.{place.layer}.{'ln2' if place.mlp_input else 'ln1'}"
+    if place == StreamPlace(0) and not cfg.first_ln1:
+        return None
+    return f"blocks.{place.layer}.{NORMS[place.part]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +127,11 @@ class NormAtScale:
     Attributes:
         norm: the norm, or None for no norm, which changes nothing.
         scale: what it divided by, [batch, pos, 1] (or whatever broadcasts to what it is applied to).
+
+    >>> _, cache = model.run_with_cache(clean)
+    >>> norm = NormAtScale(model.ln_final, cache["ln_final.hook_scale"])
+    >>> torch.allclose(norm.linear(cache["resid_post", -1]), cache["ln_final.hook_normalized"], atol=1e-5)
+    True
     """
 
     norm: Norm | None = None

@@ -10,47 +10,65 @@ on each position alone). At the end the stream is read out as logits for the nex
         x = x + mlp(x)
     logits = x @ W_U
 
+A decoder of a pair (`encoder_decoder.py`) also attends to a *memory*, the last stream of an encoder, between the two.
+
 This file holds the model around the blocks. Read `block.py` next, then `attention.py`, `components.py` and `norms.py`.
 Every place where the stream is read or written, and every step in between, is a hook point; `model.hook_map()` lists
 them.
 """
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.config import TransformerConfig
-from interp.errors import CheckpointError, ConfigError, ShapeError, TokenError, describe
+from interp.errors import ConfigError, TokenError
 from interp.keywords import known_keywords
 from interp.model.block import Block
-from interp.model.components import Embed, PosEmbed, Unembed
+from interp.model.components import Embed, MaskedTokenHead, PosEmbed, RelativeBias, TokenTypeEmbed, Unembed
 from interp.model.context import LayerContext, layer_contexts
 from interp.model.generate import Generates
-from interp.model.hooked import Hooked, ReadOut, ReturnType
+from interp.model.hooked import Hooked
+from interp.model.hooked_module import is_run
 from interp.model.hooks import HookPoint, Span
 from interp.model.kv_cache import KVCache
-from interp.model.loss import check_predicts_tokens, next_token_loss
+from interp.model.loss import next_token_loss
 from interp.model.norms import Norm
+from interp.model.options import ReadOut, ReturnType, check_run, check_stream
+from interp.model.pooling import Pooler
+from interp.model.saved import Saved
 from interp.model.stacked import StackedWeights
 from interp.model.text import ReadsText
-from interp.text import AttentionMask, Ids, MaskedTokens, Text, check_mask, check_tokens
-
-if TYPE_CHECKING:
-    from interp.checkpoints import Snapshot
-
-Model = TypeVar("Model", bound="HookedTransformer")
-"""A class of models; the run-time checks of the tests do not know `Self` in a class method."""
+from interp.text import AttentionMask, Ids, MaskedTokens, Memory, Text, check_mask, check_memory, check_tokens
 
 
-class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
+class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates, Saved):
     """A transformer with a hook point at every step.
 
-    A subclass may say in `block_type` which class its blocks have.
+        cfg = TransformerConfig(n_layers=2, d_model=32, n_heads=4, n_ctx=16, d_vocab=3, seed=0)
+        model = HookedTransformer(cfg, Vocabulary(["a", "b", "c"]))
+        logits, cache = model.run_with_cache("abca")
+        pattern = cache["pattern", 1][0, 2]  # [query_pos, key_pos] of layer 1, head 2
+
+    | to | there are |
+    |---|---|
+    | get a model, and keep it | `from_pretrained`, `save_pretrained`, `save_snapshot`, `weights_hash` |
+    | run it | `model(text)`, which is `forward`; `generate`, `stream` |
+    | see inside | `run_with_cache`; `hook_map` lists what can be seen |
+    | change a run | `intervene`, `run_with_hooks`, `hooks`; `add_hook` until `reset_hooks` |
+    | go between text and ids | `to_tokens`, `to_str_tokens`, `to_string`, `to_single_token`, `get_token_position` |
+    | read the weights of all layers | `W_Q`, `W_K`, `W_V`, `W_O`, `W_in`, `W_out`, `b_Q` ...; `QK`, `OV` |
+    | read or write those of one | `embed.W_E`, `blocks[1].attn.W_O`, `blocks[1].mlp.W_in`, `unembed.W_U` |
+
+    A subclass may say in `block_type` which class its blocks have, and their parts. It is by these that a model
+    computes something else. What a subclass makes of `forward`, `run_with_cache`, `run_with_hooks` and `generate`
+    concerns its callers: cached runs, sweeps, metrics and all other analyses go past it, to the methods that are here
+    (`base_run`). With `base_forward = forward` in the class they run its own `forward`, which must take and return what
+    this one does; a class with a `forward` that says neither is warned of.
 
     Args:
         cfg: the architecture, or its fields as a dictionary.
@@ -58,6 +76,7 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
             another `TextCodec`, or a fast tokenizer of transformers.
         device: where the parameters live; "meta" allocates nothing.
         init_weights: False leaves the weights uninitialised, for a caller who fills them.
+        embed: an embedding of another model whose `W_E` this one uses instead of a parameter of its own.
 
     Raises:
         ConfigError: the vocabulary has more words than `cfg.d_vocab`, or `cfg` is no config.
@@ -73,22 +92,35 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
         tokenizer: Any = None,
         device: str | torch.device | None = None,
         init_weights: bool = True,
+        embed: Embed | None = None,
     ):
         super().__init__()
         cfg = cfg if isinstance(cfg, TransformerConfig) else TransformerConfig.from_dict(cfg)
         self.cfg, self.tokenizer = cfg, tokenizer
         with torch.device(device or torch.get_default_device()):
             self.hook_tokens = HookPoint("batch pos", "the token ids, as the embedding reads them", lazy=True)
-            self.embed = Embed(cfg)
+            self.embed = Embed(cfg, shared=embed)
             self.hook_embed = HookPoint("batch pos d_model", "the token's vector: the first write to the stream")
             if cfg.has_position_vectors:
                 self.pos_embed = PosEmbed(cfg)
                 shown_to = "queries and keys only" if cfg.positional_embedding_type == "shortformer" else "the stream"
                 self.hook_pos_embed = HookPoint("batch pos d_model", f"the position's vector, added to {shown_to}")
+            if cfg.n_token_types:
+                self.token_type_embed = TokenTypeEmbed(cfg)
+                self.hook_token_type_embed = HookPoint("batch pos d_model", "the vector of the token's type")
+            if cfg.positional_embedding_type == "relative":
+                self.rel_bias = RelativeBias(cfg)
+            if cfg.embed_norm:
+                self.embed_ln = Norm(cfg.normalization_type, cfg.d_model, cfg.eps)
             self.blocks = cast(Sequence[Block], nn.ModuleList(self.block_type(cfg, i) for i in range(cfg.n_layers)))
             # In a post-norm model the last block has already normalised the stream.
             self.ln_final = Norm(cfg.normalization_type if cfg.norms_reads else None, cfg.d_model, cfg.eps)
-            self.unembed = Unembed(cfg, self.embed)
+            if cfg.masked_token_head:
+                self.mlm_head = MaskedTokenHead(cfg)
+            if cfg.has_unembed:
+                self.unembed = Unembed(cfg, self.embed)
+            if cfg.pooling is not None:
+                self.pooler = Pooler(cfg)
         self.to(cfg.dtype)
         if init_weights:
             self._init_weights()
@@ -101,6 +133,7 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
         }
         self.name_hook_points(sizes)
 
+    @is_run
     @known_keywords
     def forward(
         self,
@@ -111,6 +144,8 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
         stop_at_layer: int | None = None,
         attention_mask: AttentionMask | None = None,
         kv_cache: KVCache | None = None,
+        token_types: Ids | None = None,
+        memory: Memory | Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor] | None:
         """Run the model, or the blocks from `start_at_layer` up to but not including `stop_at_layer`.
 
@@ -119,45 +154,65 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
                 or [pos], as a tensor, an array or lists; with `start_at_layer` the residual stream
                 [batch, pos, d_model] that enters that block.
             return_type: "logits" [batch, pos, d_vocab_out]; "loss", the mean cross-entropy in nats over all next tokens
-                of the batch (`interp.metrics.Loss` is the mean of each prompt); "both" as (logits, loss); None. Losses
-                are in float32 at least, whatever the model's dtype.
+                of the batch (`interp.metrics.Loss` is the mean of each prompt); "both" as (logits, loss); "pooled"
+                [batch, d_model], the vector of each whole sequence, and "classes" [batch, class], the logits on it,
+                where the config says how (`pooling`); None. Losses are in float32 at least, whatever the model's dtype.
             loss_per_token: a loss for every predicted token, [batch, pos - 1]; 0 where it or its predictor is padding.
             start_at_layer, stop_at_layer: 0 to n_layers, or negative from the end. With `stop_at_layer` the result is
                 the stream that would enter that block (after all blocks: the one the final norm reads).
             attention_mask: [batch, pos], true or 1 for tokens and false or 0 for padding, of any type; of one sequence
                 also [pos]. Positions count from the first token.
             kv_cache: what attention needs of earlier runs; the input continues these, and is added to it.
+            token_types: [batch, pos], the type of each token where the model's tokens have types; None for all 0.
+            memory: what cross-attention reads, where the model has it: an encoder's last stream [batch, source_pos,
+                d_memory], with the mask of its padding in a `Memory`.
 
         Raises:
             TokenError: text without a tokenizer, unknown words, ids that are not integers or out of range, an empty
                 sequence, or one longer than `n_ctx`.
             ShapeError: a tensor of another shape or dtype than described.
-            ConfigError: a layer out of range, a return type that these layers cannot give, or a `kv_cache` where the
-                model is not causal or has another number of layers.
+            ConfigError: a layer out of range, a return type that these layers cannot give (a loss of next tokens where
+                every position sees all others, logits without an unembedding), a memory that is missing or that nothing
+                reads, or a `kv_cache` where the model is not causal, has another number of layers or read another
+                memory.
         """
         first, last = self.check_options(return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
-        tokens = None
+        prompts = None
         if start_at_layer is None:
-            prompts = self.masked_tokens(input, attention_mask)
-            tokens = entering = prompts.ids
-            mask = prompts.attention_mask
+            prompts = self.masked_tokens(input, attention_mask, token_types, memory)
+            entering, mask, memory = prompts.ids, prompts.attention_mask, prompts.memory
         else:
-            entering = self.check_stream(input)
+            if token_types is not None:
+                raise ConfigError("token_types are embedded with the tokens, so they exclude start_at_layer")
+            entering = check_stream(input, self.cfg, self.W_E)
             mask = check_mask(attention_mask, entering)
+            memory = check_memory(memory, entering, self.cfg.d_memory, self.W_E.dtype)
         whole_mask, positions = self._positions(entering, mask, kv_cache)
-        with self.running.over(self._span(entering, whole_mask, kv_cache)):
-            x = entering if tokens is None else self.hook_embed(self.embed(self._read_tokens(tokens)))
-            vectors = self._position_vectors(positions, x, embedding=tokens is not None)
-            if self.cfg.positions_in_stream and vectors is not None:
-                x, vectors = x + vectors, None
-
-            contexts = layer_contexts(self.cfg, range(first, last), x, positions, whole_mask, vectors, kv_cache)
+        if kv_cache is not None:
+            kv_cache.check_memory(memory)
+        with self.running.over(self._span(entering, whole_mask, memory, kv_cache)):
+            x = entering if prompts is None else self._embedded(prompts, positions)
+            contexts = self._contexts(range(first, last), x, positions, whole_mask, memory, kv_cache)
             for block, context in zip(self.blocks[first:last], contexts, strict=True):
                 x = block(x, context)
-            output = x if stop_at_layer is not None else self._read_out(x, tokens, mask, return_type, loss_per_token)
+            output = x if stop_at_layer is not None else self._output(x, prompts, mask, return_type, loss_per_token)
         if kv_cache is not None:
-            kv_cache.commit(entering.shape[0], entering.shape[1], whole_mask)
+            kv_cache.commit(entering.shape[0], entering.shape[1], whole_mask, memory)
         return output
+
+    base_forward = forward
+
+    def _embedded(
+        self, prompts: MaskedTokens, positions: Int[Tensor, "batch_or_1 pos"]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The stream that enters the first block."""
+        x = self.hook_embed(self.embed(self._read_tokens(prompts.ids)))
+        if self.cfg.positions_in_stream:
+            x = x + self._position_vectors(positions, len(x))
+        if self.cfg.n_token_types:
+            types = torch.zeros_like(prompts.ids) if prompts.token_types is None else prompts.token_types
+            x = x + self.hook_token_type_embed(self.token_type_embed(types))
+        return self.embed_ln(x) if self.cfg.embed_norm else x
 
     def _read_tokens(self, tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
         """The ids that are embedded: those given, as hooks leave them. The loss stays that of the ids given."""
@@ -165,23 +220,54 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
             return tokens
         return check_tokens(self.hook_tokens(tokens), self.cfg.d_vocab, self.cfg.n_ctx, tokens.device)
 
-    def _read_out(
+    def _output(
         self,
         x: Float[Tensor, "batch pos d_model"],
-        tokens: Int[Tensor, "batch pos"] | None,
+        prompts: MaskedTokens | None,
         mask: Bool[Tensor, "batch pos"] | None,
         return_type: ReturnType | ReadOut,
         loss_per_token: bool,
     ) -> Tensor | tuple[Tensor, Tensor] | None:
-        """What a run returns, from its last stream; without a return type the final norm runs only where watched."""
-        if return_type is None and not self.ln_final.is_watched():
+        """What a run returns, from its last stream; without a return type what follows runs only where watched."""
+        if return_type is None and not self.read_out_is_watched():
             return None
         read = self.ln_final(x)
+        if return_type == "pooled" or return_type == "classes":
+            if self.cfg.masked_token_head and self.mlm_head.is_watched():
+                self.mlm_head(read)
+            return self._pooled(read, mask, return_type)
+        if self.cfg.masked_token_head:
+            read = self.mlm_head(read)
         if return_type is None:
             return None
         if callable(return_type):
             return return_type(read)
+        tokens = None if prompts is None else prompts.ids
         return self.output_of(self.unembed(read), tokens, mask, return_type, loss_per_token)
+
+    def _pooled(
+        self, read: Float[Tensor, "batch pos d_model"], mask: Bool[Tensor, "batch pos"] | None, what: object
+    ) -> Float[Tensor, "batch d_pooled"]:
+        """The vector of each whole sequence, or the logits of classes on it."""
+        is_token = torch.ones(read.shape[:2], dtype=torch.bool, device=read.device) if mask is None else mask
+        pooled = self.pooler(read, is_token)
+        return pooled if what == "pooled" else self.pooler.classes(pooled)
+
+    def read_out(self, x: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
+        """What the unembedding reads of a last stream, past all hook points.
+
+        It is the stream after the final norm, and after the head of a masked-token model. Whoever comes from a stream
+        to logits does it by `model.unembed(model.read_out(x))`.
+        """
+        return self.after_norm(self.ln_final.unhooked(x))
+
+    def after_norm(self, normalized: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
+        """As `read_out`, of a last stream that has passed the final norm."""
+        return self.mlm_head.unhooked(normalized) if self.cfg.masked_token_head else normalized
+
+    def read_out_is_watched(self) -> bool:
+        """Whether hooks see the final norm, or the head of a masked-token model."""
+        return self.ln_final.is_watched() or (self.cfg.masked_token_head and self.mlm_head.is_watched())
 
     @staticmethod
     def output_of(
@@ -198,30 +284,49 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
         return (logits, loss) if return_type == "both" else loss
 
     def layer_contexts(self, prompts: MaskedTokens) -> list[LayerContext]:
-        """What each layer needs beside the stream in a run on `prompts`: masks, rotations, position vectors."""
+        """What each layer needs beside the stream in a run on `prompts`: masks, positions, a memory."""
         whole_mask, positions = self._positions(prompts.ids, prompts.attention_mask, None)
-        x = self.embed(prompts.ids)
-        vectors = None if self.cfg.positions_in_stream else self._position_vectors(positions, x, embedding=False)
-        return layer_contexts(self.cfg, range(self.cfg.n_layers), x, positions, whole_mask, vectors, None)
+        layers, x = range(self.cfg.n_layers), self.embed(prompts.ids)
+        return self._contexts(layers, x, positions, whole_mask, prompts.memory, None)
+
+    def _contexts(
+        self,
+        layers: range,
+        x: Float[Tensor, "batch new d_model"],
+        positions: Int[Tensor, "batch_or_1 new"],
+        mask: Bool[Tensor, "batch n_keys"] | None,
+        memory: Memory | None,
+        kv_cache: KVCache | None,
+    ) -> list[LayerContext]:
+        read = bias = None
+        if self.cfg.positional_embedding_type == "shortformer":
+            read = self._position_vectors(positions, len(x))
+        elif self.cfg.positional_embedding_type == "relative":
+            bias = self.rel_bias(x.shape[1], x.shape[1] + (0 if kv_cache is None else kv_cache.n_pos), len(x))
+        return layer_contexts(self.cfg, layers, x, positions, mask, read, kv_cache, bias, memory)
 
     @staticmethod
-    def _span(entering: Tensor, mask: Bool[Tensor, "batch n_keys"] | None, kv_cache: KVCache | None) -> Span:
+    def _span(
+        entering: Tensor,
+        mask: Bool[Tensor, "batch n_keys"] | None,
+        memory: Memory | None,
+        kv_cache: KVCache | None,
+    ) -> Span:
         """Which positions of its sequence this run carries."""
         batch, n_new = entering.shape[:2]
+        source = None if memory is None else memory.is_token
         if kv_cache is None:
-            return Span(0, n_new, batch, n_prompt=n_new, n_final=n_new, attention_mask=mask)
+            return Span(0, n_new, batch, n_new, n_new, mask, source)
         n_prompt = kv_cache.n_prompt
         if n_prompt is None and kv_cache.n_pos == 0:
             n_prompt = n_new
-        return Span(kv_cache.n_pos, n_new, batch, n_prompt, kv_cache.n_final, mask)
+        return Span(kv_cache.n_pos, n_new, batch, n_prompt, kv_cache.n_final, mask, source)
 
     def _position_vectors(
-        self, positions: Int[Tensor, "batch_or_1 pos"], x: Float[Tensor, "batch pos d_model"], embedding: bool
-    ) -> Float[Tensor, "batch pos d_model"] | None:
-        """Rows of `W_pos`, where this run uses them: for the stream when it is begun, for queries and keys always."""
-        if not self.cfg.has_position_vectors or (self.cfg.positions_in_stream and not embedding):
-            return None
-        return self.hook_pos_embed(self.pos_embed(positions).expand(len(x), -1, -1))
+        self, positions: Int[Tensor, "batch_or_1 pos"], batch: int
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """Rows of `W_pos`: for the stream when it is begun, or for what queries and keys read."""
+        return self.hook_pos_embed(self.pos_embed(positions).expand(batch, -1, -1))
 
     def _positions(
         self, new: Tensor, mask: Bool[Tensor, "batch pos"] | None, kv_cache: KVCache | None
@@ -237,8 +342,6 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
             return None, torch.arange(past, past + n_new, device=new.device)[None]
         return mask, (mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
 
-    # ------------------------------------------------------------------ checks on what comes in
-
     def check_options(
         self,
         return_type: ReturnType | ReadOut,
@@ -248,135 +351,7 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
         kv_cache: KVCache | None,
     ) -> tuple[int, int]:
         """The first block to run, and the first not to. Raises `ConfigError` as `forward` says."""
-        first, last = self._layer_range(start_at_layer, stop_at_layer)
-        if not callable(return_type) and return_type not in ("logits", "loss", "both", None):
-            raise ConfigError(f"return_type = {describe(return_type)}; allowed: 'logits', 'loss', 'both' or None")
-        if return_type in ("loss", "both"):
-            check_predicts_tokens(self.cfg, f"return_type = {return_type!r}")
-        if loss_per_token and return_type not in ("loss", "both"):
-            raise ConfigError(f"loss_per_token = True contradicts return_type = {describe(return_type)}")
-        if kv_cache is not None and not isinstance(kv_cache, KVCache):
-            raise ConfigError(f"kv_cache = {describe(kv_cache)}; allowed: a KVCache, or None")
-        if kv_cache is not None and self.cfg.attention_dir != "causal":
-            raise ConfigError("kv_cache needs attention_dir = 'causal': here earlier positions attend to later ones")
-        if kv_cache is not None:
-            kv_cache.check_fits(self.cfg)
-        if kv_cache is not None and (start_at_layer is not None or last < self.cfg.n_layers):
-            raise ConfigError(
-                "kv_cache needs every layer to run: it excludes start_at_layer and an earlier stop_at_layer"
-            )
-        if return_type in ("loss", "both") and (start_at_layer is not None or stop_at_layer is not None):
-            raise ConfigError(f"return_type = {return_type!r} needs tokens and logits, so it excludes start_at_layer "
-                              "and stop_at_layer")  # fmt: skip
-        return first, last
-
-    def check_stream(self, x: Text | Ids | MaskedTokens) -> Float[Tensor, "batch pos d_model"]:
-        """A residual stream as a run can begin with it. Raises `ShapeError` for anything else."""
-        wanted = f"start_at_layer takes the residual stream [batch, pos, {self.cfg.d_model}] in {self.W_E.dtype}"
-        if not isinstance(x, Tensor):
-            raise ShapeError(f"{wanted}, not a {type(x).__name__}")
-        if x.ndim != 3 or x.shape[2] != self.cfg.d_model or x.dtype != self.W_E.dtype or x.numel() == 0:
-            raise ShapeError(f"{wanted}, not {x.dtype} of shape {tuple(x.shape)}")
-        if x.device != self.W_E.device:
-            raise ShapeError(f"{wanted} on {self.W_E.device}, not on {x.device}")
-        if x.shape[1] > self.cfg.n_ctx:
-            raise ShapeError(f"{wanted} of at most n_ctx = {self.cfg.n_ctx} positions, not {x.shape[1]}")
-        return x
-
-    # ------------------------------------------------------------------ weights
-
-    def save_pretrained(self, folder: str | os.PathLike[str], model_type: str | None = None) -> None:
-        """Write `config.json` and `model.safetensors`, each file whole or not at all.
-
-        Args:
-            folder: where the files go; it is made if it is not there.
-            model_type: None for this package's own format, which holds the tokenizer too. A family of transformers,
-                such as "gpt2" or "llama", writes what transformers' own `from_pretrained` reads, without a tokenizer.
-
-        Raises `CheckpointError` for a tokenizer that cannot be saved, or naming the field or the tensor that
-        `model_type` has no place for.
-        """
-        from interp.checkpoints import save_checkpoint
-
-        save_checkpoint(folder, self.cfg, self.tokenizer, self.state_dict(), model_type)
-
-    def save_snapshot(self, folder: str | os.PathLike[str]) -> None:
-        """Write this model so that many processes can open it at once: its weights are mapped, not read.
-
-        `from_pretrained` opens the folder as any other. On the CPU and in the same dtype the weights stay in the file:
-        they are in memory once for all processes of a machine, and opening the model takes no time for them. What a
-        process writes to a weight is its own; no other process sees it, nor does the file. The weights lie in memory as
-        they do here, so that runs give the same bits, and the same parameters are trained. The tokenizer comes along.
-
-        The files are `config.json`, written last, and `model.safetensors`, each whole or not at all. As long as a model
-        uses them, nothing else may write into `model.safetensors` (to replace the file is fine).
-
-        Raises `CheckpointError` for a tokenizer that cannot be saved, for parts of other types than those of a new
-        model of this class, and for weights on the meta device, of several dtypes, or that are slices of larger ones.
-        """
-        from interp.checkpoints import save_snapshot
-
-        if self.W_E.is_meta:
-            raise CheckpointError("this model is on the meta device, without values: there is nothing to save")
-        other = type(self)(self.cfg, self.tokenizer, "meta", init_weights=False)
-        kinds, others = ({path: type(part) for path, part in model.named_modules()} for model in (self, other))
-        for path in dict.fromkeys([*kinds, *others]):
-            if kinds.get(path) is not others.get(path):
-                kind, plain = (getattr(found.get(path), "__name__", "nothing") for found in (kinds, others))
-                raise CheckpointError(f"{path} is {kind}, and {plain} in a new {type(self).__name__}: a snapshot holds "
-                                      "weights only")  # fmt: skip
-        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
-        save_snapshot(folder, self.cfg, self.tokenizer, self.state_dict(), self.weights_hash(), frozen)
-
-    @classmethod
-    @known_keywords
-    def from_pretrained(
-        cls: type[Model],
-        name_or_path: str | os.PathLike[str] | None = None,
-        hf_model: Any = None,
-        dtype: torch.dtype | str | None = None,
-        device: str | torch.device | None = None,
-        revision: str | None = None,
-        tokenizer: Any = None,
-    ) -> Model:
-        """A saved or published model, with its weights as they are.
-
-        Args:
-            name_or_path: a folder (written by `save_pretrained`, `save_snapshot` or transformers), a `.gguf` file, a
-                fetched model ("smollm2-135m-instruct"), or the name of a repository on the Hugging Face hub.
-            hf_model: an instance of a transformers model, in place of files. It may be compiled, or wrapped for several
-                devices; quantised weights and adapters that are not merged are refused.
-            dtype: of the parameters; None for the checkpoint's, in which `save_pretrained` comes back bit for bit.
-            device: where they live.
-            revision: branch, tag or commit of a repository on the hub, such as a step of training.
-            tokenizer: in place of the checkpoint's own (see the class); with `hf_model` there is none by default.
-
-        Raises `CheckpointError` naming the option that is not supported, or the file and the tensor that is missing,
-        surplus, or of another shape or dtype. Pickled weights are never loaded.
-        """
-        from interp.checkpoints import Snapshot, open_checkpoint
-
-        found = open_checkpoint(name_or_path, hf_model, dtype, device, revision, tokenizer)
-        snapshot = found.weights if isinstance(found.weights, Snapshot) else None
-        model = cls(found.cfg, found.tokenizer, "meta", init_weights=False)
-        found.check(model.state_dict())
-        if snapshot is not None:
-            model._take(snapshot, device)
-        if any(tensor.is_meta for tensor in _tensors(model)):  # a subclass may have some that are in no checkpoint
-            model = cls(found.cfg, found.tokenizer, device, init_weights=False)
-            if snapshot is None:
-                found.fill(model.state_dict())
-            else:
-                model._take(snapshot, device)
-        if model.cfg.has_position_vectors:
-            model.pos_embed.refine()
-        return model
-
-    def _take(self, snapshot: "Snapshot", device: str | torch.device | None) -> None:
-        """Let the weights of a snapshot, where they lie, be those of this model."""
-        self.load_state_dict(snapshot.mapped(self.cfg.dtype, device), assign=True)
-        for name in snapshot.about.frozen:
-            self.get_parameter(name).requires_grad_(False)
+        return check_run(self.cfg, return_type, loss_per_token, start_at_layer, stop_at_layer, kv_cache)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
         """What `.to()`, `.half()` and the like do; the config goes on naming the dtype of the parameters."""
@@ -393,10 +368,3 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates):
                 sample = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
                 with torch.no_grad():
                     parameter.copy_(sample * self.cfg.init_std)
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Parameters, buffers, and tensors that a part has as plain attributes."""
-    for part in model.modules():
-        held = (*part._parameters.values(), *part._buffers.values(), *vars(part).values())
-        yield from (one for one in held if isinstance(one, Tensor))

@@ -1,4 +1,7 @@
-"""Results as labelled arrays: axes with names, intervals over prompts, and a record of how they came about."""
+"""Results as labelled arrays: axes with names, intervals over prompts, and a record of how they came about.
+
+`to_pandas` and `to_polars` make tables of them.
+"""
 
 from interp.results.axes import (
     Axis,
@@ -11,6 +14,7 @@ from interp.results.axes import (
     position_labels,
     t_quantile,
 )
+from interp.results.tables import to_pandas, to_polars
 
 __all__ = [
     "Axis",
@@ -22,4 +26,6 @@ __all__ = [
     "over_prompts",
     "position_labels",
     "t_quantile",
+    "to_pandas",
+    "to_polars",
 ]

@@ -34,6 +34,10 @@ def position_labels(model: "HookedTransformer", prompts: MaskedTokens) -> list[s
     """What stands at each position: the token, or those of several prompts with strokes between (three at most).
 
     Padding counts where there is nothing else.
+
+    >>> from interp.text import MaskedTokens
+    >>> position_labels(model, MaskedTokens(model.to_tokens(["Mary gave", "John gave"])))
+    ['Mary/John', 'gave']
     """
     ids = prompts.ids.flatten().tolist()
     words = dict(zip(ids, token_strings(model.tokenizer, ids), strict=True))
@@ -63,6 +67,11 @@ def over_prompts(
         confidence: of the interval.
         attrs: what else the result should say of itself.
         name: of the result, in a word; not one of an axis.
+
+    >>> values = torch.tensor([[[1.0, 4.0], [3.0, 4.0]]])  # [metric, prompt, cell]
+    >>> mean = over_prompts(values, [Axis("layer", [0, 1])], None, False, 0.95, {}, "effect")
+    >>> mean.values.tolist(), float(mean.ci_low[1])
+    ([2.0, 4.0], 4.0)
     """
     import xarray
 
@@ -89,6 +98,11 @@ def interval_margin(values: Float[Tensor, "*cells batch"], confidence: float) ->
     """Half the width of the interval around the mean over prompts (Student's t), in float64.
 
     It is 0 where there is one prompt, or one number for all of them: without a spread there is nothing to judge by.
+
+    >>> interval_margin(torch.tensor([1.0, 2.0, 3.0]), confidence=0.95)
+    tensor(2.4841, dtype=torch.float64)
+    >>> interval_margin(torch.tensor([2.0]), confidence=0.95)
+    tensor(0., dtype=torch.float64)
     """
     n, wide = values.shape[-1], values.double()
     if n == 1:
@@ -97,7 +111,14 @@ def interval_margin(values: Float[Tensor, "*cells batch"], confidence: float) ->
 
 
 def as_variables(name: str, result: "xarray.DataArray") -> "dict[str, xarray.DataArray]":
-    """A result as variables of a Dataset: itself, and the ends of its intervals as "<name>_ci_low" and the like."""
+    """A result as variables of a Dataset: itself, and the ends of its intervals as "<name>_ci_low" and the like.
+
+    >>> from interp.data import PromptPairs
+    >>> from interp.patching import sweep_dataset
+    >>> pairs = PromptPairs([clean, corrupted], [corrupted, clean], ["Mary", "John"], ["John", "Mary"])
+    >>> list(as_variables("z", sweep_dataset(model, pairs, site="z", over=("layer", "head"), progress=False)))
+    ['z', 'z_ci_low', 'z_ci_high']
+    """
     bounds = [str(coord) for coord in result.coords if str(coord).startswith("ci_")]
     plain = result.drop_vars(bounds)
     return {name: plain} | {f"{name}_{bound}": result[bound].drop_vars(bounds) for bound in bounds}
@@ -109,27 +130,44 @@ def _index(indices: list[int] | list[str]) -> object:
 
 
 def check_confidence(confidence: float) -> None:
-    """Raises `ConfigError` for one that is none."""
+    """Raises `ConfigError` for one that is none.
+
+    >>> check_confidence(95)
+    Traceback (most recent call last):
+    interp.errors.ConfigError: confidence = 95; allowed: above 0 and below 1, such as 0.95
+    """
     if not isinstance(confidence, Real) or not 0 < confidence < 1:
         raise ConfigError(f"confidence = {describe(confidence)}; allowed: above 0 and below 1, such as 0.95")
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """The quantile of Student's t distribution with so many degrees of freedom."""
+    """The quantile of Student's t distribution with so many degrees of freedom.
+
+    >>> round(t_quantile(0.975, degrees=2), 3)
+    4.303
+    """
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, probability))
 
 
 def array_of(strings: Sequence[str], shape: Sequence[int]) -> np.ndarray:
-    """Strings as an array of objects, since numpy's own strings lose what ends in a null character."""
+    """Strings as an array of objects, since numpy's own strings lose what ends in a null character.
+
+    >>> array_of(["a", "b", "c", "d"], (2, 2)).shape
+    (2, 2)
+    """
     flat = np.empty(len(strings), dtype=object)
     flat[:] = strings
     return flat.reshape(tuple(shape))
 
 
 def as_array(values: Any) -> np.ndarray:
-    """A tensor as an array, in float32 where numpy knows no such type; anything else as it is."""
+    """A tensor as an array, in float32 where numpy knows no such type; anything else as it is.
+
+    >>> as_array(torch.ones(2, dtype=torch.bfloat16)).dtype
+    dtype('float32')
+    """
     if not isinstance(values, Tensor):
         return values
     values = values.detach().cpu()
