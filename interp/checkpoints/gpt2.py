@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from interp.checkpoints.layout import Piece, View, Weight, head_biases, layer_norm, transposed, weight
+from interp.checkpoints.layout import Piece, View, Weight, embedding, head_biases, layer_norm, transposed, weight
 from interp.checkpoints.options import Options
 from interp.config import TransformerConfig
 
@@ -61,7 +61,7 @@ def write_config(cfg: TransformerConfig) -> dict[str, Any]:
 def layout(cfg: TransformerConfig, options: Options) -> Iterator[Weight]:
     """Every tensor of the checkpoint."""
     d, mlp, heads = cfg.d_model, cfg.d_mlp, cfg.n_heads
-    yield weight("transformer.wte.weight", (cfg.d_vocab, d), "embed.W_E")
+    yield embedding("transformer.wte.weight", "lm_head.weight", cfg)
     yield weight("transformer.wpe.weight", (cfg.n_ctx, d), "pos_embed.W_pos")
     for layer in range(cfg.n_layers):
         theirs, ours = f"transformer.h.{layer}", f"blocks.{layer}"

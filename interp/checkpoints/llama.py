@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from interp.checkpoints.layout import Weight, head_biases, reading_heads, transposed, weight, writing_heads
+from interp.checkpoints.layout import Weight, embedding, head_biases, reading_heads, transposed, weight, writing_heads
 from interp.checkpoints.options import Options, first_value, per_layer, rope_scaling
 from interp.config import TransformerConfig
 
@@ -115,7 +115,7 @@ def decoder_layout(
         gain_offset: what a stored gain lacks of the norm's gain.
     """
     d, vocab = cfg.d_model, cfg.d_vocab
-    yield weight("model.embed_tokens.weight", (vocab, d), "embed.W_E")
+    yield embedding("model.embed_tokens.weight", "lm_head.weight", cfg)
     for layer in range(cfg.n_layers):
         theirs, ours = f"model.layers.{layer}", f"blocks.{layer}"
         for their_norm, our_norm in norms.items():

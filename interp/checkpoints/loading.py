@@ -4,6 +4,7 @@
 model and has it filled.
 """
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -13,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.checkpoints import native, registry
+from interp.checkpoints import native, registry, sentence
 from interp.checkpoints.sources import (
     DEQUANTIZE,
     INDEX,
     MERGE,
     SINGLE,
+    Architecture,
     Checkpoint,
     Dictionary,
     SafetensorsFolder,
@@ -26,8 +28,8 @@ from interp.checkpoints.sources import (
     read_json,
 )
 from interp.checkpoints.sources import shard_of_each_tensor as shards_of
-from interp.config import TransformerConfig
-from interp.errors import CheckpointError, ConfigError, InterpError, did_you_mean
+from interp.config import EncoderDecoderConfig, TransformerConfig
+from interp.errors import CheckpointError, ConfigError, InterpError, describe, did_you_mean
 from interp.text import TextCodec, Tokenizer, as_tokenizer, check_vocabulary
 
 Device = str | torch.device | None
@@ -44,37 +46,67 @@ def open_checkpoint(
     device: Device = None,
     revision: str | None = None,
     tokenizer: Any = None,
+    target_tokenizer: Any = None,
 ) -> Checkpoint:
-    """The checkpoint that these arguments of `HookedTransformer.from_pretrained` name, found but not yet read.
+    """The checkpoint that these arguments of `from_pretrained` name, found but not yet read.
 
-    Raises `CheckpointError` as `from_pretrained` does, and `TokenError` for a `tokenizer` that is none.
+    Raises `CheckpointError` as `from_pretrained` does, and `TokenError` for a tokenizer that is none.
+
+    >>> model.save_pretrained("saved")
+    >>> open_checkpoint("saved").cfg == cfg
+    True
     """
-    dtype, tokenizer = _checked(dtype, device), as_tokenizer(tokenizer)
+    dtype, codec = _checked(dtype, device), as_tokenizer(tokenizer)
     if hf_model is not None:
         if name_or_path is not None:
             raise CheckpointError(f"{name_or_path!r} and hf_model= are two models; give one of them")
-        found = _of_instance(hf_model, dtype, tokenizer)
+        found = _of_instance(hf_model, dtype, codec)
     elif name_or_path is None:
         raise CheckpointError("from_pretrained needs a name, a path or hf_model=")
     else:
-        found = _of_name(name_or_path, dtype, revision, tokenizer)
+        found = _of_name(name_or_path, dtype, revision, codec)
+    found = _with_tokenizers(found, tokenizer, target_tokenizer)
     try:
-        check_vocabulary(found.tokenizer, found.cfg.d_vocab)
+        if isinstance(found.cfg, EncoderDecoderConfig):
+            check_vocabulary(found.tokenizer, found.cfg.encoder.d_vocab)
+            check_vocabulary(found.target_tokenizer or found.tokenizer, found.cfg.decoder.d_vocab)
+        else:
+            check_vocabulary(found.tokenizer, found.cfg.d_vocab)
     except ConfigError as error:
         raise CheckpointError(f"{found.name}: {error}") from error
     return found
 
 
+def _with_tokenizers(found: Checkpoint, tokenizer: Any, target_tokenizer: Any) -> Checkpoint:
+    """The checkpoint with these tokenizers, in any of their forms, in place of its own; None changes nothing.
+
+    That of an encoder adds all its special tokens to a text. A tokenizer that is given alone is the target's as well.
+    """
+    encodes = isinstance(found.cfg, EncoderDecoderConfig) or found.cfg.attention_dir == "bidirectional"
+    if tokenizer is not None:
+        found = dataclasses.replace(found, tokenizer=as_tokenizer(tokenizer, add_special_tokens=encodes))
+    target = tokenizer if target_tokenizer is None else target_tokenizer
+    if isinstance(found.cfg, EncoderDecoderConfig) and target is not None:
+        found = dataclasses.replace(found, target_tokenizer=as_tokenizer(target))
+    return found
+
+
 def save_checkpoint(
     folder: str | os.PathLike[str],
-    cfg: TransformerConfig,
+    cfg: Architecture,
     tokenizer: TextCodec | None,
     tensors: Mapping[str, Tensor],
     model_type: str | None = None,
+    target_tokenizer: TextCodec | None = None,
 ) -> None:
-    """Write what `HookedTransformer.save_pretrained` writes; `tensors` is the model's state dict."""
+    """Write what `save_pretrained` writes; `tensors` is the model's state dict.
+
+    >>> save_checkpoint("saved", cfg, words, model.state_dict())
+    >>> torch.equal(HookedTransformer.from_pretrained("saved")(clean), model(clean))
+    True
+    """
     if model_type is None:
-        native.save(Path(folder), cfg, tokenizer, tensors)
+        native.save(Path(folder), cfg, tokenizer, tensors, target_tokenizer=target_tokenizer)
     else:
         registry.save(Path(folder), cfg, tensors, model_type)
 
@@ -93,6 +125,10 @@ def save_snapshot(
         folder, cfg, tokenizer, tensors: as for `save_checkpoint`.
         weights: the hash of the tensors.
         frozen: the names of parameters that are not trained.
+
+    >>> save_snapshot("snapshot", cfg, words, model.state_dict(), weights=model.weights_hash(), frozen=[])
+    >>> torch.equal(HookedTransformer.from_pretrained("snapshot").W_U, model.W_U)
+    True
     """
     native.save(Path(folder), cfg, tokenizer, tensors, native.Described(weights, tuple(frozen)))
 
@@ -134,7 +170,8 @@ def _local(name_or_path: str | os.PathLike[str]) -> Path:
     that is no path on this machine.
     """
     if not isinstance(name_or_path, str | os.PathLike) or not str(name_or_path).strip():
-        raise CheckpointError(f"{name_or_path!r} is neither a name nor a path")
+        hint = "; give a model of transformers as hf_model=" if hasattr(name_or_path, "state_dict") else ""
+        raise CheckpointError(f"{describe(name_or_path)} is neither a name nor a path{hint}")
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path
@@ -164,7 +201,8 @@ def _of_instance(hf_model: Any, dtype: torch.dtype | None, tokenizer: TextCodec 
         method = getattr(hf_model, "quantization_method", None) or type(quantizer).__name__
         raise CheckpointError(f"{name}: the weights are quantised ({method}); {DEQUANTIZE}")
     source = Dictionary(hf_model.state_dict(), name)
-    made = registry.plan(hf_model.config.to_dict(), source, dtype, f"{name}.config")
+    config = hf_model.config.to_dict() | {"architectures": [name]}  # those in it are of the checkpoint it came from
+    made = registry.plan(config, source, dtype, f"{name}.config")
     return Checkpoint(made.cfg, tokenizer, name, made)
 
 
@@ -192,12 +230,15 @@ def _of_folder(folder: Path, dtype: torch.dtype | None, tokenizer: TextCodec | N
     config = read_json(folder / "config.json")
     if config.get("model_type") == native.MODEL_TYPE:
         return native.read(folder, config, dtype, tokenizer)
-    made = registry.plan(config, SafetensorsFolder(folder), dtype, str(folder / "config.json"))
+    source, pooling = SafetensorsFolder(folder), sentence.read(folder)
+    made = registry.plan(config, source, dtype, str(folder / "config.json"), pooling)
     try:
-        tokenizer = _tokenizer(folder) if tokenizer is None else tokenizer
+        tokenizer = _tokenizer(folder, made.cfg, config) if tokenizer is None else tokenizer
     except InterpError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    return Checkpoint(made.cfg, tokenizer, str(folder), made)
+    target = tokenizer.with_special_tokens(False) if isinstance(tokenizer, Tokenizer) else tokenizer
+    target = target if isinstance(made.cfg, EncoderDecoderConfig) else None
+    return Checkpoint(made.cfg, tokenizer, str(folder), made, target)
 
 
 def _refuse_adapter(folder: Path) -> None:
@@ -208,25 +249,33 @@ def _refuse_adapter(folder: Path) -> None:
         raise CheckpointError(f"{file}: the folder holds an adapter of the base model {base!r}, not merged; {MERGE}")
 
 
-def _tokenizer(folder: Path) -> TextCodec | None:
-    """The tokenizer of a folder that has one, else None."""
+def _tokenizer(folder: Path, cfg: Architecture, config: Mapping[str, Any]) -> TextCodec | None:
+    """The tokenizer of a folder that has one, else None. That of an encoder adds all its special tokens to a text."""
     if not (folder / "tokenizer.json").exists():
         return None
     about = folder / "tokenizer_config.json"
-    return Tokenizer.from_file(folder / "tokenizer.json", config=read_json(about) if about.exists() else {})
+    said, pad = read_json(about) if about.exists() else {}, config.get("pad_token_id")
+    if isinstance(cfg, TransformerConfig) and cfg.attention_dir == "causal":
+        return Tokenizer.from_file(folder / "tokenizer.json", said)
+    return Tokenizer.from_file(
+        folder / "tokenizer.json", said, add_special_tokens=True, pad_id=pad if isinstance(pad, int) else None
+    )
 
 
 def _download(name: str, revision: str | None) -> Path:
     """The folder with a copy of a repository on the hub: the JSON files of its top folder, and its weights.
 
-    The JSON files come first, since one of them may name the files of weights. Only these files are downloaded, and not
-    the other formats that a repository may hold. Raises `CheckpointError` naming repository and revision.
+    The JSON files come first, since one of them may name the files of weights, and another those of a pooling. Only
+    these files are downloaded, and not the other formats that a repository may hold. Raises `CheckpointError` naming
+    repository and revision.
     """
     from huggingface_hub import list_repo_files, snapshot_download
 
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns="*.json", ignore_patterns="*/*"))
         _refuse_adapter(folder)
+        if (folder / sentence.MODULES).exists():
+            snapshot_download(name, revision=revision, allow_patterns=sentence.files(folder))
         wanted = sorted(set(shards_of(folder / INDEX).values())) if (folder / INDEX).exists() else [SINGLE]
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
         if any(not (folder / file).exists() for file in wanted):

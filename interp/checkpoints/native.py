@@ -1,7 +1,8 @@
 """Our own format: a folder with `config.json` (architecture and vocabulary) and `model.safetensors` (weights).
 
-A trained tokenizer has a file of its own, `tokenizer.json`. In a snapshot, `config.json` has one more key: what a model
-needs that takes the tensors from the file as they lie there, by memory map, in place of copies.
+A trained tokenizer has a file of its own, `tokenizer.json`. In an encoder with a decoder, a tokenizer of the target
+that is another one lies in the folder `target`. In a snapshot, `config.json` has one more key: what a model needs that
+takes the tensors from the file as they lie there, by memory map, in place of copies.
 """
 
 import dataclasses
@@ -16,13 +17,17 @@ import torch
 from torch import Tensor
 
 from interp.checkpoints.aligned import aligned, in_order, memory_order, write_aligned
-from interp.checkpoints.sources import SINGLE, Checkpoint, SafetensorsFolder, check_tensors
-from interp.config import TransformerConfig
+from interp.checkpoints.sources import SINGLE, Architecture, Checkpoint, SafetensorsFolder, check_tensors
+from interp.config import EncoderDecoderConfig, TransformerConfig
 from interp.errors import CheckpointError, InterpError, describe
 from interp.files import atomic_path
 from interp.text import TextCodec, Tokenizer, Vocabulary
 
 MODEL_TYPE = "interp"
+PAIR = "is_encoder_decoder"
+"""The key of `config.json` that is true of an encoder with a decoder."""
+TARGET = "target"
+"""The key, and the folder, of the tokenizer of the target."""
 KINDS: dict[str, type[TextCodec]] = {"vocabulary": Vocabulary, "tokenizer": Tokenizer}
 """The kinds of tokenizer that are saved with a model, by the key of `config.json` that holds what they return."""
 
@@ -59,22 +64,25 @@ class Described:
 
 def save(
     folder: Path,
-    cfg: TransformerConfig,
+    cfg: Architecture,
     tokenizer: TextCodec | None,
     tensors: Mapping[str, Tensor],
     snapshot: Described | None = None,
+    target_tokenizer: TextCodec | None = None,
 ) -> None:
     """Write the files, `config.json` last, each whole or not at all.
 
     With a `snapshot`, in which nothing is said of orders, tensors are written in the order in which they lie in memory.
+    A `target_tokenizer` that is the other one is not written again.
 
     Raises `CheckpointError` for a tokenizer that is neither a `Vocabulary` nor a `Tokenizer`, and for a snapshot of
     tensors that cannot be taken from a file as they lie here.
     """
-    if not isinstance(tokenizer, (*KINDS.values(), NoneType)):
-        raise CheckpointError(
-            f"a tokenizer of type {type(tokenizer).__name__} cannot be saved; allowed: Vocabulary, Tokenizer or None"
-        )
+    for codec in (tokenizer, target_tokenizer):
+        if not isinstance(codec, (*KINDS.values(), NoneType)):
+            raise CheckpointError(
+                f"a tokenizer of type {type(codec).__name__} cannot be saved; allowed: Vocabulary, Tokenizer or None"
+            )
     if snapshot is not None:
         orders = {name: _order(name, tensor, cfg.dtype) for name, tensor in tensors.items()}
         orders = {name: order for name, order in orders.items() if order != tuple(range(len(order)))}
@@ -85,11 +93,26 @@ def save(
     about = {
         "model_type": MODEL_TYPE,
         "config": cfg.to_dict(),
-        **{key: tokenizer.save(folder) if isinstance(tokenizer, kind) else None for key, kind in KINDS.items()},
+        **_saved_tokenizer(tokenizer, folder),
         **({} if snapshot is None else {"snapshot": dataclasses.asdict(snapshot)}),
     }
+    if isinstance(cfg, EncoderDecoderConfig):
+        about[PAIR] = True
+        if target_tokenizer is not None and target_tokenizer != tokenizer:
+            about[TARGET] = _saved_tokenizer(target_tokenizer, folder / TARGET)
     with atomic_path(folder / "config.json") as file:
         file.write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _saved_tokenizer(tokenizer: TextCodec | None, folder: Path) -> dict[str, Any]:
+    """What `config.json` says of a tokenizer, whose files are written into a folder."""
+    return {key: tokenizer.save(folder) if isinstance(tokenizer, kind) else None for key, kind in KINDS.items()}
+
+
+def _tokenizer(about: Mapping[str, Any], folder: Path) -> TextCodec | None:
+    """The tokenizer of which `_saved_tokenizer` wrote the files and returned `about`."""
+    made = [kind.load(folder, about[key]) for key, kind in KINDS.items() if about.get(key)]
+    return made[0] if made else None
 
 
 def _order(name: str, tensor: Tensor, dtype: torch.dtype) -> tuple[int, ...]:
@@ -104,29 +127,42 @@ def _order(name: str, tensor: Tensor, dtype: torch.dtype) -> tuple[int, ...]:
 
 
 def read(
-    folder: Path, about: Mapping[str, Any], dtype: torch.dtype | None = None, tokenizer: TextCodec | None = None
+    folder: Path,
+    about: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+    tokenizer: TextCodec | None = None,
+    target_tokenizer: TextCodec | None = None,
 ) -> Checkpoint:
-    """The checkpoint in a folder, of which `about` is the `config.json`, with this tokenizer or its own.
+    """The checkpoint in a folder, of which `about` is the `config.json`, with these tokenizers or its own.
 
     Raises `CheckpointError` naming the file.
     """
     config_file = folder / "config.json"
     try:
-        saved = TransformerConfig.from_dict(about["config"])
+        saved = (EncoderDecoderConfig if about.get(PAIR) else TransformerConfig).from_dict(about["config"])
         snapshot = None if about.get("snapshot") is None else Described.of(about["snapshot"])
         if tokenizer is None:
-            made = [kind.load(folder, about[key]) for key, kind in KINDS.items() if about.get(key)]
-            tokenizer = made[0] if made else None
-    except (KeyError, TypeError, InterpError) as error:
+            tokenizer = _tokenizer(about, folder)
+        if target_tokenizer is None and about.get(TARGET):
+            target_tokenizer = _tokenizer(about[TARGET], folder / TARGET)
+    except (KeyError, TypeError, AttributeError, InterpError) as error:
         if str(config_file.parent) in str(error):
             raise
         raise CheckpointError(f"{config_file} cannot be read as a configuration: {error}") from error
     source = SafetensorsFolder(folder)
-    if saved.n_layers > len(source.tensors):  # describing them could take endlessly
-        raise CheckpointError(f"{config_file}: n_layers = {saved.n_layers}, with {len(source.tensors)} tensors")
-    cfg = saved if dtype is None else dataclasses.replace(saved, dtype=dtype)
+    for stack in (saved.encoder, saved.decoder) if isinstance(saved, EncoderDecoderConfig) else (saved,):
+        if stack.n_layers > len(source.tensors):  # describing them could take endlessly
+            raise CheckpointError(f"{config_file}: n_layers = {stack.n_layers}, with {len(source.tensors)} tensors")
+    cfg = saved if dtype is None else _in_dtype(saved, dtype)
     weights = NamedWeights(source, saved.dtype) if snapshot is None else Snapshot(source, saved.dtype, snapshot)
-    return Checkpoint(cfg, tokenizer, str(config_file), weights)
+    return Checkpoint(cfg, tokenizer, str(config_file), weights, target_tokenizer)
+
+
+def _in_dtype(cfg: Architecture, dtype: torch.dtype) -> Architecture:
+    if isinstance(cfg, TransformerConfig):
+        return dataclasses.replace(cfg, dtype=dtype)
+    encoder, decoder = (dataclasses.replace(stack, dtype=dtype) for stack in (cfg.encoder, cfg.decoder))
+    return dataclasses.replace(cfg, encoder=encoder, decoder=decoder)
 
 
 @dataclass(frozen=True)
@@ -167,6 +203,10 @@ class Snapshot(NamedWeights):
 
     Attributes:
         about: what the snapshot says of them.
+
+    >>> model.save_snapshot("snapshot")
+    >>> isinstance(open_checkpoint("snapshot").weights, Snapshot)
+    True
     """
 
     about: Described

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from interp.checkpoints.layout import Piece, View, Weight, layer_norm, transposed, weight, writing_heads
+from interp.checkpoints.layout import Piece, View, Weight, embedding, layer_norm, transposed, weight, writing_heads
 from interp.checkpoints.options import Options, per_layer, rope_scaling
 from interp.config import TransformerConfig
 
@@ -64,7 +64,7 @@ def write_config(cfg: TransformerConfig) -> dict[str, Any]:
 def layout(cfg: TransformerConfig, options: Options) -> Iterator[Weight]:
     """Every tensor of the checkpoint."""
     d, mlp = cfg.d_model, cfg.d_mlp
-    yield weight("gpt_neox.embed_in.weight", (cfg.d_vocab, d), "embed.W_E")
+    yield embedding("gpt_neox.embed_in.weight", "embed_out.weight", cfg)
     for layer in range(cfg.n_layers):
         theirs, ours = f"gpt_neox.layers.{layer}", f"blocks.{layer}"
         yield from layer_norm(f"{theirs}.input_layernorm", d, f"{ours}.ln1")

@@ -13,7 +13,7 @@ ACTIVATIONS: dict[str, ActFn] = {
     "relu": "relu",
     "gelu": "gelu",
     "gelu_new": "gelu_new",
-    "gelu_fast": "gelu_new",
+    "gelu_fast": "gelu_fast",
     "gelu_pytorch_tanh": "gelu_new",
     "silu": "silu",
     "swish": "silu",
@@ -37,19 +37,27 @@ class Options:
 
     Attributes:
         values: the values by key.
+        tensors: the shape of each tensor of the checkpoint, by the name that it has in a model with a head. What a
+            configuration does not say is read off them: whether there is a pooler, and which heads there are. Empty
+            where no checkpoint is read.
         asked: the keys that were asked for so far. `refuse_misspelt` compares all other keys with them.
     """
 
-    def __init__(self, values: Mapping[str, Any]):
+    def __init__(self, values: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]] | None = None):
         self.values = dict(values)
+        self.tensors = dict(tensors or {})
         self.asked: set[str] = set()
 
     def over(self, defaults: Mapping[str, Any]) -> "Options":
-        """These options with default values for the keys that are absent.
+        """These options with default values for the keys that are absent; see `replaced`."""
+        return self.replaced({**defaults, **self.values})
+
+    def replaced(self, values: Mapping[str, Any]) -> "Options":
+        """These options with other values for some keys.
 
         Both share one record of what was asked: a key that the result is asked for counts as asked for here as well.
         """
-        whole = Options({**defaults, **self.values})
+        whole = Options({**self.values, **values}, self.tensors)
         whole.asked = self.asked
         return whole
 
@@ -85,6 +93,15 @@ class Options:
         if value is None or value <= 0:
             raise CheckpointError(f"{name} = {value!r}; allowed: a positive integer")
         return value
+
+    def stop_token(self) -> int | None:
+        """The token that ends a text, or None."""
+        self.asked.add("bos_token_id")  # which is spelt almost alike
+        given = self.get("eos_token_id", object, None)
+        given = given[0] if isinstance(given, list) and len(given) == 1 else given
+        if given is not None and (not isinstance(given, int) or isinstance(given, bool)):
+            raise CheckpointError(f"eos_token_id = {given!r}; allowed: one token, or null")
+        return given
 
     def refuse_unless(self, name: str, *allowed: Any) -> None:
         """Raise unless the key is absent, is null, or has one of the allowed values.
@@ -190,3 +207,15 @@ def per_layer(cfg: TransformerConfig, field: str) -> list[Any]:
 def first_value(values: Sequence[Any], default: Any) -> Any:
     """The first value that is not None."""
     return next((value for value in values if value is not None), default)
+
+
+def layer_kinds(cfg: TransformerConfig) -> list[str]:
+    """The `layer_types` of an architecture: whether each layer has a window."""
+    full, sliding = LAYER_TYPES
+    return [full if window is None else sliding for window in per_layer(cfg, "window_size")]
+
+
+def first_of_kind(cfg: TransformerConfig, kind: str, field: str, default: Any) -> Any:
+    """The first value, that is not None, of a field in the layers of one of `LAYER_TYPES`."""
+    values = zip(per_layer(cfg, field), layer_kinds(cfg), strict=True)
+    return first_value([value for value, of in values if of == kind], default)

@@ -10,7 +10,7 @@ import torch
 
 from interp.checkpoints.layout import Weight
 from interp.checkpoints.llama import NORMS, decoder_fields, decoder_layout, decoder_options
-from interp.checkpoints.options import Options, first_value, per_layer
+from interp.checkpoints.options import Options, first_value, layer_kinds, per_layer
 from interp.config import TransformerConfig
 
 
@@ -47,9 +47,7 @@ def write_qwen3_config(cfg: TransformerConfig) -> dict[str, Any]:
 
 
 def _options(cfg: TransformerConfig) -> dict[str, Any]:
-    windows = per_layer(cfg, "window_size")
-    window = first_value(windows, None)
-    kinds = ["full_attention" if own is None else "sliding_attention" for own in windows]
+    window, kinds = first_value(per_layer(cfg, "window_size"), None), layer_kinds(cfg)
     full_first = kinds.index("sliding_attention") if "sliding_attention" in kinds else cfg.n_layers
     return decoder_options(cfg) | {
         "use_sliding_window": window is not None,

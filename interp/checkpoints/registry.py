@@ -1,15 +1,14 @@
-"""The families of transformers' checkpoints by `model_type`, and the conversion that they share, in both directions.
+"""The conversion that all families of transformers' checkpoints share, in both directions.
 
-A family is three pure functions and a few names. The functions read a configuration, write one, and describe every
-tensor of a checkpoint. `plan` compares the tensors that are there with this description before any of them is read.
+`plan` compares the tensors that are there with the family's description before any of them is read.
 """
 
 import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,88 +16,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.checkpoints import gemma, gpt2, llama, neox, qwen
+from interp.checkpoints import sentence
+from interp.checkpoints.families import FAMILIES, Family, family_of
 from interp.checkpoints.layout import Weight
 from interp.checkpoints.options import Options, merged, per_layer
-from interp.checkpoints.sources import DEQUANTIZE, SINGLE, Dictionary, TensorSource, check_tensors
-from interp.config import TransformerConfig
-from interp.errors import CheckpointError, ConfigError, did_you_mean
+from interp.checkpoints.sources import (
+    DEQUANTIZE,
+    SINGLE,
+    Architecture,
+    Dictionary,
+    TensorSource,
+    check_tensors,
+    same_values,
+)
+from interp.config import EncoderDecoderConfig
+from interp.errors import CheckpointError, ConfigError
 from interp.files import atomic_path, disk_errors
 
-ATTENTION_BIAS = {"attention_bias": ("b_Q", "b_K", "b_V", "b_O")}
+STACKS = ("one stack", "an encoder with a decoder")
+DEPTHS = ("num_hidden_layers", "n_layer", "n_layers")
+DEPTHS += ("num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
+"""Keys of a number of layers."""
 FREE_FIELDS = {"seed": None, "init_std": 1.0, "attn_implementation": "eager"}
 """Fields that a transformers configuration does not hold, and on which the weights of a checkpoint do not depend."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """The particulars of one `model_type`.
-
-    Attributes:
-        read_config, write_config, layout: the functions of these names in the family's file.
-        prefix: what the names of all tensors but the head begin with. A checkpoint of the model without its head
-            leaves it out.
-        head: the name of the unembedding. A checkpoint with tied embeddings may hold it too, as a copy of `embedding`.
-        embedding: the name of the embedding.
-        aliases: for tensors that some versions of transformers call otherwise, the name that is used here.
-        skipped: a pattern for the names of tensors that are no weights, such as stored masks.
-        bias_flags: the options that say whether certain biases exist, each with the names of these biases here.
-    """
-
-    read_config: Callable[[Options, torch.dtype], TransformerConfig]
-    write_config: Callable[[TransformerConfig], dict[str, Any]]
-    layout: Callable[[TransformerConfig, Options], Iterable[Weight]]
-    prefix: str = "model."
-    head: str = "lm_head.weight"
-    embedding: str = "model.embed_tokens.weight"
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    skipped: str = llama.SKIPPED
-    bias_flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-FAMILIES: dict[str, Family] = {
-    "gpt2": Family(
-        gpt2.read_config,
-        gpt2.write_config,
-        gpt2.layout,
-        prefix="transformer.",
-        embedding="transformer.wte.weight",
-        skipped=gpt2.SKIPPED,
-    ),
-    "gpt_neox": Family(
-        neox.read_config,
-        neox.write_config,
-        neox.layout,
-        prefix="gpt_neox.",
-        head="embed_out.weight",
-        aliases={"lm_head.weight": "embed_out.weight"},  # in the memory of transformers 5, not in its files
-        embedding="gpt_neox.embed_in.weight",
-        skipped=neox.SKIPPED,
-        bias_flags=ATTENTION_BIAS,
-    ),
-    "llama": Family(
-        llama.read_config,
-        llama.write_config,
-        llama.layout,
-        bias_flags=ATTENTION_BIAS | {"mlp_bias": ("b_gate", "b_in", "b_out")},
-    ),
-    "mistral": Family(llama.read_mistral_config, llama.write_mistral_config, llama.mistral_layout),
-    "qwen2": Family(qwen.read_qwen2_config, qwen.write_qwen2_config, qwen.qwen2_layout),
-    "qwen3": Family(qwen.read_qwen3_config, qwen.write_qwen3_config, qwen.qwen3_layout, bias_flags=ATTENTION_BIAS),
-    "gemma2": Family(gemma.read_gemma2_config, gemma.write_gemma2_config, gemma.layout, bias_flags=ATTENTION_BIAS),
-    "gemma3_text": Family(gemma.read_gemma3_config, gemma.write_gemma3_config, gemma.layout, bias_flags=ATTENTION_BIAS),
-}
-"""Every supported `model_type`. SmolLM2 and TinyLlama call themselves llama, Pythia gpt_neox, Qwen2.5 qwen2."""
-
-
-def family_of(model_type: Any) -> Family:
-    """The family with this `model_type`. Raises `CheckpointError` listing those there are."""
-    if model_type not in FAMILIES:
-        raise CheckpointError(
-            f"model_type = {model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
-            f"{did_you_mean(str(model_type), FAMILIES)}"
-        )
-    return FAMILIES[model_type]
 
 
 @dataclass(frozen=True)
@@ -111,7 +51,7 @@ class CheckpointPlan:
         source: where to read it.
     """
 
-    cfg: TransformerConfig
+    cfg: Architecture
     weights: list[tuple[Weight, str]]
     source: TensorSource
 
@@ -132,7 +72,11 @@ class CheckpointPlan:
 
 
 def plan(
-    config: Mapping[str, Any], source: TensorSource, dtype: torch.dtype | None, config_name: str
+    config: Mapping[str, Any],
+    source: TensorSource,
+    dtype: torch.dtype | None,
+    config_name: str,
+    pooling: sentence.Pooling | None = None,
 ) -> CheckpointPlan:
     """Compare a checkpoint with its configuration.
 
@@ -142,6 +86,7 @@ def plan(
         dtype: of the model. None stands for the checkpoint's own; where its tensors differ in dtype, that is the
             smallest dtype which holds the values of all of them.
         config_name: what messages call the configuration.
+        pooling: how sentence-transformers pools, where the checkpoint is one of these.
 
     Raises:
         CheckpointError: the configuration cannot be used, or a tensor is missing, surplus, of another shape, or not of
@@ -151,21 +96,24 @@ def plan(
         options = Options(config)
         family = family_of(options.get("model_type", str))
         _refuse_quantised(options)
-        options.refuse_unless("is_causal", True)
+        options.refuse_unless("is_causal", family.causal)
         _check_depth(options, source)
         names = _relevant_names(family, source)
+        options.tensors = {full: source.tensors[name][0] for full, name in names.items()}
         dtypes = {name: _floating(source, name) for name in names.values()}
+        if family.settle is not None:
+            options = family.settle(options, lambda name: source.read(names[name]) if name in names else None)
         cfg = family.read_config(options, dtype or functools.reduce(torch.promote_types, {*dtypes.values()}))
+        if pooling is not None:
+            if family.pair:
+                raise CheckpointError(f"sentence-transformers of a {options.values['model_type']} are not supported")
+            cfg = dataclasses.replace(cfg, **pooling._asdict())
         weights = list(family.layout(cfg, options))
         options.refuse_misspelt()
     except (CheckpointError, ConfigError) as error:
         text = str(error)
         raise CheckpointError(text if source.name in text else f"{config_name}: {text}") from error
-    if cfg.tie_word_embeddings and family.head in names:
-        head = names.pop(family.head)
-        if family.embedding in names:
-            _check_tied(source, head, names[family.embedding])
-    return CheckpointPlan(cfg, _matched(weights, names, source), source)
+    return CheckpointPlan(cfg, _matched(weights, _without_copies(weights, names, source), source), source)
 
 
 def _refuse_quantised(options: Options) -> None:
@@ -181,7 +129,7 @@ def _check_depth(options: Options, source: TensorSource) -> None:
 
     Every layer has tensors, so that such a configuration is wrong; and to describe its layers could take for ever.
     """
-    for key in ("num_hidden_layers", "n_layer"):
+    for key in DEPTHS:
         n_layers = options.values.get(key)
         if isinstance(n_layers, int) and n_layers > len(source.tensors) > 0:
             raise CheckpointError(f"{key} = {n_layers}: more layers than the checkpoint has weights")
@@ -195,13 +143,20 @@ def _relevant_names(family: Family, source: TensorSource) -> dict[str, str]:
     bare = not any(name.startswith(family.prefix) for name in source.tensors)
     names = {}
     for name in source.tensors:
-        full = family.aliases.get(name, name)
+        full = _respelt(name, family.aliases)
         full = family.prefix + full if bare and full != family.head else full
         if not re.fullmatch(family.skipped, full):
             names[full] = name
     if not names:
         raise CheckpointError(f"{source.name}: there are no tensors")
     return names
+
+
+def _respelt(name: str, aliases: Mapping[str, str]) -> str:
+    for pattern, here in aliases.items():
+        if found := re.fullmatch(pattern, name):
+            return found.expand(here)
+    return name
 
 
 def _floating(source: TensorSource, name: str) -> torch.dtype:
@@ -214,19 +169,28 @@ def _floating(source: TensorSource, name: str) -> torch.dtype:
     return dtype
 
 
-def _check_tied(source: TensorSource, head: str, embedding: str) -> None:
-    first, second = source.read(head), source.read(embedding)
-    if first.data_ptr() != second.data_ptr() and not torch.equal(first, second):
-        raise CheckpointError(
-            f"{source.where(head)}: tensor {head!r} differs from {embedding!r}, though tie_word_embeddings is true"
-        )
+def _without_copies(weights: list[Weight], names: dict[str, str], source: TensorSource) -> dict[str, str]:
+    """`names` with each tensor once, by its first name. Raises `CheckpointError` for copies that differ."""
+    once = dict(names)
+    for weight in weights:
+        held = [once.pop(name) for name in (weight.theirs, *weight.copies) if name in once]
+        for copy in held[1:]:
+            if not same_values(source.read(held[0]), source.read(copy)):
+                raise CheckpointError(
+                    f"{source.where(copy)}: tensor {copy!r} differs from {held[0]!r}, though the configuration says "
+                    "that the two are one tensor (tied or shared embeddings)"
+                )
+        if held:
+            once[weight.theirs] = held[0]
+    return once
 
 
 def _matched(weights: list[Weight], names: dict[str, str], source: TensorSource) -> list[tuple[Weight, str]]:
-    """Each described tensor with its name in the source, after the comparison of all names and shapes.
+    """Each described tensor that is there with its name in the source, after the comparison of all names and shapes.
 
-    `names` is what `_relevant_names` returns.
+    `names` is what `_without_copies` returns.
     """
+    weights = [weight for weight in weights if weight.theirs in names or not weight.optional]
 
     def where(full: str) -> str:
         name = names.get(full, full)
@@ -239,11 +203,16 @@ def _matched(weights: list[Weight], names: dict[str, str], source: TensorSource)
 
 def from_hf(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None
-) -> tuple[TransformerConfig, dict[str, Tensor]]:
+) -> tuple[Architecture, dict[str, Tensor]]:
     """The config and state dict of our model, from a transformers `config.json` and state dict.
 
     The tensors are views of those given where neither dtype nor value changes. Biases that the family lacks, which are
     zero in a model, are left out. Raises `CheckpointError` as `plan` does.
+
+    >>> config, tensors = to_hf(cfg, model.state_dict(), "gpt2")
+    >>> again, state = from_hf(config, tensors)
+    >>> again.n_heads, torch.equal(state["unembed.W_U"], model.W_U)
+    (4, True)
     """
     made = plan(config, Dictionary(tensors, "tensors"), dtype, "config")
     return made.cfg, {
@@ -253,55 +222,85 @@ def from_hf(
     }
 
 
-def to_hf(
-    cfg: TransformerConfig, state: Mapping[str, Tensor], model_type: str
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def to_hf(cfg: Architecture, state: Mapping[str, Tensor], model_type: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A transformers `config.json` and state dict that compute what a model of this config and state dict computes.
 
+    How the last stream is pooled by mean or at the first token is in neither; `save` writes it to files of its own.
     Raises `CheckpointError` naming the field or the tensor that `model_type` has no place for.
+
+    >>> config, tensors = to_hf(cfg, model.state_dict(), "gpt2")
+    >>> config["n_head"], tensors["transformer.wte.weight"].shape, "gpt2" in FAMILIES
+    (4, torch.Size([12, 32]), True)
     """
     family = family_of(model_type)
-    state, device = dict(state), state["embed.W_E"].device
+    if family.pair != isinstance(cfg, EncoderDecoderConfig):
+        alike = [name for name, other in FAMILIES.items() if other.pair != family.pair]
+        raise CheckpointError(f"a {model_type} is {STACKS[family.pair]}, and this model is {STACKS[not family.pair]}; "
+                              f"allowed: {', '.join(alike)}")  # fmt: skip
+    state, device = dict(state), next(iter(state.values())).device
     config = {"model_type": model_type, "dtype": str(cfg.dtype).removeprefix("torch.")} | family.write_config(cfg)
     for flag, biases in family.bias_flags.items():
-        config[flag] = any(tensor.any() for name, tensor in state.items() if name.rsplit(".", 1)[1] in biases)
-    _check_expressed(cfg, config, family)
+        config[flag] = any(tensor.any() for name, tensor in state.items() if _ends(name, biases))
+    weights = list(family.layout(cfg, Options(config)))
+    _check_expressed(cfg, Options(config, {weight.theirs: weight.shape for weight in weights}), family)
 
     tensors: dict[str, Tensor] = {}
-    for weight in family.layout(cfg, Options(config)):
-        theirs = tensors[weight.theirs] = torch.empty(weight.shape, dtype=cfg.dtype, device=device)
+    for weight in weights:
+        theirs = tensors[weight.theirs] = torch.zeros(weight.shape, dtype=cfg.dtype, device=device)
         for piece in weight.pieces:
-            piece.put(state.pop(piece.ours), theirs)
+            piece.put(state[piece.ours], theirs)
+    placed = {piece.ours for weight in weights for piece in weight.pieces}
     for name, tensor in state.items():
-        if tensor.any():
+        if name not in placed and tensor.any():
             raise CheckpointError(f"{model_type} has no place for tensor {name!r}, which is not zero")
     return config, tensors
 
 
-def _check_expressed(cfg: TransformerConfig, config: dict[str, Any], family: Family) -> None:
-    """Raise unless the written configuration reads as the model's own."""
-    model_type = config["model_type"]
+def _ends(name: str, ends: Iterable[str]) -> bool:
+    """Whether a name ends with one of these, in whole words."""
+    return any(f".{name}".endswith(f".{end}") for end in ends)
+
+
+def _check_expressed(cfg: Architecture, options: Options, family: Family) -> None:
+    """Raise unless the written configuration, with the written tensors, reads as the model's own."""
+    model_type = options.values["model_type"]
     try:
-        read = family.read_config(Options(config), cfg.dtype)
+        read = family.read_config(options, cfg.dtype)
+        if (pooling := sentence.pooling_of(cfg)) is not None:  # which has files of its own
+            read = dataclasses.replace(read, **pooling._asdict())
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"this model cannot be a {model_type}: {error}") from error
-    ours, theirs = (dataclasses.replace(c, **FREE_FIELDS) for c in (cfg, read))
-    for name in (f.name for f in dataclasses.fields(TransformerConfig)):
-        own, written = getattr(ours, name), getattr(theirs, name)
-        if name in ("rotary_base", "rotary_scaling", "window_size"):
-            own, written = merged(per_layer(ours, name)), merged(per_layer(theirs, name))
-        if own != written:
-            raise CheckpointError(f"this model cannot be a {model_type}: {name} = {own!r} would become {written!r}")
+    ours, theirs = _fields(cfg), _fields(read)
+    for name, own in ours.items():
+        if own != theirs[name]:
+            raise CheckpointError(
+                f"this model cannot be a {model_type}: {name} = {own!r} would become {theirs[name]!r}"
+            )
 
 
-def save(folder: Path, cfg: TransformerConfig, state: Mapping[str, Tensor], model_type: str) -> None:
+def _fields(cfg: Architecture) -> dict[str, Any]:
+    """Every field on which the weights of a checkpoint depend, those of the two stacks of a pair with their names."""
+    if isinstance(cfg, EncoderDecoderConfig):
+        pairs = {"encoder": cfg.encoder, "decoder": cfg.decoder}
+        found = {f"{stack}.{name}": value for stack, own in pairs.items() for name, value in _fields(own).items()}
+        own = (field.name for field in dataclasses.fields(cfg) if field.name not in pairs)
+        return found | {name: getattr(cfg, name) for name in own}
+    cfg = dataclasses.replace(cfg, **FREE_FIELDS)
+    found = {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg)}
+    return found | {name: merged(per_layer(cfg, name)) for name in ("rotary_base", "rotary_scaling", "window_size")}
+
+
+def save(folder: Path, cfg: Architecture, state: Mapping[str, Tensor], model_type: str) -> None:
     """Write `config.json` and `model.safetensors` as transformers does, each file whole or not at all.
+
+    A model that pools by mean or at the first token gets the files of sentence-transformers as well, which say so.
 
     Raises `CheckpointError` as `to_hf` does, before anything is written.
     """
     from safetensors.torch import save_file
 
     config, tensors = to_hf(cfg, state, model_type)
+    sentence.write(folder, cfg)
     with atomic_path(folder / SINGLE) as file, disk_errors(folder / SINGLE):
         save_file(tensors, file, metadata={"format": "pt"})
     with atomic_path(folder / "config.json") as file:

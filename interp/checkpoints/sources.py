@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from interp.config import TransformerConfig
-from interp.errors import CheckpointError, did_you_mean
+from interp.config import EncoderDecoderConfig, TransformerConfig
+from interp.errors import CheckpointError, describe, did_you_mean
 from interp.text import TextCodec
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -38,6 +38,9 @@ DTYPES = {
 """Names of dtypes in a safetensors header; every other stands for a kind of quantised number."""
 
 Shape = tuple[int, ...]
+
+Architecture = TransformerConfig | EncoderDecoderConfig
+"""That of a model of one stack, or of an encoder with a decoder."""
 
 ADAPTER = re.compile(r"\.(base_layer|lora_[A-Za-z]\w*|ia3_l|modules_to_save)\.|\.lora_\w+$")
 """Names of tensors that only a model with an adapter (of the peft library) has."""
@@ -90,15 +93,34 @@ class Checkpoint:
 
     Attributes:
         cfg: the architecture.
-        tokenizer: what turns text into ids, or None.
+        tokenizer: what turns text into ids, or None; with an encoder and a decoder, the source.
         name: what messages call the checkpoint.
         weights: how a model is filled.
+        target_tokenizer: what turns the target into ids, where it is another.
     """
 
-    cfg: TransformerConfig
+    cfg: Architecture
     tokenizer: TextCodec | None
     name: str
     weights: Weights
+    target_tokenizer: TextCodec | None = None
+
+    def one_stack(self) -> TransformerConfig:
+        """The architecture of a model of one stack. Raises `CheckpointError` for an encoder with a decoder."""
+        if isinstance(self.cfg, TransformerConfig):
+            return self.cfg
+        raise CheckpointError(
+            f"{self.name} is an encoder with a decoder; load it with HookedEncoderDecoder.from_pretrained"
+        )
+
+    def two_stacks(self) -> EncoderDecoderConfig:
+        """The architecture of an encoder with a decoder. Raises `CheckpointError` for a model of one stack."""
+        if isinstance(self.cfg, EncoderDecoderConfig):
+            return self.cfg
+        raise CheckpointError(
+            f"{self.name} is a model of one stack, without a decoder beside an encoder; load it with "
+            "HookedTransformer.from_pretrained"
+        )
 
     def check(self, expected: Mapping[str, Tensor]) -> None:
         """Raise `CheckpointError` unless the weights are those of a model with these tensors (by name, on "meta")."""
@@ -129,6 +151,11 @@ def check_tensors(
             raise CheckpointError(f"{where(name)} has shape {shape}; {authority} {expected[name]}")
 
 
+def same_values(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are one in memory, or hold equal numbers in the same shape."""
+    return (first.data_ptr() == second.data_ptr() and first.shape == second.shape) or torch.equal(first, second)
+
+
 def plain_names(names: Iterable[str], where: str) -> dict[str, str]:
     """The name of each tensor without what wrappers add to it, and the name that it is stored by.
 
@@ -155,6 +182,9 @@ class Dictionary:
 
     def __init__(self, tensors: Mapping[str, Tensor], name: str):
         self.name = name
+        for key in tensors:
+            if not isinstance(key, str):
+                raise CheckpointError(f"{name}: {describe(key)} is no name of a tensor, which is a string")
         self._held = {plain: tensors[stored] for plain, stored in plain_names(tensors, name).items()}
         for key, tensor in self._held.items():
             if type(tensor) not in (Tensor, torch.nn.Parameter):  # quantised, or spread over devices
@@ -284,12 +314,21 @@ def no_weights(folder: Path, others: list[str] | None = None) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises `CheckpointError` naming the file."""
+    return _read(path, dict)
+
+
+def read_list(path: Path) -> list[Any]:
+    """The list in a JSON file. Raises `CheckpointError` naming the file."""
+    return _read(path, list)
+
+
+def _read(path: Path, kind: type) -> Any:  # the run-time checks know no type variable of generic types
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read as a configuration: {error}") from error
-    if not isinstance(values, dict):
+    if not isinstance(values, kind):
         raise CheckpointError(f"{path} cannot be read as a configuration: it holds a {type(values).__name__}")
     return values
