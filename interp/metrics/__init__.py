@@ -7,15 +7,16 @@ from interp.metrics.kinds import (
     Logit,
     LogitDifference,
     LogProbability,
-    Loss,
     Metric,
     Probability,
     Rank,
     as_metric,
 )
-from interp.metrics.plan import JudgedRun, MetricPlan, is_pooled
+from interp.metrics.losses import Loss, MaskedTokenLoss
+from interp.metrics.plan import NO_LOGITS, JudgedRun, MetricPlan, is_pooled
 
 __all__ = [
+    "NO_LOGITS",
     "Function",
     "JudgedRun",
     "KLDivergence",
@@ -23,6 +24,7 @@ __all__ = [
     "Logit",
     "LogitDifference",
     "Loss",
+    "MaskedTokenLoss",
     "Metric",
     "MetricPlan",
     "Probability",

@@ -33,6 +33,10 @@ def key_of(value: object, where: str = "the metric", within: tuple[object, ...] 
         within: the functions that are being keyed around it, which it may call again.
 
     Raises `ConfigError` for what cannot be keyed, with the way out.
+
+    >>> from interp.metrics import LogitDifference
+    >>> key_of(LogitDifference("Mary", "John")) == key_of(LogitDifference("Mary", "John"))
+    True
     """
     if isinstance(value, enum.Enum):
         return ["enum", type(value).__qualname__, value.name, key_of(value.value, where, within)]

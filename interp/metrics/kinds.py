@@ -5,8 +5,9 @@ compute these logits and no others. It can also be called: `LogitDifference(" Ma
 number a prompt.
 
 Answers are a token id, the text of a single token, or a list or tensor with one of these for each prompt. Positions are
-counted along the (padded) sequence, negative ones from its end; a metric that reads several is their mean. Logarithms
-are natural, so that probabilities, divergences and losses are in nats.
+counted along the (padded) sequence, negative ones from its end; a metric that reads several is their mean. The text of
+a token, such as "[MASK]", is where it stands in each prompt. By default the last position is read, which a model that
+predicts masked tokens refuses. Logarithms are natural, so that probabilities, divergences and losses are in nats.
 """
 
 import dataclasses
@@ -26,13 +27,13 @@ from torch import Tensor
 from interp.errors import ConfigError, ShapeError, TokenError, describe
 from interp.indices import is_index
 from interp.metrics.keys import key_of
-from interp.metrics.plan import JudgedRun, MetricPlan, Positions
-from interp.model import check_predicts_tokens, cross_entropy, predicted_places
+from interp.metrics.plan import LAST, Default, JudgedRun, MetricPlan, Positions, no_text
+from interp.model import SourceAndTarget
 from interp.precision import at_least_float32
-from interp.text import Answer, AttentionMask, MaskedTokens, Text, check_mask
+from interp.text import Answer, AttentionMask, Ids, MaskedTokens, Text, check_mask
 
 if TYPE_CHECKING:
-    from interp.model import HookedTransformer
+    from interp.model import HookedEncoderDecoder, HookedTransformer
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Metric:
         """
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         asked = {name: run.ids(value).tolist() if name in self.answers else value for name, value in given.items()}
+        asked |= {name: int(value) for name, value in given.items() if value is LAST}
         code = [
             key_of(member, f"the metric {kind.__name__}")
             for kind in type(self).__mro__
@@ -64,14 +66,16 @@ class Metric:
         """Which logits of this run are needed, and what is made of them."""
         raise TypeError(f"{type(self).__name__} says not which logits it needs; take one of its subclasses")
 
-    def on(self, model: "HookedTransformer", prompts: MaskedTokens) -> MetricPlan:
+    def on(
+        self, model: "HookedTransformer | HookedEncoderDecoder", prompts: "MaskedTokens | SourceAndTarget"
+    ) -> MetricPlan:
         """Which logits of a run of `model` on these prompts are needed, and what is made of them."""
         return self.plan(JudgedRun.of(model, prompts))
 
     def __call__(
         self,
         logits: Float[Tensor, "batch pos d_vocab"],
-        model: "HookedTransformer | None" = None,
+        model: "HookedTransformer | HookedEncoderDecoder | None" = None,
         tokens: Int[Tensor, "batch pos"] | None = None,
         attention_mask: AttentionMask | None = None,
     ) -> Float[Tensor, "batch"]:
@@ -80,14 +84,15 @@ class Metric:
         Args:
             logits: of a run.
             model: turns answers given as text into ids; not needed for ids.
-            tokens, attention_mask: what the run read; `Loss` needs the tokens.
+            tokens, attention_mask: what the run read, of an encoder with a decoder the target; `Loss` and a `pos`
+                that is a token need the tokens.
 
         Raises:
             TokenError: an answer that is not one token, or text without a model.
             ShapeError: positions or answers that do not fit the logits.
         """
-        if tokens is None and self.needs_tokens:
-            raise TokenError("a loss compares with the tokens of the run: give tokens=")
+        if tokens is None and (self.needs_tokens or isinstance(getattr(self, "pos", None), str)):
+            raise TokenError(f"{type(self).__name__} looks at the tokens of the run: give tokens=")
         if logits.ndim != 3 or (tokens is not None and tokens.shape != logits.shape[:2]):
             given = "" if tokens is None else f", and tokens {tuple(tokens.shape)}"
             raise ShapeError(f"a metric takes logits [batch, pos, d_vocab] and tokens [batch, pos], not logits "
@@ -96,8 +101,11 @@ class Metric:
         tokens = torch.zeros(logits.shape[:2], dtype=torch.long, device=logits.device) if tokens is None else tokens
         d_vocab = logits.shape[-1]
         prompts = MaskedTokens(tokens, mask)
-        to_id, cfg = (_no_text, None) if model is None else (model.to_answer, model.cfg)
-        plan = self.plan(JudgedRun(prompts, to_id, d_vocab, model or _no_run, cfg=cfg))
+        run = JudgedRun(prompts, no_text, d_vocab, _no_run) if model is None else JudgedRun.of(model, prompts)
+        plan = self.plan(dataclasses.replace(run, d_vocab=d_vocab))
+        if plan.space != "logits":
+            raise ConfigError(f"{type(self).__name__} reads the last stream, not logits; it is for interp.patching and "
+                              "run_with_cache(gradient_of=)")  # fmt: skip
         rows = torch.arange(len(logits), device=logits.device)
         read = logits[rows[:, None], plan.positions]
         if plan.tokens is not None:
@@ -105,16 +113,16 @@ class Metric:
         return plan.score(at_least_float32(read), rows)
 
 
-def _no_text(text: str) -> int:
-    raise TokenError(f"the answer {describe(text)} is text: give model= as well, or token ids")
-
-
 def _no_run(input: Any) -> Tensor:
     raise TokenError(f"the reference {describe(input)} has to be run: give model= as well, or logits")
 
 
 def as_metric(metric: Metric | Callable[[Tensor], Any]) -> Metric:
-    """A metric as it is, any other function of the logits as a `Function`. Raises `ConfigError` for anything else."""
+    """A metric as it is, any other function of the logits as a `Function`. Raises `ConfigError` for anything else.
+
+    >>> type(as_metric(lambda logits: logits[:, -1, 0])).__name__
+    'Function'
+    """
     if isinstance(metric, Metric):
         return metric
     if callable(metric) and not isinstance(metric, type):
@@ -139,7 +147,7 @@ class _OfAnswer(Metric):
     answers: ClassVar[tuple[str, ...]] = ("answer",)
 
     answer: Answer
-    pos: Positions = -1
+    pos: Positions = LAST
 
     def __post_init__(self) -> None:
         _freeze(self, "answer", "pos")
@@ -151,9 +159,7 @@ class _OfAnswer(Metric):
         def score(logits: Tensor, rows: Tensor) -> Tensor:
             return value(logits, ids[rows][:, None, None]).mean(dim=1)
 
-        return MetricPlan(
-            f"{what} of {_describe_answer(self.answer)}{_at(self.pos)}", run.positions(self.pos), None, score
-        )
+        return MetricPlan(f"{what} of {_whose(self.answer)}{_at(self.pos)}", run.positions(self.pos), None, score)
 
 
 class Logit(_OfAnswer):
@@ -161,7 +167,7 @@ class Logit(_OfAnswer):
 
     def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs one column."""
-        name = f"logit of {_describe_answer(self.answer)}{_at(self.pos)}"
+        name = f"logit of {_whose(self.answer)}{_at(self.pos)}"
         return MetricPlan(name, run.positions(self.pos), run.ids(self.answer)[:, None], _mean_logit)
 
 
@@ -171,21 +177,22 @@ class LogitDifference(Metric):
 
     Attributes:
         correct, incorrect: the answers: each an id, the text of a single token, or one of these for each prompt.
-        pos: the positions whose logits are read (the mean over them); by default the last one.
+        pos: the positions whose logits are read (the mean over them), or the text of a token that stands there; by
+            default the last one.
     """
 
     answers: ClassVar[tuple[str, ...]] = ("correct", "incorrect")
 
     correct: Answer
     incorrect: Answer
-    pos: Positions = -1
+    pos: Positions = LAST
 
     def __post_init__(self) -> None:
         _freeze(self, "correct", "incorrect", "pos")
 
     def plan(self, run: JudgedRun) -> MetricPlan:
         """Needs two columns."""
-        name = f"logit difference {_describe_answer(self.correct)} - {_describe_answer(self.incorrect)}{_at(self.pos)}"
+        name = f"logit difference {_whose(self.correct, self.incorrect)}{_at(self.pos)}"
         tokens = torch.stack([run.ids(self.correct), run.ids(self.incorrect)], dim=1)
         return MetricPlan(name, run.positions(self.pos), tokens, _mean_difference)
 
@@ -214,20 +221,25 @@ class Rank(_OfAnswer):
         return self._whole(run, "rank", _rank)
 
 
+Reference = Float[Tensor, "batch pos d_vocab"] | Text | Ids | MaskedTokens | SourceAndTarget | tuple[Any, Any]
+"""What a divergence is from: logits, or what a run reads; of an encoder with a decoder (source, target)."""
+
+
 @dataclass(frozen=True, eq=False)
 class KLDivergence(Metric):
     """KL(reference || run) = sum over tokens of p_reference (log p_reference - log p_run), in nats.
 
     Attributes:
         reference: logits [batch, pos, d_vocab], or text or ids of the run to compare with; None, in a sweep, for the
-            run that the effects are measured against: the clean one.
+            run that the effects are measured against: the clean one. Text and ids are read with the token types (and
+            the memory), and ids with the mask, of the run that is judged; `model.masked_tokens(...)` brings its own.
         pos: where.
 
     Two are equal if their positions and, as far as they are tensors, the bits of their references are.
     """
 
-    reference: Float[Tensor, "batch pos d_vocab"] | Int[Tensor, "batch pos"] | Text | None = None
-    pos: Positions = -1
+    reference: Reference | None = None
+    pos: Positions = LAST
 
     def __post_init__(self) -> None:
         _freeze(self, "pos")
@@ -270,45 +282,6 @@ class KLDivergence(Metric):
         if tuple(given.shape) != wanted:
             raise ShapeError(f"the reference has logits of shape {tuple(given.shape)}, the run {wanted}")
         return given[torch.arange(len(given), device=given.device)[:, None], positions]
-
-
-@dataclass(frozen=True)
-class Loss(Metric):
-    """The mean cross-entropy of every next token of a prompt, in nats.
-
-    The mean over prompts gives every prompt the same weight. `model(tokens, return_type="loss")` gives every token the
-    same weight instead, so that on prompts of unequal length the two differ.
-    """
-
-    needs_tokens: ClassVar[bool] = True
-
-    def plan(self, run: JudgedRun) -> MetricPlan:
-        """Needs all positions but the last, and the whole vocabulary.
-
-        Raises `TokenError` for a single token or one without a logit, `ConfigError` for a model whose logits are of
-        other things than tokens.
-        """
-        tokens, mask = run.prompts.ids, run.prompts.attention_mask
-        if tokens.shape[1] < 2:
-            raise TokenError("a loss needs at least two tokens: one that predicts and one that is predicted")
-        if run.cfg is not None:
-            check_predicts_tokens(run.cfg, "the metric Loss")
-        if (most := int(tokens.max())) >= run.d_vocab:
-            raise TokenError(f"token {most} has no logit: a run has {run.d_vocab} of them, for tokens 0 to "
-                             f"{run.d_vocab - 1}")  # fmt: skip
-        n_predicted = tokens.shape[1] - 1
-        predicted = None if mask is None else predicted_places(mask)
-        if predicted is not None and not (any_one := predicted.any(dim=1)).all():
-            raise TokenError(f"a loss needs at least two tokens, and prompt {int((~any_one).nonzero()[0])} has fewer")
-
-        def score(logits: Tensor, rows: Tensor) -> Tensor:
-            losses = cross_entropy(logits, tokens[rows, 1:])
-            if predicted is None:
-                return losses.mean(dim=1)
-            return losses.where(predicted[rows], 0).sum(dim=1) / predicted[rows].sum(dim=1)
-
-        everywhere = torch.arange(n_predicted, device=tokens.device).expand(len(tokens), -1)
-        return MetricPlan("loss", everywhere, None, score)
 
 
 @dataclass(frozen=True)
@@ -392,17 +365,23 @@ def _plain(value: Any, name: str) -> Any:
         if torch.as_tensor(value).is_floating_point() or value.ndim > 1:
             raise TokenError(f"{name} is ids, one a prompt, not {value.dtype} of shape {tuple(value.shape)}")
         value = value.tolist()
+    if isinstance(value, Default):
+        return value
     if isinstance(value, list | tuple | range):
         return tuple(_plain(one, name) for one in value)
     return operator.index(value) if is_index(value) else value
 
 
-def _describe_answer(answer: Answer) -> str:
-    if isinstance(answer, str) or not isinstance(answer, Sequence):
-        return repr(answer)
-    several = list(dict.fromkeys(answer))
-    return " / ".join(map(repr, several[:3])) + (" / ..." if len(several) > 3 else "")
+def _whose(*answers: Answer) -> str:
+    """The answer, or the first minus the second; where prompts have their own, those of the first as an example."""
+    several = [(one,) if isinstance(one, str) or not isinstance(one, Sequence) else tuple(one) for one in answers]
+    example = " - ".join(repr(one[0]) for one in several if one)
+    if all(len(set(one)) <= 1 for one in several):
+        return example
+    return f"each prompt's answer, as {example}," if len(answers) == 1 else f"of each prompt's answers, as {example},"
 
 
 def _at(pos: Positions) -> str:
+    if isinstance(pos, str):
+        return f" at {pos!r}"
     return " at every position" if pos is None else f" at position {pos}"
