@@ -16,7 +16,7 @@ from interp.data.cells import COLUMNS, Prompt, as_cell, check_row, of_pair
 from interp.data.pair_files import read_rows, write_rows
 from interp.digests import digest_of_text
 from interp.errors import ConfigError, ShapeError, TokenError, check_choice, describe
-from interp.indices import as_indices, is_index
+from interp.indices import as_indices, counted, is_index
 from interp.metrics import Logit, LogitDifference, Metric
 from interp.text import Ids, MaskedTokens, token_ids, token_strings
 
@@ -160,7 +160,7 @@ class PromptPairs:
     def __repr__(self) -> str:
         n = len(self)
         columns = ", ".join(f"{name}={describe(cells[0])}" for name, cells in self._columns().items())
-        return f"PromptPairs({n} pair{'s' * (n > 1)}{', the first' * (n > 1)}: {columns})"
+        return f"PromptPairs({counted(n, 'pair')}{', the first' * (n > 1)}: {columns})"
 
     # ------------------------------------------------------------------ for a model
 
@@ -168,7 +168,8 @@ class PromptPairs:
     def metric(self) -> Metric:
         """The logit difference of each pair's own answers, or the logit of the right one where there is no wrong one.
 
-        It reads the last position, and belongs to these pairs in this order.
+        It belongs to these pairs in this order, and reads the last position. For another, or a model that predicts
+        masked tokens: `dataclasses.replace(pairs.metric, pos="[MASK]")`.
         """
         return Logit(self.correct) if self.incorrect is None else LogitDifference(self.correct, self.incorrect)
 
@@ -176,7 +177,8 @@ class PromptPairs:
         """The pairs as tokens of a model. All of them are checked, which takes milliseconds, before any is run.
 
         Texts become tokens as `model.to_tokens` makes them, with the tokenizer's habit of a bos; ids are taken as they
-        are. Pairs may differ in length.
+        are. Pairs may differ in length. In a model without logits answers are any single tokens, and metrics that read
+        the stream judge it.
 
         Raises, naming the first pair that is refused and saying how many are:
             ShapeError: the two prompts of a pair are not equally long, so that positions do not correspond.
@@ -207,9 +209,11 @@ class PromptPairs:
                 f"correspond, so make them equally long: {_words(model, clean)} and {_words(model, corrupted)}"
             )
         ids: dict[str, Any] = {"clean": clean, "corrupted": corrupted}
+        n_logits = model.cfg.d_vocab_out
+        to_id, n = (model.to_answer, n_logits) if n_logits else (model.to_single_token, model.cfg.d_vocab)
         for column in ("correct", "incorrect"):
             if column in cells:
-                ids[column] = int(token_ids(cells[column], model.to_answer, model.cfg.d_vocab_out, column))
+                ids[column] = int(token_ids(cells[column], to_id, n, column))
         for one, other, what in (("clean", "corrupted", "prompts"), ("correct", "incorrect", "answers")):
             if other in ids and ids[one] == ids[other]:
                 raise TokenError(
@@ -220,7 +224,11 @@ class PromptPairs:
 
 
 def shipped_names() -> list[str]:
-    """The names that `PromptPairs.shipped` takes."""
+    """The names that `PromptPairs.shipped` takes.
+
+    >>> "ioi" in shipped_names()
+    True
+    """
     return sorted(path.stem for path in SHIPPED.glob("*.jsonl"))
 
 

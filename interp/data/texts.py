@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.data.text_files import Paths, TextFiles
 from interp.errors import ConfigError, ShapeError, TokenError, describe
-from interp.indices import check_count, is_index
+from interp.indices import check_count, counted, is_index
 from interp.keywords import known_keywords
 from interp.text import TextCodec, one_sequence
 
@@ -119,9 +119,9 @@ class Texts:
     def __repr__(self) -> str:
         source = self._source
         if isinstance(source, TextFiles):
-            return f"Texts.read({len(source.files)} file{'s' * (len(source.files) != 1)})"
+            return f"Texts.read({counted(len(source.files), 'file')})"
         try:
-            return f"Texts({len(source)} texts)"  # pyright: ignore[reportArgumentType]
+            return f"Texts({counted(len(source), 'text')})"  # pyright: ignore[reportArgumentType]
         except TypeError:
             return f"Texts({type(source).__name__})"
 

@@ -32,11 +32,11 @@ from interp.discovery.circuit_runs import CircuitRuns, check_one_metric, is_fini
 from interp.discovery.options import AcdcOptions
 from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, check_choice, describe
-from interp.indices import check_count, check_seed
+from interp.indices import check_count, check_seed, counted
 from interp.keywords import known_keywords
 from interp.metrics import KLDivergence
 from interp.model import EdgeGraph
-from interp.patching import OneMetric, ResumeFile, Source, check_model, question_of, written_points
+from interp.patching import OneMetric, ResumeFile, Source, check_model, question_of, way_of, written_points
 from interp.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -111,9 +111,8 @@ def acdc(
     search = _Search.of(runs, criterion, candidates, tried)
     search.run(_Pace(OVERHEAD.get(runs.measured.baseline.device.type, 32.0), most))
     about = runs.measured.about()
-    n = f"{about['n']} prompt{'s' * (len(runs.measured.baseline[0]) > 1)}"
-    said = [f"{about['metric']} {criterion}", str(about["direction"]), f"{order} writers", n]
-    said += [] if about["ablation"] == "none" else [str(about["ablation"])]
+    n = counted(len(runs.measured.baseline[0]), "prompt")
+    said = [f"{about['metric']} {criterion}", way_of(about), f"{order} writers", n]
     found_by = f"acdc: {', '.join(said)}; {search.n_tried:,} edges tried in {search.n_runs:,} runs"
     found = Subgraph.of_mask(runs.graph, runs.graph.edge_mask() & ~search.dropped, found_by)
     if not len(found):

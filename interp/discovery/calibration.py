@@ -31,6 +31,11 @@ class PrecisionRecall(NamedTuple):
     Attributes:
         precision: the share of what was found that is known; NaN where nothing was found.
         recall: the share of what is known that was found.
+
+    >>> found = Subgraph.of_names(model, ["embed -> logits", "L1.mlp -> logits"], "guessed")
+    >>> known = Subgraph.of_names(model, ["embed -> logits"], "known")
+    >>> precision_recall(found, known)
+    PrecisionRecall(precision=0.5, recall=1.0)
     """
 
     precision: float
@@ -98,6 +103,11 @@ def hit(scores: "xarray.DataArray", exact: "xarray.DataArray", edges: "Subgraph 
         exact: the exact effects of the same edges: `edge_scores(..., method="exact")` of the same runs.
 
     Raises as `auroc`; `ConfigError` for exact effects of other edges, or where no known edge has an effect.
+
+    >>> from interp.metrics import LogitDifference
+    >>> exact = edge_scores(model, corrupted, clean, LogitDifference("Mary", "John"), "exact", progress=False)
+    >>> hit(exact, exact, Subgraph.top(exact, 5)), hit(0 * exact, exact, Subgraph.top(exact, 5))
+    (1.0, 0.0)
     """
     (graph, matrix), (other, effects_of) = score_matrix(scores), score_matrix(exact)
     if graph != other or not torch.equal(matrix.isnan(), effects_of.isnan()):
@@ -115,6 +125,10 @@ def precision_recall(found: Subgraph, edges: "Subgraph | MultiDiGraph") -> Preci
     """How much of a circuit that was found is known, and how much of the known one was found.
 
     Raises as `known_edges`.
+
+    >>> found = Subgraph.of_names(model, ["embed -> logits", "L1.mlp -> logits"], "guessed")
+    >>> precision_recall(found, found)
+    PrecisionRecall(precision=1.0, recall=1.0)
     """
     check_subgraph("found", found)
     known = known_edges(found.graph, edges)

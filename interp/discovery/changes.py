@@ -53,10 +53,10 @@ class Changes:
         """By how much the patterns of `heads(reader)` differ with these queries (keys) of the reader."""
         walk, layer, heads = self.walk, reader.layer, self.heads(reader)
         if reader.input == "q":
-            anew = walk.pattern(layer, new, walk.base.keys(layer)[walk.rows, :, self._kv_head(reader)])
+            anew = walk.pattern(layer, new, walk.base.keys(layer)[walk.rows, :, self._kv_head(reader)], heads)
         else:
             q = walk.late(f"blocks.{layer}.attn.{input_point(walk.model, 'q')}")[:, :, heads]
-            anew = walk.pattern(layer, q, walk.extended(new, walk.base.keys(layer), self._kv_head(reader)))
+            anew = walk.pattern(layer, q, walk.extended(new, walk.base.keys(layer), self._kv_head(reader)), heads)
         return (anew.unflatten(0, (-1, len(walk.prompts))) - self.pattern_as_it_is(reader)).flatten(0, 1)
 
     def pattern_as_it_is(self, reader: Reader) -> Float[Tensor, "batch head late key_pos"]:

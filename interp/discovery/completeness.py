@@ -24,7 +24,7 @@ from interp.discovery.circuit_runs import CircuitRuns, check_one_metric, is_fini
 from interp.discovery.options import ClaimOptions
 from interp.discovery.subgraph import Subgraph
 from interp.errors import ConfigError, describe
-from interp.indices import check_count, check_seed
+from interp.indices import check_count, check_seed, counted
 from interp.keywords import known_keywords
 from interp.model import EdgeGraph
 from interp.patching import OneMetric, Source
@@ -306,8 +306,7 @@ def _decided(runs: CircuitRuns, differences: Float[Tensor, "*cells batch"], n_se
 
 def _prompts(table: "xarray.Dataset") -> str:
     """Over how many prompts a result was measured, in words."""
-    n = table.attrs["n"]
-    return f"{n} prompt{'s' * (n > 1)}"
+    return counted(table.attrs["n"], "prompt")
 
 
 def _described(dim: str, sets: Sequence[_Set]) -> dict[str, tuple[str, object]]:

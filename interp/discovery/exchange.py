@@ -9,6 +9,11 @@ graph, but for three things:
 - Scores are larger there where an edge counts for more. `to_mib` turns the sign round where scores have the other one.
 - `input` is the embedding of tokens alone; here `embed` is that of tokens and positions together. Where the two runs
   have the same positions, that is the same edge.
+
+What is `attribute(model, graph, dataloader, metric, "EAP-IG-inputs", ig_steps=5)` and `graph.apply_topn(n, True)` in
+the code of EAP-IG is `edge_scores(model, corrupted, clean, metric, "eap_ig", include="other")` and
+`Subgraph.top(scores, n).pruned()` here: its steps hold the corrupted end and not the clean one, and it removes dead
+ends. Keys and values that heads share it scores for each head.
 """
 
 import json

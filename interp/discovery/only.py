@@ -5,7 +5,7 @@ for `masked.py`, with which it shares no arithmetic.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from einops import einsum
@@ -15,10 +15,19 @@ from torch import Tensor
 from interp.discovery.subgraph import Subgraph, check_subgraph
 from interp.errors import ConfigError, HookNotFoundError, ShapeError, describe
 from interp.interventions import ADDRESS, Intervention, Mean, Patch, Resample, Zero
-from interp.model import ActivationCache, EdgeGraph, HookPair, HookPoint, RunHook, Span
+from interp.model import (
+    ActivationCache,
+    EdgeGraph,
+    HookPair,
+    HookPoint,
+    PairCache,
+    RunHook,
+    SourceAndTarget,
+    Span,
+)
 from interp.patching import EMBED, Source, check_writes_add_up, written_points
 from interp.precision import at_least_float32, wide
-from interp.text import AttentionMask
+from interp.text import AttentionMask, Ids, MaskedTokens, Text
 
 if TYPE_CHECKING:
     from interp.model import Block, HookedTransformer
@@ -29,7 +38,7 @@ class OnlyCircuit:
     """An edit under which a model runs only a circuit: every other edge carries the corrupted run.
 
         with model.intervene(OnlyCircuit(circuit, corrupted)):
-            logits, cache = model.run_with_cache(clean)
+            logits, cache = model.base_run_with_cache(clean)
 
     A reader v reads `z_v + sum over writers u outside the circuit of (e'_u - e_u)`: what the stream has there, in which
     every write e_u is live, with what is written in the corrupted run, e'_u, in place of the writes whose edge to v is
@@ -109,13 +118,15 @@ def _source(model: "HookedTransformer", given: Source, attention_mask: Attention
         source = given
     elif isinstance(given, ActivationCache):
         source = Patch(given)
+    elif isinstance(given, PairCache | SourceAndTarget):
+        raise ConfigError(f"{describe(given)} is of an encoder with a decoder, whose circuits are not run alone")
     else:
         if hooked := [point.name for point in model.hook_points.values() if point.hooks]:
             raise ConfigError(f"the model has hooks, at {hooked[0]!r} first, which would act on the corrupted run too; "
                               "make that run before, and give its cache")  # fmt: skip
         with torch.no_grad():
-            prompts = model.masked_tokens(given, attention_mask)
-            _, cache = model.run_with_cache(prompts, return_type=None, names_filter=needed)
+            prompts = model.masked_tokens(cast("Text | Ids | MaskedTokens", given), attention_mask)
+            _, cache = model.base_run_with_cache(prompts, return_type=None, names_filter=needed)
         source = Patch(cache)
     source.check_model(model)
     if isinstance(source, Patch) and (missing := [name for name in needed if name not in source.values]):
@@ -167,10 +178,10 @@ class _MaskedRun(RunHook):
 
     def __call__(self, activation: Tensor, hook: HookPoint) -> Tensor | None:
         """Keep what is written here, or change what is read here."""
-        if hook.name in self.written:
+        if hook.key in self.written:
             self._keep(activation, hook)
             return None
-        return self._changed(activation, self.readers[hook.name])
+        return self._changed(activation, self.readers[hook.key])
 
     def _keep(self, activation: Tensor, hook: HookPoint) -> None:
         other = self.source.edit(activation, hook)

@@ -20,7 +20,8 @@ class AblationOptions(TypedDict, total=False):
             Results have it in their `attrs`; "none" there means that edges carry the other prompt's activations.
         direction: "noising", the default, runs the clean prompt and lets edges carry the corrupted one's writes;
             "denoising" the reverse.
-        norms: "live" norms compute their scales from what they read, "frozen" ones keep those of the run as it is.
+        norms: "live" norms compute their scales from what they read, "frozen" ones keep those of the run as it is; that
+            of a masked-token head is always live.
         positions: where edges carry the other run, all of these together; None for everywhere.
         attention_mask: of ids that are padded.
         max_bytes: the memory that runs may take beside the model and the two runs of the pair; 2 GB by default. Results

@@ -44,6 +44,13 @@ def score_matrix(scores: "xarray.DataArray") -> tuple[EdgeGraph, Float[Tensor, "
         ShapeError: further axes, such as prompts or metrics, or a number where the graph has no edge.
         HookNotFoundError: a name that the graph does not have.
         RangeError: infinite scores.
+
+    >>> from interp.metrics import LogitDifference
+    >>> metric = LogitDifference("Mary", "John")
+    >>> scores = edge_scores(model, corrupted, clean, metric, "eap", progress=False)
+    >>> graph, matrix = score_matrix(scores)
+    >>> matrix.shape == (len(graph.readers), len(graph.writers)), int((~matrix.isnan()).sum()) == graph.n_edges
+    (True, True)
     """
     if not hasattr(scores, "dims") or not hasattr(scores, "coords") or hasattr(scores, "data_vars"):
         raise ConfigError(f"scores is what edge_scores returns, a DataArray [reader, writer], not {describe(scores)}")

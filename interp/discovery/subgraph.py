@@ -20,6 +20,7 @@ from interp.errors import CheckpointError, ConfigError, HookNotFoundError, Range
 from interp.files import atomic_path
 from interp.indices import check_count
 from interp.model import Edge, EdgeGraph, HookedTransformer, Reader
+from interp.patching import way_of
 
 if TYPE_CHECKING:
     import networkx
@@ -360,7 +361,7 @@ def _of_scores(scores: "xarray.DataArray") -> str:
     about = dict(scores.attrs)
     if "metric" in scores.coords and scores["metric"].size == 1:  # one of several, whose attrs these are
         about["metric"] = scores["metric"].item()
-    said = [str(about[word]) for word in ("method", "metric", "direction") if about.get(word)]
+    said = [str(one) for one in (about.get("method"), about.get("metric"), way_of(about)) if one]
     return f" of {', '.join(said)}" if said else ""
 
 

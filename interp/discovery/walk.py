@@ -145,12 +145,16 @@ class Walk:
         return Attended(pattern, self.mixed(layer, pattern, self.extended(v, self.base.values(layer))))
 
     def pattern(
-        self, layer: int, q: Float[Tensor, "row_q late head d_head"], k: Float[Tensor, "row_k key_pos kv_head d_head"]
+        self,
+        layer: int,
+        q: Float[Tensor, "row_q late head d_head"],
+        k: Float[Tensor, "row_k key_pos kv_head d_head"],
+        heads: slice = slice(None),
     ) -> Float[Tensor, "row head late key_pos"]:
-        """The pattern of some heads. One of the two may have fewer rows: the prompts once, for all masks."""
+        """The pattern of some `heads`. One of the two may have fewer rows: the prompts once, for all masks."""
         attn, n_rows = self.model.blocks[layer].attn, max(len(q), len(k))
         q, k = (self._repeated(x, n_rows) for x in (q, k))
-        scores = attn.scores(q, k, self.visible(layer, n_rows))
+        scores = attn.scores(q, k, self.visible(layer, n_rows), self.bias(layer, n_rows, heads))
         return self.rule.softmax(at_least_float32(scores)).to(q.dtype)
 
     def mixed(
@@ -179,6 +183,11 @@ class Walk:
     def visible(self, layer: int, n_rows: int) -> Bool[Tensor, "row_or_1 1 late key_pos"]:
         """Which keys the late queries may attend to."""
         return self._of_rows(self.base.contexts[layer].visible.transpose(1, 2), n_rows).transpose(1, 2)
+
+    def bias(self, layer: int, n_rows: int, heads: slice) -> Float[Tensor, "row_or_1 head late key_pos"] | None:
+        """What the scores of some heads get for distances, where positions are relative."""
+        bias = self.base.contexts[layer].bias
+        return None if bias is None else self._of_rows(bias[:, heads].transpose(1, 2), n_rows).transpose(1, 2)
 
     def write_of_heads(
         self, layer: int, z: Float[Tensor, "row late head d_head"]

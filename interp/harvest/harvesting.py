@@ -15,7 +15,7 @@ from interp.data import Texts
 from interp.errors import ConfigError, RangeError, check_choice, describe
 from interp.harvest.corpus import BATCH, UNIT_TOKENS, CorpusWork, Cut
 from interp.harvest.store import ABOUT, Store
-from interp.indices import check_count
+from interp.indices import check_count, counted
 from interp.jobs import AnyModel, JobOptions, ModelRef, check_options, run
 from interp.keywords import known_keywords
 from interp.model import HookName, HookPoint
@@ -61,14 +61,15 @@ def harvest(
         sites: hook points whose axes begin with batch and pos, such as ("resid_post", 12), ("z", 3) or "*hook_mlp_out".
         dtype: in which activations are kept.
         n_ctx: tokens of a row, all of which see those before them in the row.
-        packed: whether several texts share a row (see `Texts.rows`). Padding is not kept.
+        packed: whether several texts share a row (see `Texts.rows`); not in a model with bidirectional attention, which
+            would make one text of them. Padding is not kept.
         batch: how many rows run at a time.
         unit_tokens: how many tokens a unit has; of a row that is longer, the row.
         options: `folder` is needed; see `JobOptions` for it and workers, threads, retries and progress.
 
     Raises, before any run:
         ConfigError: an option out of range, a site without a row a token (an attention pattern), a model with hooks,
-            too little room on the disk.
+            packed texts where attention looks both ways, too little room on the disk.
         HookNotFoundError: a name that fits no point.
         TokenError: a corpus without tokens, or a text that cannot be read.
         CheckpointError: the folder has another job; what differs is named.
@@ -83,15 +84,18 @@ def harvest(
         raise ConfigError(f"folder = {describe(given)}; a harvest needs a folder of its own, folder='...'")
     ref, folder, progress = ModelRef.of(model), Path(given).expanduser(), options.get("progress", True)
     live = ref.load()
-    names = [point.name for point in points_of(live, sites)]
+    names = [point.key for point in points_of(live, sites)]
+    if packed and live.cfg.attention_dir == "bidirectional":
+        raise ConfigError("packed = True: with attention_dir = 'bidirectional' the texts of a row would see one "
+                          "another; say packed=False (in a shell --one-a-row)")  # fmt: skip
     tokens = cut.write(texts, ref, folder, progress)
     work = HarvestWork(ref, tokens, cut.batch, tuple(names), dtype)
     size = harvest_size(ref, names, tokens.n_tokens, dtype)
     _check_room(folder, size)
     if progress:
         print(
-            f"harvesting {tokens.n_tokens:,} tokens at {len(names)} site{'s' * (len(names) > 1)} into {folder}: "
-            f"{size / 1e6:,.1f} MB in {dtype}, {tokens.n_units} unit{'s' * (tokens.n_units > 1)}",
+            f"harvesting {counted(tokens.n_tokens, 'token')} at {counted(len(names), 'site')} into {folder}: "
+            f"{size / 1e6:,.1f} MB in {dtype}, {counted(tokens.n_units, 'unit')}",
             file=sys.stderr,
         )
     with run(work, **options):
@@ -111,6 +115,9 @@ def points_of(model: "HookedTransformer", sites: Sites) -> list[HookPoint]:
     """The points that sites name, in the order of execution. Raises `HookNotFoundError` and `ConfigError`."""
     if sites is None:
         raise ConfigError("sites = None; name the hook points to keep, such as ('resid_post', 12)")
+    if model.cfg.cross_attention:
+        raise ConfigError("this decoder attends to a source, and a harvest reads single texts; run_with_cache of an "
+                          "encoder with a decoder keeps what flows through both")  # fmt: skip
     found = [model.hook_points[name] for name in model.resolve_hooks(sites)]
     for point in found:
         if point.axes[:2] != ("batch", "pos") or {"query_pos", "key_pos"} & set(point.axes):
@@ -118,7 +125,7 @@ def points_of(model: "HookedTransformer", sites: Sites) -> list[HookPoint]:
                 f"{point.name} has the axes {' '.join(point.axes)}: a harvest keeps a row for each token, so it takes "
                 "points whose axes begin with batch and pos; the patterns of a run are in its cache"
             )
-        if point.name == "hook_tokens":
+        if point.key == "hook_tokens":
             raise ConfigError("hook_tokens holds token ids, which a harvest keeps anyway")
     return found
 
@@ -168,7 +175,7 @@ class HarvestWork(CorpusWork):
         kept: dict[str, list[Tensor]] = {name: [] for name in self.sites}
         dtypes: dict[str, str] = {}
         for prompts, batch in tokens.batches(self.batch, model.W_E.device):
-            _, cache = model.run_with_cache(prompts, None, names_filter=list(self.sites))
+            _, cache = model.base_run_with_cache(prompts, None, names_filter=list(self.sites))
             for name, parts in kept.items():
                 rows = cache[name][batch.real]
                 dtypes[name] = str(rows.dtype).removeprefix("torch.")

@@ -26,7 +26,7 @@ from interp.interventions import ADDRESS, Intervention, Interventions, Zero
 from interp.jobs import AnyModel, JobOptions, ModelRef, as_anywhere, check_options, run
 from interp.keywords import known_keywords
 from interp.metrics import key_of
-from interp.model import check_predicts_tokens, cross_entropy, layer_of, predicted_places
+from interp.model import check_predicts_next_token, cross_entropy, layer_of, predicted_places
 from interp.progress import progress_bar
 from interp.results import as_variables, check_confidence, t_quantile
 from interp.text import MaskedTokens
@@ -86,7 +86,7 @@ def loss_recovered(
 
     Raises, before any run:
         ConfigError: an option out of range, an intervention or an ablation that does not fit, a model with hooks or
-            with logits of other things than tokens.
+            whose logits are not of the next token.
         HookNotFoundError, CacheError: as the interventions raise.
         TokenError: a corpus in which no token has another one before it, or a text that cannot be read.
         CheckpointError, JobError: as `harvest`.
@@ -96,7 +96,7 @@ def loss_recovered(
     cut = Cut(n_ctx=n_ctx, packed=packed, batch=batch, unit_tokens=unit_tokens)
     ref = ModelRef.of(model)
     live = ref.load()
-    check_predicts_tokens(live.cfg, "loss_recovered")
+    check_predicts_next_token(live.cfg, "loss_recovered")
     runs = _runs(live, intervention, ablations)
     folder, progress = options.get("folder"), options.get("progress", True)
     if folder is None and options.get("workers", 1) == 1:
@@ -219,7 +219,7 @@ def _losses(
         text[place.real.cpu()] = of_text[place.tokens]
         text = text[:, 1:][predicted.cpu()]
         n_predicted.index_add_(0, text, torch.ones(len(text), dtype=torch.float64))
-        stream = model(prompts, stop_at_layer=first) if first else None
+        stream = model.base_run(prompts, stop_at_layer=first) if first else None
         for losses, edits in zip(sums, runs.values(), strict=True):
             with model.intervene(*edits):
                 found = _of_tokens(model, prompts, stream, first)
@@ -248,9 +248,9 @@ def _of_tokens(
         return torch.cat(losses).view(targets.shape)
 
     if stream is None:
-        return cast(Tensor, model(prompts, read_out))
+        return cast(Tensor, model.base_run(prompts, read_out))
     mask = prompts.attention_mask
-    return cast(Tensor, model(stream, read_out, start_at_layer=first, attention_mask=mask))
+    return cast(Tensor, model.base_run(stream, read_out, start_at_layer=first, attention_mask=mask))
 
 
 # ---------------------------------------------------------------------- sums over all units

@@ -54,6 +54,11 @@ class Store:
         sites: the full names of the hook points.
         signature, n_layers: of the model that ran: the hash of its architecture and weights, and its layers.
         units: which units of the harvest it has: all, unless it was opened as a partial one.
+
+    >>> from interp.harvest import harvest
+    >>> _ = harvest(model, corpus, ("resid_post", 1), folder="layer-1", n_ctx=10, packed=False, progress=False)
+    >>> Store.open("layer-1")["resid_post", 1].rows(slice(2)).shape
+    torch.Size([2, 32])
     """
 
     def __init__(self, job: JobFolder, partial: bool = False):

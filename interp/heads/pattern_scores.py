@@ -1,7 +1,14 @@
-"""Scores of attention patterns: which entries a kind of head should attend to, and how much it does."""
+"""Scores of attention patterns: which entries a kind of head should attend to, and how much it does.
+
+A score belongs to a way of attending. Where queries see earlier keys alone (`PATTERN_SCORES`), a head can find what
+followed an earlier occurrence, which is induction. Where they see both ways (`BIDIRECTIONAL_SCORES`), every query also
+sees its own successor and the last token, and there is no "before" that induction could go by. Where they see another
+text (`CROSS_SCORES`), there is no own position, and tokens are told apart by their places alone.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -17,23 +24,49 @@ PADDING = -1
 Average = Literal["queries", "entries"]
 """What `attention_on` averages over."""
 
+Direction = Literal["causal", "bidirectional"]
+"""What a query sees of its own text: itself and what comes before, or all of it."""
+
 
 # ---------------------------------------------------------------------- where a head should attend
 
 
 def is_previous(tokens: Int[Tensor, "*batch pos"]) -> Bool[Tensor, "*batch query_pos key_pos"]:
     """Where `key == query - 1`."""
-    n = tokens.shape[-1]
-    return _among_tokens(torch.eye(n, dtype=torch.bool, device=tokens.device).roll(-1, dims=1).tril(-1), tokens)
+    return _among_tokens(_diagonal(tokens, -1), tokens)
 
 
-def is_duplicate(tokens: Int[Tensor, "*batch pos"]) -> Bool[Tensor, "*batch query_pos key_pos"]:
-    """Where `tokens[key] == tokens[query]` with `key < query`."""
-    return _among_tokens((tokens[..., :, None] == tokens[..., None, :]).tril(-1), tokens)
+def is_next(tokens: Int[Tensor, "*batch pos"]) -> Bool[Tensor, "*batch query_pos key_pos"]:
+    """Where `key == query + 1`.
+
+    >>> is_next(torch.tensor([7, 8, 9])).int()
+    tensor([[0, 1, 0],
+            [0, 0, 1],
+            [0, 0, 0]], dtype=torch.int32)
+    """
+    return _among_tokens(_diagonal(tokens, 1), tokens)
+
+
+def is_self(tokens: Int[Tensor, "*batch pos"]) -> Bool[Tensor, "*batch query_pos key_pos"]:
+    """Where `key == query`."""
+    return _among_tokens(_diagonal(tokens, 0), tokens)
+
+
+def is_duplicate(
+    tokens: Int[Tensor, "*batch pos"], attention_dir: Direction = "causal"
+) -> Bool[Tensor, "*batch query_pos key_pos"]:
+    """Where `tokens[key] == tokens[query]` with `key < query`; in a bidirectional model, with `key != query`."""
+    check_choice("attention_dir", attention_dir, get_args(Direction))
+    same = tokens[..., :, None] == tokens[..., None, :]
+    return _among_tokens(same.tril(-1) if attention_dir == "causal" else same & ~_diagonal(tokens, 0), tokens)
 
 
 def follows_earlier_occurrence(tokens: Int[Tensor, "*batch pos"]) -> Bool[Tensor, "*batch query_pos key_pos"]:
-    """Where `tokens[key - 1] == tokens[query]` with `1 <= key <= query`: the stripes of an induction head."""
+    """Where `tokens[key - 1] == tokens[query]` with `1 <= key <= query`: the stripes of an induction head.
+
+    >>> follows_earlier_occurrence(torch.tensor([7, 8, 7]))[2]  # the second 7 finds the 8 behind the first
+    tensor([False,  True, False])
+    """
     before = tokens.roll(1, dims=-1)
     before[..., 0] = PADDING
     return _among_tokens((tokens[..., :, None] == before[..., None, :]).tril(), tokens)
@@ -41,14 +74,59 @@ def follows_earlier_occurrence(tokens: Int[Tensor, "*batch pos"]) -> Bool[Tensor
 
 def is_first(tokens: Int[Tensor, "*batch pos"]) -> Bool[Tensor, "*batch query_pos key_pos"]:
     """Where `key` is the first token, for every later query (the first itself has no choice in a causal model)."""
-    real = tokens >= 0
-    first = real & (real.cumsum(dim=-1) == 1)
+    first = _place(tokens) == 0
     return _among_tokens(first[..., None, :] & ~first[..., :, None], tokens)
 
 
-def _among_tokens(marks: Tensor, tokens: Tensor) -> Tensor:
+def is_last(tokens: Int[Tensor, "*batch pos"]) -> Bool[Tensor, "*batch query_pos key_pos"]:
+    """Where `key` is the last token, for every earlier query (in a causal model none of them can look there).
+
+    >>> is_last(torch.tensor([7, 8, 9])).int()
+    tensor([[0, 0, 1],
+            [0, 0, 1],
+            [0, 0, 0]], dtype=torch.int32)
+    """
+    last = _place(tokens.flip(-1)).flip(-1) == 0
+    return _among_tokens(last[..., None, :] & ~last[..., :, None], tokens)
+
+
+def is_same_place(
+    queries: Int[Tensor, "*batch query_pos"], keys: Int[Tensor, "*batch source_pos"]
+) -> Bool[Tensor, "*batch query_pos source_pos"]:
+    """Where the i-th token of the target meets the i-th token of the source, padding not counted."""
+    return _among_tokens(_place(queries)[..., :, None] == _place(keys)[..., None, :], queries, keys)
+
+
+def is_first_of_source(
+    queries: Int[Tensor, "*batch query_pos"], keys: Int[Tensor, "*batch source_pos"]
+) -> Bool[Tensor, "*batch query_pos source_pos"]:
+    """Where `key` is the first token of the source."""
+    return _among_tokens((_place(keys) == 0)[..., None, :], queries, keys)
+
+
+def is_last_of_source(
+    queries: Int[Tensor, "*batch query_pos"], keys: Int[Tensor, "*batch source_pos"]
+) -> Bool[Tensor, "*batch query_pos source_pos"]:
+    """Where `key` is the last token of the source."""
+    return _among_tokens((_place(keys.flip(-1)).flip(-1) == 0)[..., None, :], queries, keys)
+
+
+def _diagonal(tokens: Tensor, offset: int) -> Bool[Tensor, "query_pos key_pos"]:
+    """Where `key == query + offset`."""
+    i = torch.arange(tokens.shape[-1], device=tokens.device)
+    return i == i[:, None] + offset
+
+
+def _place(tokens: Tensor) -> Int[Tensor, "*batch pos"]:
+    """How many tokens come before each token; -1 for padding."""
     real = tokens >= 0
-    return marks & real[..., :, None] & real[..., None, :]
+    return (real.cumsum(dim=-1) - 1).masked_fill(~real, -1)
+
+
+def _among_tokens(marks: Tensor, queries: Tensor, keys: Tensor | None = None) -> Tensor:
+    """The marks where neither side is padding; without `keys` both sides are one text."""
+    keys = queries if keys is None else keys
+    return marks & (queries >= 0)[..., :, None] & (keys >= 0)[..., None, :]
 
 
 # ---------------------------------------------------------------------- how much it does
@@ -128,20 +206,28 @@ class PatternScore:
     """A score that is the mean attention to marked entries of the pattern.
 
     Attributes:
-        marks: from tokens [batch, pos] to marks [batch, query_pos, key_pos].
+        marks: from tokens [batch, pos] to marks [batch, query_pos, key_pos]; in cross-attention from the target's and
+            the source's.
         definition: in words.
         average: see `attention_on`.
         needs: what a prompt must have to be scored.
+
+    >>> PATTERN_SCORES["induction"].definition
+    "prefix matching: attention to what followed earlier occurrences of the query's token, ..."
+    >>> "induction" in BIDIRECTIONAL_SCORES, "diagonal" in CROSS_SCORES
+    (False, True)
     """
 
-    marks: Callable[[Tensor], Tensor]
+    marks: Callable[..., Tensor]
     definition: str
     average: Average = "queries"
     needs: str = "two tokens"
 
 
+PREVIOUS = PatternScore(is_previous, "mean attention to the position before")
+
 PATTERN_SCORES: dict[str, PatternScore] = {
-    "previous_token": PatternScore(is_previous, "mean attention to the position before"),
+    "previous_token": PREVIOUS,
     "duplicate_token": PatternScore(
         is_duplicate,
         "attention to earlier occurrences of the query's token, summed over them, mean over queries that have any",
@@ -161,3 +247,33 @@ PATTERN_SCORES: dict[str, PatternScore] = {
     ),
     "first_token": PatternScore(is_first, "mean attention of later positions to the first token"),
 }
+"""Of causal self-attention."""
+
+BIDIRECTIONAL_SCORES: dict[str, PatternScore] = {
+    "previous_token": PREVIOUS,
+    "next_token": PatternScore(is_next, "mean attention to the position after"),
+    "own_token": PatternScore(is_self, "mean attention to the query's own position", needs="a token"),
+    "duplicate_token": PatternScore(
+        partial(is_duplicate, attention_dir="bidirectional"),
+        "attention to other occurrences of the query's token, summed over them, mean over queries that have any",
+        needs="a token that occurs twice",
+    ),
+    "first_token": PatternScore(is_first, "mean attention of later positions to the first token, such as [CLS]"),
+    "last_token": PatternScore(is_last, "mean attention of earlier positions to the last token, such as [SEP]"),
+}
+"""Of self-attention that looks both ways. Induction goes by what came before, and is not defined there."""
+
+CROSS_SCORES: dict[str, PatternScore] = {
+    "diagonal": PatternScore(
+        is_same_place,
+        "mean attention of the target's i-th position to the source's i-th token",
+        needs="a token in source and target",
+    ),
+    "first_token": PatternScore(
+        is_first_of_source, "mean attention to the source's first token", needs="a token in source and target"
+    ),
+    "last_token": PatternScore(
+        is_last_of_source, "mean attention to the source's last token", needs="a token in source and target"
+    ),
+}
+"""Of cross-attention."""

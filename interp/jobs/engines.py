@@ -86,6 +86,19 @@ def part(i: int, n: int, workers: int | Engine = 1) -> Part:
         workers: who computes this part.
 
     Raises `ConfigError` for a part that there is not.
+
+    >>> from interp import JobError
+    >>> from interp.data import PromptPairs
+    >>> from interp.patching import sweep_dataset
+    >>> pairs = PromptPairs([clean, corrupted], [corrupted, clean], ["Mary", "John"], ["John", "Mary"])
+    >>> asked = {"site": "resid_pre", "over": ("layer",), "unit": 1, "folder": "shared", "progress": False}
+    >>> try:
+    ...     sweep_dataset(model, pairs, workers=part(1, 2), **asked)
+    ... except JobError as error:
+    ...     print(error.missing)
+    [1]
+    >>> sweep_dataset(model, pairs, workers=part(2, 2), **asked).dims
+    ('layer',)
     """
     n = check_count("n", n)
     return Part(check_count("i", i, n), n, engine_of(workers))

@@ -87,6 +87,9 @@ def put_together(results: Iterable[dict[str, Any]], dim: int = 0) -> dict[str, A
     """Results of units in one: tensors one after another along an axis, other values in lists.
 
     Raises `ConfigError` for tensors that have no such axis, and for names, shapes or dtypes that differ between units.
+
+    >>> put_together([{"loss": torch.tensor([1.0])}, {"loss": torch.tensor([2.0, 3.0])}])
+    {'loss': tensor([1., 2., 3.])}
     """
     held: dict[str, list[Any]] = {}
     for unit, result in enumerate(results):

@@ -15,7 +15,7 @@ from interp.checkpoints import open_checkpoint
 from interp.digests import digest_of_text
 from interp.errors import CheckpointError, ConfigError, check_choice, describe
 from interp.keywords import known_keywords
-from interp.model import HookedTransformer, forget_hash, signature
+from interp.model import HookedTransformer, check_one_stack, forget_hash, signature
 from interp.text import TextCodec, Tokenizer, Vocabulary
 from interp.weights import (
     center_unembed,
@@ -127,6 +127,7 @@ class ModelRef:
             return model
         if isinstance(model, str | os.PathLike):
             return cls(model)
+        check_one_stack(getattr(model, "cfg", None), "a job")
         if not isinstance(model, HookedTransformer):
             raise ConfigError(f"model = {describe(model)}; allowed: a HookedTransformer, a name, a path or a ModelRef")
         _refuse_hooks(model)
@@ -217,7 +218,7 @@ class ModelRef:
             found = open_checkpoint(folder)
         except CheckpointError:  # its own files, of which one is missing or damaged
             return False
-        if found.cfg.architecture() != model.cfg.architecture():
+        if found.one_stack().architecture() != model.cfg.architecture():
             raise CheckpointError(f"{wanted}: it holds the same weights with another configuration")
         if found.tokenizer != model.tokenizer:
             raise CheckpointError(f"{wanted}: it holds the same weights with another tokenizer, {found.tokenizer!r}")
@@ -326,7 +327,7 @@ def _digest(tokenizer: Vocabulary | Tokenizer) -> str:
     if isinstance(tokenizer, Vocabulary):
         said: list[Any] = [tokenizer.words, tokenizer.sep, tokenizer.bos]
     else:
-        own = tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.prepends_bos
+        own = tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.prepends_bos, tokenizer.adds_special_tokens
         said = [tokenizer.backend.to_str(), *own]
     return digest_of_text(json.dumps(said))
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TypedDict
 
 from interp.errors import ConfigError, describe
-from interp.indices import check_count
+from interp.indices import check_count, counted
 from interp.jobs.engines import Part, engine_of
 from interp.jobs.folder import JobFolder, our_version
 from interp.jobs.work import Engine, Outcome, Task, Work, check_all_went_well, check_picklable
@@ -26,7 +26,8 @@ class JobOptions(TypedDict, total=False):
         folder: where results are kept, unit by unit. Another call for the same work, in any process and with any
             workers, goes on from what it has. None for one that is gone at the end.
         workers: how many processes of this machine work; 1 for this one alone. Or an engine: `jobs.ray(...)` for a
-            cluster, `jobs.part(i, n)` for a share of the work.
+            cluster, `jobs.part(i, n)` for a share of the work. Processes share a model's weights in memory, from a
+            copy in the folder, which takes as much of the disk as they do (of SmolLM2 half a gigabyte).
         threads: of the CPU, in each of them; 1 by default. More processes are better than more threads.
         retries: how many times a unit is tried again that failed, or whose worker died; 2 by default.
         progress: show a bar on a terminal; by default yes.
@@ -74,7 +75,12 @@ def run(
 
 
 def check_options(options: JobOptions) -> None:
-    """Raise `ConfigError` for an option of a job that is out of range; for callers who do much before it begins."""
+    """Raise `ConfigError` for an option of a job that is out of range; for callers who do much before it begins.
+
+    >>> check_options({"retries": -1})
+    Traceback (most recent call last):
+    interp.errors.ConfigError: retries = -1; allowed: 0 or more
+    """
     check_count("threads", options.get("threads", 1))
     workers, folder = options.get("workers", 1), options.get("folder")
     engine_of(workers, check_count("retries", options.get("retries", 2), least=0))
@@ -93,7 +99,7 @@ def _compute(job: JobFolder, task: Task, engine: Engine, retries: int, progress:
         warnings.warn(f"{why}, so unit {unit} has to be computed again", stacklevel=5)
     tries, failed = Counter[int](), dict[int, Outcome]()
     waiting = status.missing
-    what, done = f"computing {job.n_units} unit{'s' * (job.n_units > 1)}", job.n_units - len(waiting)
+    what, done = f"computing {counted(job.n_units, 'unit')}", job.n_units - len(waiting)
     with progress_bar(what, job.n_units, progress, done) as advance:
         while waiting:
             again: list[int] = []

@@ -142,6 +142,10 @@ def as_anywhere(threads: int) -> Iterator[None]:
 
     So many threads work on an operation of torch: in how many parts it is cut can decide its last bits. Autocast and a
     default dtype that surround the call do not reach a unit, since they would not reach one in another process.
+
+    >>> with as_anywhere(threads=1):
+    ...     print(torch.get_num_threads())
+    1
     """
     before = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(threads)

@@ -22,15 +22,15 @@ from interp.errors import ConfigError, ShapeError, describe, did_you_mean
 from interp.indices import check_count
 from interp.keywords import known_keywords
 from interp.lens.over_prompts import OverPrompts, Pos
-from interp.model import ActivationCache, Step, head_labels, select, steps
+from interp.model import ActivationCache, Part, Step, head_labels, select, steps
 from interp.precision import at_least_float32, without_autocast
-from interp.text import Answer, Ids, Text
+from interp.text import Answer, Ids, Text, answer_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-By = Literal["component", "head", "neuron", "position"]
+By = Literal["component", "head", "neuron", "position", "cross_head", "cross_position", "mlm_neuron"]
 
 
 @torch.no_grad()
@@ -58,7 +58,10 @@ def direct_attribution(
             - "head": each head, over `layer` and `head`;
             - "neuron": each neuron, over `layer` and `neuron`;
             - "position": each head and each position that it attended to, over `layer`, `head` and `key_pos`:
-              pattern times value (its bias included) through W_O.
+              pattern times value (its bias included) through W_O;
+            - "cross_head", "cross_position": the same for heads of cross-attention; they attend over `source_pos`;
+            - "mlm_neuron": each neuron of a masked-token head, over `neuron`. In a model with such a head this is the
+              only split there is: its logits are not linear in components.
         pos: where the logit is read.
         prompt: what the run read, for the token strings.
 
@@ -75,17 +78,19 @@ def direct_attribution(
         HookNotFoundError: a needed activation is not in the cache.
         CacheError: the weights changed since the run.
     """
-    kinds = ("component", *SPLITS)
+    kinds = ("component", *SPLITS, "mlm_neuron")
     if by not in kinds:
         raise ConfigError(f"by = {describe(by)}; allowed: {', '.join(kinds)}{did_you_mean(str(by), kinds)}")
     cfg = cache.cfg
-    if by != "component" and (cfg.n_layers == 0 or (by == "neuron" and cfg.attn_only)):
-        raise ConfigError(f"by = {describe(by)}: this model has no {'neurons' if by == 'neuron' else 'heads'}")
+    if missing := _missing(cfg, by):
+        raise ConfigError(f"by = {describe(by)}: this model has no {missing}")
     over, cut = OverPrompts.of_cache(cache, prompt, pos), cache.slice(pos=pos)
     correct, incorrect = _cut_answer(correct, over), _cut_answer(incorrect, over)
+    if by == "mlm_neuron":
+        return _of_masked_token_head(cut, over, correct, incorrect)
     components = cut.logit_attrs(cut.decompose_resid(), correct, incorrect)
     about = {"by": by, "unit": "logit, before any soft cap", "edited": int(cache.edited)}
-    about |= {"correct": _described(correct), "incorrect": _described(incorrect)}
+    about |= {"correct": answer_in_words(correct), "incorrect": answer_in_words(incorrect)}
     axes = ("component", "prompt", "pos")
     if by == "component":
         variables = {"attribution": (axes, components.values), "logit": (axes[1:], components.values.sum(dim=0))}
@@ -110,10 +115,49 @@ def direct_attribution(
         "layer": range(cfg.n_layers),
         split.dims[0]: range(len(parts[0])),
     }
-    if split.site == "attn":
-        coords["label"] = (dims[:2], head_labels(cfg))
+    if split.site != "mlp":
+        coords["label"] = (dims[:2], head_labels(cfg, split.site))
     variables = {"attribution": (dims, torch.stack(parts)), "rest": (axes, others), "logit": (axes[1:], logit)}
     return over.dataset(variables, coords, about)
+
+
+def _missing(cfg: TransformerConfig, by: By) -> str | None:
+    """What a split needs and the architecture lacks, in words."""
+    if by == "mlm_neuron":
+        return None if cfg.masked_token_head else "masked-token head"
+    if by == "component":
+        return None
+    if by.startswith("cross"):
+        return None if cfg.cross_attention and cfg.n_layers else "cross-attention"
+    if by == "neuron":
+        return None if not cfg.attn_only and cfg.n_layers else "neurons"
+    return None if cfg.n_layers else "heads"
+
+
+def _of_masked_token_head(
+    cache: ActivationCache, over: OverPrompts, correct: Answer, incorrect: Answer | None
+) -> "xr.Dataset":
+    """The shares of the head's neurons; the rest are biases, and what hooks edited after the neurons."""
+    cache.check_weights()
+    post, norm = cache["mlm_head.hook_post"], cache.norm("mlm_head.ln")
+    directions, offset = cache.logit_directions(post, correct, incorrect)
+    parts = (at_least_float32(post) * norm.pull_back(directions)).permute(2, 0, 1)
+    rest = {"unembed_bias": offset}
+    if norm.bias is not None:
+        rest["mlm_head.ln_bias"] = directions @ norm.bias.to(directions)
+    if cache.edited:
+        read = at_least_float32(cache["mlm_head.ln.hook_normalized"]) if norm.norm is not None else post
+        rest["mlm_head.ln_edits"] = (read * directions).sum(dim=-1) + offset - parts.sum(dim=0) - sum(rest.values())
+    others = torch.stack(list(rest.values()))
+    axes = ("component", "prompt", "pos")
+    variables = {
+        "attribution": (("neuron", *axes[1:]), parts),
+        "rest": (axes, others),
+        "logit": (axes[1:], parts.sum(dim=0) + others.sum(dim=0)),
+    }
+    about = {"by": "mlm_neuron", "unit": "logit, before any soft cap", "edited": int(cache.edited)}
+    about |= {"correct": answer_in_words(correct), "incorrect": answer_in_words(incorrect)}
+    return over.dataset(variables, {"component": list(rest), "neuron": range(len(parts))}, about)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +177,11 @@ class Write:
     added: Float[Tensor, "batch pos d_model"]
     written: Float[Tensor, "batch pos d_model"]
 
+    @property
+    def name(self) -> str:
+        """The full name of the part that writes."""
+        return f"blocks.{self.step.layer}.{self.step.part}"
+
     def bias(self) -> Float[Tensor, "batch pos"]:
         """What the biases on the way add."""
         bias = self.cache.model.get_parameter(self.step.bias_name)
@@ -142,12 +191,12 @@ class Write:
     def heads(self, cache: ActivationCache) -> Float[Tensor, "head batch pos"]:
         """Of each head: `z W_O`."""
         read = self._read_by_heads()
-        return (self.cache["z", self.step.layer].to(read) * read).sum(dim=-1).permute(2, 0, 1)
+        return (self.cache[f"{self.name}.hook_z"].to(read) * read).sum(dim=-1).permute(2, 0, 1)
 
     def keys(self, cache: ActivationCache) -> Float[Tensor, "head batch pos key_pos"]:
         """Of each head and position attended to: `pattern v W_O`; the values come from the whole `cache`."""
-        pattern = at_least_float32(self.cache["pattern", self.step.layer])
-        v = at_least_float32(cache["v", self.step.layer])
+        pattern = at_least_float32(self.cache[f"{self.name}.hook_pattern"])
+        v = at_least_float32(cache[f"{self.name}.hook_v"])
         if v.shape[1] != pattern.shape[3]:
             raise ShapeError(
                 f"the cache holds values of {v.shape[1]} of the {pattern.shape[3]} positions attended to; cache a "
@@ -162,10 +211,10 @@ class Write:
     def neurons(self, cache: ActivationCache) -> Float[Tensor, "neuron batch pos"]:
         """Of each neuron: activation times `W_out`, which meets the direction first."""
         W_out = self.cache.model.blocks[self.step.layer].mlp.W_out.to(self.written)
-        return (self.cache["post", self.step.layer].to(self.written) * (self.written @ W_out.T)).permute(2, 0, 1)
+        return (self.cache[f"{self.name}.hook_post"].to(self.written) * (self.written @ W_out.T)).permute(2, 0, 1)
 
     def _read_by_heads(self) -> Float[Tensor, "batch pos head d_head"]:
-        W_O = self.cache.model.blocks[self.step.layer].attn.W_O.to(self.written)
+        W_O = self.cache.model.get_parameter(f"{self.name}.W_O").to(self.written)
         return einsum(self.written, W_O, "batch pos d_model, head d_head d_model -> batch pos head d_head")
 
 
@@ -174,12 +223,12 @@ class Split:
     """A way to split what attention or MLPs write.
 
     Attributes:
-        site: "attn" or "mlp".
+        site: which part of a block writes what is split.
         parts: from a write and the whole cache to the shares of its parts, [dims[0], batch, pos, *dims[1:]].
         dims: the axes that the split adds.
     """
 
-    site: Literal["attn", "mlp"]
+    site: Part
     parts: Callable[[Write, ActivationCache], Tensor]
     dims: tuple[str, ...]
 
@@ -188,12 +237,12 @@ SPLITS: dict[str, Split] = {
     "head": Split("attn", Write.heads, ("head",)),
     "neuron": Split("mlp", Write.neurons, ("neuron",)),
     "position": Split("attn", Write.keys, ("head", "key_pos")),
+    "cross_head": Split("cross_attn", Write.heads, ("head",)),
+    "cross_position": Split("cross_attn", Write.keys, ("head", "source_pos")),
 }
 
 
-def _writes(
-    cache: ActivationCache, site: Literal["attn", "mlp"], directions: Float[Tensor, "batch pos d_model"]
-) -> list[Write]:
+def _writes(cache: ActivationCache, site: Part, directions: Float[Tensor, "batch pos d_model"]) -> list[Write]:
     """The writes of every layer, first to last: directions of the logits carried back through the norms on the way."""
     here = cache.norm("ln_final").pull_back(directions)
     writes = []
@@ -216,15 +265,12 @@ def _cut_answer(answer: Any, over: OverPrompts) -> Any:
     return answer
 
 
-def _described(answer: Any) -> str:
-    return "none" if answer is None else repr(answer.tolist() if isinstance(answer, Tensor) else answer)
-
-
 def attribution_table(result: "xr.Dataset", top_k: int = 10) -> "pd.DataFrame":
     """The `top_k` largest parts, by size, of what `direct_attribution` found for one prompt and position.
 
     Rows are called as everywhere: "L5H3", "L5N17", "4_mlp_out", "unembed_bias"; "L5H3 from 2" is what head L5H3
-    carried from position 2. Raises `ConfigError` for a result over several prompts or positions, or `top_k` below 1.
+    carried from position 2, "L5X3 from 2" what a head of cross-attention carried from there in the source. Raises
+    `ConfigError` for a result over several prompts or positions, or `top_k` below 1.
     """
     import pandas as pd
 
@@ -242,8 +288,11 @@ def attribution_table(result: "xr.Dataset", top_k: int = 10) -> "pd.DataFrame":
 
 
 def _row_labels(values: "xr.DataArray") -> Iterator[str]:
-    signs = {"layer": "L", "head": "H", "neuron": "N", "key_pos": " from ", "component": ""}
-    axes = [[f"{signs[str(axis)]}{i}" for i in values[axis].to_numpy()] for axis in values.dims]
+    signs = {"layer": "L", "neuron": "N", "component": "", "key_pos": " from ", "source_pos": " from "}
+    named = values["label"] if "label" in values.coords else None  # heads have names of their own
+    axes = [] if named is None else [named.to_numpy().ravel().tolist()]
+    others = [axis for axis in values.dims if named is None or axis not in named.dims]
+    axes += [[f"{signs[str(axis)]}{i}" for i in values[axis].to_numpy()] for axis in others]
     return map("".join, itertools.product(*axes))
 
 
@@ -252,7 +301,9 @@ def _row_labels(values: "xr.DataArray") -> Iterator[str]:
 
 @torch.no_grad()
 @without_autocast()
-def value_norms(cache: ActivationCache, layer: int) -> Float[Tensor, "batch head key_pos"]:
+def value_norms(
+    cache: ActivationCache, layer: int, part: Literal["attn", "cross_attn"] = "attn"
+) -> Float[Tensor, "batch head key_pos"]:
     """`|v W_O|`: the length of what each head would write if it attended to one position alone.
 
     The length is the root of `v (W_O W_O^T) v`, so that no vector of d_model is held for a head and a position. It is
@@ -260,9 +311,13 @@ def value_norms(cache: ActivationCache, layer: int) -> Float[Tensor, "batch head
     since the run.
 
     Source: Kobayashi et al. 2020.
+
+    >>> _, cache = model.run_with_cache(clean)
+    >>> value_norms(cache, 1).shape  # [batch, head, key_pos]
+    torch.Size([1, 4, 10])
     """
     cache.check_weights()
-    v, W_O = _values_and_W_O(cache, layer)
+    v, W_O = _values_and_W_O(cache, layer, part)
     gram = einsum(W_O, W_O, "head i d_model, head j d_model -> head i j")
     return einsum(v, gram, v, "batch pos head i, head i j, batch pos head j -> batch head pos").clamp(min=0).sqrt()
 
@@ -270,7 +325,11 @@ def value_norms(cache: ActivationCache, layer: int) -> Float[Tensor, "batch head
 @torch.no_grad()
 @without_autocast()
 def key_effects(
-    cache: ActivationCache, layer: int, correct: int | str, incorrect: int | str | None = None
+    cache: ActivationCache,
+    layer: int,
+    correct: int | str,
+    incorrect: int | str | None = None,
+    part: Literal["attn", "cross_attn"] = "attn",
 ) -> tuple[Float[Tensor, "batch head key_pos"], Float[Tensor, "batch pos"]]:
     """What a head adds to a logit (or the difference of two) for each position attended to, in two factors.
 
@@ -282,10 +341,12 @@ def key_effects(
     Raises as `direct_attribution`.
     """
     cache.check_weights()
-    v, W_O = _values_and_W_O(cache, layer)
+    cache.check_linear_read_out()
+    v, W_O = _values_and_W_O(cache, layer, part)
     directions, _ = cache.logit_directions(cache.model.W_E[None, :1], correct, incorrect)
-    direction, factors = directions[0, 0].to(v), v.new_ones(v.shape[:2])
-    for name in reversed(_norms_after(cache.cfg, layer)):
+    direction = directions[0, 0].to(v)
+    factors = v.new_ones(cache[f"blocks.{layer}.{part}.hook_pattern"].shape[::2])
+    for name in reversed(_norms_after(cache.cfg, layer, part)):
         norm = cache.norm(name)
         if norm.norm is not None and norm.scale is not None:
             direction = norm.norm.pull_back(direction, direction.new_ones(1))
@@ -295,14 +356,15 @@ def key_effects(
 
 
 def _values_and_W_O(
-    cache: ActivationCache, layer: int
+    cache: ActivationCache, layer: int, part: Literal["attn", "cross_attn"]
 ) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "head d_head d_model"]]:
     """Values, repeated for all heads that share them, and what the heads write them with, in float64."""
-    v, W_O = cache["v", layer].double(), cache.model.blocks[layer].attn.W_O
+    name = f"blocks.{layer}.{part}"
+    v, W_O = cache[f"{name}.hook_v"].double(), cache.model.get_parameter(f"{name}.W_O")
     return v.repeat_interleave(len(W_O) // v.shape[2], dim=2), W_O.to(v.device).double()
 
 
-def _norms_after(cfg: TransformerConfig, layer: int) -> list[str | None]:
+def _norms_after(cfg: TransformerConfig, layer: int, part: Part) -> list[str | None]:
     """The norms that a write of the heads of `layer` passes on its direct way to the logits, in order."""
-    own, *later = (step for step in steps(cfg) if step.layer >= layer)
+    own, *later = itertools.dropwhile(lambda step: (step.layer, step.part) != (layer, part), steps(cfg))
     return [own.write_norm, own.stream_norm, *(step.stream_norm for step in later), "ln_final"]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @known_keywords
 def logit_lens(
     model_or_cache: HookedTransformer | ActivationCache,
-    prompt: Text | Ids | None = None,
+    prompt: Text | Ids | MaskedTokens | None = None,
     *,
     top_k: int = 5,
     answers: Answer = (),
@@ -44,12 +44,13 @@ def logit_lens(
 ) -> "xr.Dataset":
     """The stream at every layer, through the final norm (with statistics of its own) and the unembedding.
 
-    Logits are computed a portion at a time, and only what is asked for is kept of them.
+    In a masked-token model every layer's stream passes the head as well, which stands between these two. Logits are
+    computed a portion at a time, and only what is asked for is kept of them.
 
     Args:
         model_or_cache: a model, which is run on `prompt` (its hooks act), or the cache of a run.
-        prompt: text, texts, or ids [pos] or [batch, pos]. Beside a cache it is what the run of the cache read, and
-            serves to name the tokens.
+        prompt: text, texts, or ids [pos] or [batch, pos]; `model.masked_tokens(...)` where a run reads more than these.
+            Beside a cache it is what the run of the cache read, and serves to name the tokens.
         top_k: how many of the most likely tokens to name; 0 for none.
         answers: tokens to follow through the layers, each an id or a text of one token.
         incl_mid: also read the stream between attention and MLP.
@@ -70,13 +71,16 @@ def logit_lens(
     Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
 
     Raises:
-        ConfigError: `top_k` out of range, `incl_mid` where there is no stream in the middle, a model without a prompt.
+        ConfigError: `top_k` out of range, `incl_mid` where there is no stream in the middle, a model without a prompt,
+            or without an unembedding.
         TokenError: an answer out of range, unknown, or of several tokens; else as calling the model.
         HookNotFoundError: the cache lacks the stream at some layer.
-        CacheError: hooks edited what the final norm returned, which the stream does not show.
+        CacheError: hooks edited what the final norm or the masked-token head returned, which the stream does not show.
         ShapeError: positions out of range, or a prompt that is not the cache's.
     """
     model = model_or_cache if isinstance(model_or_cache, HookedTransformer) else model_or_cache.model
+    if not model.cfg.has_unembed:
+        raise ConfigError("the logit lens reads the stream as logits, and this model has no unembedding")
     top_k = check_count("top_k", top_k, model.cfg.d_vocab_out, least=0)
     followed = token_ids(answers, model.to_answer, model.cfg.d_vocab_out, "answers").flatten().tolist()
     if isinstance(model_or_cache, ActivationCache):
@@ -87,7 +91,7 @@ def logit_lens(
     else:
         over, cache = _run(model, prompt, pos, attention_mask, incl_mid)
     stack = cache.accumulated_resid(incl_mid=incl_mid)
-    _check_final_norm(cache, stack.values[-1])
+    _check_read_out(cache, stack.values[-1])
 
     streams = stack.values.flatten(1, 2)
     place = model.cfg.d_vocab_out * max(4, model.W_E.element_size())  # its logits are in float32 at least
@@ -96,15 +100,7 @@ def logit_lens(
         _read_out(model, streams[:, places_read], top_k, followed, max_bytes // place)
         for places_read in shown(some, "reading the stream", len(some), progress)
     ]
-    variables: dict[str, tuple[tuple[str, ...], Any]] = {}
-    for name in parts[0]:
-        values = torch.cat([part[name] for part in parts], dim=1).unflatten(1, stack.values.shape[1:3])
-        last = () if name == "kl" else ("top",) if name.startswith("top") else ("answer",)
-        variables[name] = ("layer", "prompt", "pos", *last), values
-    if top_k:
-        dims, ids = variables["top_id"]
-        words = token_strings(model.output_tokenizer, ids.flatten().tolist())
-        variables["top_token"] = dims, array_of(words, ids.shape)
+    variables = _variables(model, parts, stack.values.shape[1:3])
     coords: dict[str, Any] = {"layer": stack.labels} | ({"top": range(top_k)} if top_k else {})
     if followed:
         words = array_of(token_strings(model.output_tokenizer, followed), [len(followed)])
@@ -114,7 +110,7 @@ def logit_lens(
 
 def _run(
     model: HookedTransformer,
-    prompt: Text | Ids | None,
+    prompt: Text | Ids | MaskedTokens | None,
     pos: Pos,
     attention_mask: AttentionMask | None,
     incl_mid: bool,
@@ -124,15 +120,16 @@ def _run(
         raise ConfigError("a model needs a prompt to run: logit_lens(model, text), or logit_lens(cache)")
     if incl_mid and not model.cfg.has_resid_mid:
         raise ConfigError("incl_mid = True, but blocks without or beside their MLP have no resid_mid")
+    prompts = model.masked_tokens(prompt, attention_mask)
     over = OverPrompts.of_prompt(model, prompt, pos, attention_mask)
-    assert over.ids is not None
-    names: list[HookName] = ["blocks.*.hook_resid_pre", ("resid_post", -1)] if model.cfg.n_layers else ["hook_*embed"]
+    names: list[HookName] = ["blocks.*.hook_resid_pre", ("resid_post", -1)]
+    if not model.cfg.n_layers:  # the embeddings are the stream
+        names = ["hook_*embed", *(["embed_ln.*"] if model.cfg.embed_norm else [])]
     names += ["blocks.*.hook_resid_mid"] if incl_mid else []
-    # Where hooks wait at the final norm it must run, so that their edits do not go unseen.
-    norm_hooked = any(point.hooks for name, point in model.hook_points.items() if name.startswith("ln_final"))
-    names += ["ln_final.hook_normalized"] if norm_hooked else []
-    prompts = MaskedTokens(over.ids, over.real)
-    _, cache = model.run_with_cache(prompts, "logits" if norm_hooked else None, names, pos_slice=pos)
+    # Where hooks wait past the last stream, what is there must run, so that their edits do not go unseen.
+    hooked = model.read_out_is_watched()
+    names += [_last_point(model)] if hooked else []
+    _, cache = model.base_run_with_cache(prompts, "logits" if hooked else None, names, pos_slice=pos)
     return over, cache
 
 
@@ -145,7 +142,7 @@ def _read_out(
     """
 
     def logits_of(x: Tensor) -> Tensor:
-        return at_least_float32(model.unembed(model.ln_final.unhooked(x.to(model.W_E.device))))
+        return at_least_float32(model.unembed(model.read_out(x.to(model.W_E.device))))
 
     last = logits_of(streams[-1:])
     final = last.log_softmax(dim=-1)
@@ -164,10 +161,35 @@ def _read_out(
     return {name: torch.cat([group[name] for group in groups]) for name in groups[0]}
 
 
-def _check_final_norm(cache: ActivationCache, stream: Float[Tensor, "batch pos d_model"]) -> None:
-    normalized = cache.get("ln_final.hook_normalized") if cache.edited else None
-    if normalized is None:
+def _variables(
+    model: HookedTransformer, parts: list[dict[str, Tensor]], shape: torch.Size
+) -> dict[str, tuple[tuple[str, ...], Any]]:
+    """What was read, put together over places, which are [batch, pos] of `shape`; with the words of the top tokens."""
+    variables: dict[str, tuple[tuple[str, ...], Any]] = {}
+    for name in parts[0]:
+        values = torch.cat([part[name] for part in parts], dim=1).unflatten(1, shape)
+        last = () if name == "kl" else ("top",) if name.startswith("top") else ("answer",)
+        variables[name] = ("layer", "prompt", "pos", *last), values
+    if "top_id" in variables:
+        dims, ids = variables["top_id"]
+        words = token_strings(model.output_tokenizer, ids.flatten().tolist())
+        variables["top_token"] = dims, array_of(words, ids.shape)
+    return variables
+
+
+def _last_point(model: HookedTransformer) -> str:
+    """The point that shows what the unembedding reads, where there is one past the last stream."""
+    if not model.cfg.masked_token_head:
+        return "ln_final.hook_normalized"
+    return "mlm_head.ln.hook_normalized" if model.mlm_head.ln.kind else "mlm_head.hook_post"
+
+
+def _check_read_out(cache: ActivationCache, stream: Float[Tensor, "batch pos d_model"]) -> None:
+    """Raise `CacheError` unless the unembedding read what is computed of the stream without hooks."""
+    read = cache.get(_last_point(cache.model)) if cache.edited else None
+    if read is None:
         return
-    expected = cache.model.ln_final.unhooked(stream.to(cache.model.W_E.device)).to(normalized.device)
-    if not torch.allclose(normalized, expected, rtol=1e-3, atol=1e-3):
-        raise CacheError("hooks edited the final norm in this run: its logits are not those of the stream it read")
+    expected = cache.model.read_out(stream.to(cache.model.W_E.device)).to(read.device)
+    if not torch.allclose(read, expected, rtol=1e-3, atol=1e-3):
+        raise CacheError("hooks edited the final norm or what follows it in this run: its logits are not those of the "
+                         "stream it read")  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor
 from interp.errors import ShapeError
 from interp.model import ActivationCache, HookedTransformer, select
 from interp.results import array_of, as_array
-from interp.text import AttentionMask, Ids, Text, is_single, is_text, token_strings
+from interp.text import AttentionMask, Ids, MaskedTokens, Text, is_single, is_text, token_strings
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,32 +46,39 @@ class OverPrompts:
 
     @classmethod
     def of_prompt(
-        cls, model: HookedTransformer, prompt: Text | Ids, pos: Pos, attention_mask: AttentionMask | None = None
+        cls,
+        model: HookedTransformer,
+        prompt: Text | Ids | MaskedTokens,
+        pos: Pos,
+        attention_mask: AttentionMask | None = None,
     ) -> "OverPrompts":
         """The prompts and positions of a run on `prompt`.
 
         Raises as calling the model, and `ShapeError` for positions out of range.
         """
-        prompts, single = model.masked_tokens(prompt, attention_mask), is_single(prompt)
+        prompts = model.read_tokens(prompt, attention_mask)
+        single = not isinstance(prompt, MaskedTokens) and is_single(prompt)
         over = cls(model, len(prompts), prompts.ids.shape[1], pos, prompts.ids, prompts.attention_mask, single)
         over.positions()
         return over
 
     @classmethod
-    def of_cache(cls, cache: ActivationCache, prompt: Text | Ids | None, pos: Pos) -> "OverPrompts":
+    def of_cache(cls, cache: ActivationCache, prompt: Text | Ids | MaskedTokens | None, pos: Pos) -> "OverPrompts":
         """The prompts and positions of the run behind a cache.
 
         Raises as `of_prompt`, and `ShapeError` for a prompt that is not the one that was run.
         """
         if not isinstance(cache, ActivationCache):
             raise TypeError(f"a cache is needed, model.run_with_cache(prompt)[1], not {type(cache).__name__}")
-        name, value = next(iter(cache.items()))
-        shape = len(value), value.shape[cache.model.hook_points[name.removesuffix("_grad")].pos_axis]
+        points = {name: cache.model.hook_points[name.removesuffix("_grad")] for name in cache}
+        name = next((name for name, point in points.items() if not point.of_memory), next(iter(points)))
+        shape = len(cache[name]), cache[name].shape[points[name].pos_axis]
         if prompt is None:
             over = cls(cache.model, *shape, pos, real=cache.attention_mask)
             over.positions()
             return over
-        over = cls.of_prompt(cache.model, prompt, pos, None if is_text(prompt) else cache.attention_mask)
+        bring_masks = isinstance(prompt, MaskedTokens) or is_text(prompt)
+        over = cls.of_prompt(cache.model, prompt, pos, None if bring_masks else cache.attention_mask)
         if (over.n_batch, over.n_pos) != shape:
             raise ShapeError(
                 f"the prompt is {over.n_batch} sequences of {over.n_pos} tokens, the cache holds {shape[0]} of "

@@ -4,12 +4,13 @@ With the patterns of a run frozen, a head is a linear map of the stream: it move
 by `W_V W_O`. The stream is then a sum over *paths*. A path begins at a source and goes through a chain of heads (Elhage
 et al. 2021, "path expansion trick"). A chain of one head is that head's direct reading of the source; a longer chain is
 a virtual head. A norm is linear too, once it is taken at the scale that it had in the run, so the sum is exact in every
-architecture. An MLP is not linear, so what it wrote is a source of its own.
+architecture. An MLP is not linear, so what it wrote is a source of its own; so is what cross-attention wrote, which
+comes from another stream.
 
 A label names its path from left to right: "embed -> L0H2 -> L1H0". The sources are:
 
-- "embed", "pos_embed": the vectors of tokens and positions.
-- "3_mlp_out": what the MLP of layer 3 added to the stream, its bias included.
+- "embed", "pos_embed", "token_type_embed": the vectors of tokens, positions and types of tokens.
+- "3_mlp_out", "3_cross_attn_out": what the MLP or the cross-attention of layer 3 added to the stream, biases included.
 - "bias": the biases of attention and norms. A path from it through a head also holds that head's own value bias.
 
 One row, "longer", is the sum of all chains longer than `max_length`, so that the rows still sum to the whole. In runs
@@ -74,6 +75,11 @@ def expand_stream(
         ConfigError: a layer out of range, a negative length, or more rows than `max_terms`; nothing was computed then.
         CacheError: the weights changed since the run, or the cache holds only some of its positions.
         HookNotFoundError: a needed activation is not in the cache.
+
+    >>> _, cache = model.run_with_cache(clean)
+    >>> paths = expand_stream(cache, layer=1, progress=False)
+    >>> torch.allclose(paths.values.sum(dim=0), cache["resid_pre", 1], atol=1e-5)
+    True
     """
     stop = cache.cfg.n_layers if layer is None else layer_index(layer, cache.cfg.n_layers, "layer", end=True)
     _check_count(cache.cfg, stop, max_length, max_terms, sides=1)
@@ -107,6 +113,7 @@ def expand_logits(
 
     Raises what `expand_stream` and `ActivationCache.logit_attrs` raise.
     """
+    cache.check_linear_read_out()
     cache.logit_directions(cache["hook_embed"], correct, incorrect)  # wrong answers fail before the long work
     stack = expand_stream(cache, None, max_length, max_terms=max_terms, progress=progress)
     return cache.logit_attrs(stack, correct, incorrect)
@@ -129,7 +136,8 @@ def expand_scores(
     The terms are the direct ones, and those of Q-, K- and Q-and-K-composition (Elhage et al. 2021). They sum exactly to
     `hook_attn_scores` before any soft cap, because rotations at fixed positions are linear, and so are norms of queries
     and keys at the scales of the run. Keys that the mask hides have terms as well. The bias of the queries belongs to
-    the path "bias" of the queries, and the bias of the keys to the path "bias" of the keys.
+    the path "bias" of the queries, and the bias of the keys to the path "bias" of the keys. What relative positions add
+    to a score belongs to the pair of these two.
 
     Args:
         cache, max_length, progress: as for `expand_stream`.
@@ -153,12 +161,16 @@ def expand_scores(
     q = _project(cache, layer, "q", head, stack, rotation)
     k = _project(cache, layer, "k", head // (cfg.n_heads // cfg.n_key_value_heads), stack, rotation)
     scores = einsum(q / cfg.attn_scale, k, "batch query one d_head, batch key two d_head -> one two batch query key")
+    if cfg.positional_embedding_type == "relative":
+        bias = stack.labels.index("bias")
+        scores[bias, bias] += cache["rel_bias.hook_bias"][:, head].to(scores)
     if not cache.edited:
         _check_scores(cache, layer, head, scores)
     return xarray.DataArray(
         scores.cpu().numpy(),
         dims=("query_path", "key_path", "prompt", "query_pos", "key_pos"),
-        coords={"query_path": stack.labels, "key_path": stack.labels},
+        coords={"query_path": stack.labels, "key_path": stack.labels}
+        | {name: range(n) for name, n in zip(("prompt", "query_pos", "key_pos"), scores.shape[2:], strict=True)},
         name=f"{head_label(layer, head)} scores",
         attrs={
             "definition": "q . k / attn_scale by pairs of paths, patterns and norm scales frozen",
@@ -179,9 +191,10 @@ class _Paths:
         embeddings = cache.decompose_resid(0)
         wide = at_least_float32(embeddings.values)
         self.embedded = wide.sum(dim=0)
-        sources = [i for i, label in enumerate(embeddings.labels) if label in ("embed", "pos_embed")]
+        sources = [i for i, label in enumerate(embeddings.labels) if label.endswith("embed")]
         self.labels = [*(embeddings.labels[i] for i in sources), "bias"]
-        self.values = torch.cat([wide[sources], torch.zeros_like(self.embedded[None])])
+        bias = wide[embeddings.labels.index("bias")] if "bias" in embeddings.labels else torch.zeros_like(self.embedded)
+        self.values = torch.cat([wide[sources], bias[None]])
         self.lengths = [0] * len(self.labels)
         self.longer = torch.zeros_like(self.embedded[None])  # all chains above max_length
 
@@ -194,7 +207,7 @@ class _Paths:
             _add_to(self.values, self.labels.index("bias"), norm.linear(b_O))
             _add_to(self.values, self.labels.index("bias"), norm.bias)
         else:
-            self._add([step.label], self.cache["mlp_out", step.layer][None].to(self.values), [0])
+            self._add([step.label], self.cache[step.hook_name][None].to(self.values), [0])
         if step.stream_norm is not None:
             norm = self.cache.norm(step.stream_norm)
             self.values, self.longer = norm.linear(self.values), norm.linear(self.longer)
@@ -350,10 +363,10 @@ def _check_count(cfg: TransformerConfig, stop: int, max_length: int | None, max_
 
 def count_paths(cfg: TransformerConfig, layer: int, max_length: int | None = None) -> int:
     """How many rows `expand_stream` has for an unedited run."""
-    of_length = [2 + cfg.positions_in_stream] + [0] * layer
+    of_length = [2 + cfg.positions_in_stream + bool(cfg.n_token_types)] + [0] * layer
     longest = layer if max_length is None else min(max_length, layer)
     for _ in range(layer):
         for length in range(longest, 0, -1):
             of_length[length] += cfg.n_heads * of_length[length - 1]
-        of_length[0] += not cfg.attn_only
+        of_length[0] += cfg.cross_attention + (not cfg.attn_only)
     return sum(of_length) + (longest < layer)

@@ -21,22 +21,22 @@ from interp.patching.over_pairs import (
     numbers_of,
     with_ends,
 )
-from interp.patching.packed import BaseRun, PackedForward, PackedRows
+from interp.patching.packed import BaseRun, PackedForward
+from interp.patching.packed_rows import PackedRows
 from interp.patching.pairs import (
     ROLES,
     PairRuns,
     PatchDirection,
-    Prompt,
     PromptPair,
     Reaction,
-    Source,
     at_positions,
-    check_model,
     check_reactions,
+    way_of,
 )
 from interp.patching.path_sweeps import path_sweep
 from interp.patching.path_trees import path_tree
 from interp.patching.plan import Granularity, budget_of_rows
+from interp.patching.prompts import Prompt, Source, check_model
 from interp.patching.resume import ResumeFile, question_of
 from interp.patching.sweeps import sweep, sweep_sites
 from interp.patching.writes import EMBED, Writes, check_writes_add_up, heads_write, read_points, written_points
@@ -84,6 +84,7 @@ __all__ = [
     "sweep",
     "sweep_dataset",
     "sweep_sites",
+    "way_of",
     "with_ends",
     "written_points",
 ]

@@ -60,7 +60,8 @@ def sweep_dataset(
         options: see `DatasetOptions`.
 
     Returns:
-        As `sweep`, over all pairs. `attrs` also say which `pairs`, by their digest.
+        As `sweep`, over all pairs. `attrs` also say which `pairs`, by their digest, and how many columns the batch of
+        all pairs has (`n_pos`).
 
     Raises, before any unit is computed, what `sweep` raises, and:
         ConfigError: what `PromptPairs.tokens` and `jobs` refuse; a metric that makes one number of several prompts.
@@ -70,12 +71,11 @@ def sweep_dataset(
     """
     fields, job = fields_of_pairs(model, pairs, metric, options, default="denoising")
     live = fields["model"].load()
-    cells = {"layers": layers, "positions": positions, "heads": heads, "neurons": neurons}
-    place = SweepSite.of(live, site, over, fields["tokens"].n_pos, **cells)
+    place = SweepSite.of(live, site, over, fields["tokens"].n_pos, layers, positions, heads, neurons)
     asked = {"site": site, "over": place.over, "layers": place.layers, "positions": place.positions}
     parts = place.parts if place.part_axis == "neuron" else None, place.parts if place.part_axis != "neuron" else None
     work = SweepWork(**fields, **asked, neurons=parts[0], heads=parts[1])
-    about = work.check()
+    about = work.check() | {"n_pos": fields["tokens"].n_pos}
     numbers = numbers_of(work.of_all_pairs(job), work.settings)
     return site_result(numbers, place, position_labels(live, work.prompts), work.names, work.settings, about)
 

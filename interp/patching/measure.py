@@ -1,7 +1,7 @@
 """Metrics on a pair of runs: the values between which effects lie, and effects as results."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError
-from interp.metrics import Metric, MetricPlan, as_metric, is_pooled
-from interp.model import ActivationCache
+from interp.errors import ConfigError, ShapeError
+from interp.interventions import Intervention
+from interp.metrics import NO_LOGITS, JudgedRun, Metric, MetricPlan, as_metric, is_pooled
+from interp.model import ActivationCache, PairCache
 from interp.patching.options import Settings
-from interp.patching.packed import PackedRows
+from interp.patching.packed_rows import PackedRows
 from interp.patching.pairs import PairRuns, Reaction, at_positions
 from interp.results import Axis, over_prompts
 
@@ -117,6 +118,10 @@ class Measurement:
         names = list(metric) if isinstance(metric, Mapping) else None
         metrics = [as_metric(one) for one in (metric.values() if isinstance(metric, Mapping) else [metric])]
         plans = [one.plan(runs.judged) for one in metrics]
+        if not isinstance(other := runs.pair.source, Intervention | ActivationCache | PairCache):
+            check_same_places(metrics, runs.judged, JudgedRun.of(runs.pair.whole, other))
+        if not runs.base.model.cfg.has_unembed and any(plan.space == "logits" for plan in plans):
+            raise ConfigError(NO_LOGITS)
         of_run = [runs.whole_run(plan, runs.base.final, settings.max_bytes) for plan in plans]
         baseline = torch.stack(of_run)
         target = None
@@ -149,8 +154,8 @@ class Measurement:
             "metric": "; ".join(plan.name for plan in self.plans),
             "direction": runs.pair.direction,
             "ablation": "none" if runs.ablation is None else repr(runs.ablation),
-            "edited": int(isinstance(runs.pair.source, ActivationCache) and runs.pair.source.edited),
-            "model": runs.base.model.weights_hash(),
+            "edited": int(isinstance(runs.pair.source, ActivationCache | PairCache) and runs.pair.source.edited),
+            "model": runs.pair.whole.weights_hash(),
         }
 
     def result(
@@ -166,6 +171,16 @@ class Measurement:
     def numbers(self, values: Float[Tensor, "metric batch *cells"]) -> Numbers:
         """Values of patched runs, with both ends of the scale."""
         return Numbers(values, self.baseline, self.target)
+
+
+def check_same_places(metrics: Iterable[Metric], run: JudgedRun, other: JudgedRun) -> None:
+    """A token by which a metric finds its place must stand at one place in both prompts. Raises `ShapeError`."""
+    for token in {pos for metric in metrics if isinstance(pos := getattr(metric, "pos", None), str)}:
+        there, in_other = run.positions(token), other.positions(token)
+        if (differ := (there != in_other)[:, 0]).any():
+            prompt = int(differ.nonzero()[0])
+            raise ShapeError(f"pos = {token!r} stands at position {int(there[prompt])} of prompt {prompt} and at "
+                             f"{int(in_other[prompt])} of the other prompt; positions must correspond")  # fmt: skip
 
 
 def _means(of_prompts: Float[Tensor, "metric batch"]) -> float | list[float]:

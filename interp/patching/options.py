@@ -46,6 +46,11 @@ class SweepOptions(EffectOptions, total=False):
         progress: show a bar on a terminal; by default yes.
         checkpoint: a file that keeps what is done, written every few percent. The same question goes on from there, in
             any process and with any budget; another one is refused.
+
+    >>> from interp.metrics import Logit
+    >>> asked: SweepOptions = {"direction": "noising", "normalize": True, "progress": False}
+    >>> sweep(model, corrupted, clean, Logit("Mary"), "z", ("layer",), **asked).attrs["direction"]
+    'noising'
     """
 
     max_bytes: int

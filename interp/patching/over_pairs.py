@@ -24,9 +24,10 @@ from interp.indices import check_count
 from interp.interventions import Intervention, Resample
 from interp.jobs import AnyModel, JobOptions, ModelRef, ModelWork, put_together, run
 from interp.metrics import JudgedRun, KLDivergence, Metric, as_metric, key_of
-from interp.patching.measure import Measurement, Metrics, Numbers
+from interp.patching.measure import Measurement, Metrics, Numbers, check_same_places
 from interp.patching.options import Settings
-from interp.patching.pairs import ROLES, PatchDirection, PromptPair, Source
+from interp.patching.pairs import ROLES, PatchDirection, PromptPair
+from interp.patching.prompts import Source
 from interp.text import MaskedTokens
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class PairsWork(ModelWork):
 
     def specification(self) -> dict[str, Any]:
         """All that the numbers of a prompt depend on."""
-        run = self._judged()
+        run = self._judged(self.prompts)
         return {
             "model": self.model.key(),
             "pairs": self.tokens.digest,
@@ -233,6 +234,8 @@ class PairsWork(ModelWork):
         """
         for metric in self.metrics.values():
             self._check_metric(metric)
+        others = self.tokens.corrupted_batch() if self.ablation is None else self.tokens.clean_batch()
+        check_same_places(self.metrics.values(), self._judged(self.tokens.clean_batch()), self._judged(others))
         group = self.first_group
         measured = Measurement.of(group.pair.run([]), group.metric, group.settings)
         check_not_pooled(measured)
@@ -273,13 +276,11 @@ class PairsWork(ModelWork):
         if not metric.answers:
             return said
         shown = self.pairs.metric if self.metric is None else metric
-        return shown.plan(self._judged()).name
+        return shown.plan(self._judged(self.prompts)).name
 
-    def _judged(self) -> JudgedRun:
-        """As many prompts as there are pairs, by which metrics can say what they are; their tokens mean nothing."""
-        model = self.model.load()
-        prompts = MaskedTokens(torch.zeros(len(self.pairs), self.tokens.n_pos, dtype=torch.long))
-        return JudgedRun(prompts, model.to_answer, model.cfg.d_vocab_out, model, cfg=model.cfg)
+    def _judged(self, prompts: MaskedTokens) -> JudgedRun:
+        """The prompts of all pairs, of which metrics can say what they are and where they read."""
+        return JudgedRun.of(self.model.load(), prompts)
 
     @property
     def prompts(self) -> MaskedTokens:

@@ -6,21 +6,32 @@ p + 1, ... only; at earlier positions its queries meet the base run's keys and v
 all rows along: at layer m those whose patch sits there join, and every weight is read once for all of them. For the
 linear layers, which dominate, the positions of all rows lie in one flat list; attention alone looks at rows in groups
 that share prompt and first position.
+
+Cross-attention meets the base run's memory, whose keys and values are computed once. Where a patch changes the memory
+(a patch of the encoder), or in one layer its keys or values, each row has a memory (keys and values) of its own, and
+carries all positions.
 """
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, Protocol, runtime_checkable
+from functools import cached_property, partial
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.budget import portions
-from interp.model import ActivationCache, HookedTransformer, HookName, HookPoint, LayerContext, layer_of
+from interp.model import (
+    ActivationCache,
+    HookedTransformer,
+    HookName,
+    HookPoint,
+    LayerContext,
+    LayerKeysValues,
+    layer_of,
+)
+from interp.patching.packed_rows import PackedRows, grouped, in_portions, parts_of
 from interp.text import MaskedTokens
 
 MOST_POSITIONS = 4096
@@ -47,7 +58,7 @@ class BaseRun:
         """Run the model once and keep what rows will need, and the points named in `also`."""
         names = ["blocks.*.hook_resid_pre", ("resid_post", -1), "blocks.*.attn.hook_v", *also]
         names.append(f"blocks.*.attn.{_key_point(model)}")
-        _, cache = model.run_with_cache(prompts, return_type=None, names_filter=names)
+        _, cache = model.base_run_with_cache(prompts, return_type=None, names_filter=names)
         return cls(model, prompts, cache)
 
     @cached_property
@@ -60,6 +71,17 @@ class BaseRun:
         """The stream that the final norm reads."""
         return self.cache["resid_post", -1]
 
+    @cached_property
+    def of_memory(self) -> list[LayerKeysValues]:
+        """The products of which keys and values of each layer's cross-attention are made."""
+        assert self.prompts.memory is not None
+        held = []
+        for block in self.model.blocks:
+            held.append(LayerKeysValues())
+            held[-1].of_memory(partial(block.cross_attn.products, self.prompts.memory.stream))
+            held[-1].commit()
+        return held
+
     def keys(self, layer: int) -> Float[Tensor, "batch pos kv_head d_head"]:
         """Keys as attention meets them."""
         return self.cache[f"blocks.{layer}.attn.{_key_point(self.model)}"]
@@ -71,80 +93,6 @@ class BaseRun:
 
 def _key_point(model: HookedTransformer) -> str:
     return "hook_rot_k" if model.cfg.positional_embedding_type == "rotary" else "hook_k"
-
-
-@dataclass(frozen=True, eq=False)
-class PackedRows:
-    """Runs of one prompt that change from the same position on.
-
-    Attributes:
-        prompt: which sequence of the base run.
-        start: the first position that changes.
-        cells: what each row is patched for: its place in the sweep's results.
-        at: where each row is patched as it joins: `pos` and `part` (head or neuron); -1 stands for all.
-        x: the stream of the positions from `start` on; None before the rows join.
-    """
-
-    prompt: int
-    start: int
-    cells: Int[Tensor, "row"]
-    at: Int[Tensor, "row 2"]
-    x: Float[Tensor, "row pos d_model"] | None = None
-
-    def __getitem__(self, rows: slice) -> "PackedRows":
-        x = None if self.x is None else self.x[rows]
-        return PackedRows(self.prompt, self.start, self.cells[rows], self.at[rows], x)
-
-    def with_stream(self, x: Float[Tensor, "row pos d_model"]) -> "PackedRows":
-        """The same rows somewhere else in the model."""
-        return PackedRows(self.prompt, self.start, self.cells, self.at, x)
-
-    @property
-    def stream(self) -> Float[Tensor, "row pos d_model"]:
-        """`x` of rows that have joined."""
-        assert self.x is not None
-        return self.x
-
-    def write(self, activation: Float[Tensor, "row pos *part"], source: Float[Tensor, "pos *part"]) -> None:
-        """Copy into each row of `activation`, in place, the part of `source` that the row is patched with."""
-        pos, part = self.at.unbind(dim=1)
-        row = torch.arange(len(pos), device=activation.device)
-        all_positions, all_parts = bool(pos[0] < 0), bool(part[0] < 0)
-        if all_positions and all_parts:
-            activation.copy_(source.expand(activation.shape))
-        elif all_positions:
-            activation[row, :, part] = source[:, part].transpose(0, 1)
-        elif all_parts:
-            activation[row, pos - self.start] = source[pos - self.start]
-        else:
-            activation[row, pos - self.start, part] = source[pos - self.start, part]
-
-
-def grouped(rows: Iterable[PackedRows]) -> list[PackedRows]:
-    """PackedRows with the same prompt and start put together."""
-    groups: dict[tuple[int, int], list[PackedRows]] = {}
-    for some in rows:
-        groups.setdefault((some.prompt, some.start), []).append(some)
-
-    def join(prompt: int, start: int, parts: list[PackedRows]) -> PackedRows:
-        cells, at = torch.cat([part.cells for part in parts]), torch.cat([part.at for part in parts])
-        return PackedRows(prompt, start, cells, at, torch.cat([part.stream for part in parts]))
-
-    return [parts[0] if len(parts) == 1 else join(*key, parts) for key, parts in groups.items()]
-
-
-def in_portions(groups: Iterable[PackedRows], most: int) -> Iterator[list[PackedRows]]:
-    """Groups, split between rows where needed, in lists of at most `most` positions (or one row)."""
-    groups = list(groups)
-    firsts = list(itertools.accumulate((len(rows.cells) for rows in groups), initial=0))
-    lengths = [rows.stream.shape[1] for rows in groups for _ in rows.cells]
-    for portion in portions(lengths, most):
-        parts = [
-            rows[max(portion.start - first, 0) : portion.stop - first]
-            for first, rows in zip(firsts, groups, strict=False)
-            if first < portion.stop and portion.start < first + len(rows.cells)
-        ]
-        yield parts
 
 
 @runtime_checkable
@@ -165,7 +113,7 @@ class SitePatches:
     """Rows that are patched at a site as they join.
 
     Attributes:
-        site: full name of the patched point in each layer.
+        site: name of the patched point in each layer, within its stack.
         source: what patches write in a layer: the whole activation there, shaped as in the base run.
     """
 
@@ -183,14 +131,19 @@ class SitePatches:
 
     def through(self, layer: int, rows: list[PackedRows], packed: "PackedForward") -> list[PackedRows]:
         """The rows after the layer, each row's patch written at the site on the way."""
-        source, passing = self.source(layer), _Passing()
+        source = self.source(layer)
+        passing = _Passing(keys_of_rows=packed.model.hook_points[self.site(layer)].of_memory)
 
         def edit(activation: Tensor, hook: HookPoint) -> Tensor:
             if "query_pos" in hook.axes:  # attention looks at one group after another
                 rows = passing.attending
                 rows.write(activation.transpose(1, 2), source[rows.prompt].transpose(0, 1)[rows.start :])
+            elif hook.of_memory:
+                own = activation.split([len(rows.cells) for rows in passing.portion])
+                for rows, part in zip(passing.portion, own, strict=True):
+                    rows.write(part, source[rows.prompt])
             else:
-                for rows, part in zip(passing.portion, _parts(activation, passing.portion), strict=True):
+                for rows, part in zip(passing.portion, parts_of(activation, passing.portion), strict=True):
                     rows.write(part, source[rows.prompt, rows.start :])
             return activation
 
@@ -259,7 +212,7 @@ class PackedForward:
             passing.portion = portion
             flat = torch.cat([rows.stream.flatten(0, 1) for rows in portion])[None]
             out = self.model.blocks[layer](flat, self._context(layer, passing))
-            passed += [rows.with_stream(part) for rows, part in zip(portion, _parts(out, portion), strict=True)]
+            passed += [rows.with_stream(part) for rows, part in zip(portion, parts_of(out, portion), strict=True)]
             self.advance(flat.shape[1])
         return passed
 
@@ -304,7 +257,7 @@ class PackedForward:
             return
 
         def scale(activation: Tensor, hook: HookPoint) -> Tensor:
-            kept = self.base.cache[hook.name]
+            kept = self.base.cache[hook.key]
             parts = [kept[rows.prompt, rows.start :].repeat(len(rows.cells), *[1] * (kept.ndim - 2)) for rows in
                      passing.portion]  # fmt: skip
             return torch.cat(parts)[None]
@@ -315,7 +268,7 @@ class PackedForward:
 
     def _context(self, layer: int, passing: "_Passing", going_on: Int[Tensor, "some"] | None = None) -> LayerContext:
         """What the block needs for a flat list of positions, of which all or some go on past attention."""
-        context, base, attn = self.base.contexts[layer], self.base, self.model.blocks[layer].attn
+        context = self.base.contexts[layer]
 
         def of_positions(table: Tensor) -> Tensor:  # [batch or 1, pos, ...] to [1, flat, ...]
             parts = [
@@ -324,32 +277,96 @@ class PackedForward:
             ]
             return torch.cat(parts)[None]
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            mixed = []
-            for rows, *own in zip(passing.portion, *(_parts(each, passing.portion) for each in (q, k, v)), strict=True):
-                passing.attending = rows
-                keys = _after(base.keys(layer)[rows.prompt, : rows.start], own[1])
-                values = _after(base.values(layer)[rows.prompt, : rows.start], own[2])
-                q, visible = own[0], _of(context.visible, rows)[None, :, rows.start :]
-                if going_on is not None:
-                    at = self._read_late(rows)
-                    q, visible = q[:, at], visible[:, :, at]
-                z = attn.attend(q, keys, values, LayerContext(visible, None, None))
-                mixed.append(z.flatten(0, 1))
-            return torch.cat(mixed)[None]
-
         rotation = (
             None if context.rotation is None else (of_positions(context.rotation[0]), of_positions(context.rotation[1]))
         )
         reads = None if context.position_reads is None else of_positions(context.position_reads)
-        return LayerContext(context.visible, rotation, reads, attend=attend, going_on=going_on)
+        attend = partial(self._attend, layer, passing, going_on is not None)
+        cross = None if context.cross is None else self._cross_context(layer, passing, going_on is not None)
+        return LayerContext(context.visible, rotation, reads, attend=attend, going_on=going_on, cross=cross)
+
+    def _attend(
+        self,
+        layer: int,
+        passing: "_Passing",
+        late: bool,
+        q: Float[Tensor, "1 flat head d_head"],
+        k: Float[Tensor, "1 flat kv_head d_head"],
+        v: Float[Tensor, "1 flat kv_head d_head"],
+    ) -> Float[Tensor, "1 flat_or_some head d_head"]:
+        """Attention of each group of rows to the base run's keys before its start and its own after; with `late`, of
+        the queries alone that go on.
+        """
+        context, base, attn = self.base.contexts[layer], self.base, self.model.blocks[layer].attn
+        mixed = []
+        for rows, *own in zip(passing.portion, *(parts_of(each, passing.portion) for each in (q, k, v)), strict=True):
+            passing.attending = rows
+            keys = _after(base.keys(layer)[rows.prompt, : rows.start], own[1])
+            values = _after(base.values(layer)[rows.prompt, : rows.start], own[2])
+            q, visible, bias = own[0], *(_late(table, rows) for table in (context.visible, context.bias))
+            assert visible is not None
+            if late:
+                at = self._read_late(rows)
+                q, visible, bias = q[:, at], visible[:, :, at], None if bias is None else bias[:, :, at]
+            z = attn.attend(q, keys, values, LayerContext(visible, None, None, bias=bias))
+            mixed.append(z.flatten(0, 1))
+        return torch.cat(mixed)[None]
+
+    def _cross_context(self, layer: int, passing: "_Passing", late: bool) -> LayerContext:
+        """That of cross-attention: to the memory that rows have of their own, or to that of the base run."""
+        context, portion = self.base.contexts[layer].cross, passing.portion
+        assert context is not None
+        own = portion[0].memory is not None
+        memory, past = context.memory, None
+        if own:
+            memory = torch.cat([cast(Tensor, rows.memory) for rows in portion])
+        else:
+            past = self.base.of_memory[layer]
+            past = past.repeated([(rows.prompt, len(rows.cells)) for rows in portion]) if passing.keys_of_rows else past
+        of_rows = own or passing.keys_of_rows
+        attend = partial(self._attend_memory, layer, passing, late, of_rows)
+        return LayerContext(context.visible, None, None, past=past, attend=attend, memory=memory)
+
+    def _attend_memory(
+        self,
+        layer: int,
+        passing: "_Passing",
+        late: bool,
+        of_rows: bool,
+        q: Float[Tensor, "1 flat head d_head"],
+        k: Float[Tensor, "row_or_batch source_pos kv_head d_head"],
+        v: Float[Tensor, "row_or_batch source_pos kv_head d_head"],
+    ) -> Float[Tensor, "1 flat head d_head"]:
+        """Cross-attention of each group of rows, whose keys and values are `of_rows`, or of its prompt."""
+        context, attn = self.base.contexts[layer].cross, self.model.blocks[layer].cross_attn
+        assert context is not None
+        lengths = [len(self._read_late(rows)) if late else rows.stream.shape[1] for rows in passing.portion]
+        sizes = [(len(rows.cells), length) for rows, length in zip(passing.portion, lengths, strict=True)]
+        parts = q[0].split([n * length for n, length in sizes])
+        mixed, first = [], 0
+        for rows, part, (n, length) in zip(passing.portion, parts, sizes, strict=True):
+            passing.attending = rows
+            at = slice(first, first + n) if of_rows else slice(rows.prompt, rows.prompt + 1)
+            keys, values = k[at].expand(n, -1, -1, -1), v[at].expand(n, -1, -1, -1)
+            visible = _of(context.visible, rows)[None]
+            z = attn.attend(part.unflatten(0, (n, length)), keys, values, LayerContext(visible, None, None))
+            mixed.append(z.flatten(0, 1))
+            first += n
+        return torch.cat(mixed)[None]
 
 
 class _Passing:
-    """Where a pass is: the rows that pass a block, and those of them that attention looks at."""
+    """Where a pass is: the rows that pass a block, and those of them that attention looks at.
+
+    Attributes:
+        keys_of_rows: whether each row has keys and values of the memory of its own, so that these can be patched.
+    """
 
     portion: list[PackedRows]
     attending: PackedRows
+
+    def __init__(self, keys_of_rows: bool = False):
+        self.keys_of_rows = keys_of_rows
 
 
 def _of(table: Tensor, rows: PackedRows) -> Tensor:
@@ -357,15 +374,13 @@ def _of(table: Tensor, rows: PackedRows) -> Tensor:
     return table[rows.prompt if len(table) > 1 else 0]
 
 
+def _late(table: Tensor | None, rows: PackedRows) -> Tensor | None:
+    """What a table of queries and keys says of the queries that the rows carry, [1, head or 1, query_pos, key_pos]."""
+    return None if table is None else _of(table, rows)[None, :, rows.start :]
+
+
 def _after(
     base: Float[Tensor, "before *head"], own: Float[Tensor, "row pos *head"]
 ) -> Float[Tensor, "row n_keys *head"]:
     """The base run's keys (values) before the first changed position, then each row's own."""
     return torch.cat([base.expand(len(own), *base.shape), own], dim=1) if len(base) else own
-
-
-def _parts(flat: Float[Tensor, "1 flat *axes"], portion: list[PackedRows]) -> list[Float[Tensor, "row pos *axes"]]:
-    """Views of a flat list's parts that belong to each group of rows."""
-    sizes = [rows.stream.shape[:2] for rows in portion]
-    parts = flat[0].split([n * length for n, length in sizes])
-    return [part.unflatten(0, size) for part, size in zip(parts, sizes, strict=True)]

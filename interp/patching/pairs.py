@@ -1,32 +1,44 @@
 """A run to patch, and where the activations come from that are written into it."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.config import TransformerConfig
-from interp.errors import CacheError, ConfigError, HookNotFoundError, ShapeError, check_choice, describe
-from interp.interventions import ADDRESS, Intervention, Patch
+from interp.errors import ConfigError, HookNotFoundError, ShapeError, check_choice, describe
+from interp.interventions import Intervention, Patch
 from interp.metrics import JudgedRun, MetricPlan
-from interp.model import ActivationCache
+from interp.model import (
+    STACKS,
+    ActivationCache,
+    HookedEncoderDecoder,
+    HookedTransformer,
+    PairCache,
+    SourceAndTarget,
+    in_stack,
+)
 from interp.patching.packed import BaseRun
+from interp.patching.prompts import (
+    AnyStacks,
+    Source,
+    check_cache,
+    check_corresponding,
+    check_model,
+    check_placeless,
+    check_positions,
+    last_read,
+    masked_prompts,
+    two_stacks,
+)
 from interp.precision import at_least_float32
-from interp.text import AttentionMask, Ids, MaskedTokens, Text, token_strings
-
-if TYPE_CHECKING:
-    from interp.model import HookedTransformer
-
-Prompt = Text | Ids | MaskedTokens
-"""A text, several of them, or token ids, checked or not."""
-
-Source = Prompt | ActivationCache | Intervention
-"""Where activations come from: a run to make, a run that was made, or `Zero()`, `Mean(cache)`, `Resample(cache)`."""
+from interp.text import AttentionMask, MaskedTokens
 
 PatchDirection = Literal["denoising", "noising"]
+"""Whether clean activations are written into the corrupted run (denoising), or corrupted ones into the clean run."""
 
 Reaction = Literal["live", "frozen"]
 """Whether a part is computed anew from what it reads, or keeps what it had."""
@@ -35,16 +47,41 @@ ROLES: dict[str, tuple[str, str]] = {"denoising": ("corrupted", "clean"), "noisi
 """By direction: which prompt runs, and whose activations are written."""
 
 
+def way_of(about: Mapping[str, object]) -> str:
+    """How a result of patching came about, from its `attrs`: "denoising", "noising", or "zero ablation".
+
+    An ablation writes no other prompt's activations, so that it is called by its own name: "zero", "mean" and
+    "resample", or that of another intervention.
+
+    >>> way_of({"direction": "denoising"}), way_of({"direction": "noising", "ablation": "zero"})
+    ('denoising', 'zero ablation')
+    """
+    ablation = str(about.get("ablation", "none"))
+    return str(about.get("direction", "")) if ablation == "none" else f"{ablation.partition('(')[0].lower()} ablation"
+
+
 def check_reactions(given: Mapping[str, object]) -> None:
-    """Raise `ConfigError` unless each option is "live" or "frozen"."""
+    """Raise `ConfigError` unless each option is "live" or "frozen".
+
+    >>> check_reactions({"norms": "thawed"})
+    Traceback (most recent call last):
+    interp.errors.ConfigError: norms = 'thawed'; allowed: 'live', 'frozen'
+    """
     for name, value in given.items():
         check_choice(name, value, get_args(Reaction))
 
 
-def check_model(model: object) -> None:
-    """Raise `ConfigError` unless it is a model of this package, compiled or not."""
-    if not isinstance(getattr(model, "cfg", None), TransformerConfig) or not hasattr(model, "hook_points"):
-        raise ConfigError(f"model = {describe(model)}; allowed: a HookedTransformer")
+@dataclass(frozen=True, eq=False)
+class TwoStacks:
+    """What runs where the model is an encoder with a decoder.
+
+    Attributes:
+        model: both.
+        read: source and target of the run that is patched.
+    """
+
+    model: HookedEncoderDecoder
+    read: SourceAndTarget
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,80 +89,95 @@ class PromptPair:
     """What runs, and what is written into it.
 
     Attributes:
-        model: whose runs they are.
+        model: whose last stream is measured: of an encoder with a decoder, the decoder.
         direction: "denoising" or "noising".
-        prompts: of the run that is patched.
+        prompts: of the run that is patched; with the memory that it reads, if it reads one.
         source: the other prompts, the cache of its run, or an intervention without a place.
+        both: the whole model and the prompts, where `model` is its decoder; else None.
     """
 
-    model: "HookedTransformer"
+    model: HookedTransformer
     direction: PatchDirection
     prompts: MaskedTokens
-    source: MaskedTokens | ActivationCache | Intervention
+    source: MaskedTokens | SourceAndTarget | ActivationCache | PairCache | Intervention
+    both: TwoStacks | None = None
 
     @classmethod
     def of(
         cls,
-        model: "HookedTransformer",
+        model: AnyStacks,
         corrupted: Source,
         clean: Source,
         direction: PatchDirection | None,
         attention_mask: AttentionMask | None,
     ) -> "PromptPair":
         """Check the two and say which is which. Raises as `patching.sweep` does."""
-        check_model(model)
+        both = two_stacks(model)
+        if both is None:
+            check_model(model)
         hooked = [point.name for point in model.hook_points.values() if point.hooks]
         if hooked:
             raise ConfigError(f"the model has hooks, at {hooked[0]!r} first; patched runs take none: leave the with "
                               "block, or call reset_hooks()")  # fmt: skip
-        if model.cfg.n_layers == 0:
+        if model.n_blocks == 0:
             raise ConfigError("n_layers = 0: this model has no layer to patch")
         if direction is None:
             direction = "noising" if isinstance(corrupted, Intervention) else "denoising"
         check_choice("direction", direction, get_args(PatchDirection))
         runs, written = ROLES[direction]
         run, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
-        if isinstance(run, ActivationCache | Intervention):
+        if isinstance(run, ActivationCache | PairCache | Intervention):
             other = "noising" if direction == "denoising" else "denoising"
             raise ConfigError(
                 f"{direction} runs the {runs} prompt, so it takes its text or ids, not {describe(run)}; or say "
                 f"direction={describe(other)}"
             )
-        prompts = model.masked_tokens(run, attention_mask)
+        read = masked_prompts(model, run, attention_mask)
         if isinstance(source, Intervention):
-            _check_placeless(source)
+            check_placeless(source)
             if isinstance(source, Patch):
                 source.check_model(model)
-            return cls(model, direction, prompts, source)
-        if isinstance(source, ActivationCache):
-            check_cache(source, model, prompts, written)
-            return cls(model, direction, prompts, source)
-        others = model.masked_tokens(source, attention_mask)
-        if len(others) != len(prompts):
-            raise ShapeError(
-                f"{len(others)} {written} prompts and {len(prompts)} {runs} ones: they are patched in pairs, so there "
-                "must be as many of each"
-            )
-        if others.ids.shape != prompts.ids.shape:
-            raise ShapeError(
-                f"the {written} prompt has {others.ids.shape[1]} tokens{_words(model, others)}, the {runs} one "
-                f"{prompts.ids.shape[1]}{_words(model, prompts)}; positions must correspond, so make them equally long"
-            )
-        if not torch.equal(others.is_token, prompts.is_token):
-            raise ShapeError(f"the {written} and {runs} prompts are padded differently, so positions do not correspond")
-        return cls(model, direction, prompts, others)
+        elif isinstance(source, ActivationCache | PairCache):
+            check_cache(source, model, read, written)
+        else:
+            source = masked_prompts(model, source, attention_mask)
+            check_corresponding(last_read(model, source), last_read(model, read), written, runs)
+        if both is None:
+            return cls(cast(HookedTransformer, model), direction, cast(MaskedTokens, read), source)
+        read = cast(SourceAndTarget, read)
+        with torch.no_grad():
+            prompts = dataclasses.replace(read.target, memory=both.encode(read.source))
+        return cls(both.decoder, direction, prompts, source, TwoStacks(both, read))
+
+    @property
+    def whole(self) -> AnyStacks:
+        """The model that was asked about."""
+        return self.model if self.both is None else self.both.model
+
+    @property
+    def n_pos(self) -> int:
+        """Positions of the run that is measured."""
+        return self.prompts.ids.shape[1]
+
+    @property
+    def n_source(self) -> int | None:
+        """Positions of the memory that it reads; None where it reads none."""
+        return None if self.prompts.memory is None else self.prompts.memory.stream.shape[1]
 
     def run(self, names: list[str], also: Sequence[str] = (), target: bool = False) -> "PairRuns":
         """Make the runs that are needed.
 
         Args:
-            names: the points to keep of both runs.
+            names: the points to keep of both runs, by their names in the model that was asked about.
             also: those of the patched run alone.
             target: whether the other's last stream has to be there.
 
-        Raises `HookNotFoundError` for a cache that lacks a point, `ConfigError` for a target that does not exist.
+        Raises `HookNotFoundError` for a cache that lacks a point, `ConfigError` for a target that does not exist, and
+        `ShapeError` where the two sources do not correspond, but positions of the source are patched.
         """
+        self._check_sources(names)
         last = f"blocks.{self.model.cfg.n_layers - 1}.hook_resid_post"
+        last = last if self.both is None else f"decoder.{last}"
         source, final = self.source, None
         if isinstance(source, Intervention):
             if target:
@@ -134,50 +186,47 @@ class PromptPair:
                     "give KLDivergence a reference"
                 )
             written = source
-        elif isinstance(source, ActivationCache):
+        elif isinstance(source, ActivationCache | PairCache):
             final = _held(source, last) if target else source.get(last)
             written = Patch({name: _held(source, name) for name in names})
         else:
             with torch.no_grad():
-                _, cache = self.model.run_with_cache(source, return_type=None, names_filter=[*names, last])
+                runs = cast(HookedTransformer, self.whole)
+                _, cache = runs.base_run_with_cache(
+                    cast(MaskedTokens, source), return_type=None, names_filter=[*names, last]
+                )
             final = cache[last]
             written = Patch(cache)
-        return PairRuns(self, BaseRun.of(self.model, self.prompts, [*names, *also]), written, final)
+        wanted = [*names, *also]
+        if self.both is None:
+            return PairRuns(self, BaseRun.of(self.model, self.prompts, wanted), written, final)
+        of_stacks = {stack: [within for said, within in map(in_stack, wanted) if said == stack] for stack in STACKS}
+        encoder = None
+        if of_stacks["encoder"]:
+            encoder = BaseRun.of(self.both.model.encoder, self.both.read.source, of_stacks["encoder"])
+        return PairRuns(self, BaseRun.of(self.model, self.prompts, of_stacks["decoder"]), written, final, encoder)
+
+    def _check_sources(self, names: list[str]) -> None:
+        """Where positions of the source are patched, those of both sources must correspond. Raises `ShapeError`."""
+        if self.both is None:
+            return
+        points = [self.both.model.hook_points[name] for name in names]
+        of_source = [point.name for point in points if "source_pos" in point.axes or point.name.startswith("encoder.")]
+        runs, written = ROLES[self.direction]
+        model, read = self.both.model.encoder, self.both.read.source
+        if of_source and isinstance(self.source, SourceAndTarget):
+            check_corresponding((model, self.source.source), (model, read), written, runs, "source of the ")
+        elif of_source and isinstance(self.source, PairCache):
+            check_positions(self.source.encoder, model, read, written)
+            for name in of_source:
+                if name in self.source and "source_pos" in (point := self.both.model.hook_points[name]).axes:
+                    n = self.source[name].shape[point.axes.index("source_pos")]
+                    if n != read.ids.shape[1]:
+                        raise ShapeError(f"the {written} cache has sources of {n} positions, the run of "
+                                         f"{read.ids.shape[1]}; positions must correspond")  # fmt: skip
 
 
-def _words(model: "HookedTransformer", prompts: MaskedTokens) -> str:
-    """How the first prompt was cut into tokens, where that can be said."""
-    words = token_strings(model.tokenizer, prompts.ids[0].tolist()) if model.tokenizer is not None else []
-    return f" ({'|'.join(words)})" if 0 < len(words) <= 40 else ""
-
-
-def _check_placeless(source: Intervention) -> None:
-    given = [word for word in ADDRESS if getattr(source, word) is not None]
-    if given:
-        raise ConfigError(f"{source!r} says {given[0]}=, but here the sweep says where: give it without a place")
-
-
-def check_cache(cache: ActivationCache, model: "HookedTransformer", prompts: MaskedTokens, what: str) -> None:
-    """A cache must be of this model, of these weights, and of as many prompts and positions, padded alike.
-
-    Raises `CacheError` or `ShapeError`.
-    """
-    if differing := cache.made_by.differences(model):
-        if cache.model is model:
-            raise CacheError(f"the model's weights changed after the {what} cache was made: run it again")
-        raise CacheError(f"the {what} cache was made by another model than the one given: {'; '.join(differing)}")
-    for name, value in cache.items():
-        point = model.hook_points[name.removesuffix("_grad")]
-        if "pos" in point.axes and value.shape[:2] != prompts.ids.shape:
-            raise ShapeError(
-                f"the {what} cache holds {tuple(value.shape[:2])} [batch, pos], the run has {tuple(prompts.ids.shape)}"
-            )
-    padded = MaskedTokens(prompts.ids, cache.attention_mask).is_token.to(prompts.ids.device)
-    if not torch.equal(padded, prompts.is_token):
-        raise ShapeError(f"the run of the {what} cache was padded differently, so positions do not correspond")
-
-
-def _held(cache: ActivationCache, name: str) -> Tensor:
+def _held(cache: ActivationCache | PairCache, name: str) -> Tensor:
     if name not in cache:
         raise HookNotFoundError(f"this needs {name!r}, which the cache does not hold; widen its names_filter=")
     return cache[name]
@@ -192,12 +241,15 @@ class PairRuns:
         base: the run that is patched.
         source: what is written into it.
         final: the last stream of the other prompt, where that is known.
+        encoder: the encoder's part of the run that is patched, where anything of it is patched; `base` is the
+            decoder's.
     """
 
     pair: PromptPair
     base: BaseRun
     source: Intervention
     final: Float[Tensor, "batch pos d_model"] | None
+    encoder: BaseRun | None = None
 
     @property
     def ablation(self) -> Intervention | None:
@@ -206,8 +258,15 @@ class PairRuns:
 
     def written(self, name: str) -> Tensor:
         """The whole activation that the source has at a point."""
-        own = self.base.cache[name]
-        return self.source.edit(own, self.base.model.hook_points[name]).to(own.device)
+        own = self.as_it_is(name)
+        return self.source.edit(own, self.pair.whole.hook_points[name]).to(own.device)
+
+    def as_it_is(self, name: str) -> Tensor:
+        """The whole activation at a point in the run that is patched."""
+        stack, within = (None, name) if self.pair.both is None else in_stack(name)
+        base = self.encoder if stack == "encoder" else self.base
+        assert base is not None
+        return base.cache[within]
 
     @property
     def judged(self) -> JudgedRun:
@@ -218,8 +277,10 @@ class PairRuns:
             if clean is None:
                 raise ConfigError("KLDivergence() is from the clean run, whose last stream is not known here: give it "
                                   "a reference, or cache the last resid_post as well")  # fmt: skip
-            return model.unembed(model.ln_final.unhooked(at_positions(clean, positions)))
+            return model.unembed(model.read_out(at_positions(clean, positions)))
 
+        if (both := self.pair.both) is not None:
+            return JudgedRun.of(both.model, both.read, reference)
         return JudgedRun.of(model, self.base.prompts, reference)
 
     def measure(
@@ -242,7 +303,7 @@ class PairRuns:
         prompts: Int[Tensor, "row"],
         norms: Reaction = "live",
     ) -> Float[Tensor, "row read d_model"]:
-        """What the unembedding reads there."""
+        """What the final norm makes of the last streams."""
         norm = self.base.model.ln_final
         if norms == "live" or norm.kind is None:
             return norm.unhooked(streams)
@@ -252,12 +313,12 @@ class PairRuns:
     def measure_normalized(
         self, plan: MetricPlan, normalized: Float[Tensor, "row read d_model"], prompts: Int[Tensor, "row"]
     ) -> Float[Tensor, "row"]:
-        """As `measure`, from what the unembedding reads."""
+        """As `measure`, from what the final norm made of the last streams."""
         model = self.base.model
-        if plan.tokens is None:
-            logits = model.unembed(normalized)
-        else:
-            logits = model.unembed.of_tokens(normalized, plan.tokens[prompts])
+        if plan.space == "stream":
+            return plan.score(at_least_float32(normalized), prompts)
+        read = model.after_norm(normalized)
+        logits = model.unembed(read) if plan.tokens is None else model.unembed.of_tokens(read, plan.tokens[prompts])
         return plan.score(at_least_float32(logits), prompts)
 
     def whole_run(
@@ -282,10 +343,18 @@ class PairRuns:
         That is up to eight tensors as large as the logits that it reads: these, in float32, normalised, exponentiated,
         multiplied with a reference's, and what these steps leave behind until they return.
         """
-        n_tokens = self.base.model.cfg.d_vocab_out if plan.tokens is None else plan.tokens.shape[1]
-        return 8 * plan.positions.shape[1] * n_tokens * max(4, self.base.final.element_size())
+        cfg = self.base.model.cfg
+        whole = cfg.d_model if plan.space == "stream" else cfg.d_vocab_out
+        n_read = whole if plan.tokens is None else plan.tokens.shape[1]
+        return 8 * plan.positions.shape[1] * n_read * max(4, self.base.final.element_size())
 
 
 def at_positions(stream: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, "batch read"]) -> Tensor:
-    """The stream at each prompt's own positions, [batch, read, d_model]."""
+    """The stream at each prompt's own positions, [batch, read, d_model].
+
+    >>> stream = torch.arange(6.0).reshape(1, 3, 2)
+    >>> at_positions(stream, torch.tensor([[2, 0]]))
+    tensor([[[4., 5.],
+             [0., 1.]]])
+    """
     return stream[torch.arange(len(stream), device=stream.device)[:, None], positions]

@@ -12,7 +12,7 @@ key-value head), `L9.mlp`, and `logits`. Two forms are in use:
   predecessor on that path differs, so that two paths through one component do not mix.
 
 Norms are computed anew from what they read (`norms="live"`), or keep the scales they had (`"frozen"`), which makes
-them linear.
+them linear. The norm inside a masked-token head is always computed anew, behind an activation function.
 """
 
 import math
@@ -33,7 +33,8 @@ from interp.keywords import known_keywords
 from interp.model import EdgeGraph, HookPair, HookPoint, LayerContext, Reader, Writer, layer_of
 from interp.patching.measure import Measurement, Metrics, Numbers
 from interp.patching.options import Settings, SweepOptions
-from interp.patching.pairs import PairRuns, PromptPair, Reaction, Source, check_model, check_reactions
+from interp.patching.pairs import PairRuns, PromptPair, Reaction, check_reactions
+from interp.patching.prompts import Source, check_model
 from interp.patching.resume import ResumeFile, question_of
 from interp.patching.writes import EMBED, read_points, written_points
 from interp.progress import progress_bar
@@ -270,7 +271,7 @@ class _SenderRuns:
             stream = arrived[reader.layer, "mid" if reader.kind == "mlp" else "stream"]
             hooks.append((reader.hook_name, partial(read_instead, stream, reader.head)))
         mask = self.runs.base.prompts.attention_mask
-        out = self.model.run_with_hooks(
+        out = self.model.base_run_with_hooks(
             self._rows(f"blocks.{first}.hook_resid_pre", n),
             fwd_hooks=hooks,
             start_at_layer=first,

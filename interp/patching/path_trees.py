@@ -13,8 +13,9 @@ from interp.keywords import known_keywords
 from interp.model import EdgeGraph, HookPair, Reader, Writer, layer_of
 from interp.patching.measure import Measurement, Metrics
 from interp.patching.options import EffectOptions, Settings
-from interp.patching.pairs import PairRuns, PromptPair, Reaction, Source, check_reactions
+from interp.patching.pairs import PairRuns, PromptPair, Reaction, check_reactions
 from interp.patching.path_sweeps import read_instead, record, write_instead
+from interp.patching.prompts import Source
 from interp.patching.writes import Writes, check_writes_add_up, heads_write, read_points, written_points
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def path_tree(
     """
     settings = Settings.of(options)
     check_reactions({"norms": norms})
-    pair = PromptPair.of(model, corrupted, clean, settings.direction or "noising", settings.attention_mask)
     check_writes_add_up(model)
+    pair = PromptPair.of(model, corrupted, clean, settings.direction or "noising", settings.attention_mask)
     if not paths or any(isinstance(path, str) for path in paths):
         raise ConfigError(f"paths = {describe(paths)}: a list of at least one path is needed, each a list of names")
     graph = EdgeGraph.of(model)
@@ -171,7 +172,7 @@ class _TreeRun:
             hooks += [(name, partial(write_instead, self.own[name])) for name in scales]
         out = f"blocks.{layer}." + ("hook_mlp_out" if writer.kind == "mlp" else "attn.hook_z")
         hooks.append((out, partial(record, kept, out)))
-        self.model.run_with_hooks(
+        self.model.base_run_with_hooks(
             self.own["resid_pre", layer],
             fwd_hooks=hooks,
             start_at_layer=layer,

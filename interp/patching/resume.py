@@ -15,8 +15,9 @@ from interp.errors import CheckpointError
 from interp.files import load_tensors, save_tensors
 from interp.interventions import Intervention
 from interp.metrics import key_of
-from interp.model import ActivationCache, signature
+from interp.model import ActivationCache, PairCache, SourceAndTarget, signature
 from interp.patching.measure import Measurement
+from interp.text import MaskedTokens
 
 KIND = "interp.patching.checkpoint"
 
@@ -29,20 +30,37 @@ def question_of(measured: Measurement, places: list[str], more: Mapping[str, Any
     """
     runs = measured.runs
     source = runs.pair.source
-    if isinstance(source, ActivationCache):
+    if isinstance(source, ActivationCache | PairCache):
         written: Any = digest_of({name: runs.written(name) for name in places})
+    elif isinstance(source, Intervention):
+        written = key_of(source)
+    elif isinstance(source, SourceAndTarget):
+        written = [_read(part) for part in (source.source, source.target)]
     else:
-        written = key_of(source) if isinstance(source, Intervention) else source.ids.tolist()
-    prompts = runs.base.prompts
+        written = _read(source)
+    prompts, both = runs.base.prompts, runs.pair.both
+    if both is None:
+        read = _read(prompts)
+    else:  # the memory is made of the source
+        read = _read(both.read.target) | {f"source {part}": asked for part, asked in _read(both.read.source).items()}
     return {
-        "model": signature(runs.base.model),
-        "prompts": prompts.ids.tolist(),
-        "attention mask": prompts.is_token.tolist(),
+        "model": signature(runs.pair.whole),
+        **read,
         "direction": runs.pair.direction,
         "other prompts": written,
         "metric": measured.keys(),
         **more,
     }
+
+
+def _read(prompts: MaskedTokens) -> dict[str, Any]:
+    """Everything that a run reads: tokens, which of them are padding, and what there is beside them."""
+    read: dict[str, Any] = {"prompts": prompts.ids.tolist(), "attention mask": prompts.is_token.tolist()}
+    if prompts.token_types is not None:
+        read["token types"] = prompts.token_types.tolist()
+    if prompts.memory is not None:
+        read["memory"] = digest_of({"stream": prompts.memory.stream, "mask": prompts.memory.is_token})
+    return read
 
 
 class ResumeFile:

@@ -11,6 +11,7 @@ from interp.errors import ConfigError
 from interp.interventions import Intervention
 from interp.model import Block, EdgeGraph, Writer
 from interp.patching.pairs import PairRuns
+from interp.patching.prompts import check_model
 
 if TYPE_CHECKING:
     from interp.model import HookedTransformer
@@ -20,20 +21,36 @@ EMBED = "blocks.0.hook_resid_pre"
 
 
 def check_writes_add_up(model: "HookedTransformer") -> None:
-    """Raise `ConfigError` for norms on the stream itself, under which it is no sum of what components write."""
+    """Raise `ConfigError` for norms on the stream itself, under which it is no sum of what components write, and for
+    writes of cross-attention, which are no component's here.
+
+    >>> check_writes_add_up(model)  # nothing to say
+    """
+    check_model(model)
+    if model.cfg.cross_attention:
+        raise ConfigError("this model attends to a memory, and cross-attention writes to the stream as well: edges and "
+                          "paths are not defined for it")  # fmt: skip
     if model.cfg.normalizes_stream:
         raise ConfigError("norm_position = 'post' normalises the stream itself, so that no part of it is one "
                           "component's write: edges and paths are not defined")  # fmt: skip
 
 
 def written_points(model: "HookedTransformer") -> list[str]:
-    """What is needed of both runs: all that is written, and the scales of norms on the way of heads' writes."""
+    """What is needed of both runs: all that is written, and the scales of norms on the way of heads' writes.
+
+    >>> written_points(model)[:2]
+    ['blocks.0.hook_resid_pre', 'blocks.0.attn.hook_z']
+    """
     ends = ("attn.hook_z", "hook_mlp_out", "ln1_post.hook_scale")
     return [EMBED, *(name for name in model.hook_points if name.endswith(ends))]
 
 
 def read_points(model: "HookedTransformer") -> list[str]:
-    """What is needed besides of the run that is patched: the norms' scales, and what MLPs read."""
+    """What is needed besides of the run that is patched: the norms' scales, and what MLPs read.
+
+    >>> read_points(model)[:2]
+    ['blocks.0.ln1.hook_scale', 'blocks.0.hook_mlp_in']
+    """
     return [
         name for name in model.hook_points if name.endswith(("hook_scale", "hook_mlp_in")) and "ln_final" not in name
     ]
@@ -44,6 +61,11 @@ def heads_write(
 ) -> Float[Tensor, "*axes head d_model"]:
     """What each head adds to the stream: `z W_O`, through the norm on what is written, where there is one, at a scale
     that it had.
+
+    >>> _, cache = model.run_with_cache(clean)
+    >>> each = heads_write(model.blocks[0], cache["z", 0], None)
+    >>> torch.allclose(each.sum(dim=-2) + model.blocks[0].attn.b_O, cache["attn_out", 0], atol=1e-5)
+    True
     """
     writes = einsum(z, block.attn.W_O, "... head d_head, head d_head d_model -> ... head d_model")
     return writes if scale is None else block.ln1_post.at_scale(writes, scale[..., None, :])

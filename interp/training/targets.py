@@ -8,14 +8,23 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, InterpError, ShapeError, TokenError, describe
+from interp.errors import ConfigError, InterpError, ShapeError, TokenError, describe, naming
 from interp.indices import is_index
-from interp.model import HookedTransformer, check_predicts_tokens, cross_entropy, predicted_places
-from interp.text import AttentionMask, Ids, as_ids, check_marks, check_mask, check_tokens
+from interp.model import (
+    HookedEncoderDecoder,
+    HookedTransformer,
+    check_predicts_next_token,
+    cross_entropy,
+    predicted_places,
+)
+from interp.text import AttentionMask, Ids, MaskedTokens, as_ids, check_marks, check_mask, check_tokens
 from interp.training.toy_data import Batch
 
 BATCH_SIZE = 32
 """How many sequences of a data set a step takes, unless a caller says otherwise or there are fewer."""
+
+Trainable = HookedTransformer | HookedEncoderDecoder
+"""What can be trained."""
 
 DataSource = Callable[[torch.Generator], "Batch | Tensor"] | Batch | Ids
 """What there is to train on: a function that makes a batch, or a data set from which batches are drawn."""
@@ -32,6 +41,7 @@ class Targets:
         ids: what these logits are to say.
         counted: where the loss counts; None for everywhere.
         copied: where the loss is recorded as that of copied tokens.
+        source: what the encoder reads, where there is one.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -40,17 +50,19 @@ class Targets:
     ids: Int[Tensor, "batch read"]
     counted: Bool[Tensor, "batch read"] | None
     copied: Bool[Tensor, "batch read"]
+    source: MaskedTokens | None = None
 
     def rows(self, index: Int[Tensor, "row"]) -> "Targets":
         """Some of the sequences."""
         mask, counted = (None if part is None else part[index] for part in (self.attention_mask, self.counted))
-        return Targets(self.tokens[index], mask, self.positions, self.ids[index], counted, self.copied[index])
+        source = None if self.source is None else self.source[index]
+        return Targets(self.tokens[index], mask, self.positions, self.ids[index], counted, self.copied[index], source)
 
-    def losses(self, model: HookedTransformer) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def losses(self, model: Trainable) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The mean loss of all that counts, and that of the copied tokens among it (NaN without any), in nats."""
-        device = model.W_E.device
-        mask = None if self.attention_mask is None else self.attention_mask.to(device)
-        logits = model(self.tokens.to(device), attention_mask=mask)[:, self.positions]
+        device = reader_of(model).W_E.device
+        read = MaskedTokens(self.tokens, self.attention_mask).to(device)
+        logits = (model(read) if self.source is None else model(self.source.to(device), read))[:, self.positions]
         losses, copied = cross_entropy(logits, self.ids.to(device)), self.copied.to(device)
         if self.counted is None:
             return losses.mean(), losses.detach()[copied].mean()
@@ -58,9 +70,7 @@ class Targets:
         return losses.where(counted, 0).sum() / counted.sum(), losses.detach()[copied & counted].mean()
 
 
-def source_of(
-    data: DataSource, batch_size: int | None, model: HookedTransformer
-) -> Callable[[torch.Generator], Targets]:
+def source_of(data: DataSource, batch_size: int | None, model: Trainable) -> Callable[[torch.Generator], Targets]:
     """What makes the next batch from a generator, which all its randomness comes from.
 
     Of a data set every sequence is drawn once before any is drawn again.
@@ -89,23 +99,29 @@ def source_of(
     return draw
 
 
-def targets_of(data: Any, model: HookedTransformer) -> Targets:
+def reader_of(model: Trainable) -> HookedTransformer:
+    """The stack whose logits are compared: the model, or the decoder of a pair."""
+    return model.decoder if isinstance(model, HookedEncoderDecoder) else model
+
+
+def targets_of(data: Any, model: Trainable) -> Targets:
     """The targets of a batch or a data set: a `Batch`, or token ids [batch, pos] whose every next token is one.
 
     Raises:
         TokenError: token ids that are none, or that the model does not have; labels that the logits do not have.
         ShapeError: marks or labels that do not fit the tokens, a single position without labels, or one label for a
             sequence that ends with padding.
-        ConfigError: nothing counts, marks beside one label a sequence, or a model whose logits are of other ids than
-            its tokens and a batch without labels.
+        ConfigError: nothing counts, marks beside one label a sequence, a model whose logits are not of the next token
+            and a batch without labels, or sources for a model of one stack, or none for a pair.
     """
     batch = data if isinstance(data, Batch) else Batch(_plain_tokens(data))
-    tokens = check_tokens(batch.tokens, model.cfg.d_vocab, model.cfg.n_ctx, batch.tokens.device)
-    mask, n_logits = check_mask(batch.attention_mask, tokens), len(model.b_U)
+    reader, source = reader_of(model), _source(batch, model)
+    tokens = check_tokens(batch.tokens, reader.cfg.d_vocab, reader.cfg.n_ctx, batch.tokens.device)
+    mask, n_logits = check_mask(batch.attention_mask, tokens), len(reader.b_U)
     counted, copied = _marks(batch.loss_mask, tokens, "loss_mask"), _marks(batch.copied, tokens, "copied")
     assert copied is not None
     if batch.labels is None:
-        check_predicts_tokens(model.cfg, "a batch without labels")
+        check_predicts_next_token(reader.cfg, "a batch without labels")
         if tokens.shape[1] < 2:
             raise ShapeError(
                 f"tokens {tuple(tokens.shape)} [batch, pos] have no next token: at least two positions, or labels, "
@@ -137,7 +153,26 @@ def targets_of(data: Any, model: HookedTransformer) -> Targets:
         label = int(ids[row, column])
         way_out = "; a place that does not count is marked by loss_mask=, not by a label" if label < 0 else ""
         raise TokenError(f"label {label} in sequence {row}; allowed: 0 to {n_logits - 1}{way_out}")
-    return Targets(tokens, mask, positions, ids, counted, copied)
+    return Targets(tokens, mask, positions, ids, counted, copied, source)
+
+
+def _source(batch: Batch, model: Trainable) -> MaskedTokens | None:
+    """The checked sources of a batch for a pair, None for a model of one stack."""
+    if not isinstance(model, HookedEncoderDecoder):
+        for name in ("source", "source_mask"):
+            if getattr(batch, name) is not None:
+                raise ConfigError(f"{name}: this model has one stack, which reads the tokens alone")
+        return None
+    if batch.source is None:
+        raise ConfigError("an encoder and a decoder train on a Batch(tokens=targets, source=sources)")
+    cfg = model.cfg.encoder
+    with naming("source"):
+        ids = as_ids(batch.source, "a batch's source")
+        ids = check_tokens(ids, cfg.d_vocab, cfg.n_ctx, ids.device)
+        mask = check_mask(batch.source_mask, ids)
+    if len(ids) != len(batch.tokens):
+        raise ShapeError(f"{len(ids)} sources for {len(batch.tokens)} targets; allowed: one for each")
+    return MaskedTokens(ids, mask)
 
 
 def _plain_tokens(given: Any) -> Int[Tensor, "batch pos"]:

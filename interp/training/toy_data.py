@@ -23,8 +23,12 @@ Seed = int | torch.Generator
 class Batch:
     """Sequences to train on, and what is to be predicted in them.
 
-    Without labels every token is to be predicted from those before it. A mark then belongs to the token that is to be
+    For an encoder and a decoder, the sequences are targets from the start token on, and each has a source. Without
+    labels every token is to be predicted from those before it. A mark then belongs to the token that is to be
     predicted; with labels it belongs to the label at its place.
+
+    A masked-token model trains on tokens of which some are hidden: `labels` are the tokens as they were, and
+    `loss_mask` marks those that are hidden. Its loss is `interp.metrics.MaskedTokenLoss`, with all of them alike.
 
     Attributes:
         tokens: token ids.
@@ -34,6 +38,8 @@ class Batch:
             the logits at its last position are to say.
         loss_mask: true where the loss counts; None for everywhere. Where it is false, a label may be any number.
         attention_mask: true for tokens and false for padding, which predicts nothing and is not predicted.
+        source: token ids that the encoder reads, one sequence for each target; None for a model of one stack.
+        source_mask: true for tokens of the source and false for padding.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -41,6 +47,8 @@ class Batch:
     labels: Int[Tensor, "batch pos"] | Int[Tensor, "batch"] | None = None
     loss_mask: AttentionMask | None = None
     attention_mask: AttentionMask | None = None
+    source: Int[Tensor, "batch source_pos"] | None = None
+    source_mask: AttentionMask | None = None
 
     def __post_init__(self) -> None:
         if self.copied is None:
@@ -60,6 +68,10 @@ def iid_tokens(words: Words, n_prompts: int, length: int, *, bos: int | None = N
     Raises:
         ConfigError: sizes that are not positive, or a negative bos.
         TokenError: fewer than two different ids; else as `interp.text.word_ids`.
+
+    >>> batch = iid_tokens(torch.arange(5), 2, 6, bos=0, seed=1)
+    >>> batch.tokens.shape, batch.tokens[:, 0].tolist()
+    (torch.Size([2, 6]), [0, 0])
     """
     ids = word_ids(words, bos)
     n_prompts = check_count("n_prompts", n_prompts)

@@ -8,7 +8,8 @@
 
 `train` leaves the model that it is given as it is and returns a trained one. What it trains on is a function that makes
 a fresh batch for every step, so that nothing can be learned by heart, or a data set: token ids [n, pos], or a `Batch`
-with labels and masks. On one machine and with one number of threads, a seed repeats a run bit for bit.
+with labels, masks, and the sources of an encoder and a decoder. On one machine and with one number of threads, a seed
+repeats a run bit for bit.
 """
 
 import copy
@@ -18,7 +19,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -27,16 +28,20 @@ from torch import Tensor
 from interp.errors import CheckpointError, ConfigError, RangeError
 from interp.indices import check_count
 from interp.keywords import known_keywords
-from interp.model import HookedTransformer
+from interp.model import HookedEncoderDecoder, HookedTransformer
 from interp.progress import progress_bar
-from interp.training.targets import DataSource, Targets, source_of
+from interp.training.targets import DataSource, Targets, Trainable, source_of
 
-Measure = Callable[[HookedTransformer], Tensor | float]
+Measure = Callable[[Any], Tensor | float]
 """What is asked of a model during training, such as a score of every head."""
 
 
+Model = TypeVar("Model", HookedTransformer, HookedEncoderDecoder)
+"""What is trained."""
+
+
 @dataclass(frozen=True, eq=False)
-class Training:
+class Training(Generic[Model]):
     """What `train` returns.
 
     Attributes:
@@ -47,9 +52,14 @@ class Training:
         measured_at: after how many steps the measures were taken.
         measures: what each measure returned, stacked.
         checkpoints: the folders that were written, for `HookedTransformer.from_pretrained`.
+
+    >>> def batch(generator):
+    ...     return iid_tokens(torch.arange(5), 4, 8, seed=generator)
+    >>> train(model, batch, steps=3, progress=False).losses.shape
+    torch.Size([3])
     """
 
-    model: HookedTransformer
+    model: Model
     losses: Float[Tensor, "step"]
     copied_losses: Float[Tensor, "step"]
     measured_at: Int[Tensor, "measurement"]
@@ -64,7 +74,7 @@ class Training:
 
 @known_keywords
 def train(
-    model: HookedTransformer,
+    model: Model,
     data: DataSource,
     steps: int,
     *,
@@ -80,7 +90,7 @@ def train(
     folder: str | os.PathLike[str] | None = None,
     save_every: int | None = None,
     progress: bool = True,
-) -> Training:
+) -> Training[Model]:
     """Train a copy of `model` to predict the next token, or labels, with AdamW (Loshchilov & Hutter 2019).
 
     Args:
@@ -88,7 +98,8 @@ def train(
         data: a function that makes a batch, whose randomness comes from the generator that it is given; or a data set
             from which batches are drawn, every sequence once before any comes again. A batch and a data set are token
             ids [batch, pos], whose next tokens are learned, or a `Batch`, which also says what is to be predicted
-            (`labels`), what of it counts (`loss_mask`) and what is padding (`attention_mask`).
+            (`labels`), what of it counts (`loss_mask`) and what is padding (`attention_mask`), and for an encoder and a
+            decoder what the encoder reads (`source`).
         steps: how many batches, with an update after each.
         batch_size: how many sequences of a data set a step takes; by default 32, or all where there are fewer.
         lr, weight_decay, betas: of AdamW.
@@ -157,10 +168,10 @@ def phase_change(losses: Float[Tensor, "step"], window: int = 50, at_least: floa
     return steepest + window if falls[steepest] >= at_least else None
 
 
-class _Run:
+class _Run(Generic[Model]):
     """A training run in progress: the model, and what has been recorded."""
 
-    def __init__(self, model: HookedTransformer, measures: dict[str, Measure], folder: Path | None):
+    def __init__(self, model: Model, measures: dict[str, Measure], folder: Path | None):
         self.model, self.folder, self.functions = model, folder, measures
         self.losses: list[float] = []
         self.copied_losses: list[float] = []
@@ -181,7 +192,7 @@ class _Run:
     def measure(self, step: int) -> None:
         self.measured_at.append(step)
         for name, function in self.functions.items():
-            value = torch.as_tensor(function(self.model), dtype=torch.float32)
+            value = torch.as_tensor(cast(Measure, function)(self.model), dtype=torch.float32)
             self.measured[name].append(value.cpu().clone())
 
     def save(self, step: int) -> None:
@@ -189,7 +200,7 @@ class _Run:
             self.checkpoints.append(self.folder / f"step-{step:06}")
             self.model.save_pretrained(self.checkpoints[-1])
 
-    def result(self, training: bool) -> Training:
+    def result(self, training: bool) -> Training[Model]:
         return Training(
             self.model.train(training),
             torch.tensor(self.losses),
@@ -211,7 +222,7 @@ def _check_options(
     betas: tuple[float, float],
     max_grad_norm: float | None,
     measure_every: int,
-    folder: Any,
+    folder: str | os.PathLike[str] | None,
     save_every: int | None,
 ) -> None:
     check_count("steps", steps)
@@ -230,14 +241,14 @@ def _check_options(
             raise ConfigError(message)
 
 
-def _check_trainable(model: HookedTransformer) -> None:
+def _check_trainable(model: Trainable) -> None:
     if hooked := [name for name, point in model.hook_points.items() if point.hooks]:
         raise ConfigError(f"the model has hooks, at {hooked[0]!r} first, which would end up in the trained one; "
                           "model.reset_hooks() removes them")  # fmt: skip
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("no parameter of this model requires a gradient: there is nothing to train")
-    if model.W_E.dtype not in (torch.float32, torch.float64):
-        raise ConfigError(f"the parameters are {model.W_E.dtype}, too coarse for small updates; "
+    if model.cfg.dtype not in (torch.float32, torch.float64):
+        raise ConfigError(f"the parameters are {model.cfg.dtype}, too coarse for small updates; "
                           "model.to(torch.float32) trains")  # fmt: skip
 
 

@@ -1,18 +1,18 @@
 """What the weights alone say, and other weights for the same function.
 
-QK and OV circuits over the vocabulary, composition of heads, copying, singular directions (`circuits.py`); the largest
-entries of matrices too large to hold (`top_entries.py`); folding and centring (`processing.py`).
+QK and OV circuits over the vocabulary, copying, singular directions (`circuits.py`); composition of heads
+(`composition.py`); the largest entries of matrices too large to hold (`top_entries.py`); folding and centring
+(`processing.py`).
 """
 
 from interp.weights.circuits import (
-    Kind,
-    composition_scores,
     copying_scores,
     copying_top_scores,
     ov_circuit,
     qk_circuit,
     singular_directions,
 )
+from interp.weights.composition import Kind, composition_scores
 from interp.weights.processing import (
     center_unembed,
     center_writing_weights,

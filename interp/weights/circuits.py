@@ -1,8 +1,11 @@
-"""What the weights alone say: circuits over the vocabulary, composition of heads, copying, singular directions.
+"""What the weights alone say of a head: its circuits over the vocabulary, copying, singular directions.
 
 A head is two bilinear circuits (Elhage et al. 2021): `W_QK = W_Q W_K^T / attn_scale` decides where it attends, and
 `W_OV = W_V W_O` what it writes for what it attends to; `model.QK` and `model.OV` are those of all heads. With
 embeddings on both sides they are matrices over pairs of tokens, which exist here only as a `FactoredMatrix`.
+
+All of this is of heads that attend to the stream. Keys and values of cross-attention read the last stream of an
+encoder, which no embedding alone makes, so that its heads have no circuit over the vocabulary.
 
 Weights are taken as they are, and without `fold_norms` a circuit is that of a model whose norms do nothing. Biases
 belong to no circuit.
@@ -14,6 +17,10 @@ out then is the scales alone, one positive number for each position that reads o
 the sign that it has in the model, is zero where it is zero there, and the tokens that an attended token promotes come
 in the model's order.
 
+A norm of the embeddings (`embed_norm`) stands between `W_E` and the stream, and is counted in likewise. The head of a
+masked-token model stands between the stream and `W_U`. Its activation function is no matrix, so that there a circuit
+that ends in `W_U` is an error.
+
 With `norm_position="post"` the stream itself passes through norms. The matrix of such a norm stands between two layers
 and belongs to neither of them, so there `fold_norms=True` is an error. `lens.expand_logits` follows the norms of a run
 in every architecture.
@@ -21,46 +28,27 @@ in every architecture.
 
 import itertools
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from interp.budget import check_bytes, portions
 from interp.errors import ConfigError, check_choice
 from interp.factored import FactoredMatrix
 from interp.indices import check_count, head_index, layer_index
 from interp.keywords import known_keywords
-from interp.model import HookedTransformer, Norm, check_predicts_tokens, head_label
+from interp.model import HookedTransformer, check_one_stack, check_predicts_tokens, head_label
 from interp.precision import at_least_float32, without_autocast
-from interp.progress import shown
 from interp.results import array_of
 from interp.text import ordinary_tokens, token_strings
+from interp.weights.head_weights import check_reads_stream, embedding, of_all_heads, of_head, table_of_heads, through
 
 if TYPE_CHECKING:
     import xarray
 
-Kind = Literal["Q", "K", "V"]
-"""Through which input of a later head an earlier one is read."""
-
 
 VANISHES = "W_E W_OV W_U is 0: nothing that the head reads from tokens reaches the logits"
 NILPOTENT = "every eigenvalue is 0: no mixture of tokens raises or lowers itself"
-
-
-class HeadWeights(NamedTuple):
-    """Of some heads, in float32 at least; W_Q is divided by attn_scale."""
-
-    W_Q: Float[Tensor, "*heads d_model d_head"]
-    W_K: Float[Tensor, "*heads d_model d_head"]
-    W_V: Float[Tensor, "*heads d_model d_head"]
-    W_O: Float[Tensor, "*heads d_head d_model"]
-
-
-# ---------------------------------------------------------------------------------------------- over the vocabulary
 
 
 @torch.no_grad()
@@ -74,8 +62,9 @@ def qk_circuit(model: HookedTransformer, layer: int, head: int, *, fold_norms: b
 
     Raises `ConfigError` for a layer or head out of range, or `fold_norms` with post-norm.
     """
-    weights = _of_head(model, layer, head, fold_norms)
-    W_E = _embedding(model)
+    check_one_stack(model.cfg, "qk_circuit")
+    weights = of_head(model, layer, head, fold_norms)
+    W_E = embedding(model, fold_norms)
     return FactoredMatrix(W_E @ weights.W_Q, (W_E @ weights.W_K).T)
 
 
@@ -87,11 +76,14 @@ def ov_circuit(model: HookedTransformer, layer: int, head: int, *, fold_norms: b
     `W_E` is taken times `embed_scale`. With `fold_norms` (see the module) a row is what the direct path from that token
     through the head adds to the logits, before any soft cap and up to one positive factor.
 
-    Raises `ConfigError` for a layer or head out of range, or `fold_norms` with post-norm.
+    Raises `ConfigError` for a layer or head out of range, `fold_norms` with post-norm, a masked-token head or no
+    unembedding.
     """
-    weights = _of_head(model, layer, head, fold_norms)
-    written = _through(model.ln_final, weights.W_O) if fold_norms else weights.W_O
-    return FactoredMatrix(_embedding(model) @ weights.W_V, written @ at_least_float32(model.W_U))
+    check_one_stack(model.cfg, "ov_circuit")
+    check_reads_stream(model, "ov_circuit")
+    weights = of_head(model, layer, head, fold_norms)
+    written = through(model.ln_final, weights.W_O) if fold_norms else weights.W_O
+    return FactoredMatrix(embedding(model, fold_norms) @ weights.W_V, written @ at_least_float32(model.W_U))
 
 
 @torch.no_grad()
@@ -105,12 +97,14 @@ def copying_scores(model: HookedTransformer, *, fold_norms: bool = False) -> "xa
     is NaN where all eigenvalues are 0, up to rounding; the coordinate `reason` says why, and is "" elsewhere. For
     `fold_norms` see the module.
 
-    Raises `ConfigError` for a model without blocks, `fold_norms` with post-norm, or logits of other things than tokens.
+    Raises `ConfigError` for a model without blocks, `fold_norms` with post-norm, logits of other things than tokens, or
+    a masked-token head.
     """
     check_predicts_tokens(model.cfg, "copying_scores")
-    W_V, W_O = (weight.double() for weight in _all_heads(model, fold_norms)[2:])
-    written = _through(model.ln_final, W_O) if fold_norms else W_O
-    W_U, W_E = at_least_float32(model.W_U), _embedding(model)
+    check_reads_stream(model, "copying_scores")
+    W_V, W_O = (weight.double() for weight in of_all_heads(model, fold_norms)[2:])
+    written = through(model.ln_final, W_O) if fold_norms else W_O
+    W_U, W_E = at_least_float32(model.W_U), embedding(model, fold_norms)
     circuits = FactoredMatrix(W_V, written @ (W_U @ W_E).double())  # [d_model, d_model], the same eigenvalues
     eigenvalues, size = circuits.eigenvalues(), circuits.norm()
     total = eigenvalues.abs().sum(-1)
@@ -121,7 +115,7 @@ def copying_scores(model: HookedTransformer, *, fold_norms: bool = False) -> "xa
     scores = (eigenvalues.real.sum(-1) / total).where(~(vanishes | nilpotent), math.nan)
     reasons = np.where(vanishes.cpu(), VANISHES, np.where(nilpotent.cpu(), NILPOTENT, ""))
     definition = "sum(Re lambda) / sum(|lambda|) over the eigenvalues of W_E W_OV W_U"
-    result = _table(model, scores, ("layer", "head"), "copying", definition, fold_norms)
+    result = table_of_heads(model, scores, ("layer", "head"), "copying", definition, fold_norms)
     return result.assign_coords(reason=(("layer", "head"), reasons.astype(object)))
 
 
@@ -141,24 +135,25 @@ def copying_top_scores(
     Raises `ConfigError` for fewer than two tokens, and as `copying_scores`.
     """
     check_predicts_tokens(model.cfg, "copying_top_scores")
+    check_reads_stream(model, "copying_top_scores")
     words, _ = ordinary_tokens(model.tokenizer, model.cfg.d_vocab)
     if min(n_tokens, len(words)) < 2:
         raise ConfigError(f"n_tokens = {n_tokens}, of {len(words)} ordinary tokens; allowed: 2 or more")
     chosen = words[torch.randperm(len(words), generator=torch.Generator().manual_seed(seed))[:n_tokens]]
     chosen = chosen.to(model.W_E.device)
-    embedded, unembedded = _embedding(model)[chosen], at_least_float32(model.W_U)[:, chosen]
+    embedded, unembedded = embedding(model, fold_norms)[chosen], at_least_float32(model.W_U)[:, chosen]
     rounding = torch.finfo(embedded.dtype).eps * embedded.norm(dim=1).max() * unembedded.norm(dim=0).max()
     scores = torch.empty(model.cfg.n_layers, model.cfg.n_heads)
     for layer, head in itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads)):
-        weights = _of_head(model, layer, head, fold_norms)
-        W_V, W_O = weights.W_V, _through(model.ln_final, weights.W_O) if fold_norms else weights.W_O
+        weights = of_head(model, layer, head, fold_norms)
+        W_V, W_O = weights.W_V, through(model.ln_final, weights.W_O) if fold_norms else weights.W_O
         logits = (embedded @ W_V) @ (W_O @ unembedded)
         writes_something = logits.abs().max() > rounding * W_V.norm() * W_O.norm()
         own = logits.diagonal().clone()
         raises_own = own > logits.fill_diagonal_(-torch.inf).amax(dim=1)
         scores[layer, head] = raises_own.float().mean() if writes_something else torch.nan
     definition = f"share of {len(chosen)} tokens whose own logit, among theirs, W_E W_OV W_U raises most"
-    result = _table(model, scores, ("layer", "head"), "copying_top", definition, fold_norms)
+    result = table_of_heads(model, scores, ("layer", "head"), "copying_top", definition, fold_norms)
     reasons = np.where(scores.isnan(), VANISHES, "").astype(object)
     return result.assign_coords(reason=(("layer", "head"), reasons))
 
@@ -196,20 +191,24 @@ def singular_directions(
         string, or its number in angle brackets where the tokenizer has no such token.
 
     Raises `ConfigError` for a layer or head out of range, more directions or tokens than there are, another circuit
-    than those two, or `fold_norms` with post-norm.
+    than those two, `fold_norms` with post-norm, or in an "OV" circuit a masked-token head or no unembedding.
     """
+    check_one_stack(model.cfg, "singular_directions")
     import xarray
 
     check_choice("circuit", circuit, ("OV", "QK"))
-    weights = _of_head(model, layer, head, fold_norms)
+    if circuit == "OV":
+        check_reads_stream(model, "the OV side of singular_directions")
+    weights = of_head(model, layer, head, fold_norms)
     n_directions = _at_most("n_directions", n_directions, min(model.cfg.d_head, model.cfg.d_model))
-    top_k = _at_most("top_k", top_k, min(model.cfg.d_vocab, model.cfg.d_vocab_out))
+    most = model.cfg.d_vocab if circuit == "QK" else min(model.cfg.d_vocab, model.cfg.d_vocab_out)
+    top_k = _at_most("top_k", top_k, most)
     if circuit == "QK":
         U, S, Vh = FactoredMatrix(weights.W_Q, weights.W_K.mT).svd()
     else:
-        written = _through(model.ln_final, weights.W_O) if fold_norms else weights.W_O
+        written = through(model.ln_final, weights.W_O) if fold_norms else weights.W_O
         U, S, Vh = FactoredMatrix(weights.W_V, written).svd()
-    W_E = _embedding(model)
+    W_E = embedding(model, fold_norms)
     first = (W_E @ U[:, :n_directions]).T
     second = Vh[:n_directions] @ (W_E.T if circuit == "QK" else at_least_float32(model.W_U))  # [direction, token]
     farthest = first.gather(1, first.abs().argmax(dim=1, keepdim=True))
@@ -236,169 +235,5 @@ def singular_directions(
     return xarray.Dataset(columns, coords={"end": ["+", "-"]}, attrs=about)
 
 
-# ---------------------------------------------------------------------------------------------- composition
-
-
-PRODUCT_BYTES = 2**24
-"""How much the products of heads take at a time by default: 2048 x 2048 numbers in float32."""
-
-
-@torch.no_grad()
-@without_autocast()
-@known_keywords
-def composition_scores(
-    model: HookedTransformer,
-    kinds: Iterable[Kind] = ("Q", "K", "V"),
-    score: Literal["raw", "aligned"] = "raw",
-    *,
-    fold_norms: bool = False,
-    max_bytes: int = PRODUCT_BYTES,
-    progress: bool = True,
-) -> "xarray.DataArray":
-    """How much of what each head writes each later head can read: all pairs, from the weights alone.
-
-    A is W_OV of the writer. B depends on the kind: W_QK of the reader for Q-composition, its transpose for
-    K-composition, W_OV of the reader for V-composition. The raw score is `|AB| / (|A| |B|)` in Frobenius norms (Elhage
-    et al. 2021); two heads that copy the same r orthonormal directions score `1 / sqrt(r)`. The aligned score is
-    `|AB| / sqrt(sum_i s_i(A)^2 s_i(B)^2)`, with singular values in falling order. It divides by the most that `|AB|`
-    could be (von Neumann), so that perfectly composed heads of any rank score 1. In a rotary model W_QK is that at
-    distance 0.
-
-    Args:
-        kinds: which compositions.
-        score: "raw" or "aligned".
-        fold_norms: see the module.
-        max_bytes: how much the products of writing and reading heads may take at a time; of one pair of heads they are
-            always made. Results do not depend on it.
-        progress: show a progress bar on a terminal.
-
-    Returns:
-        [kind, writer_layer, writer_head, reader_layer, reader_head], in float32 at least; NaN where the writer is not
-        in an earlier layer than the reader, or one of both circuits is 0. `attrs` hold definition and model hash.
-
-    Raises `ConfigError` for another kind or score, a budget that is none, no blocks, or `fold_norms` with post-norm.
-    """
-    kinds = list(kinds)
-    for kind in kinds:
-        check_choice("kinds", kind, get_args(Kind))
-    check_choice("score", score, ("raw", "aligned"))
-    if not kinds or len(set(kinds)) < len(kinds):
-        raise ConfigError(f"kinds = {kinds}; allowed: at least one, each once")
-    heads_at_once = math.isqrt(check_bytes(max_bytes) // 4) // model.cfg.d_head  # on either side of a product
-    layers, heads = model.cfg.n_layers, model.cfg.n_heads
-    n, weights = layers * heads, HeadWeights(*(weight.flatten(0, 1) for weight in _all_heads(model, fold_norms)))
-    writer = FactoredMatrix(weights.W_V, weights.W_O)
-    written, sizes = writer.reduced(), writer.singular_values()
-    blocks = portions([1] * n, heads_at_once)
-    steps = [(i, block) for i in range(len(kinds)) for block in blocks]
-
-    scores = torch.full((len(kinds), n, n), math.nan, dtype=written.dtype)
-    for i, readers in shown(steps, "composition", len(steps), progress):
-        reader = _reader(weights, kinds[i], readers)
-        read, most = reader.T.reduced().mT, _most(sizes, reader.singular_values(), score)
-        for writers in blocks:
-            if writers.start // heads < (readers.stop - 1) // heads:  # else none of them comes before any reader
-                norms = _norms_of_products(written[writers], read)
-                scores[i, writers, readers] = (norms / most[writers]).cpu()
-    layer_of = torch.arange(n) // heads
-    scores.masked_fill_((layer_of[:, None] >= layer_of) | scores.isinf(), math.nan)
-
-    definition = "|AB| / (|A| |B|)" if score == "raw" else "|AB| / sqrt(sum_i s_i(A)^2 s_i(B)^2)"
-    dims = ("kind", "writer_layer", "writer_head", "reader_layer", "reader_head")
-    values = scores.view(len(kinds), layers, heads, layers, heads)
-    where_b = "B = W_QK (Q), W_QK^T (K), W_OV (V) of the reader"
-    result = _table(model, values, dims, f"{score} composition", f"{definition}; A = W_OV, {where_b}", fold_norms)
-    return result.assign_coords(kind=kinds)
-
-
-def _reader(weights: HeadWeights, kind: Kind, heads: slice) -> FactoredMatrix:
-    """B, by which a later head reads a write `A` as `A @ B`."""
-    W_Q, W_K, W_V, W_O = (weight[heads] for weight in weights)
-    return {"Q": FactoredMatrix(W_Q, W_K.mT), "K": FactoredMatrix(W_K, W_Q.mT), "V": FactoredMatrix(W_V, W_O)}[kind]
-
-
-def _most(
-    writers: Float[Tensor, "writer k"], readers: Float[Tensor, "reader k"], score: str
-) -> Float[Tensor, "writer reader"]:
-    """What `|AB|` is compared with, from the singular values of both."""
-    if score == "raw":
-        return writers.norm(dim=-1)[:, None] * readers.norm(dim=-1)
-    return (writers.square() @ readers.square().T).sqrt()
-
-
-def _norms_of_products(
-    written: Float[Tensor, "writer rank d_model"], read: Float[Tensor, "reader d_model rank"]
-) -> Float[Tensor, "writer reader"]:
-    """Frobenius norms of all products at once."""
-    (writers, rank, _), (readers, _, width) = written.shape, read.shape
-    products = written.flatten(0, 1) @ read.transpose(0, 1).flatten(1)
-    squares = products.square_().view(-1, readers, width).sum(dim=-1)  # of each row, in two steps: memory in order
-    return squares.view(writers, rank, readers).sum(dim=1).sqrt()
-
-
-# ---------------------------------------------------------------------------------------------- weights of heads
-
-
-def _of_layer(model: HookedTransformer, layer: int, fold_norms: bool) -> HeadWeights:
-    """Of the heads of one layer [head, ...], keys and values repeated to them."""
-    if fold_norms and model.cfg.normalizes_stream:
-        raise ConfigError(
-            "fold_norms = True, but norm_position = 'post' normalises the stream itself: its gains belong to no head; "
-            "leave fold_norms out"
-        )
-    block, groups = model.blocks[layer], model.cfg.n_heads // model.cfg.n_key_value_heads
-    attn = block.attn
-    W_Q, W_K, W_V, W_O = (at_least_float32(weight) for weight in (attn.W_Q, attn.W_K, attn.W_V, attn.W_O))
-    if fold_norms:
-        W_Q, W_K, W_V = (_as_read_through(block.ln1, weight) for weight in (W_Q, W_K, W_V))
-        W_O = _through(block.ln1_post, W_O)
-    W_K, W_V = (weight.repeat_interleave(groups, dim=0) for weight in (W_K, W_V))
-    return HeadWeights(W_Q / model.cfg.attn_scale, W_K, W_V, W_O)
-
-
-def _all_heads(model: HookedTransformer, fold_norms: bool) -> HeadWeights:
-    """[layer, head, ...]. Raises `ConfigError` for a model without blocks."""
-    if model.cfg.n_layers == 0:
-        raise ConfigError("n_layers = 0: this model has no blocks, so it has no heads")
-    layers = [_of_layer(model, layer, fold_norms) for layer in range(model.cfg.n_layers)]
-    return HeadWeights(*(torch.stack(weights) for weights in zip(*layers, strict=True)))
-
-
-def _of_head(model: HookedTransformer, layer: int, head: int, fold_norms: bool) -> HeadWeights:
-    layer, head = layer_index(layer, model.cfg.n_layers, "layer"), head_index(head, model.cfg.n_heads)
-    return HeadWeights(*(weight[head] for weight in _of_layer(model, layer, fold_norms)))
-
-
 def _at_most(name: str, given: int | None, most: int) -> int:
     return min(10, most) if given is None else check_count(name, given, most)
-
-
-def _through(norm: Norm, written: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
-    """Writes after the matrix of a norm: what it does at scale 1."""
-    return norm.at_scale(written, written.new_ones(*written.shape[:-1], 1))
-
-
-def _as_read_through(
-    norm: Norm, weight: Float[Tensor, "*heads d_model d_head"]
-) -> Float[Tensor, "*heads d_model d_head"]:
-    """A reading weight with the matrix of the norm before it counted in."""
-    if norm.w is None:
-        return weight
-    weight = at_least_float32(norm.w)[:, None] * weight
-    return weight - weight.mean(dim=-2, keepdim=True) if norm.kind == "LN" else weight
-
-
-def _embedding(model: HookedTransformer) -> Float[Tensor, "d_vocab d_model"]:
-    """`W_E` as it enters the stream."""
-    return model.embed.scaled(at_least_float32(model.W_E))
-
-
-def _table(
-    model: HookedTransformer, values: Tensor, dims: tuple[str, ...], name: str, definition: str, fold_norms: bool
-) -> "xarray.DataArray":
-    """Numbers with their axes named and counted, and what they are."""
-    import xarray
-
-    counted = {dim: range(size) for dim, size in zip(dims, values.shape, strict=True) if dim != "kind"}
-    about = {"definition": definition, "fold_norms": int(fold_norms), "model": model.weights_hash()}
-    return xarray.DataArray(values.cpu().numpy(), dims=dims, coords=counted, name=name, attrs=about)

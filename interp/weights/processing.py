@@ -5,20 +5,21 @@ Each function returns a new model and leaves the given one as it is. What is kep
 | function | keeps | impossible (`ConfigError`) |
 |---|---|---|
 | `fold_layer_norm` | logits | norms on the stream itself (`norm_position="post"`); shortformer positions |
-| `center_writing_weights` | logits | anything but LayerNorm, in `norm_position="pre"` |
-| `center_unembed` | log-probabilities | a cap on the logits |
+| `center_writing_weights` | logits | anything but LayerNorm, in `norm_position="pre"`; a norm of the embeddings |
+| `center_unembed` | log-probabilities | a cap on the logits; no unembedding |
 | `fold_value_biases` | logits | |
 | `refactor_factored_attn_matrices` | logits | rotary positions, norms of queries and keys, grouped keys |
 
 All is computed in float64 and rounded once to the model's own dtype; up to that rounding the above is kept, and a
 second time changes nothing more. Activations on the way may change: that is the purpose. Tokenizer, device, dtype and
-which parameters are trained carry over; hooks do not. No decomposition in this package needs any of this.
+which parameters are trained carry over; hooks do not. No decomposition in this package needs any of this. In a model
+without an unembedding, what is said of logits holds for the stream after the final norm.
 """
 
 import copy
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,10 @@ from torch import Tensor
 
 from interp.config import TransformerConfig
 from interp.errors import ConfigError
-from interp.model import Attention, Block, HookedTransformer, Norm, steps
+from interp.model import Attention, Block, HookedTransformer, Norm, Part, check_one_stack, steps
+
+FIXED = ("onehot", "sinusoidal", "sinusoidal_halves")
+"""Positions whose vectors are a fixed table."""
 
 Reader = tuple[Tensor, Tensor]
 """A weight [..., d_model, out] that reads a norm, and the bias [..., out] beside it."""
@@ -41,18 +45,21 @@ def fold_layer_norm(model: HookedTransformer) -> HookedTransformer:
 
     Afterwards these norms have gain 1 and bias 0, and `hook_normalized` shows n. With LayerNorm, n has mean 0 over
     d_model, so that the part of W that reads this mean is idle; as is the custom it is taken off (every column of W
-    then sums to 0). Tied embeddings are untied, since only the unembedding reads a norm. Norms of queries and keys, and
-    norms on what is written (`norm_position="both"`), stay: what they scale is not a weight's input. A model without
-    norms is only copied.
+    then sums to 0). So is the norm of neurons ("solu_ln"), into `W_out`, whose columns then sum to 0 over neurons. Tied
+    embeddings are untied, since only the unembedding reads a norm. Norms of queries and keys, and norms on what is
+    written (`norm_position="both"`), stay: what they scale is not a weight's input. So does the norm of the embeddings
+    (`embed_norm`), whose output is the stream, and the final norm where no weight reads it (without an unembedding) or
+    a `pooling` does as well. A model without norms is only copied.
 
     Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", on handling layer norm.
 
     Raises:
         ConfigError: `norm_position="post"`, or shortformer positions, which the same weights read beside the norm.
     """
+    check_one_stack(model.cfg, "fold_layer_norm")
     cfg = model.cfg
     if cfg.normalization_type is None:
-        return _copy(model)
+        return _with_folded_neurons(_copy(model))
     if not cfg.norms_reads:
         raise ConfigError(
             "norm_position = 'post' normalises the stream itself: the gain is part of what later layers add to, and no "
@@ -65,12 +72,14 @@ def fold_layer_norm(model: HookedTransformer) -> HookedTransformer:
         )
     new = _copy(model, tie_word_embeddings=False)
     for step in steps(cfg):
-        block = new.blocks[step.layer]
-        if step.part == "attn":
-            _fold_norm(block.ln1, _attention_readers(block))
-        else:
-            _fold_norm(block.ln2, _mlp_readers(block))
-    _fold_norm(new.ln_final, [(new.unembed.W_U, new.unembed.b_U)])
+        if step.read_norm is not None:
+            _fold_norm(cast(Norm, new.get_submodule(step.read_norm)), _readers(new.blocks[step.layer], step.part))
+    _with_folded_neurons(new)
+    if cfg.masked_token_head:
+        _fold_norm(new.mlm_head.ln, [(new.unembed.W_U, new.unembed.b_U)])
+    if cfg.has_unembed and cfg.pooling is None:
+        head = (new.mlm_head.W_in, new.mlm_head.b_in) if cfg.masked_token_head else (new.unembed.W_U, new.unembed.b_U)
+        _fold_norm(new.ln_final, [head])
     return new
 
 
@@ -78,14 +87,16 @@ def fold_layer_norm(model: HookedTransformer) -> HookedTransformer:
 def center_writing_weights(model: HookedTransformer) -> HookedTransformer:
     """Everything that is written to the stream with its mean over d_model taken off. Keeps the logits.
 
-    `W_E`, `W_pos`, `W_O`, `b_O`, `W_out` and `b_out` then sum to 0 over d_model, and so does the stream everywhere:
-    LayerNorm, which takes the mean off before all else, is left with dividing by the scale. Tied embeddings are untied:
-    only the embedding is written. One-hot and sinusoidal positions become "standard" ones that are not trained, for
-    the centred table is neither; those of shortformer models, which are no part of the stream, stay as they are.
+    `W_E`, `W_pos`, `W_type`, `W_O`, `b_O`, `W_out` and `b_out` then sum to 0 over d_model, and so does the stream
+    everywhere: LayerNorm, which takes the mean off before all else, is left with dividing by the scale. Tied embeddings
+    are untied: only the embedding is written. One-hot and sinusoidal positions become "standard" ones that are not
+    trained, for the centred table is neither; those of shortformer models, which are no part of the stream, stay as
+    they are.
 
     Raises:
         ConfigError: something reads the stream otherwise than through a LayerNorm, or is written through a norm.
     """
+    check_one_stack(model.cfg, "center_writing_weights")
     cfg = model.cfg
     if cfg.normalization_type != "LN" or cfg.norm_position != "pre":
         why = "not everything that reads the stream ignores its mean over d_model"
@@ -95,17 +106,26 @@ def center_writing_weights(model: HookedTransformer) -> HookedTransformer:
             f"normalization_type = {cfg.normalization_type!r}, norm_position = {cfg.norm_position!r}: {why}; "
             "center_writing_weights needs 'LN' and 'pre'"
         )
+    if cfg.embed_norm:
+        raise ConfigError("embed_norm = True: the stream begins with a norm's output, and the mean over d_model that "
+                          "its gain gives this can be taken off by no weight")  # fmt: skip
+    if not cfg.first_ln1:
+        raise ConfigError("first_ln1 = False: attention of layer 0 reads the stream with its mean over d_model, as no "
+                          "norm takes it off")  # fmt: skip
     positions = cfg.positional_embedding_type
     new = _copy(
         model,
         tie_word_embeddings=False,
-        positional_embedding_type="standard" if positions in ("onehot", "sinusoidal") else positions,
+        positional_embedding_type="standard" if positions in FIXED else positions,
     )
     _center(new.embed.W_E)
     if cfg.positions_in_stream:
         _center(new.pos_embed.W_pos)
+    if cfg.n_token_types:
+        _center(new.token_type_embed.W_type)
     for block in new.blocks:
-        _center(block.attn.W_O, block.attn.b_O)
+        for attn in block.attentions:
+            _center(attn.W_O, attn.b_O)
         if not cfg.attn_only:
             _center(block.mlp.W_out, block.mlp.b_out)
     return new
@@ -119,8 +139,11 @@ def center_unembed(model: HookedTransformer) -> HookedTransformer:
     untied.
 
     Raises:
-        ConfigError: the logits are soft-capped: the cap is not linear, and sees their mean.
+        ConfigError: the logits are soft-capped: the cap is not linear, and sees their mean. Or there are none.
     """
+    check_one_stack(model.cfg, "center_unembed")
+    if not model.cfg.has_unembed:
+        raise ConfigError("d_vocab_out = 0: this model has no unembedding that could be centred")
     if model.cfg.output_logits_soft_cap is not None:
         raise ConfigError(
             f"output_logits_soft_cap = {model.cfg.output_logits_soft_cap} bends logits by their distance from 0, so "
@@ -140,8 +163,9 @@ def fold_value_biases(model: HookedTransformer) -> HookedTransformer:
     because a pattern sums to one over keys; under hooks that change this sum, the two models differ. Afterwards `b_V`
     is 0, and what a head writes depends on what it attends to alone. Any architecture.
     """
+    check_one_stack(model.cfg, "fold_value_biases")
     new = _copy(model)
-    for attn in (block.attn for block in new.blocks):
+    for attn in (attn for block in new.blocks for attn in block.attentions):
         W_O = attn.W_O.double()
         b_V = attn.b_V.double().repeat_interleave(len(W_O) // len(attn.b_V), dim=0)  # [head, d_head]
         attn.b_O.copy_(attn.b_O.double() + (b_V[:, None] @ W_O).sum(dim=(0, 1)))
@@ -164,10 +188,11 @@ def refactor_factored_attn_matrices(model: HookedTransformer) -> HookedTransform
         ConfigError: something stands between the factors (a rotation, a norm of queries and keys), or several query
             heads share one key, so that the product of each could not be refactored for itself.
     """
+    check_one_stack(model.cfg, "refactor_factored_attn_matrices")
     _refuse_refactoring(model.cfg)
     new = _copy(model)
-    for block in new.blocks:
-        _refactor(block.attn)
+    for attn in (attn for block in new.blocks for attn in block.attentions):
+        _refactor(attn)
     return new
 
 
@@ -190,14 +215,22 @@ def _copy(model: HookedTransformer, **changes: Any) -> HookedTransformer:
     return new
 
 
-def _attention_readers(block: Block) -> Iterable[Reader]:
-    attn = block.attn
-    return [(attn.W_Q, attn.b_Q), (attn.W_K, attn.b_K), (attn.W_V, attn.b_V)]
-
-
-def _mlp_readers(block: Block) -> Iterable[Reader]:
+def _readers(block: Block, part: Part) -> Iterable[Reader]:
+    """What reads the norm before a part of a block. Keys and values of cross-attention read the memory."""
+    if part == "cross_attn":
+        return [(block.cross_attn.W_Q, block.cross_attn.b_Q)]
+    if part == "attn":
+        attn = block.attn
+        return [(attn.W_Q, attn.b_Q), (attn.W_K, attn.b_K), (attn.W_V, attn.b_V)]
     mlp = block.mlp
     return [(mlp.W_in, mlp.b_in)] + ([(mlp.W_gate, mlp.b_gate)] if mlp.gated else [])
+
+
+def _with_folded_neurons(new: HookedTransformer) -> HookedTransformer:
+    """The norm of neurons, where a model has it, folded in place; returns the model."""
+    for block in new.blocks if new.cfg.norms_neurons else ():
+        _fold_norm(block.mlp.ln, [(block.mlp.W_out, block.mlp.b_out)])
+    return new
 
 
 def _fold_norm(norm: Norm, readers: Iterable[Reader]) -> None:
