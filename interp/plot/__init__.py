@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interp.plot import figures, report
+    from interp.plot.attention_cell import attention_of_cell
     from interp.plot.explorer import AttentionExplorer, attention
     from interp.plot.style import clip
 
-__all__ = ["AttentionExplorer", "attention", "clip", "figures", "report"]
+__all__ = ["AttentionExplorer", "attention", "attention_of_cell", "clip", "figures", "report"]
 
-FILES = {"AttentionExplorer": "explorer", "attention": "explorer", "clip": "style"}
+FILES = {
+    "AttentionExplorer": "explorer",
+    "attention": "explorer",
+    "attention_of_cell": "attention_cell",
+    "clip": "style",
+}
 
 
 def __getattr__(name: str) -> Any:

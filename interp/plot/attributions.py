@@ -12,8 +12,10 @@ from torch import Tensor
 from interp.errors import ConfigError, ShapeError, check_choice, describe
 from interp.indices import check_count
 from interp.model import LogitAttribution, Rows
-from interp.plot.builder import bars, heatmap
+from interp.plot.bars import bars
+from interp.plot.heatmap import heatmap
 from interp.plot.results import axis_labels
+from interp.plot.said import count_of, places_of, prompts_of
 from interp.plot.style import LONGEST_IN_CELL, clip
 from interp.text import visible
 
@@ -26,29 +28,36 @@ MOST_BARS = 30
 
 
 def lens(
-    result: xarray.Dataset, color: Literal["prob", "kl"] = "prob", *, title: str = ""
+    result: xarray.Dataset, color: Literal["prob", "kl"] = "prob", *, title: str | None = None
 ) -> plotly.graph_objects.Figure:
     """The most likely token at every layer and position; the rest of the top k, and the divergence, under the pointer.
 
     Args:
         result: of one sequence, from `logit_lens`; of several, `result.isel(prompt=0)`.
         color: "prob", the most likely token's probability, or "kl", KL(model || layer) in nats.
-        title: above the figure.
+        title: by default what is drawn, and of which of several prompts.
 
     Raises:
         ConfigError: no result of `logit_lens` with `top_k` of at least 1, or another `color`.
         ShapeError: several sequences.
     """
     needed = ("top_token", "top_prob", "kl")
-    if not hasattr(result, "data_vars") or any(name not in result for name in needed):
+    if not hasattr(result, "data_vars") or any(name not in result for name in needed) or "top" not in result.dims:
         raise ConfigError(
-            "this draws what logit_lens returns, with top_k= of 1 or more: a Dataset with " + ", ".join(needed)
+            f"this draws what logit_lens returns, with top_k= of 1 or more: a Dataset with {', '.join(needed)}, and an "
+            "axis `top`"
         )
     check_choice("color", color, ("prob", "kl"))
     if result.sizes.get("prompt", 1) > 1:
         raise ShapeError(f"{result.sizes['prompt']} sequences; take one: result.isel(prompt=0)")
     result = result.isel(prompt=0) if "prompt" in result.dims else result
-    result = result if "pos" in result.dims else result.expand_dims("pos")
+    for chosen in ("layer", "pos"):
+        result = result if chosen in result.dims else result.expand_dims(chosen)
+    if title is None:
+        which = prompts_of(result) if (count_of(result.attrs) or 1) > 1 else ""
+        said = [which, *places_of(result), "of an edited run" if result.attrs.get("edited") else ""]
+        title = "Logit lens: the most likely next token, read off the stream at each layer\n"
+        title += ", ".join(part for part in said if part)
     tokens = result["top_token"].transpose("layer", "pos", "top").to_numpy()
     probs = result["top_prob"].transpose("layer", "pos", "top").to_numpy()
     divergence = result["kl"].transpose("layer", "pos")
@@ -67,7 +76,7 @@ def lens(
         values,
         rows,
         columns,
-        title=title or "Logit lens: the most likely next token, read off the stream at each layer",
+        title=title,
         x="position",
         y="layer",
         value="probability" if color == "prob" else "KL (nats)",
@@ -93,10 +102,11 @@ def contributions(
     pos: int | None = None,
     title: str | None = None,
 ) -> plotly.graph_objects.Figure:
-    """What each part of the model adds to a logit or a logit difference, as signed bars that sum to it.
+    """What each part of the model adds to a logit, a logit difference or a cosine, as signed bars that sum to it.
 
     Args:
-        result: from `direct_attribution` (any `by`), or from `cache.logit_attrs`.
+        result: from `direct_attribution` (any `by`), from `cache.logit_attrs`, or from `similarity_attribution` by
+            component.
         top_k: show so many parts, the largest first, and the others together in a last bar. None for the components in
             the order of the model, or for the largest 30 of a finer split.
         prompt, pos: the place, where the result has several.
@@ -105,6 +115,12 @@ def contributions(
     Raises:
         ConfigError: not such a result, or `top_k` below 1.
         ShapeError: several places and none chosen, or one out of range.
+
+    >>> from interp.lens import direct_attribution
+    >>> _, cache = model.run_with_cache(clean)
+    >>> shown = contributions(direct_attribution(cache, "Mary", "John", pos=-1))
+    >>> shown.layout.title.text
+    "Direct contributions to logit 'Mary' − logit 'John': ..."
     """
     labels, values, components = _parts(result, prompt, pos)
     if top_k is None and not components and len(labels) > MOST_BARS + 1:
@@ -112,10 +128,12 @@ def contributions(
     top_k = None if top_k is None else check_count("top_k", top_k)
     total = float(values.sum())
     if title is None:
-        title = f"Direct contributions to {_logit(result)}: {total:.3f}\n{len(labels)} parts, which sum to it"
+        where = place_of(result, prompt, pos)
+        title = f"Direct contributions to {logit_of(result)}: {total:.3f}\n{len(labels)} parts, which sum to it{where}"
     if top_k is not None:
         labels, values = _largest(labels, values, top_k)
-    return bars(values, labels, title=title, x="contribution (logits)")
+    unit = "cosine" if _is_of_cosine(result) else "logits"
+    return bars(values, labels, title=title, x=f"contribution ({unit})")
 
 
 def paths(
@@ -134,7 +152,8 @@ def paths(
         raise ConfigError(f"this draws what lens.expand_logits returns, not {type(result).__name__}")
     if title is None:
         _, values, _ = _parts(result, prompt, pos)
-        title = f"Paths to a logit (difference) of {float(values.sum()):.3f}\n{len(result)} terms, which sum to it"
+        where = place_of(result, prompt, pos)
+        title = f"Paths to {logit_of(result)}: {float(values.sum()):.3f}\n{len(result)} terms, which sum to it{where}"
     return contributions(result, top_k, prompt=prompt, pos=pos, title=title)
 
 
@@ -173,6 +192,12 @@ def _parts(result: Any, prompt: int | None, pos: int | None) -> tuple[list[str],
     """Names of all parts, what each adds at one place, and whether they are whole components in the model's order."""
     if isinstance(result, Rows):
         return list(result.labels), at_one_place(result, prompt, pos).numpy(), True
+    if _is_of_cosine(result):
+        if further := set(map(str, result["attribution"].dims)) - {"component", "prompt"}:
+            raise ShapeError(f"bars are of components alone, not also over {', '.join(sorted(further))}; draw a map: "
+                             'figures.array(result.isel(prompt=0), "attribution")')  # fmt: skip
+        shares = result["attribution"].isel(_place(result["cosine"].sizes, prompt, pos))
+        return [str(name) for name in shares["component"].to_numpy()], shares.to_numpy(), True
     if not hasattr(result, "data_vars") or "attribution" not in result or "logit" not in result:
         raise ConfigError(
             f"this draws what direct_attribution or cache.logit_attrs returns, not {type(result).__name__}"
@@ -189,13 +214,31 @@ def _parts(result: Any, prompt: int | None, pos: int | None) -> tuple[list[str],
     return [str(name) for name in parts.index], parts["attribution"].to_numpy(), whole
 
 
-def _logit(result: Any) -> str:
+def _is_of_cosine(result: Any) -> bool:
+    """Whether an attribution is what `similarity_attribution` returns."""
+    return hasattr(result, "data_vars") and {"attribution", "cosine"} <= set(map(str, result.data_vars))
+
+
+def logit_of(result: Any) -> str:
     """Which logit an attribution is of, where it says so."""
-    attrs = getattr(result, "attrs", {})
+    attrs = vars(result) if isinstance(result, Rows) else getattr(result, "attrs", {})
+    if _is_of_cosine(result):
+        return f"the cosine of two texts, {attrs['pooling']} pooling"
     right, wrong = str(attrs.get("correct", "")), str(attrs.get("incorrect", ""))
     if not right or len(right + wrong) > 60:
         return "a logit (difference)"
     return f"logit {right}" + ("" if wrong in ("", "none") else f" \u2212 logit {wrong}")
+
+
+def place_of(result: Any, prompt: int | None, pos: int | None) -> str:
+    """The place that a title is of, from what was chosen now and before; "" where there is but one."""
+    chosen = {"prompt": prompt, "position": pos}
+    said = [f"{name} {at}" for name, at in chosen.items() if at is not None]
+    if not isinstance(result, Rows):
+        said += [prompts_of(result)] if prompt is None and (count_of(result.attrs) or 1) > 1 else []
+        said += places_of(result) if pos is None else []
+        said += ["of an edited run"] if result.attrs.get("edited") else []
+    return "".join(f"; {part}" for part in said)
 
 
 def _largest(labels: list[str], values: np.ndarray, top_k: int) -> tuple[list[str], np.ndarray]:

@@ -5,7 +5,8 @@
     explorer.to_html("page.html")    # opens offline; .to_png and .to_svg need no browser
     explorer.figure(5, 1)            # one head, plotly
 
-What the page lets one do is in explorer.js; what it is given, and what that costs, in packing.py.
+What the page lets one do is in explorer.js, which reads what it is given by explorer_data.js; what that is, and what it
+costs, is in packing.py.
 """
 
 from __future__ import annotations
@@ -13,155 +14,145 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 
 from interp.errors import ConfigError, check_choice, describe
 from interp.files import atomic_path
-from interp.indices import head_index, layer_index
 from interp.keywords import known_keywords
-from interp.model import ActivationCache, head_label
+from interp.model import ActivationCache, PairCache
 from interp.plot import packing, still
-from interp.plot.attention_run import AttentionRun, answer_ids, comparable, read_run
-from interp.plot.labels import Score, Tokens, read_scores, source_of, token_labels
-from interp.plot.style import clip, printable
-from interp.text import token_names
+from interp.plot.attention_given import Given, sources_of
+from interp.plot.attention_run import StackName
+from interp.plot.attention_stack import AttentionStack
+from interp.plot.labels import Tokens
+from interp.plot.opening import (
+    SHOWN_RUNS,
+    Opening,
+    Quantity,
+    Run,
+    ShownRun,
+    check_caches,
+    sorting,
+    title_of,
+    two_names,
+)
+from interp.plot.style import printable
 
 if TYPE_CHECKING:
     import plotly.graph_objects
 
     from interp.plot.widget import AttentionWidget
 
-Quantity = Literal["attention", "weighted", "contribution"]
-"""What is drawn of a head: `A`; `A |v W_O|`; the contribution to the logit difference."""
-
-Run = Literal["clean", "patched", "difference"]
-"""The run that it is drawn of; the difference is patched - clean."""
-
 PAGE_BYTES = 8_000_000
-"""The byte budget of a page. 12 x 12 heads x 128 tokens take 1.3 MB at most, 30 x 9 heads x 256 tokens about 6.6 MB."""
+"""The byte budget of a page. 12 x 12 heads x 128 tokens take 1.3 MB at most, 30 x 9 heads x 256 tokens about 6.3 MB."""
 
-STILL = 85_000
+STILL = 70_000
 """Pixels of all thumbnails together in the still picture, so that it stays small."""
-
-BADGE = 0.3
-"""A score is shown as a badge from this part of its unit on (in the page, until the reader moves the threshold)."""
 
 
 @known_keywords
 def attention(
-    cache: ActivationCache,
+    cache: ActivationCache | PairCache,
     tokens: Tokens | None = None,
-    scores: Mapping[str, Any] | None = None,
+    scores: Mapping[Any, Any] | None = None,  # keys of any type, so that an `xarray.Dataset` is one
     *,
+    source_tokens: Tokens | None = None,
+    names: Mapping[str, str] | None = None,
     batch: int = 0,
     correct: int | str | None = None,
     incorrect: int | str | None = None,
-    patched: ActivationCache | None = None,
+    patched: ActivationCache | PairCache | None = None,
     patched_tokens: Tokens | None = None,
+    patched_source_tokens: Tokens | None = None,
+    run_names: tuple[str, str] = ("clean", "patched"),
     title: str | None = None,
     note: str = "",
-    kind: Quantity = "attention",
+    stack: StackName | None = None,
+    kind: Quantity | None = None,
+    run: ShownRun = "clean",
     sort_by: str | None = None,
     head: tuple[int, int] | None = None,
+    lock_query: int | None = None,
+    lock_key: int | None = None,
     page_bytes: int = PAGE_BYTES,
 ) -> AttentionExplorer:
     """Every head's attention in one sequence of a run.
+
+    A run of an encoder with a decoder has three stacks of heads, between which the page lets one choose: "encoder",
+    "decoder" and "cross_attn", whose queries are positions of the target and whose keys are positions of the source. A
+    run of one model has one of the first two: "encoder" where attention looks both ways.
 
     Args:
         cache: of a run over whole sequences, with `hook_pattern` of at least one layer. `hook_v` of the same layers
             adds value-weighted attention, `A |v W_O|`. Weights are read now, and not again.
         tokens: a string a position; or the text or the ids that the model ran on ([pos] or [batch, pos]); None labels
-            the positions with their numbers.
-        scores: numbers [layer, head] by name, shown as badges: a mapping, or an `xarray.Dataset`. Of a Dataset of
-            `head_scores` the page says which prompts it is of.
+            the positions with their numbers. Where there is a source, these are the tokens of the target.
+        scores: numbers [layer, head] by name, shown as badges with their sign: a mapping, or an `xarray.Dataset`. Of a
+            Dataset of `head_scores` the page says which prompts it is of. Where there are several stacks, a mapping
+            from their names to such mappings. The standard errors in such a Dataset are no badges.
+        source_tokens: of the source; as `tokens`.
+        names: of heads, a mapping such as {"induction": "L1H0"} (of a pair's run "decoder.L1H0"); by default those
+            that a compiled circuit declares, which are its `nodes`.
         batch: which sequence, negative from the end.
         correct, incorrect: tokens, as text or ids. They add what each key contributes to `logit(correct)`, or with both
             to `logit(correct) - logit(incorrect)`, of each query by this head's direct path, at the norms' scales in
-            this run. This needs `hook_scale` of the norms.
-        patched: a second run with as many positions: adds patched and patched - clean.
-        patched_tokens: of the second run, where they differ; as `tokens`.
+            this run. This needs `hook_scale` of the norms. The heads of an encoder beside a decoder have none.
+        patched: a second run with as many positions: adds patched, patched - clean, and all three side by side. It may
+            be of a sweep's cell (`attention_of_cell`), of another text, or of another model of the same size.
+        patched_tokens, patched_source_tokens: of the second run, where they differ; as `tokens`.
+        run_names: what the page calls the two runs, such as ("base", "tuned") of two models.
         title: above the heads, and the name of the page; by default the text, where `tokens` is one.
         note: a sentence below the title, such as where the scores are from.
-        kind: what is drawn at first: "attention", "weighted" or, with `correct`, "contribution".
-        sort_by: a score that orders the heads at first.
-        head: (layer, head) that is shown at first; by default the best by `sort_by`, or else by the first score, and
-            for contributions the one that adds most, of either sign, at the last position.
-        page_bytes: the most that the page may take. Where not all heads fit, those that score lowest are left out of
-            the page (without scores: those that attend least to any single token besides the first), and it says so.
+        stack: whose heads are shown at first; by default the cross-attention, if there is any.
+        kind: what is drawn at first: "attention", "weighted" or "contribution", which is the default with `correct`
+            where this stack has contributions.
+        run: of which run at first: "clean", or with `patched` also "patched", "difference" or "side by side".
+        sort_by: a score of this stack that orders the heads at first.
+        head: (layer, head) that is shown and locked at first; by default the head that attends most from `lock_query`
+            to `lock_key`; or whose values differ most, where `run` shows the difference; or that adds most to the
+            contributions, of either sign, at the last position; or the best by `sort_by`; or the one that looks most
+            beyond the first token, of all or of those that reach half of the best by the first score.
+        lock_query, lock_key: positions of this stack that are locked at first, negative from the end.
+        page_bytes: the most that the page may take. Where not all heads fit, the page has only a pooled map of those
+            that score lowest (without scores: that attend least to any single token besides the first), and says so.
 
     Raises:
         HookNotFoundError: the cache lacks the patterns, or what `correct` or `kind` needs.
         ShapeError: positions, scores or the second run do not fit the patterns; `batch` out of range.
         RangeError: NaN in patterns or scores, or patterns outside [0, 1].
         TokenError: tokens do not fit the positions, or the model cannot read them.
-        ConfigError: an unknown score, kind or head, answers that are no two tokens, or a budget that holds no head.
+        ConfigError: an unknown score, stack, kind or head, answers that are no two tokens, tokens of a text that is not
+            there, or a budget that holds no head.
         CacheError: the model's weights changed since the run.
     """
-    for name, given in (("cache", cache), ("patched", patched)):
-        if not isinstance(given, ActivationCache) and (given is not None or name == "cache"):
-            raise ConfigError(
-                f"{name} is an ActivationCache, not {type(given).__name__}; run_with_cache returns (logits, cache)"
-            )
+    check_caches(cache, patched)
     if correct is None and incorrect is not None:
         raise ConfigError("incorrect= goes with correct=: the difference of their logits is what is shown")
-    answers = None if correct is None else answer_ids(cache.model, correct, incorrect)
-    runs = [read_run(one, batch, answers) for one in (cache, patched) if one is not None]
-    if len(runs) == 2:
-        runs = comparable(*runs)
-    runs[0].values(0, 0, kind)  # which raises where it cannot be drawn
-    n = runs[0].pattern.shape[-1]
-    labels = [token_labels(cache, tokens, n, batch, "tokens")]
-    if patched is not None:
-        labels.append(
-            labels[0] if patched_tokens is None else token_labels(patched, patched_tokens, n, batch, "patched_tokens")
-        )
-    elif patched_tokens is not None:
-        raise ConfigError("patched_tokens= without patched=")
-    badges = read_scores(scores, runs[0].layers, cache.cfg.n_layers, runs[0].pattern.shape[1])
-    names = [score.name for score in badges]
-    if sort_by is not None:
-        if not names:
-            raise ConfigError(f"sort_by = {describe(sort_by)} without scores= to sort by")
-        check_choice("sort_by", sort_by, names)
-    answer = None
-    if answers is not None:
-        named = [one for one in answers if one is not None]
-        names_of_both = token_names(cache.model.output_tokenizer, torch.tensor(named))
-        answer = " \u2212 ".join(f"logit “{name}”" for name in names_of_both)
-    if head is not None and not (isinstance(head, tuple | list) and len(head) == 2):
-        raise ConfigError(f"head = {describe(head)}; allowed: (layer, head)")
     if isinstance(page_bytes, bool) or not isinstance(page_bytes, int | float):
         raise ConfigError(f"page_bytes = {describe(page_bytes)}; allowed: a number of bytes")
-    if title is None:
-        title = f"Attention on “{clip(tokens, 100)}”" if isinstance(tokens, str) else ""
-    notes = [printable(line) for line in (source_of(scores), note) if line]
-    sort = -1 if sort_by is None else names.index(sort_by)
-    opening = Opening(printable(title), notes, kind, sort, head)
-    return AttentionExplorer(runs, labels, badges, answer, cache.cfg.n_layers, page_bytes, opening)
-
-
-@dataclass(frozen=True)
-class Opening:
-    """What a reader sees before touching anything.
-
-    Attributes:
-        title: above the heads, or "".
-        notes: sentences below it.
-        kind: what is drawn.
-        sort: the index of the score that orders the heads, or -1.
-        head: (layer, head) shown large, or None for the one that says most.
-    """
-
-    title: str
-    notes: list[str]
-    kind: Quantity
-    sort: int
-    head: tuple[int, int] | None
+    texts = {"tokens": tokens, "source_tokens": source_tokens, "patched_tokens": patched_tokens}
+    texts |= {"patched_source_tokens": patched_source_tokens}
+    given = Given(cache, patched, batch, texts, names)
+    stacks = given.stacks(correct, incorrect, scores)
+    if stack is None:
+        stack = next(iter(stacks)) if "cross_attn" not in stacks else "cross_attn"
+    check_choice("stack", stack, list(stacks))
+    if kind is None:
+        kind = "contribution" if "contribution" in stacks[stack].kinds else "attention"
+    stacks[stack].runs[0].values(0, 0, kind)  # which raises where it cannot be drawn
+    check_choice("run", run, SHOWN_RUNS)
+    if run != "clean" and patched is None:
+        raise ConfigError(f"run = {describe(run)} without patched=: there is no second run")
+    sort, lock = sorting(stacks[stack], sort_by), stacks[stack].locked(lock_query, lock_key)
+    if head is not None and not (isinstance(head, tuple | list) and len(head) == 2):
+        raise ConfigError(f"head = {describe(head)}; allowed: (layer, head)")
+    title = title_of(source_tokens, tokens) if title is None else title
+    notes = [printable(line) for line in (*sources_of(scores), note) if line]
+    opening = Opening(printable(title), notes, stack, kind, run, sort, head, lock, two_names(run_names))
+    return AttentionExplorer(stacks, page_bytes, opening)
 
 
 class AttentionExplorer:
@@ -170,168 +161,159 @@ class AttentionExplorer:
     A notebook that is not trusted, or a browser without JavaScript, shows a picture of all heads and a summary.
 
     Attributes:
-        runs: the run, and the patched one if there is one.
-        tokens: a label a position of each run, white space made visible.
-        scores: the badges.
-        left_out: (layer, head) that the page lacks for its budget; figures and values have them.
+        stacks: by name, what is shown: the runs, their tokens and their scores.
+        pooled: (stack, layer, head) of which the page has a pooled map alone, for its budget; figures and values are
+            whole.
     """
 
-    def __init__(
-        self,
-        runs: list[AttentionRun],
-        tokens: list[list[str]],
-        scores: list[Score],
-        answer: str | None,
-        n_layers: int,
-        page_bytes: int,
-        opening: Opening,
-    ):
-        self.runs, self.tokens, self.scores, self.left_out = runs, tokens, scores, []
-        self._answer, self._n_layers, self._page_bytes = answer, n_layers, page_bytes
-        self._n_heads, self._title = runs[0].pattern.shape[1], opening.title
+    def __init__(self, stacks: dict[StackName, AttentionStack], page_bytes: int, opening: Opening):
+        self.stacks, self.pooled = stacks, []
+        self._page_bytes, self._title, self._run_names = page_bytes, opening.title, opening.run_names
+        self._opened: StackName = opening.stack
         self._pack(opening)  # now, so that errors come from here and not from the display
 
     # ------------------------------------------------------------------ values
 
     def values(
-        self, layer: int, head: int, kind: Quantity = "attention", run: Run = "clean"
+        self,
+        layer: int,
+        head: int,
+        kind: Quantity = "attention",
+        run: Run = "clean",
+        *,
+        stack: StackName | None = None,
     ) -> Float[np.ndarray, "query_pos key_pos"]:
-        """One head's numbers, exactly, NaN where masked. Raises `ConfigError` for what this explorer does not have."""
-        at, head = self._place(layer, head)
-        check_choice("run", run, get_args(Run))
-        if run != "clean" and len(self.runs) == 1:
-            raise ConfigError(f"run = {describe(run)}, but there is no second run: give patched= to attention()")
-        if run != "difference":
-            return self.runs[run == "patched"].values(at, head, kind)
-        clean, patched = (one.values(at, head, kind) for one in self.runs)
-        both = np.isnan(clean) & np.isnan(patched)
-        return np.where(both, np.float32(np.nan), np.nan_to_num(patched) - np.nan_to_num(clean))
+        """One head's numbers, exactly, NaN where masked; keys of cross-attention are the positions of the source.
 
-    def _place(self, layer: int, head: int) -> tuple[int, int]:
-        layers, heads = self.runs[0].layers, self._n_heads
-        layer = layer_index(layer, self._n_layers, "layer")
-        if layer not in layers:
-            raise ConfigError(f"layer = {layer} is not in the cache; allowed: {', '.join(map(str, layers))}")
-        return layers.index(layer), head_index(head, heads)
+        `stack` None is the one that the page opens on. Raises `ConfigError` for what this explorer does not have.
+        """
+        shown = self._stack(stack)
+        check_choice("run", run, get_args(Run))
+        return shown.values(layer, head, kind, run)
+
+    def _stack(self, name: StackName | None) -> AttentionStack:
+        name = self._opened if name is None else name
+        check_choice("stack", name, list(self.stacks))
+        return self.stacks[name]
 
     def figure(
-        self, layer: int, head: int, kind: Quantity = "attention", run: Run = "clean"
+        self,
+        layer: int,
+        head: int,
+        kind: Quantity = "attention",
+        run: Run = "clean",
+        *,
+        stack: StackName | None = None,
     ) -> plotly.graph_objects.Figure:
-        """One head as a plotly figure. Errors as for `values`."""
+        """One head as a plotly figure. Arguments and errors as for `values`."""
         from interp.plot.figures import heatmap
 
-        values, tokens = self.values(layer, head, kind, run), self.tokens[run == "patched"]
-        title = self._name(layer, head) + ("" if run == "clean" else f", {run}")
-        figure = heatmap(values, tokens, tokens, title=title, **_scale(kind, run))
+        values, shown = self.values(layer, head, kind, run, stack=stack), self._stack(stack)
+        title = shown.name_of(layer, head) + ("" if run == "clean" else f", {run}")
+        figure = heatmap(values, *shown.labels(run), title=title, **_scale(shown, kind, run))
         return figure.update_yaxes(scaleanchor="x", constrain="domain").update_xaxes(constrain="domain")
 
-    def layer_figure(self, layer: int, kind: Quantity = "attention", run: Run = "clean") -> plotly.graph_objects.Figure:
-        """All heads of a layer as one plotly figure with one colour scale. Errors as for `values`."""
+    def layer_figure(
+        self, layer: int, kind: Quantity = "attention", run: Run = "clean", *, stack: StackName | None = None
+    ) -> plotly.graph_objects.Figure:
+        """All heads of a layer as one plotly figure with one colour scale. Arguments and errors as for `values`."""
         from interp.plot.figures import heatmaps
 
-        heads, tokens = range(self._n_heads), self.tokens[run == "patched"]
-        values = np.stack([self.values(layer, head, kind, run) for head in heads])
-        title = "" if run == "clean" else run
-        return heatmaps(values, [self._name(layer, head) for head in heads], tokens, tokens, title=title,
-                        **_scale(kind, run))  # fmt: skip
-
-    def _name(self, layer: int, head: int) -> str:
-        at, head = self._place(layer, head)
-        return head_label(self.runs[0].layers[at], head)
+        shown = self._stack(stack)
+        heads = range(shown.n_heads)
+        values = np.stack([self.values(layer, head, kind, run, stack=stack) for head in heads])
+        title, names = "" if run == "clean" else run, [shown.name_of(layer, head) for head in heads]
+        return heatmaps(values, names, *shown.labels(run), title=title, **_scale(shown, kind, run))
 
     # ------------------------------------------------------------------ the page
 
+    @property
+    def wide(self) -> bool:
+        """Whether a page should give it all its width: layers of more than two heads, two texts, or a long one."""
+        shapes = [stack.runs[0].pattern.shape for stack in self.stacks.values()]
+        return len(shapes) > 1 or shapes[0][1] > 2 or max(shapes[0][2:]) > 12
+
     def _pack(self, opening: Opening) -> None:
         """Everything that the page carries: what is shown at first, the still picture, and the data that fit."""
-        shown = self._shown(opening)
-        self._meta = self._describe(opening, shown)
-        ranking = [shown, *(i for i in self._ranking() if i != shown)]
+        stacks = list(self.stacks.values())
+        shown = [self._shown(stack, opening) for stack in stacks]
+        levels = packing.levels_for(run for stack in stacks for run in stack.runs)
+        self._meta = self._describe(opening, shown, levels)
+        ranking = self._ranking(shown)
         pixels = self._map(int(np.clip((STILL / len(ranking)) ** 0.5, 20, 96)))
         self._still, self._still_width = still.png(pixels, still.color_table()), pixels.shape[1]
         room = self._page_bytes - len(self._page().encode()) - RESERVE
-        data, kept = packing.fit(self.runs, self._meta["causal"], self._meta["levels"], ranking, room)
-        gone = sorted(set(ranking) - set(kept))
-        self.left_out = [self._at(i) for i in gone]
-        if gone:
+        pieces = [packing.Piece.of(stack, levels) for stack in stacks]
+        fitted, self._meta["pooled"] = packing.fit(pieces, ranking, room)
+        for stack, meta, (data, kept) in zip(stacks, self._meta["stacks"], fitted, strict=True):
+            gone = sorted(set(range(stack.size)) - set(kept))
+            self.pooled += [(stack.name, *stack.at(i)) for i in gone]
+            meta |= {"kept": kept if gone else None, "data": data}
+        if self.pooled:
             self._meta["notes"].insert(0, self._loss())
-        self._meta |= {"kept": kept if gone else None, "data": data}
         self._meta["id"] = packing.identity(self._meta)
 
-    def _shown(self, opening: Opening) -> int:
+    def _shown(self, stack: AttentionStack, opening: Opening) -> int:
         """Which head of all is shown large at first."""
-        if opening.head is not None:
-            at, inner = self._place(*opening.head)
-            return at * self._n_heads + inner
-        if opening.kind == "contribution":
-            return int(self.runs[0].last_contributions().argmax())
-        return int(self.scores[max(opening.sort, 0)].values.argmax()) if self.scores else 0
+        here = stack.name == opening.stack
+        if opening.head is not None and here:
+            at, head = stack.place(*opening.head)
+            return at * stack.n_heads + head
+        if not here:
+            return stack.shown(opening.kind, opening.run, -1)
+        return stack.shown(opening.kind, opening.run, opening.sort, opening.lock)
 
-    def _at(self, i: int) -> tuple[int, int]:
-        """The (layer, head) of the i-th head of all."""
-        return self.runs[0].layers[i // self._n_heads], i % self._n_heads
-
-    def _ranking(self) -> list[int]:
-        """Heads, the most telling first: by scores, or by what they attend to besides the first token."""
-        if self.scores:
-            worth = np.max([score.values / score.unit for score in self.scores], axis=0)
-        else:
-            others = np.nan_to_num(self.runs[0].pattern)
-            others[..., self.runs[0].first] = 0
-            worth = others.max(axis=-1).mean(axis=-1)
-        return np.argsort(-worth.ravel(), kind="stable").tolist()
+    def _ranking(self, shown: list[int]) -> list[tuple[int, int]]:
+        """All (stack, head) by their places, those shown at first before the others, then the most telling."""
+        first = [*enumerate(shown)]
+        first.sort(key=lambda one: list(self.stacks)[one[0]] != self._opened)
+        worths = [stack.worth() for stack in self.stacks.values()]
+        every = [(i, head) for i, worth in enumerate(worths) for head in range(len(worth))]
+        order = np.argsort(-np.concatenate(worths), kind="stable").tolist()
+        return [*first, *(every[i] for i in order if every[i] not in first)]
 
     def _loss(self) -> str:
-        by = "score lowest" if self.scores else "attend least to any single token besides the first"
-        every = len(self.runs[0].layers) * self._n_heads
+        scored = [bool(stack.scores) for stack in self.stacks.values()]
+        by = ["score lowest"] * any(scored)
+        by += ["attend least to any single token besides the first"] * (not all(scored))
+        every = sum(stack.size for stack in self.stacks.values())
         return (
-            f"Left out to stay within {self._page_bytes / 1e6:g} MB: {len(self.left_out)} of {every} heads, those that "
-            f"{by}. page_bytes= sets the budget."
+            f"Pooled to stay within {self._page_bytes / 1e6:g} MB: {len(self.pooled)} of {every} heads (\u25a6), those "
+            f"that {' or '.join(by)}, show of each block of tokens the largest entry. page_bytes= sets the budget."
         )
 
-    def _describe(self, opening: Opening, shown: int) -> dict[str, Any]:
-        run = self.runs[0]
-        same = len(self.runs) == 1 or self.tokens[0] == self.tokens[1]
-        notes = list(dict.fromkeys([*opening.notes, *(note for one in self.runs for note in one.notes)]))
+    def _describe(self, opening: Opening, shown: list[int], levels: int) -> dict[str, Any]:
+        stacks = list(self.stacks.values())
+        texts = list(dict.fromkeys(text for stack in stacks for text in (stack.keys, stack.queries)))
+        notes = dict.fromkeys([*opening.notes, *(f"{note}" for stack in stacks for note in self._notes(stack))])
         return {
             "id": "",
-            "n": run.pattern.shape[-1],
-            "heads": run.pattern.shape[1],
-            "layers": run.layers,
-            "runs": ["clean", "patched"][: len(self.runs)],
-            "levels": packing.levels_for(self.runs),
-            "causal": run.attention_dir == "causal",
-            "tokens": self.tokens[0],
-            "patchedTokens": None if same else self.tokens[1],
-            "first": run.first,
-            "padding": run.padding,
-            "scores": [
-                {
-                    "name": score.name,
-                    "short": score.short,
-                    "unit": round(score.unit, 6),
-                    "color": score.color,
-                    "values": [round(value, 3) for value in score.values.ravel().tolist()],
-                }
-                for score in self.scores
-            ],
+            "runs": list(opening.run_names[: len(stacks[0].runs)]),
+            "texts": [text.describe() for text in texts],
+            "stacks": [stack.describe(head, texts) for stack, head in zip(stacks, shown, strict=True)],
+            "stack": list(self.stacks).index(opening.stack),
+            "levels": levels,
+            "alphabet": packing.ALPHABET.tobytes().decode(),
+            "pooled": 0,
             "sort": opening.sort,
-            "head": shown,
+            "locked": opening.head is not None,
+            "lock": None if opening.lock == (None, None) else opening.lock,
             "kind": get_args(Quantity).index(opening.kind),
-            "norms": run.value_norms is not None,
-            "answer": self._answer,
-            "why": [
-                "",
-                "" if run.value_norms is not None else "the cache lacks hook_v",
-                "" if self._answer else "give correct= in Python",
-            ],
-            "notes": notes,
+            "run": SHOWN_RUNS.index(opening.run),
+            "notes": list(notes),
             "title": self._title or self._headline(),
             "summary": self._headline(),
             "palette": still.PALETTE,
             "style": packing.source("explorer.css"),
-            "kept": None,
-            "data": "",
         }
+
+    def _notes(self, stack: AttentionStack) -> list[str]:
+        """What a reader should know of a stack, with its name where there are others."""
+        return [self._where(stack) + note for run in stack.runs for note in run.notes]
+
+    def _where(self, stack: AttentionStack) -> str:
+        """How a line about one of several stacks begins."""
+        return f"{stack.title.capitalize()}: " if len(self.stacks) > 1 else ""
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write one self-contained page, at most `page_bytes`, that opens offline."""
@@ -364,47 +346,63 @@ class AttentionExplorer:
 
     # ------------------------------------------------------------------ pictures and words
 
-    def to_png(self, path: str | os.PathLike[str], layer: int | None = None, head: int | None = None) -> None:
+    def to_png(
+        self,
+        path: str | os.PathLike[str],
+        layer: int | None = None,
+        head: int | None = None,
+        *,
+        stack: StackName | None = None,
+    ) -> None:
         """Write the map of all heads as a PNG, or one head (whose tokens are then only in `to_svg`)."""
-        pixels = self._pixels(layer, head)
-        scale = 2 if layer is None else max(1, 640 // len(pixels))
+        pixels = self._pixels(layer, head, stack)
+        scale = 2 if layer is None else max(1, 640 // max(pixels.shape))
         _write(path, still.png(pixels, still.color_table(), scale))
 
-    def to_svg(self, path: str | os.PathLike[str], layer: int | None = None, head: int | None = None) -> None:
+    def to_svg(
+        self,
+        path: str | os.PathLike[str],
+        layer: int | None = None,
+        head: int | None = None,
+        *,
+        stack: StackName | None = None,
+    ) -> None:
         """Write the map of all heads with its summary as an SVG, or one head with its tokens."""
-        pixels = self._pixels(layer, head)
+        pixels = self._pixels(layer, head, stack)
         if layer is None or head is None:
             text = still.map_svg(pixels, self._lines())
         else:
-            text = still.head_svg(pixels, self.tokens[0], self._name(layer, head))
+            shown = self._stack(stack)
+            text = still.head_svg(pixels, *shown.labels("clean"), shown.name_of(layer, head))
         _write(path, text.encode("utf-8", "backslashreplace"))
 
-    def _pixels(self, layer: int | None, head: int | None) -> UInt8[np.ndarray, "rows columns"]:
+    def _pixels(
+        self, layer: int | None, head: int | None, stack: StackName | None
+    ) -> UInt8[np.ndarray, "rows columns"]:
         if (layer is None) != (head is None):
             raise ConfigError(f"layer = {layer}, head = {head}: give both for one head, or neither for the map of all")
         if layer is None or head is None:
+            if stack is not None:
+                raise ConfigError(f"stack = {describe(stack)} without a layer and a head: the map is of all stacks")
             return self._map(48)
-        return still.levels(still.pool(self.values(layer, head), 640), 1.0)
+        return still.levels(still.pool(self.values(layer, head, stack=stack), 640), 1.0)
 
     def _map(self, thumb: int) -> np.ndarray:
-        shown = [
-            [i % len(still.SCORE_COLORS) for i, s in enumerate(self.scores) if s.values.flat[head] / s.unit >= BADGE]
-            for head in range(len(self.runs[0].layers) * self._n_heads)
-        ]
-        return still.map_pixels(self.runs[0].pattern, self.runs[0].layers, shown, thumb)
+        return still.below([stack.map(thumb) for stack in self.stacks.values()])
 
     def _headline(self) -> str:
-        layers, heads, n = self.runs[0].pattern.shape[:3]
-        text = f"Attention of {layers} layers x {heads} heads over {n} tokens"
-        return text + (", clean and patched" if len(self.runs) == 2 else "")
+        stacks = list(self.stacks.values())
+        if len(stacks) == 1:
+            text = f"{'Cross-attention' if stacks[0].cross else 'Attention'} of {stacks[0].headline()}"
+        else:
+            text = "; ".join(f"{stack.title}: {stack.headline()}" for stack in stacks).capitalize()
+        return text + (f", {' and '.join(self._run_names)}" if len(stacks[0].runs) == 2 else "")
 
     def _lines(self) -> list[tuple[str, str]]:
         """The summary: title, sizes, the best heads by every score with the colour of its badge, and the notes."""
         lines = [(line, "") for line in (self._title, self._headline()) if line]
-        for score in self.scores:
-            best = np.argsort(-score.values.ravel(), kind="stable")[:5].tolist()
-            named = ", ".join(f"{head_label(*self._at(i))} {score.values.flat[i]:.2f}" for i in best)
-            lines.append((f"{printable(score.name)}: {named}", score.color))
+        for stack in self.stacks.values():
+            lines += [(self._where(stack) + line, color) for line, color in stack.best()]
         return lines + [(note, "") for note in self._meta["notes"]]
 
     def _text(self) -> str:
@@ -414,14 +412,15 @@ class AttentionExplorer:
         return self._text()
 
 
-RESERVE = 800  # bytes for what is not known before the data are packed: the sentence on what was left out, and the id
+RESERVE = 900  # bytes for what is not known before the data are packed: the sentence on what was pooled, and the id
 
 
-def _scale(kind: Quantity, run: Run) -> dict[str, Any]:
+def _scale(stack: AttentionStack, kind: Quantity, run: Run) -> dict[str, Any]:
     """What a heat-map is told of these values besides its title and labels."""
     signed = kind == "contribution" or run == "difference"
     limits = (0.0, 1.0) if kind == "attention" and not signed else None
-    return {"x": "key", "y": "query", "value": kind, "signed": signed, "limits": limits}
+    y, x = stack.sides
+    return {"x": x, "y": y, "value": kind, "signed": signed, "limits": limits}
 
 
 def _write(path: str | os.PathLike[str], content: bytes) -> None:

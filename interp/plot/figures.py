@@ -23,8 +23,10 @@ figure shows itself at the end of a notebook cell; `figure.write_html(path)` wri
 """
 
 from interp.plot.attributions import contributions, lens, paths
-from interp.plot.builder import bars, heatmap, heatmaps
-from interp.plot.graph_figures import circuit, token_flow
+from interp.plot.bars import bars
+from interp.plot.graph_figures import circuit
+from interp.plot.heatmap import heatmap
+from interp.plot.heatmaps import heatmaps
 from interp.plot.judged_circuits import faithfulness
 from interp.plot.lines import curves
 from interp.plot.patterns import pattern, patterns
@@ -32,6 +34,7 @@ from interp.plot.results import array, head_scores, loss_curves, sweep
 from interp.plot.sankey import path_sankey
 from interp.plot.style import COLORS
 from interp.plot.tables import table
+from interp.plot.token_flow import token_flow
 from interp.plot.weight_figures import composition, eigenvalues, singular_directions, token_table
 
 __all__ = [

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from interp.errors import ConfigError, ShapeError, describe, did_you_mean
+from interp.indices import counted
+from interp.patching import way_of
 from interp.plot.lines import curves as line_curves
+from interp.plot.said import count_of
 from interp.plot.style import literal
 
 if TYPE_CHECKING:
@@ -108,10 +111,9 @@ def _noted(one: xarray.Dataset, name: str) -> dict[str, Any]:
 def _title(curves: xarray.Dataset, by: str | None, metric: str | None) -> str:
     """What the curves say of themselves."""
     about = curves.attrs
-    n, other = about.get("n", 1), about.get("ablation", "none")
-    run = [f"{metric or about.get('metric', '')}, {about.get('direction', '')}"]
-    run += [f"{n} prompts, ratio {about['ratio']}" if "ratio" in about and n > 1 else f"{n} prompt{'s' * (n > 1)}"]
-    run += [] if other == "none" else [f"elsewhere {other}"]
+    n = count_of(about) or 1
+    run = [f"{metric or about.get('metric', '')}, {way_of(about)}"]
+    run += [counted(n, "prompt"), *([f"ratio {about['ratio']}"] if "ratio" in about and n > 1 else [])]
     ranked = f"circuits: {about.get('ranking', 'top')} edges by {by} scores" if by else ""
     ends = (
         f"{100 * about['confidence']:g} % intervals"

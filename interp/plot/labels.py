@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, RangeError, ShapeError, TokenError, describe
-from interp.model import ActivationCache
+from interp.model import HookedTransformer
 from interp.plot import still
 from interp.plot.style import float32
 from interp.text import as_ids, one_sequence, token_strings, visible
@@ -40,13 +40,28 @@ class Score:
     unit: float
     values: Float[np.ndarray, "layer head"]
 
+    @property
+    def signed(self) -> bool:
+        """Whether some are negative."""
+        return bool((self.values < 0).any())
 
-def token_labels(cache: ActivationCache, tokens: Any, n: int, batch: int, what: str) -> list[str]:
-    """A label a position, from text, strings or ids; white space made visible. Raises `TokenError`."""
+    def worded(self, head: int) -> str:
+        """The value of a head, counted over all layers, as the page has it."""
+        value = float(self.values.flat[head])
+        text = f"{value:.2f}" if self.unit == 1 else f"{float(f'{value:.3g}'):g}"
+        text = text.lstrip("-") if not float(text) else text.replace("-", "\u2212")  # a zero has no sign
+        return "+" * (self.signed and value > 0) + text
+
+
+def token_labels(model: HookedTransformer | None, tokens: Any, n: int, batch: int, what: str) -> list[str]:
+    """A label a position, from text, strings or ids; white space made visible. Raises `TokenError`.
+
+    `model` is the one that read them; without it there are only strings to go by.
+    """
     if tokens is None:
         return [str(i) for i in range(n)]
     if isinstance(tokens, str):
-        tokens = cache.model.to_str_tokens(tokens)
+        tokens = _read_by(model, what).to_str_tokens(tokens)
     if not isinstance(tokens, Iterable) or isinstance(tokens, bytes):
         raise TokenError(f"{what} is text, a string a position, or ids, not {describe(tokens)}")
     ids = None
@@ -60,8 +75,14 @@ def token_labels(cache: ActivationCache, tokens: Any, n: int, batch: int, what: 
         if tokens and all(isinstance(token, Integral) and not isinstance(token, bool) for token in tokens):
             ids = as_ids(tokens, what)
     if ids is not None:
-        tokens = token_strings(cache.model.tokenizer, one_sequence(ids))
+        tokens = token_strings(_read_by(model, what).tokenizer, one_sequence(ids))
     return shown_tokens(tokens, n, what)
+
+
+def _read_by(model: HookedTransformer | None, what: str) -> HookedTransformer:
+    if model is None:
+        raise TokenError(f"{what}: give a string a position, because this cache does not know which model read them")
+    return model
 
 
 def shown_tokens(tokens: Iterable[Any], n: int, what: str = "tokens") -> list[str]:
@@ -82,6 +103,8 @@ def read_scores(scores: Mapping[str, Any] | None, layers: list[int], n_layers: i
         raise ConfigError(f"scores is a mapping from names to numbers [layer, head], not {type(scores).__name__}")
     found: dict[str, np.ndarray] = {}
     for name, given in scores.items():
+        if hasattr(scores, "data_vars") and str(name).endswith("_se") and str(name)[:-3] in scores:
+            continue  # the standard error of one, which `head_scores` puts beside it
         if str(name) in found:
             raise ConfigError(f"two scores are called {str(name)!r}")
         values = _numbers(str(name), given, layers)
@@ -90,7 +113,9 @@ def read_scores(scores: Mapping[str, Any] | None, layers: list[int], n_layers: i
         if values.shape != (len(layers), heads):
             raise ShapeError(f"score {name!r} has shape {values.shape}; allowed: [layer, head] = {(n_layers, heads)}")
         if not np.isfinite(values).all():
-            raise RangeError(f"score {name!r} has entries that are NaN or infinite")
+            why = getattr(given, "attrs", {}).get("undefined")
+            raise RangeError(f"score {name!r} has entries that are NaN or infinite"
+                             f"{f' (undefined {why}); leave it out' if why else ''}")  # fmt: skip
         found[str(name)] = values
     colors = itertools.cycle(still.SCORE_COLORS)
     return [

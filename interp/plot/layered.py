@@ -29,8 +29,8 @@ SWEEPS = 12
 class Link:
     """From a node to one on a higher level, which it enters `port` pixels off its middle."""
 
-    start: Any
-    end: Any
+    start: Hashable
+    end: Hashable
     port: int | float = 0
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import RangeError, ShapeError, describe
-from interp.plot.style import COLORS, float32, headings, literal
+from interp.plot.style import COLORS, LETTER, MODE_BAR, columns_of, float32, headings, literal
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -42,6 +42,8 @@ def curves(
     """
     import plotly.graph_objects as go
 
+    from interp.plot.shown import Figure
+
     if wrong := [name for name, pair in lines.items() if len(pair) != 2]:
         raise ShapeError(f"line {wrong[0]!r} is not a pair of x and y values")
     for name, value in [*(marks or {}).items(), *(levels or {}).items()]:
@@ -53,7 +55,7 @@ def curves(
             raise ShapeError(f"line {name!r} has x values of shape {a.shape} and y values of shape {b.shape}")
     if not points:
         raise ShapeError("no lines to draw; at least one is needed")
-    figure = go.Figure()
+    figure = Figure()
     for number, (name, (a, b)) in enumerate(points.items()):
         dash = ("solid", "dash", "dot")[number // len(COLORS) % 3]
         style = {"color": COLORS[number % len(COLORS)], "dash": dash, "width": 2}
@@ -62,13 +64,15 @@ def curves(
         figure.add_trace(go.Scatter(x=a, y=b, mode=mode, name=label, line=style, hovertemplate=hover))
     ends = [np.concatenate([line[axis] for line in points.values()]) for axis in (0, 1)]
     raised = _mark(figure, ends, marks or {}, levels or {})
-    axis = {"gridcolor": "#e5e5e5", "zeroline": False, "showline": True, "linecolor": "#999999", "ticks": "outside"}
+    axis: dict[str, Any] = {"gridcolor": "#e5e5e5", "zeroline": False, "showline": True, "linecolor": "#999999"}
+    axis |= {"ticks": "outside", "exponentformat": "e"}
     figure.update_xaxes(title_text=literal(x), **axis)
     figure.update_yaxes(title_text=literal(y), range=limits, **axis)
     heading, lines_high = headings(title, 760)
     above, inside = 40 + lines_high + raised, max(260, 20 * len(points) + 20)  # as high as the legend
     return figure.update_layout(
         title=heading,
+        modebar=MODE_BAR,
         width=760,
         height=inside + above + 50,
         margin={"l": 60, "r": 30, "t": above, "b": 50},
@@ -94,12 +98,12 @@ def _mark(
     `ends` are the x and y values of all that is drawn besides.
     """
     line = {"color": "#555555", "dash": "dash", "width": 1}
-    rows = _apart(marks, ends[0], 640, {name: 7 * len(name) for name in marks})
+    rows = _apart(marks, ends[0], 640, {name: LETTER * len(name) for name in marks})
     for name, value in marks.items():
         label = {"text": literal(name), "xanchor": "center", "yanchor": "bottom", "yshift": 15 * rows[name]}
         figure.add_vline(value, line=line, annotation=label)
     columns = _apart(levels, ends[1], 260, dict.fromkeys(levels, 16))
-    widest = 7 * max(map(len, levels), default=0) + 10
+    widest = LETTER * max(map(columns_of, levels), default=0) + 10
     for name, value in levels.items():
         label = {"text": literal(name), "xanchor": "right", "yanchor": "bottom", "xshift": -widest * columns[name]}
         label["bgcolor"] = "rgba(255, 255, 255, 0.8)"  # over the lines of the others

@@ -4,8 +4,11 @@ A pattern's entry p is the code `round(254 sqrt(p))`, one byte, and 255 where ma
 keep finer steps, so that after the first token is dropped and what is left is divided again, entries are still within
 .01 where a tenth or more was left (with evenly spaced codes, within .5), and about .005 off where it was less. Where
 there are few entries, two bytes are spent on each. Of a causal pattern only the lower triangle is stored, key by key.
-Norms and effects of the values take twelve bits each, against the largest of their head. All is compressed by zlib as
-one piece and written in base64.
+Norms and effects of the values take twelve bits each, against the largest of their head.
+
+Every head is compressed once, alone, and the heads of a stack that fit are written one after the other as one zlib
+stream in base 85. A head that does not fit keeps a pooled map: of each block of its entries the one of largest size, of
+every kind of value and every run, in the colours' own precision, a byte each. Maps and drawings need no more.
 """
 
 from __future__ import annotations
@@ -13,18 +16,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import zlib
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from html import escape
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt
+from jaxtyping import Float, Int, Int8, UInt
 
 from interp.errors import ConfigError
 from interp.plot.attention_run import AttentionRun
+from interp.plot.attention_stack import AttentionStack
+from interp.plot.still import pool
 
 ONE_BYTE, TWO_BYTES = 254, 65534
 """Codes of a share of 1; the next one stands for masked."""
@@ -39,17 +46,46 @@ def encode(pattern: Float[np.ndarray, "*axes"], levels: int = ONE_BYTE) -> UInt[
     return np.where(np.isnan(pattern), levels + 1, code).astype("u1" if levels == ONE_BYTE else "<u2")
 
 
-def head_bytes(run: AttentionRun, triangle: bool, levels: int) -> list[bytes]:
-    """The codes of every head, key by key; with `triangle` those of the queries from the key on."""
-    n = run.pattern.shape[-1]
-    keys, queries = np.triu_indices(n) if triangle else np.indices((n, n)).reshape(2, -1)
-    return [encode(head[queries, keys], levels).tobytes() for layer in run.pattern for head in layer]
+@lru_cache(1)
+def cells(n_queries: int, n_keys: int, triangle: bool) -> Int[np.ndarray, " entry"]:
+    """Where the entries that are stored lie, key by key; with `triangle` those of the queries from the key on."""
+    keys, queries = np.triu_indices(n_keys) if triangle else np.indices((n_keys, n_queries)).reshape(2, -1)
+    return queries * n_keys + keys
 
 
-def compress(data: bytes) -> bytes:
-    """The data compressed by zlib, tuned for small numbers that vary: 5 % smaller than by default."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_FILTERED)
-    return packer.compress(data) + packer.flush()
+def segment(data: bytes) -> bytes:
+    """The data as a part of a deflate stream (RFC 1951) that refers to nothing before it and ends on a whole byte.
+
+    The codes of a pattern repeat in runs or not at all, so that runs alone are looked for: within 1.5 % of zlib's
+    highest level in a tenth of its time.
+    """
+    packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, 8, zlib.Z_RLE)
+    return packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
+
+
+def stream(parts: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """A zlib stream (RFC 1950) of data and their segments, which are not compressed again."""
+    check = 1
+    for data, _ in parts:
+        check = zlib.adler32(data, check)
+    return b"\x78\x9c" + b"".join(packed for _, packed in parts) + b"\x03\x00" + check.to_bytes(4, "big")
+
+
+ALPHABET = np.frombuffer(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;.=>?@^_`{|}~", "u1")
+"""Python's for base 85 (RFC 1924), with "." in the place of "<", which could end a script element."""
+
+
+def base85(data: bytes) -> str:
+    """Data as text, five characters for four bytes; 6 % shorter than base64."""
+    padded = data + b"\0" * (-len(data) % 4)
+    words = np.frombuffer(padded, ">u4")[:, None] // np.array([85**4, 85**3, 85**2, 85, 1], "u4") % 85
+    return ALPHABET[words].tobytes()[: (5 * len(data) + 3) // 4].decode()
+
+
+def pooled_codes(values: Float[np.ndarray, "rows columns"], top: float) -> Int8[np.ndarray, "rows columns"]:
+    """Values against the largest size among them, as the colours have it: the signed root; -128 where masked."""
+    share = np.sqrt(np.abs(np.nan_to_num(values)) / (top or 1.0))
+    return np.where(np.isnan(values), -128, np.rint(127 * np.copysign(share, values))).astype(np.int8)
 
 
 def value_bytes(runs: Sequence[AttentionRun]) -> bytes:
@@ -66,9 +102,13 @@ def value_bytes(runs: Sequence[AttentionRun]) -> bytes:
 
 
 @cache
-def source(name: str) -> str:
-    """A file of this package: `explorer.js` or `explorer.css`."""
-    return files("interp.plot").joinpath(name).read_text(encoding="utf-8")
+def source(*names: str) -> str:
+    """Scripts, one after the other, or a style as a page carries them: without indentation and comments on lines."""
+    text = "".join(files("interp.plot").joinpath(name).read_text(encoding="utf-8") for name in names)
+    return re.sub(r"^\t*(?://.*\n)?|[ \t]+// .*$", "", text, flags=re.MULTILINE)
+
+
+SCRIPTS = ("explorer_data.js", "explorer.js")
 
 
 def as_json(meta: Any) -> str:
@@ -93,7 +133,7 @@ def fragment(meta: dict[str, Any], still: bytes, width: int, lines: Sequence[tup
         f'<div data-attention="{meta["id"]}"><figure style="margin:0">{picture}'
         f"<figcaption>{caption}</figcaption></figure>"
         f'<script type="application/json">{as_json(meta)}</script></div>\n'
-        f"<script>(() => {{\n{source('explorer.js')}{START % meta['id']}}})()</script>\n"
+        f"<script>(() => {{\n{source(*SCRIPTS)}{START % meta['id']}}})()</script>\n"
     )
 
 
@@ -114,38 +154,120 @@ def page(title: str, inside: str) -> str:
     )
 
 
-def levels_for(runs: Sequence[AttentionRun]) -> int:
+def levels_for(runs: Iterable[AttentionRun]) -> int:
     """The code of a share of 1 in these runs."""
     return TWO_BYTES if sum(run.pattern.size for run in runs) <= FEW else ONE_BYTE
 
 
-def fit(
-    runs: Sequence[AttentionRun], triangle: bool, levels: int, ranking: Sequence[int], room: int
-) -> tuple[str, list[int]]:
-    """The data in base64, at most `room` characters with the list of heads beside it, and the heads that are in it.
+@dataclass(eq=False)
+class Piece:
+    """The data of one stack of heads, of which some fit whole.
 
-    Where not all fit, heads are left out from the end of `ranking`, which lists all of them. Raises `ConfigError` if
-    not a single one fits.
+    Attributes:
+        stack: whose data these are.
+        levels: the code of a share of 1.
+        extra: what the value modes need, of all heads.
+        pooled: the pooled map and its segment, by head, of those that may not fit.
+        whole: the codes of each run and their segments, by head, of those that fit.
     """
-    extra, of_runs = value_bytes(runs), [head_bytes(run, triangle, levels) for run in runs]
 
-    def packed(heads: Sequence[int]) -> str:
-        codes = b"".join(of_run[head] for of_run in of_runs for head in heads)
-        return base64.b64encode(compress(extra + codes)).decode()
+    stack: AttentionStack
+    levels: int
+    extra: tuple[bytes, bytes]
+    pooled: dict[int, tuple[bytes, bytes]]
+    whole: dict[int, list[tuple[bytes, bytes]]]
 
-    every = sorted(ranking)
-    data = packed(every)
-    if len(data) <= room:
-        return data, every
-    alone = [4 / 3 * len(compress(b"".join(of_run[head] for of_run in of_runs))) for head in ranking]
-    many = int(np.searchsorted(np.cumsum(alone), room, side="right"))  # at most a few of these will not fit together
-    while many:
-        kept = sorted(ranking[:many])
-        data = packed(kept)
-        if len(data) + len(as_json(kept)) <= room:
-            return data, kept
-        many -= 1
-    raise ConfigError("page_bytes leaves no room for a single head")
+    @staticmethod
+    def of(stack: AttentionStack, levels: int) -> Piece:
+        """The piece of a stack, with no head in it yet."""
+        extra = value_bytes(stack.runs)
+        return Piece(stack, levels, (extra, segment(extra)), {}, {})
+
+    def read(self, head: int) -> list[tuple[bytes, bytes]]:
+        """The codes of one head in each run, and their segments."""
+        at = divmod(head, self.stack.n_heads)
+        found = []
+        for run in self.stack.runs:
+            values = run.pattern[at]
+            codes = encode(values.take(cells(*values.shape, run.causal)), self.levels).tobytes()
+            found.append((codes, segment(codes)))
+        return found
+
+    def pool(self, head: int, side: int) -> int:
+        """Make the pooled map of a head, with at most so many rows and columns; returns the bytes of its segment."""
+        data = self._pooled(head, side)
+        self.pooled[head] = data, segment(data)
+        return len(self.pooled[head][1])
+
+    def size_of_maps(self, side: int) -> int:
+        """Bytes of the pooled maps of all heads."""
+        rows, columns = (min(n, side) for n in self.stack.runs[0].pattern.shape[2:])
+        entries = rows * (rows + 1) // 2 if self.stack.runs[0].causal else rows * columns
+        return self.stack.size * len(self.stack.kinds) * len(self.stack.shown_runs) * (entries + 4)
+
+    def _pooled(self, head: int, side: int) -> bytes:
+        tops, codes, values = [], [], np.empty((0, 0))
+        for kind in self.stack.kinds:
+            for run in self.stack.shown_runs:
+                values = pool(self.stack.values(*self.stack.at(head), kind, run), side)
+                plain = kind == "attention" and run != "difference"
+                top = 1.0 if plain else float(np.abs(np.nan_to_num(values)).max())
+                tops.append(np.float32(top))
+                codes.append(pooled_codes(values, top).ravel())
+        stored = cells(*values.shape, self.stack.runs[0].causal)
+        return np.array(tops, "<f4").tobytes() + np.concatenate([code[stored] for code in codes]).tobytes()
+
+    def packed(self) -> str:
+        """All of it in base 85: what the value modes need, the heads that are whole, the pooled maps of the others."""
+        kept = sorted(self.whole)
+        parts = [self.extra]
+        parts += [self.whole[head][run] for run in range(len(self.stack.runs)) for head in kept]
+        parts += [self.pooled[head] for head in range(self.stack.size) if head not in self.whole]
+        return base85(stream(parts))
+
+
+POOLED_SIDES = (64, 48, 32, 24, 16, 12, 8, 4)
+"""Rows and columns of pooled maps: the first with which those of all heads take no more than a quarter of the room.
+More than 64 can hardly be told apart in a thumbnail."""
+
+
+def fit(
+    pieces: Sequence[Piece], ranking: Sequence[tuple[int, int]], room: int
+) -> tuple[list[tuple[str, list[int]]], int]:
+    """Of each piece the data in base 85 and the heads that are in it whole; and the side of the others' pooled maps.
+
+    Together they take at most `room` characters with the lists of heads beside them. Where not all fit, those from the
+    end of `ranking`, which lists all (piece, head), are pooled. Raises `ConfigError` if not a single one fits.
+    """
+    room = 4 * room // 5 - sum(len(piece.extra[1]) + 20 for piece in pieces)  # in bytes, for the heads
+    sizes: list[int] = []
+    for at, head in ranking:
+        found = pieces[at].read(head)
+        sizes.append(sum(len(packed) for _, packed in found))
+        if sum(sizes) > room:
+            break
+        pieces[at].whole[head] = found
+    side = 0
+    if sum(sizes) > room:
+        fitting = [side for side in POOLED_SIDES if sum(piece.size_of_maps(side) for piece in pieces) <= room / 4]
+        side = fitting[0] if fitting else POOLED_SIDES[-1]
+        _make_room(pieces, ranking, sizes, room, side)
+    return [(piece.packed(), sorted(piece.whole)) for piece in pieces], side
+
+
+def _make_room(
+    pieces: Sequence[Piece], ranking: Sequence[tuple[int, int]], sizes: list[int], room: int, side: int
+) -> None:
+    """Pool heads from the end of the ranking until those that are whole fit, with their names, beside the maps."""
+    pooled = sum(pieces[at].pool(head, side) for at, head in ranking[len(sizes) :])
+    for many in reversed(range(len(sizes))):
+        at, head = ranking[many]
+        pieces[at].whole.pop(head, None)
+        pooled += pieces[at].pool(head, side)
+        named = sum(len(f"{head},") for _, head in ranking[:many])
+        if many and sum(sizes[:many]) + named + pooled <= room:
+            return
+    raise ConfigError("page_bytes leaves no room for a single head beside the pooled maps of the others")
 
 
 def identity(meta: dict[str, Any]) -> str:

@@ -13,27 +13,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, describe, did_you_mean
-from interp.patching import ROLES
-from interp.plot.builder import bars, heatmap
+from interp.plot.bars import bars
+from interp.plot.heatmap import heatmap
 from interp.plot.lines import curves
-from interp.plot.style import float32
+from interp.plot.said import capital, count_of, done_of, ends_of, measured_of, prompts_of, word
+from interp.plot.style import float32, in_full, printable
 from interp.text import visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects
     import xarray
 
-WORDS = {"pos": "position", "key_pos": "attended position", "kv_head": "key-value head"}
-"""What axes are called in a figure, where not by their own names."""
-
-
 # ---------------------------------------------------------------------- labelled arrays
 
 
 def array(
-    result: xarray.DataArray,
+    result: xarray.DataArray | xarray.Dataset,
+    name: str | None = None,
     *,
-    title: str = "",
+    title: str | None = None,
     value: str | None = None,
     signed: bool | None = None,
     limits: tuple[float, float] | None = None,
@@ -43,17 +41,20 @@ def array(
 
     Args:
         result: axes of size 1 beyond the second are left out. Beside an axis of positions, its tokens are the labels.
-        title: above the figure.
+        name: of the variable to draw, where a Dataset was given, with what the Dataset says of itself.
+        title: above the figure; by default what the array's `attrs` say of it.
         value: what the values are; by default the array's name.
         signed: centre the colours on 0; by default where there are values below 0.
         limits: ends of the colours.
         also: further numbers of the same axes for the hover text, by name.
 
     Raises:
-        ConfigError: no labelled array of real numbers, such as a Dataset, whose variables are arrays.
+        ConfigError: no labelled array of real numbers, or a name that is not there or not needed.
         ShapeError: more than two axes longer than 1, or nothing to draw.
     """
-    result = _of_two_axes(result)
+    result = _of_two_axes(_variable(result, name))
+    if title is None:
+        title = f"{done_of(result)}\n{measured_of(result)}".strip() if result.attrs else ""
     value = str(result.name or "value") if value is None else value
     numbers = result.to_numpy()
     signed = bool((numbers < 0).any()) if signed is None else signed
@@ -81,15 +82,37 @@ def array(
     )
 
 
+def _variable(result: Any, name: str | None) -> xarray.DataArray:
+    """The array that a Dataset has under a name, with its intervals, and what both say of themselves."""
+    if name is None or not hasattr(result, "data_vars"):
+        if name is not None:
+            raise ConfigError(f"name = {describe(name)}, but one array was given, not a Dataset of them")
+        return result
+    names = _names_of(result)
+    if name not in names:
+        raise ConfigError(f"name = {describe(name)}; allowed: {', '.join(names)}{did_you_mean(str(name), names)}")
+    ends = {end: result[f"{name}_{end}"] for end in ("ci_low", "ci_high") if f"{name}_{end}" in result}
+    return result[name].assign_coords(ends).assign_attrs(result.attrs | result[name].attrs)
+
+
+def _names_of(result: xarray.Dataset) -> list[str]:
+    """The variables that are no ends of intervals."""
+    return [name for name in map(str, result.data_vars) if not name.endswith(("_ci_low", "_ci_high"))]
+
+
 def sweep(
     result: xarray.DataArray, metric: str | None = None, *, title: str | None = None
 ) -> plotly.graph_objects.Figure:
     """How much patching each place changes the metric: 0, in the middle of the colours, is the run as it is.
 
     Of effects and fractions (`normalize=True`) these are its own numbers; else the run's metric (`baseline`) is taken
-    off, and the hover text has both. A sweep over two axes is a heat-map, the first axis down (`over=("layer", "pos")`
+    off, and the hover text has both. Of single prompts of several the metric itself is drawn, because `baseline` is the
+    mean of all. A sweep over two axes is a heat-map, the first axis down (`over=("layer", "pos")`
     puts tokens across; `result.transpose()` turns it round), over one axis bars. Intervals over prompts are in the
     hover text.
+
+    Give it what a sweep returned, or a selection of that. xarray keeps `attrs` through arithmetic, so that a baseline
+    which you have taken off would be taken off again here; `effects=True` measures changes.
 
     Args:
         result: from `patching.sweep` or `path_sweep`, or a variable of what `patching.sweep_sites` returns.
@@ -113,31 +136,22 @@ def sweep(
     about = result.attrs
     ends = [about.get(end) if at is None else _one_of(about.get(end), at) for end in ("baseline", "target")]
     base, target = (float(end) if isinstance(end, int | float) else None for end in ends)
+    if (count_of(about) or 1) > 1 and "prompt" in result.coords:
+        base = None  # both ends are means over all prompts, and say nothing of each
     measured = str(about.get("metric", "")) if at is None or metric is None else metric
-    lines = [_patched(result)]
-    lines += [f"{measured}" + (f", mean of {about['n']} prompts" if about.get("n", 1) > 1 else "")]
+    lines = [done_of(result), measured_of(result, measured)]
     if about.get("values") == "fraction":
         value, also = "share of the gap", {}
     elif base is not None:
         of_metric = result + base if about.get("values") == "effect" else result
         value, also = "change", {measured or "value": of_metric}
         result = (of_metric - base if of_metric is result else result).assign_attrs(about)
-        runs, other = ROLES.get(str(about.get("direction")), ("as it is", "in the other run"))
+        runs, other = ends_of(about)
         lines[1] += f": {base:.3g} {runs}" + ("" if target is None else f", {target:.3g} {other}")
     else:
         value, also = str(result.name or "effect"), {}
     written = "\n".join(line for line in lines if line) if title is None else title
     return array(result, title=written, value=value, signed=True, also=also)
-
-
-def _patched(result: xarray.DataArray) -> str:
-    """What was patched, and in which direction; the name of a result that does not say."""
-    about = result.attrs
-    if "site" in about:
-        return f"Patching {about['site']}, {about['direction']}"
-    if "receivers" in about:
-        return f"Paths to {about['receivers']} ({about['paths']}), {about['direction']}"
-    return str(result.name or "")
 
 
 def head_scores(
@@ -168,18 +182,25 @@ def head_scores(
     low, high = float(one.min()), float(one.max())
     negative = low < 0
     limits = (-1.0 if negative else 0.0, 1.0) if max(-low, high) <= 1 else None
-    said = str(one.attrs.get("definition", ""))
-    title = f"{_word(str(one.name or 'score')).capitalize()} score\n{said}" if title is None else title
+    if title is None:
+        of = str(scores.attrs.get("prompts", "")) if "n" in one.attrs else ""
+        over = prompts_of(one) + {"": "", "given": " that were given"}.get(of, f": {of}")
+        said = "; ".join(part for part in (str(one.attrs.get("definition", "")), over, _norms(one, scores)) if part)
+        title = f"{capital(word(str(one.name or 'score')))} score\n{said}"
     also = {key: numbers.transpose("layer", "head") for key, numbers in also.items()}
-    return array(one.transpose("layer", "head"), title=title, value=_word(str(one.name or "score")), signed=negative,
+    return array(one.transpose("layer", "head"), title=title, value=word(str(one.name or "score")), signed=negative,
                  limits=limits, also=also)  # fmt: skip
+
+
+def _norms(*results: Any) -> str:
+    return "norms' gains folded into the weights" if any(one.attrs.get("fold_norms") for one in results) else ""
 
 
 def check_array(result: Any, what: str) -> None:
     """Raises `ConfigError` for anything but a labelled array, with what should be drawn in words."""
     if hasattr(result, "data_vars"):
-        names = ", ".join(name for name in map(str, result.data_vars) if not name.endswith(("_ci_low", "_ci_high")))
-        raise ConfigError(f"a Dataset holds several arrays; draw one of them, result[name] of {names}")
+        raise ConfigError(f"a Dataset holds several arrays; draw one of them, result[name] of "
+                          f"{', '.join(_names_of(result))}")  # fmt: skip
     if not hasattr(result, "dims") or not hasattr(result, "coords"):
         raise ConfigError(f"this draws what {what}, a labelled array, not {type(result).__name__}")
 
@@ -198,30 +219,32 @@ def _of_two_axes(result: xarray.DataArray) -> xarray.DataArray:
     return result
 
 
+BESIDE = ("label", "component")
+"""Coordinates beside an axis that name its places, after the tokens of an axis of positions."""
+
+
 def axis_labels(result: xarray.DataArray, dim: str) -> tuple[list[str], list[str]]:
     """Labels of an axis, and what its places are called under the pointer."""
     values = result[dim].to_numpy().tolist() if dim in result.coords else list(range(result.sizes[dim]))
-    beside = next(
-        (
-            c
-            for c in ("token", f"{dim.removesuffix('_pos')}_token", "label")
-            if c in result.coords and result[c].dims == (dim,)
-        ),
-        None,
-    )
-    if beside is None:
-        shown = [visible(str(value)) for value in values]
-        return shown, [f"{_word(dim)} {one}" for one in shown]
-    tokens = [visible(str(token)) for token in result[beside].to_numpy().tolist()]
-    return tokens, [f"{_word(dim)} {at}: “{token}”" for at, token in zip(values, tokens, strict=True)]
+    there = [str(coord) for coord in result.coords if result[coord].dims == (dim,)]
+    if tokens := [coord for coord in ("token", f"{dim.removesuffix('_pos')}_token") if coord in there]:
+        labels = [visible(str(token)) for token in result[tokens[0]].to_numpy().tolist()]
+        return labels, [f"{word(dim)} {at}: “{token}”" for at, token in zip(values, labels, strict=True)]
+    labels = [printable(str(value)) for value in values]
+    if named := [coord for coord in BESIDE if coord in there and coord != dim]:
+        labels = [printable(str(value)) for value in result[named[0]].to_numpy().tolist()]
+    elif {"kind", "name"} <= set(there):  # sets of edges, such as "component" "L0H1", or "random" without a name
+        both = zip(result["kind"].to_numpy().tolist(), result["name"].to_numpy().tolist(), strict=True)
+        labels = [printable(f"{kind} {own}".strip()) for kind, own in both]
+    return labels, [f"{word(dim)} {one}" for one in labels]
 
 
 def _axis_title(result: xarray.DataArray, dim: str) -> str:
     """What an axis is; beside positions of a patched run, which of the prompts their tokens are of."""
-    roles = ROLES.get(str(result.attrs.get("direction")))
-    if roles is None or dim != "pos" or "token" not in result.coords:
-        return _word(dim)
-    return f"{_word(dim)} (tokens of the {roles[0]} prompt{'s' if result.attrs.get('n', 1) > 1 else ''})"
+    if "direction" not in result.attrs or dim != "pos" or "token" not in result.coords:
+        return word(dim)
+    which, several = ends_of(result.attrs)[0], "s" if (count_of(result.attrs) or 1) > 1 else ""
+    return f"{word(dim)} (tokens of the {'' if which == 'as it is' else which + ' '}prompt{several})"
 
 
 def _notes(result: xarray.DataArray, also: dict[str, Any]) -> np.ndarray | None:
@@ -230,13 +253,13 @@ def _notes(result: xarray.DataArray, also: dict[str, Any]) -> np.ndarray | None:
     if "label" in result.coords and result["label"].dims == result.dims:
         lines.append(result["label"].to_numpy().astype(object))
     for name, numbers in also.items():
-        lines.append(_in_words(f"{name} {{:.4f}}", numbers.broadcast_like(result).transpose(*result.dims).to_numpy()))
+        lines.append(_in_words(name, numbers.broadcast_like(result).transpose(*result.dims).to_numpy()))
     if "reason" in result.coords and result["reason"].dims == result.dims:
         lines.append(result["reason"].to_numpy().astype(object))
     ends = [result[end] for end in ("ci_low", "ci_high") if end in result.coords]
     if len(ends) == 2 and ends[0].dims == result.dims:
         share = f"{100 * result.attrs.get('confidence', 0.95):g} % interval"
-        lines.append(_in_words(f"{share} {{:.4f}} to {{:.4f}}", *(end.to_numpy() for end in ends)))
+        lines.append(_in_words(share, *(end.to_numpy() for end in ends)))
     if not lines:
         return None
     notes = np.empty(result.shape, dtype=object)
@@ -245,15 +268,12 @@ def _notes(result: xarray.DataArray, also: dict[str, Any]) -> np.ndarray | None:
     return notes
 
 
-def _in_words(form: str, *numbers: np.ndarray) -> np.ndarray:
+def _in_words(name: str, *numbers: np.ndarray) -> np.ndarray:
+    """What each place has of one or two numbers, such as "interval 0.1000 to 0.2000"."""
     words = np.empty(numbers[0].shape, dtype=object)
     for place in np.ndindex(*words.shape):
-        words[place] = form.format(*(float(one[place]) for one in numbers))
+        words[place] = f"{name} {' to '.join(in_full(float(one[place])) for one in numbers)}"
     return words
-
-
-def _word(name: str) -> str:
-    return WORDS.get(name, name.replace("_", " "))
 
 
 def _one_of(values: Any, at: int) -> Any:

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 from interp.errors import ConfigError
 from interp.indices import check_count
 from interp.model import LogitAttribution, Rows
-from interp.plot.attributions import at_one_place
-from interp.plot.graph_figures import finish
+from interp.plot.attributions import at_one_place, logit_of, place_of
+from interp.plot.graph_figures import WIDEST, finish
 from interp.plot.style import NEGATIVE, POSITIVE, clip, literal
 
 if TYPE_CHECKING:
     import plotly.graph_objects
+
+LAST_STEP = 0.6
+"""How much further the last column is than another, in widths of a column: its labels stand before it, not behind."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,13 @@ def path_sankey(
     if title is None:
         shown, whole = float(values[order].sum()), float(values.sum())
         of = f"{len(order)} of {len(result):,}"
-        title = f"Paths to the logit (difference)\nthe largest {of}; they add {shown:.3f} of {whole:.3f}"
+        where = place_of(result, prompt, pos)
+        title = f"Paths to {logit_of(result)}\nthe largest {of}; they add {shown:.3f} of {whole:.3f}{where}"
     figure = _ribbons(names, flows, x, y)
     crowd = max(sum(1 for other in x if other == one) for one in x)
-    return finish(figure, title, 180 + 170 * len(set(x)), 160 + 40 * crowd)
+    column = max(105, min(170, 1300 // len(set(x))))  # labels stand beside their nodes
+    width = 180 + round(column * (len(set(x)) + LAST_STEP))
+    return finish(figure, title, width, 160 + 40 * crowd, most=max(WIDEST, width))
 
 
 def _flows(labels: Sequence[str], values: Sequence[float]) -> dict[_Link, float]:
@@ -86,6 +92,8 @@ def _ribbons(
 ) -> plotly.graph_objects.Figure:
     """Nodes at these places with the flows between them."""
     import plotly.graph_objects as go
+
+    from interp.plot.shown import Figure
 
     node = {
         "label": [literal(clip(name)) for name in names],
@@ -104,7 +112,7 @@ def _ribbons(
         "customdata": ["raises the logit" if link.positive else "lowers the logit" for link in flows],
         "hovertemplate": "%{source.label} → %{target.label}<br>%{customdata} by %{value:.4f}<extra></extra>",
     }
-    return go.Figure(go.Sankey(arrangement="snap", node=node, link=link))
+    return Figure(go.Sankey(arrangement="snap", node=node, link=link, textfont={"color": "#000000", "size": 12}))
 
 
 def _along(name: str) -> tuple[int | float, int, str]:
@@ -117,9 +125,14 @@ def _along(name: str) -> tuple[int | float, int, str]:
 
 
 def _columns(names: Sequence[str], flows: Mapping[_Link, float]) -> tuple[list[float], list[float]]:
-    """Places of the nodes from 0 to 1: a column for each step that is there, and in it room by size."""
+    """Places of the nodes from 0 to 1: a column for each step that is there, and in it room by size.
+
+    The last column, whose labels stand before it, keeps more room than the others to the labels behind the one before.
+    """
     steps = sorted({_along(name)[0] for name in names})
-    x = [_inside(steps.index(_along(name)[0]), len(steps) - 1) for name in names]
+    at = [steps.index(_along(name)[0]) for name in names]
+    last = len(steps) - 1 + LAST_STEP
+    x = [_inside(last if step == len(steps) - 1 else step, last) for step in at]
     size = {
         name: max(
             sum(s for link, s in flows.items() if link.start == name),
@@ -136,7 +149,7 @@ def _columns(names: Sequence[str], flows: Mapping[_Link, float]) -> tuple[list[f
     return x, y
 
 
-def _inside(step: int, last: int) -> float:
+def _inside(step: int | float, last: int | float) -> float:
     """Plotly places nodes only strictly between 0 and 1."""
     return 0.001 + 0.998 * step / max(last, 1)
 

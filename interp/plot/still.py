@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from interp.model import head_label
 from interp.plot.style import clip
 
 PALETTE: dict[str, dict[str, Any]] = {
@@ -60,17 +59,20 @@ DIGITS = {  # 3 x 5 pixels, a row an octal digit
     character: np.array([[int(row) >> bit & 1 for bit in (2, 1, 0)] for row in rows], dtype=bool)
     for character, rows in {
         "0": "75557", "1": "26227", "2": "71747", "3": "71717", "4": "55711", "5": "74717", "6": "74757",
-        "7": "71122", "8": "75757", "9": "75717", "L": "44447", "H": "55755",
+        "7": "71122", "8": "75757", "9": "75717", "L": "44447", "H": "55755", "X": "55255",
     }.items()
 }  # fmt: skip
 
 
-def png(pixels: UInt8[np.ndarray, "row column"], colors: Sequence[str], scale: int = 1) -> bytes:
+def png(
+    pixels: UInt8[np.ndarray, "row column"], colors: Sequence[str], scale: int = 1, *, hatched: bool = True
+) -> bytes:
     """An indexed PNG (ISO/IEC 15948) of these colours, each pixel `scale` x `scale`; equal input gives equal bytes.
 
-    Masked pixels are hatched.
+    Masked pixels are hatched, unless the colours are others than those of `color_table`.
     """
-    pixels = _hatched(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
+    pixels = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+    pixels = _hatched(pixels) if hatched else pixels
     height, width = pixels.shape
     rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels], axis=1)  # each row begins with its filter: none
 
@@ -116,13 +118,15 @@ def levels(values: Float[np.ndarray, "rows columns"], top: float) -> UInt8[np.nd
 
 def pool(values: Float[np.ndarray, "query_pos key_pos"], side: int) -> Float[np.ndarray, "row column"]:
     """At most `side` x `side`: of each block the entry of largest size, so that thin stripes survive."""
-    n = len(values)
-    if n <= side:
+    if max(values.shape) <= side:
         return values
-    starts = np.ceil(np.arange(side) * n / side).astype(int)
+    blocks = [min(n, side) for n in values.shape]
+    rows, columns = (np.ceil(np.arange(m) * n / m).astype(int) for m, n in zip(blocks, values.shape, strict=True))
 
     def reduce(array: np.ndarray, what: np.ufunc) -> np.ndarray:
-        return what.reduceat(what.reduceat(array, starts, axis=0), starts, axis=1)
+        ends = [*rows[1:], len(array)]
+        of_blocks = [what.reduce(array[start:end], axis=0) for start, end in zip(rows, ends, strict=True)]
+        return what.reduceat(of_blocks, columns, axis=1)  # which alone, over both axes, takes ten times as long
 
     high, low = reduce(values, np.fmax), reduce(values, np.fmin)  # both pass over NaN
     return np.where(-low > high, low, high)
@@ -133,34 +137,46 @@ def pool(values: Float[np.ndarray, "query_pos key_pos"], side: int) -> Float[np.
 
 def map_pixels(
     patterns: Float[np.ndarray, "layer head query_pos key_pos"],
-    layers: Sequence[int],
+    labels: Sequence[str],
     badges: Sequence[Sequence[int]],
     thumb: int = 32,
 ) -> UInt8[np.ndarray, "row column"]:
     """Layers down (in several columns where they are many), heads across, labels below.
 
-    `badges[i]` are the colours of head i's badges, in its upper right corner.
+    Of head i of all, `labels[i]` is its name and `badges[i]` the colours of its badges, in its upper right corner. A
+    rectangular pattern is stretched to a square.
     """
-    n_layers, heads, n = patterns.shape[:3]
-    side = min(n, thumb)
-    grown = thumb // side  # a short text has few cells, so they are larger
-    size = side * grown
-    wide, high = max(size, 4 * len(head_label(max(layers), heads - 1))) + 5, size + 11
+    n_layers, heads = patterns.shape[:2]
+    side = min(max(patterns.shape[2:]), thumb)
+    size = side * (thumb // side)  # a short text has few cells, so they are larger
+    wide, high = max(size, 4 * max(map(len, labels))) + 5, size + 11
     columns = max(
         1, round((n_layers * high / (heads * wide)) ** 0.5 - 0.25)
     )  # of blocks: many layers would make a ribbon
     rows = -(-n_layers // columns)
     picture = np.full((high * rows + 4, (wide * heads + 8) * columns), PAPER, np.uint8)
-    for i, layer in enumerate(layers):
-        for head in range(heads):
-            y, x = 4 + i % rows * high, 4 + i // rows * (wide * heads + 8) + head * wide
-            pixels = levels(pool(patterns[i, head], side), 1.0)
-            area = pixels.repeat(grown, axis=0).repeat(grown, axis=1)
-            for j, color in enumerate(badges[i * heads + head][: size // 6]):
-                area[1 + 6 * j : 6 + 6 * j, -6:-1] = BADGE + color
-            picture[y : y + size, x : x + size] = area
-            _write(picture, y + size + 2, x, head_label(layer, head))
+    for at, label in enumerate(labels):
+        layer, head = divmod(at, heads)
+        y, x = 4 + layer % rows * high, 4 + layer // rows * (wide * heads + 8) + head * wide
+        area = _stretched(levels(pool(patterns[layer, head], side), 1.0), size)
+        for j, color in enumerate(badges[at][: size // 6]):
+            area[1 + 6 * j : 6 + 6 * j, -6:-1] = BADGE + color
+        picture[y : y + size, x : x + size] = area
+        _write(picture, y + size + 2, x, label)
     return picture
+
+
+def _stretched(pixels: UInt8[np.ndarray, "rows columns"], size: int) -> UInt8[np.ndarray, "size size"]:
+    """At least as large, each pixel repeated as evenly as whole numbers allow."""
+    rows, columns = (np.arange(size) * n // size for n in pixels.shape)
+    return pixels[rows][:, columns]
+
+
+def below(pictures: Sequence[UInt8[np.ndarray, "_rows _columns"]]) -> UInt8[np.ndarray, "height width"]:
+    """Pictures one below the other."""
+    wide = max(picture.shape[1] for picture in pictures)
+    padded = [np.pad(one, ((0, 0), (0, wide - one.shape[1])), constant_values=PAPER) for one in pictures]
+    return np.concatenate(padded)
 
 
 def _write(picture: UInt8[np.ndarray, "row column"], y: int, x: int, text: str) -> None:
@@ -181,19 +197,21 @@ def map_svg(pixels: UInt8[np.ndarray, "row column"], lines: Sequence[tuple[str, 
     return _svg(max(width, 7 * max(len(line) for line, _ in lines)), height + 16 + 16 * len(lines), title, image + text)
 
 
-def head_svg(pixels: UInt8[np.ndarray, "rows columns"], tokens: Sequence[str], title: str) -> str:
+def head_svg(pixels: UInt8[np.ndarray, "rows columns"], queries: Sequence[str], keys: Sequence[str], title: str) -> str:
     """One head: queries down, keys across, every token as text."""
-    n = len(tokens)
-    cell = max(12.0, min(40.0, 640 / n))
-    side, edge = cell * n, 30 + min(120, 7 * max(map(len, tokens)))
+    cell = max(12.0, min(40.0, 640 / max(len(queries), len(keys))))
+    width, height = cell * len(keys), cell * len(queries)
+    left, above = (30 + min(120, 7 * max(map(len, tokens))) for tokens in (queries, keys))
     words = ""
-    for i, token in enumerate(tokens):
-        shown, at = escape(clip(token, 16)), edge + (i + 0.5) * cell + 4
-        words += f'<text x="{edge - 5}" y="{at:g}" text-anchor="end">{shown}</text>'
-        words += f'<text transform="translate({at:g} {edge - 5}) rotate(-90)">{shown}</text>'
-    image = _image(png(pixels, color_table(), max(1, round(cell))), edge, edge, side, side)
+    for i, token in enumerate(queries):
+        at = above + (i + 0.5) * cell + 4
+        words += f'<text x="{left - 5}" y="{at:g}" text-anchor="end">{escape(clip(token, 16))}</text>'
+    for i, token in enumerate(keys):
+        at = left + (i + 0.5) * cell + 4
+        words += f'<text transform="translate({at:g} {above - 5}) rotate(-90)">{escape(clip(token, 16))}</text>'
+    image = _image(png(pixels, color_table(), max(1, round(cell))), left, above, width, height)
     heading = f'<text x="6" y="16" font-weight="bold">{escape(title)}</text>'
-    return _svg(edge + side + 8, edge + side + 8, title, image + heading + words)
+    return _svg(left + width + 8, above + height + 8, title, image + heading + words)
 
 
 def _svg(width: int | float, height: int | float, title: str, inside: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from interp.errors import ConfigError, ShapeError, check_choice, describe
-from interp.plot.style import LONGEST_LABEL, NEGATIVE, POSITIVE, headings, literal
+from interp.plot.style import LONGEST_LABEL, MODE_BAR, NEGATIVE, POSITIVE, headings, literal
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -32,6 +32,8 @@ def table(
         ConfigError: an entry is neither text nor a real number; `signed` is none of the columns, or has text.
     """
     import plotly.graph_objects as go
+
+    from interp.plot.shown import Figure
 
     lengths = {len(column) for column in columns.values()}
     if len(lengths) != 1 or lengths == {0}:
@@ -59,8 +61,9 @@ def table(
     }
     width = max(sum(widths), 300) + 40
     heading, lines_high = headings(title, width)
-    return go.Figure(go.Table(header=header, cells=cells, columnwidth=widths)).update_layout(
+    return Figure(go.Table(header=header, cells=cells, columnwidth=widths)).update_layout(
         title=heading,
+        modebar=MODE_BAR,
         width=width,
         height=sum(high) + 64 + lines_high,
         margin={"l": 20, "r": 20, "t": 20 + lines_high, "b": 10},

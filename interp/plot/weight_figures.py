@@ -14,9 +14,10 @@ from interp.errors import ConfigError, RangeError, ShapeError, check_choice, did
 from interp.factored import FactoredMatrix
 from interp.indices import check_count
 from interp.model import head_label
-from interp.plot.builder import bars, heatmap
+from interp.plot.bars import bars
+from interp.plot.heatmap import heatmap
 from interp.plot.results import check_array
-from interp.plot.style import LONGEST_IN_CELL, NEGATIVE, POSITIVE, clip, headings
+from interp.plot.style import LONGEST_IN_CELL, MODE_BAR, NEGATIVE, POSITIVE, clip, headings
 from interp.plot.tables import table
 from interp.text import token_names, visible
 from interp.weights import TopEntries
@@ -61,7 +62,9 @@ def composition(
         for side in ("writer", "reader")
     ]
     if title is None:
-        title = (f"{kind}-composition" if kind else "Composition") + f"\n{scores.attrs.get('definition', '')}"
+        said = str(scores.attrs.get("definition", ""))
+        said += "; norms' gains folded into the weights" if scores.attrs.get("fold_norms") else ""
+        title = (f"{kind}-composition" if kind else "Composition") + f"\n{said}"
     return heatmap(
         scores.to_numpy().reshape(len(sides[0]), len(sides[1])),
         *sides,
@@ -154,6 +157,8 @@ def eigenvalues(
     """
     import plotly.graph_objects as go
 
+    from interp.plot.shown import Figure
+
     if not isinstance(circuit, FactoredMatrix | Tensor):
         raise ConfigError(f"this draws a FactoredMatrix or its eigenvalues, not {type(circuit).__name__}")
     if circuit.ndim != (2 if isinstance(circuit, FactoredMatrix) else 1):
@@ -165,7 +170,7 @@ def eigenvalues(
     real, imaginary = np.real(values), np.imag(values)
     size = float(np.abs(values).sum())
     score = f"{real.sum() / size:.3f}" if size else "undefined"
-    figure = go.Figure(
+    figure = Figure(
         go.Scatter(
             x=real.astype(np.float32),
             y=imaginary.astype(np.float32),
@@ -188,6 +193,7 @@ def eigenvalues(
     heading, lines_high = headings(written, 560)
     return figure.update_layout(
         title=heading,
+        modebar=MODE_BAR,
         width=560,
         height=530 + lines_high,
         margin={"l": 70, "r": 30, "t": 20 + lines_high, "b": 60},
@@ -227,5 +233,6 @@ def singular_directions(
     text = ["   " + " → ".join(tokens(i, side, "+", top_k) for side in sides) if top_k else "" for i in range(n)]
     if title is None:
         title = f"Singular directions of {result.attrs.get('circuit', 'a head')}\n{sides[0]} → {sides[1]}, at the + end"
+        title += "; norms' gains folded into the weights" if result.attrs.get("fold_norms") else ""
     return bars(result["singular_value"].to_numpy(), [str(i) for i in range(n)], title=title, x="singular value",
                 y="direction", notes=notes, text=text)  # fmt: skip

@@ -12,11 +12,11 @@ class AttentionWidget(anywidget.AnyWidget):
     """What `AttentionExplorer.widget()` returns.
 
     Attributes:
-        selection: what the reader locked, {"layer", "head", "query", "key"}, each a number or None. Follow it with
-            `widget.observe(fn, names="selection")`.
+        selection: what the reader locked, {"layer", "head", "query", "key"}, each a number or None, and the "stack" of
+            heads that this is in. Follow it with `widget.observe(fn, names="selection")`.
     """
 
-    _esm = f"""{packing.source("explorer.js")}
+    _esm = f"""{packing.source(*packing.SCRIPTS)}
 export default {{
   render({{ model, el }}) {{
     const host = document.createElement("div");
@@ -29,7 +29,7 @@ export default {{
 }};
 """
     _meta = traitlets.Dict().tag(sync=True)
-    selection = traitlets.Dict({"layer": None, "head": None, "query": None, "key": None}).tag(sync=True)
+    selection = traitlets.Dict({"stack": None, "layer": None, "head": None, "query": None, "key": None}).tag(sync=True)
 
     def __init__(self, meta: dict[str, Any]):
         super().__init__(_meta=meta)
