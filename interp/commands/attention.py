@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.commands.common import MODEL, ModelName, Quiet, busy, check_different, check_writable, load, wrote
+from interp.commands.common import (
+    MODEL,
+    ModelName,
+    Quiet,
+    busy,
+    check_different,
+    check_writable,
+    load,
+    load_pair,
+    wrote,
+)
+from interp.commands.options import are_of_two_stacks
 from interp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,13 +34,23 @@ Example: interp attention --text 'When Mary and John went to the store, John gav
 
 Example: interp attention --text 'When Mary and John went to the store, John gave a drink to' --correct ' Mary'
 --incorrect ' John' --out ioi.html
+
+Example: interp attention --model t5-small --source 'translate English to German: The house is red.' --target 'Das Haus'
 """
 
-BADGES = ("induction", "previous_token", "duplicate_token", "first_token")
+BADGES = {
+    "causal": ("induction", "previous_token", "duplicate_token", "first_token"),
+    "bidirectional": ("previous_token", "next_token", "own_token", "duplicate_token", "first_token", "last_token"),
+}
+"""By what the queries of a model see."""
 
 
 def attention(
-    text: Annotated[str, typer.Option(help="What the model reads.")],
+    text: Annotated[str | None, typer.Option(help="What the model reads.")] = None,
+    source: Annotated[str | None, typer.Option(help="Of an encoder with a decoder: what the encoder reads.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="What the decoder reads.", show_default="its start token alone")
+    ] = None,
     model: ModelName = MODEL,
     scores: Annotated[bool, typer.Option("--scores", help="Score the heads, as badges.")] = False,
     correct: Annotated[str | None, typer.Option(help="A token, such as ' Mary', whose logit counts for.")] = None,
@@ -43,14 +64,18 @@ def attention(
     answers = [token for token in (correct, incorrect) if token is not None]
     if correct is not None and incorrect is not None:
         check_different(correct, incorrect, "--correct and --incorrect")
+    of_two = are_of_two_stacks({"--text": text}, {"--source": source}, target)
+    if of_two and scores:
+        raise ConfigError("--scores are of the heads of one stack: leave it out with --source")
     out = check_writable(out)
-    loaded = load(model, quiet)
+    loaded: Any = load_pair(model, quiet) if of_two else load(model, quiet)
     for token in answers:
-        loaded.to_single_token(token)
-    names = ["blocks.*.attn.hook_pattern", "blocks.*.attn.hook_attn_scores", "blocks.*.attn.hook_v"]
-    names += ["*.hook_scale"] if answers and loaded.cfg.normalization_type is not None else []
-    with busy("reading the text", quiet):
-        _, cache = loaded.run_with_cache(text, "logits" if answers else None, names)  # the last norm is for logits
+        (loaded.decoder if of_two else loaded).to_single_token(token)
+    names = ["*.hook_pattern", "*.hook_attn_scores", "*.hook_v"]
+    names += ["*.hook_scale"] if answers and any(name.endswith("hook_scale") for name in loaded.hook_points) else []
+    read = (source, target) if of_two else (text,)
+    with busy("reading the text", quiet):  # the last norm is for logits
+        _, cache = loaded.run_with_cache(*read, return_type="logits" if answers else None, names_filter=names)
     badges = _badges(loaded, quiet) if scores else None
 
     from interp.plot import attention as explorer
@@ -59,12 +84,12 @@ def attention(
     with busy("drawing", quiet):
         page = explorer(
             cache,
-            text,
+            read[-1],
             badges,
+            source_tokens=source,
             correct=correct,
             incorrect=incorrect,
-            title=f"Attention of {model} on “{clip(text, 100)}”",
-            kind="contribution" if answers else "attention",
+            title=f"Attention of {model} on “{clip(str(read[0]), 100)}”",
             sort_by=next(iter(badges)) if badges else None,
         )
         page.to_html(out)
@@ -76,5 +101,6 @@ def _badges(model: HookedTransformer, quiet: bool) -> Any:
     """The scores that are defined for every head, a Dataset that knows its prompts."""
     from interp.heads import head_scores
 
-    found = head_scores(model, scores=BADGES, progress=not quiet)
-    return found[[name for name in BADGES if not bool(found[name].isnull().any())]]
+    names = BADGES[model.cfg.attention_dir]
+    found = head_scores(model, scores=names, progress=not quiet)
+    return found[[name for name in names if not bool(found[name].isnull().any())]]

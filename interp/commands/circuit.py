@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from interp.commands.common import MODEL, ModelName, Quiet, check_writable, load, print_whole, said_of_ends, wrote
-from interp.commands.pairs import pairs_of
+from interp.commands.common import (
+    MODEL,
+    ModelName,
+    Quiet,
+    WithPlotly,
+    check_writable,
+    load,
+    print_whole,
+    said_of_ends,
+    wrote,
+)
+from interp.commands.pairs import Pos, pairs_of, read_at
 from interp.errors import ConfigError, did_you_mean
-from interp.indices import check_count
+from interp.indices import check_count, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +64,7 @@ def circuit(
         str | None,
         typer.Option(help="Instead of these four: a .csv or .jsonl file of pairs of prompts, or a data set's name."),
     ] = None,
+    pos: Pos = None,
     model: ModelName = MODEL,
     method: Annotated[
         str, typer.Option(help="How edges are scored: exact, eap, eap_ig, qk, local, local_ig, gim or combined.")
@@ -66,6 +77,7 @@ def circuit(
     checkpoint: Annotated[
         Path | None, typer.Option(help="With --method exact: a file from which an interrupted run goes on.")
     ] = None,
+    plotly: WithPlotly = False,
     quiet: Quiet = False,
 ) -> None:
     """Print the largest edges and how the circuit is judged; write its page."""
@@ -77,7 +89,7 @@ def circuit(
     out, json, checkpoint = _check_files(out, json, checkpoint)
     loaded = load(model, quiet)
     check_count("--n", n, EdgeGraph.of(loaded).n_edges)
-    judge = _Judge(loaded, prompts, {"direction": direction, "progress": not quiet})
+    judge = _Judge(loaded, prompts, pos, {"direction": direction, "progress": not quiet})
     typer.echo(judge.ends())
     how: Any = {"method": method, "probe": max(20, top_k), "checkpoint": checkpoint}
     scores = edge_scores(loaded, *judge.asked, **how, **judge.options)
@@ -88,7 +100,7 @@ def circuit(
     found = Subgraph.top(scores, n)
     judged = judge.judged(found, _at_random(scores, n))
     print_whole(_table(judged, "What circuits do alone on these prompts, all other edges from the other prompt"))
-    _write_page(out, model, found, scores, edges, said, judged, judge.curve(scores))
+    _write_page(out, model, found, scores, edges, said, judged, judge.curve(scores), plotly)
     wrote(out, "the circuit, its largest edges, and the faithfulness of circuits of all sizes")
     if json is not None:
         found.save(json)
@@ -131,11 +143,11 @@ class _Judge:
         options: of all runs.
     """
 
-    def __init__(self, model: HookedTransformer, prompts: PromptPairs, options: dict[str, Any]):
+    def __init__(self, model: HookedTransformer, prompts: PromptPairs, pos: str | None, options: dict[str, Any]):
         self.model, self.options = model, options
         tokens, device = prompts.tokens(model), model.W_E.device  # all pairs are checked before any is run
         batches = tokens.corrupted_batch(device), tokens.clean_batch(device)
-        self.asked: tuple[Any, Any, Metric] = (*batches, prompts.metric)
+        self.asked: tuple[Any, Any, Metric] = (*batches, read_at(prompts.metric, pos))
 
     def ends(self) -> str:
         """The metric of both prompts, in words. Raises what no circuit can be judged on; see `faithfulness`."""
@@ -263,6 +275,7 @@ def _write_page(
     said_of_edges: str,
     judged: dict[str, list[str]],
     curve: xr.Dataset,
+    plotly: bool,
 ) -> None:
     from interp.plot import figures, report
 
@@ -277,7 +290,6 @@ def _write_page(
         report.Panel(figures.faithfulness(curve), "1: as the whole model; 0: as the other prompt."),
     ]
     about = scores.attrs
-    said = (
-        f"Measured: {about['metric']}, {about['direction']}, over {about['n']} pair{'s' * (about['n'] > 1)} of prompts."
-    )
-    report.write_page(out, f"A circuit of {model}", said, panels)
+    pairs = counted(about["n"], "pair")
+    said = f"Measured: {about['metric']}, {about['direction']}, over {pairs} of prompts."
+    report.write_page(out, f"A circuit of {model}", said, panels, plotly=plotly)

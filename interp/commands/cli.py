@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from interp.commands import attention, circuit, fetch, harvest, heads, jobs, patch, sweep
+from interp.commands import attention, circuit, docs, fetch, harvest, heads, jobs, migrate, patch, sweep
 from interp.commands.common import paragraphs
 from interp.errors import InterpError
 
@@ -40,6 +40,9 @@ MANY = "Over data sets, on one machine or many"
 app.command("sweep", help=paragraphs(sweep.HELP), rich_help_panel=MANY)(sweep.sweep)
 app.command("harvest", help=paragraphs(harvest.HELP), rich_help_panel=MANY)(harvest.harvest)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=MANY)
+
+app.command("docs", help=paragraphs(docs.HELP), rich_help_panel="Read")(docs.docs)
+app.command("migrate", help=paragraphs(migrate.HELP), rich_help_panel="Work that exists")(migrate.migrate)
 
 
 def _print_version(wanted: bool) -> bool:
@@ -108,3 +111,7 @@ def _hide_types_of_flags(command: Any) -> None:
 def _say(what: str) -> None:
     """Print a message in one line on standard error."""
     typer.echo(f"interp: {' '.join(line.strip() for line in what.splitlines())}", err=True)
+
+
+if __name__ == "__main__":  # `python -m interp.commands.cli`; `python -m interp` is the shorter way
+    main()

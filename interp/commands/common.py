@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.errors import ConfigError
+from interp.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from interp.model import HookedTransformer
+    from interp.model import HookedEncoderDecoder, HookedTransformer
 
 MODEL = "smollm2-135m-instruct"
 
@@ -27,6 +27,10 @@ ModelName = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+WithPlotly = Annotated[
+    bool, typer.Option("--plotly", help="With plotly's script and its tools in the page, which then weighs 4.8 MB.")
+]
 
 
 def paragraphs(text: str) -> str:
@@ -42,13 +46,47 @@ def load(name: str, quiet: bool) -> HookedTransformer:
         return HookedTransformer.from_pretrained(name)
 
 
+def load_pair(name: str, quiet: bool) -> HookedEncoderDecoder:
+    """As `load`, an encoder with a decoder."""
+    from interp.model import HookedEncoderDecoder
+
+    with loading(name, quiet, two_stacks=True):
+        return HookedEncoderDecoder.from_pretrained(name)
+
+
 @contextmanager
-def loading(name: str, quiet: bool) -> Iterator[None]:
-    """A spinner on a terminal while a model is loaded in the block, which downloads silently if `quiet`."""
+def loading(name: str, quiet: bool, two_stacks: bool = False) -> Iterator[None]:
+    """A spinner on a terminal while a model is loaded in the block, which downloads silently if `quiet`.
+
+    Raises `ConfigError` for a model of one stack where two are wanted, or the other way round.
+    """
     if quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with busy(f"loading {name}", quiet):
-        yield
+        try:
+            yield
+        except CheckpointError as error:
+            if _has_other_stacks(name, two_stacks):
+                raise ConfigError(f"--model {name!r} {OF_ONE_STACK if two_stacks else OF_TWO_STACKS}") from error
+            raise
+
+
+OF_ONE_STACK = "is a model of one stack; it has no encoder that reads a source beside what it reads"
+OF_TWO_STACKS = (
+    "is an encoder with a decoder; interp attention (--source) and interp patch (--clean-source, --corrupted-source) "
+    "take these, other commands models of one stack"
+)
+
+
+def _has_other_stacks(name: str, two_stacks: bool) -> bool:
+    """Whether a model is there, and has one stack where two are wanted, or two where one is."""
+    from interp.checkpoints import open_checkpoint
+    from interp.config import EncoderDecoderConfig
+
+    try:
+        return isinstance(open_checkpoint(name).cfg, EncoderDecoderConfig) != two_stacks
+    except CheckpointError:
+        return False
 
 
 @contextmanager
@@ -65,7 +103,7 @@ def busy(doing: str, quiet: bool) -> Iterator[None]:
         yield
 
 
-def check_different(first: str, second: str, what: str) -> None:
+def check_different(first: object, second: object, what: str) -> None:
     """Raise `ConfigError` if two options, named by `what`, are equal: nothing could be measured between them."""
     if first == second:
         raise ConfigError(f"{what} are both {first!r}; they must differ")

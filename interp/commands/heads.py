@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from interp.commands.common import MODEL, ModelName, Quiet, check_writable, load, print_whole, wrote
+from interp.commands.common import MODEL, ModelName, Quiet, WithPlotly, check_writable, load, print_whole, wrote
 from interp.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 HELP = """Score all heads: previous-token, duplicate-token, induction, first-token, copying.
 
-Patterns are scored on random repeated tokens (16 prompts of varied distance), or on --text; copying is read off the
-weights. With --out, a page has a map of the heads for each score.
+Where attention looks both ways there is no induction; such models have next-token, own-token and last-token scores
+instead. Patterns are scored on random repeated tokens (16 prompts of varied distance), or on --text; copying is read
+off the weights. With --out, a page has a map of the heads for each score.
 
 Example: interp heads --sort induction --top-k 10
 
@@ -29,38 +30,52 @@ Example: interp heads --model ./checkpoint --sort previous_token --out heads.htm
 
 def heads(
     model: ModelName = MODEL,
-    sort: Annotated[str, typer.Option(help="The score to sort by.")] = "induction",
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="The score to sort by; by default induction (previous_token where attention looks both ways)."
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option(help="How many heads to print.", min=1)] = 20,
     text: Annotated[str | None, typer.Option(help="Score on this text instead.")] = None,
     out: Annotated[Path | None, typer.Option(help="A page to write, with a map for each score.")] = None,
+    plotly: WithPlotly = False,
     quiet: Quiet = False,
 ) -> None:
     """Print a table of the best heads."""
-    from interp.heads import PATTERN_SCORES, WEIGHT_SCORES, head_scores, score_table
+    from interp.heads import BIDIRECTIONAL_SCORES, PATTERN_SCORES, WEIGHT_SCORES, head_scores, score_table
 
-    known = [*PATTERN_SCORES, *WEIGHT_SCORES]
-    if sort not in known:
+    known = list(dict.fromkeys([*PATTERN_SCORES, *BIDIRECTIONAL_SCORES, *WEIGHT_SCORES]))
+    if sort is not None and sort not in known:
         raise ConfigError(f"--sort {sort!r}; allowed: {', '.join(known)}{did_you_mean(sort, known)}")
     if out is not None:
         out = check_writable(out)
-    scores = head_scores(load(model, quiet), text, progress=not quiet)
+    loaded = load(model, quiet)
+    here, of = loaded.cfg.attention_dir, {"causal": PATTERN_SCORES, "bidirectional": BIDIRECTIONAL_SCORES}
+    if sort is None:
+        sort = "induction" if "induction" in of[here] else "previous_token"
+    if sort not in (*of[here], *WEIGHT_SCORES):
+        raise ConfigError(f"--sort {sort!r}: not defined where attention is {here}; allowed: {', '.join(of[here])}")
+    scores = head_scores(loaded, text, progress=not quiet)
     best = score_table(scores, sort, top_k=top_k)
     on = repr(text) if text is not None else f"{scores.attrs['n']} prompts of random repeats"
     where = "read off the weights" if sort in WEIGHT_SCORES else f"on {on}"
     told = _told_apart(best, sort)
     print_whole(_table(told, f"Heads by {_short(sort)}, {where}"))
     typer.echo("\n".join(_legend(scores, told, on)))
-    for name in known:
+    for name in (name for name in known if name in scores):
         if said := scores[name].attrs.get("undefined"):
             typer.echo(f"{name} is undefined {said if said.startswith('everywhere') else f'for {said}'}")
     if out is not None:
-        _write_page(out, scores, told, model, sort, on)
+        _write_page(out, scores, told, model, sort, on, plotly)
         wrote(out, "a map of the heads for each score")
 
 
 def _told_apart(best: pd.DataFrame, sort: str) -> pd.DataFrame:
     """The table without the mean of single entries, where no row of it shows that to be another than `induction`."""
     mean = "induction_entry_mean"
+    if mean not in best:
+        return best
     same = all(_number(a) == _number(b) for a, b in zip(best["induction"], best[mean], strict=True))
     return best.drop(columns=mean) if same and sort != mean else best
 
@@ -74,10 +89,11 @@ def _legend(scores: xr.Dataset, best: pd.DataFrame, on: str) -> list[str]:
     lines = [f"{_short(name)}: {scores[name].attrs['definition']}" for name in named]
     if named != columns:
         lines.append("±: standard error over the prompts")
-    if "induction_entry_mean" not in named:
+    if "induction" in named and "induction_entry_mean" not in named:
         lines.append("induction entry mean: as induction, to the digits shown")
-    of_weights = " and ".join(map(_short, WEIGHT_SCORES))
-    return [*lines, f"Patterns are scored on {on}; {of_weights} are read off the weights."]
+    if of_weights := " and ".join(_short(name) for name in WEIGHT_SCORES if name in named):
+        return [*lines, f"Patterns are scored on {on}; {of_weights} are read off the weights."]
+    return [*lines, f"Patterns are scored on {on}."]
 
 
 def _table(best: pd.DataFrame, title: str) -> Table:
@@ -103,7 +119,9 @@ def _short(name: str) -> str:
     return "±" if name.endswith("_se") else name.replace("_", " ")
 
 
-def _write_page(out: Path, scores: xr.Dataset, best: pd.DataFrame, model: str, sort: str, on: str) -> None:
+def _write_page(
+    out: Path, scores: xr.Dataset, best: pd.DataFrame, model: str, sort: str, on: str, plotly: bool
+) -> None:
     from interp.heads import score_table
     from interp.plot import figures, report
 
@@ -116,4 +134,5 @@ def _write_page(out: Path, scores: xr.Dataset, best: pd.DataFrame, model: str, s
         first = score_table(scores, name, top_k=1).index[0]
         caption = f"Largest: {first}." if bool(scores[name].notnull().any()) else "Undefined for every head."
         panels.append(report.Panel(figures.head_scores(scores, name), caption))
-    report.write_page(out, f"Heads of {model}", f"Patterns scored on {on}; copying is read off the weights.", panels)
+    said = f"Patterns scored on {on}; copying is read off the weights."
+    report.write_page(out, f"Heads of {model}", said, panels, plotly=plotly)

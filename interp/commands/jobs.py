@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from interp.commands.common import Quiet, paragraphs, print_whole
-from interp.commands.working import ranges
+from interp.commands.common import Quiet, paragraphs
+from interp.indices import ranges
 
 if TYPE_CHECKING:
     from interp.jobs import JobFolder
@@ -35,17 +35,13 @@ JobFolderName = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folde
 @app.command("status", help=paragraphs(STATUS_HELP))
 def status(folder: JobFolderName) -> None:
     """Print how far a job is."""
-    from rich.table import Table
-    from rich.text import Text
-
     from interp.jobs import JobFolder
 
     job = JobFolder.at(folder.expanduser())
-    table = Table("part", "what is computed", title=Text(f"{folder}"))
-    for part, value in job.specification.items():
-        if value is not None:
-            table.add_row(Text(part), Text(job.called.get(part) or _shown(value)))
-    print_whole(table)
+    asked = {part: value for part, value in job.specification.items() if value is not None}
+    typer.echo(f"{folder} computes:")
+    for part, value in asked.items():  # lines and no table: a value may be longer than any terminal, or a pipe, is wide
+        typer.echo(f"  {part:<{max(map(len, asked))}}  {job.called.get(part) or _shown(value)}")
     found = job.status()
     _say_units("done", len(found.done), job, found.missing, found.bad)
     for software, n in sorted(found.made_with.items()):

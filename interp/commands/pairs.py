@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from interp.commands.common import check_different
 from interp.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from interp.data import PromptPairs
+    from interp.metrics import Metric
+
+Pos = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the answer is read: a position such as 3 or -1, or a token that each prompt holds once, such as "
+        "[MASK].",
+        show_default="the last position",
+    ),
+]
+
+
+def read_at(metric: Metric, pos: str | None) -> Metric:
+    """A metric that has a position, with that of `--pos`. Text that is no number is that of a token."""
+    if pos is None:
+        return metric
+    place: Any = int(pos) if re.fullmatch(r"[+-]?\d+", pos, re.ASCII) else pos
+    return dataclasses.replace(metric, pos=place)
 
 
 def pairs_named(given: str) -> PromptPairs:

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from interp.commands.common import MODEL, ModelName, Quiet, check_different, check_writable, load
-from interp.commands.sweeps import (
-    DIRECTION,
-    OVER,
-    SITE,
-    TOP_K,
-    Direction,
-    Over,
-    Site,
-    TopK,
-    check_site,
-    checked_words,
-    print_sweep,
-    write_sweep,
-)
+from interp.commands.common import MODEL, ModelName, Quiet, check_different, check_writable, load, load_pair
+from interp.commands.options import are_of_two_stacks, with_fields
+from interp.commands.pairs import read_at
+from interp.commands.sweeps import Asked, print_sweep, write_sweep
 
 HELP = """Patch activations from one prompt into another, place by place, and measure the logit difference.
 
@@ -33,21 +22,32 @@ Example: interp patch --clean 'When Mary and John went to the store, John gave a
 John went to the store, Mary gave a drink to' --correct ' Mary' --incorrect ' John'
 
 Example: interp patch ... --site z --over layer,head --direction noising --out heads.html
+
+Of an encoder with a decoder: interp patch --model t5-small --clean-source ... --corrupted-source ... --clean-target ...
+--correct ... --site cross_attn.z --over layer,head
 """
 
 
+@with_fields
 def patch(
-    clean: Annotated[str, typer.Option(help="The prompt that shows the behaviour.")],
-    corrupted: Annotated[str, typer.Option(help="The prompt that does not.")],
     correct: Annotated[str, typer.Option(help="The right token, such as ' Mary' (mind the space).")],
     incorrect: Annotated[
         str | None, typer.Option(help="The wrong token; without it, the logit of the right one.")
     ] = None,
+    clean: Annotated[str | None, typer.Option(help="The prompt that shows the behaviour.")] = None,
+    corrupted: Annotated[str | None, typer.Option(help="The prompt that does not.")] = None,
+    clean_source: Annotated[
+        str | None, typer.Option(help="Of an encoder with a decoder: what the encoder reads.")
+    ] = None,
+    corrupted_source: Annotated[str | None, typer.Option(help="The same, of the corrupted prompt.")] = None,
+    clean_target: Annotated[
+        str | None, typer.Option(help="What the decoder reads.", show_default="its start token alone")
+    ] = None,
+    corrupted_target: Annotated[
+        str | None, typer.Option(help="The same, of the corrupted prompt.", show_default="the clean one")
+    ] = None,
     model: ModelName = MODEL,
-    site: Site = SITE,
-    over: Over = OVER,
-    direction: Direction = DIRECTION,
-    top_k: TopK = TOP_K,
+    asked: Asked = Asked(),  # noqa: B008
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("patching.html"),
     quiet: Quiet = False,
 ) -> None:
@@ -55,14 +55,20 @@ def patch(
     from interp.metrics import Logit, LogitDifference
     from interp.patching import sweep
 
-    words, chosen = checked_words(over, direction)
-    check_different(clean, corrupted, "--clean and --corrupted")
+    words, direction = asked.words()
+    sources = {"--clean-source": clean_source, "--corrupted-source": corrupted_source}
+    of_two = are_of_two_stacks({"--clean": clean, "--corrupted": corrupted}, sources, clean_target, corrupted_target)
+    targets = clean_target, clean_target if corrupted_target is None else corrupted_target
+    prompts: list[Any] = [*zip(sources.values(), targets, strict=True)] if of_two else [clean, corrupted]
+    check_different(
+        prompts[0], prompts[1], "the clean prompt and the corrupted one" if of_two else "--clean and --corrupted"
+    )
     if incorrect is not None:
         check_different(correct, incorrect, "--correct and --incorrect")
     out = check_writable(out)
-    loaded = load(model, quiet)
-    check_site(loaded, site)
-    metric = Logit(correct) if incorrect is None else LogitDifference(correct, incorrect)
-    result = sweep(loaded, corrupted, clean, metric, site, words, direction=chosen, progress=not quiet)
-    print_sweep(result, top_k)
-    write_sweep(out, result, model, f"Clean: {clean!r}. Corrupted: {corrupted!r}.")
+    loaded = load_pair(model, quiet) if of_two else load(model, quiet)
+    site = asked.site_in(loaded)
+    metric = read_at(Logit(correct) if incorrect is None else LogitDifference(correct, incorrect), asked.pos)
+    result = sweep(loaded, prompts[1], prompts[0], metric, site, words, direction=direction, progress=not quiet)
+    print_sweep(result, asked.top_k)
+    write_sweep(out, result, model, f"Clean: {prompts[0]!r}. Corrupted: {prompts[1]!r}.", asked.plotly)

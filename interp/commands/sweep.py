@@ -8,21 +8,9 @@ from typing import Annotated
 import typer
 
 from interp.commands.common import MODEL, ModelName, Quiet, check_writable
-from interp.commands.pairs import pairs_named
-from interp.commands.sweeps import (
-    DIRECTION,
-    OVER,
-    SITE,
-    TOP_K,
-    Direction,
-    Over,
-    Site,
-    TopK,
-    check_site,
-    checked_words,
-    print_sweep,
-    write_sweep,
-)
+from interp.commands.options import with_fields
+from interp.commands.pairs import pairs_named, read_at
+from interp.commands.sweeps import Asked, print_sweep, write_sweep
 from interp.commands.working import (
     Device,
     Folder,
@@ -50,14 +38,13 @@ Example, on each of 8 machines: interp sweep --pairs pairs.jsonl --folder /share
 """
 
 
+@with_fields
 def sweep(
     pairs: Annotated[str, typer.Option(help="A .csv or .jsonl file of pairs of prompts, or a data set's name.")],
     folder: Folder,
     model: ModelName = MODEL,
     device: Device = None,
-    site: Site = SITE,
-    over: Over = OVER,
-    direction: Direction = DIRECTION,
+    asked: Asked = Asked(),  # noqa: B008
     divergence: Annotated[
         bool,
         typer.Option("--divergence", help="Measure how far all next tokens are from the clean run's, not answers."),
@@ -66,7 +53,6 @@ def sweep(
     workers: Workers = 1,
     threads: Threads = 1,
     part: Part = None,
-    top_k: TopK = TOP_K,
     out: Annotated[Path | None, typer.Option(help="A page to write.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -74,16 +60,17 @@ def sweep(
     from interp.metrics import KLDivergence
     from interp.patching import sweep_dataset
 
-    words, chosen = checked_words(over, direction)
+    words, direction = asked.words()
     engine, folder = engine_of(workers, part), check_folder(folder)
     prompts = pairs_named(pairs)
     out = None if out is None else check_writable(out)
     ref = reference(model, device, quiet)
-    check_site(ref.load(), site)
-    metric = KLDivergence() if divergence else None
+    site = str(asked.site_in(ref.load()))
+    own = asked.pos is None and not divergence
+    metric = None if own else read_at(KLDivergence() if divergence else prompts.metric, asked.pos)
     with said_where_work_is_left(part, folder):
-        result = sweep_dataset(ref, prompts, metric, site, words, direction=chosen, unit=unit, folder=folder,
+        result = sweep_dataset(ref, prompts, metric, site, words, direction=direction, unit=unit, folder=folder,
                                workers=engine, threads=threads, progress=not quiet)  # fmt: skip
-    print_sweep(result, top_k)
+    print_sweep(result, asked.top_k)
     if out is not None:
-        write_sweep(out, result, model, f"{len(prompts)} pairs of prompts: {pairs}.")
+        write_sweep(out, result, model, f"{len(prompts)} pairs of prompts: {pairs}.", asked.plotly)

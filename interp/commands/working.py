@@ -12,6 +12,7 @@ import typer
 
 from interp.commands.common import check_writable, loading
 from interp.errors import ConfigError
+from interp.indices import ranges
 
 if TYPE_CHECKING:
     from interp.jobs import Engine, ModelRef
@@ -92,15 +93,3 @@ def said_where_work_is_left(part: str | None, folder: Path) -> Iterator[None]:
             "the same command shows the result."
         )
         raise typer.Exit from error
-
-
-def ranges(units: list[int]) -> str:
-    """Numbers of units in order, those that follow each other together: "0 to 2, 5"."""
-    found: list[list[int]] = []
-    for unit in units:
-        if found and unit == found[-1][-1] + 1:
-            found[-1][1:] = [unit]
-        else:
-            found.append([unit])
-    shown = [" to ".join(map(str, run)) for run in found[:8]]
-    return ", ".join(shown) + (", ..." if len(found) > 8 else "")
