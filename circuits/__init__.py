@@ -1,6 +1,7 @@
 """Transformers whose weights are declared, not trained, and checks that they do what they were declared to do.
 
-Declare with `Circuit`, `match`, `copy` and `shift`; see `circuit.py`. The rooms, from the ground up:
+Declare with `Circuit`, `match`, `copy` and `shift`; see `circuit.py`, and `encoder_decoder.py` for two stacks. The
+rooms, from the ground up:
 
 - `circuits.language` says what a circuit is made of, and what it means.
 - `circuits.compiler` writes its weights.
@@ -9,9 +10,11 @@ Declare with `Circuit`, `match`, `copy` and `shift`; see `circuit.py`. The rooms
 - `circuits.gallery` holds worked examples.
 - `circuits.benchmark` hides them in larger models, as questions for circuit discovery whose answers are known.
 - `circuits.lecture` reproduces a lecture's table, and `circuits.export` writes a circuit as a transformers GPT-2.
+- `circuits.commands` adds all this to the command line.
 """
 
 from circuits.circuit import Circuit
+from circuits.encoder_decoder import EncoderDecoder
 from circuits.language import Form, Space, copy, match, shift
 
-__all__ = ["Circuit", "Form", "Space", "copy", "match", "shift"]
+__all__ = ["Circuit", "EncoderDecoder", "Form", "Space", "copy", "match", "shift"]

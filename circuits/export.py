@@ -25,12 +25,14 @@ def compile_as_gpt2(circuit: Circuit, **options: Unpack[CompileOptions]) -> Comp
     Args:
         options: of `compile_circuit`, but those that GPT-2 fixes: norm, attn_only, n_heads and d_model.
 
-    Raises `ConfigError` for an option that GPT-2 fixes, rotary positions, a bidirectional circuit, or one that reads
-    vectors; else as `compile_circuit` does.
+    Raises `ConfigError` for an option that GPT-2 fixes, rotary positions, a bidirectional circuit, one that reads
+    vectors, or one with a source; else as `compile_circuit` does.
     """
     for name, value in options.items():
         if name in FIXED:
             raise ConfigError(f"{name} = {describe(value)}: GPT-2 fixes {', '.join(FIXED)}")
+    if circuit.source is not None:
+        raise ConfigError(f"GPT-2 is one stack, and {circuit!r} has a source")
     if circuit.inputs:
         raise ConfigError(f"GPT-2 reads words, the circuit reads vectors {listed(circuit.inputs)}")
     if circuit.attention_dir != "causal":

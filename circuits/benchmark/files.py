@@ -58,6 +58,10 @@ def make(
 
     Returns the folder. Raises, before any work, `ConfigError` for unknown names, with the nearest, and for none;
     `CheckpointError` for a folder that is not empty; `OSError` where nothing can be written; else as `make_task`.
+
+    >>> folder = make("tasks", ["sort"], ["small"], ["hard"], n_pairs=2, progress=False)
+    >>> sorted(path.name for path in folder.iterdir())
+    ['README.md', 'manifest.json', 'sort-small-hard']
     """
     chosen = [_listed("circuits", circuits), _listed("sizes", sizes), _listed("softness", softness)]
     for name in chosen[0]:
@@ -118,6 +122,11 @@ def read_task(folder: str | os.PathLike[str]) -> Task:
     folder may be taken out of its set.
 
     Raises `CheckpointError` for files that are missing, have changed, cannot be read or do not fit each other.
+
+    >>> folder = make("tasks", ["sort"], ["small"], ["hard"], n_pairs=2, progress=False)
+    >>> task = read_task(folder / "sort-small-hard")
+    >>> len(task.pairs), task.model.cfg.n_layers
+    (2, 3)
     """
     path = Path(folder).expanduser()
     _check_digests(path)

@@ -38,6 +38,11 @@ def prompt_pairs(one: Entry, n: int = 8, seed: int = 0) -> PromptPairs:
     positions alone has an effect. No prompt comes twice.
 
     Raises `ConfigError` for a circuit with fewer such pairs, or whose texts come with vectors.
+
+    >>> from circuits.gallery import entry
+    >>> pairs = prompt_pairs(entry("ioi"), n=2)
+    >>> len(pairs)
+    2
     """
     check_count("n", n)
     by_length: dict[int, list[Question]] = {}

@@ -13,6 +13,13 @@ gallery.app.command("benchmark", help=paragraphs(benchmark.HELP))(benchmark.benc
 
 
 def register(app: typer.Typer) -> None:
-    """Add this package's commands to `app`."""
+    """Add this package's commands to `app`.
+
+    >>> import typer
+    >>> app = typer.Typer()
+    >>> register(app)
+    >>> [group.name for group in app.registered_groups]
+    ['circuits']
+    """
     app.command("demo", help=paragraphs(demo.HELP), rich_help_panel=PANEL)(demo.demo)
     app.add_typer(gallery.app, name="circuits", rich_help_panel=PANEL)

@@ -14,7 +14,7 @@ from interp.commands.common import Quiet, paragraphs, print_whole
 from interp.errors import ConfigError
 
 if TYPE_CHECKING:
-    from circuits.gallery import Entry
+    from circuits.gallery import Entry, PairEntry
     from circuits.verify import Report
 
 app = typer.Typer(
@@ -47,7 +47,11 @@ def list_circuits() -> None:
     for entry in entries().values():
         circuit = entry.build()
         name = f"{entry.name} (slow)" if entry.slow else entry.name
-        table.add_row(Text(name), str(circuit.n_layers), str(len(circuit.parts)), Text(entry.summary))
+        sides = [circuit] if circuit.source is None else [circuit.source, circuit]
+        layers, parts = (
+            " + ".join(map(str, each)) for each in zip(*((one.n_layers, len(one.parts)) for one in sides), strict=True)
+        )
+        table.add_row(Text(name), layers, parts, Text(entry.summary))
     Console().print(table)
 
 
@@ -68,7 +72,10 @@ def verify_circuits(
     table = Table("circuit", title=f"Compiled model against reference, over {inputs}")
     for column in ("inputs", "positions", "model", "symbolic", "margin", "patterns", "seconds"):
         table.add_column(column, justify="right")
-    table.caption = "margin: logits to another prediction; patterns: largest error against hard attention"
+    table.caption = (
+        "margin: logits to another prediction; patterns: largest error against hard attention; of a circuit with a "
+        "source: inputs are sources, positions those of their targets, and the model also writes these by itself"
+    )
     wrong: list[tuple[str, Report]] = []
     for entry in chosen:
         start = time.perf_counter()
@@ -83,19 +90,21 @@ def verify_circuits(
         if worst is not None:
             said = f"predicts {worst.predicted!r} where the reference says {worst.expected!r}"
             typer.echo(f"{name}: position {worst.position} of {worst.text!r} {said}")
+        for sentence in report.misgenerated[:1]:
+            typer.echo(f"{name}: by itself, {sentence}")
     if wrong:
         raise typer.Exit(1)
 
 
-def _chosen(names: list[str], everything: bool, slow: bool) -> list[Entry]:
+def _chosen(names: list[str], everything: bool, slow: bool) -> list[Entry | PairEntry]:
     """The circuits to verify. Raises `ConfigError` for unknown names, and for options that contradict each other."""
-    from circuits.gallery import entries, entry
+    from circuits.gallery import entries, row
 
     if bool(names) == everything or (slow and not everything):
         raise ConfigError("interp circuits verify takes names of circuits, or --all (with or without --slow)")
     if everything:
         return [one for one in entries().values() if slow or not one.slow]
-    return [entry(name) for name in dict.fromkeys(names)]
+    return [row(name) for name in dict.fromkeys(names)]
 
 
 def _cells(report: Report) -> list[str]:

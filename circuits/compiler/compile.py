@@ -9,8 +9,8 @@ of the stream.
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -29,11 +29,11 @@ from circuits.compiler.hidden import (
     hidden_report,
 )
 from circuits.compiler.model import CompiledTransformer, CompileReport, Ends, HeadReport
-from circuits.compiler.options import Sizes, asked_sizes, check_hiding, check_numbers
+from circuits.compiler.options import Options, Sizes, asked_sizes
 from circuits.compiler.plan import Plan, make_plan, settle_layers, settle_places
 from circuits.compiler.positions import OneHot, PositionCode, Rotary, position_code
 from circuits.compiler.sharpness import COARSE, check_resolution, choose_sharpness, warn_of_rounding
-from circuits.compiler.trial import run_trial, squared_length
+from circuits.compiler.trial import Tried, run_trial, squared_length
 from circuits.compiler.weights import write_model
 from circuits.language import Declaration, Head, Interpreter, Layout, Number, Space, check_alive, cut
 from interp.config import TransformerConfig
@@ -99,42 +99,108 @@ def compile_circuit(
             position before it is returned.
 
     Raises:
-        ConfigError: a space is read that nothing earlier writes; scores or weights that `dtype` cannot hold, or a trial
-            in which a prediction or a pattern changes; a term that the position code cannot write; heads, neurons or
-            layers that are more than there is room for; an option out of range.
+        ConfigError: a circuit with a source; a space is read that nothing earlier writes; scores or weights that
+            `dtype` cannot hold, or a trial in which a prediction or a pattern changes; a term that the position code
+            cannot write; heads, neurons or layers that are more than there is room for; an option out of range.
         RankError: a head's circuit has a higher rank than `d_head`, or the spaces are more than `d_model`.
+
+    >>> from circuits.gallery import entry
+    >>> compile_circuit(entry("previous_token").build(), d_model=64).cfg.d_model
+    64
     """
-    sizes = asked_sizes(
-        like, attn_only, d_head=d_head, d_model=d_model, n_heads=n_heads, d_mlp=d_mlp, n_layers=n_layers
+    if circuit.source is not None:
+        raise ConfigError(f"{circuit!r} has a source, and this compiles one stack; say compile_pair")
+    options = Options(
+        sizes=asked_sizes(
+            like, attn_only, d_head=d_head, d_model=d_model, n_heads=n_heads, d_mlp=d_mlp, n_layers=n_layers
+        ),
+        layers=layers,
+        fill=fill,
+        distract=distract,
+        slack=slack,
+        rotate=rotate,
+        compress=compress,
+        code=position_code(positions),
+        norm=norm,
+        ballast=ballast,
+        error=error,
+        attn_scale=attn_scale,
+        dtype=dtype,
     )
-    check_numbers(error, ballast, attn_scale, slack, rotate, dtype)
-    check_hiding(fill, distract, compress)
-    code = position_code(positions)
-    layout = Layout(circuit, also=_also(circuit, code, distract))
+    options.check()
+    layout = Layout(circuit, also=also_needed(circuit, options))
     check_alive(layout)
-    interpreter = Interpreter(layout)
-    plan, d_head = _plan(layout, code, sizes, layers, norm, fill, distract, float(slack))
+    stack = compile_stack(layout, options)
+    loosened = ("slack", slack and stack.model.plan.tables), ("leak", fill and fill.leak)
+    soft = [f"a smaller {name}=" for name, on in loosened if on]
+    if (advice := doubt(stack, soft)) and not compress:
+        twin = compile_circuit(circuit, positions=stack.model.plan.encoding.code, error=error, dtype=torch.float64)
+        run_trial(Tried(stack.model, twin, stack.basis), advice)
+    stack.warn()
+    return stack.model
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """A stack of layers that was compiled.
+
+    Attributes:
+        model: the stack as a model.
+        basis: the directions of its stream.
+        interpreter: that of the circuit.
+        chosen: for each head, the factor on its scores, and the largest score that comes of it.
+        options: what it was compiled with.
+    """
+
+    model: CompiledTransformer
+    basis: Basis
+    interpreter: Interpreter
+    chosen: dict[str, tuple[float, float]]
+    options: Options
+
+    def warn(self) -> None:
+        """Say which heads have scores that the dtype resolves to coarse steps."""
+        for name, (_, largest) in self.chosen.items():
+            warn_of_rounding(name, largest, self.options.dtype)
+
+
+def compile_stack(layout: Layout, options: Options, source: Stack | None = None) -> Stack:
+    """One stack of layers, whose circuit is laid out; `source` is the stack that its cross heads read."""
+    circuit, interpreter = layout.declaration, Interpreter(layout)
+    memory = None if source is None else source.model.plan.encoding
+    plan, d_head = _plan(layout, options, memory)
     basis = make_basis(
-        plan.encoding.sizes, sizes.d_model, rotate, compress, norm, float(ballast), plan.encoding.size if fill else 0
+        plan.encoding.sizes,
+        options.sizes.d_model,
+        options.rotate,
+        options.compress,
+        options.norm,
+        float(options.ballast),
+        plan.encoding.size if options.fill else 0,
     )
     cfg = TransformerConfig(
-        **_sizes(plan, sizes),
+        **_sizes(plan, options.sizes),
         **_positions(plan.encoding.code),
         n_ctx=circuit.n_ctx,
         d_vocab=circuit.vocabulary.d_vocab,
+        d_vocab_out=circuit.vocabulary.d_vocab if layout.reader is None else 0,  # a source predicts no words
+        d_memory=0 if source is None else source.basis.d_model,
         d_head=d_head,
         d_model=basis.d_model,
         act_fn="relu",
-        normalization_type=norm,
+        normalization_type=options.norm,
         eps=EPS,
         attention_dir=circuit.attention_dir,
-        attn_scale=math.sqrt(d_head) if attn_scale is None else float(attn_scale),
-        tie_word_embeddings=norm is None and fill is None and _ties(circuit, plan.encoding),
-        dtype=dtype,
+        attn_scale=math.sqrt(d_head) if options.attn_scale is None else float(options.attn_scale),
+        tie_word_embeddings=options.norm is None and options.fill is None and _ties(layout, plan.encoding),
+        dtype=options.dtype,
     )
-    chosen = {head.name: choose_sharpness(head, plan.encoding, circuit.attention_dir, float(error))
-              for head in circuit.heads}  # fmt: skip
-    steps = {name: check_resolution(name, largest, dtype) for name, (_, largest) in chosen.items()}
+    chosen = {
+        head.name: choose_sharpness(head, plan.encoding, circuit.attention_dir, float(options.error), memory)
+        for head in circuit.heads
+    }
+    for name, (_, largest) in chosen.items():
+        check_resolution(name, largest, options.dtype)
     model = CompiledTransformer(cfg, circuit.vocabulary, init_weights=False)
     model.circuit, model.plan = copy(circuit), plan  # what is declared from now on is not in the model
     model.ends = _ends(plan, basis, interpreter)
@@ -143,28 +209,24 @@ def compile_circuit(
         n_coordinates=plan.encoding.size,
         interference=basis.interference,
         nothing_below=tuple(interpreter.nothing_below.tolist()),
-        error=float(error),
-        hidden=hidden_report(plan, basis, cfg, fill),
+        error=float(options.error),
+        hidden=hidden_report(plan, basis, cfg, options.fill),
     )
-    _write(model, basis, {name: sharp for name, (sharp, _) in chosen.items()}, fill)
-    loosened = ("slack", slack and plan.tables), ("leak", fill and fill.leak)
-    soft = [f"a smaller {name}=" for name, on in loosened if on]
-    if (advice := _doubt(model, interpreter, chosen, float(ballast), soft)) and not compress:
-        twin = compile_circuit(circuit, positions=plan.encoding.code, error=error, dtype=torch.float64)
-        run_trial(model, twin, basis, advice)
-    for name, step in steps.items():
-        warn_of_rounding(name, chosen[name][1], step, dtype)
-    return model
+    stack = Stack(model, basis, interpreter, chosen, options)
+    _write(stack, None if source is None else source.basis)
+    return stack
 
 
-def _write(model: CompiledTransformer, basis: Basis, sharp: Mapping[str, float], fill: Noise | None) -> None:
+def _write(stack: Stack, memory: Basis | None) -> None:
     """Write all weights. Raises `ConfigError` for those that the dtype cannot hold."""
-    plan = model.plan
-    of_distractors = {one.head.name: distractor_sharpness(one.head, plan.encoding) for one in plan.distractors}
+    model, fill = stack.model, stack.options.fill
+    sharp = {name: factor for name, (factor, _) in stack.chosen.items()}
+    for one in model.plan.distractors:
+        sharp[one.head.name] = distractor_sharpness(one.head, model.plan.encoding)
     with torch.no_grad():
-        write_model(model, plan, {**sharp, **of_distractors}, basis)
+        write_model(model, model.plan, sharp, stack.basis, memory)
     if fill is not None:
-        fill_model(model, basis, fill)
+        fill_model(model, stack.basis, fill)
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             dtype = model.cfg.dtype
@@ -180,23 +242,18 @@ def _ends(plan: Plan, basis: Basis, interpreter: Interpreter) -> Ends:
     )
 
 
-def _doubt(
-    model: CompiledTransformer,
-    interpreter: Interpreter,
-    chosen: Mapping[str, tuple[float, float]],
-    ballast: float,
-    soft: list[str],
-) -> str:
+def doubt(stack: Stack, soft: list[str]) -> str:
     """What to do where a trial fails; empty where none is needed.
 
     One is needed with `soft` options, where the dtype resolves scores to coarse steps, and where what the circuit
     writes is so long that the norm bends.
     """
-    dtype, norm = model.cfg.dtype, model.cfg.normalization_type
-    eps, largest = torch.finfo(dtype).eps, max([1.0, *(score for _, score in chosen.values())])
-    steps = [eps * max(score, sharp * ballast if norm else 0) for sharp, score in chosen.values()]
+    dtype, norm, ballast = stack.options.dtype, stack.options.norm, float(stack.options.ballast)
+    eps, largest = torch.finfo(dtype).eps, max([1.0, *(score for _, score in stack.chosen.values())])
+    steps = [eps * max(score, sharp * ballast if norm else 0) for sharp, score in stack.chosen.values()]
     coarse = dtype in HALF or max(steps, default=0) > COARSE
-    bent = norm is not None and largest * squared_length(model.plan.encoding, interpreter) / (2 * ballast**2) > COARSE
+    length = 0.0 if norm is None else squared_length(stack.model.plan.encoding, stack.interpreter)
+    bent = largest * length / (2 * ballast**2) > COARSE
     return _advice(dtype, norm, soft, coarse, bent) if coarse or soft or bent else ""
 
 
@@ -213,36 +270,30 @@ def _advice(dtype: torch.dtype, norm: str | None, soft: list[str], coarse: bool,
     return f"use {', '.join([*others, f'or {last}'])}"
 
 
-def _also(circuit: Declaration, code: PositionCode, distract: Distract | None) -> list[Space]:
+def also_needed(circuit: Declaration, options: Options) -> list[Space]:
     """Spaces that are needed although no part of the circuit may use them."""
-    if distract is not None:
+    if options.distract is not None:
         return [circuit.tok, circuit.pos, circuit.one]
-    return [] if isinstance(code, OneHot) else [circuit.one]
+    return [] if isinstance(options.code, OneHot) else [circuit.one]
 
 
-def _ties(circuit: Declaration, encoding: Encoding) -> bool:
+def _ties(layout: Layout, encoding: Encoding) -> bool:
     """Whether the unembedding is the embedding, transposed: words write `tok`, predictions read `tok`, and no more."""
+    circuit = layout.declaration
+    if layout.reader is not None:
+        return False
     embedded = {name for name in circuit.embeddings if name in encoding.slices}
     return circuit.out is circuit.tok and not circuit.directs and embedded == {circuit.tok.name}
 
 
-def _plan(
-    layout: Layout,
-    code: PositionCode,
-    sizes: Sizes,
-    layers: Sequence[int] | None,
-    norm: str | None,
-    fill: Noise | None,
-    distract: Distract | None,
-    slack: float,
-) -> tuple[Plan, int]:
-    """Everything in coordinates, and d_head."""
-    circuit = layout.declaration
-    placed, n_layers = settle_layers(circuit, sizes.n_layers, layers)
-    encoding, heads = factor_heads(circuit.heads, layout.spaces, circuit.n_ctx, code, sizes.d_head)
-    d_head, spaces, others = fitting_d_head(heads, encoding, sizes.d_head), list[Space](), list[Head]()
+def _plan(layout: Layout, options: Options, source: Encoding | None) -> tuple[Plan, int]:
+    """Everything in coordinates, and d_head. `source` is the encoding of what cross heads read."""
+    circuit, sizes, fill, distract = layout.declaration, options.sizes, options.fill, options.distract
+    placed, n_layers = settle_layers(circuit, sizes.n_layers, options.layers)
+    encoding, heads = factor_heads(circuit.heads, layout.spaces, circuit.n_ctx, options.code, sizes.d_head, source)
+    d_head, spaces, others = fitting_d_head(heads, encoding, sizes.d_head, source), list[Space](), list[Head]()
     if distract is not None:
-        room = None if sizes.d_model is None else width_of(sizes.d_model, norm) - encoding.size
+        room = None if sizes.d_model is None else width_of(sizes.d_model, options.norm) - encoding.size
         among = Surroundings(circuit, layout.spaces, encoding.code, d_head, room)
         busy = Counter(placed[head.layer] for head in circuit.heads)
         spaces, others = distractors(among, distract, free_layers(distract, n_layers, sizes.n_heads, busy))
@@ -253,7 +304,7 @@ def _plan(
     shuffle = None if seed is None else random.Random(seed)
     places, n_heads = settle_places(circuit, others, placed, sizes.n_heads, shuffle)
     n = len(circuit.heads)
-    plan = make_plan(layout, encoding, heads[:n], heads[n:], places, placed, n_layers, n_heads, slack)
+    plan = make_plan(layout, encoding, heads[:n], heads[n:], places, placed, n_layers, n_heads, float(options.slack))
     return plan, d_head
 
 
@@ -263,7 +314,7 @@ def _head_reports(plan: Plan, chosen: dict[str, tuple[float, float]]) -> dict[st
     for one in plan.heads:
         place = plan.places[one.head.name]
         reports[one.head.name] = HeadReport(
-            place.layer, place.index or 0, *chosen[one.head.name], one.qk_rank, one.ov_rank
+            place.layer, place.index or 0, *chosen[one.head.name], one.qk_rank, one.ov_rank, one.head.cross
         )
     return reports
 

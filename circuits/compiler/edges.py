@@ -4,13 +4,14 @@ The graph of the declaration (`circuits.language.edge_graph`) knows nothing of h
 the model a part came to lie, or of neurons that two tables share. This one does.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 
-from circuits.compiler.plan import Plan
+from circuits.compiler.plan import Component, Plan
 from circuits.compiler.sparse import Sparse
-from circuits.language import component_graph, edge_name
+from circuits.language import DECODER, ENCODER, SOURCE, component_graph, edge_name
 
 if TYPE_CHECKING:
     from networkx import MultiDiGraph
@@ -21,23 +22,58 @@ NOTHING = 1e-9
 
 def compiled_edges(plan: Plan) -> "MultiDiGraph":
     """The exact graph of what was compiled; see `CompiledTransformer.edges`."""
-    declared = {name: (place.node, place.layer) for name, place in plan.declared.items()}
-    graph, writers = component_graph(declared, plan.n_layers), list(plan.writers())
-    for reader in plan.readers():
+    graph = _components(plan)
+    _add_edges(graph, plan, plan.readers())
+    return graph
+
+
+def compiled_edges_of_pair(source: Plan, plan: Plan) -> "MultiDiGraph":
+    """The exact graph of a pair that was compiled; see `CompiledEncoderDecoder.edges`."""
+    graph = _components(source, ENCODER)
+    graph.add_nodes_from(_components(plan, DECODER).nodes(data=True))
+    _add_edges(graph, source, source.readers(), ENCODER, ENCODER, SOURCE, SOURCE)
+    _add_edges(graph, source, plan.memory_readers(), ENCODER, DECODER, SOURCE)
+    _add_edges(graph, plan, plan.readers(), DECODER, DECODER)
+    return graph
+
+
+def _components(plan: Plan, stack: str = "") -> "MultiDiGraph":
+    declared = {name: (stack + place.node, place.layer, place.phase) for name, place in plan.declared.items()}
+    reads = stack != ENCODER or bool(plan.readouts)
+    return component_graph(declared, plan.n_layers, stack, reads)
+
+
+def _add_edges(
+    graph: "MultiDiGraph",
+    plan: Plan,
+    readers: Iterable[Component],
+    stack: str = "",
+    to: str = "",
+    prefix: str = "",
+    prefix_to: str = "",
+) -> None:
+    """Add the edges from what a plan's components write to those that read it.
+
+    Args:
+        stack, to: what the names of components begin with, of those that write and of those that read.
+        prefix, prefix_to: what the names of their parts begin with.
+    """
+    writers = list(plan.writers())
+    for reader in readers:
         for writer in writers:
             if not (writer.time < reader.time and _reaches(writer.whole, reader.whole)):
                 continue
             slices = plan.encoding.slices.items()
             spaces = tuple(name for name, at in slices if _reaches(writer.whole.at(at), reader.whole.at(at)))
             pairs = tuple(
-                (name, other)
+                (prefix + name, prefix_to + other)
                 for other, read in reader.parts.items()
                 for name, written in writer.parts.items()
                 if _reaches(written, read)
             )
-            name = edge_name(writer.node, reader.node, reader.kind)
-            graph.add_edge(writer.node, reader.node, key=reader.kind, name=name, spaces=spaces, parts=pairs)
-    return graph
+            start, end = stack + writer.node, to + reader.node
+            name = edge_name(start, end, reader.kind)
+            graph.add_edge(start, end, key=reader.kind, name=name, spaces=spaces, parts=pairs)
 
 
 def _reaches(written: Sparse, read: Sparse) -> bool:

@@ -93,26 +93,26 @@ class Encoding:
             raise ConfigError(f"{what} cannot be written in the position code {self.code.name!r}; use 'onehot'")
         return solved
 
-    def by_label(self, form: Form) -> Sparse:
-        """A form as one matrix between labels."""
-        blocks = []
-        for term in form.terms:
-            block, shape = Sparse.dense(term.weighted), (self.n_labels, self.n_labels)
-            at = self.labels[term.rows.name].start, self.labels[term.columns.name].start
-            blocks.append(replace(block, rows=block.rows + at[0], columns=block.columns + at[1], shape=shape))
-        return Sparse.total(blocks, (self.n_labels, self.n_labels))
+    def by_label(self, term: Term, columns: "Encoding") -> Sparse:
+        """A term as a matrix between labels: rows are those of this encoding, columns those of another or itself."""
+        block, shape = Sparse.dense(term.weighted), (self.n_labels, columns.n_labels)
+        at = self.labels[term.rows.name].start, columns.labels[term.columns.name].start
+        return replace(block, rows=block.rows + at[0], columns=block.columns + at[1], shape=shape)
 
-    def copied(self, form: Form, head: str) -> Sparse:
-        """A head's OV circuit between coordinates: read by label, written by label."""
-        read = [self.read(self.by_label(Form((term,))), f"head {head!r}: {term.name}").T for term in form.terms]
-        return Sparse.total([self.written(one).T for one in read], (self.size, self.size))
+    def copied(self, form: Form, head: str, written: "Encoding") -> Sparse:
+        """A head's OV circuit between coordinates: read here by label, written by label of another or itself."""
+        read = [self.read(self.by_label(term, written), f"head {head!r}: {term.name}").T for term in form.terms]
+        return Sparse.total([written.written(one).T for one in read], (self.size, written.size))
 
-    def matched(self, term: Term, head: str) -> Sparse:
-        """A term of a QK circuit, between coordinates. A shift is written in the position code's own way."""
-        if self.own_shift(term):
+    def matched(self, term: Term, head: str, keys: "Encoding") -> Sparse:
+        """A term of a QK circuit, between the coordinates of queries and those of keys.
+
+        A shift is written in the position code's own way, but between the positions of two streams.
+        """
+        if keys is self and self.own_shift(term):
             return self._shifted(term)
         what = f"head {head!r}: {term.name}"
-        return self.read(self.read(self.by_label(Form((term,))), what).T, what).T
+        return keys.read(self.read(self.by_label(term, keys), what).T, what).T
 
     def terms(self, head: Head) -> tuple[Term, ...]:
         """The terms that a head's scores are the sum of, scaled to fit the position code.
@@ -121,7 +121,7 @@ class Encoding:
         lie between the two. So every term that is no shift is multiplied by `gap`.
         """
         terms = head.scores.terms
-        own = [term for term in terms if self.own_shift(term)]
+        own = [] if head.cross else [term for term in terms if self.own_shift(term)]
         if not own:
             return terms
         if head.attend == "soft":

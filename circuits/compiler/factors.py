@@ -10,13 +10,13 @@ from torch import Tensor
 from circuits.compiler.encoding import Encoding
 from circuits.compiler.positions import ROTARY_DIM, PositionCode, Rotary
 from circuits.compiler.sparse import Sparse, rank_factors
-from circuits.language import Form, Head, Space
+from circuits.language import Head, Space
 from interp.errors import RankError
 
 
 @dataclass(frozen=True, eq=False)
 class FactoredHead:
-    """A head's circuits between coordinates.
+    """A head's circuits between coordinates. Keys and values of a cross head are in those of the source.
 
     Attributes:
         head: the declaration.
@@ -45,55 +45,78 @@ class FactoredHead:
 
 
 def factor_heads(
-    heads: Sequence[Head], spaces: Sequence[Space], n_ctx: int, code: PositionCode, d_head: int | None
+    heads: Sequence[Head],
+    spaces: Sequence[Space],
+    n_ctx: int,
+    code: PositionCode,
+    d_head: int | None,
+    source: Encoding | None = None,
 ) -> tuple[Encoding, list[FactoredHead]]:
-    """Every head, factored, with the encoding of the spaces that was used.
+    """Every head, factored, with the encoding of the spaces that was used; `source` is that of what cross heads read.
 
     A rotary code without a `rotary_dim` gets the dimensions that the widest QK circuit leaves of `d_head`. Raises
     `ConfigError` for a term that the position code cannot write.
     """
     encoding = Encoding(spaces, code, n_ctx)
-    factored = [_factor(head, encoding) for head in heads]
+    factored = [_factor(head, encoding, keys_of(head, encoding, source)) for head in heads]
     if isinstance(code, Rotary) and code.rotary_dim is None:
-        taken = max((one.qk_rank for one in factored), default=0)
+        taken = max((one.qk_rank for one in factored if not one.head.cross), default=0)
         room = ROTARY_DIM if d_head is None else max(2, (d_head - taken) // 2 * 2)
-        return factor_heads(heads, spaces, n_ctx, replace(code, rotary_dim=room), d_head)
+        return factor_heads(heads, spaces, n_ctx, replace(code, rotary_dim=room), d_head, source)
     return encoding, factored
 
 
-def fitting_d_head(heads: Iterable[FactoredHead], encoding: Encoding, d_head: int | None) -> int:
-    """The given `d_head`, or the smallest that all heads fit into.
+def keys_of(head: Head, encoding: Encoding, source: Encoding | None) -> Encoding:
+    """The encoding of a head's keys: that of the source for a cross head."""
+    if not head.cross:
+        return encoding
+    assert source is not None
+    return source
+
+
+def fitting_d_head(
+    heads: Iterable[FactoredHead], encoding: Encoding, d_head: int | None, source: Encoding | None = None
+) -> int:
+    """The given `d_head`, or the smallest that all heads fit into. Rotary positions turn all heads but cross heads.
 
     Raises `RankError`, naming the head and its terms, if the given one is too small.
     """
     rotary_dim = encoding.code.rotary_dim or 0 if isinstance(encoding.code, Rotary) else 0
     widest = max(1, rotary_dim)
     for one in heads:
-        needed = {"QK": rotary_dim + one.qk_rank, "OV": one.ov_rank}
+        turned = 0 if one.head.cross else rotary_dim
+        needed = {"QK": turned + one.qk_rank, "OV": one.ov_rank}
         widest = max(widest, *needed.values())
         for circuit, needs in needed.items():
             if d_head is not None and needs > d_head:
-                raise _rank_error(one.head, encoding, circuit, needs, d_head, rotary_dim)
+                keys = keys_of(one.head, encoding, source)
+                raise _rank_error(one.head, encoding, keys, circuit, needs, d_head, turned)
     return widest if d_head is None else d_head
 
 
-def _factor(head: Head, encoding: Encoding) -> FactoredHead:
+def _factor(head: Head, encoding: Encoding, keys: Encoding) -> FactoredHead:
     terms = encoding.terms(head)
-    scores = [encoding.matched(term, head.name) for term in terms]
-    query, key = rank_factors(Sparse.total(scores, (encoding.size, encoding.size)))
-    output, value = rank_factors(encoding.copied(head.ov, head.name).T)
+    scores = [encoding.matched(term, head.name, keys) for term in terms]
+    query, key = rank_factors(Sparse.total(scores, (encoding.size, keys.size)))
+    output, value = rank_factors(keys.copied(head.ov, head.name, encoding).T)
     rotated: tuple[Tensor, ...] = ()
-    if isinstance(encoding.code, Rotary) and (own := [term for term in terms if encoding.own_shift(term)]):
+    if (
+        isinstance(encoding.code, Rotary)
+        and not head.cross
+        and (own := [term for term in terms if encoding.own_shift(term)])
+    ):
         pairs = [(term.weight, *encoding.code.query_and_key(term.shift or 0)) for term in own]
         rotated = torch.stack([weight * q for weight, q, _ in pairs]).sum(0), pairs[0][2]
     return FactoredHead(head, query, key, value, output, rotated)
 
 
-def _rank_error(head: Head, encoding: Encoding, circuit: str, needs: int, d_head: int, rotary_dim: int) -> RankError:
+def _rank_error(
+    head: Head, encoding: Encoding, keys: Encoding, circuit: str, needs: int, d_head: int, rotary_dim: int
+) -> RankError:
     if circuit == "QK":
-        blocks = [(term.name, encoding.matched(term, head.name)) for term in encoding.terms(head)]
+        blocks = [(term.name, encoding.matched(term, head.name, keys)) for term in encoding.terms(head)]
     else:
-        blocks = [(term.name, encoding.by_label(Form((term,)))) for term in head.ov.terms]
+        blocks = [(term.name, keys.by_label(term, encoding)) for term in head.ov.terms]
     ranks = [(name, rank_factors(block)[0].shape[1]) for name, block in blocks if block.any()]
     if circuit == "QK" and rotary_dim:
         ranks.append(("rotary positions", rotary_dim))

@@ -11,9 +11,19 @@ from torch import Tensor
 
 from circuits.compiler.edges import compiled_edges
 from circuits.compiler.plan import Plan
-from circuits.language import Declaration, Layout, checked_readout, checked_vectors, decode, in_words, shortened
+from circuits.language import (
+    CROSS_PHASE,
+    Declaration,
+    Layout,
+    checked_readout,
+    checked_vectors,
+    component_name,
+    decode,
+    in_words,
+    shortened,
+)
 from interp.errors import ConfigError
-from interp.model import HookedTransformer, KVCache, ReadOut, ReturnType, head_label
+from interp.model import HookedTransformer, KVCache, ReadOut, ReturnType
 from interp.text import Ids, Text, is_single
 
 if TYPE_CHECKING:
@@ -32,6 +42,7 @@ class HeadReport:
         sharp: the factor on its scores.
         largest_score: what they reach, or a bound on it.
         qk_rank, ov_rank: dimensions of the head that its circuits use, beside those that rotary positions turn.
+        cross: whether it is one of the layer's cross heads.
     """
 
     layer: int
@@ -40,6 +51,17 @@ class HeadReport:
     largest_score: float
     qk_rank: int
     ov_rank: int
+    cross: bool = False
+
+    @property
+    def pattern(self) -> tuple[str, int] | tuple[str, int, str]:
+        """The name of its layer's pattern in a cache."""
+        return ("pattern", self.layer, "cross_attn") if self.cross else ("pattern", self.layer)
+
+    @property
+    def node(self) -> str:
+        """What the component is called, such as "L1H0" or "L1X0"."""
+        return component_name(self.layer, self.index, CROSS_PHASE if self.cross else 0.0)
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,7 +123,7 @@ class CompileReport:
         for name, head in list(self.heads.items())[:SHOWN]:
             scores = f"sharp {head.sharp:.3g}, scores up to {head.largest_score:.3g}"
             ranks = f"rank {head.qk_rank} (QK), {head.ov_rank} (OV)"
-            lines.append(f"  {head_label(head.layer, head.index):7}{shortened(name, 24):25}{scores}, {ranks}")
+            lines.append(f"  {head.node:7}{shortened(name, 24):25}{scores}, {ranks}")
         lines += [f"  ... and {len(self.heads) - SHOWN} more heads"] * (len(self.heads) > SHOWN)
         return "\n".join([*lines, *([repr(self.hidden)] if self.hidden else [])])
 
@@ -129,6 +151,11 @@ class CompiledTransformer(HookedTransformer):
         report: what the compiler chose.
         plan: everything before it became weights.
         ends: readouts and vectors, which a plain model does not have.
+
+    >>> from circuits.gallery import entry
+    >>> model = entry("previous_token").build().compile()
+    >>> model.predict("!ab")
+    [None, None, 'a']
     """
 
     circuit: Declaration
@@ -189,9 +216,13 @@ class CompiledTransformer(HookedTransformer):
         else:
             logits = self(stream, start_at_layer=0)
             assert isinstance(logits, Tensor)
-            thresholds = torch.tensor(self.report.nothing_below, dtype=torch.float64)
-            said = in_words(decode(logits.double().cpu(), thresholds), self.circuit.vocabulary.words)
+            said = self.in_words(logits)
         return said[0] if is_single(text) else said
+
+    def in_words(self, logits: Float[Tensor, "batch pos d_vocab"]) -> list[list[str | None]]:
+        """What logits predict at each position: a word, or None where none reaches what it must."""
+        thresholds = torch.tensor(self.report.nothing_below, dtype=torch.float64)
+        return in_words(decode(logits.double().cpu(), thresholds), self.circuit.vocabulary.words)
 
     def embedded(
         self, text: Text | Ids, vectors: Mapping[str, Tensor] | None = None

@@ -16,21 +16,16 @@ from interp.model import HookedTransformer
 SIZES = ("d_head", "d_model", "n_heads", "d_mlp", "n_layers")
 
 
-class CompileOptions(TypedDict, total=False):
-    """What `Circuit.compile` takes; see `compile_circuit`."""
+class PairOptions(TypedDict, total=False):
+    """What `EncoderDecoder.compile` takes; see `compile_pair`."""
 
     d_head: int | None
     d_model: int | None
     n_heads: int | None
     d_mlp: int | None
     n_layers: int | None
-    layers: list[int] | tuple[int, ...] | None
-    like: TransformerConfig | HookedTransformer | None
-    fill: Noise | None
-    distract: Distract | None
     slack: Number
     rotate: int | None
-    compress: bool
     positions: str | PositionCode
     norm: Literal["LN", "RMS"] | None
     ballast: Number
@@ -38,6 +33,16 @@ class CompileOptions(TypedDict, total=False):
     attn_scale: Number | None
     attn_only: bool | None
     dtype: torch.dtype
+
+
+class CompileOptions(PairOptions, total=False):
+    """What `Circuit.compile` takes; see `compile_circuit`."""
+
+    layers: list[int] | tuple[int, ...] | None
+    like: TransformerConfig | HookedTransformer | None
+    fill: Noise | None
+    distract: Distract | None
+    compress: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,27 +74,39 @@ def asked_sizes(like: object, attn_only: bool | None, **given: Any) -> Sizes:
     return Sizes(**taken, attn_only=attn_only)
 
 
-def check_numbers(
-    error: Number, ballast: Number, attn_scale: Number | None, slack: Number, rotate: int | None, dtype: torch.dtype
-) -> None:
-    """Raise `ConfigError` for what no circuit can be compiled with."""
-    if not is_finite(error) or not 0 < error < 0.5:
-        raise ConfigError(f"error = {describe(error)}; allowed: between 0 and .5")
-    if not is_finite(slack) or not 0 <= slack < 1:
-        raise ConfigError(f"slack = {describe(slack)}; allowed: from 0 on, and below 1")
-    for name, value in (("ballast", ballast), ("attn_scale", attn_scale)):
-        if value is not None and (not is_finite(value) or value <= 0):
-            raise ConfigError(f"{name} = {describe(value)}; allowed: a finite number above 0")
-    if rotate is not None and (not is_index(rotate) or not 0 <= rotate < 2**63):
-        raise ConfigError(f"rotate = {describe(rotate)}; allowed: a seed, from 0 on, or None")
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ConfigError(f"dtype = {describe(dtype)}; allowed: a floating-point type, such as torch.float32")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a stack of layers is compiled: the arguments of `compile_circuit`, its sizes together."""
 
+    sizes: Sizes
+    code: PositionCode
+    layers: list[int] | tuple[int, ...] | None = None
+    fill: Noise | None = None
+    distract: Distract | None = None
+    slack: Number = 0.0
+    rotate: int | None
+    compress: bool = False
+    norm: Literal["LN", "RMS"] | None
+    ballast: Number
+    error: Number
+    attn_scale: Number | None
+    dtype: torch.dtype
 
-def check_hiding(fill: Noise | None, distract: Distract | None, compress: bool) -> None:
-    """Raise `ConfigError` for what a circuit cannot be hidden by."""
-    for name, given, kind in (("fill", fill, Noise), ("distract", distract, Distract)):
-        if given is not None and not isinstance(given, kind):
-            raise ConfigError(f"{name} = {describe(given)}; allowed: a {kind.__name__}, or None")
-        if given is not None and compress:
-            raise ConfigError(f"{name} = {given}: compress = True leaves no spare directions to write it to")
+    def check(self) -> None:
+        """Raise `ConfigError` for what no circuit can be compiled with, or hidden by."""
+        if not is_finite(self.error) or not 0 < self.error < 0.5:
+            raise ConfigError(f"error = {describe(self.error)}; allowed: between 0 and .5")
+        if not is_finite(self.slack) or not 0 <= self.slack < 1:
+            raise ConfigError(f"slack = {describe(self.slack)}; allowed: from 0 on, and below 1")
+        for name, value in (("ballast", self.ballast), ("attn_scale", self.attn_scale)):
+            if value is not None and (not is_finite(value) or value <= 0):
+                raise ConfigError(f"{name} = {describe(value)}; allowed: a finite number above 0")
+        if self.rotate is not None and (not is_index(self.rotate) or not 0 <= self.rotate < 2**63):
+            raise ConfigError(f"rotate = {describe(self.rotate)}; allowed: a seed, from 0 on, or None")
+        if not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
+            raise ConfigError(f"dtype = {describe(self.dtype)}; allowed: a floating-point type, such as torch.float32")
+        for name, given, kind in (("fill", self.fill, Noise), ("distract", self.distract, Distract)):
+            if given is not None and not isinstance(given, kind):
+                raise ConfigError(f"{name} = {describe(given)}; allowed: a {kind.__name__}, or None")
+            if given is not None and self.compress:
+                raise ConfigError(f"{name} = {given}: compress = True leaves no spare directions to write it to")

@@ -25,11 +25,12 @@ from circuits.language import (
     Layout,
     Neurons,
     Ramp,
+    component_name,
     cut,
 )
 from interp.errors import ConfigError, describe
 from interp.indices import is_index
-from interp.model import head_label, mlp_label
+from interp.model import mlp_label
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,23 @@ class Place:
 
     Attributes:
         layer: of the model.
-        index: which head of the layer it is; None for neurons, which share the layer's MLP.
+        index: which head, or cross head, of the layer it is; None for neurons, which share the layer's MLP.
+        phase: when it reads and writes within the layer: heads first, then cross heads, then the MLP.
     """
 
     layer: int
-    index: int | None = None
+    index: int | None
+    phase: float
 
     @property
     def node(self) -> str:
-        """What the component is called: "L1H0" or "L2.mlp"."""
-        return mlp_label(self.layer) if self.index is None else head_label(self.layer, self.index)
+        """What the component is called: "L1H0", "L1X0" or "L2.mlp"."""
+        return component_name(self.layer, self.index, self.phase)
 
     @property
     def time(self) -> float:
-        """When it reads and writes. The heads of a layer come first, its MLP half a step later."""
-        return self.layer + (0.5 if self.index is None else 0.0)
+        """When it reads and writes."""
+        return self.layer + self.phase
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,10 +134,11 @@ class Plan:
             yield Component(mlp_label(layer), "write", layer + 0.5, parts, self.neurons[layer].writes)
 
     def readers(self) -> Iterator[Component]:
-        """All ways in which components read."""
+        """All ways in which components read the stream; see `memory_readers` for the keys and values of cross heads."""
         for one in self.heads:
             place = self.places[one.head.name]
-            for kind, read in (("Q", one.query), ("K", one.key), ("V", one.value)):
+            of_keys = () if one.head.cross else (("K", one.key), ("V", one.value))
+            for kind, read in (("Q", one.query), *of_keys):
                 read = Sparse.beside([read, self.encoding.constant]) if kind != "V" and one.rotated else read
                 yield Component(place.node, kind, place.time, {one.head.name: read}, read)
         for layer, tables in self._tables().items():
@@ -142,6 +146,14 @@ class Plan:
             yield Component(mlp_label(layer), "mlp", layer + 0.5, parts, self.neurons[layer].reads)
         at_the_end = {UNEMBED: self.unembedding, **self.readouts}
         yield Component(LOGITS, "out", float("inf"), at_the_end, Sparse.beside(at_the_end.values()))
+
+    def memory_readers(self) -> Iterator[Component]:
+        """All ways in which cross heads read the source, at its end, in the coordinates of the source."""
+        for one in self.heads:
+            if one.head.cross:
+                for kind, read in (("K", one.key), ("V", one.value)):
+                    node = self.places[one.head.name].node
+                    yield Component(node, kind, float("inf"), {one.head.name: read}, read)
 
     def _tables(self) -> dict[int, dict[str, MergedNeurons]]:
         """The tables of every layer that has some."""
@@ -260,24 +272,20 @@ def settle_places(
 ) -> tuple[dict[str, Place], int]:
     """Where every part lies, and how many heads a layer has.
 
-    Heads of a layer are numbered in order of declaration, or drawn by `shuffle`. Raises `ConfigError`, naming the
-    heads, for a layer that has more of them than there is room for.
+    Heads of a layer, and its cross heads, are numbered in order of declaration, or drawn by `shuffle`. Raises
+    `ConfigError`, naming the heads, for a layer that has more of them than there is room for.
     """
-    of_layer: dict[int, list[str]] = {}
-    for name, layer in [
-        *((one.name, layers[one.layer]) for one in circuit.heads),
-        *((one.name, one.layer) for one in others),
-    ]:
-        of_layer.setdefault(layer, []).append(name)
-    fullest = max(of_layer, key=lambda layer: len(of_layer[layer]), default=0)
-    needed = max(len(of_layer.get(fullest, ())), 1)
+    together: dict[tuple[int, float], list[str]] = {}
+    for head, layer in [*((one, layers[one.layer]) for one in circuit.heads), *((one, one.layer) for one in others)]:
+        together.setdefault((layer, head.phase), []).append(head.name)
+    fullest = max(together, key=lambda when: len(together[when]), default=(0, 0.0))
+    needed = max(len(together.get(fullest, ())), 1)
     if n_heads is not None and n_heads < needed:
-        named = ", ".join(map(repr, of_layer[fullest]))
-        raise ConfigError(f"n_heads = {n_heads}, but layer {fullest} needs {needed}: {cut(named, 200)}")
+        named = ", ".join(map(repr, together[fullest]))
+        raise ConfigError(f"n_heads = {n_heads}, but layer {fullest[0]} needs {needed}: {cut(named, 200)}")
     total = n_heads or needed
-    places = {part.name: Place(layers[part.layer]) for part in circuit.parts}
-    for layer in sorted(of_layer):
-        names = of_layer[layer]
+    places = {part.name: Place(layers[part.layer], None, part.phase) for part in circuit.parts}
+    for (layer, phase), names in sorted(together.items()):
         order = range(len(names)) if shuffle is None else shuffle.sample(range(total), len(names))
-        places.update({name: Place(layer, index) for name, index in zip(names, order, strict=True)})
+        places.update({name: Place(layer, index, phase) for name, index in zip(names, order, strict=True)})
     return places, total

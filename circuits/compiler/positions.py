@@ -69,7 +69,12 @@ class StreamCode(PositionCode):
 
 @dataclass(frozen=True)
 class OneHot(StreamCode):
-    """A unit vector for each position."""
+    """A unit vector for each position.
+
+    >>> OneHot().vectors(2)
+    tensor([[1., 0.],
+            [0., 1.]], dtype=torch.float64)
+    """
 
     name = "onehot"
 
@@ -87,7 +92,13 @@ class OneHot(StreamCode):
 
 @dataclass(frozen=True)
 class Quadratic(StreamCode):
-    """(i, i^2) and the constant: 2 (i - n) j - j^2 is -(i - n - j)^2 up to what is the same for all keys."""
+    """(i, i^2) and the constant: 2 (i - n) j - j^2 is -(i - n - j)^2 up to what is the same for all keys.
+
+    >>> Quadratic().vectors(3)[:, :2]
+    tensor([[0., 0.],
+            [1., 1.],
+            [2., 4.]], dtype=torch.float64)
+    """
 
     name = "quadratic"
 
@@ -131,6 +142,9 @@ class Sinusoidal(Waves):
         top: keep this many of the highest frequencies; by default all.
 
     Raises `ConfigError` for a width that is not even, a base of 1 or less, or more frequencies than there are.
+
+    >>> Sinusoidal(width=4).frequencies(8)
+    tensor([1.0000, 0.0100], dtype=torch.float64)
     """
 
     name = "sinusoidal"
@@ -153,7 +167,11 @@ class Sinusoidal(Waves):
 
 @dataclass(frozen=True)
 class Circle(Waves):
-    """One frequency: once around in n_ctx + 1 positions, so that the last is not a neighbour of the first."""
+    """One frequency: once around in n_ctx + 1 positions, so that the last is not a neighbour of the first.
+
+    >>> Circle().frequencies(7)  # once around in 8 positions
+    tensor([0.7854], dtype=torch.float64)
+    """
 
     name = "circle"
 
@@ -173,6 +191,10 @@ class Rotary(PositionCode):
         rotary_dim: how many dimensions of a head turn; by default those that the circuit's other matches leave, or 64.
 
     Raises `ConfigError` for a base that is not above 0, or a `rotary_dim` that is not even.
+
+    >>> from circuits.gallery import entry
+    >>> entry("previous_token").build().compile(positions=Rotary()).cfg.positional_embedding_type
+    'rotary'
     """
 
     name = "rotary"
@@ -212,7 +234,11 @@ CODES: dict[str, type[PositionCode]] = {code.name: code for code in (OneHot, Qua
 
 
 def position_code(given: str | PositionCode) -> PositionCode:
-    """A code from its name. Raises `ConfigError` listing the names."""
+    """A code from its name. Raises `ConfigError` listing the names.
+
+    >>> position_code("onehot")
+    OneHot()
+    """
     if isinstance(given, PositionCode):
         return given
     check_choice("positions", given, list(CODES))

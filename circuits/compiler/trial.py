@@ -4,10 +4,12 @@ Beside it run the interpreter, and a twin: the same circuit compiled plainly in 
 not do what was declared are no evidence; on all others the model must do what the twin does.
 """
 
+import itertools
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,7 +21,7 @@ from circuits.compiler.positions import OneHot
 from circuits.compiler.sparse import Sparse
 from circuits.language import Declaration, Interpretation, Interpreter, Layout, leading, shortened
 from interp.errors import ConfigError
-from interp.model import ActivationCache
+from interp.model import HookName
 
 if TYPE_CHECKING:
     from circuits.compiler.model import CompiledTransformer
@@ -43,22 +45,52 @@ LENGTHS = 8
 """The most lengths of texts, where shorter texts are not the beginnings of longer ones."""
 
 
-def run_trial(model: "CompiledTransformer", twin: "CompiledTransformer", basis: Basis, advice: str) -> None:
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """A stack that is tried.
+
+    Attributes:
+        model: the stack.
+        twin: its circuit in float64, in coordinates.
+        basis: where the model has the coordinates.
+    """
+
+    model: "CompiledTransformer"
+    twin: "CompiledTransformer"
+    basis: Basis
+
+    @property
+    def n_parameters(self) -> int:
+        """Of the model and its twin."""
+        return self.twin.cfg.n_params.total + self.model.cfg.n_params.total
+
+
+def run_trial(tried: Tried, advice: str, source: Tried | None = None) -> None:
     """Compare a model with its twin and the interpreter.
 
     Args:
-        twin: the circuit in float64, in coordinates.
-        basis: where the model has the coordinates.
         advice: what to do about it; the message ends with it.
+        source: the stack that cross heads read, of a circuit with a source.
 
     Raises `ConfigError`, naming the head or the table that is furthest off, for a prediction that differs, or a pattern
     that differs by more than `ALLOWED`.
     """
-    trial = _Trial(model, twin, basis)
-    n_parameters = twin.cfg.n_params.total + model.cfg.n_params.total
-    for tokens in trial_texts(model.circuit, min(POSITIONS, PRODUCTS // n_parameters)):
-        for some in tokens.split(max(1, 2**22 // tokens.shape[1] ** 2)):
-            trial.add(some)
+    interpreter = Interpreter(Layout(tried.model.circuit))
+    trial, n_positions = _Trial(tried, interpreter), min(POSITIONS, PRODUCTS // tried.n_parameters)
+    texts = trial_texts(tried.model.circuit, n_positions)
+    if source is None:
+        for tokens in texts:
+            for some in tokens.split(max(1, 2**22 // tokens.shape[1] ** 2)):
+                trial.add(some)
+        return trial.judge(advice)
+    assert interpreter.source is not None
+    of_source = _Trial(source, interpreter.source)
+    for read, told in itertools.product(trial_texts(source.model.circuit, n_positions), texts):
+        rows = torch.arange(max(len(read), len(told)))
+        for some in rows.split(max(1, 2**22 // max(read.shape[1], told.shape[1]) ** 2)):
+            sources = read[some % len(read)]
+            trial.add(told[some % len(told)], sources, of_source.add(sources))
+    of_source.judge(advice)
     trial.judge(advice)
 
 
@@ -135,12 +167,16 @@ class _Off:
     position: int
 
 
-class _Trial:
-    """What was found so far."""
+Memories = tuple[Float[Tensor, "_batch _source_pos _exact"], Float[Tensor, "_batch _source_pos _found"]]
+"""What cross heads read: the last stream of the source, as the twin has it and as the model has it."""
 
-    def __init__(self, model: "CompiledTransformer", twin: "CompiledTransformer", basis: Basis):
-        self.model, self.twin, self.circuit = model, twin, model.circuit
-        self.interpreter = Interpreter(Layout(model.circuit))
+
+class _Trial:
+    """What was found so far of one stack."""
+
+    def __init__(self, tried: Tried, interpreter: Interpreter):
+        self.model, self.twin, self.interpreter = tried.model, tried.twin, interpreter
+        self.circuit, twin, basis = tried.model.circuit, tried.twin, tried.basis
         self.generator = torch.Generator().manual_seed(0)
         self.heads: dict[str, _Off] = {}
         self.tables: dict[str, _Off] = {}
@@ -149,18 +185,29 @@ class _Trial:
         self._reads = {name: basis.reads(self._columns(rows)) for name, rows in self._written.items()}
 
     @torch.no_grad()
-    def add(self, tokens: Int[Tensor, "batch pos"]) -> None:
-        """Run some texts of one length."""
+    def add(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        source: Int[Tensor, "batch source_pos"] | None = None,
+        memories: Memories | tuple[None, None] = (None, None),
+    ) -> Memories:
+        """Run some texts of one length, with their sources and what cross heads read of these.
+
+        Returns what the final norms leave of the last streams.
+        """
         vectors = random_vectors(self.circuit, tokens, self.generator)
-        symbolic = self.interpreter.run(tokens, vectors)
-        (exact, exact_cache), (found, cache) = (self._run(one, tokens, vectors) for one in (self.twin, self.model))
+        symbolic = self.interpreter.run(tokens, vectors, source)
+        (exact, exact_cache, last), (found, cache, own_last) = (
+            self._run(one, tokens, vectors, memory)
+            for one, memory in zip((self.twin, self.model), memories, strict=True)
+        )
         wrong = torch.zeros_like(tokens, dtype=torch.bool)
         for name in exact:
             wrong |= self._compare(name, found[name], exact[name], symbolic)
         for name, head in self.model.report.heads.items():
             at = self.twin.report.heads[name]
-            pattern = exact_cache["pattern", at.layer][:, at.index]
-            off = (cache["pattern", head.layer][:, head.index].double() - pattern).abs().nan_to_num(torch.inf).amax(-1)
+            pattern = exact_cache[at.pattern][:, at.index]
+            off = (cache[head.pattern][:, head.index].double() - pattern).abs().nan_to_num(torch.inf).amax(-1)
             declared = (pattern - symbolic.patterns[name]).abs().amax(-1) < ALLOWED
             self._note(self.heads, name, off * declared, tokens)
         for name, rows in self._written.items():
@@ -168,6 +215,7 @@ class _Trial:
             written = cache["resid_post", layer[0]].double() @ self._reads[name]
             off = (written - exact_cache["resid_post", layer[1]][..., rows]).abs().nan_to_num(torch.inf).amax(-1)
             self._note(self.tables, name, off * wrong, tokens)
+        return last, own_last
 
     def _columns(self, rows: Int[Tensor, "coordinates"]) -> Sparse:
         """Coordinates of the twin as columns over those of the model, which may have more spaces."""
@@ -177,19 +225,30 @@ class _Trial:
         return Sparse.of(moved[rows], torch.arange(len(rows)), torch.ones(len(rows), dtype=torch.float64), shape)
 
     def _run(
-        self, model: "CompiledTransformer", tokens: Int[Tensor, "batch pos"], vectors: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], ActivationCache | dict[tuple[str, int], Tensor]]:
-        """The logits and all that readouts say, in float64, and the activations on the way."""
-        stream, nodes = model.embedded(tokens, vectors), model.plan.declared.values()
-        looked_at = [("resid_post" if place.index is None else "pattern", place.layer) for place in nodes]
+        self,
+        model: "CompiledTransformer",
+        tokens: Int[Tensor, "batch pos"],
+        vectors: dict[str, Tensor],
+        memory: Float[Tensor, "batch source_pos d_memory"] | None,
+    ) -> tuple[dict[str, Tensor], Mapping[Any, Tensor], Float[Tensor, "batch pos d_model"]]:
+        """The logits and all that readouts say, in float64, the activations on the way, and the last stream."""
+        entering, start = (model.embedded(tokens, vectors), 0) if vectors else (tokens, None)
+        looked_at: set[HookName] = {head.pattern for head in model.report.heads.values()}
+        looked_at |= {("resid_post", model.plan.places[name].layer) for name in model.plan.tables}
+
+        def itself(read: Tensor) -> Tensor:
+            return read
+
         if not looked_at:  # such as in a model without layers
-            logits, cache = model(stream, start_at_layer=0), {}
+            last, cache = model(entering, itself, start_at_layer=start, memory=memory), {}
         else:
-            logits, cache = model.run_with_cache(stream, names_filter=list(set(looked_at)), start_at_layer=0)
-        said = {self.circuit.out.name: logits.double()}
+            last, cache = model.run_with_cache(
+                entering, itself, names_filter=list(looked_at), start_at_layer=start, memory=memory
+            )
+        said = {self.circuit.out.name: model.unembed(last).double()} if model.cfg.has_unembed else {}
         for name in model.ends.readouts:
-            said[name] = model.readout(stream, name).double()
-        return said, cache
+            said[name] = (last @ model.ends.readouts[name].to(last)).double()
+        return said, cache, last
 
     def _compare(
         self,

@@ -16,32 +16,46 @@ CHUNK = 4096
 """Neurons that are written at a time."""
 
 
-def write_model(model: HookedTransformer, plan: Plan, sharp: Mapping[str, float], basis: Basis) -> None:
-    """Write every parameter; those that the circuit does not use become zero. `sharp` are the factors on the scores."""
+def write_model(
+    model: HookedTransformer, plan: Plan, sharp: Mapping[str, float], basis: Basis, memory: Basis | None = None
+) -> None:
+    """Write every parameter; those that the circuit does not use become zero.
+
+    Args:
+        sharp: the factors on the scores.
+        memory: the basis of the source's stream, where cross heads read one.
+    """
     for name, parameter in model.named_parameters():
         parameter.fill_(basis.gain if name.endswith(".w") else 0.0)
     model.embed.W_E.copy_(basis.writes(plan.embedding, model.cfg.dtype)).add_(basis.constant.to(model.cfg.dtype))
     if not isinstance(plan.encoding.code, Rotary):
         model.pos_embed.W_pos.copy_(basis.writes(plan.positions))
-    if not model.cfg.tie_word_embeddings:
+    if model.cfg.has_unembed and not model.cfg.tie_word_embeddings:
         model.unembed.W_U.copy_(basis.reads(plan.unembedding))
     for one in (*plan.heads, *plan.distractors):
         place = plan.places[one.head.name]
-        factor = sharp[one.head.name] * model.cfg.attn_scale
-        _write_head(model.blocks[place.layer].attn, place.index or 0, one, factor, plan.encoding, basis)
+        factor, block = sharp[one.head.name] * model.cfg.attn_scale, model.blocks[place.layer]
+        if one.head.cross:
+            assert memory is not None
+            _write_head(block.cross_attn, place.index or 0, one, factor, plan.encoding, basis, memory)
+        else:
+            _write_head(block.attn, place.index or 0, one, factor, plan.encoding, basis, basis)
     for layer, neurons in plan.neurons.items():
         _write_neurons(model.blocks[layer].mlp, neurons, basis)
 
 
 def _write_head(
-    attn: Attention, index: int, one: FactoredHead, factor: float, encoding: Encoding, basis: Basis
+    attn: Attention, index: int, one: FactoredHead, factor: float, encoding: Encoding, basis: Basis, keys: Basis
 ) -> None:
-    """Write a head. `factor` multiplies its queries. A rotary code has the first dimensions of queries and keys."""
-    first, dtype = attn.cfg.rotary_dim or 0, attn.cfg.dtype
+    """Write a head, whose keys and values are in the basis `keys`. `factor` multiplies its queries.
+
+    A rotary code has the first dimensions of queries and keys, but for cross heads.
+    """
+    first, dtype = 0 if one.head.cross else attn.cfg.rotary_dim or 0, attn.cfg.dtype
     qk, ov = slice(first, first + one.qk_rank), slice(one.ov_rank)
     attn.W_Q[index, :, qk] = basis.reads(one.query.times(factor), dtype)
-    attn.W_K[index, :, qk] = basis.reads(one.key, dtype)
-    attn.W_V[index, :, ov] = basis.reads(one.value, dtype)
+    attn.W_K[index, :, qk] = keys.reads(one.key, dtype)
+    attn.W_V[index, :, ov] = keys.reads(one.value, dtype)
     attn.W_O[index, ov] = basis.writes(one.output, dtype)
     if one.rotated:
         query, key = one.rotated

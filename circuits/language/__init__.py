@@ -11,7 +11,8 @@ symbolically, with attention that chooses instead of weighing. Nothing here know
 from circuits.language.builder import Builder
 from circuits.language.checks import check_alive, check_sound
 from circuits.language.declaration import Declaration
-from circuits.language.edges import LOGITS, component_graph, edge_graph, edge_name
+from circuits.language.decoding import decode, in_words, leading, nothing_below
+from circuits.language.edges import DECODER, ENCODER, LOGITS, component_graph, component_name, edge_graph, edge_name
 from circuits.language.forms import Form, Shift, Term, copy, match, real_tensor, shift
 from circuits.language.holdings import Holdings
 from circuits.language.interpreter import (
@@ -20,18 +21,16 @@ from circuits.language.interpreter import (
     attend,
     checked_readout,
     checked_vectors,
-    decode,
-    in_words,
-    leading,
-    nothing_below,
     visible_keys,
 )
 from circuits.language.knots import Pieces
 from circuits.language.layout import Layout, Read, Write, time_of
 from circuits.language.neurons import key_as_written
 from circuits.language.parts import (
+    CROSS_PHASE,
     EMBED,
     POS_EMBED,
+    SOURCE,
     UNEMBED,
     Attend,
     Entry,
@@ -60,9 +59,13 @@ from circuits.language.space import (
 )
 
 __all__ = [
+    "CROSS_PHASE",
+    "DECODER",
     "EMBED",
+    "ENCODER",
     "LOGITS",
     "POS_EMBED",
+    "SOURCE",
     "UNEMBED",
     "Attend",
     "Builder",
@@ -99,6 +102,7 @@ __all__ = [
     "checked_readout",
     "checked_vectors",
     "component_graph",
+    "component_name",
     "copy",
     "cut",
     "decode",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from circuits.language import neurons
+from circuits.language.declaration import Declaration
 from circuits.language.forms import Form, copy, match
 from circuits.language.gaps import possible_scores
 from circuits.language.heads import but_the_start, hard_head, soft_head
@@ -24,6 +25,14 @@ class Builder(Numbers):
     goes into the earliest layer after everything that writes what it reads.
 
     Arguments, attributes and errors are those of `Declaration`.
+
+    >>> from circuits import Circuit
+    >>> c = Circuit(vocab="ab", n_ctx=3)
+    >>> earlier = c.space("earlier", "ab")
+    >>> _ = c.head("one", qk=match(c.tok, c.tok), ov=copy(c.tok, earlier))
+    >>> _ = c.head("two", qk=match(c.tok, c.tok), ov=copy(earlier, c.out))
+    >>> c.n_layers  # the second reads what the first writes
+    2
     """
 
     @placed
@@ -65,21 +74,71 @@ class Builder(Numbers):
         impossible layer, a name that is taken, a space of another circuit, a sink without `bos`, a recency or gap out
         of range, a gap that is needed and not known.
         """
+        return self._head(layer, name, qk, ov, self, sink, ties, recency, sharp, gap, attend)
+
+    @placed
+    def cross(
+        self,
+        layer: int | None,
+        name: str,
+        qk: Form | None = None,
+        ov: Form | None = None,
+        *,
+        sink: Number | None = None,
+        ties: Ties = "mean",
+        recency: Number | None = None,
+        sharp: Number | None = None,
+        gap: Number | None = None,
+        attend: Attend = "hard",
+    ) -> Head:
+        """A cross head: its keys, and what it copies, are the final stream of the source (`EncoderDecoder`).
+
+        `c.cross("copy", qk=match(c.pos, c.source.pos), ov=copy(c.source.tok, c.out))`. Queries read spaces of the
+        circuit, keys and values spaces of the source, and what is copied goes into a space of the circuit. All
+        positions of the source are visible. Cross heads come after the heads of their layer, and read what these wrote.
+
+        Arguments and errors are those of `head`; the sink is the start of the source. Also raises `ConfigError` for a
+        circuit without a source.
+        """
+        if self.source is None:
+            raise ConfigError(f"cross head {name!r} reads a source, and the circuit has none; declare it in an "
+                              "EncoderDecoder(source, ...)")  # fmt: skip
+        return self._head(layer, name, qk, ov, self.source, sink, ties, recency, sharp, gap, attend)
+
+    def _head(
+        self,
+        layer: int | None,
+        name: str,
+        qk: Form | None,
+        ov: Form | None,
+        keys: Declaration,
+        sink: Number | None,
+        ties: Ties,
+        recency: Number | None,
+        sharp: Number | None,
+        gap: Number | None,
+        attend: Attend,
+    ) -> Head:
+        """A head whose keys are those of the circuit itself, or of its source."""
         name, where = self._new_name("head", layer, name)
         for what, form in (("qk", qk), ("ov", ov)):
             if form is not None and not isinstance(form, Form):
                 raise ConfigError(f"{where}: {what} = {describe(form)}; allowed: a form, as match and copy return")
         qk, ov = qk or Form(), ov or Form()
-        for term in (*qk.terms, *ov.terms):
-            self._check_space(where, term.rows, term.columns)
+        for term in qk.terms:
+            self._check_space(where, term.rows)
+            self._check_key(where, keys, term.columns)
+        for term in ov.terms:
+            self._check_key(where, keys, term.rows)
+            self._check_space(where, term.columns)
         check_choice(f"{where}: attend", attend, get_args(Attend))
         for what, value in (("sharp", sharp), ("gap", gap)):
             if value is not None and not (is_finite(value) and value > 0):
                 raise ConfigError(f"{where}: {what} = {describe(value)}; allowed: a finite number above 0")
         if attend == "soft":
-            head = soft_head(self, name, qk, ov, sink, sharp, ties=ties, recency=recency, gap=gap)
+            head = soft_head(self, keys, name, qk, ov, sink, sharp, ties=ties, recency=recency, gap=gap)
         else:
-            head = hard_head(self, name, qk, ov, sink, ties, recency, sharp, gap)
+            head = hard_head(self, keys, name, qk, ov, sink, ties, recency, sharp, gap)
         self._add(head, layer)
         return head
 

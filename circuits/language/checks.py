@@ -20,7 +20,7 @@ WAYS = (
 def check_sound(holdings: Holdings) -> None:
     """Raise `ConfigError`, naming the reader, if a head that chooses or a table may read more than one label.
 
-    Also if a bucket may read a number so large that its gate does not keep it shut.
+    Also if a bucket may read a number so large that its gate does not keep it shut. A source is checked by itself.
     """
     for part in holdings.declaration.parts:
         if isinstance(part, Head):
@@ -32,9 +32,12 @@ def check_sound(holdings: Holdings) -> None:
 def _check_head(head: Head, holdings: Holdings) -> None:
     if head.attend == "soft" or head.trusted:
         return
-    for space in {space.name: space for term in head.qk.terms for space in (term.rows, term.columns)}.values():
-        held = holdings.at(space, time_of(head))
-        if held.kind == "one" or (held.kind == "shares" and holdings.declaration.holds.get(space.name) == "shares"):
+    of_keys, time = holdings.of_keys(head)
+    queries = {term.rows.name: (term.rows, holdings, time_of(head)) for term in head.qk.terms}
+    keys = {term.columns.name: (term.columns, of_keys, time) for term in head.qk.terms}
+    for space, whose, when in (*queries.values(), *keys.values()):
+        held = whose.at(space, when)
+        if held.kind == "one" or (held.kind == "shares" and whose.declaration.holds.get(space.name) == "shares"):
             continue
         raise ConfigError(
             f"{head.title} matches space {space.name!r}, which may hold {_amount(held)}: {held.why}; {WAYS}, "
@@ -104,12 +107,22 @@ def _amount(held: Held) -> str:
 def check_alive(layout: Layout) -> None:
     """Raise `ConfigError`, naming it, for what was declared and does nothing.
 
-    That is a space that nothing writes or reads, a part whose writing nobody reads, and an entry of a table that can
-    never fire.
+    That is a space that nothing writes or reads, a part whose writing nobody reads, an entry of a table that can never
+    fire, and a source that no cross head reads.
+
+    >>> from circuits import Circuit
+    >>> c = Circuit(vocab="ab", n_ctx=3)
+    >>> check_alive(Layout(c))
+    Traceback (most recent call last):
+    interp.errors.ConfigError: the unembedding reads space 'out', which nothing writes
     """
     c = layout.declaration
+    if layout.source is not None:
+        if not any(head.cross for head in c.heads):
+            raise ConfigError("the source is read by nothing; declare a cross head, or a Circuit without a source")
+        check_alive(layout.source)
     own = {c.tok.name, c.pos.name, c.one.name, c.out.name}
-    read_at_the_end = {*layout.unembedding, *c.readouts}
+    read_at_the_end = layout.read_at_the_end
     for name, space in c.spaces.items():
         if name not in own and name not in read_at_the_end and not any(name in read_spaces(part) for part in c.parts):
             by = [part.title for part in c.parts if name in written_spaces(part)]

@@ -96,6 +96,12 @@ class Form:
     """A sum of terms. `a + b`, `a - b`, `2 * a`, `-a`, `sum([a, b])`; the empty form relates nothing.
 
     Raises `ConfigError` for a factor that is no finite number.
+
+    >>> from circuits import Circuit
+    >>> c = Circuit(vocab="ab", n_ctx=3)
+    >>> both = copy(c.tok, c.out) + 2 * match(c.tok, c.tok)
+    >>> len(both.terms)
+    2
     """
 
     terms: tuple[Term, ...] = ()
@@ -228,6 +234,9 @@ def real_tensor(where: str, given: Any, allowed: str = "a tensor") -> Tensor:
     """Real numbers as a tensor in float64, on the CPU, with their gradient.
 
     Raises `ConfigError`, whose message begins with `where`, for what is none, and for complex numbers.
+
+    >>> real_tensor("weights", [1, 2])
+    tensor([1., 2.], dtype=torch.float64)
     """
     try:
         numbers = torch.as_tensor(given)

@@ -1,6 +1,6 @@
 """Gaps: how far apart the scores of a form lie, which is what a sink, a recency and a sharpness must respect."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,17 +39,24 @@ class Possible:
 
 
 def possible_scores(
-    form: Form, holds: Mapping[str, Holds], n_ctx: int, keys: Mapping[str, Float[Tensor, "_labels"]] | None = None
+    form: Form,
+    holds: Mapping[str, Holds],
+    n_ctx: int,
+    keys: Mapping[str, Float[Tensor, "_labels"]] | None = None,
+    of_keys: Mapping[str, Holds] | None = None,
 ) -> Possible:
     """The scores that `form` can give, to any key or to one that holds `keys` in these spaces.
 
-    A space is assumed to hold one of its states, or nothing. A space of shares (`holds`) holds a label to a share of
-    k / m, with k and m up to `n_ctx`. Shares are known where a single term reads them, with one weight for all labels.
+    A space is assumed to hold one of its states, or nothing. A space of shares (`holds`, and `of_keys` where those that
+    keys are matched in are another circuit's) holds a label to a share of k / m, with k and m up to `n_ctx`. Shares are
+    known where a single term reads them, with one weight for all labels.
     """
-    mixed = {space.name for term in form.terms for space in (term.rows, term.columns)
-             if holds.get(space.name) in ("shares", "numbers")}  # fmt: skip
-    if mixed:
-        return _of_shares(form, holds, n_ctx) if all(holds[name] == "shares" for name in mixed) else Possible()
+    of_keys = holds if of_keys is None else of_keys
+    sides = [(holds.get(term.rows.name), of_keys.get(term.columns.name)) for term in form.terms]
+    if any("numbers" in pair for pair in sides):
+        return Possible()
+    if any("shares" in pair for pair in sides):
+        return _of_shares(form, sides, n_ctx)
     blocks: dict[tuple[str, str], Tensor] = {}
     for term in form.terms:
         values = term.weighted
@@ -72,10 +79,13 @@ def possible_scores(
     return Possible(sums, float(sums.diff().min()))
 
 
-def _of_shares(form: Form, holds: Mapping[str, Holds], n_ctx: int) -> Possible:
-    """Two shares k / m and l / n differ by 1 / (n_ctx (n_ctx - 1)) at least, and a share is at least 1 / n_ctx."""
+def _of_shares(form: Form, sides: Sequence[tuple[str | None, str | None]], n_ctx: int) -> Possible:
+    """Two shares k / m and l / n differ by 1 / (n_ctx (n_ctx - 1)) at least, and a share is at least 1 / n_ctx.
+
+    `sides` is what the query's and the key's space of each term hold.
+    """
     own = [term for term in form.terms if term.name != "sink"]
-    if any(holds.get(term.rows.name) == holds.get(term.columns.name) == "shares" for term in own):
+    if ("shares", "shares") in sides:
         return Possible()  # products of shares lie closer
     weights = torch.cat([term.weighted.flatten() for term in own]).abs().unique()
     weights = weights[weights > 0]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from circuits.language.forms import Form, Term, match
-from circuits.language.gaps import SAME, TIED, margin_of_sink, possible_scores
+from circuits.language.gaps import SAME, TIED, Possible, margin_of_sink, possible_scores
 from circuits.language.parts import UNSETTLED, Head, Ties
 from circuits.language.space import Label, Number, is_finite
 from circuits.language.stream import Stream
@@ -20,25 +20,27 @@ RECENCY = 0.4
 
 
 def soft_head(
-    c: Stream, name: str, qk: Form, ov: Form, sink: Number | None, sharp: Number | None, **chooses: object
+    c: Stream, keys: Stream, name: str, qk: Form, ov: Form, sink: Number | None, sharp: Number | None, **chooses: object
 ) -> Head:
     """A head that weighs its keys by the softmax of its scores.
 
-    `chooses` are the options of heads that choose, which it refuses unless they are as if not given.
+    `keys` is where its keys are: the circuit `c` itself, or its source. `chooses` are the options of heads that choose,
+    which it refuses unless they are as if not given.
     """
     where = f"head {name!r}"
     for option, value in chooses.items():
         if value is not None and value != "mean":
             raise ConfigError(f"{where}: {option} = {describe(value)} contradicts attend = 'soft', which weighs all")
-    weight = _checked_sink(c, where, 0.0 if sink is None else sink)
+    weight = _checked_sink(keys, where, 0.0 if sink is None else sink)
     if weight:
-        qk, ov = qk + _sink(c, weight), dropping(where, ov, {"tok": c.bos or "", "pos": 0})
+        qk, ov = qk + _sink(c, keys, weight), dropping(where, ov, {"tok": keys.bos or "", "pos": 0})
     factor = 1.0 if sharp is None else float(sharp)
-    return Head(name, UNSETTLED, qk, ov, sharp=factor, sink=weight, attend="soft")
+    return Head(name, UNSETTLED, qk, ov, sharp=factor, sink=weight, attend="soft", cross=keys is not c)
 
 
 def hard_head(
     c: Stream,
+    keys: Stream,
     name: str,
     qk: Form,
     ov: Form,
@@ -48,11 +50,18 @@ def hard_head(
     sharp: Number | None,
     gap: Number | None,
 ) -> Head:
-    """A head that chooses the best of its keys; see `Builder.head`."""
+    """A head that chooses the best of its keys, which are those of the circuit itself or of its source.
+
+    See `Builder.head`.
+    """
     where = f"head {name!r}"
     check_choice(f"{where}: ties", ties, get_args(Ties))
     gap = None if gap is None else float(gap)
-    scores = possible_scores(qk, c.holds, c.n_ctx)
+
+    def possible(form: Form, start: Mapping[str, Float[Tensor, "_labels"]] | None = None) -> Possible:
+        return possible_scores(form, c.holds, c.most_keys, start, keys.holds)
+
+    scores = possible(qk)
     known = gap or scores.gap
     if ties != "mean" and qk.terms and known is None:
         raise ConfigError(f"{where}: the gap between its scores, below which recency must stay, is not known: they are "
@@ -61,26 +70,27 @@ def hard_head(
     of_sink = gap  # by how much it differs from other scores, where the gap is the author's word
     if sink is None:
         smallest = scores.smallest or known
-        sink = _default_sink(where, ties, preference, smallest) if c.bos and qk.terms else 0.0
+        sink = _default_sink(where, ties, preference, smallest) if keys.bos and qk.terms else 0.0
         of_sink = gap and ((smallest or gap) - preference) / 2
-    weight, margin = _checked_sink(c, where, sink), float("inf")
+    weight, margin = _checked_sink(keys, where, sink), float("inf")
     if weight:
         if ties != "mean" and scores.values is not None:
-            of_start = possible_scores(qk, c.holds, c.n_ctx, _start(c)).values
+            of_start = possible(qk, _start(keys)).values
             pull = -preference if ties == "first" else preference
-            margin = _margin_of_sink(where, scores.values, weight, of_start, pull, c.n_ctx)
-        qk, ov = qk + _sink(c, weight), dropping(where, ov, {"tok": c.bos or "", "pos": 0})
-        known = min(gap, of_sink) if gap and of_sink else possible_scores(qk, c.holds, c.n_ctx).gap
+            margin = _margin_of_sink(where, scores.values, weight, of_start, pull, keys.n_ctx)
+        qk, ov = qk + _sink(c, keys, weight), dropping(where, ov, {"tok": keys.bos or "", "pos": 0})
+        known = min(gap, of_sink) if gap and of_sink else possible(qk).gap
     if known is not None and qk.terms and known <= 2 * TIED:
         raise ConfigError(f"{where}: its scores may differ by {known:.3g} only, and must by more than {2 * TIED:g}; "
                           "scale the form, or move the sink")  # fmt: skip
     prefers = Form()
     if ties != "mean":
-        prefers = _prefers_later(c, -preference if ties == "first" else preference)
-        if c.n_ctx > 1:
-            known = min(preference / c.n_ctx, known or float("inf"), float("inf") if gap else margin)
+        prefers = _prefers_later(c, keys, -preference if ties == "first" else preference)
+        if keys.n_ctx > 1:
+            known = min(preference / keys.n_ctx, known or float("inf"), float("inf") if gap else margin)
     factor = None if sharp is None else float(sharp)
-    return Head(name, UNSETTLED, qk, ov, ties, prefers, known, factor, weight, trusted=gap is not None)
+    trusted, cross = gap is not None, keys is not c
+    return Head(name, UNSETTLED, qk, ov, ties, prefers, known, factor, weight, trusted=trusted, cross=cross)
 
 
 def _default_sink(where: str, ties: Ties, preference: float, smallest: float | None) -> float:
@@ -92,10 +102,10 @@ def _default_sink(where: str, ties: Ties, preference: float, smallest: float | N
     return (best + worst) / 2
 
 
-def _checked_sink(c: Stream, where: str, sink: Number) -> float:
+def _checked_sink(keys: Stream, where: str, sink: Number) -> float:
     if not is_finite(sink) or sink < 0:
         raise ConfigError(f"{where}: sink = {describe(sink)}; allowed: a finite number from 0 on")
-    if sink and c.bos is None:
+    if sink and keys.bos is None:
         raise ConfigError(f"{where}: sink = {sink} needs the start of the text; give the circuit bos=")
     return float(sink)
 
@@ -152,14 +162,14 @@ def _start(c: Stream) -> dict[str, Float[Tensor, "_labels"]]:
             for name, label in first.items()}  # fmt: skip
 
 
-def _sink(c: Stream, weight: float) -> Form:
-    (term,) = match(c.one, c.tok, {"1": c.bos or ""}).terms
+def _sink(c: Stream, keys: Stream, weight: float) -> Form:
+    (term,) = match(c.one, keys.tok, {"1": keys.bos or ""}).terms
     return Form((Term("sink", term.rows, term.columns, term.matrix, weight),))
 
 
-def _prefers_later(c: Stream, weight: float) -> Form:
-    ramp = torch.arange(c.n_ctx, dtype=torch.float64)[None] / c.n_ctx
-    return Form((Term("recency", c.one, c.pos, ramp, weight),))
+def _prefers_later(c: Stream, keys: Stream, weight: float) -> Form:
+    ramp = torch.arange(keys.n_ctx, dtype=torch.float64)[None] / keys.n_ctx
+    return Form((Term("recency", c.one, keys.pos, ramp, weight),))
 
 
 def dropping(where: str, form: Form, bos_places: Mapping[str, Label]) -> Form:

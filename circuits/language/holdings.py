@@ -47,10 +47,20 @@ class Held:
 
 
 class Holdings:
-    """What every space can hold at every time."""
+    """What every space can hold at every time.
+
+    Attributes:
+        source: what those of the source can hold, for a circuit that has one.
+
+    >>> from circuits.gallery import entry
+    >>> layout = Layout(entry("previous_token").build())
+    >>> list(nothing_below(Holdings(layout)))
+    ['out']
+    """
 
     def __init__(self, layout: Layout):
         self.layout, self.declaration = layout, layout.declaration
+        self.source = None if layout.source is None else Holdings(layout.source)
         self._given: dict[str, list[tuple[float, Held]]] = {}
         self._give_embeddings()
         for part in sorted(self.declaration.parts, key=time_of):
@@ -69,6 +79,13 @@ class Holdings:
             return replace(held, kind="numbers", why=held.why or "it is declared to hold numbers")
         low, high = held.low.clamp(min=0), held.high.clamp(max=1)
         return replace(held, kind=promised, low=low, high=high, why="" if promised == "one" else held.why)
+
+    def of_keys(self, head: Head) -> tuple["Holdings", float]:
+        """What spaces of a head's keys can hold, and the time at which it reads them."""
+        if not head.cross:
+            return self, time_of(head)
+        assert self.source is not None
+        return self.source, float("inf")
 
     def reach(self, number: Terms, time: float = float("inf")) -> tuple[float, float]:
         """The lowest and the highest value of a sum of coordinates.
@@ -139,12 +156,13 @@ class Holdings:
             self._give(terms[0].columns, time_of(head), replace(held, when={}))
 
     def _copied(self, head: Head, term: Term) -> Held:
-        source, W = self.at(term.rows, time_of(head)), term.weighted
+        holdings, time = self.of_keys(head)
+        source, W, n_keys = holdings.at(term.rows, time), term.weighted, holdings.declaration.n_ctx
         share, kind, why = 1.0, source.kind, source.why
         if head.attend == "soft":
-            kind, why, share = "shares", f"{head.title} is soft, and mixes its keys", 1 / self.declaration.n_ctx
+            kind, why, share = "shares", f"{head.title} is soft, and mixes its keys", 1 / n_keys
         elif head.ties == "mean" and not copies_one_label(head, term, self):
-            share = 1 / self.declaration.n_ctx
+            share = 1 / n_keys
             if kind == "one":
                 kind, why = "shares", f"{head.title} may copy the mean of several keys"
         if source.kind == "numbers":

@@ -7,10 +7,9 @@ and no norm, and its heads that choose have no sharpness. So it can say whether 
 these, does what was declared.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,18 +17,16 @@ from torch import Tensor
 
 from circuits.language.checks import check_sound
 from circuits.language.declaration import Declaration
+from circuits.language.decoding import decode, in_words, nothing_below
 from circuits.language.forms import real_tensor
 from circuits.language.gaps import TIED
 from circuits.language.holdings import Holdings
-from circuits.language.layout import Layout
+from circuits.language.layout import Layout, time_of
 from circuits.language.parts import Head, Ties
 from circuits.language.space import Label, Space, cut, listed, shortened
 from circuits.language.steps import Step
 from interp.errors import ConfigError, ShapeError, describe, did_you_mean
-
-HEARD = 0.499
-"""The share of a part's smallest write that is enough for a prediction. It is a little below a half, because sums come
-to just a half (1 - .5), and rounding would decide whether that is enough."""
+from interp.indices import counted
 
 SHOWN = 8
 """The most texts that the repr of an interpretation shows."""
@@ -51,17 +48,20 @@ class Interpretation:
         fired: for each table, which of its entries fired anywhere.
         layout: where the spaces lie in the stream.
         thresholds: below which logits, and numbers of readouts, there is nothing to predict; see `nothing_below`.
+        source: what the source does with its sequences, for a circuit that has one. Cross heads attend to their
+            positions: their patterns are [batch, query_pos, source_pos].
     """
 
     tokens: Int[Tensor, "batch pos"]
     stream: Coordinates
-    patterns: dict[str, Float[Tensor, "batch query_pos key_pos"]]
+    patterns: dict[str, Float[Tensor, "batch query_pos _key_pos"]]
     logits: Float[Tensor, "batch pos d_vocab"]
     predictions: list[list[str | None]]
     broken: tuple[str, ...]
     fired: dict[str, Bool[Tensor, "_entry"]]
     layout: Layout
     thresholds: dict[str, Float[Tensor, "_labels"]]
+    source: "Interpretation | None" = None
 
     def space(self, name: str) -> Float[Tensor, "batch pos labels"]:
         """What one space holds at the end.
@@ -83,10 +83,9 @@ class Interpretation:
 
     def __repr__(self) -> str:
         n, length = self.tokens.shape
-        vocabulary = self.layout.declaration.vocabulary
-        shown = zip(map(vocabulary.to_string, self.tokens[:SHOWN]), self.predictions[:SHOWN], strict=True)
+        shown = zip(self._texts(), self.predictions[:SHOWN], strict=True)
         lines = [
-            f"Interpretation of {n} text{'s' * (n != 1)} of {length} word{'s' * (length != 1)}",
+            f"Interpretation of {counted(n, 'text')} of {counted(length, 'word')}",
             f"  spaces    {cut(', '.join(self.layout.slices))}",
             f"  heads     {cut(', '.join(self.patterns))}",
             *(f"  {shortened(text, 36)} -> {shortened(said, 56)}" for text, said in shown),
@@ -94,19 +93,34 @@ class Interpretation:
         ]
         return "\n".join([*lines, *([f"  ... and {n - SHOWN} more"] if n > SHOWN else [])])
 
+    def _texts(self) -> list[str]:
+        """The first texts, as they are shown, with their sources."""
+        texts = [self.layout.declaration.vocabulary.to_string(row) for row in self.tokens[:SHOWN]]
+        if self.source is None:
+            return texts
+        return [f"{source} | {text}" for source, text in zip(self.source._texts(), texts, strict=True)]
+
 
 class Interpreter:
     """Runs a circuit on token ids.
 
     Attributes:
         holdings: what each space can hold.
+        source: the interpreter of the source, for a circuit that has one.
         thresholds: see `nothing_below`; of the logits under the name of `out`, of readouts under theirs.
 
     Raises `ConfigError` for a declaration that cannot be kept; see `check_sound`.
+
+    >>> from circuits.gallery import entry
+    >>> c = entry("previous_token").build()
+    >>> run = Interpreter(Layout(c)).run(c.tokens("!ab"))
+    >>> run.logits.shape, list(run.patterns)
+    (torch.Size([1, 3, 6]), ['previous'])
     """
 
     def __init__(self, layout: Layout):
         self.layout, self.declaration = layout, layout.declaration
+        self.source = None if layout.source is None else Interpreter(layout.source)
         self.holdings = Holdings(layout)
         check_sound(self.holdings)
         self.thresholds = nothing_below(self.holdings)
@@ -119,10 +133,16 @@ class Interpreter:
         """The thresholds of the logits."""
         return self.thresholds[self.declaration.out.name]
 
-    def run(self, tokens: Int[Tensor, "batch pos"], vectors: Mapping[str, Tensor] | None = None) -> Interpretation:
+    def run(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        vectors: Mapping[str, Tensor] | None = None,
+        source: Int[Tensor, "n_sources source_pos"] | None = None,
+    ) -> Interpretation:
         """What the circuit does with these sequences, and with the vectors that the user gives.
 
-        Raises `ConfigError` for vectors that are missing, of another shape, or not asked for.
+        A circuit with a source also takes that, a sequence for each of `tokens`. Raises `ConfigError` for vectors, or a
+        source, that are missing or not asked for, `ShapeError` for another number of sources than of tokens.
         """
         x = self.layout.embedded(tokens)
         for name, given in checked_vectors(self.declaration, tokens, vectors).items():
@@ -130,17 +150,16 @@ class Interpreter:
         visible = visible_keys(self.declaration.attention_dir, tokens.shape[1])
         patterns: dict[str, Tensor] = {}
         fired: dict[str, Tensor] = {}
-        broken = self._outside(x)
-        for layer in range(self.declaration.n_layers):
-            parts = [part for part in self.declaration.parts if part.layer == layer]
+        memory = self._memory(tokens, source)
+        broken = [*(memory.broken if memory is not None else ()), *self._outside(x)]
+        for _, together in itertools.groupby(sorted(self.declaration.parts, key=time_of), key=time_of):
             written = torch.zeros_like(x)
-            for head in (part for part in parts if isinstance(part, Head)):
-                patterns[head.name] = self._attend(head, x, visible, broken)
-                self._copy(head, patterns[head.name], x, written)
-            x = x + written
-            written = torch.zeros_like(x)
-            for part in parts:
-                if not isinstance(part, Head):
+            for part in together:
+                if isinstance(part, Head):
+                    keys = _Keys.of(memory, visible) if part.cross else _Keys(x, self.layout.slices, visible)
+                    patterns[part.name] = self._attend(part, x, keys, broken)
+                    self._copy(part, patterns[part.name], keys, written)
+                else:
                     fired[part.name] = self._steps[part.name].add(x, written, broken)
             x = x + written
         self._check_promises(x, tokens, broken)
@@ -149,7 +168,44 @@ class Interpreter:
             logits = logits + x[..., self.layout.slices[name]] @ block
         predictions = in_words(decode(logits, self.nothing_below), self.declaration.vocabulary.words)
         said = tuple(dict.fromkeys(broken))
-        return Interpretation(tokens, x, patterns, logits, predictions, said, fired, self.layout, self.thresholds)
+        return Interpretation(
+            tokens, x, patterns, logits, predictions, said, fired, self.layout, self.thresholds, memory
+        )
+
+    def generate(self, source: Int[Tensor, "batch source_pos"]) -> list[list[str | None]]:
+        """What a circuit with a source answers to each source: it reads its start, then what it predicted itself.
+
+        An answer ends with the word `eos` of the circuit, with None, where there is nothing to predict, or when the
+        text is as long as it may be.
+        """
+        vocabulary, ends = self.declaration.vocabulary, (None, self.declaration.eos)
+        start = vocabulary.to_single_token(self.declaration.bos or "")
+        tokens = torch.full((len(source), 1), start)
+        answers: list[list[str | None]] = [[] for _ in range(len(source))]
+        for _ in range(self.declaration.n_ctx):
+            said = [row[-1] for row in self.run(tokens, source=source).predictions]
+            for answer, word in zip(answers, said, strict=True):
+                if not answer or answer[-1] not in ends:
+                    answer.append(word)
+            if all(answer[-1] in ends for answer in answers):
+                break
+            # what an ended answer goes on with does not matter, as no position reads a later one
+            next_ids = [start if word is None else vocabulary.to_single_token(word) for word in said]
+            tokens = torch.cat([tokens, torch.tensor(next_ids)[:, None]], dim=1)
+        return answers
+
+    def _memory(
+        self, tokens: Int[Tensor, "batch pos"], source: Int[Tensor, "n_sources source_pos"] | None
+    ) -> Interpretation | None:
+        """What the source does with its sequences; None for a circuit without one."""
+        if (self.source is None) != (source is None):
+            reads = "no source, and one is given" if self.source is None else "a source, and none is given"
+            raise ConfigError(f"the circuit reads {reads}")
+        if self.source is None or source is None:
+            return None
+        if len(source) != len(tokens):
+            raise ShapeError(f"{len(source)} sources for {len(tokens)} targets; allowed: as many")
+        return self.source.run(source)
 
     def _outside(self, x: Coordinates) -> list[str]:
         """Vectors that do not lie where the declaration says."""
@@ -162,12 +218,11 @@ class Interpreter:
         return broken
 
     def _attend(
-        self, head: Head, x: Coordinates, visible: Bool[Tensor, "query_pos key_pos"], broken: list[str]
+        self, head: Head, x: Coordinates, keys: "_Keys", broken: list[str]
     ) -> Float[Tensor, "batch query_pos key_pos"]:
-        slices = self.layout.slices
-        scores = x.new_zeros(*x.shape[:2], x.shape[1])
+        scores, visible = x.new_zeros(*x.shape[:2], keys.x.shape[1]), keys.visible
         for (rows, columns), block in self._blocks[head.name][0].items():
-            scores = scores + x[..., slices[rows]] @ block @ x[..., slices[columns]].transpose(1, 2)
+            scores = scores + x[..., self.layout.slices[rows]] @ block @ keys.held(columns).transpose(1, 2)
         if head.attend == "soft":
             return (scores * (head.sharp or 1.0)).masked_fill(~visible, -torch.inf).softmax(-1)
         pattern = attend(scores, visible, head.ties)
@@ -175,11 +230,10 @@ class Interpreter:
         return pattern
 
     def _copy(
-        self, head: Head, pattern: Float[Tensor, "batch query_pos key_pos"], x: Coordinates, written: Coordinates
+        self, head: Head, pattern: Float[Tensor, "batch query_pos key_pos"], keys: "_Keys", written: Coordinates
     ) -> None:
         for (rows, columns), block in self._blocks[head.name][1].items():
-            where = self.layout.slices[columns]
-            written[..., where] += pattern @ (x[..., self.layout.slices[rows]] @ block)
+            written[..., self.layout.slices[columns]] += pattern @ (keys.held(rows) @ block)
 
     def _check_gap(
         self,
@@ -224,6 +278,31 @@ class Interpreter:
                               f"position {position} of {text}")  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class _Keys:
+    """What a head attends to.
+
+    Attributes:
+        x: the stream that its keys, and what it copies, are in.
+        slices: where the spaces lie in it.
+        visible: which keys a query may attend to.
+    """
+
+    x: Float[Tensor, "batch key_pos size"]
+    slices: dict[str, slice]
+    visible: Bool[Tensor, "query_pos key_pos"]
+
+    @classmethod
+    def of(cls, memory: Interpretation | None, visible: Bool[Tensor, "query_pos query_pos"]) -> "_Keys":
+        """The final stream of a source, all of it visible."""
+        assert memory is not None
+        return cls(memory.stream, memory.layout.slices, visible.new_ones(len(visible), memory.stream.shape[1]))
+
+    def held(self, space: str) -> Float[Tensor, "batch key_pos labels"]:
+        """What a space of the keys holds."""
+        return self.x[..., self.slices[space]]
+
+
 def checked_vectors(
     declaration: Declaration, tokens: Int[Tensor, "batch pos"], vectors: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
@@ -231,6 +310,11 @@ def checked_vectors(
 
     Raises `ConfigError` for vectors that are missing, not asked for, or no finite numbers; `ShapeError` for another
     shape.
+
+    >>> from circuits.gallery import entry
+    >>> c = entry("previous_token").build()
+    >>> checked_vectors(c, c.tokens("!ab"), None)
+    {}
     """
     wanted = declaration.inputs
     if not isinstance(vectors, Mapping | None):
@@ -256,7 +340,13 @@ def checked_vectors(
 
 
 def checked_readout(layout: Layout, readout: str) -> Space:
-    """The space of a readout. Raises `ConfigError`, with the nearest name, for one that the circuit does not have."""
+    """The space of a readout. Raises `ConfigError`, with the nearest name, for one that the circuit does not have.
+
+    >>> from circuits.gallery import entry
+    >>> checked_readout(Layout(entry("previous_token").build()), "logit")
+    Traceback (most recent call last):
+    interp.errors.ConfigError: the circuit has no readout 'logit'; it has none
+    """
     readouts = layout.declaration.readouts
     if readout not in readouts:
         raise ConfigError(f"the circuit has no readout {readout!r}; it has {listed(readouts) or 'none'}"
@@ -264,33 +354,14 @@ def checked_readout(layout: Layout, readout: str) -> Space:
     return readouts[readout]
 
 
-def nothing_below(holdings: Holdings) -> dict[str, Float[Tensor, "_labels"]]:
-    """For each word, and each label of a readout, the threshold below which it is not predicted.
-
-    It is `HEARD` times the smallest number that a part can write when no other part writes. For a word that nothing
-    writes it is infinite. A circuit may declare one threshold for all words.
-    """
-    layout = holdings.layout
-    declaration = layout.declaration
-    smallest = torch.full((declaration.vocabulary.d_vocab,), torch.inf, dtype=torch.float64)
-    for name, block in layout.unembedding.items():
-        least = holdings.at(declaration.spaces[name]).smallest.clamp(max=1e300)[:, None]
-        smallest = smallest.minimum((block.abs() * least).where(block != 0, torch.inf).amin(0))
-    thresholds = {declaration.out.name: _heard(smallest)}
-    if declaration.nothing_below is not None:
-        thresholds[declaration.out.name] = torch.full_like(smallest, declaration.nothing_below)
-    for name, space in declaration.readouts.items():
-        thresholds[name] = _heard(holdings.at(space).smallest)
-    return thresholds
-
-
-def _heard(smallest: Float[Tensor, "labels"]) -> Float[Tensor, "labels"]:
-    """The thresholds of numbers whose smallest ones are known; what is nearly infinite came of ones that are not."""
-    return (HEARD * smallest).where(smallest < 1e200, torch.inf)
-
-
 def visible_keys(attention_dir: str, n_pos: int) -> Bool[Tensor, "query_pos key_pos"]:
-    """Which keys a query may attend to."""
+    """Which keys a query may attend to.
+
+    >>> visible_keys("causal", 3).int()
+    tensor([[1, 0, 0],
+            [1, 1, 0],
+            [1, 1, 1]], dtype=torch.int32)
+    """
     everything = torch.ones(n_pos, n_pos, dtype=torch.bool)
     return everything.tril() if attention_dir == "causal" else everything
 
@@ -298,7 +369,11 @@ def visible_keys(attention_dir: str, n_pos: int) -> Bool[Tensor, "query_pos key_
 def attend(
     scores: Float[Tensor, "*batch query_pos key_pos"], visible: Bool[Tensor, "query_pos key_pos"], ties: Ties
 ) -> Float[Tensor, "*batch query_pos key_pos"]:
-    """Hard attention: all weight on the best visible keys, shared or not as `ties` says."""
+    """Hard attention: all weight on the best visible keys, shared or not as `ties` says.
+
+    >>> attend(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), visible_keys("causal", 2), "mean").tolist()
+    [[1.0, 0.0], [0.5, 0.5]]
+    """
     scores = scores.masked_fill(~visible, -torch.inf)
     best = (scores >= scores.amax(-1, keepdim=True) - TIED).double()
     if ties == "mean":
@@ -306,34 +381,3 @@ def attend(
     place = torch.arange(1, scores.shape[-1] + 1, dtype=torch.float64)
     chosen = (best * (place if ties == "latest" else 1 / place)).argmax(-1)
     return torch.nn.functional.one_hot(chosen, scores.shape[-1]).double()
-
-
-def leading(
-    logits: Float[Tensor, "batch pos d_vocab"], nothing_below: Float[Tensor, "d_vocab"]
-) -> Bool[Tensor, "batch pos d_vocab"]:
-    """Which words have the largest logit of those that reach their threshold, several of them where they tie.
-
-    Words tie within a tenth of the lowest threshold. That is a twentieth of the smallest logit that a part writes
-    alone, so no write is overlooked, and more than the errors of a compiled model, which tell equal logits apart. Where
-    every position predicts a word, there is no such scale, and they tie within `TIED`.
-    """
-    heard = logits >= nothing_below
-    lowest = float(nothing_below.amin().clamp(max=1e300))
-    best = logits.masked_fill(~heard, -torch.inf).amax(-1, keepdim=True)
-    return heard & (logits >= best - (lowest / 10 if lowest > -math.inf else TIED))
-
-
-def decode(
-    logits: Float[Tensor, "batch pos d_vocab"], nothing_below: Float[Tensor, "d_vocab"]
-) -> Int[Tensor, "batch pos"]:
-    """The word with the largest logit, the first of those that tie; -1 where no logit reaches its threshold."""
-    ahead = leading(logits, nothing_below)
-    return ahead.int().argmax(-1).where(ahead.any(-1), -1)
-
-
-Said = TypeVar("Said")
-
-
-def in_words(ids: Int[Tensor, "batch pos"], words: Sequence[Said]) -> list[list[Said | None]]:
-    """Decoded ids as words, and None for nothing."""
-    return [[None if i < 0 else words[i] for i in row] for row in ids.tolist()]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from circuits.language.parts import UNSETTLED, Head, Neurons, Part
+from circuits.language.parts import UNSETTLED, Head, Part
 from interp.errors import ConfigError
 
 
@@ -11,8 +11,9 @@ def settle(declared: Sequence[Part], tied_to: str | None) -> list[Part]:
     """The parts with their layers, in the same order.
 
     A part waits for everything that writes a space it reads, but for itself. Heads of a layer read what earlier layers
-    wrote, its MLP also what its heads wrote. A layer that was given is kept as it is. In a circuit that is tied,
-    predictions are written into the space of words (`tied_to`), and who reads a word does not wait for them.
+    wrote, its cross heads also what its heads wrote, its MLP what both wrote. A layer that was given is kept as it is.
+    In a circuit that is tied, predictions are written into the space of words (`tied_to`), and who reads a word does
+    not wait for them.
 
     Raises `ConfigError` for parts that read one another in a circle, naming them all.
     """
@@ -31,8 +32,7 @@ def settle(declared: Sequence[Part], tied_to: str | None) -> list[Part]:
         waiting.append(number)
         part, earliest = declared[number], 0
         for other in sorted({one for name in read_spaces(part) for one in writers.get(name, ())} - {number}):
-            after_an_mlp = isinstance(declared[other], Neurons)
-            earliest = max(earliest, layer_of(other) + (1 if after_an_mlp or isinstance(part, Head) else 0))
+            earliest = max(earliest, layer_of(other) + (0 if declared[other].phase < part.phase else 1))
         waiting.pop()
         layers[number] = earliest
         return earliest
@@ -41,13 +41,21 @@ def settle(declared: Sequence[Part], tied_to: str | None) -> list[Part]:
 
 
 def read_spaces(part: Part) -> set[str]:
-    """The names of the spaces that a part reads."""
+    """The names of the circuit's own spaces that a part reads; see `read_of_source` for the others."""
     if isinstance(part, Head):
-        matched = {space.name for term in part.scores.terms for space in (term.rows, term.columns)}
-        return matched | {term.rows.name for term in part.ov.terms}
+        return {term.rows.name for term in part.scores.terms} | (set() if part.cross else _read_of_keys(part))
     looked_up = {space.name for space in part.table.reads} if part.table is not None else set()
     terms = [*(ramp.reads for ramp in part.ramps), *(reach.number for reach in part.reach)]
     return looked_up | {coordinate.space.name for number in terms for coordinate, _ in number}
+
+
+def read_of_source(part: Part) -> set[str]:
+    """The names of the source's spaces that a part reads: none, unless it is a cross head."""
+    return _read_of_keys(part) if isinstance(part, Head) and part.cross else set()
+
+
+def _read_of_keys(head: Head) -> set[str]:
+    return {term.columns.name for term in head.scores.terms} | {term.rows.name for term in head.ov.terms}
 
 
 def written_spaces(part: Part) -> set[str]:

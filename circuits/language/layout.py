@@ -15,9 +15,9 @@ from torch import Tensor
 
 from circuits.language.declaration import Declaration
 from circuits.language.forms import Form
-from circuits.language.layers import read_spaces, written_spaces
-from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, Head, Neurons, Part, Terms
-from circuits.language.space import Coordinate, Space
+from circuits.language.layers import read_of_source, read_spaces, written_spaces
+from circuits.language.parts import EMBED, POS_EMBED, UNEMBED, Head, Part, Terms
+from circuits.language.space import Coordinate, Space, listed
 from interp.errors import ConfigError
 
 Blocks = dict[tuple[str, str], Float[Tensor, "_rows _columns"]]
@@ -30,7 +30,7 @@ class Read:
 
     Attributes:
         reader: name of a part, "unembed", or of a readout.
-        kind: "Q", "K", "V", "mlp" or "out".
+        kind: "Q", "K", "V", "mlp" or "out". The K and V of a cross head read the source, at its end.
         time: when it reads. It sees all that was written at an earlier time.
         blocks: what it reads of each space, [labels, read].
     """
@@ -60,6 +60,8 @@ class Layout:
     """The spaces that a circuit uses (and those in `also`): tokens, declared ones, positions, the constant, outputs.
 
     Attributes:
+        source: the layout of the source, for a circuit that has one.
+        reader: for the layout of a source, the circuit whose cross heads read it.
         spaces: the spaces, in order.
         slices: where each space lies.
         size: how many coordinates there are.
@@ -67,18 +69,33 @@ class Layout:
 
     Raises `ConfigError` for a space that is read and that nothing earlier writes, unless the declaration is
     `unfinished`.
+
+    >>> from circuits.gallery import entry
+    >>> layout = Layout(entry("previous_token").build())
+    >>> check_alive(layout)  # nothing to say
+    >>> check_sound(Holdings(layout))  # nothing to say
     """
 
-    def __init__(self, declaration: Declaration, also: Iterable[Space] = (), unfinished: bool = False):
+    def __init__(
+        self,
+        declaration: Declaration,
+        also: Iterable[Space] = (),
+        unfinished: bool = False,
+        reader: Declaration | None = None,
+    ):
         self.declaration = declaration if unfinished else copy(declaration)  # which may go on
+        self.reader, source = reader, self.declaration.source
+        self._check_words_alone()
+        self.source = None if source is None else Layout(source, unfinished=unfinished, reader=self.declaration)
         tok, pos, one, out = declaration.tok, declaration.pos, declaration.one, declaration.out
         read_at_the_end = {term.rows.name for form in declaration.directs for term in form.terms}
         used = {*(space.name for space in also), *read_at_the_end, *declaration.readouts, *declaration.inputs}
         for part in declaration.parts:
             used |= read_spaces(part) | written_spaces(part)
-        if (
-            out is tok or not (declaration.readouts or read_at_the_end) or self._written(out)
-        ):  # a tied one is always read
+        for part in self._cross_heads():
+            used |= read_of_source(part)
+        unread = reader is not None or declaration.readouts or read_at_the_end
+        if out is tok or not unread or self._written(out):  # a tied one is always read
             used.add(out.name)
         last = [pos, one] + ([] if out is tok else [out])
         order = [space for space in declaration.spaces.values() if space not in last] + last
@@ -95,8 +112,14 @@ class Layout:
     def _written(self, space: Space) -> bool:
         return any(space.name in written_spaces(part) for part in self.declaration.parts)
 
+    def _cross_heads(self) -> list[Head]:
+        """The heads that read the final stream of a source; none for other circuits."""
+        return [] if self.reader is None else [head for head in self.reader.heads if head.cross]
+
     def _unembedding(self) -> dict[str, Float[Tensor, "_labels d_vocab"]]:
         read: dict[str, Tensor] = {}
+        if self.reader is not None:  # a source predicts no words
+            return read
         out = self.declaration.out
         if out.name in self.slices:
             read[out.name] = torch.eye(len(out), dtype=torch.float64)
@@ -136,11 +159,9 @@ class Layout:
         """Every way in which the stream is read, in order."""
         for part in self.declaration.parts:
             if isinstance(part, Head):
-                scores = self.blocks(part.scores)
-                yield Read(part.name, "Q", time_of(part), _by_space(scores, 0))
-                keys = {(columns, rows): block.T for (rows, columns), block in scores.items()}
-                yield Read(part.name, "K", time_of(part), _by_space(keys, 0))
-                yield Read(part.name, "V", time_of(part), _by_space(self.blocks(part.ov), 0))
+                yield Read(part.name, "Q", time_of(part), _by_space(self.blocks(part.scores), 0))
+                if not part.cross:
+                    yield from self._key_reads(part, time_of(part))
             else:
                 reads = _distinct((ramp.reads for ramp in part.ramps), self.slices)
                 yield Read(part.name, "mlp", time_of(part), {name: block.T for name, block in reads.items()})
@@ -148,6 +169,20 @@ class Layout:
             yield Read(UNEMBED, "out", float("inf"), self.unembedding)
         for name, space in self.declaration.readouts.items():
             yield Read(name, "out", float("inf"), {name: torch.eye(len(space), dtype=torch.float64)})
+        for head in self._cross_heads():
+            yield from self._key_reads(head, float("inf"))
+
+    def _key_reads(self, head: Head, time: float) -> Iterator[Read]:
+        """What a head reads of the stream that its keys are in."""
+        keys = {(columns, rows): block.T for (rows, columns), block in self.blocks(head.scores).items()}
+        yield Read(head.name, "K", time, _by_space(keys, 0))
+        yield Read(head.name, "V", time, _by_space(self.blocks(head.ov), 0))
+
+    @property
+    def read_at_the_end(self) -> set[str]:
+        """The spaces that are read at the end: by the unembedding, as readouts, or by cross heads."""
+        of_cross = (read_of_source(head) for head in self._cross_heads())
+        return {*self.unembedding, *self.declaration.readouts}.union(*of_cross)
 
     def writes(self) -> Iterator[Write]:
         """Everything that writes to the stream, in order of declaration."""
@@ -168,6 +203,15 @@ class Layout:
                 writes = _distinct((ramp.writes for ramp in part.ramps), self.slices)
                 yield Write(part.name, time_of(part), writes)
 
+    def _check_words_alone(self) -> None:
+        """Raise `ConfigError` for a source that predicts words, and for vectors beside the words of either side."""
+        if self.reader is not None and self.declaration.directs:
+            raise ConfigError(f"the source predicts no words, but declares what they are read from: "
+                              f"{self.declaration.directs[0]}")  # fmt: skip
+        if self.declaration.inputs and (self.reader is not None or self.declaration.source is not None):
+            raise ConfigError(f"a circuit with a source, and the source itself, read words alone; vectors "
+                              f"{listed(self.declaration.inputs)} are declared")  # fmt: skip
+
     def _check(self) -> None:
         """Raise `ConfigError` unless every space that is read is written by something earlier."""
         writes, times = list(self.writes()), {part.name: part.layer for part in self.declaration.parts}
@@ -178,8 +222,10 @@ class Layout:
                 writers = [write for write in writes if name in write.blocks and write.blocks[name].any()]
                 if any(write.time < read.time for write in writers):
                     continue
-                if read.kind != "out":
+                if read.kind != "out" and read.time < float("inf"):
                     place = f"{read.reader!r} in layer {times[read.reader]}"
+                elif read.kind != "out":
+                    place = f"cross head {read.reader!r}"
                 else:
                     place = "the unembedding" if read.reader == UNEMBED else f"the readout {read.reader!r}"
                 if not writers:
@@ -193,8 +239,13 @@ class Layout:
 
 
 def time_of(part: Part) -> float:
-    """When a part reads and writes. The heads of a layer come first, its MLP half a step later."""
-    return part.layer + (0.5 if isinstance(part, Neurons) else 0.0)
+    """When a part reads and writes. The heads of a layer come first, then its cross heads, then its MLP.
+
+    >>> from circuits.gallery import entry
+    >>> [time_of(part) for part in entry("previous_token").build().parts]
+    [0.0]
+    """
+    return part.layer + part.phase
 
 
 def _by_space(blocks: Blocks, axis: int) -> dict[str, Tensor]:

@@ -79,7 +79,11 @@ def listed_table(
 
 
 def key_as_written(key: Key) -> str:
-    """A key as it is written, such as ('a', ..., None)."""
+    """A key as it is written, such as ('a', ..., None).
+
+    >>> key_as_written(("a", ..., None))
+    "('a', ..., None)"
+    """
     shown = ["..." if label is ... else repr(label) for label in key]
     return shown[0] if len(shown) == 1 else f"({', '.join(shown)})"
 

@@ -8,7 +8,7 @@ that the small errors which a softmax leaves are erased, not passed on. Those of
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from circuits.language.forms import NOTHING, Form
 from circuits.language.space import Coordinate, Label, Space
@@ -16,8 +16,14 @@ from circuits.language.space import Coordinate, Label, Space
 EMBED, POS_EMBED, UNEMBED = "embed", "pos_embed", "unembed"
 """The names of what writes first and of what reads last; a part cannot have them."""
 
+SOURCE = "source/"
+"""What the names of a source's parts begin with, where they stand beside those of the circuit that reads it."""
+
 UNSETTLED = -1
 """The layer of a part before it is settled."""
+
+CROSS_PHASE, MLP_PHASE = 0.25, 0.5
+"""How far into its layer a part reads and writes: heads at the beginning, then cross heads, then the MLP."""
 
 Terms = tuple[tuple[Coordinate, float], ...]
 """Coordinates with their factors: a number that is read, or what is written."""
@@ -45,6 +51,8 @@ class Head:
         sink: weight of the sink, 0 for none.
         attend: "hard" or "soft".
         trusted: whether its gap is the author's word, so that it may match spaces that hold shares or numbers.
+        cross: whether its keys, and what it copies, are those of the source (`Builder.cross`). Its queries, and what it
+            writes, are the circuit's own.
     """
 
     name: str
@@ -58,11 +66,17 @@ class Head:
     sink: float = 0.0
     attend: Attend = "hard"
     trusted: bool = False
+    cross: bool = False
 
     @property
     def title(self) -> str:
-        """What messages call it, such as "head 'previous'"."""
-        return f"head {self.name!r}"
+        """What messages call it, such as "head 'previous'" or "cross head 'copy'"."""
+        return f"{'cross ' * self.cross}head {self.name!r}"
+
+    @property
+    def phase(self) -> float:
+        """When it reads and writes within its layer: heads first, then cross heads."""
+        return CROSS_PHASE if self.cross else 0.0
 
     @property
     def scores(self) -> Form:
@@ -156,7 +170,14 @@ class Neurons:
         span: for a function or a product, the lowest and the highest of its values.
         destinations: for these, where the value is written, with factors.
         error: for these, the largest distance of the pieces from it.
+        phase: when they read and write within their layer: after all heads.
+
+    >>> from circuits.gallery import entry
+    >>> [part.name for part in entry("sort").build().parts if isinstance(part, Neurons)]
+    ['item', 'smaller/number']
     """
+
+    phase: ClassVar[float] = MLP_PHASE
 
     kind: Literal["mlp", "bucket", "function", "product"]
     name: str

@@ -28,10 +28,10 @@ def copies_one_label(head: Head, term: Term, holdings: "Holdings") -> bool:
     that is surely there scores more. They do no harm if they are one position, or if the same is copied from all of
     them. Without a proof the answer is no.
     """
-    time, terms = time_of(head), [one for one in head.qk.terms if one.name != "sink"]
-    queries = _States([one.rows for one in terms], holdings, time)
-    keys = _States([one.columns for one in terms], holdings, time)
-    pos = holdings.declaration.pos
+    terms, (of_keys, time) = [one for one in head.qk.terms if one.name != "sink"], holdings.of_keys(head)
+    queries = _States([one.rows for one in terms], holdings, time_of(head))
+    keys = _States([one.columns for one in terms], of_keys, time)
+    pos = of_keys.declaration.pos
     if not terms or not queries.known or not keys.known or queries.n * keys.n > MANY:
         return False
     if pos not in keys.spaces and term.rows not in keys.spaces:
@@ -40,7 +40,7 @@ def copies_one_label(head: Head, term: Term, holdings: "Holdings") -> bool:
     for one in terms:
         scores += queries.held(one.rows) @ one.weighted @ keys.held(one.columns).T
     levels = (scores * LEVEL).round().long()
-    of_query, of_key = queries.labels(pos), keys.labels(pos)
+    of_query, of_key = None if head.cross else queries.labels(pos), keys.labels(pos)
     copied = None
     if term.rows in keys.spaces:
         copied = (keys.held(term.rows) @ term.weighted).mul(LEVEL).round().unique(dim=0, return_inverse=True)[1]
@@ -50,7 +50,7 @@ def copies_one_label(head: Head, term: Term, holdings: "Holdings") -> bool:
     floor = _surely_reached(levels, of_query, of_key)
     whats = [what for what in (of_key, copied) if what is not None]
     if head.sink:  # the start is always there, and is a key of its own kind
-        start, others = _may_be_the_start(keys, holdings)
+        start, others = _may_be_the_start(keys, of_keys)
         of_start = levels[:, start] + round(head.sink * LEVEL)
         floor = floor.maximum(of_start.amin(1))
         levels = torch.cat([levels[:, others], of_start], 1)

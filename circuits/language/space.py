@@ -23,7 +23,11 @@ sum to 1 or less; or any numbers."""
 
 
 def is_finite(value: object) -> bool:
-    """Whether a value is a real number that is neither infinite nor NaN. True and False are no numbers here."""
+    """Whether a value is a real number that is neither infinite nor NaN. True and False are no numbers here.
+
+    >>> is_finite(2), is_finite(True), is_finite(float("inf"))
+    (True, False, False)
+    """
     if isinstance(value, str | bool) or not isinstance(value, SupportsFloat):
         return False
     try:
@@ -33,7 +37,12 @@ def is_finite(value: object) -> bool:
 
 
 def plain(label: Any) -> Any:
-    """An integer of any kind, such as numpy's, as Python's own; anything else as it is."""
+    """An integer of any kind, such as numpy's, as Python's own; anything else as it is.
+
+    >>> import numpy as np
+    >>> plain(np.int64(3)), plain("a")
+    (3, 'a')
+    """
     return operator.index(label) if not isinstance(label, str | int) and is_index(label) else label
 
 
@@ -49,6 +58,11 @@ class Space:
 
     Raises `ConfigError` for a name that is no word, for a space without labels, for labels that are repeated or that
     are neither words nor integers, and for states of another length.
+
+    >>> from circuits import Circuit
+    >>> c = Circuit(vocab="ab", n_ctx=3)
+    >>> c.tok.name, c.tok.labels
+    ('tok', ('a', 'b'))
     """
 
     name: str
@@ -175,16 +189,28 @@ def several(given: Any) -> list[Any]:
 
 
 def listed(labels: Iterable[object]) -> str:
-    """Labels in a row for a message: all of them, or the first few and the last."""
+    """Labels in a row for a message: all of them, or the first few and the last.
+
+    >>> listed(range(3)), listed(range(100))
+    ('0 1 2', '0 1 2 3 4 5 ... 99 (100 labels)')
+    """
     names = [str(label) for label in labels]
     return " ".join(names) if len(names) <= 8 else f"{' '.join(names[:6])} ... {names[-1]} ({len(names)} labels)"
 
 
 def shortened(value: object, width: int) -> str:
-    """The repr of a value, cut off with dots where it is wider than so many columns."""
+    """The repr of a value, cut off with dots where it is wider than so many columns.
+
+    >>> shortened("a" * 50, width=10)
+    "'aaaaa ..."
+    """
     return cut(repr(value), width)
 
 
 def cut(said: str, width: int = 80) -> str:
-    """Words for a message or a repr, cut off with dots where they are wider than so many columns."""
+    """Words for a message or a repr, cut off with dots where they are wider than so many columns.
+
+    >>> cut("a very long description", width=10)
+    'a very ...'
+    """
     return said if len(said) <= width else f"{said[: width - 4]} ..."

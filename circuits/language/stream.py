@@ -31,6 +31,7 @@ class Stream:
         holds: what a space holds by the author's word, by its name; see `space`.
         readouts: further spaces that are read at the end, by name; see `readout`.
         inputs: spaces of vectors that the user gives, by name, with the range of their numbers; see `vectors`.
+        most_keys: how many keys a head can spread over at most: `n_ctx`, or those of the source where they are more.
 
     Raises `TokenError` for repeated words or an unknown `bos`, `ConfigError` for an impossible `n_ctx`.
     """
@@ -45,7 +46,7 @@ class Stream:
         tied: bool = False,
         nothing_below: Number | None = None,
     ):
-        self.n_ctx = check_count("n_ctx", n_ctx)
+        self.n_ctx = self.most_keys = check_count("n_ctx", n_ctx)
         check_choice("attention_dir", attention_dir, ("causal", "bidirectional"))
         always = isinstance(nothing_below, float) and nothing_below == -math.inf
         if nothing_below is not None and not always and (not is_finite(nothing_below) or nothing_below <= 0):
@@ -199,8 +200,12 @@ class Stream:
         for space in spaces:
             if not isinstance(space, Space):
                 raise ConfigError(f"{where}: {describe(space)} is not a space; {self._spaces_near(space)}")
-            if self.spaces.get(space.name) != space:
-                raise ConfigError(f"{where}: {space!r} is not one of this circuit's; {self._spaces_near(space.name)}")
+            if self.spaces.get(space.name) is not space:
+                raise self._foreign(where, space)
+
+    def _foreign(self, where: str, space: Space) -> ConfigError:
+        """The error for a space of another circuit, which may have the same name and labels."""
+        return ConfigError(f"{where}: {space!r} is not one of this circuit's; {self._spaces_near(space.name)}")
 
     def _spaces_near(self, given: object) -> str:
         """What spaces there are, and how the nearest one is written."""

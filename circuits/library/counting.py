@@ -12,6 +12,12 @@ def length(c: Circuit, name: str = "length") -> Space:
     """How many words the text has; in a causal circuit, so far. The start says it, too.
 
     Raises `ConfigError` for a circuit without a start, and a name that is taken.
+
+    >>> from circuits import Circuit, copy
+    >>> c = Circuit(vocab="!a0123", n_ctx=4, bos="!")
+    >>> _ = c.direct(copy(length(c), c.out, lambda n, word: word == str(n)))
+    >>> c.compile().predict("!aa")
+    ['0', '1', '2']
     """
     return c.count(name, None, up_to=c.n_ctx - 1, gate=c.one)
 
@@ -30,6 +36,12 @@ def count_less_freq(c: Circuit, most: int, of: Space | None = None, name: str = 
 
     In a causal circuit each word counts as often as it was there when it came. Raises `ConfigError` as `histogram`
     does, and for a `most` that no word can have.
+
+    >>> from circuits import Circuit, copy
+    >>> c = Circuit(vocab="!ab0123", n_ctx=4, bos="!")
+    >>> _ = c.direct(copy(count_less_freq(c, 1), c.out, lambda n, word: word == str(n)))
+    >>> c.compile().predict("!aba")  # at the end only b and the start are there once
+    ['0', '1', '2', '2']
     """
     with c.scope(name):
         often = histogram(c, of)
@@ -55,6 +67,12 @@ def fraction(
 
     Returns where the number is. Raises `ConfigError` for a name that is taken, what is no number, and a
     space of another circuit.
+
+    >>> from circuits import Circuit
+    >>> c = Circuit(vocab="!xy", n_ctx=5, bos="!")
+    >>> _ = c.bucket("how many", fraction(c, c.tok["x"]), c.out, {"y": 0.0, "x": 0.5})
+    >>> c.compile().predict("!xxy")
+    ['y', 'x', 'x', 'x']
     """
     if not isinstance(of, Linear):
         raise ConfigError(f"{name}: of = {describe(of)}; allowed: a coordinate such as c.tok['x'], or a sum of such")

@@ -13,6 +13,12 @@ def shift_by(
 
     Returns where it is, by default a space of its own. Raises `ConfigError` for an `n` that is no integer, a name that
     is taken (by default "n back"), and a space of another circuit.
+
+    >>> from circuits import Circuit, copy
+    >>> c = Circuit(vocab="!abc", n_ctx=5, bos="!")
+    >>> _ = c.direct(copy(shift_by(c, 2), c.out))
+    >>> c.compile().predict("!abc")
+    [None, None, None, 'a']
     """
     values = c.tok if values is None else values
     name = f"{n} back" if name is None else name
@@ -40,6 +46,12 @@ def detect_pattern(
         name: of the scope that its parts lie in.
 
     Returns where the answer is. Raises `ConfigError` for an empty pattern, unknown labels, and as `shift_by` does.
+
+    >>> from circuits import Circuit
+    >>> c = Circuit(vocab="!abTF", n_ctx=4, bos="!")
+    >>> _ = detect_pattern(c, "ab", writes=c.out, answers=("T", "F"))
+    >>> c.compile().predict("!aab")
+    ['F', 'F', 'F', 'T']
     """
     values = c.tok if values is None else values
     with c.scope(name):
@@ -69,6 +81,12 @@ def shuffle_dyck(
 
     Returns where the answer is. Raises `ConfigError` for unknown brackets, a circuit without a start, a name that is
     taken, and a space of another circuit.
+
+    >>> from circuits import Circuit
+    >>> c = Circuit(vocab="!()[]TF", n_ctx=5, bos="!")
+    >>> _ = shuffle_dyck(c, ["()", "[]"], writes=c.out, answers=("T", "F"))
+    >>> c.compile().predict("!([)]")
+    ['T', 'F', 'F', 'F', 'T']
     """
     with c.scope(name):
         writes = c.space("balanced", answers) if writes is None else writes

@@ -56,6 +56,12 @@ def sort_by_frequency(c: Circuit, writes: Space | None = None, name: str = "sort
     """The words, the most frequent first; equally frequent ones keep the order of their places (bidirectional).
 
     Raises `ConfigError` as `sort` does.
+
+    >>> from circuits import Circuit
+    >>> c = Circuit(vocab="!ab", n_ctx=4, bos="!", attention_dir="bidirectional")
+    >>> _ = sort_by_frequency(c, writes=c.out)
+    >>> c.compile().predict("!baa")
+    [None, 'a', 'a', 'b']
     """
     with c.scope(name):
         return sort(c, keys=histogram(c), writes=writes, descending=True)

@@ -22,6 +22,9 @@ class EveryText(Sequence[str]):
         total: how many texts there are; `len` gives the same, up to `sys.maxsize`.
 
     Raises `ConfigError` for a length that is no integer from 0 on.
+
+    >>> EveryText(["a", "b"], 40).at(5)[-3:]
+    'bab'
     """
 
     def __init__(self, words: Iterable[str], length: int, start: str = "", separator: str = ""):
@@ -62,7 +65,12 @@ class EveryText(Sequence[str]):
 
 
 def every_text(letters: Iterable[str], length: int, start: str = "!") -> EveryText:
-    """All texts of `length` letters after the start, in order."""
+    """All texts of `length` letters after the start, in order.
+
+    >>> texts = every_text("ab", 2)
+    >>> list(texts), len(texts)
+    (['!aa', '!ab', '!ba', '!bb'], 4)
+    """
     return EveryText(letters, length, start)
 
 

@@ -48,7 +48,17 @@ class Report:
             attention that the model was compiled to lose. For logits it is in units of the largest one, if above 1.
         broken: what inputs do that the declaration excludes, in sentences that name it.
         dead: what never happened on these inputs: entries that did not fire, heads that only rested. It is not wrong.
+        n_generated: of a circuit with a source, the inputs to which the model writes the right answer by itself, from
+            the start on; None for other circuits.
+        misgenerated: what it writes instead to some of the others, in sentences.
         sampled_from: how many inputs there are, where only a random sample of them was run; None where all were.
+        has_reference: whether `verify` was given one. Without, the interpreter's answers are taken for right: what is
+            checked is that the model does what was declared, not that what was declared is what was meant.
+
+    >>> from circuits.gallery import entry
+    >>> report = entry("previous_token").verify(sample=10, progress=False)
+    >>> report.ok, report.accuracy
+    (True, 1.0)
     """
 
     n_inputs: int
@@ -64,6 +74,9 @@ class Report:
     broken: tuple[str, ...] = ()
     dead: tuple[str, ...] = ()
     sampled_from: int | None = None
+    n_generated: int | None = None
+    misgenerated: tuple[str, ...] = ()
+    has_reference: bool = True
 
     @property
     def accuracy(self) -> float:
@@ -84,9 +97,9 @@ class Report:
     def ok(self) -> bool:
         """Whether model and interpreter are right everywhere, and agree in logits and in patterns.
 
-        No input may do what the declaration excludes.
+        No input may do what the declaration excludes, and the model of a circuit with a source answers by itself.
         """
-        right = self.n_right == self.n_symbolic == self.n_positions
+        right = self.n_right == self.n_symbolic == self.n_positions and self.n_generated in (None, self.n_inputs)
         close = self.logit_error <= self.logit_tolerance and self.pattern_error <= self.pattern_tolerance
         return right and close and not self.broken
 
@@ -99,21 +112,25 @@ class Report:
             margin += f", at position {self.worst.position} of {shortened(self.worst.text, 50)}"
             predicted, expected = shortened(self.worst.predicted, 22), shortened(self.worst.expected, 22)
             answers = f"where the model predicts {predicted}, and right is {expected}"
+        right = f"model {self.n_right:,}, interpreter {self.n_symbolic:,}"
+        if not self.has_reference:
+            right = f"model {self.n_right:,}, by the interpreter's answers; no reference was given"
         heads = sorted(self.pattern_errors, key=lambda name: -self.pattern_errors[name])
         largest = f", most in head {shortened(heads[0], 30)}" if heads else ""
         return "\n".join(
             (
                 f"Report: {'ok' if self.ok else 'wrong'}, {inputs}, {self.n_positions:,} positions",
-                f"  right        model {self.n_right:,}, interpreter {self.n_symbolic:,}",
+                f"  right        {right}",
                 f"  margin       {margin}",
                 f"               {answers}".rstrip(),
                 f"  logits       within {self.logit_error:.2g} of the interpreter's"
                 + (f", not {self.logit_tolerance:.2g}" if self.logit_error > self.logit_tolerance else ""),
                 f"  patterns     within {self.pattern_error:.2g} of the interpreter's{largest}"
                 + (f", not {self.pattern_tolerance:.2g}" if self.pattern_error > self.pattern_tolerance else ""),
+                *([] if self.n_generated is None else [f"  by itself    answers {self.n_generated:,} sources right"]),
                 *(
                     f"  {what:12} {cut(one, 104)}"
-                    for what, ones in (("broken", self.broken), ("dead", self.dead))
+                    for what, ones in (("wrong", self.misgenerated), ("broken", self.broken), ("dead", self.dead))
                     for one in ones
                 ),
             )
