@@ -17,7 +17,7 @@ from grid import DEVICE, GRID, SEED, Run, run_of
 from hypothesis import HealthCheck, settings
 from sessions import dealt, keep, shows_shapes
 
-from interp import CheckpointError, HookedTransformer, TransformerConfig
+from interp import CheckpointError, EncoderDecoderConfig, HookedTransformer, TransformerConfig
 from interp.checkpoints import fetch
 
 patient = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -26,8 +26,9 @@ settings.register_profile("shapes", settings.get_profile("interp"), max_examples
 settings.load_profile("interp")
 torch.set_num_threads(1)
 
-# The config checks its fields itself and answers with ConfigError: the type checker must not answer first.
+# The configs check their fields themselves and answer with ConfigError: the type checker must not answer first.
 no_type_check(TransformerConfig.__init__)
+no_type_check(EncoderDecoderConfig.__init__)
 
 
 # ---------------------------------------------------------------------------------------------- sessions
@@ -102,15 +103,31 @@ def as_installed() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """SmolLM2-135M-Instruct as a GGUF file, in the user's cache. Without a network the test is skipped, not in CI."""
-    try:
-        return fetch.fetch_model("smollm2")[0]
-    except CheckpointError as error:
-        if "could not download" not in str(error) or os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    return _fetched("smollm2")
 
 
 @pytest.fixture(scope="session")
 def smollm2(smollm2_path: Path) -> HookedTransformer:
     """The real model, loaded once and shared: no test writes to it or leaves hooks on it."""
     return HookedTransformer.from_pretrained(smollm2_path)
+
+
+@pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    """all-MiniLM-L6-v2 as a folder, in the user's cache. Without a network the test is skipped, not in CI."""
+    return _fetched("minilm")
+
+
+@pytest.fixture(scope="session")
+def minilm(minilm_path: Path) -> HookedTransformer:
+    """The real encoder, loaded once and shared: no test writes to it or leaves hooks on it."""
+    return HookedTransformer.from_pretrained(minilm_path)
+
+
+def _fetched(word: str) -> Path:
+    try:
+        return fetch.fetch_model(word)[0]
+    except CheckpointError as error:
+        if "could not download" not in str(error) or os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))

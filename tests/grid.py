@@ -17,6 +17,7 @@ from torch import Tensor
 from interp import ActivationCache, HookedTransformer, TransformerConfig
 from interp.config import RotaryScaling
 from interp.model.hooks import HookFn
+from interp.model.loss import next_token_loss
 from interp.model.names import HookName
 from interp.model.norms import Norm
 from interp.text.codec import TextCodec
@@ -42,6 +43,12 @@ SMALL: dict[str, Any] = {
 ATTN_ONLY: dict[str, Any] = {"attn_only": True, "d_mlp": 0}
 ROTARY: dict[str, Any] = {"positional_embedding_type": "rotary", "d_head": 6}
 GATED: dict[str, Any] = {"normalization_type": "RMS", "gated_mlp": True, "act_fn": "silu"}
+RELATIVE: dict[str, Any] = {
+    "positional_embedding_type": "relative",
+    "relative_buckets": 4,
+    "relative_max_distance": 6,
+    "attn_scale": 1.0,
+}
 
 GRID: dict[str, dict[str, Any]] = {
     name: SMALL | fields | {"dtype": torch.float64}
@@ -106,6 +113,27 @@ GRID: dict[str, dict[str, Any]] = {
         | {"rotary_base": 50.0, "rotary_scaling": RotaryScaling(kind="llama3", factor=8.0, original_n_ctx=16)},
         "sdpa_rotary_grouped_window": ROTARY
         | {"attn_implementation": "sdpa", "n_key_value_heads": 2, "window_size": 4, "attn_scale": 2.0},
+        "bert_like": {
+            "norm_position": "post",
+            "attention_dir": "bidirectional",
+            "embed_norm": True,
+            "n_token_types": 2,
+            "masked_token_head": True,
+            "tie_word_embeddings": True,
+        },
+        "modernbert_like": ROTARY
+        | {
+            "attention_dir": "bidirectional",
+            "window_size": (3, None, 2),
+            "rotary_base": (50.0, 400.0, 50.0),
+            "gated_mlp": True,
+            "embed_norm": True,
+            "first_ln1": False,
+            "masked_token_head": True,
+        },
+        "relative_rms": RELATIVE | {"normalization_type": "RMS", "act_fn": "relu"},
+        "relative_bidirectional_grouped": RELATIVE
+        | {"attention_dir": "bidirectional", "n_key_value_heads": 2, "use_qk_norm": True},
     }.items()
 }
 
@@ -116,6 +144,8 @@ SHAPE_CHECKED = [
     "post_rms_gated_grouped",
     "shortformer_rms_grouped",
     "sdpa_rotary_grouped_window",
+    "bert_like",
+    "relative_bidirectional_grouped",
 ]
 """The architectures of the grid on which the shapes of annotations are checked at run time, which takes long."""
 
@@ -188,11 +218,14 @@ class Run:
 
     @cached_property
     def everything(self) -> ActivationCache:
-        """The lazy points too, and the gradient of the loss at every point."""
+        """The lazy points too, and the gradient of the objective at every point."""
         assert not any(point.hooks for point in self.model.hook_points.values()), "ask for it before adding hooks"
-        return self.model.run_with_cache(self.tokens, "loss", names_filter=list(self.model.hook_map()), incl_bwd=True)[
-            1
-        ]
+        names = list(self.model.hook_map())
+        return self.model.run_with_cache(self.tokens, names_filter=names, gradient_of=self.objective)[1]
+
+    def objective(self, logits: Tensor) -> Tensor:
+        """What gradients are of in every architecture: the loss of next tokens, whatever the positions have seen."""
+        return next_token_loss(logits, self.tokens.to(logits.device))
 
     @cached_property
     def logits(self) -> Tensor:
@@ -219,6 +252,11 @@ def where(fits: Callable[[TransformerConfig], bool]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("run", [name for name in GRID if fits(run_of(name).cfg)], indirect=True)
 
 
+def splits_logits(cfg: TransformerConfig) -> bool:
+    """Whether logits are linear in the last stream, but for its norm, so that they are sums over what wrote to it."""
+    return cfg.has_unembed and not cfg.masked_token_head
+
+
 def has_mid(cfg: TransformerConfig) -> bool:
     """Whether a stream runs between attention and MLP."""
     return not (cfg.attn_only or cfg.parallel_attn_mlp)
@@ -227,7 +265,7 @@ def has_mid(cfg: TransformerConfig) -> bool:
 @st.composite
 def configs(draw: st.DrawFn, **fixed: Any) -> dict[str, Any]:
     """Fields of valid configurations of small random sizes; `fixed` ones are taken as they are."""
-    positions = ["standard", "onehot", "sinusoidal", "rotary", "shortformer", "none"]
+    positions = ["standard", "onehot", "sinusoidal", "sinusoidal_halves", "rotary", "relative", "shortformer", "none"]
     fields: dict[str, Any] = {
         "n_layers": draw(st.integers(1, 3)),
         "d_model": draw(st.sampled_from([6, 8, 14])),
@@ -245,6 +283,9 @@ def configs(draw: st.DrawFn, **fixed: Any) -> dict[str, Any]:
         "output_logits_soft_cap": draw(st.sampled_from([None, 2.5])),
         "use_qk_norm": draw(st.booleans()),
         "tie_word_embeddings": draw(st.booleans()),
+        "n_token_types": draw(st.sampled_from([0, 0, 2])),
+        "masked_token_head": draw(st.booleans()),
+        "window_size": draw(st.sampled_from([None, 1, 2])),
         "dtype": torch.float64,
     } | fixed
     fields["n_heads"] = fields["n_key_value_heads"] * draw(st.integers(1, 2))
@@ -256,8 +297,12 @@ def configs(draw: st.DrawFn, **fixed: Any) -> dict[str, Any]:
         fields["d_mlp"] = draw(st.integers(1, 7))
         fields["gated_mlp"] = draw(st.booleans())
         fields["parallel_attn_mlp"] = fields["norm_position"] == "pre" and draw(st.booleans())
-    if fields["attention_dir"] == "causal":
-        fields["window_size"] = draw(st.sampled_from([None, 1, 2]))
+    if fields["positional_embedding_type"] == "relative":
+        fields["relative_buckets"] = draw(st.sampled_from([4, 8]))
+        fields["relative_max_distance"] = draw(st.integers(5, 7))
+    if fields["normalization_type"]:
+        fields["embed_norm"] = draw(st.booleans())
+        fields["first_ln1"] = fields["norm_position"] == "post" or draw(st.booleans())
     if fields["attn_implementation"] == "eager":
         fields["attn_scores_soft_cap"] = draw(st.sampled_from([None, 1.5]))
     return fields | fixed
@@ -300,9 +345,12 @@ def reference_norm(norm: Norm, x: Tensor) -> Tensor:
 
 
 def reference_position(cfg: TransformerConfig, p: int) -> Tensor:
-    """The fixed vector of position `p`, one-hot or sinusoidal."""
+    """The fixed vector of position `p`, one-hot or sinusoidal; sines and cosines in turn, or in two halves."""
     if cfg.positional_embedding_type == "onehot":
         return torch.tensor([float(i == cfg.d_model - cfg.n_ctx + p) for i in range(cfg.d_model)], dtype=cfg.dtype)
+    if cfg.positional_embedding_type == "sinusoidal_halves":
+        half = [p / 10_000 ** (2 * i / cfg.d_model) for i in range(cfg.d_model // 2)]
+        return torch.tensor([*map(math.sin, half), *map(math.cos, half)], dtype=cfg.dtype)
     angles = [p / 10_000 ** (2 * (i // 2) / cfg.d_model) for i in range(cfg.d_model)]
     return torch.tensor([math.cos(a) if i % 2 else math.sin(a) for i, a in enumerate(angles)], dtype=cfg.dtype)
 
@@ -350,23 +398,73 @@ def reference_activation(name: str, x: Tensor) -> Tensor:
     return x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
 
 
+def reference_bucket(cfg: TransformerConfig, distance: int) -> int:
+    """The bucket of a key's position minus the query's, in the words of Raffel et al. 2020, section 2.1."""
+    n, first = cfg.relative_buckets or 0, 0
+    if cfg.attention_dir == "bidirectional":
+        n //= 2
+        first, distance = (n if distance > 0 else 0), -abs(distance)
+    behind, exact = max(-distance, 0), n // 2
+    if behind < exact:
+        return first + behind
+    share = math.log(behind / exact) / math.log((cfg.relative_max_distance or 0) / exact)
+    return first + min(n - 1, exact + int(share * (n - exact)))
+
+
 @torch.no_grad()
-def reference_logits(model: HookedTransformer, tokens: Tensor, edit: Edit = _keep) -> Tensor:
+def reference_logits(
+    model: HookedTransformer,
+    tokens: Tensor,
+    edit: Edit = _keep,
+    token_types: Tensor | None = None,
+    memory: Tensor | None = None,
+) -> Tensor:
     """Logits [pos, d_vocab] of one sequence [pos], head by head and query by query."""
+    cfg, x = model.cfg, reference_stream(model, tokens, edit, token_types, memory)
+    if cfg.masked_token_head:
+        x = reference_activation(cfg.act_fn, x @ model.mlm_head.W_in + model.mlm_head.b_in)
+        x = reference_norm(model.mlm_head.ln, x)
+    logits = x @ (model.W_E.T if cfg.tie_word_embeddings else model.W_U) + model.b_U
+    cap = cfg.output_logits_soft_cap
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+@torch.no_grad()
+def reference_stream(
+    model: HookedTransformer,
+    tokens: Tensor,
+    edit: Edit = _keep,
+    token_types: Tensor | None = None,
+    memory: Tensor | None = None,
+) -> Tensor:
+    """The last stream [pos, d_model] of one sequence [pos], after the final norm where there is one.
+
+    `memory` is [source_pos, d_memory], all of it tokens.
+    """
     cfg, post = model.cfg, model.cfg.norm_position == "post"
     x = torch.stack([cfg.embed_scale * model.W_E[int(token)] for token in tokens])
     to_queries_and_keys = torch.zeros_like(x)
-    if cfg.positional_embedding_type not in ("rotary", "none"):
+    if cfg.positional_embedding_type not in ("rotary", "relative", "none"):
         vectors = model.W_pos[: len(tokens)]
         if cfg.positional_embedding_type == "shortformer":
             to_queries_and_keys = vectors
         else:
             x = x + vectors
+    if cfg.n_token_types:
+        types = [0] * len(tokens) if token_types is None else token_types.tolist()
+        x = x + torch.stack([model.token_type_embed.W_type[one] for one in types])
+    if cfg.embed_norm:
+        x = reference_norm(model.embed_ln, x)
     for layer, block in enumerate(model.blocks):
         attn_out = reference_norm(block.ln1_post, _reference_attention(model, layer, x, to_queries_and_keys, edit))
         mid = x + attn_out
         if post:
             mid = reference_norm(block.ln1, mid)
+        if cfg.cross_attention:
+            assert memory is not None
+            crossed = _reference_cross_attention(model, layer, mid, memory)
+            mid = mid + reference_norm(block.ln_cross_post, crossed)
+            mid = reference_norm(block.ln_cross, mid) if post else mid
         if cfg.attn_only:
             x = mid
             continue
@@ -383,11 +481,27 @@ def reference_logits(model: HookedTransformer, tokens: Tensor, edit: Edit = _kee
         x = mid + reference_norm(block.ln2_post, neurons @ block.mlp.W_out + block.mlp.b_out)
         if post:
             x = reference_norm(block.ln2, x)
-    if not post:
-        x = reference_norm(model.ln_final, x)
-    logits = x @ (model.W_E.T if cfg.tie_word_embeddings else model.W_U) + model.b_U
-    cap = cfg.output_logits_soft_cap
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+    return x if post else reference_norm(model.ln_final, x)
+
+
+def _reference_cross_attention(model: HookedTransformer, layer: int, x: Tensor, memory: Tensor) -> Tensor:
+    cfg, block, attn = model.cfg, model.blocks[layer], model.blocks[layer].cross_attn
+    read = x if cfg.norm_position == "post" else reference_norm(block.ln_cross, x)
+    total = attn.b_O.expand_as(x)
+    for head in range(cfg.n_heads):
+        kv = head // (cfg.n_heads // cfg.n_key_value_heads)
+        q = reference_norm(attn.q_norm, read @ attn.W_Q[head] + attn.b_Q[head])
+        k = reference_norm(attn.k_norm, memory @ attn.W_K[kv] + attn.b_K[kv])
+        v = memory @ attn.W_V[kv] + attn.b_V[kv]
+        rows = []
+        for query in q:
+            scores = [float(query @ key) / cfg.attn_scale for key in k]
+            cap = cfg.attn_scores_soft_cap
+            scores = scores if cap is None else [cap * math.tanh(score / cap) for score in scores]
+            total_weight = sum(map(math.exp, scores))
+            rows.append(sum(math.exp(score) / total_weight * value for score, value in zip(scores, v, strict=True)))
+        total = total + torch.stack(rows) @ attn.W_O[head]
+    return total
 
 
 def _reference_attention(
@@ -406,21 +520,25 @@ def _reference_attention(
         q = reference_norm(attn.q_norm, read("q", head) @ attn.W_Q[head] + attn.b_Q[head])
         k = reference_norm(attn.k_norm, read("k", kv) @ attn.W_K[kv] + attn.b_K[kv])
         v = read("v", kv) @ attn.W_V[kv] + attn.b_V[kv]
-        z = torch.stack([_reference_query(cfg, layer, q, k, v, i) for i in range(len(x))])
+        bias = model.rel_bias.W_rel[:, head] if cfg.positional_embedding_type == "relative" else None
+        z = torch.stack([_reference_query(cfg, layer, q, k, v, i, bias) for i in range(len(x))])
         total = total + edit(layer, "result", head, z @ attn.W_O[head])
     return total
 
 
-def _reference_query(cfg: TransformerConfig, layer: int, q: Tensor, k: Tensor, v: Tensor, i: int) -> Tensor:
+def _reference_query(
+    cfg: TransformerConfig, layer: int, q: Tensor, k: Tensor, v: Tensor, i: int, bias: Tensor | None
+) -> Tensor:
     """What the query at position `i` collects, [d_head]."""
     window = in_layer(cfg.window_size, layer)
     scores: dict[int, float] = {}
     for j in range(len(k)):
-        if (cfg.attention_dir == "causal" and j > i) or (window is not None and i - j >= window):
+        if (cfg.attention_dir == "causal" and j > i) or (window is not None and abs(i - j) >= window):
             continue
         product = (
             float(reference_rotation(cfg, layer, q[i], i) @ reference_rotation(cfg, layer, k[j], j)) / cfg.attn_scale
         )
+        product += 0.0 if bias is None else float(bias[reference_bucket(cfg, j - i)])
         cap = cfg.attn_scores_soft_cap
         scores[j] = product if cap is None else cap * math.tanh(product / cap)
     total = sum(math.exp(score) for score in scores.values())

@@ -4,15 +4,14 @@ Run: python tests/render_notebooks.py [--check] [NAME ...]. With --check nothing
 without error output, and the cells on disk must be those of the source, with a still image beside every figure.
 (Outputs may differ in what depends on the machine, such as the last digits of a float.)
 
-A notebook keeps its plotly figures as data, which JupyterLab and VS Code draw; plotly's own script, of 4.8 MB, stays
-outside. The still (PNG, drawn by plotly in an installed chromium) is for whatever does not draw them: an export by
-nbconvert, a web site's preview, a notebook that is not trusted. None of these needs a network.
+A figure leaves its data, which JupyterLab and VS Code draw, and a picture of some kilobytes for whatever does not: an
+export by nbconvert, or a notebook where plotly's extension is not installed (`interp/plot/shown.py`). Neither needs a
+network, a browser or a setting, so that whoever runs a notebook gets what this script writes.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PLOTLY = "application/vnd.plotly.v1+json"
-DRAW = "([figure, size]) => Plotly.toImage(figure, {format: 'png', ...size})"
 
 
 def render(source: Path) -> Any:
@@ -46,34 +44,15 @@ def figures(notebook: Any) -> list[Any]:
     return [output.data for output in outputs if PLOTLY in output.get("data", {})]
 
 
-def add_stills(notebook: Any) -> None:
-    """A PNG beside every figure. Raises `RuntimeError` where there are figures but no chromium."""
-    from playwright.sync_api import sync_playwright
-    from plotly.offline import get_plotlyjs
-
-    chromium = shutil.which("chromium")
-    if figures(notebook) and chromium is None:
-        raise RuntimeError("the stills of figures need chromium (Debian: apt install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.add_script_tag(content=get_plotlyjs())
-        for data in figures(notebook):
-            layout = data[PLOTLY].get("layout", {})
-            size = {"width": layout.get("width", 700), "height": layout.get("height", 450)}
-            data["image/png"] = page.evaluate(DRAW, [data[PLOTLY], size]).removeprefix("data:image/png;base64,")
-        browser.close()
-
-
 def cells(notebook: Any) -> list[tuple[str, str]]:
     """Kind and text of every cell."""
     return [(cell.cell_type, cell.source) for cell in notebook.cells]
 
 
 def current(found: Any, rendered: Any) -> bool:
-    """Whether the notebook on disk has the cells and figures of the rendered one, and all its stills."""
+    """Whether the notebook on disk has the cells and figures of the rendered one, and all their pictures."""
     drawn = figures(found)
-    complete = len(drawn) == len(figures(rendered)) and all("image/png" in data for data in drawn)
+    complete = len(drawn) == len(figures(rendered)) and all("text/html" in data for data in drawn)
     return complete and cells(found) == cells(rendered)
 
 
@@ -88,7 +67,6 @@ def main() -> int:
         target = source.with_suffix(".ipynb")
         rendered = render(source)
         if not options.check:
-            add_stills(rendered)
             target.write_text(nbformat.writes(rendered) + "\n", encoding="utf-8")
         elif not target.exists() or not current(nbformat.read(target, as_version=4), rendered):
             stale.append(target.name)

@@ -17,7 +17,7 @@ def shows_shapes(item: pytest.Item) -> bool:
     assert isinstance(item, pytest.Function)
     parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
     architectures = {one for one in parameters if isinstance(one, str) and one in GRID}
-    apart = {"smollm2_path", "chromium"} & set(item.fixturenames)
+    apart = {"smollm2_path", "minilm_path", "chromium"} & set(item.fixturenames)
     apart |= {name for name in ("apart", "long") if item.get_closest_marker(name)}
     return architectures <= set(SHAPE_CHECKED) and not apart
 

@@ -25,17 +25,21 @@ from interp.heads import head_scores
 from interp.interventions import Mean, Patch, Steer, Zero
 from interp.jobs import ModelRef
 from interp.lens import direct_attribution, expand_stream, logit_lens
-from interp.metrics import KLDivergence, LogitDifference, Loss
+from interp.metrics import KLDivergence, LogitDifference, Loss, MaskedTokenLoss
 from interp.model import KVCache
 from interp.patching import path_sweep, path_tree, sweep
 from interp.plot import attention, figures
-from interp.training import train
+from interp.training import Batch, train
 from interp.weights import composition_scores, fold_layer_norm, ov_circuit, top_entries
 
 pytestmark = pytest.mark.device
 
 DTYPE = torch.float32 if DEVICE.type == "mps" else torch.float64
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-10}[DTYPE]
+
+
+CAUSAL = [name for name in SHAPE_CHECKED if run_of(name).cfg.predicts_next_token]
+"""Those that predict the next token."""
 
 
 @pytest.fixture(params=SHAPE_CHECKED)
@@ -66,14 +70,16 @@ def test_logits_and_loss(run: Run, there: HookedTransformer):
     agree(there(tokens), run.logits)
     mask = torch.ones_like(run.tokens, dtype=torch.bool)
     mask[0, :2] = False
-    for options in ({"loss_per_token": False}, {"loss_per_token": True}):
+    agree(there(tokens, attention_mask=mask.to(DEVICE)), run.model(run.tokens, attention_mask=mask))
+    losses: Any = ({"loss_per_token": False}, {"loss_per_token": True})
+    for options in losses if run.cfg.predicts_next_token else ():
         got = there(tokens, return_type="loss", attention_mask=mask.to(DEVICE), **options)
         agree(got, run.model(run.tokens, return_type="loss", attention_mask=mask, **options))
 
 
 def test_a_cache_holds_every_point_and_gradient(run: Run, there: HookedTransformer):
     every = list(there.hook_map())
-    _, cache = there.run_with_cache(run.tokens.to(DEVICE), "loss", names_filter=every, incl_bwd=True)
+    _, cache = there.run_with_cache(run.tokens.to(DEVICE), names_filter=every, gradient_of=run.objective)
     for name, value in run.everything.items():
         agree(cache[name], value)
 
@@ -105,8 +111,9 @@ def test_decompositions_sum_to_the_stream(run: Run, there: HookedTransformer):
         assert stack.values.device.type == DEVICE.type
     agree(cache.decompose_resid().values, run.cache.decompose_resid().values)
     agree(cache.get_full_resid_decomposition().values, run.cache.get_full_resid_decomposition().values)
-    got, want = (one.logit_attrs(one.decompose_resid(), 1, 2) for one in (cache, run.cache))
-    agree(got.values, want.values)
+    if not run.cfg.masked_token_head:
+        got, want = (one.logit_attrs(one.decompose_resid(), 1, 2) for one in (cache, run.cache))
+        agree(got.values, want.values)
     agree(expand_stream(cache, max_length=2).values, expand_stream(run.cache, max_length=2).values)
 
 
@@ -136,11 +143,16 @@ def test_sweeps_and_paths(run: Run, there: HookedTransformer):
     def effects(model: HookedTransformer, clean: Tensor, corrupted: Tensor) -> Iterator[Any]:
         sites: Any = [("resid_pre", ("layer", "pos")), ("z", ("layer", "head")), ("pattern", ("layer", "head"))]
         for site, over in sites:
-            metrics = {"difference": LogitDifference(1, 2), "loss": Loss(), "divergence": KLDivergence(clean)}
+            loss = Loss() if model.cfg.predicts_next_token else MaskedTokenLoss(clean)
+            metrics = {
+                "difference": LogitDifference(1, 2, pos=-1),
+                "loss": loss,
+                "divergence": KLDivergence(clean, pos=-1),
+            }
             yield sweep(model, corrupted, clean, metrics, site, over, progress=False)
-        yield path_sweep(model, corrupted, clean, LogitDifference(1, 2), ["L2H1.q"], progress=False)
+        yield path_sweep(model, corrupted, clean, LogitDifference(1, 2, pos=-1), ["L2H1.q"], progress=False)
         if not model.cfg.normalizes_stream:
-            yield path_tree(model, corrupted, clean, LogitDifference(1, 2), [["L0H0", "L1H1.q", "logits"]])
+            yield path_tree(model, corrupted, clean, LogitDifference(1, 2, pos=-1), [["L0H0", "L1H1.q", "logits"]])
 
     other = run.tokens.roll(1, dims=1)
     here = effects(run.model, run.tokens, other)
@@ -148,6 +160,7 @@ def test_sweeps_and_paths(run: Run, there: HookedTransformer):
         agree(got, want)
 
 
+@pytest.mark.parametrize("run", CAUSAL, indirect=True)
 def test_generation(run: Run, there: HookedTransformer):
     prompt = run.tokens[:, :3]
     greedy = run.model.generate(prompt, 4, temperature=0.0).tokens
@@ -163,7 +176,8 @@ def test_generation(run: Run, there: HookedTransformer):
 def test_lenses_and_scores(run: Run, there: HookedTransformer):
     def found(model: HookedTransformer, tokens: Tensor) -> Iterator[Any]:
         _, cache = model.run_with_cache(tokens)
-        for by in ("component", "head", "position"):
+        splits: Any = ("mlm_neuron",) if model.cfg.masked_token_head else ("component", "head", "position")
+        for by in splits:
             yield direct_attribution(cache, 1, 2, by=by, pos=-1)["attribution"]
         yield logit_lens(model, tokens, answers=[1], progress=False)["prob"]
         yield from head_scores(model, n_prompts=2, length=7, seed=SEED, progress=False).data_vars.values()
@@ -176,7 +190,8 @@ def test_weights(run: Run, there: HookedTransformer):
     def found(model: HookedTransformer) -> Iterator[Any]:
         for score in ("raw", "aligned"):
             yield composition_scores(model, score=score, progress=False)
-        yield top_entries(ov_circuit(model, 1, 1), 3, progress=False).values
+        if not model.cfg.masked_token_head:
+            yield top_entries(ov_circuit(model, 1, 1), 3, progress=False).values
 
     for got, want in zip(found(there), found(run.model), strict=True):
         agree(got, want)
@@ -199,7 +214,8 @@ def test_half_precision(run: Run, there: HookedTransformer):
 
 def test_training(there: HookedTransformer, run: Run):
     model = copy.deepcopy(there).float()
-    trained = train(model, run.tokens, steps=2, batch_size=2, seed=SEED, progress=False)
+    data = run.tokens if run.cfg.predicts_next_token else Batch(run.tokens, labels=run.tokens)
+    trained = train(model, data, steps=2, batch_size=2, seed=SEED, progress=False)
     assert trained.model.W_E.device.type == DEVICE.type and torch.isfinite(trained.losses).all()
 
 
@@ -214,6 +230,8 @@ def test_harvests_and_losses_over_texts(run: Run, there: HookedTransformer, tmp_
     for site in stores["here"].sites:
         got, want = (stores[name][site].rows(slice(None)) for name in models)
         np.testing.assert_allclose(got, want, atol=1e-5 * float(want.abs().max()), rtol=0)
+    if not run.cfg.predicts_next_token:
+        return
     losses = [
         loss_recovered(model, texts, Steer(torch.ones(run.cfg.d_model, dtype=DTYPE), site="resid_post", layer=1),
                        ablations=[Zero(), Mean(stores[name])], **cut)

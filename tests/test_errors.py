@@ -17,7 +17,7 @@ from interp.errors import check_choice, describe, did_you_mean
         ((nn.Parameter(torch.zeros(2)),), "(Parameter of float32 (2,),)"),
         (np.zeros((2, 0)), "ndarray of float64 (2, 0)"),
         (torch.tensor(float("nan")), "Tensor of float32 (): nan"),
-        (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "Sequential(..."),
+        (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), "Sequential"),
         (torch.float32, "torch.float32"),
         (int, "<class 'int'>"),
         ("words", "'words'"),

@@ -26,7 +26,7 @@ def functions_with_many_options() -> list[Callable[..., Any]]:
         if info.name in ("interp.commands", "interp.checkpoints", "interp.results") or not info.ispkg:
             continue
         room = importlib.import_module(info.name)
-        for function in (getattr(room, name) for name in room.__all__):
+        for function in (getattr(room, name, None) for name in room.__all__):  # rooms within load when imported
             if inspect.isfunction(function):
                 parameters = inspect.signature(function).parameters.values()
                 optional = sum(parameter.default is not parameter.empty for parameter in parameters)

@@ -21,8 +21,10 @@ FLOORS = {
         FACE,
         "results",
         "interventions",
+        "dictionaries",
         "metrics",
         "lens",
+        "similarity",
         "weights",
         "heads",
         "training",
@@ -32,13 +34,16 @@ FLOORS = {
         "discovery",
         "harvest",
         "plot",
+        "compat",
         "commands",
+        "__main__",
     ],
     "circuits": [
         "language",
         "compiler",
         "verify",
         "circuit",
+        "encoder_decoder",
         FACE,
         "export",
         "library",
@@ -137,7 +142,7 @@ def test_every_room_has_its_place_in_the_order():
 
 def test_few_files_stand_outside_of_rooms():
     loose = [path.stem for path in (ROOT / "interp").glob("*.py") if path.stem != "__init__"]
-    assert sorted(loose) == sorted(GROUND)
+    assert sorted(loose) == sorted([*GROUND, "__main__"])
 
 
 @pytest.mark.parametrize("package", list(FLOORS))
@@ -165,3 +170,9 @@ def test_every_room_says_what_it_is_for_and_what_it_offers(package: str):
 def test_an_import_that_climbs_or_reaches_into_a_room_is_found(source: str, said: str):
     (found,) = faults(imports_of("interp.text.tokens", ast.parse(source)))
     assert said in found
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """Pytest imports them by their names alone, and of two it would run one."""
+    names = [path.name for path in ROOT.glob("tests/**/test_*.py")]
+    assert len(names) > 100 and sorted({name for name in names if names.count(name) > 1}) == []

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from browsing import PATIENCE
+from browsing import PATIENCE, SCORES, TOKENS, Explorer, N, Show, Visit, run
+
+from interp.plot import AttentionExplorer, attention
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -69,3 +72,35 @@ def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
         context.close()
     assert requests == []
     assert failures == []
+
+
+@pytest.fixture
+def show(visit: Visit, tmp_path: Path) -> Show:
+    """`show(explorer, **options of the browser's context)` opens a page of it, once it is drawn."""
+
+    def open_explorer(explorer: AttentionExplorer, **options: Any) -> Explorer:
+        explorer.to_html(tmp_path / "page.html")
+        return Explorer(visit(tmp_path / "page.html", **options))
+
+    return open_explorer
+
+
+@pytest.fixture(scope="module")
+def explorer() -> AttentionExplorer:
+    patched = run(torch.arange(N).flip(0)[None])
+    given: Any = {"correct": 1, "incorrect": 2, "kind": "attention", "patched": patched}
+    return attention(run(), TOKENS, SCORES, **given, patched_tokens=TOKENS[::-1])
+
+
+@pytest.fixture
+def page(explorer: AttentionExplorer, show: Show) -> Explorer:
+    return show(explorer)
+
+
+@pytest.fixture(scope="module")
+def small_page() -> str:
+    """A page with one of everything that has text."""
+    tokens = ["a", "b"]
+    cache = run(torch.arange(2)[None], n_layers=1, n_heads=2)
+    explorer = attention(cache, tokens, {"x": np.array([[0.9, 0.1]])}, page_bytes=900_000)
+    return explorer._repr_mimebundle_()["text/html"]

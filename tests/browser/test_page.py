@@ -2,74 +2,26 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
-from browsing import Explorer
+from browsing import HEADS, LAYERS, MINUS, SCORES, TOKENS, Explorer, N, Show, Visit, close, run, saved
 
 from circuits.gallery.induction import induction_model
-from interp import ActivationCache, HookedTransformer, TransformerConfig
+from interp import ConfigError
 from interp.plot import AttentionExplorer, attention, still
-
-Visit = Callable[..., Any]
-
-MINUS = "\u2212"
-N, LAYERS, HEADS = 9, 3, 4
-TOKENS = ["the", " cat", "the", " the", "\n", "a</b>", "cat", " ", "end"]
-SCORES = {
-    "induction": np.array([[0.1, 0.2, 0.3, 0.4], [0.9, 0.0, 0.5, 0.1], [0.0, 0.7, 0.2, 0.1]]),
-    "previous": np.array([[0.8, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1]]),
-}
-
-
-def run(tokens: torch.Tensor | None = None, sharpness: float = 6.0, **fields: Any) -> ActivationCache:
-    shape: dict[str, Any] = {
-        "n_layers": LAYERS,
-        "n_heads": HEADS,
-        "d_model": 16,
-        "n_ctx": 128,
-        "d_vocab": 12,
-        "seed": 3,
-    }
-    model = HookedTransformer(TransformerConfig(**shape | fields))
-    with torch.no_grad():
-        for block in model.blocks:  # uneven attention
-            block.attn.W_Q.mul_(sharpness)
-        return model.run_with_cache(torch.arange(N)[None] % 12 if tokens is None else tokens)[1]
-
-
-@pytest.fixture(scope="module")
-def explorer() -> AttentionExplorer:
-    patched = run(torch.arange(N).flip(0)[None])
-    return attention(run(), TOKENS, SCORES, correct=1, incorrect=2, patched=patched, patched_tokens=TOKENS[::-1])
-
-
-@pytest.fixture
-def page(explorer: AttentionExplorer, visit: Visit, tmp_path: Path) -> Explorer:
-    explorer.to_html(tmp_path / "page.html")
-    return Explorer(visit(tmp_path / "page.html"))
-
-
-def close(got: list[float | None], want: np.ndarray, atol: float) -> None:
-    values = np.array(got, dtype=float).reshape(want.shape)
-    np.testing.assert_array_equal(np.isnan(values), np.isnan(want))
-    np.testing.assert_allclose(np.nan_to_num(values), np.nan_to_num(want), rtol=0, atol=atol)
-
 
 # ---------------------------------------------------------------------------------------------- values
 
 
 @pytest.mark.parametrize(("n", "atol"), [(N, 0.00002), (100, 0.004)])  # of few entries each takes two bytes
-def test_values_in_the_page_are_within_004_of_numpys(n: int, atol: float, visit: Visit, tmp_path: Path):
+def test_values_in_the_page_are_within_004_of_numpys(n: int, atol: float, show: Show):
     clean, patched = (run(torch.randint(12, (1, n))) for _ in range(2))
-    explorer = attention(clean, patched=patched, correct=1, incorrect=2)
-    explorer.to_html(tmp_path / "page.html")
-    page = Explorer(visit(tmp_path / "page.html"))
+    explorer = attention(clean, patched=patched, correct=1, incorrect=2, kind="attention")
+    page = show(explorer)
     for i, of in enumerate(("clean", "patched", "difference")):
         page.change(run=i)
         for layer, head in ((0, 0), (1, 3), (2, 2)):
@@ -88,11 +40,10 @@ def test_weighted_values_are_within_004_of_their_factor(
 
 
 @pytest.mark.parametrize("dir", ["causal", "bidirectional"])
-def test_dropping_the_first_token_divides_the_rest_again_and_says_how_much_went(dir: str, visit: Visit, tmp_path: Path):
+def test_dropping_the_first_token_divides_the_rest_again_and_says_how_much_went(dir: str, show: Show):
     cache = run(attention_dir=dir)
     explorer = attention(cache, TOKENS)
-    explorer.to_html(tmp_path / "page.html")
-    page = Explorer(visit(tmp_path / "page.html"))
+    page = show(explorer)
     page.choose("drop first token")
     for layer, head in np.ndindex(LAYERS, HEADS):
         want = explorer.values(layer, head).copy()
@@ -112,15 +63,14 @@ def test_dropping_the_first_token_divides_the_rest_again_and_says_how_much_went(
     assert "masked or dropped" in page.host.locator(".legend").inner_text()
 
 
-def test_windows_and_padding_are_masked_and_not_zero(visit: Visit, tmp_path: Path):
+def test_windows_and_padding_are_masked_and_not_zero(show: Show):
     mask = torch.ones(1, N, dtype=torch.bool)
     mask[0, :2] = False
     model = run(window_size=(3, 100, 4)).model
     with torch.no_grad():
         _, cache = model.run_with_cache(torch.arange(N)[None], attention_mask=mask)
     explorer = attention(cache, TOKENS)
-    explorer.to_html(tmp_path / "page.html")
-    page = Explorer(visit(tmp_path / "page.html"))
+    page = show(explorer)
     for layer in range(LAYERS):
         close(page.matrix(layer, 1), explorer.values(layer, 1), 0.004)
         assert page.matrix(layer, 1)[5 * N + 1] is None
@@ -129,14 +79,13 @@ def test_windows_and_padding_are_masked_and_not_zero(visit: Visit, tmp_path: Pat
     assert "padding" in page.strip.locator("bdi").nth(1).get_attribute("class")
 
 
-def test_a_hand_built_induction_head_draws_its_exact_stripe(visit: Visit, tmp_path: Path):
+def test_a_hand_built_induction_head_draws_its_exact_stripe(show: Show):
     text = "!abcabcabc"
     model = induction_model("!abc", n_ctx=len(text))
     with torch.no_grad():
         _, cache = model.run_with_cache(text)
     explorer = attention(cache, text, head=(1, 0))
-    explorer.to_html(tmp_path / "page.html")
-    page = Explorer(visit(tmp_path / "page.html"))
+    page = show(explorer)
     drawn = np.array(page.matrix(1, 0), dtype=float).reshape(10, 10)
     close(page.matrix(1, 0), explorer.values(1, 0), 0.00002)
     for query in range(4, 10):
@@ -252,8 +201,8 @@ def test_the_readout_gives_all_numbers_of_a_pair(page: Explorer, explorer: Atten
 
 
 def test_sorting_and_filtering_by_a_badge(page: Explorer):
-    page.host.locator("select").select_option(label="I: induction")
-    page.choose("sort")
+    page.host.locator("[name=by]").select_option(label="I: induction")
+    page.host.get_by_label("order").select_option(label="by badge")
     order = np.argsort(-SCORES["induction"].ravel(), kind="stable")
     for i in (0, 1, 4):
         page.map.hover(position=page.thumbnail(i // HEADS, i % HEADS))
@@ -268,18 +217,213 @@ def test_sorting_and_filtering_by_a_badge(page: Explorer):
     assert page.state["head"] == order[1]
 
 
-def test_an_initial_order_can_be_asked_for(visit: Visit, tmp_path: Path):
-    attention(run(), TOKENS, SCORES, sort_by="previous").to_html(tmp_path / "page.html")
-    page = Explorer(visit(tmp_path / "page.html"))
+def test_badges_have_true_values_with_their_signs_and_sort_by_value_or_by_size(show: Show):
+    effects = np.array([[0.25, -8.0, 0.0, 1.0], [2.0, -4.0, 4.2, -0.004], [-0.5, 0.0, 0.0, 0.1]])
+    explorer = attention(run(), TOKENS, {"effect": effects})
+    assert "effect: L0H1 -8, L1H2 +4.2, L1H1 -4, L1H0 +2, L0H3 +1" in repr(explorer).replace(MINUS, "-")
+    page = show(explorer)
+    page.page.evaluate("""host => {
+        window.drawn = [];
+        const { fillText } = CanvasRenderingContext2D.prototype;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+            drawn.push(text);
+            fillText.call(this, text, ...rest);
+        };
+    }""")
+    for order, first in (("by badge", [6, 4, 3]), ("by badge, either sign", [1, 6, 5]), ("by layer", [0, 1, 2])):
+        page.host.get_by_label("order").select_option(label=order)
+        for i, head in enumerate(first):
+            page.map.hover(position=page.thumbnail(0, i))
+            assert page.state["head"] == head
+    page.change(least=0.5, head=7)
+    assert page.page.evaluate("drawn.filter(text => text.startsWith('E '))")[-3:] == [
+        f"E {MINUS}8",
+        f"E {MINUS}4",
+        "E +4.2",
+    ]
+    assert page.host.locator("output").inner_text() == "0.50 of the largest size, 8"
+    assert f"effect {MINUS}0.004" in page.readout.inner_text()
+
+
+def test_a_score_that_rounds_to_zero_has_no_sign(show: Show):
+    scores = {"loss": np.where(np.arange(12).reshape(3, 4) == 6, -0.25, -0.0), "gain": np.full((3, 4), -0.004)}
+    page = show(attention(run(), TOKENS, scores))
+    for head, said in ((5, "loss 0.00, gain 0.00"), (6, f"loss {MINUS}0.25, gain 0.00")):
+        page.change(head=head)
+        assert said in page.readout.inner_text()
+
+
+def test_heads_of_a_hand_built_circuit_have_the_names_that_it_declares(show: Show):
+    model = induction_model()
+    _, cache = model.run_with_cache("!abacb")
+    explorer = attention(cache, "!abacb", {"s": np.array([[0.1], [0.9]])})
+    assert "s: L1H0 induction 0.90, L0H0 previous 0.10" in repr(explorer)
+    page = show(explorer)
+    page.map.hover(position=page.thumbnail(0, 0))
+    assert "L0H0 previous" in page.readout.inner_text()
+    named = show(attention(cache, "!abacb", names={"mine": "L0H0", "embed": "embed"}))
+    named.change(head=0)
+    assert "L0H0 mine" in named.readout.inner_text()
+    with pytest.raises(ConfigError, match="a mapping from names to heads"):
+        attention(cache, names={"mine": 3})  # pyright: ignore[reportArgumentType]
+
+
+def test_heads_sort_and_filter_by_what_the_locked_query_gives_to_the_locked_key(
+    explorer: AttentionExplorer, page: Explorer
+):
+    page.host.get_by_label("order").select_option(label="by the locked cell")
+    assert page.host.locator("output").inner_text() == "(click a cell to lock it)"
+    page.page.evaluate("document.querySelector('[data-ready]').explorer.change({ least: 0.1 })")
+    for kind, which, name, of in (
+        (0, 0, "attention", "clean"),
+        (0, 1, "attention", "patched"),
+        (1, 0, "weighted", "clean"),
+    ):
+        page.change(kind=kind, run=which, lock=[7, 2], pair=[7, 2], only=False)
+        values = np.array([explorer.values(*at, name, of)[7, 2] for at in np.ndindex(LAYERS, HEADS)])  # pyright: ignore
+        order = np.argsort(-values, kind="stable")
+        shown = [page.host.evaluate("(host, i) => host.explorer.order()[i]", i) for i in range(LAYERS * HEADS)]
+        np.testing.assert_allclose(values[shown], values[order], atol=0.002 * values.max())
+        page.change(only=True)
+        top = 1.0 if not kind else max(float(np.nanmax(explorer.values(*at, name))) for at in np.ndindex(LAYERS, HEADS))  # pyright: ignore
+        assert len(page.host.evaluate("host => host.explorer.order()")) == (values >= 0.1 * top).sum()
+    page.change(lock=[None, None], pair=[None, None])
+    assert page.host.evaluate("host => host.explorer.order()") == list(range(LAYERS * HEADS))
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_the_map_of_keys_shows_what_one_query_gives_to_every_key_in_all_heads(
+    explorer: AttentionExplorer, page: Explorer, drop: bool
+):
+    page.choose("keys of one query")
+    page.change(drop=drop)
+    assert (
+        page.host.evaluate("host => host.explorer.grid().query") == N - 1
+    )  # the last token, as long as none is chosen
+    page.change(lock=[6, None], pair=[6, None])
+    for which in range(3):
+        page.change(run=which)
+        for layer, head in ((0, 1), (2, 3)):
+            row = page.host.evaluate(
+                "(host, [head, q]) => [...host.explorer.line(head, q)].map(v => isNaN(v) ? null : v)",
+                [layer * HEADS + head, 6],
+            )
+            close(row, np.array(page.matrix(layer, head), dtype=float).reshape(N, N)[6], 1e-6)
+    page.change(run=0)
+    grid = page.host.evaluate("host => host.explorer.grid()")
+    assert grid["query"] == 6
+    at = {"x": grid["left"] + 3.5 * grid["dx"], "y": 14 * 7 + 6}
+    page.map.hover(position=at)
+    assert (page.state["head"], page.state["pair"]) == (7, [6, 3])
+    page.map.click(position=at)
+    assert page.selection == {"stack": "decoder", "layer": 1, "head": 3, "query": 6, "key": 3}
+    ring = page.host.locator(".map i").bounding_box()
+    assert abs(ring["y"] + 7 - page.map.bounding_box()["y"] - at["y"]) < 3
+    page.map.press("ArrowDown")
+    assert page.selection["layer"] == 2
+
+
+def test_a_page_opens_on_what_its_caller_locked(show: Show):
+    cache = run()
+    between = [attention(cache).values(*at)[7, 2] for at in np.ndindex(LAYERS, HEADS)]
+    for name, options, expected in (
+        ("cell", {"lock_query": 7, "lock_key": -7}, {"layer": None, "head": None, "query": 7, "key": 2}),
+        ("query", {"lock_query": -1, "head": (1, 2)}, {"layer": 1, "head": 2, "query": N - 1, "key": None}),
+        ("key", {"lock_key": 3, "head": (2, 0)}, {"layer": 2, "head": 0, "query": None, "key": 3}),
+        ("nothing", {}, {"layer": None, "head": None, "query": None, "key": None}),
+    ):
+        page = show(attention(cache, TOKENS, SCORES, **options))  # pyright: ignore
+        assert page.selection == {"stack": "decoder"} | expected
+        assert page.state["pair"] == [expected["query"], expected["key"]]
+        assert page.host.locator("input[name=role]:checked").input_value() == str(int(name == "key"))
+        if name == "cell":
+            assert page.state["head"] == int(np.argmax(between))
+    with pytest.raises(ConfigError, match="lock_query = 9; allowed: -9 to 8"):
+        attention(cache, lock_query=9)
+    with pytest.raises(ConfigError, match="sees no key 8 in any head"):
+        attention(cache, lock_query=3, lock_key=8)
+
+
+def test_two_runs_stand_side_by_side_with_their_difference_under_the_names_that_they_were_given(show: Show):
+    base, tuned = run(), run(seed=4)  # two models
+    explorer = attention(base, TOKENS, patched=tuned, run_names=("base", "tuned"))
+    assert "9 tokens, base and tuned" in repr(explorer)
+    page = show(explorer, viewport={"width": 1400, "height": 900})
+    page.choose("side by side")
+    page.change(head=5)
+    assert "tuned \u2212 base" in page.host.locator(".legend").inner_text()
+    close(page.matrix(1, 1), explorer.values(1, 1, run="difference"), 0.001)
+    frame = page.host.evaluate("host => host.explorer.frame()")
+    assert frame["many"] == 3
+    for panel, (name, kind) in enumerate((("clean", "positive"), ("patched", "positive"))):
+        colours = still.between(still.PALETTE["light"][kind], 256)
+        values = explorer.values(1, 1, run=name)  # pyright: ignore[reportArgumentType]
+        for q, k in ((3, 1), (8, 4), (6, 6)):
+            at = page.cell(q, k)
+            x, y = at["x"] + panel * frame["step"], at["y"]
+            script = "(c, [x, y]) => [...c.getContext('2d').getImageData(x, y, 1, 1).data].slice(0, 3)"
+            want = [int(colours[round(255 * float(values[q, k]) ** 0.5)][j : j + 2], 16) for j in (1, 3, 5)]
+            np.testing.assert_allclose(page.big.evaluate(script, [x, y]), want, atol=6)
+    at = page.cell(7, 2)
+    page.big.hover(position={"x": at["x"] + 2 * frame["step"], "y": at["y"]})
+    assert page.state["pair"] == [7, 2]
+    assert re.search(r"base\s+tuned\s+difference", page.readout.inner_text())
+    with pytest.raises(ConfigError, match="two different names"):
+        attention(base, patched=tuned, run_names=("a", "a"))
+
+
+def test_tokens_are_those_of_the_run_that_is_shown(page: Explorer):
+    labels = [token.replace(" ", "·").replace("\n", "⏎") for token in TOKENS]
+    strip = page.strip.locator("bdi")
+    page.change(pair=[7, 1])
+    assert "query 7 “·” (patched: “·cat”) → key 1 “·cat” (patched: “·”)" in page.readout.inner_text()
+    page.change(run=1)
+    assert strip.all_inner_texts() == labels[::-1]
+    assert strip.nth(0).get_attribute("title") == "0 “end”"
+    assert "query 7 “·cat” (clean: “·”) → key 1 “·” (clean: “·cat”)" in page.readout.inner_text()
+    svg = ElementTree.fromstring(saved(page, "SVG"))
+    assert [node.text for node in svg.iter() if node.tag.endswith("text")] == labels[::-1] * 2
+    page.page.evaluate("""() => {
+        window.drawn = [];
+        const { fillText } = CanvasRenderingContext2D.prototype;
+        CanvasRenderingContext2D.prototype.fillText = function (...given) {
+            drawn.push(given[0]);
+            fillText.apply(this, given);
+        };
+    }""")
+    page.change(run=3, pair=[None, None], head=HEADS + 2)
+    assert strip.all_inner_texts() == labels
+    page.page.evaluate("drawn.length = 0")
+    page.change(pair=[3, None])  # the head alone: its rows, then the columns of three panels
+    drawn = page.page.evaluate("drawn.filter(text => text !== 'dropped')")
+    at = drawn.index("the", drawn.index("L1H2"))
+    assert drawn[at : at + 4 * N] == [*labels, *labels, *labels[::-1], *labels]
+
+
+def test_a_page_of_two_runs_may_open_on_their_difference_in_the_head_that_differs_most(show: Show):
+    base, other = run(), run(torch.arange(N).flip(0)[None])
+    for which, kind in (("side by side", "attention"), ("difference", "contribution")):
+        explorer = attention(base, TOKENS, patched=other, run=which, kind=kind, correct=1, incorrect=2)  # pyright: ignore
+        page = show(explorer)
+        assert page.host.locator("input[name=run]:checked + span").inner_text() == which
+        changes = [np.nansum(np.abs(explorer.values(*at, kind, "difference"))) for at in np.ndindex(LAYERS, HEADS)]  # pyright: ignore
+        assert page.state["head"] == int(np.argmax(changes))
+    with pytest.raises(ConfigError, match="without patched="):
+        attention(base, run="difference")
+    with pytest.raises(ConfigError, match="did you mean 'difference'"):
+        attention(base, patched=other, run="diference")  # pyright: ignore[reportArgumentType]
+
+
+def test_an_initial_order_can_be_asked_for(show: Show):
+    page = show(attention(run(), TOKENS, SCORES, sort_by="previous"))
     assert page.state["head"] == 0
-    assert page.host.locator("select").input_value() == "1"
-    assert page.host.get_by_label("sort").is_checked()
+    assert page.host.locator("[name=by]").input_value() == "1"
+    assert page.host.get_by_label("order").input_value() == "1"
 
 
-def test_a_page_says_its_title_and_note_above_the_heads(visit: Visit, tmp_path: Path):
+def test_a_page_says_its_title_and_note_above_the_heads(show: Show, visit: Visit, tmp_path: Path):
     title, note = "Attention of <b>m</b> on “the cat”", "Scores: of 16 prompts & not of this text."
-    attention(run(), TOKENS, SCORES, title=title, note=note).to_html(tmp_path / "page.html")
-    page = Explorer(visit(tmp_path / "page.html"))
+    page = show(attention(run(), TOKENS, SCORES, title=title, note=note))
     assert page.page.title() == title
     heading, below = page.host.locator("h2"), page.host.locator(".note")
     assert (heading.inner_text(), below.inner_text()) == (title, note)
@@ -290,11 +434,10 @@ def test_a_page_says_its_title_and_note_above_the_heads(visit: Visit, tmp_path: 
     assert (copy.page.title(), copy.host.locator("h2").inner_text()) == (title, title)
 
 
-def test_a_page_may_open_on_contributions_with_its_head_in_view(visit: Visit, tmp_path: Path):
+def test_a_page_may_open_on_contributions_with_its_head_in_view(show: Show):
     cache = run(n_layers=24, n_heads=2)
     explorer = attention(cache, TOKENS, correct=1, incorrect=2, kind="contribution", head=(23, 1))
-    explorer.to_html(tmp_path / "page.html")
-    page = Explorer(visit(tmp_path / "page.html"))
+    page = show(explorer)
     assert page.host.locator("input[name=kind]:checked").input_value() == "2"
     assert "contribution to logit “1”" in page.host.locator(".legend").inner_text()
     close(page.matrix(23, 1), explorer.values(23, 1, "contribution"), 0.01)
@@ -302,211 +445,18 @@ def test_a_page_may_open_on_contributions_with_its_head_in_view(visit: Visit, tm
     assert box["y"] <= ring["y"] <= box["y"] + box["height"] - ring["height"]
 
 
-# ---------------------------------------------------------------------------------------------- looks
-
-
-RULES = {
-    "nothing": ("light", "", "", "light"),
-    "system": ("dark", "", "", "dark"),
-    "jupyter dark": ("light", "", 'data-jp-theme-light="false"', "dark"),
-    "jupyter light": ("dark", "", 'data-jp-theme-light="true"', "light"),
-    "html dark": ("light", 'theme="dark"', "", "dark"),
-    "html light": ("dark", 'theme="light"', "", "light"),
-    "vscode dark": ("light", "", 'class="vscode-dark"', "dark"),
-    "vscode light": ("dark", "", 'class="vscode-light"', "light"),
-    "vscode contrast": ("light", "", 'class="vscode-high-contrast"', "dark"),
-}
-
-
-@pytest.fixture(scope="module")
-def small_page() -> str:
-    """A page with one of everything that has text."""
-    tokens = ["a", "b"]
-    cache = run(torch.arange(2)[None], n_layers=1, n_heads=2)
-    explorer = attention(cache, tokens, {"x": np.array([[0.9, 0.1]])}, page_bytes=900_000)
-    return explorer._repr_mimebundle_()["text/html"]
-
-
-@pytest.mark.parametrize("rule", list(RULES))
-def test_dark_mode_follows_the_page_and_else_the_system(rule: str, small_page: str, visit: Visit, tmp_path: Path):
-    system, html, body, expected = RULES[rule]
-    (tmp_path / "page.html").write_text(f"<!doctype html><html {html}><body {body}>{small_page}", encoding="utf-8")
-    page = Explorer(visit(tmp_path / "page.html", color_scheme=system))
-    paper = page.host.locator("section").evaluate("e => getComputedStyle(e).backgroundColor")
-    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 25, 30)"}[expected]
-
-
-def test_the_theme_may_change_while_the_page_is_open(page: Explorer):
-    section = page.host.locator("section")
-    page.page.emulate_media(color_scheme="dark")
-    assert section.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(21, 25, 30)"
-    page.page.evaluate("document.body.dataset.jpThemeLight = 'true'")
-    assert section.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(255, 255, 255)"
-
-
-CONTRASTS = """host => {
-    const light = (colour) => {
-        const linear = (c) => ((c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-        const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map(linear);
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    const ground = (e) => {
-        const { backgroundColor: c, backgroundImage: i } = getComputedStyle(e);
-        if (i.startsWith("repeating")) return i.match(/rgb\\([^)]*\\)/g);
-        return /, 0\\)$/.test(c) ? ground(e.parentElement) : [c];
-    };
-    const found = [];
-    for (const e of host.shadowRoot.querySelectorAll("*")) {
-        const text = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-        if (e.localName === "style" || !text) continue;
-        for (const below of ground(e)) {
-            const [low, high] = [light(getComputedStyle(e).color), light(below)].sort((a, b) => a - b);
-            found.push([(high + 0.05) / (low + 0.05), e.localName + " " + e.textContent.slice(0, 30)]);
-        }
-    }
-    return found.sort((a, b) => a[0] - b[0]).slice(0, 3).concat([[found.length, "elements"]]);
-}"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_has_a_contrast_of_4_5(explorer: AttentionExplorer, scheme: str, visit: Visit, tmp_path: Path):
-    explorer.to_html(tmp_path / "page.html")
-    page = Explorer(visit(tmp_path / "page.html", color_scheme=scheme))
-    for kind in (0, 2):
-        for query in range(N):
-            page.change(kind=kind, head=(query * 5) % 12, pair=[query, None])
-            *worst, count = page.host.evaluate(CONTRASTS)
-            assert count[0] > 40
-            assert worst[0][0] >= 4.5, worst
-
-
-def test_no_javascript_shows_the_picture_and_the_summary(explorer: AttentionExplorer, visit: Visit, tmp_path: Path):
-    explorer.to_html(tmp_path / "page.html")
-    page = visit(tmp_path / "page.html", java_script_enabled=False)
-    picture = page.locator("figure img")
-    assert picture.is_visible()
-    assert picture.bounding_box()["width"] > 50
-    assert page.get_by_text("induction: L1H0 0.90").is_visible()
-    assert page.locator("canvas").count() == 0
-
-
-def test_with_javascript_the_picture_gives_way(page: Explorer):
-    assert not page.page.locator("figure").is_visible()
-    assert page.map.is_visible()
-
-
-def test_duplicate_tokens_and_white_space_stay_apart(page: Explorer):
-    labels = page.strip.locator("bdi").all_inner_texts()
-    assert labels == ["the", "·cat", "the", "·the", "⏎", "a</b>", "cat", "·", "end"]
-    page.change(pair=[8, 2])
-    assert "key 2 “the”" in page.readout.inner_text()
-    page.change(pair=[8, 3])
-    assert "key 3 “·the”" in page.readout.inner_text()
-
-
-def test_hostile_tokens_and_names_stay_text(visit: Visit, tmp_path: Path):
-    hostile = [
-        "</script><script>window.broken = 1</script>",
-        "<img src=x onerror='window.broken = 2'>",
-        "${window.broken = 3}",
-    ]
-    tokens = (hostile * 3)[:N]
-    explorer = attention(run(), tokens, {hostile[0]: SCORES["induction"], hostile[1]: SCORES["previous"]})
-    explorer.to_html(tmp_path / "page.html")
-    page = Explorer(visit(tmp_path / "page.html"))
-    page.change(pair=[7, 1], head=4)
-    assert page.strip.locator("bdi").nth(1).inner_text() == hostile[1].replace(" ", "·")
-    assert hostile[0] in page.readout.inner_text()
-    assert page.page.evaluate("window.broken") is None
-    assert page.host.locator("img, script").count() == 2  # the still picture and the data
-
-
-def test_a_text_of_one_token_claims_nothing_when_it_is_dropped(visit: Visit, tmp_path: Path):
-    attention(run(torch.arange(1)[None])).to_html(tmp_path / "page.html")
-    page = Explorer(visit(tmp_path / "page.html"))
-    page.choose("drop first token")
-    assert page.matrix(0, 0) == [None]
-    assert "on average" not in page.readout.inner_text()
-
-
-def test_a_long_token_is_cut_in_the_strip_and_whole_under_the_pointer(visit: Visit, tmp_path: Path):
-    tokens = ["x" * 300, *TOKENS[1:]]
-    attention(run(), tokens, {"a score with a name of some length " * 3: SCORES["induction"]}).to_html(
-        tmp_path / "p.html"
-    )
-    page = Explorer(visit(tmp_path / "p.html"))
-    long = page.strip.locator("bdi").first
-    assert long.bounding_box()["width"] < 300
-    assert long.get_attribute("title") == f"0 “{tokens[0]}”"
-    assert page.host.locator("select").bounding_box()["width"] < 300
-    ink = page.big.evaluate(  # nothing is drawn at the left edge, where a longer label would be cut off
-        "canvas => [...canvas.getContext('2d').getImageData(0, 60, 2, canvas.height - 60).data].some(Boolean)"
-    )
-    assert not ink
-
-
-def test_what_was_left_out_is_said_and_hatched(visit: Visit, tmp_path: Path):
-    long = torch.arange(120)[None] % 12
-    explorer = attention(run(long), scores=SCORES, page_bytes=70_000)
-    assert explorer.left_out
-    explorer.to_html(tmp_path / "page.html")
-    page = Explorer(visit(tmp_path / "page.html"))
-    layer, head = explorer.left_out[0]
-    assert f"{len(explorer.left_out)} of 12 heads" in page.host.locator(".note").first.inner_text()
-    page.change(head=layer * HEADS + head)
-    assert "left out of the page" in page.readout.inner_text()
-    assert set(page.matrix(layer, head)) == {None}
-    kept = next(at for at in np.ndindex(LAYERS, HEADS) if at not in explorer.left_out)
-    close(page.matrix(*kept), explorer.values(*kept), 0.004)
-
-
-@pytest.mark.parametrize("width", [500, 1500])
-def test_nothing_is_cut_off_whatever_the_width(width: int, explorer: AttentionExplorer, visit: Visit, tmp_path: Path):
-    explorer.to_html(tmp_path / "page.html")
-    page = Explorer(visit(tmp_path / "page.html", viewport={"width": width, "height": 800}))
-    assert page.page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def test_modes_that_lack_their_data_cannot_be_chosen_and_say_why(visit: Visit, tmp_path: Path):
-    cache = run()
-    bare = ActivationCache({name: value for name, value in cache.items() if "hook_v" not in name}, cache.model)
-    attention(bare).to_html(tmp_path / "page.html")
-    page = Explorer(visit(tmp_path / "page.html"))
-    assert page.host.locator("input[name=kind]:disabled").count() == 2
-    assert page.host.get_by_title("the cache lacks hook_v").count() == 1
-    assert "hook_v" in page.host.locator(".note").first.inner_text()
-    assert page.host.locator("input[name=run]").count() == 0
-
-
-def test_screen_readers_find_names_and_roles(page: Explorer):
-    assert page.host.get_by_label("Map of 12 heads").count() == 1
-    assert page.strip.get_by_role("option").count() == N
-    assert (
-        page.host.locator("section").get_attribute("aria-label")
-        == "Attention of 3 layers x 4 heads over 9 tokens, clean and patched"
-    )
-    page.over_token(3)
-    assert page.host.locator("[aria-selected=true]").get_attribute("title") == "3 “·the”"
-    assert page.strip.get_attribute("aria-activedescendant") == "t3"
-    assert page.readout.get_attribute("role") == "status"
-
-
 # ---------------------------------------------------------------------------------------------- files
-
-
-def saved(page: Explorer, kind: str) -> bytes:
-    with page.page.expect_download() as download:
-        page.host.get_by_role("button", name=f"save {kind}").click()
-    assert download.value.suggested_filename == f"attention.{kind.lower()}"
-    return Path(download.value.path()).read_bytes()
 
 
 def test_pictures_are_saved_from_the_page(page: Explorer):
     page.change(head=3)
     assert saved(page, "PNG").startswith(b"\x89PNG")
+    page.choose("keys of one query")  # whose keys are in the picture as well
+    sizes = [canvas.evaluate("c => c.height") for canvas in (page.host.locator("canvas.top"), page.map, page.big)]
+    assert int.from_bytes(saved(page, "PNG")[20:24], "big") == max(sizes[0] + sizes[1], sizes[2]) + 16
     svg = ElementTree.fromstring(saved(page, "SVG"))
     texts = [node.text for node in svg.iter() if node.tag.endswith("text")]
-    assert texts[:4] == ["the", "the", "·cat", "·cat"]
+    assert texts == [*page.strip.locator("bdi").all_inner_texts()] * 2
     assert next(node.text for node in svg.iter() if node.tag.endswith("title")) == "L0H3"
 
 
@@ -553,4 +503,6 @@ def test_the_widgets_module_draws_and_sends_the_selection(explorer: AttentionExp
     drawn = Explorer(page)
     drawn.map.click(position=drawn.thumbnail(2, 1))
     drawn.big.click(position=drawn.cell(4, 2))
-    assert page.evaluate("sent.at(-1)") == {"layer": 2, "head": 1, "query": 4, "key": 2}
+    assert page.evaluate("sent.at(-1)") == {
+        "stack": "decoder", "layer": 2, "head": 1, "query": 4, "key": 2
+    }  # fmt: skip

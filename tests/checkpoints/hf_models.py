@@ -3,7 +3,7 @@
 import functools
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -92,16 +92,21 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 """Family and options of every model that is compared."""
 
 
+def in_double(variant: str) -> AbstractContextManager[None]:
+    """A context in which a family of transformers computes everything in float64, see `widened`."""
+    family, _ = VARIANTS[variant]
+    make(variant)  # imports what is imported lazily, before anything is replaced
+    return widened(MODULES[family])
+
+
 @contextmanager
-def in_double(variant: str) -> Iterator[None]:
+def widened(family: str) -> Iterator[None]:
     """Transformers computes rotary angles, RMS norms and the softmax in float32 even in a float64 model.
 
     While this lasts, every float32 that the family's code asks for is a float64: its own arithmetic, at the precision
     of the comparison. Its modules see a copy of the torch module in which both names mean the wider type.
     """
-    family, _ = VARIANTS[variant]
-    make(variant)  # imports what is imported lazily, before anything is replaced
-    modeling = importlib.import_module(f"transformers.models.{MODULES[family]}.modeling_{MODULES[family]}")
+    modeling = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
     wide = ModuleType("torch")
     wide.__dict__.update(torch.__dict__, float32=torch.float64, float=torch.float64)
     default = torch.get_default_dtype()

@@ -1,7 +1,7 @@
 """Configurations: the spellings of every version mean the same, and what we do not compute is refused by name."""
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from hf_models import LINEAR, LLAMA3, VARIANTS, make
 from interp import CheckpointError, HookedTransformer, TransformerConfig
 from interp.checkpoints import FAMILIES, from_hf, to_hf
 from interp.checkpoints.options import Options
-from interp.config import RotaryScaling
+from interp.config import ActFn, RotaryScaling
 
 
 def read(model_type: str, values: dict[str, Any], dtype: torch.dtype = torch.float32) -> TransformerConfig:
@@ -254,3 +254,15 @@ def test_a_written_configuration_reads_as_the_model_it_is_of(variant: str):
     ours = HookedTransformer.from_pretrained(hf_model=make(variant))
     config, _ = convert(ours, make(variant).config.model_type)
     assert read(config["model_type"], config) == ours.cfg
+
+
+def test_activation_functions_go_to_gpt2_and_back_by_their_own_names_or_not_at_all():
+    for act_fn in get_args(ActFn):
+        sizes: dict[str, Any] = {"n_layers": 1, "d_model": 8, "n_heads": 2, "n_ctx": 4, "d_vocab": 5}
+        model = HookedTransformer(TransformerConfig(**sizes, act_fn=act_fn, tie_word_embeddings=True))
+        if act_fn.startswith("solu"):
+            with pytest.raises(CheckpointError, match=f"activation_function = '{act_fn}' is not supported"):
+                to_hf(model.cfg, model.state_dict(), "gpt2")
+        else:
+            read, _ = from_hf(*to_hf(model.cfg, model.state_dict(), "gpt2"))
+            assert isinstance(read, TransformerConfig) and read.act_fn == act_fn

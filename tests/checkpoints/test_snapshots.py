@@ -69,6 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(run=runs())
+@torch.no_grad()  # with gradients, sdpa takes another kernel for scores with a bias
 def test_a_random_model_comes_back_with_its_logits(folder: Path, run: Run):
     assert torch.equal(opened(run.model, folder)(run.tokens), run.logits)
 

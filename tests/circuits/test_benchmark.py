@@ -19,7 +19,7 @@ from circuits import benchmark
 from circuits.benchmark import CIRCUITS, SIZES, SOFTNESS, Task, make, make_task, prompt_pairs, read_task
 from circuits.benchmark.sizes import Softness
 from circuits.commands import gallery as commands
-from circuits.gallery import entries, entry
+from circuits.gallery import Entry, entries, entry
 from interp import CheckpointError, ConfigError, HookedTransformer
 from interp.data import PromptPairs
 from interp.discovery import OnlyCircuit, Subgraph, auroc, edge_scores, hit, precision_recall
@@ -219,7 +219,7 @@ def test_an_answer_that_most_texts_have_is_not_always_the_right_one():
 
 def test_every_circuit_of_the_gallery_has_prompts_or_says_why_not():
     for one in entries().values():
-        if one.slow:
+        if one.slow or not isinstance(one, Entry):
             continue
         try:
             pairs = prompt_pairs(one, 2)

@@ -20,7 +20,9 @@ from circuits.gallery import (
     induction_latest,
     induction_uniform,
     modular_addition,
+    pair,
     regression,
+    row,
     skip_induction,
     sort,
     superposition,
@@ -37,7 +39,8 @@ INPUTS = {
     "addition_3": 10**6, "ioi": 180, "successor": 9**4, "adjectives": 40_320, "induction": 3**5,
     "automaton_s3": 2**8, "automaton_a5": 2**8, "caesar": 8**4, "copy_suppression": 5**6, "first_unique": 1_364,
     "frac_prevs": 3**6, "balance": 3**6, "greater_than": 400, "modular_addition": 113**2, "modular_addition_23": 23**2,
-    "palindrome": 1_092, "regression": 2**6, "sorted_list": 4**6, "superposition": 15,
+    "palindrome": 1_092, "regression": 2**6, "sorted_list": 4**6, "superposition": 15, "copy_source": 5_461,
+    "reverse_source": 5_461, "translate": 19_607, "masked_token": 9_330,
 }  # fmt: skip
 LAYERS = {
     "previous_token": 1, "induction_latest": 2, "induction_pointer": 2, "induction_uniform": 2, "virtual_head": 2,
@@ -46,8 +49,11 @@ LAYERS = {
     "dyck1": 2, "dyck2": 2, "addition_2": 2, "addition_3": 2, "ioi": 3, "successor": 1, "adjectives": 1, "induction": 2,
     "automaton_s3": 3, "automaton_a5": 3, "caesar": 0, "copy_suppression": 1, "first_unique": 2, "frac_prevs": 1,
     "balance": 1, "greater_than": 1, "modular_addition": 1, "modular_addition_23": 1, "palindrome": 4, "regression": 1,
-    "sorted_list": 2, "superposition": 1,
+    "sorted_list": 2, "superposition": 1, "masked_token": 1,
 }  # fmt: skip
+
+
+LAYERS_OF_PAIRS = {"copy_source": (0, 1), "reverse_source": (2, 1), "translate": (2, 1)}
 
 
 def check(one: Entry, model: CompiledTransformer) -> Report:
@@ -57,11 +63,11 @@ def check(one: Entry, model: CompiledTransformer) -> Report:
 
 
 def test_every_row_is_there():
-    assert set(entries()) == set(INPUTS) == set(LAYERS)
+    assert set(entries()) == set(INPUTS) == {*LAYERS, *LAYERS_OF_PAIRS}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if one.slow else name
-                                  for name, one in entries().items()])  # fmt: skip
+                                  for name, one in entries().items() if isinstance(one, Entry)])  # fmt: skip
 @pytest.mark.apart
 def test_model_and_interpreter_are_right_on_every_input(name: str):
     one = entry(name)
@@ -73,9 +79,21 @@ def test_model_and_interpreter_are_right_on_every_input(name: str):
     assert model.cfg.n_layers == LAYERS[name]
 
 
+@pytest.mark.parametrize("name", LAYERS_OF_PAIRS)
+@pytest.mark.apart
+def test_a_pair_writes_the_right_answer_to_every_source_word_by_word_and_by_itself(name: str):
+    one = pair(name)
+    model = one.build().compile()
+    report = one.verify(model=model, progress=False)
+    assert report.ok, report
+    assert report.n_inputs == report.n_generated == INPUTS[name]
+    assert report.pattern_error < 1e-5 and report.logit_error < 1e-5
+    assert (model.cfg.encoder.n_layers, model.cfg.decoder.n_layers) == LAYERS_OF_PAIRS[name]
+
+
 @pytest.mark.parametrize("name", entries())
 def test_a_row_says_what_it_does_in_a_sentence(name: str):
-    assert entry(name).summary.endswith((".", "?"))
+    assert row(name).summary.endswith((".", "?"))
 
 
 @pytest.mark.parametrize("name", ["induction_latest", "reverse", "sort", "addition_2", "ioi", "dyck2"])
@@ -240,11 +258,26 @@ def test_the_moves_of_the_automata_generate_groups_of_6_and_60():
 
 
 def test_only_circuits_that_read_vectors_have_some():
-    assert [name for name, one in entries().items() if one.reads_vectors] == ["regression"]
+    assert [name for name, one in entries().items() if isinstance(one, Entry) and one.reads_vectors] == ["regression"]
     assert entry("sort").vectors("!abc") == {}
     assert regression.vectors("!ab?")["x"].shape == (4, 2)
 
 
 def test_a_name_that_is_not_in_the_gallery_is_refused_with_the_nearest():
-    with pytest.raises(ConfigError, match=r"no circuit 'sorting'.*did you mean 'sort'"):
-        entry("sorting")
+    for find in (entry, pair, row):
+        with pytest.raises(ConfigError, match=r"no circuit 'sorting'.*did you mean 'sort'"):
+            find("sorting")
+
+
+def test_circuits_with_a_source_and_without_are_found_apart():
+    with pytest.raises(ConfigError, match="circuit 'translate' has a source"):
+        entry("translate")
+    with pytest.raises(ConfigError, match="circuit 'sort' has no source"):
+        pair("sort")
+    assert row("translate") == pair("translate") and row("sort") == entry("sort")
+
+
+def test_an_adjective_moves_behind_its_noun():
+    c = pair("translate").build()
+    assert c.generate("<s> the red house sees .") == ["la", "maison", "rouge", "voit", "."]
+    assert c.generate("<s> red yellow house .") == ["rouge", "maison", "jaune", "."]

@@ -8,7 +8,7 @@ from small_circuits import induction, previous_token
 
 from circuits import Circuit, copy
 from circuits.compiler.basis import make_basis
-from circuits.compiler.trial import run_trial, trial_texts
+from circuits.compiler.trial import Tried, run_trial, trial_texts
 from circuits.gallery import entry
 from interp import ConfigError
 
@@ -69,7 +69,7 @@ def test_a_trial_compares_readouts_numbers_and_vectors_too():
     with torch.no_grad():
         model.unembed.W_U *= 1.3
     with pytest.raises(ConfigError, match=r"its logits are off by .* say less"):
-        run_trial(model, twin, make_basis({"all": model.cfg.d_model}, None, None, False, None, 1.0), "say less")
+        run_trial(Tried(model, twin, make_basis({"all": model.cfg.d_model}, None, None, False, None, 1.0)), "say less")
 
 
 def test_a_trial_has_every_word_and_every_position():

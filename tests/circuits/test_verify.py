@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_circuits import induction
 
-from circuits import Circuit, copy, match
+from circuits import Circuit, copy, match, shift
 from circuits.compiler import CODES
 from circuits.gallery import entry
 from circuits.verify import every_text
@@ -30,6 +30,15 @@ def next_to_latest(text: str) -> list[str | None]:
     """What followed the latest earlier occurrence."""
     places = [text.rfind(word, 1, i) for i, word in enumerate(text)]
     return [text[place + 1] if place > 0 else None for place in places]
+
+
+def test_a_report_says_that_right_is_what_was_declared_where_no_reference_was_given():
+    c = Circuit("!abc", 6, bos="!")
+    c.head(0, "two back", qk=match(c.pos, c.pos, shift(2)), ov=copy(c.tok, c.out), sink=0)  # an average at the start
+    meant = c.verify(length=3, reference=lambda text: [None, None, None, *text[1:-2]], progress=False)
+    declared = c.verify(length=3, progress=False)
+    assert declared.ok and not declared.has_reference and "no reference was given" in repr(declared)
+    assert meant.has_reference and not meant.ok and "no reference" not in repr(meant)
 
 
 def test_all_texts_are_run_by_default():
@@ -241,8 +250,8 @@ def test_the_limit_is_what_the_caller_says():
 
 
 def test_inputs_that_would_take_more_than_an_hour_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("circuits.verify.check.LONG", 0.0)
-    monkeypatch.setattr("circuits.verify.check.TRIAL", 4)
+    monkeypatch.setattr("circuits.verify.asked.LONG", 0.0)
+    monkeypatch.setattr("circuits.verify.asked.TRIAL", 4)
     c, asked = one_head("!ab"), []
     with pytest.raises(ConfigError, match=r"there are 32 inputs, which would take about .* limit=32"):
         c.verify(reference=lambda text: asked.append(text) or [None, *text[1:]], progress=False)

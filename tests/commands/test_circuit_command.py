@@ -90,7 +90,7 @@ def test_it_writes_a_page_that_opens_offline_and_the_circuit_as_json(
     done = run("circuit", "--model", checkpoint, *PAIR, "--n", "9", "--out", "new/page.html", "--json", "found.json")
     assert done.exit_code == 0, done.output
     page = here / "new" / "page.html"
-    assert page.read_text("utf-8").count('class="plotly-graph-div"') == 4 and asks_nothing(page)
+    assert page.read_text("utf-8").count('<figure class="panel') == 4 and asks_nothing(page)
     scores = edge_scores(model, CORRUPTED, CLEAN, LogitDifference("b", "a"), **QUIET)
     found = Subgraph.load(here / "found.json")
     assert found == Subgraph.top(scores, 9) and found.found_by == Subgraph.top(scores, 9).found_by
@@ -158,7 +158,7 @@ def test_without_a_wrong_answer_it_is_the_logit_of_the_right_one(model: HookedTr
     done = run("circuit", "--model", checkpoint, "--pairs", file, "--n", "9")
     values = [Logit(one["correct"])(model(one["clean"]), model) for one in PAIRS]
     first, *_ = done.output.splitlines()
-    assert first.startswith("logit of 'a' / 'c' / 'b' at position -1: ")
+    assert first.startswith("logit of each prompt's answer, as 'a', at position -1: ")
     assert f"{float(torch.cat(values).mean().detach()):.3f} on the clean prompts" in first
 
 

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from interp.commands.cli import app, main
 
 
-def interp(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from interp.commands import main; main()", *arguments]
+def interp(*arguments: str, cwd: Path, module: str = "interp") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", check=False)
 
 
@@ -35,6 +35,12 @@ def test_the_demo_prints_the_slides_table(demo: tuple[str, Path]):
         ["0", "0", "0", "0", "0", "100"],
         ["0", "0", "0", "100", "0", "0"],
     ]
+
+
+def test_the_file_of_the_command_runs_it_too(tmp_path: Path):
+    done, same = (interp("jobs", "status", "no", cwd=tmp_path, module=of) for of in ("interp", "interp.commands.cli"))
+    assert done.returncode == same.returncode == 2
+    assert done.stderr and same.stderr.endswith(done.stderr)  # after a warning of Python's, that it was imported before
 
 
 def test_the_demo_says_what_each_reading_matches(demo: tuple[str, Path]):
@@ -65,11 +71,12 @@ def test_the_demo_prints_both_head_scores(demo: tuple[str, Path]):
     assert "L1H0: induction │ 1.000" in line
 
 
-def test_the_demo_writes_a_page_with_both_patterns(demo: tuple[str, Path]):
+def test_the_demo_writes_a_page_with_both_heads_and_the_tables(demo: tuple[str, Path]):
     page = demo[1].read_text(encoding="utf-8")
-    assert page.count('class="plotly-graph-div"') == 2
-    assert "L0H0: previous-token head" in page
-    assert "L1H0: induction head" in page
+    assert page.count('<figure class="panel') == 4 and len(page) < 80_000
+    assert "L0H0, the previous-token head" in page and "L1H0, the induction head" in page
+    assert "35 of 36 entries agree with the table in lectures. (0,0) = 100 where the slide has 0." in page
+    assert "no match: ! 0.50, a 0.50" in page and "zero_masked: (0,0) = 16.7" in page
 
 
 def test_the_demo_takes_other_words_and_texts(tmp_path: Path):

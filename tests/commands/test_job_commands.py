@@ -1,6 +1,7 @@
 """`interp sweep`, `interp harvest` and `interp jobs`: a job as a user runs it, in parts, interrupted, and looked at."""
 
 import inspect
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from running import asks_nothing, refusal, rows, run
 from interp import ConfigError, HookedTransformer
 from interp.commands.cli import main
 from interp.commands.harvest import harvest as harvest_command
-from interp.commands.working import engine_of, ranges
+from interp.commands.working import engine_of
 from interp.data import PromptPairs, Texts
 from interp.files import atomic_path
 from interp.harvest import Store, harvest
+from interp.indices import ranges
 from interp.jobs import JobFolder, part
 from interp.metrics import KLDivergence
 from interp.patching import sweep_dataset
@@ -57,7 +59,7 @@ def test_a_sweep_prints_its_ends_and_its_places_with_intervals_and_writes_a_page
     result = sweep_dataset(asked[2], pairs, site="z", over=("layer", "head"), unit=2, **QUIET)
     about = result.attrs
     first, *_ = done.output.splitlines()
-    assert first.startswith("logit difference 'a' / 'c' / 'b'")
+    assert first.startswith("logit difference of each prompt's answers, as 'a' - ")
     assert f"{about['baseline']:.3f} on the corrupted prompts, {about['target']:.3f} on the clean ones" in first
     assert first.endswith("means over 4")
     change = (result - about["baseline"]).stack(place=("layer", "head"))
@@ -223,11 +225,13 @@ def test_what_a_harvest_refuses_is_one_line(
 # ---------------------------------------------------------------------- status and check
 
 
-def test_status_says_what_is_computed_and_what_is_missing(asked: list[str], here: Path):
+def test_status_says_in_a_line_each_what_is_computed_and_what_is_missing(asked: list[str], here: Path):
     run(*asked)
     done = run("jobs", "status", "job")
     assert done.exit_code == 0 and "2 of 2 units are done.\n" in done.output
-    said = dict(row for row in rows(done.output))
+    lines = done.output.splitlines()
+    assert lines[0] == "job computes:" and all(line == line.rstrip() and "\u2502" not in line for line in lines)
+    said = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in lines if line.startswith("  "))
     assert said["site"] == "z" and said["over"] == '["head", "layer"]' and said["layers"] == "0 to 1"
     assert said["pairs a unit"] == "2" and "ablation" not in said
     assert said["model"].startswith("ModelRef(") and said["pairs"].startswith("PromptPairs(")

@@ -16,7 +16,7 @@ from running import asks_nothing, refusal, rows, run
 from typer.testing import CliRunner
 
 from circuits.gallery.induction import induction_model
-from interp import HookedTransformer
+from interp import ConfigError, HookedTransformer, TransformerConfig, Vocabulary
 from interp.checkpoints import fetch
 from interp.commands.cli import app, main
 from interp.commands.sweeps import table_of
@@ -46,7 +46,7 @@ def test_attention_writes_the_explorer_of_the_text(checkpoint: str, tmp_path: Pa
     out = tmp_path / "neue Köpfe" / "page.html"
     done = run("attention", "--model", checkpoint, "--text", CLEAN, "--out", str(out), "--quiet")
     assert done.exit_code == 0
-    assert "2 layers x 1 heads over 6 tokens" in done.output
+    assert "2 layers x 1 head over 6 tokens" in done.output
     assert f"Attention of {checkpoint} on “{CLEAN}”" in done.output
     assert f"<title>Attention of {checkpoint} on “{CLEAN}”</title>" in out.read_text(encoding="utf-8")
     assert meta_of(out)["kind"] == 0 and meta_of(out)["notes"] == []
@@ -60,7 +60,7 @@ def test_badges_and_a_logit_difference_are_shown_when_asked_for(checkpoint: str,
     assert "induction: L1H0 " in done.output
     assert "previous_token: L0H0 1.00" in done.output
     meta = meta_of(out)
-    assert meta["answer"] == "logit “a” \u2212 logit “b”"
+    assert meta["stacks"][0]["answer"] == "logit “a” \u2212 logit “b”"
     assert meta["notes"] == ["Scores: of 16 random-repeat prompts, not of this text."]
     assert meta["kind"] == 2  # the contributions are what was asked for
 
@@ -120,13 +120,34 @@ def test_patch_takes_every_site_that_it_says_is_allowed(checkpoint: str, tmp_pat
         assert done.exit_code == 0, site
 
 
+def test_a_model_that_looks_both_ways_is_shown_and_scored_by_what_is_defined_there(tmp_path: Path):
+    cfg = TransformerConfig(n_layers=1, n_heads=2, d_model=8, n_ctx=16, d_vocab=4, attention_dir="bidirectional")
+    HookedTransformer(cfg, Vocabulary("!abc", bos="!")).save_pretrained(tmp_path / "model")
+    out, model = tmp_path / "page.html", str(tmp_path / "model")
+    done = run("attention", "--model", model, "--text", CLEAN, "--scores", "--out", str(out))
+    assert "last_token: L0H" in done.output and "induction" not in done.output
+    assert meta_of(out)["stacks"][0]["name"] == "encoder"
+    scored = run("heads", "--model", model, "--sort", "next_token")
+    assert scored.exit_code == 0 and "next token: mean attention to the position after" in scored.output
+    by_default = run("heads", "--model", model)
+    assert by_default.exit_code == 0 and "Heads by previous token" in by_default.output
+    refused = CliRunner().invoke(app, ["heads", "--model", model, "--sort", "induction"]).exception
+    assert isinstance(refused, ConfigError) and "--sort 'induction': not defined where attention is bidir" in str(
+        refused
+    )
+
+
 def test_heads_writes_a_map_for_every_score(checkpoint: str, tmp_path: Path):
     out = tmp_path / "heads.html"
     assert run("heads", "--model", checkpoint, "--out", str(out)).exit_code == 0
     page = out.read_text(encoding="utf-8")
-    assert page.count('class="plotly-graph-div"') == 8  # the table and seven scores
+    assert page.count('<figure class="panel') == 8  # the table and seven scores
     assert "Largest: L1H0." in page and asks_nothing(out)
     assert "Top heads by induction" in page and "The first 2 of 2 heads." in page
+    assert len(page) < 300_000
+    assert run("heads", "--model", checkpoint, "--plotly", "--out", str(out)).exit_code == 0
+    page = out.read_text(encoding="utf-8")
+    assert page.count('class="plotly-graph-div"') == 8 and asks_nothing(out)
 
 
 # ---------------------------------------------------------------------- patch
@@ -150,7 +171,7 @@ def test_patch_prints_the_places_that_change_most(checkpoint: str, tmp_path: Pat
     assert float(shown[0][4]) == pytest.approx(float((result - result.attrs["baseline"])[first]), abs=6e-4)
     assert abs(float(shown[0][4])) >= abs(float(shown[1][4]))
     page = out.read_text(encoding="utf-8")
-    assert page.count('class="plotly-graph-div"') == 1 and asks_nothing(out)
+    assert page.count('<figure class="panel') == 1 and asks_nothing(out)
 
 
 def test_a_change_that_rounds_to_zero_is_shown_without_a_minus():
@@ -192,7 +213,7 @@ def test_patch_takes_any_site_over_any_axes(options: list[str], figures: int, ch
     prompts = ["--clean", CLEAN, "--corrupted", CORRUPTED, "--correct", "b"]
     done = run("patch", "--model", checkpoint, *prompts, *options, "--out", str(out))
     assert done.exit_code == 0, done.output
-    assert out.read_text(encoding="utf-8").count('class="plotly-graph-div"') == figures
+    assert out.read_text(encoding="utf-8").count('<figure class="panel') == figures
 
 
 # ---------------------------------------------------------------------- what all share
@@ -204,7 +225,7 @@ PATCH = ["patch", "--clean", CLEAN, "--corrupted", CORRUPTED, "--correct", "b", 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["attention"], "Missing option '--text'"),
+        (["attention"], "give --text; of an encoder with a decoder, --source"),
         (["attention", "--text", "!abx"], "unknown word 'x' at place 3"),
         (["attention", "--text", ""], "an empty sequence"),
         (["attention", "--text", "!" + 8 * "ab"], "longer than the context, n_ctx = 16"),

@@ -196,7 +196,26 @@ def test_the_options_of_a_field_are_listed_when_another_is_given(value: str):
         ({"positional_embedding_type": "rotary", "d_head": 5}, "rotary_dim = 5.*must be even"),
         ({"positional_embedding_type": "onehot", "n_ctx": 13}, "d_model = 12 and n_ctx = 13"),
         ({"positional_embedding_type": "sinusoidal", "d_model": 9}, "d_model = 9 must be even"),
-        ({"window_size": 3, "attention_dir": "bidirectional"}, "window_size = 3 needs attention_dir = 'causal'"),
+        ({"relative_buckets": 4}, "relative_buckets = 4 contradicts positional_embedding_type = 'standard'"),
+        (
+            {"positional_embedding_type": "relative", "relative_buckets": 5},
+            "relative_buckets = 5; allowed: a multiple of 2 with causal",
+        ),
+        (
+            {"positional_embedding_type": "relative", "relative_buckets": 6, "attention_dir": "bidirectional"},
+            "relative_buckets = 6; allowed: a multiple of 4 with bidirectional",
+        ),
+        (
+            {"positional_embedding_type": "relative", "relative_buckets": 8, "relative_max_distance": 4},
+            "relative_max_distance = 4; with relative_buckets = 8 the first 4 distances",
+        ),
+        ({"d_vocab_out": 0, "masked_token_head": True}, "d_vocab_out = 0 leaves no unembedding for masked_token_head"),
+        ({"d_vocab_out": 0, "output_logits_soft_cap": 2.0}, "leaves no unembedding for output_logits_soft_cap = 2.0"),
+        ({"first_ln1": False, "norm_position": "post"}, "first_ln1 = False leaves out a norm that there is not"),
+        ({"first_ln1": False, "normalization_type": None}, "first_ln1 = False leaves out a norm that there is not"),
+        ({"embed_norm": True, "normalization_type": None}, "embed_norm = True contradicts normalization_type = None"),
+        ({"d_memory": 8, "parallel_attn_mlp": True}, "parallel_attn_mlp = True contradicts d_memory"),
+        ({"positional_embedding_type": "sinusoidal_halves", "d_model": 9}, "d_model = 9 must be even"),
         ({"attn_implementation": "sdpa", "attn_scores_soft_cap": 5.0}, "drop attn_scores_soft_cap or say 'eager'"),
     ],
 )

@@ -14,13 +14,22 @@ GPT2 = TransformerConfig(n_layers=12, d_model=768, n_ctx=1024, n_heads=12, d_voc
 GPT3 = TransformerConfig(n_layers=96, d_model=12288, n_ctx=2048, n_heads=96, d_vocab=50257, tie_word_embeddings=True)
 
 
+OWNERS = {
+    "embed": ["embed", "token_type_embed"],
+    "pos_embed": ["pos_embed", "rel_bias"],
+    "attention": ["attn", "cross_attn"],
+    "mlp": ["mlp"],
+    "unembed": ["unembed", "mlm_head"],
+}
+PARTS = {owner: part for part, owners in OWNERS.items() for owner in owners}
+
+
 def counted(model: HookedTransformer) -> ParameterCounts:
     """The same numbers from the parameters themselves, told apart by their names."""
     counts = dict.fromkeys((field.name for field in dataclasses.fields(ParameterCounts)), 0)
     for path, parameter in model.named_parameters():
         owner = path.split(".")[-2]
-        part = {"embed": "embed", "pos_embed": "pos_embed", "unembed": "unembed", "attn": "attention", "mlp": "mlp"}
-        counts[part.get(owner, "norms")] += parameter.numel()
+        counts[PARTS.get(owner, "norms")] += parameter.numel()
     return ParameterCounts(**counts)
 
 
@@ -45,6 +54,9 @@ def test_counts_of_random_architectures_equal_those_of_a_real_model(run: Run):
         {"norm_position": "both"} | ATTN_ONLY,
         {"n_layers": 0},
         {"n_layers": 0, "norm_position": "post"},
+        {"n_layers": 0, "d_vocab_out": 0, "n_token_types": 3},
+        {"d_memory": 7, "norm_position": "both", "use_qk_norm": True, "n_key_value_heads": 2},
+        {"d_memory": 7, "norm_position": "post", "positional_embedding_type": "sinusoidal_halves"} | ATTN_ONLY,
         ROTARY | GATED | {"n_key_value_heads": 2, "tie_word_embeddings": True},
     ],
     ids=str,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray
 
-from circuits.gallery import entries
+from circuits.gallery import entry
 from interp import ConfigError, HookNotFoundError, ShapeError, TransformerConfig
 from interp.discovery import Subgraph, auroc, hit, precision_recall
 from interp.model import EdgeGraph
@@ -81,7 +81,7 @@ def test_precision_and_recall_count_edges():
 
 def test_known_edges_may_be_what_a_circuit_declares():
     for name in ("backoff", "ioi", "dyck1"):
-        circuit = entries()[name].build()
+        circuit = entry(name).build()
         graph = EdgeGraph.of(circuit.compile())
         declared = circuit.edges()
         names = [name for *_, name in declared.edges(data="name")]

@@ -19,7 +19,7 @@ from interp.model import EdgeGraph
 from interp.patching import Settings
 
 PRE_NORM = [name for name in GRID if not run_of(name).cfg.normalizes_stream]
-METRIC = LogitDifference((1, 2, 0), (3, 4, 5))
+METRIC = LogitDifference((1, 2, 0), (3, 4, 5), pos=-1)
 
 
 def alone(model: HookedTransformer, circuit: Subgraph, corrupted: Any, clean: Any, **options: Any) -> Tensor:
@@ -31,7 +31,7 @@ def by_engine(model: HookedTransformer, masks: Tensor, corrupted: Any, clean: An
     """Logits [mask, batch, pos, d_vocab] of masked runs."""
     runs = EdgeRuns.of(model, corrupted, clean, METRIC, Settings(**options))
     stream = runs.stream(masks)
-    return model.unembed(model.ln_final.unhooked(stream).flatten(0, 1)).unflatten(0, stream.shape[:2])
+    return model.unembed(model.read_out(stream).flatten(0, 1)).unflatten(0, stream.shape[:2])
 
 
 @pytest.mark.parametrize("name", PRE_NORM)

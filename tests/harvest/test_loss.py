@@ -11,7 +11,7 @@ import pytest
 import tiny_corpus
 import torch
 import xarray as xr
-from grid import Run
+from grid import Run, run_of, where
 from scipy.stats import t
 from small_harvest import small_harvest, small_model
 from torch import Tensor, nn
@@ -73,6 +73,7 @@ def by_hand(model: HookedTransformer, corpus: Any, n_ctx: int, packed: bool, *ed
 # ---------------------------------------------------------------------------------------------- what it says
 
 
+@where(lambda cfg: cfg.predicts_next_token)
 @pytest.mark.parametrize("packed", [True, False])
 def test_losses_are_those_of_single_runs(run: Run, packed: bool):
     generator = torch.Generator().manual_seed(run.seed)
@@ -243,6 +244,8 @@ def test_what_has_no_loss_to_recover_is_refused_before_any_run(tmp_path: Path, a
     other_things = small_model(d_vocab_out=7)
     with pytest.raises(ConfigError, match="loss_recovered needs logits of tokens"):
         refused(other_things, item)
+    with pytest.raises(ConfigError, match="loss_recovered is of next tokens, and with attention_dir"):
+        refused(run_of("bert_like").model, item)
 
 
 # ---------------------------------------------------------------------------------------------- what is shown

@@ -24,6 +24,7 @@ from interp import (
 from interp.heads import head_scores, head_scores_of, score_table
 from interp.heads import scores as heads_module
 from interp.heads.pattern_scores import (
+    BIDIRECTIONAL_SCORES,
     PATTERN_SCORES,
     attention_on,
     follows_earlier_occurrence,
@@ -226,14 +227,22 @@ def test_a_one_layer_model_passes_for_induction_at_a_fixed_distance_and_fails_at
 # ---------------------------------------------------------------------------------------------- all heads at once
 
 
-def by_loops(pattern: Any, tokens: list[int]) -> dict[str, float]:
+def names_for(cfg: TransformerConfig) -> list[str]:
+    """The scores of patterns that a model has."""
+    return list(PATTERN_SCORES if cfg.attention_dir == "causal" else BIDIRECTIONAL_SCORES)
+
+
+def by_loops(pattern: Any, tokens: list[int], both_ways: bool = False) -> dict[str, float]:
     """The scores of one pattern [query, key], as their definitions say."""
     n, sums, entries = len(tokens), {}, {}
     keys = {
         "previous_token": lambda q: [q - 1] if q else [],
-        "duplicate_token": lambda q: [k for k in range(q) if tokens[k] == tokens[q]],
+        "next_token": lambda q: [q + 1] if q + 1 < n else [],
+        "own_token": lambda q: [q],
+        "duplicate_token": lambda q: [k for k in range(n if both_ways else q) if tokens[k] == tokens[q] and k != q],
         "induction": lambda q: [k for k in range(1, q + 1) if tokens[k - 1] == tokens[q]],
         "first_token": lambda q: [0] if q else [],
+        "last_token": lambda q: [n - 1] if q + 1 < n else [],
     }
     for name, keys_of in keys.items():
         marked = [[float(pattern[q, k]) for k in keys_of(q)] for q in range(n) if keys_of(q)]
@@ -248,12 +257,13 @@ def two_prompts(run: Run) -> int:
 
 
 def test_the_pass_over_all_heads_equals_loops_over_patterns(run: Run):
-    scores = head_scores(run.model, run.tokens, scores=list(PATTERN_SCORES), max_bytes=two_prompts(run))
+    names, both_ways = names_for(run.cfg), run.cfg.attention_dir == "bidirectional"
+    scores = head_scores(run.model, run.tokens, scores=names, max_bytes=two_prompts(run))
     for layer in range(3):
         for head in range(4):
             pattern = run.cache["pattern", layer][:, head]
-            single = [by_loops(pattern[i], run.tokens[i].tolist()) for i in range(3)]
-            for name in PATTERN_SCORES:
+            single = [by_loops(pattern[i], run.tokens[i].tolist(), both_ways) for i in range(3)]
+            for name in names:
                 values = np.array([one[name] for one in single])
                 values = values[~np.isnan(values)]
                 assert scores[name].attrs["n"] == len(values)
@@ -274,16 +284,12 @@ def test_scores_do_not_depend_on_how_many_prompts_run_at_a_time(plain: Run):
 
 
 def test_padding_takes_no_part_in_the_scores(run: Run):
-    if run.cfg.attention_dir == "bidirectional":
-        return  # an unpadded bidirectional run is another run
+    names = names_for(run.cfg)
     real = torch.ones(3, 7, dtype=torch.bool)
     real[1, :3] = False
-    padded = head_scores(run.model, run.tokens, scores=list(PATTERN_SCORES), attention_mask=real)
-    alone = [
-        head_scores(run.model, t, scores=list(PATTERN_SCORES))
-        for t in (run.tokens[0], run.tokens[1, 3:], run.tokens[2])
-    ]
-    for name in PATTERN_SCORES:
+    padded = head_scores(run.model, run.tokens, scores=names, attention_mask=real)
+    alone = [head_scores(run.model, t, scores=names) for t in (run.tokens[0], run.tokens[1, 3:], run.tokens[2])]
+    for name in names:
         want = np.stack([one[name].values for one in alone if one[name].attrs["n"]] or [np.full((3, 4), np.nan)])
         np.testing.assert_allclose(padded[name], want.mean(axis=0), atol=1e-10)
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from grid import GRID, SMALL, build, config, random_tensor, random_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp import CheckpointError, ConfigError, HookedTransformer, HookNotFoundError, HookPoint, ShapeError
+from interp import CheckpointError, ConfigError, HookedTransformer, HookNotFoundError, HookPoint, ShapeError, TokenError
 from interp.files import save_tensors
 from interp.interventions.core import Intervention, Interventions
 from interp.interventions.kinds import (
@@ -222,6 +223,32 @@ def test_an_intervention_that_is_never_carried_out_is_an_error(model: HookedTran
 
     with pytest.raises(HookNotFiredError), model.intervene(Zero(site="z", layer=0)):
         model(torch.zeros(1, 4, model.cfg.d_model, dtype=torch.float64), start_at_layer=1)
+
+
+def test_a_block_that_caught_the_error_of_its_last_run_is_not_told_that_an_edit_never_ran(model: HookedTransformer):
+    from interp import HookNotFiredError
+
+    def fails(activation: torch.Tensor, hook: HookPoint) -> None:
+        raise ValueError("of the caller's")
+
+    edit, good = Zero(site="z", layer=model.cfg.n_layers - 1), tokens()
+    asked: list[tuple[type[Exception], Callable[[], Any]]] = [
+        (TokenError, lambda: model(torch.full((1, 3), model.cfg.d_vocab))),
+        (HookNotFoundError, lambda: model.run_with_cache(good, names_filter="nowhere")),
+        (ValueError, lambda: model.run_with_hooks(good, fwd_hooks=[(("z", 0), fails)])),
+        (ConfigError, lambda: model.generate(good, max_new_tokens=-1)),
+    ]
+    for error, run in asked:
+        with model.intervene(edit), pytest.raises(error):
+            run()
+        with pytest.raises(HookNotFiredError), model.intervene(edit):  # a run that ended well is judged
+            with pytest.raises(error):
+                run()
+            model(good, stop_at_layer=0)
+        with pytest.raises(HookNotFiredError), model.intervene(edit):  # an error before the block counts for nothing
+            pass
+    with pytest.raises(HookNotFiredError), model.hooks(bwd_hooks=[(("z", 0), lambda gradient, hook: None)]):
+        model.run_with_cache(good, None, ("resid_pre", 0))  # which ends before the logits, and well
 
 
 def test_values_never_change_and_show_themselves_briefly():

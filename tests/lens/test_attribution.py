@@ -4,7 +4,19 @@ from typing import Any
 
 import pytest
 import torch
-from grid import SEED, SMALL, Run, assert_close, build, random_tensor, reference_norm, run_of, runs, where
+from grid import (
+    SEED,
+    SMALL,
+    Run,
+    assert_close,
+    build,
+    random_tensor,
+    reference_norm,
+    run_of,
+    runs,
+    splits_logits,
+    where,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,6 +28,7 @@ def uncapped_logits(run: Run) -> Tensor:
     """Logits before any soft cap."""
     final = run.cache["resid_post", -1]
     read = final if run.cfg.norm_position == "post" else reference_norm(run.model.ln_final, final)
+    assert splits_logits(run.cfg)
     return read @ run.model.W_U + run.model.b_U
 
 
@@ -27,24 +40,27 @@ def logits_of(answers: Tensor, logits: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------- logits
 
 
+@where(splits_logits)
 def test_attributions_sum_to_the_logit(run: Run):
     for stack in (run.cache.decompose_resid(), run.cache.get_full_resid_decomposition()):
         attribution = run.cache.logit_attrs(stack, run.tokens)
         assert_close(attribution.values.sum(0), logits_of(run.tokens, uncapped_logits(run)))
 
 
-@given(runs(normalization_type="LN", norm_position="pre"), st.integers(0, 1))
+@given(runs(normalization_type="LN", norm_position="pre", masked_token_head=False), st.integers(0, 1))
 def test_attributions_through_random_unfolded_norms_sum_to_the_logit(run: Run, answer: int):
     attribution = run.cache.logit_attrs(run.cache.get_full_resid_decomposition(), answer)
     assert_close(attribution.values.sum(0), uncapped_logits(run)[..., answer])
 
 
+@where(splits_logits)
 def test_attributions_to_a_difference_of_logits_sum_to_that_difference(run: Run):
     logits = uncapped_logits(run)
     attribution = run.cache.logit_attrs(run.cache.decompose_resid(), run.tokens, 3)
     assert_close(attribution.values.sum(0), logits_of(run.tokens, logits) - logits[..., 3])
 
 
+@where(splits_logits)
 def test_biases_on_the_way_to_the_logits_have_rows_of_their_own(run: Run):
     norm = run.cfg.normalization_type == "LN" and run.cfg.norms_reads
     stack = run.cache.decompose_resid()
@@ -53,6 +69,7 @@ def test_biases_on_the_way_to_the_logits_have_rows_of_their_own(run: Run):
     assert torch.equal(attribution.values[-1], run.model.b_U[5].expand(run.tokens.shape))
 
 
+@where(splits_logits)
 def test_an_answer_given_as_number_sequence_or_grid_is_the_same_answer(run: Run):
     stack = run.cache.decompose_resid()
     want = run.cache.logit_attrs(stack, 5).values
@@ -60,6 +77,7 @@ def test_an_answer_given_as_number_sequence_or_grid_is_the_same_answer(run: Run)
         assert torch.equal(run.cache.logit_attrs(stack, answer).values, want)
 
 
+@where(splits_logits)
 def test_an_answer_for_each_sequence_counts_at_all_its_positions(run: Run):
     answers = torch.tensor([1, 4, 9])
     attribution = run.cache.logit_attrs(run.cache.decompose_resid(), answers)
@@ -73,6 +91,7 @@ def test_an_answer_may_be_a_word():
     assert torch.equal(cache.logit_attrs(stack, "c", "a").values, cache.logit_attrs(stack, 2, 0).values)
 
 
+@where(splits_logits)
 def test_attributions_of_a_cut_cache_are_those_of_the_cut_positions(run: Run):
     cut = run.cache.slice(batch=[2, 0], pos=-1)
     attribution = cut.logit_attrs(cut.decompose_resid(), 5).values
@@ -120,7 +139,7 @@ def test_what_hooks_added_to_the_stream_is_the_row_edits(run: Run):
     assert_close(values[labels.index("edits")], shift.expand(3, 7, -1))
 
 
-@where(lambda cfg: cfg.output_logits_soft_cap is None)
+@where(lambda cfg: splits_logits(cfg) and cfg.output_logits_soft_cap is None)
 def test_attributions_of_an_edited_run_sum_to_its_logit(run: Run):
     model, _, cache = edited_run(run, ("resid_pre", 2))
     logits = model.unembed(cache.accumulated_resid(apply_ln=True).values[-1])

@@ -17,6 +17,7 @@ from grid import (
     reference_norm,
     run_of,
     runs,
+    splits_logits,
     where,
 )
 from hypothesis import given, settings
@@ -46,7 +47,7 @@ def worded(**changes: Any) -> HookedTransformer:
 
 def read_out(model: HookedTransformer, stream: Tensor) -> Tensor:
     """Logits as if the model ended at this stream."""
-    logits = reference_norm(model.ln_final, stream) @ model.W_U + model.b_U
+    logits = model.after_norm(reference_norm(model.ln_final, stream)) @ model.W_U + model.b_U
     cap = model.cfg.output_logits_soft_cap
     return (logits if cap is None else cap * torch.tanh(logits / cap)).detach()
 
@@ -147,11 +148,12 @@ def test_padding_is_marked_and_changes_nothing_for_the_tokens(plain: Run):
 
 
 def test_the_lens_reads_a_model_without_blocks():
-    model = worded(n_layers=0)
-    assert_close(
-        torch.tensor(logit_lens(model, "abc", answers=list(range(11))).logit[0].values),
-        model(model.to_tokens("abc"))[0].detach(),
-    )
+    for changes in ({}, {"embed_norm": True}, {"embed_norm": True, "norm_position": "post", "masked_token_head": True}):
+        model = worded(n_layers=0, **changes)
+        assert_close(
+            torch.tensor(logit_lens(model, "abc", answers=list(range(11))).logit[0].values),
+            model(model.to_tokens("abc"))[0].detach(),
+        )
 
 
 @pytest.mark.parametrize(
@@ -212,16 +214,41 @@ def test_edits_of_the_stream_are_seen_and_edits_of_the_final_norm_refused(plain:
                 logit_lens(source, plain.tokens)
 
 
+def test_edits_of_a_masked_token_head_are_refused_too():
+    run = run_of("bert_like")
+    with run.model.hooks([("mlm_head.hook_post", lambda act, hook: act.square())]):
+        cache = run.model.run_with_cache(run.tokens)[1]
+        for source in (run.model, cache):
+            with pytest.raises(CacheError, match="hooks edited the final norm or what follows it"):
+                logit_lens(source, run.tokens)
+
+
+def test_the_lens_reads_everything_that_a_run_reads():
+    model, tokens = run_of("bert_like").model, run_of("bert_like").tokens
+    prompts = model.masked_tokens(tokens, token_types=tokens % 2)
+    found = logit_lens(model, prompts, top_k=0, answers=[3])
+    assert_close(torch.tensor(found.logit[-1, ..., 0].values), model(prompts)[..., 3].detach())
+    assert (torch.tensor(found.logit[0, ..., 0].values) != model(tokens)[..., 3]).any()
+
+
+def test_a_model_without_logits_has_no_lens():
+    with pytest.raises(ConfigError, match="no unembedding"):
+        logit_lens(build(config(SMALL, d_vocab_out=0), SEED), torch.tensor([1, 2]))
+
+
 # ---------------------------------------------------------------------------------------------- direct attribution
 
 
 def splits(cfg: TransformerConfig) -> list[By]:
+    if cfg.masked_token_head:
+        return ["mlm_neuron"]
     return ["component", "head", "position", *([] if cfg.attn_only else ["neuron"])]
 
 
 def uncapped_logits(run: Run) -> Tensor:
     final = run.cache["resid_post", -1]
-    return (reference_norm(run.model.ln_final, final) @ run.model.W_U + run.model.b_U).detach()
+    read = run.model.after_norm(reference_norm(run.model.ln_final, final))
+    return (read @ run.model.W_U + run.model.b_U).detach()
 
 
 def total(result: Any) -> Tensor:
@@ -261,6 +288,7 @@ def test_large_gains_of_unfolded_norms_belong_to_the_attribution(run: Run):
         assert_close(total(direct_attribution(large.cache, 3, 5, by=by)), logits[..., 3] - logits[..., 5])
 
 
+@where(splits_logits)
 def test_heads_and_neurons_are_the_rows_of_the_whole_decomposition(run: Run):
     want = run.cache.logit_attrs(run.cache.get_full_resid_decomposition(), run.tokens, 2)
     heads = direct_attribution(run.cache, run.tokens, 2, by="head")
@@ -274,6 +302,7 @@ def test_heads_and_neurons_are_the_rows_of_the_whole_decomposition(run: Run):
             assert_close(torch.tensor(neurons.attribution[layer, neuron].values), want[f"L{layer}N{neuron}"])
 
 
+@where(splits_logits)
 def test_what_a_head_wrote_is_the_sum_of_what_it_carried_from_every_position(run: Run):
     heads = direct_attribution(run.cache, 6, by="head")
     sources = direct_attribution(run.cache, 6, by="position")
@@ -437,6 +466,7 @@ def test_a_real_model_says_mary_and_its_parts_sum_to_the_logit_difference(smollm
 # ---------------------------------------------------------------------------------------------- attended positions
 
 
+@where(splits_logits)
 def test_effects_and_factors_multiply_to_direct_attribution_by_position(run: Run):
     result = direct_attribution(run.cache, 3, 5, by="position")["attribution"].to_numpy()
     for layer in range(run.cfg.n_layers):

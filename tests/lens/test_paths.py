@@ -4,7 +4,20 @@ from typing import Any
 
 import pytest
 import torch
-from grid import SEED, SMALL, Run, assert_close, build, config, random_tensor, random_tokens, run_of, runs, where
+from grid import (
+    SEED,
+    SMALL,
+    Run,
+    assert_close,
+    build,
+    config,
+    random_tensor,
+    random_tokens,
+    run_of,
+    runs,
+    splits_logits,
+    where,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,7 +29,7 @@ from interp.lens import count_paths, expand_logits, expand_scores, expand_stream
 def scores_of(run: Run, layer: int, head: int, cache: Any = None) -> tuple[Tensor, Tensor]:
     """The cached scores where the mask lets them be seen, and what the paths sum to there."""
     cache = run.cache if cache is None else cache
-    cached, terms = cache["attn_scores", layer][:, head], expand_scores(cache, layer, head)
+    cached, terms = cache["attn_scores", layer][:, head], expand_scores(cache, layer, head, max_terms=20_000)
     total = torch.tensor(terms.sum(("query_path", "key_path")).values)
     if cap := run.cfg.attn_scores_soft_cap:
         total = cap * torch.tanh(total / cap)
@@ -34,17 +47,20 @@ def test_paths_sum_to_the_stream_that_enters_every_layer(run: Run):
 
 
 @pytest.mark.parametrize("max_length", [0, 1])
+@where(splits_logits)
 def test_short_paths_and_the_longer_ones_sum_to_the_logit(run: Run, max_length: int):
     paths = expand_logits(run.cache, run.tokens, max_length=max_length)
     whole = run.cache.logit_attrs(run.cache.decompose_resid(), run.tokens)
     assert_close(paths.values.sum(0), whole.values.sum(0), atol=1e-14)
 
 
+@where(splits_logits)
 def test_paths_sum_to_the_logits_themselves_before_any_cap(run: Run):
     got, cap = expand_logits(run.cache, 7).values.sum(0), run.cfg.output_logits_soft_cap
     assert_close(got if cap is None else cap * torch.tanh(got / cap), run.logits[..., 7], atol=1e-14)
 
 
+@where(splits_logits)
 def test_paths_to_a_difference_of_logits_are_differences(run: Run):
     pair, one, other = (
         expand_logits(run.cache, *tokens, max_length=1) for tokens in ((3, run.tokens), (3,), (run.tokens,))
@@ -61,7 +77,7 @@ def test_pairs_of_paths_sum_to_the_scores(run: Run):
 @pytest.mark.parametrize("max_length", [0, 1])
 def test_short_pairs_and_the_longer_ones_sum_to_the_scores(run: Run, max_length: int):
     short = expand_scores(run.cache, -1, -1, max_length)
-    whole = expand_scores(run.cache, 2, 3, 2)
+    whole = expand_scores(run.cache, 2, 3, 2, max_terms=20_000)
     assert whole.shape[0] > short.shape[0]
     for terms in (short, whole):
         total = torch.tensor(terms.sum(("query_path", "key_path")).values)
@@ -152,8 +168,10 @@ def test_answers_may_be_words_and_rows_are_found_by_path():
 
 def test_nothing_about_the_run_is_changed(run: Run):
     before = {name: value.clone() for name, value in run.cache.items()}
-    expand_logits(run.cache, 1)
-    expand_scores(run.cache, 2, 0)
+    if splits_logits(run.cfg):
+        expand_logits(run.cache, 1)
+    expand_stream(run.cache)
+    expand_scores(run.cache, 2, 0, max_terms=20_000)
     assert all(torch.equal(run.cache[name], value) for name, value in before.items())
 
 

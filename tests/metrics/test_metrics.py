@@ -4,24 +4,25 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from grid import GRID, build, config, random_tensor
+from grid import GRID, SMALL, Run, build, config, random_tensor, run_of, where
 from hypothesis import given
 from hypothesis import strategies as st
 
 from interp import ConfigError, HookedTransformer, ShapeError, TokenError, Vocabulary
-from interp.metrics import JudgedRun
+from interp.interventions import Zero
+from interp.metrics import JudgedRun, Loss, MaskedTokenLoss
 from interp.metrics.kinds import (
     Function,
     KLDivergence,
     Logit,
     LogitDifference,
     LogProbability,
-    Loss,
     Metric,
     Probability,
     Rank,
     as_metric,
 )
+from interp.patching import sweep
 from interp.text import MaskedTokens
 
 ANYTHING: dict[str, Any] = {"number": 3, "fractions": [1.5, 1, 2], "class": LogitDifference}
@@ -52,6 +53,86 @@ def test_a_logit_difference_is_the_log_of_the_ratio_of_probabilities():
 def test_probabilities_are_those_of_the_softmax():
     assert torch.allclose(Probability(6)(LOGITS), LOGITS[:, -1].softmax(-1)[:, 6])
     assert torch.allclose(LogProbability(6)(LOGITS), LOGITS[:, -1].log_softmax(-1)[:, 6])
+
+
+# ---------------------------------------------------------------------------------------------- masked tokens
+
+TARGETS = torch.tensor([[-100, 3, -100, -100, 6], [0, -1, -1, -1, -1], [1, 2, 3, 4, 5]])
+
+
+def test_the_loss_of_masked_tokens_is_the_mean_over_those_that_a_prompt_is_asked_for():
+    log_probs = LOGITS.log_softmax(-1)
+    asked = [[(1, 3), (4, 6)], [(0, 0)], [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]]
+    want = torch.stack([-torch.stack([log_probs[b, p, t] for p, t in places]).mean() for b, places in enumerate(asked)])
+    for targets in (TARGETS, TARGETS.tolist(), TARGETS.numpy()):
+        assert torch.allclose(MaskedTokenLoss(targets)(LOGITS), want, atol=1e-14)
+    one = MaskedTokenLoss([-100, 3, -100, -100, 6])
+    assert torch.allclose(one(LOGITS), -(log_probs[:, 1, 3] + log_probs[:, 4, 6]) / 2)
+    assert one == MaskedTokenLoss(torch.tensor([-100, 3, -100, -100, 6])) != MaskedTokenLoss(TARGETS)
+    assert len({one, MaskedTokenLoss([-100, 3, -100, -100, 6])}) == 1
+
+
+def test_the_loss_of_masked_tokens_reads_the_positions_that_are_asked_for_and_no_others():
+    run = JudgedRun(MaskedTokens(torch.zeros(3, 5, dtype=torch.long)), int, 7, lambda given: given)
+    plan = MaskedTokenLoss(TARGETS[:2].repeat(2, 1)[:3]).plan(run)
+    assert plan.positions.tolist() == [[1, 4], [0, 1], [1, 4]]  # the second prompt's second one does not count
+
+
+@where(lambda cfg: cfg.attention_dir == "bidirectional")
+def test_gradients_and_sweeps_take_the_loss_of_masked_tokens(run: Run):
+    targets = run.tokens.where(run.tokens % 3 == 0, -100)
+    targets[:, 2] = run.tokens[:, 2]
+    metric = MaskedTokenLoss(targets)
+    _, cache = run.model.run_with_cache(run.tokens, names_filter=("resid_pre", 1), gradient_of=metric)
+    stream = cache["resid_pre", 1].requires_grad_()
+    losses = F.cross_entropy(run.model(stream, start_at_layer=1).transpose(1, 2), targets, reduction="none")
+    value = (losses.sum(1) / (targets >= 0).sum(1)).sum()
+    torch.testing.assert_close(cache["resid_pre_grad", 1], torch.autograd.grad(value, stream)[0])
+    found = sweep(run.model, Zero(), run.tokens, metric, "attn_out", normalize=False, progress=False)
+    with torch.no_grad(), run.model.intervene(Zero(site="attn_out", layer=1, pos=3)):
+        want = metric(run.model(run.tokens)).mean()
+    assert float(found.sel(layer=1, pos=3)) == pytest.approx(float(want), abs=1e-10)
+
+
+def test_the_loss_of_masked_tokens_is_that_of_transformers(monkeypatch: pytest.MonkeyPatch):
+    from transformers import BertConfig, BertForMaskedLM
+
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    cfg = BertConfig(vocab_size=19, max_position_embeddings=12, intermediate_size=24, **sizes)
+    bert = BertForMaskedLM(cfg).double().eval()
+    model = HookedTransformer.from_pretrained(hf_model=bert)
+    tokens = torch.randint(19, (1, 9), generator=torch.Generator().manual_seed(1))
+    targets = tokens.where(torch.arange(9) % 4 == 1, -100)
+    hidden = tokens.where(targets < 0, 3)
+    want = bert(hidden, labels=targets).loss.detach()
+    assert torch.allclose(MaskedTokenLoss(targets)(model(hidden)), want[None], atol=1e-12)
+
+
+def test_wrong_targets_are_errors_that_say_what_is_wrong():
+    bert, classes = run_of("bert_like"), build(config(SMALL, d_vocab_out=4), seed=1)
+    tokens = bert.tokens
+    padded = torch.ones_like(tokens)
+    padded[1, :3] = 0
+    cases: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+        (tokens[:2], {}, ShapeError, r"targets have shape \(2, 7\); allowed: that of the tokens .* \(3, 7\)"),
+        (torch.full((3, 7), -100), {}, TokenError, "prompt 0 is asked for no token"),
+        (tokens + 11, {}, TokenError, "has no logit: a run has 11"),
+        (tokens, {"attention_mask": padded}, ShapeError, "position 0 of prompt 1, which is padding"),
+    ]
+    for targets, options, error, message in cases:
+        with pytest.raises(error, match=message):
+            bert.model.run_with_cache(tokens, None, gradient_of=MaskedTokenLoss(targets), **options)
+    with pytest.raises(TokenError, match="targets"):
+        MaskedTokenLoss(torch.zeros(3, 7))
+    with pytest.raises(ConfigError, match="needs logits of tokens"):
+        classes.run_with_cache(tokens, None, gradient_of=MaskedTokenLoss(tokens))
+    for gradient_of in (Loss(), "loss"):
+        with pytest.raises(ConfigError, match="with attention_dir = 'bidirectional' each position has seen the next"):
+            bert.model.run_with_cache(tokens, None, gradient_of=gradient_of)
+
+
+# ---------------------------------------------------------------------------------------------- ranks
 
 
 @given(st.integers(0, 6), st.integers(-5, 4))
@@ -102,7 +183,7 @@ def test_metrics_say_what_they_need():
     reading = LogitDifference((1, 2), 3, pos=(0, -2)).plan(prompts)
     assert reading.positions.tolist() == [[0, 2], [0, 2]]
     assert reading.tokens is not None and reading.tokens.tolist() == [[1, 3], [2, 3]]
-    assert reading.name == "logit difference 1 / 2 - 3 at position (0, -2)"
+    assert reading.name == "logit difference of each prompt's answers, as 1 - 3, at position (0, -2)"
     assert Rank(1).plan(prompts).tokens is None
     assert Loss().plan(prompts).positions.tolist() == [[0, 1, 2]] * 2
 

@@ -23,7 +23,7 @@ from hypothesis import given
 from torch import Tensor
 
 from interp import ConfigError
-from interp.model.residual import Stack
+from interp.model.rows import Stack
 
 
 def places(run: Run) -> Iterator[tuple[int, bool, Tensor]]:
@@ -121,10 +121,9 @@ def test_the_parts_of_random_architectures_sum_to_the_stream(run: Run):
 
 
 def test_labels_name_the_rows_in_order(run: Run):
-    want = [
-        "embed",
-        *(["pos_embed"] if run.cfg.positional_embedding_type in ("standard", "onehot", "sinusoidal") else []),
-    ]
+    want = ["embed"]
+    want += ["pos_embed"] if run.cfg.positional_embedding_type in ("standard", "onehot", "sinusoidal") else []
+    want += ["token_type_embed"] if run.cfg.n_token_types else []
     for layer in range(3):
         want += [f"L{layer}H{head}" for head in range(run.cfg.n_heads)]
         want += [f"L{layer}N{neuron}" for neuron in range(run.cfg.d_mlp)]
@@ -159,7 +158,7 @@ def test_a_neurons_row_is_what_that_neuron_wrote(run: Run):
         assert_close(values[labels.index(f"L{layer}N{neuron}")], written)
 
 
-@where(lambda cfg: cfg.norms_reads)
+@where(lambda cfg: cfg.norms_reads and not cfg.embed_norm)
 def test_a_layers_row_is_what_that_layer_wrote(run: Run):
     rows = run.cache.decompose_resid()
     values, labels = rows.values, rows.labels
@@ -174,11 +173,12 @@ def test_in_post_norm_models_a_row_changes_as_its_write_does_at_frozen_scales(ru
     rows = run.cache.decompose_resid(1)
     values, labels = rows.values, rows.labels
     write = run.cache["embed"]
-    for name in ("ln1", "ln2")[: 2 - run.cfg.attn_only]:
-        norm = getattr(run.model.blocks[0], name)
+    names = ["embed_ln"] if run.cfg.embed_norm else []
+    for name in [*names, "blocks.0.ln1", *([] if run.cfg.attn_only else ["blocks.0.ln2"])]:
+        norm: Any = run.model.get_submodule(name)
         if norm.w is not None:
             centred = write - write.mean(-1, keepdim=True) if run.cfg.normalization_type == "LN" else write
-            write = centred / run.cache["scale", 0, name] * norm.w
+            write = centred / run.cache[f"{name}.hook_scale"] * norm.w
     assert_close(values[labels.index("embed")], write)
 
 
@@ -235,7 +235,8 @@ def test_a_model_without_blocks_decomposes_into_its_embeddings():
 def test_parts_through_the_norm_that_reads_them_sum_to_its_output(run: Run):
     cache = run.cache
     for layer in range(3):
-        assert_close(cache.decompose_resid(layer, apply_ln=True).values.sum(0), cache["normalized", layer, "ln1"])
+        read = cache["normalized", layer, "ln1"] if layer or run.cfg.first_ln1 else cache["resid_pre", 0]
+        assert_close(cache.decompose_resid(layer, apply_ln=True).values.sum(0), read)
     if has_mid(run.cfg):
         parts = cache.get_full_resid_decomposition(1, mlp_input=True, apply_ln=True)
         assert_close(parts.values.sum(0), cache["normalized", 1, "ln2"])
@@ -279,7 +280,7 @@ def test_the_logit_lens_takes_new_statistics_for_every_layer(run: Run):
 def test_the_last_accumulated_row_unembedded_is_the_logits(run: Run):
     rows = run.cache.accumulated_resid(apply_ln=True)
     values, _ = rows.values, rows.labels
-    assert_close(run.model.unembed(values[-1]), run.logits)
+    assert_close(run.model.unembed(run.model.after_norm(values[-1])), run.logits)
 
 
 # ---------------------------------------------------------------------------------------------- refusals

@@ -87,6 +87,11 @@ def test_a_cache_says_how_many_activations_it_holds(plain: Run):
 some = st.integers(-2, 1) | st.lists(st.integers(-2, 1), min_size=1, max_size=4) | st.just(slice(None, None, 2))
 
 
+def query_axis(name: str) -> int:
+    """The axis of the positions whose activations they are: in what is of two positions, of the query's."""
+    return 2 if name.endswith(("scores", "pattern", "hook_bias")) else 1
+
+
 def expected(value: Tensor, axis: int, index: int | slice | list[int] | None) -> Tensor:
     rows = value.movedim(axis, 0)
     chosen = rows if index is None else rows[[index] if isinstance(index, int) else index]
@@ -97,7 +102,7 @@ def expected(value: Tensor, axis: int, index: int | slice | list[int] | None) ->
 def test_a_sliced_cache_equals_the_slice_of_the_full_cache(run: Run, batch: Any, pos: Any):
     sliced = run.cache.slice(batch=batch, pos=pos)
     for name, value in run.cache.items():
-        cut = expected(expected(value, 0, batch), 2 if name.endswith(("scores", "pattern")) else 1, pos)
+        cut = expected(expected(value, 0, batch), query_axis(name), pos)
         assert torch.equal(sliced[name], cut), name
 
 
@@ -105,7 +110,7 @@ def test_a_sliced_cache_of_the_grid_equals_the_slice_of_the_full_cache_for_every
     sliced = run.everything.slice(batch=-1, pos=[0, -2])
     assert list(sliced) == list(run.everything)
     for name, value in run.everything.items():
-        axis = 2 if name.removesuffix("_grad").endswith(("scores", "pattern")) else 1
+        axis = query_axis(name.removesuffix("_grad"))
         assert torch.equal(sliced[name], expected(value[-1:], axis, [0, -2])), name
 
 
@@ -360,7 +365,7 @@ def test_a_site_can_be_stacked_over_layers(run: Run):
     assert pattern.shape == (3, batch, run.cfg.n_heads, n, n)
     assert all(torch.equal(pattern[layer], run.everything["pattern", layer]) for layer in range(3))
     assert torch.equal(run.everything.stack("z_grad")[-1], run.everything["z_grad", -1])
-    if run.cfg.normalization_type is not None:
+    if run.cfg.normalization_type is not None and run.cfg.first_ln1:
         assert torch.equal(run.everything.stack(("scale", "ln1"))[1], run.everything["scale", 1, "ln1"])
 
 

@@ -92,12 +92,12 @@ def test_norms_take_their_statistics_in_float32_at_least(kind: Literal["LN", "RM
 
 @where(lambda cfg: cfg.normalization_type is not None)
 def test_hook_scale_is_what_the_norm_divides_by(run: Run):
-    x = run.cache["resid_pre", 0]
+    x = run.cache["resid_pre", 1]
     if run.cfg.norm_position == "post":
-        x = x + run.cache["attn_out", 0]
+        x = x + run.cache["attn_out", 1]
     centred = x - x.mean(-1, keepdim=True) if run.cfg.normalization_type == "LN" else x
     scale = (centred.square().mean(-1, keepdim=True) + run.cfg.eps).sqrt()
-    assert_close(run.cache["blocks.0.ln1.hook_scale"], scale)
+    assert_close(run.cache["blocks.1.ln1.hook_scale"], scale)
 
 
 @where(lambda cfg: cfg.normalization_type is not None and cfg.norms_reads)
@@ -126,7 +126,7 @@ def test_scores_of_rotated_vectors_depend_on_their_distance_only(run: Run):
     assert_close(scores[..., 1:, 1:], scores[..., :-1, :-1])
 
 
-@pytest.mark.parametrize("kind", ["sinusoidal", "onehot"])
+@pytest.mark.parametrize("kind", ["sinusoidal", "sinusoidal_halves", "onehot"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_fixed_position_tables_are_right_to_the_last_digit_of_their_dtype(kind: Any, dtype: torch.dtype):
     model = HookedTransformer(TransformerConfig(**SMALL, positional_embedding_type=kind, dtype=dtype))
@@ -134,18 +134,26 @@ def test_fixed_position_tables_are_right_to_the_last_digit_of_their_dtype(kind: 
     torch.testing.assert_close(model.W_pos, want, rtol=0, atol=10 * torch.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("kind", ["sinusoidal", "onehot"])
+@pytest.mark.parametrize("kind", ["sinusoidal", "sinusoidal_halves", "onehot"])
 def test_fixed_positions_are_not_trained(kind: Any):
     model = HookedTransformer(TransformerConfig(**SMALL, positional_embedding_type=kind))
     assert "pos_embed.W_pos" not in dict(model.named_parameters())
 
 
-@where(lambda cfg: cfg.positional_embedding_type in ("standard", "onehot", "sinusoidal"))
+@where(lambda cfg: cfg.positions_in_stream and not cfg.embed_norm)
 def test_position_vectors_are_added_to_the_stream(run: Run):
     assert_close(run.cache["resid_pre", 0], run.cache["embed"] + run.cache["pos_embed"])
 
 
-@where(lambda cfg: cfg.positional_embedding_type in ("rotary", "none", "shortformer"))
+@where(lambda cfg: cfg.embed_norm)
+def test_the_stream_begins_with_the_norm_of_all_embeddings(run: Run):
+    embeddings = [run.cache[f"hook_{name}"] for name in ("embed", "pos_embed", "token_type_embed")
+                  if f"hook_{name}" in run.cache]  # fmt: skip
+    assert_close(run.cache["resid_pre", 0], reference_norm(run.model.embed_ln, sum(embeddings, start=torch.zeros(1))))
+    assert torch.equal(run.cache["resid_pre", 0], run.cache["embed_ln.hook_normalized"])
+
+
+@where(lambda cfg: not (cfg.positions_in_stream or cfg.embed_norm or cfg.n_token_types))
 def test_positions_that_are_not_added_leave_the_stream_to_the_tokens(run: Run):
     assert torch.equal(run.cache["resid_pre", 0], run.cache["embed"])
 
@@ -165,7 +173,7 @@ def test_a_query_sees_the_keys_that_direction_window_and_padding_leave_it(run: R
 
     def sees(b: int, i: int, j: int) -> bool:
         real = mask is None or (mask[b][i] and mask[b][j])
-        near = window is None or i - j < window
+        near = window is None or abs(i - j) < window
         return i == j or (real and near and (run.cfg.attention_dir == "bidirectional" or j <= i))
 
     want = [[[sees(b, i, j) for j in range(n_pos)] for i in range(n_pos)] for b in range(batch)]
@@ -184,6 +192,8 @@ def test_scores_are_products_of_queries_and_keys_over_the_scale(run: Run):
     q, k = run.cache[f"{rotated}q", 1], run.cache[f"{rotated}k", 1]
     k = k.repeat_interleave(run.cfg.n_heads // run.cfg.n_key_value_heads, dim=2)
     products = torch.einsum("bihd,bjhd->bhij", q, k) / run.cfg.attn_scale
+    if run.cfg.positional_embedding_type == "relative":
+        products = products + run.cache["rel_bias.hook_bias"]
     if cap := run.cfg.attn_scores_soft_cap:
         products = cap * torch.tanh(products / cap)
     scores = run.cache["attn_scores", 1]

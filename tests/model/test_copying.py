@@ -60,7 +60,11 @@ def test_a_head_that_the_unembedding_does_not_read_has_no_copying_score():
     assert top.isnull().all() and "reaches the logits" in top["reason"].item()
 
 
-@where(lambda cfg: cfg.norm_position == "pre" and cfg.positional_embedding_type != "shortformer")
+@where(
+    lambda cfg: (
+        cfg.norm_position == "pre" and cfg.positional_embedding_type != "shortformer" and not cfg.masked_token_head
+    )
+)
 def test_scores_are_those_of_the_whole_circuit_of_the_folded_model(run: Run):
     folded = fold_layer_norm(run.model)
     eigenvalue_scores = copying_scores(run.model, fold_norms=True)

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from grid import SEED, Run, assert_close, everywhere, random_tensor, run_of, where
 from torch import Tensor
 
@@ -31,7 +30,7 @@ def gradients_of_added_zeros(run: Run) -> dict[str, Tensor]:
     for of_scales in (True, False):
         hooks = [hook for hook in everywhere(run.model, add_zero) if str(hook[0]).endswith("hook_scale") == of_scales]
         zeros.clear()
-        loss = run.model.run_with_hooks(run.tokens, "loss", fwd_hooks=hooks)
+        loss = run.objective(run.model.run_with_hooks(run.tokens, fwd_hooks=hooks))
         if zeros:
             gradients |= dict(zip(zeros, torch.autograd.grad(loss, list(zeros.values())), strict=True))
     return gradients
@@ -39,15 +38,15 @@ def gradients_of_added_zeros(run: Run) -> dict[str, Tensor]:
 
 def fixed_points(run: Run) -> set[str]:
     """The points that no gradient reaches: ids, and what has nothing trained before it."""
-    positions = {"hook_pos_embed"} if run.cfg.positional_embedding_type in ("onehot", "sinusoidal") else set()
-    return {"hook_tokens"} | positions
+    fixed = ("onehot", "sinusoidal", "sinusoidal_halves")
+    return {"hook_tokens"} | ({"hook_pos_embed"} if run.cfg.positional_embedding_type in fixed else set())
 
 
 def embedding_gradient(run: Run, *hooks: tuple[Any, Any]) -> Tensor:
-    """The gradient of the loss by the embedding, in the presence of backward hooks."""
+    """The gradient of the objective by the embedding, in the presence of backward hooks."""
     with run.model.hooks(bwd_hooks=hooks):
         wanted = [run.model.W_E, *(p for p in run.model.parameters() if p is not run.model.W_E)]
-        return torch.autograd.grad(run.model(run.tokens, "loss"), wanted)[0]
+        return torch.autograd.grad(run.objective(run.model(run.tokens)), wanted)[0]
 
 
 # ---------------------------------------------------------------------------------------------- in the cache
@@ -61,10 +60,10 @@ def test_cached_gradients_equal_autograds_at_every_point(run: Run):
         assert_close(got[name], want[name])
 
 
-def test_the_cached_gradient_of_the_stream_is_that_of_the_loss_of_the_layers_above(run: Run):
+def test_the_cached_gradient_of_the_stream_is_that_of_the_layers_above(run: Run):
     stream = run.cache["resid_pre", 2].clone().requires_grad_()
     logits = run.model(stream, start_at_layer=2)
-    F.cross_entropy(logits[:, :-1].flatten(0, 1), run.tokens[:, 1:].flatten()).backward()
+    run.objective(logits).backward()
     assert stream.grad is not None
     assert_close(run.everything["resid_pre_grad", 2], stream.grad)
 
@@ -90,9 +89,9 @@ def test_gradients_are_cut_to_the_same_positions(plain: Run, pos: Any):
 
 
 @where(lambda cfg: cfg.attn_implementation == "eager")
-def test_caching_gradients_changes_no_bit_of_loss_or_activations(run: Run):
-    loss, cache = run.model.run_with_cache(run.tokens, "loss", incl_bwd=True)
-    assert torch.equal(loss, run.model(run.tokens, "loss"))
+def test_caching_gradients_changes_no_bit_of_logits_or_activations(run: Run):
+    logits, cache = run.model.run_with_cache(run.tokens, gradient_of=run.objective)
+    assert torch.equal(logits, run.logits)
     assert [name for name in run.cache if not torch.equal(cache[name], run.cache[name])] == []
 
 
@@ -141,10 +140,10 @@ def last_logit_squared(logits: Tensor) -> Tensor:
 
 
 METRICS: list[Any] = [
-    LogitDifference([1, 2, 3], 4),
+    LogitDifference([1, 2, 3], 4, pos=-1),
     LogProbability(5, pos=(2, -1)),
     Loss(),
-    KLDivergence(torch.tensor([[5, 4, 3, 2, 1, 0, 1]] * 3)),
+    KLDivergence(torch.tensor([[5, 4, 3, 2, 1, 0, 1]] * 3), pos=-1),
     Function(last_logit_squared, pos=(3, -2, -1)),
     last_logit_squared,
     lambda logits: logits[:, 2:].logsumexp(-1).mean(),
@@ -369,5 +368,5 @@ def test_edits_of_a_forward_hook_are_differentiated_through(plain: Run):
 def test_a_gradient_through_an_edit_of_one_heads_reads_reaches_that_edit(run: Run):
     edit = random_tensor(run.cfg.d_model).requires_grad_()
     hooks = [(("q_input", 1), lambda act, hook: act + edit)]
-    loss = run.model.run_with_hooks(run.tokens, "loss", fwd_hooks=hooks)
-    assert torch.autograd.grad(loss, edit)[0].abs().max() > 1e-8
+    logits = run.model.run_with_hooks(run.tokens, fwd_hooks=hooks)
+    assert torch.autograd.grad(run.objective(logits), edit)[0].abs().max() > 1e-8

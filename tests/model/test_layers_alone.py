@@ -2,17 +2,23 @@
 
 import copy
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from grid import SMALL, Run, assert_close, build, config, random_tensor, random_tokens, run_of, where
 from torch import Tensor
 
-from interp import ConfigError, HookedTransformer, ShapeError, TransformerConfig
+from interp import ConfigError, HookedTransformer, ShapeError, TransformerConfig, Vocabulary
+from interp.discovery import edge_scores
+from interp.harvest import harvest, loss_recovered
+from interp.heads import head_scores
 from interp.interventions import Zero
-from interp.metrics import Logit
+from interp.lens import logit_lens
+from interp.metrics import KLDivergence, Logit
 from interp.model import MLP, Attention, Block, LayerContext
 from interp.patching import path_sweep, sweep
 from interp.training import train
@@ -20,7 +26,7 @@ from interp.weights import center_writing_weights, fold_layer_norm, fold_value_b
 
 
 def has_all_it_reads(cfg: TransformerConfig) -> bool:
-    return cfg.positional_embedding_type != "shortformer"
+    return cfg.positional_embedding_type not in ("shortformer", "relative")
 
 
 @where(has_all_it_reads)
@@ -71,10 +77,11 @@ def test_a_layer_alone_says_what_it_takes(plain: Run, as_installed: None):
         for wrong in (torch.zeros(5, 24), torch.zeros(1, 5, 23), torch.zeros(1, 0, 24), torch.zeros(1, 9, 24)):
             with pytest.raises(ShapeError, match=r"a stream \[batch, pos, 24\] of 1 to 8 positions, not"):
                 part(wrong.double())
-        run = run_of("shortformer_attn_only")
-        part = run.model.blocks[1] if part is block else run.model.blocks[1].attn
-        with pytest.raises(ConfigError, match=r"start_at_layer=1, stop_at_layer=2"):
-            part(run.cache["resid_pre", 1])
+        for name, read in (("shortformer_attn_only", "'shortformer' pos"), ("relative_rms", "'relative' positions")):
+            run = run_of(name)
+            other = run.model.blocks[1] if part is block else run.model.blocks[1].attn
+            with pytest.raises(ConfigError, match=rf"reads {read}.*start_at_layer=1, stop_at_layer=2"):
+                other(run.cache["resid_pre", 1])
 
 
 # ---------------------------------------------------------------------------------------------- subclasses
@@ -176,3 +183,69 @@ def test_contexts_of_whole_sequences_are_those_of_a_run(run: Run):
         assert (own.rotation is None) == (context.rotation is None)
         for one, other in zip(own.rotation or (), context.rotation or (), strict=True):
             assert torch.equal(one, other)
+
+
+class Stubborn(HookedTransformer):
+    """A model whose callers get something else from everything that it is run by."""
+
+    base_forward = HookedTransformer.base_forward
+
+    def forward(self, text: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return "a picture"
+
+    def run_with_cache(self, text: Any) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return {}
+
+    def run_with_hooks(self, text: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise AssertionError
+
+    def generate(self, *args: Any, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().generate(*args, **options).texts[0]  # pyright: ignore
+
+
+def test_a_subclass_with_a_forward_of_its_own_says_whether_analyses_run_it():
+    base: Any = HookedTransformer.forward
+
+    def twice(self: HookedTransformer, input: Any, *rest: Any, **options: Any) -> Any:
+        return 2 * base(self, input, *rest, **options)
+
+    with pytest.warns(UserWarning, match=r"Silent has a forward of its own.*base_forward = HookedTransformer\."):
+        type("Silent", (HookedTransformer,), {"forward": twice})
+    cfg = config(SMALL)
+    tokens = random_tokens(cfg, 1)
+    for ran, factor in ((twice, 2), (HookedTransformer.base_forward, 1)):
+        made: Any = type("Said", (HookedTransformer,), {"forward": twice, "base_forward": ran})(cfg)
+        plain = base(made, tokens)
+        assert torch.equal(made(tokens), 2 * plain)
+        assert torch.equal(made.run_with_cache(tokens)[0], factor * plain)
+        assert torch.equal(made.run_with_hooks(tokens), factor * plain)
+
+
+def test_analyses_go_past_what_a_subclass_makes_of_its_methods(tmp_path: Path):
+    words = Vocabulary("abcdefghijk")
+    cfg = config(SMALL, d_vocab=11)
+    plain, stubborn = build(cfg, 5, words), Stubborn(cfg, words)
+    stubborn.load_state_dict(plain.state_dict())
+    clean, corrupted = random_tokens(cfg, 1), random_tokens(cfg, 2)
+    assert stubborn(clean) == "a picture" and stubborn.run_with_cache(clean) == {}
+
+    def analyses(model: HookedTransformer) -> Iterator[Any]:
+        _, cache = model.base_run_with_cache(clean, gradient_of=KLDivergence(corrupted))
+        yield cache["z_grad", 1].sum().item()
+        yield sweep(model, corrupted, cache, Logit(3), progress=False)
+        yield sweep(model, corrupted, Zero(), KLDivergence(clean), site="z", over=("layer", "head"), progress=False)
+        yield path_sweep(model, corrupted, clean, Logit(3), "L2H1.v", progress=False)
+        yield edge_scores(model, corrupted, clean, Logit(3), probe=0, progress=False)
+        yield head_scores(model, n_prompts=2, length=5).to_array()
+        yield logit_lens(model, clean)["top_prob"]
+        yield loss_recovered(model, clean.tolist(), Zero(site="z", layer=1), n_ctx=8, progress=False).recovered
+        folder = tmp_path / type(model).__name__
+        store = harvest(model, clean.tolist(), ("resid_post", 1), folder=folder, n_ctx=8, progress=False)
+        yield store.mean_of("blocks.1.hook_resid_post")
+
+    for one, other in zip(analyses(stubborn), analyses(plain), strict=True):
+        assert np.array_equal(np.asarray(one), np.asarray(other), equal_nan=True)
+    (said,) = plain.generate("abc", 3, progress=False).texts or []
+    assert stubborn.generate("abc", 3, progress=False) == said
+    alone = stubborn.generate("abc", 3, progress=False, names_filter="*.hook_z")
+    assert alone == said

@@ -134,9 +134,11 @@ def test_a_mask_without_padding_is_no_mask():
 def test_checked_tokens_are_taken_as_they_are_and_bring_their_own_mask():
     model = build(config(SMALL), seed=4)
     prompts = model.masked_tokens(TOKENS, MASK.int().tolist())
-    assert model.masked_tokens(prompts) is prompts and torch.equal(prompts.is_token, MASK)
+    again = model.masked_tokens(prompts)
+    assert again.ids is prompts.ids and again.attention_mask is prompts.attention_mask
+    assert torch.equal(prompts.is_token, MASK)
     assert torch.equal(model(prompts), model(TOKENS, attention_mask=MASK))
     second = prompts[1:]
     assert len(second) == 1 and second.attention_mask is None
-    with pytest.raises(ShapeError, match="bring their own mask"):
+    with pytest.raises(ShapeError, match="MaskedTokens bring their own attention_mask"):
         model(prompts, attention_mask=MASK)

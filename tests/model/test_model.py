@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp import ConfigError, HookedTransformer, ShapeError, TokenError, TransformerConfig, Vocabulary
+from interp.model import KVCache
 
 
 def must_not_run(*args: object) -> Tensor:
@@ -265,11 +266,13 @@ def test_start_at_layer_takes_a_residual_stream_and_nothing_else(stream: Tensor 
 # ---------------------------------------------------------------------------------------------- what is returned
 
 
+@where(lambda cfg: cfg.predicts_next_token)
 def test_the_loss_is_the_mean_cross_entropy_of_the_next_token(run: Run):
     want = F.cross_entropy(run.logits[:, :-1].flatten(0, 1), run.tokens[:, 1:].flatten())
     assert_close(run.model(run.tokens, "loss"), want)
 
 
+@where(lambda cfg: cfg.predicts_next_token)
 def test_the_loss_per_token_has_one_entry_for_each_predicted_token(run: Run):
     per_token = run.model(run.tokens, "loss", loss_per_token=True)
     want = [
@@ -279,12 +282,14 @@ def test_the_loss_per_token_has_one_entry_for_each_predicted_token(run: Run):
     assert_close(per_token, torch.tensor(want, dtype=per_token.dtype))
 
 
+@where(lambda cfg: cfg.predicts_next_token)
 def test_both_are_the_logits_and_the_loss(run: Run):
     logits, loss = run.model(run.tokens, "both")
     assert torch.equal(logits, run.logits)
     assert torch.equal(loss, run.model(run.tokens, "loss"))
 
 
+@where(lambda cfg: cfg.predicts_next_token)
 def test_padding_neither_predicts_nor_is_predicted(run: Run):
     mask = torch.arange(run.tokens.shape[1]) >= torch.tensor([0, 2, 4])[:, None]
     per_token = run.model(run.tokens, "loss", loss_per_token=True, attention_mask=mask)
@@ -317,7 +322,7 @@ def test_a_loss_per_token_without_a_loss_is_an_error(return_type: Any):
 
 
 def test_an_unknown_return_type_is_an_error_that_lists_the_known_ones(as_installed: None):
-    with pytest.raises(ConfigError, match="'logit'; allowed: 'logits', 'loss', 'both' or None"):
+    with pytest.raises(ConfigError, match="'logit'; allowed: 'logits', 'loss', 'both', "):
         run_of("learned_ln").model(torch.tensor([1, 2]), "logit")
 
 
@@ -376,7 +381,16 @@ def test_a_model_on_the_meta_device_has_shapes_and_no_storage(name: str):
     run = run_of(name)
     model = HookedTransformer(run.cfg, device="meta")
     assert all(tensor.is_meta for tensor in model.state_dict().values())
-    assert model(run.tokens.to("meta")).shape == run.logits.shape
+    ids, mask = run.tokens.to("meta"), torch.ones(run.tokens.shape, device="meta")
+    assert model(ids).shape == run.logits.shape
+    logits, cache = model.run_with_cache(ids, attention_mask=mask)
+    assert logits.shape == run.logits.shape
+    assert {name: value.shape for name, value in cache.items()} == {n: value.shape for n, value in run.cache.items()}
+    if model.cfg.predicts_next_token:
+        pieces = KVCache(model.cfg.n_layers)
+        parts = [model(ids[:, at], kv_cache=pieces, attention_mask=mask[:, at]) for at in (slice(3), slice(3, None))]
+        assert torch.cat(parts, dim=1).shape == run.logits.shape
+        assert model(ids, "loss", attention_mask=mask).shape == ()
 
 
 def test_tokens_on_another_device_than_the_model_are_an_error():

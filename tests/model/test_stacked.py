@@ -112,7 +112,7 @@ def test_writing_the_unembedding_changes_the_logits(run: Run):
     assert_close(model(run.tokens)[..., 2], want.expand(run.tokens.shape))
 
 
-@where(lambda cfg: cfg.positional_embedding_type not in ("rotary", "none"))
+@where(lambda cfg: cfg.has_position_vectors)
 def test_writing_a_positions_vector_changes_the_model(run: Run):
     model = run.fresh_model()
     with torch.no_grad():

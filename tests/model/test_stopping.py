@@ -76,7 +76,10 @@ def test_every_point_is_cached_as_in_a_whole_run(run: Run, as_installed: None):
 def test_a_cache_of_a_run_that_returns_nothing_holds_the_final_norm_too(run: Run):
     _, cache = run.model.run_with_cache(run.tokens, return_type=None)
     assert list(cache) == list(run.cache)
-    logits = cache.logit_attrs(cache.decompose_resid(), 3).values.sum(0)
+    if run.cfg.masked_token_head:
+        logits = run.model.unembed(cache["mlm_head.ln.hook_normalized"])[..., 3]
+    else:
+        logits = cache.logit_attrs(cache.decompose_resid(), 3).values.sum(0)
     if run.cfg.output_logits_soft_cap is None:
         assert torch.allclose(logits, run.logits[..., 3], atol=1e-9)
 

@@ -3,7 +3,7 @@
 import torch
 from grid import Run
 
-from interp.model import StreamPlace, steps
+from interp.model import Part, StreamPlace, steps
 
 
 def test_the_steps_are_the_writes_in_the_order_in_which_the_model_makes_them(run: Run):
@@ -13,12 +13,18 @@ def test_the_steps_are_the_writes_in_the_order_in_which_the_model_makes_them(run
 
 def test_adding_the_writes_and_passing_the_norms_gives_the_stream_at_every_place(run: Run):
     model, cache = run.model, run.cache
-    mids = [False, True] if model.cfg.has_resid_mid else [False]
-    places = [StreamPlace(layer, mid) for layer in range(model.cfg.n_layers) for mid in mids]
+    parts: list[Part] = ["attn", "mlp"] if model.cfg.has_resid_mid else ["attn"]
+    places = [StreamPlace(layer, part) for layer in range(model.cfg.n_layers) for part in parts]
     for place in [*places, StreamPlace(model.cfg.n_layers)]:
         x = cache["hook_embed"]
         if model.cfg.positions_in_stream:
             x = x + cache["hook_pos_embed"]
+        if model.cfg.n_token_types:
+            x = x + cache["hook_token_type_embed"]
+        if model.cfg.embed_norm:
+            norm = cache.norm("embed_ln")
+            x = norm.linear(x)
+            x = x if norm.bias is None else x + norm.bias
         for step in steps(model.cfg, place):
             norm = cache.norm(step.stream_norm)
             x = norm.linear(x + cache[step.hook_name])
@@ -26,7 +32,7 @@ def test_adding_the_writes_and_passing_the_norms_gives_the_stream_at_every_place
         if place.layer == model.cfg.n_layers:
             stream = cache["resid_post", -1]
         else:
-            stream = cache["resid_mid" if place.mlp_input else "resid_pre", place.layer]
+            stream = cache["resid_mid" if place.part == "mlp" else "resid_pre", place.layer]
         torch.testing.assert_close(x, stream)
 
 

@@ -35,10 +35,15 @@ def test_every_parameter_has_the_fields_shape_and_is_contiguous(run: Run):
         "W_gate": (cfg.d_model, cfg.d_mlp),
         "W_out": (cfg.d_mlp, cfg.d_model),
         "W_U": (cfg.d_model, cfg.d_vocab),
+        "W_type": (cfg.n_token_types, cfg.d_model),
+        "W_rel": (cfg.relative_buckets, cfg.n_heads),
     }
     for name, parameter in run.model.named_parameters():
         assert parameter.is_contiguous(), name
-        kind = name.rsplit(".", 1)[1]
+        owner, kind = name.rsplit(".", 1)
+        if owner == "mlm_head":
+            assert parameter.shape == ((cfg.d_model, cfg.d_model) if kind == "W_in" else (cfg.d_model,))
+            continue
         assert kind not in shapes or parameter.shape == shapes[kind], name
 
 

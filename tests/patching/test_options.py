@@ -22,7 +22,7 @@ from interp.patching import SweepOptions, path_sweep, path_tree, sweep, sweep_si
 from interp.patching.packed import PackedForward
 from interp.patching.path_sweeps import _SenderRuns
 
-METRIC = LogitDifference((1, 2), (3, 4))
+METRIC = LogitDifference((1, 2), (3, 4), pos=-1)
 QUIET: dict[str, Any] = {"progress": False}
 
 

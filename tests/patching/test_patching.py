@@ -22,14 +22,14 @@ from interp import (
     Vocabulary,
 )
 from interp.interventions.kinds import Mean, Patch, Resample, Zero
-from interp.metrics.kinds import KLDivergence, Logit, LogitDifference, Loss, Probability
+from interp.metrics import KLDivergence, Logit, LogitDifference, Loss, Probability
 from interp.patching.packed import PackedForward
 from interp.patching.sweeps import SITES, sweep, sweep_sites
 
 N_POS, N_PROMPTS = 7, 2
 AXES = {"pos": ("pos", "query_pos"), "head": ("head",), "kv_head": ("kv_head",), "neuron": ("d_mlp",)}
-METRIC = LogitDifference((1, 2), (3, 4))
-METRIC_1 = Logit(1)
+METRIC = LogitDifference((1, 2), (3, 4), pos=-1)
+METRIC_1 = Logit(1, pos=-1)
 
 
 def prompts(model: HookedTransformer, seed: int, differ_at: tuple[int, ...] = (2, 5)) -> tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ def test_patching_a_run_with_itself_gives_the_baseline_in_every_cell(run: Run):
     # A fused kernel that is used where nobody looks rounds otherwise than what the cache saw.
     tolerance = 1e-12 if run.cfg.attn_implementation == "sdpa" else 0.0
     for site in ("resid_pre", "z", "pattern", "v"):
-        result = sweep(run.model, run.tokens, cache, Logit(1), site, per_prompt=True, progress=False)
+        result = sweep(run.model, run.tokens, cache, METRIC_1, site, per_prompt=True, progress=False)
         assert np.ptp(result.values, axis=(1, 2)).max() <= tolerance
 
 

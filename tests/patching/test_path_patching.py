@@ -15,7 +15,7 @@ from interp.patching.path_sweeps import path_sweep
 from interp.patching.path_trees import path_tree
 from interp.patching.sweeps import sweep
 
-METRIC = LogitDifference((1, 2), (3, 4))
+METRIC = LogitDifference((1, 2), (3, 4), pos=-1)
 NAMES = ["learned_ln", "rotary_rms_gated_grouped", "partial_rotary_parallel", "gemma_like", "post_rms_gated_grouped",
          "shortformer_rms_grouped", "bidirectional_attn_only_no_norm"]  # fmt: skip
 

@@ -13,6 +13,7 @@ import torch
 import xarray
 from grid import GRID, SEED, build, config
 
+from circuits import gallery
 from interp import ConfigError, ShapeError, discovery
 from interp.discovery import Subgraph
 from interp.metrics import Logit
@@ -258,3 +259,18 @@ def test_the_ranking_and_the_metric_of_a_curve_can_be_chosen():
     for wrong in (curves["faithfulness"], torch.zeros(2), judged(None).isel(size=0)):
         with pytest.raises(ConfigError, match="faithfulness_curve"):
             figures.faithfulness(wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_edges_feed_is_written_beside_them_and_not_over_another_word():
+    for name in ("dyck2", "sort", "addition_2"):
+        figure: Any = figures.circuit(gallery.entries()[name].build())
+        words = [note for note in figure.layout.annotations if not note.showarrow and not note.bordercolor]
+        assert len(words) > 8
+        for one, other in itertools.combinations(words, 2):
+            assert abs(one.x - other.x) > 7 or abs(one.y - other.y) > 14, (name, one.text, other.text)
+
+
+def test_a_node_that_is_called_by_many_parts_keeps_its_own_name():
+    figure: Any = figures.circuit(gallery.entries()["dyck2"].build())
+    assert any(note.text.startswith("depth at 0") and note.text.endswith("… (L0.mlp)")
+               for note in figure.layout.annotations)  # fmt: skip

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from contrast import contrast
 from einops import einsum
-from grid import GRID, Run, config, where
+from grid import GRID, Run, config, splits_logits, where
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -33,7 +34,8 @@ from interp import (
     Vocabulary,
 )
 from interp.heads import head_scores, head_scores_of
-from interp.plot import attention, packing, still
+from interp.plot import AttentionExplorer, attention, packing, still
+from interp.plot.attention_stack import AttentionStack
 
 HOSTILE = ["</script><script>alert(1)</script>", "<!--", "<img src=x onerror=alert(2)>", '"&amp;', "\u2028", "\ud800"]
 
@@ -43,6 +45,17 @@ def payload(html: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
     assert found
     return json.loads(found[1])
+
+
+def stack_of(html: str) -> dict[str, Any]:
+    """What a page with one stack of heads says of it."""
+    (stack,) = payload(html)["stacks"]
+    return stack
+
+
+def only_stack(explorer: AttentionExplorer) -> AttentionStack:
+    (stack,) = explorer.stacks.values()
+    return stack
 
 
 def page_of(explorer: Any) -> str:
@@ -84,6 +97,7 @@ def test_value_weighted_attention_is_attention_times_the_norm_of_what_the_value_
             np.testing.assert_allclose(got, wanted.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
+@where(splits_logits)
 def test_contributions_summed_over_the_keys_are_the_heads_row_of_logit_attrs(run: Run):
     for correct, incorrect in ((3, 5), (3, None)):
         explorer = attention(run.cache, batch=2, correct=correct, incorrect=incorrect)
@@ -123,9 +137,9 @@ def test_padding_is_masked_whether_scores_or_a_mask_say_so(run: Run):
     for layer in range(run.cfg.n_layers):
         np.testing.assert_array_equal(by_scores.values(layer, 0), by_mask.values(layer, 0))
         assert np.isnan(by_mask.values(layer, 0)[2:, :2]).all()
-    assert by_mask.runs[0].padding == [0, 1]
-    assert by_mask.runs[0].first == 2
-    assert payload(page_of(by_mask))["padding"] == [0, 1]
+    assert only_stack(by_mask).runs[0].padding == [0, 1]
+    assert only_stack(by_mask).runs[0].ends == (2, 6)
+    assert stack_of(page_of(by_mask))["padding"] == [[0, 1], [0, 1]]
 
 
 def test_padding_is_that_of_the_sequence_shown(plain: Run):
@@ -135,9 +149,9 @@ def test_padding_is_that_of_the_sequence_shown(plain: Run):
     with torch.no_grad():
         _, bare = plain.model.run_with_cache(plain.tokens, None, [("pattern", 1)], attention_mask=mask)
     explorers = [attention(bare, batch=i) for i in range(3)]
-    assert [one.runs[0].padding for one in explorers] == [[0, 1, 2], [], [mask.shape[1] - 1]]
-    assert [one.runs[0].first for one in explorers] == [3, 0, 0]
-    assert attention(bare, batch=-3).runs[0].padding == [0, 1, 2]
+    assert [only_stack(one).runs[0].padding for one in explorers] == [[0, 1, 2], [], [mask.shape[1] - 1]]
+    assert [only_stack(one).runs[0].ends for one in explorers] == [(3, 6), (0, 6), (0, 5)]
+    assert only_stack(attention(bare, batch=-3)).runs[0].padding == [0, 1, 2]
 
 
 def test_attention_to_later_keys_by_a_hook_is_shown_and_said():
@@ -150,7 +164,7 @@ def test_attention_to_later_keys_by_a_hook_is_shown_and_said():
         cache = cache_of(model, 5)
     explorer = attention(cache)
     assert "later keys" in repr(explorer)
-    assert not payload(page_of(explorer))["causal"]
+    assert not stack_of(page_of(explorer))["causal"]
     np.testing.assert_allclose(explorer.values(1, 0), np.full((5, 5), 0.2), rtol=1e-6)
     assert np.isnan(explorer.values(0, 0)[0, 1:]).all()
 
@@ -158,9 +172,9 @@ def test_attention_to_later_keys_by_a_hook_is_shown_and_said():
 def test_a_cache_of_some_layers_shows_these_and_says_so():
     cache = cache_of(small(4), names_filter=[("pattern", 1), ("pattern", 3)])
     explorer = attention(cache, scores={"s": torch.rand(4, 3)})
-    assert payload(page_of(explorer))["layers"] == [1, 3]
+    assert stack_of(page_of(explorer))["layers"] == [1, 3]
     assert "not shown: 0, 2." in repr(explorer)
-    assert "Value-weighted attention is not offered" in repr(explorer)
+    assert "the cache lacks hook_v" in only_stack(explorer).describe(0, [only_stack(explorer).queries])["why"][1]
     explorer.values(-1, 2)
     with pytest.raises(ConfigError, match="layer = 2 is not in the cache; allowed: 1, 3"):
         explorer.values(2, 0)
@@ -192,13 +206,13 @@ def test_what_the_page_carries_decodes_to_the_patterns(dir: str, n: int, levels:
     explorer = attention(cache)
     meta = payload(page_of(explorer))
     assert meta["levels"] == levels
-    raw = zlib.decompress(base64.b64decode(meta["data"]))
+    raw = zlib.decompress(base64.b85decode(meta["stacks"][0]["data"].replace(".", "<")))
     cells = n * (n + 1) // 2 if dir == "causal" else n * n
     kind = np.dtype("<u2" if levels == 65534 else "u1")
     codes = np.frombuffer(raw[len(raw) - 6 * cells * kind.itemsize :], kind).reshape(2, 3, cells)
     keys, queries = np.triu_indices(n) if dir == "causal" else np.indices((n, n)).reshape(2, -1)
     for layer in range(2):
-        wanted = explorer.runs[0].pattern[layer][:, queries, keys]
+        wanted = only_stack(explorer).runs[0].pattern[layer][:, queries, keys]
         assert np.abs((codes[layer] / levels) ** 2 - wanted).max() < 1 / levels
 
 
@@ -225,12 +239,12 @@ def test_144_heads_of_128_tokens_take_at_most_1_3_megabytes(sharpness: float, tm
     explorer = attention(cache, [" token"] * 128, scores, correct=1, incorrect=2)
     explorer.to_html(tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size <= 1_300_000
-    assert explorer.left_out == []
+    assert explorer.pooled == []
 
 
-def test_the_script_is_at_most_25_kilobytes_and_names_no_address():
-    assert len(packing.source("explorer.js").encode()) <= 25_000
-    assert addresses(packing.source("explorer.js") + packing.source("explorer.css")) == []
+def test_the_script_is_at_most_40_kilobytes_and_names_no_address():
+    assert len(packing.source(*packing.SCRIPTS).encode()) <= 40_000
+    assert addresses(packing.source(*packing.SCRIPTS, "explorer.css")) == []
 
 
 def addresses(text: str) -> list[str]:
@@ -265,24 +279,42 @@ def test_other_data_have_another_id():
 
 
 @pytest.mark.parametrize("scored", [True, False])
-def test_a_page_stays_within_its_budget_and_says_what_it_left_out(scored: bool, tmp_path: Path):
+def test_a_page_stays_within_its_budget_and_says_what_it_pooled(scored: bool, tmp_path: Path):
     cache = random_patterns(4, 6, 64, 1.0)
     scores = {"induction": torch.rand(4, 6), "previous": torch.rand(4, 6)} if scored else None
     budget = 90_000
     explorer = attention(cache, scores=scores, page_bytes=budget, head=(2, 3))
     explorer.to_html(tmp_path / "page.html")
     assert budget - 6_000 < (tmp_path / "page.html").stat().st_size <= budget
-    assert 0 < len(explorer.left_out) < 24
-    assert (2, 3) not in explorer.left_out
-    assert f"{len(explorer.left_out)} of 24 heads" in repr(explorer)
+    assert 0 < len(explorer.pooled) < 24
+    gone_at = [(layer, head) for _, layer, head in explorer.pooled]
+    assert (2, 3) not in gone_at
+    assert f"{len(explorer.pooled)} of 24 heads" in repr(explorer)
     assert "0.09 MB" in payload(page_of(explorer))["notes"][0]
     if scores is not None:
         worth = torch.stack(list(scores.values())).amax(0)
-        gone = torch.tensor([worth[at].item() for at in explorer.left_out])
-        assert gone.max() <= min(
-            w for at, w in np.ndenumerate(worth.numpy()) if at not in explorer.left_out and at != (2, 3)
-        )
-    explorer.values(*explorer.left_out[0])  # Python still has it
+        gone = torch.tensor([worth[at].item() for at in gone_at])
+        assert gone.max() <= min(w for at, w in np.ndenumerate(worth.numpy()) if at not in gone_at and at != (2, 3))
+    explorer.values(*gone_at[0])  # Python still has it
+
+
+def test_every_head_is_compressed_once_whether_it_fits_or_not(monkeypatch: pytest.MonkeyPatch):
+    cache, seen, segment = random_patterns(4, 6, 64, 1.0), [], packing.segment
+    monkeypatch.setattr(packing, "segment", lambda data: seen.append(data) or segment(data))
+    whole = 64 * 65 // 2
+    for budget in (8_000_000, 90_000):
+        seen.clear()
+        pooled = attention(cache, page_bytes=budget).pooled
+        assert len(seen) == len(set(seen))
+        assert 24 - len(pooled) <= sum(len(data) == 2 * whole or len(data) == whole for data in seen) <= 24
+
+
+def test_the_text_of_the_data_is_pythons_base_85_but_for_a_sign():
+    for n in (0, 1, 2, 3, 4, 5, 1001):
+        data = np.random.default_rng(n).integers(256, size=n, dtype=np.uint8).tobytes()
+        text = packing.base85(data)
+        assert "<" not in text
+        assert base64.b85decode(text.replace(".", "<")) == data
 
 
 def test_a_budget_that_holds_no_head_is_refused():
@@ -300,7 +332,7 @@ def test_hostile_tokens_and_names_cannot_become_markup(tmp_path: Path):
     assert "alert(1)</script>" not in page
     assert "<img src=x" not in page
     assert page.count("</script>") == 2
-    assert payload(page)["tokens"][0] == HOSTILE[0]
+    assert payload(page)["texts"][0]["tokens"][0] == HOSTILE[0]
     for head in (None, 0):
         explorer.to_svg(tmp_path / "x.svg", head, head)
         ElementTree.fromstring((tmp_path / "x.svg").read_bytes())
@@ -315,13 +347,15 @@ def test_labels_come_from_strings_text_or_ids(as_installed: None):
     words_of = ["the", "cat", "the", "cat"]
     several: list[Any] = [words_of, "the cat the cat", ids, ids[0], ids[0].tolist(), ids.numpy(), list(ids[0].numpy())]
     for tokens in [*several, (word for word in words_of)]:
-        assert attention(cache, tokens).tokens == [["the", "cat", "the", "cat"]]
-    assert attention(cache).tokens == [["0", "1", "2", "3"]]
-    assert attention(cache_of(small(), 3), torch.tensor([7, 8, 9])).tokens == [["7", "8", "9"]]  # no tokenizer
+        assert only_stack(attention(cache, tokens)).keys.labels == [["the", "cat", "the", "cat"]]
+    assert only_stack(attention(cache)).keys.labels == [["0", "1", "2", "3"]]
+    assert only_stack(attention(cache_of(small(), 3), torch.tensor([7, 8, 9]))).keys.labels == [
+        ["7", "8", "9"]
+    ]  # no tokenizer
 
 
 def test_tokens_that_differ_in_white_space_only_keep_labels_of_their_own():
-    labels = attention(cache_of(small(), 5), ["a", " a", "a ", "a\n", "a"]).tokens[0]
+    labels = only_stack(attention(cache_of(small(), 5), ["a", " a", "a ", "a\n", "a"])).keys.labels[0]
     assert labels == ["a", "·a", "a·", "a⏎", "a"]
 
 
@@ -331,11 +365,10 @@ def test_tokens_that_differ_in_white_space_only_keep_labels_of_their_own():
 def test_an_xarray_dataset_is_a_mapping_of_scores_in_any_order_of_its_axes():
     values = np.random.default_rng(0).random((2, 3)).astype(np.float32)
     dataset = xr.Dataset({"induction": (("head", "layer"), values.T)})
-    explorer = attention(cache_of(small()), scores=dataset)  # pyright: ignore[reportArgumentType]
-    assert np.array_equal(explorer.scores[0].values, values)
+    explorer = attention(cache_of(small()), scores=dataset)
+    assert np.array_equal(only_stack(explorer).scores[0].values, values)
     best = np.unravel_index(values.argmax(), values.shape)
     assert f"induction: L{best[0]}H{best[1]}" in repr(explorer)
-    assert payload(page_of(explorer))["head"] == values.argmax()
 
 
 def test_a_labelled_score_is_read_by_its_labels():
@@ -343,9 +376,9 @@ def test_a_labelled_score_is_read_by_its_labels():
     labelled = xr.DataArray(values, dims=("layer", "head"), coords={"layer": [0, 1], "head": [0, 1, 2]})
     cache = cache_of(small())
     turned = attention(cache, scores={"s": labelled.isel(layer=[1, 0], head=[2, 0, 1])})
-    assert np.array_equal(turned.scores[0].values, values)
+    assert np.array_equal(only_stack(turned).scores[0].values, values)
     some = ActivationCache({n: v for n, v in cache.items() if n.startswith("blocks.1.attn.hook_pattern")}, cache.model)
-    assert np.array_equal(attention(some, scores={"s": labelled}).scores[0].values, values[1:])
+    assert np.array_equal(only_stack(attention(some, scores={"s": labelled})).scores[0].values, values[1:])
     with pytest.raises(ShapeError, match="'s' has no layer 0"):
         attention(cache, scores={"s": labelled.sel(layer=[1])})
 
@@ -354,27 +387,25 @@ def test_spaces_in_the_name_of_a_score_stay_spaces():
     assert "my score: L0H0" in repr(attention(cache_of(small()), scores={"my score": np.ones((2, 3))}))
 
 
+def test_the_summary_has_scores_as_the_page_has_them_and_zeros_without_a_sign():
+    values = np.array([[-0.0, -0.004, 0.9], [0.004, -0.25, 0.0]])
+    said = repr(attention(cache_of(small()), scores={"small": values, "none": values * 0, "large": values * 14_000}))
+    assert "small: L0H2 +0.90, L1H1 \u22120.25, L0H1 0.00, L1H0 +0.00, L0H0 0.00" in said
+    assert "none: L0H0 0.00, L0H1 0.00, L0H2 0.00, L1H0 0.00, L1H1 0.00" in said
+    assert "large: L0H2 +12600, L1H1 \u22123500, L0H1 \u221256, L1H0 +56, L0H0 0" in said
+    huge = repr(attention(cache_of(small()), scores={"huge": np.full((2, 3), 1e30)}))
+    assert "huge: L0H0 1e+30, L0H1 1e+30" in huge
+
+
 def test_badges_have_the_shortest_names_that_tell_them_apart():
     names = ["previous", "prefix", "Induction", "first"]
     explorer = attention(cache_of(small()), scores={name: np.zeros((2, 3)) for name in names})
-    assert [score.short for score in explorer.scores] == ["Prev", "Pref", "I", "F"]
+    assert [score.short for score in only_stack(explorer).scores] == ["Prev", "Pref", "I", "F"]
 
 
 @pytest.mark.parametrize("colour", still.SCORE_COLORS)
 def test_white_text_on_a_badge_has_contrast(colour: str):
     assert contrast("#ffffff", colour) >= 4.5
-
-
-def contrast(one: str, other: str) -> float:
-    """WCAG 2.1's contrast ratio."""
-
-    def luminance(colour: str) -> float:
-        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -401,7 +432,7 @@ def test_scores_of_a_dataset_say_which_prompts_they_are_of():
         (of_weights, []),
         ({"induction": on_repeats["induction"]}, []),
     ):
-        explorer = attention(cache, scores=scores)  # pyright: ignore[reportArgumentType]
+        explorer = attention(cache, scores=scores)
         assert payload(page_of(explorer))["notes"] == said
         assert [line for line in repr(explorer).splitlines() if line.startswith("Scores: ")] == said
 
@@ -412,7 +443,7 @@ def test_scores_of_a_dataset_say_which_prompts_they_are_of():
 def test_the_title_is_the_text_unless_another_is_given():
     model = induction_model()
     _, cache = model.run_with_cache("!abacb")
-    size = "Attention of 2 layers x 1 heads over 6 tokens"
+    size = "Attention of 2 layers x 1 head over 6 tokens"
     for explorer, title in (
         (attention(cache, "!abacb"), "Attention on “!abacb”"),
         (attention(cache, "!abacb", title="Induction, by hand"), "Induction, by hand"),
@@ -435,8 +466,33 @@ def test_a_title_and_a_note_that_are_markup_stay_text(tmp_path: Path):
         ElementTree.fromstring((tmp_path / "x.svg").read_bytes())
 
 
-def test_contributions_at_first_are_those_of_the_head_that_adds_most_at_the_last_position(plain: Run):
-    explorer = attention(plain.cache, correct=3, incorrect=5, kind="contribution", scores={"s": plain_scores(plain)})
+def test_the_head_at_first_looks_somewhere_on_this_text_and_not_only_at_the_first_token_or_its_own():
+    model = small(1, 4)
+    tokens = torch.arange(6)[None]
+    with torch.no_grad():
+        _, cache = model.run_with_cache(tokens)
+    pattern = torch.zeros(1, 4, 6, 6)
+    pattern[..., 0] = 1  # every head looks at the first token ...
+    pattern[0, 2, 1:] = torch.eye(6)[:5]  # ... but for this one, which looks at the previous
+    pattern[0, 1, 5] = torch.tensor([0.4, 0, 0.6, 0, 0, 0])
+    pattern[0, 3] = torch.eye(6)  # one that only stays where it is
+    held = ActivationCache(dict(cache) | {"blocks.0.attn.hook_pattern": pattern}, cache.model)
+    elsewhere = {"induction": np.array([[0.9, 0.8, 0.1, 0.7]])}  # of other prompts
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({}, 2),
+        ({"scores": elsewhere}, 1),
+        ({"scores": elsewhere, "sort_by": "induction"}, 0),
+        ({"lock_query": 5}, 2),
+        ({"lock_query": 5, "lock_key": 2}, 1),
+        ({"lock_key": 2}, 2),
+        ({"scores": elsewhere, "head": (0, 3)}, 3),
+    ]
+    for options, head in cases:
+        assert stack_of(page_of(attention(held, **options)))["head"] == head, options
+
+
+def test_a_run_with_answers_opens_on_contributions_of_the_head_that_adds_most_at_the_last_position(plain: Run):
+    explorer = attention(plain.cache, correct=3, incorrect=5, scores={"s": plain_scores(plain)})
     meta = payload(page_of(explorer))
     rows = plain.cache.logit_attrs(plain.cache.stack_head_results(), 3, 5)
     sums = [
@@ -445,10 +501,12 @@ def test_contributions_at_first_are_those_of_the_head_that_adds_most_at_the_last
         for head in range(plain.cfg.n_heads)
     ]
     assert meta["kind"] == 2
-    assert meta["head"] == int(np.abs(sums).argmax())
-    assert payload(page_of(attention(plain.cache, correct=3, incorrect=5)))["kind"] == 0
+    assert meta["stacks"][0]["head"] == int(np.abs(sums).argmax())
+    assert payload(page_of(attention(plain.cache, correct=3, incorrect=5)))["kind"] == 2
+    assert payload(page_of(attention(plain.cache, correct=3, incorrect=5, kind="attention")))["kind"] == 0
+    assert payload(page_of(attention(plain.cache)))["kind"] == 0
     chosen = attention(plain.cache, correct=3, incorrect=5, kind="contribution", head=(1, 2))
-    assert payload(page_of(chosen))["head"] == plain.cfg.n_heads + 2
+    assert stack_of(page_of(chosen))["head"] == plain.cfg.n_heads + 2
 
 
 def plain_scores(run: Run) -> np.ndarray:
@@ -512,7 +570,7 @@ def test_svg_files_hold_every_token_and_the_summary(tmp_path: Path):
     explorer = attention(cache_of(small(), 3), ["<a>", " b", "c&d"], {"induction": np.eye(2, 3)})
     explorer.to_svg(tmp_path / "head.svg", 1, 2)
     texts = [node.text for node in ElementTree.parse(tmp_path / "head.svg").iter() if node.tag.endswith("text")]
-    assert texts == ["L1H2", "<a>", "<a>", "·b", "·b", "c&d", "c&d"]
+    assert texts == ["L1H2", "<a>", "·b", "c&d", "<a>", "·b", "c&d"]
     explorer.to_svg(tmp_path / "map.svg")
     assert "induction: L0H0 1.00" in (tmp_path / "map.svg").read_text(encoding="utf-8")
 
@@ -548,9 +606,9 @@ def test_the_widget_carries_the_same_script_and_data():
     pytest.importorskip("anywidget")
     explorer = attention(cache_of(small()))
     widget = explorer.widget()
-    assert packing.source("explorer.js") in str(widget._esm)
+    assert packing.source(*packing.SCRIPTS) in str(widget._esm)
     assert widget._meta == payload(page_of(explorer))
-    assert widget.selection == {"layer": None, "head": None, "query": None, "key": None}
+    assert widget.selection == {"stack": None, "layer": None, "head": None, "query": None, "key": None}
 
 
 # ---------------------------------------------------------------------------------------------- errors
@@ -585,7 +643,7 @@ REFUSED: dict[str, tuple[Callable[[ActivationCache], Any], type[InterpError], st
     "no numbers": (lambda c: attention(c, scores={"s": "x"}), ShapeError, "'s': values of dtype"),
     "ragged": (lambda c: attention(c, scores={"s": [[1, 2, 3], [1]]}), ShapeError, "'s': values of unequal"),
     "complex": (lambda c: attention(c, scores={"s": 1j * np.ones((2, 3))}), ShapeError, "'s': values of dtype complex"),
-    "name twice": (lambda c: attention(c, scores={1: np.eye(2, 3), "1": np.eye(2, 3)}), ConfigError, "called '1'"),  # pyright: ignore
+    "name twice": (lambda c: attention(c, scores={1: np.eye(2, 3), "1": np.eye(2, 3)}), ConfigError, "called '1'"),
     "sort": (
         lambda c: attention(c, scores={"induction": np.eye(2, 3)}, sort_by="inducton"),
         ConfigError,
@@ -658,4 +716,20 @@ def test_patterns_of_half_precision_are_drawn(dtype: torch.dtype):
 def test_one_token_is_a_text():
     explorer = attention(cache_of(small(), 1), ["x"])
     assert explorer.values(0, 0).tolist() == [[1.0]]
-    assert explorer.runs[0].first == 0
+    assert only_stack(explorer).runs[0].ends[0] == 0
+
+
+def test_scores_of_one_prompt_are_badges_without_their_standard_errors_and_undefined_ones_say_why():
+    model = HookedTransformer(TransformerConfig(n_layers=2, d_model=8, n_heads=2, n_ctx=8, d_vocab=9, seed=0))
+    _, cache = model.run_with_cache([1, 2, 3, 1, 2])
+    scores = head_scores_of(cache, [1, 2, 3, 1, 2])
+    assert scores["first_token_se"].isnull().all()  # of a single prompt
+    shown = [score["name"] for score in payload(page_of(attention(cache, scores=scores)))["stacks"][0]["scores"]]
+    assert shown == [name for name in map(str, scores) if not name.endswith("_se")]
+    mine = {"mine_se": np.eye(2), "mine": np.eye(2)}  # of one's own, every one is a score
+    assert len(payload(page_of(attention(cache, scores=mine)))["stacks"][0]["scores"]) == 2
+    _, unrepeated = model.run_with_cache([1, 2, 3, 4, 5])
+    with pytest.raises(
+        RangeError, match=r"'duplicate_token' has entries that are NaN .*: no prompt has .*; leave it out"
+    ):
+        attention(unrepeated, scores=head_scores_of(unrepeated, [1, 2, 3, 4, 5]))

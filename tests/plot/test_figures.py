@@ -9,6 +9,7 @@ import torch
 
 from interp import ConfigError, RangeError, ShapeError, TokenError
 from interp.plot import figures
+from interp.plot.style import LETTER
 
 
 def trace(figure: go.Figure, number: int = 0) -> Any:
@@ -297,3 +298,41 @@ def test_drawing_changes_no_plotly_default():
     figures.pattern(torch.eye(2), ["a", "b"])
     figures.curves({"a": ([0, 1], [0, 1])})
     assert (plotly.io.templates.default, plotly.io.renderers.default) == before
+
+
+# ---------------------------------------------------------------------- a screen, tools, wide letters
+
+
+def test_a_map_of_many_layers_fits_a_screen_and_its_rows_keep_their_labels():
+    for n in (30, 48, 80):
+        figure = figures.heatmap(
+            torch.rand(n, 12), range(n), [f"token {i}" for i in range(12)], title="A title\nand a line", x="x"
+        )
+        layout = figure.layout
+        inside = layout.height - layout.margin.t - layout.margin.b
+        assert layout.height <= 720 and inside / len(layout.yaxis.tickvals) >= 14
+    text = [["word"] * 3] * 60
+    assert (
+        figures.heatmap(torch.rand(60, 3), range(60), range(3), text=text).layout.height >= 60 * 18
+    )  # no text over another
+
+
+def test_no_title_reaches_under_the_tools_at_the_right():
+    long = "a long title of many words that goes on " * 3
+    for figure in (
+        figures.heatmap(torch.rand(3, 3), range(3), range(3), title=long),
+        figures.bars(torch.rand(3), range(3), title=long),
+        figures.curves({"a": ([1, 2], [1, 2])}, title=long),
+        figures.table({"a": [1, 2]}, title=long),
+        figures.eigenvalues(torch.rand(3), title=long),
+    ):
+        longest = max(map(len, figure.layout.title.text.split("<br>")))
+        assert 9 * longest <= figure.layout.width - 110 or longest <= 16
+        assert "zoomin" in [tool.lower() for tool in figure.layout.modebar.remove]
+
+
+def test_letters_that_are_two_wide_have_twice_the_room_at_the_side():
+    wide, narrow = (
+        figures.heatmap(torch.rand(2, 2), [name, "a"], range(2)).layout.margin.l for name in ("\u6f22" * 20, "k" * 20)
+    )
+    assert wide - narrow == LETTER * 20

@@ -1,7 +1,10 @@
 """Figures of results: what they show, in which order, under which words; on real results of small models."""
 
+import base64
 import itertools
+import json
 import math
+import zlib
 from typing import Any
 
 import networkx
@@ -30,6 +33,8 @@ from interp.metrics.kinds import Logit, LogitDifference
 from interp.patching.path_sweeps import path_sweep
 from interp.patching.sweeps import sweep, sweep_sites
 from interp.plot import figures
+from interp.plot.heatmaps import LABELLED_MAPS
+from interp.plot.light import light_figure
 from interp.plot.style import NEGATIVE, POSITIVE
 from interp.weights import composition_scores, ov_circuit, singular_directions, top_entries
 
@@ -76,8 +81,30 @@ def test_every_head_of_a_layer_has_a_map_on_one_scale(heads: int):
     assert {one.coloraxis for one in traces(figure)} == {"coloraxis"}
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 1)
     assert [note.text for note in figure.layout.annotations] == [f"head {i}" for i in range(heads)]
-    assert list(figure.layout.xaxis.ticktext)[:2] == ["key 0: “&lt;/script&gt;&lt;b&gt;”", "key 1: “a”"]
+    hovers = figure.layout.xaxis.ticktext if heads > LABELLED_MAPS else trace(figure).customdata[0, :, 1]
+    assert list(hovers)[:2] == ["key 0: “&lt;/script&gt;&lt;b&gt;”", "key 1: “a”"]
     assert "<b>" not in texts(figure)
+
+
+def test_a_few_maps_of_few_cells_have_their_labels_at_the_sides():
+    tokens = ["the", "chicken", "did", "not", "cross"]
+    figure = figures.patterns(torch.eye(5).expand(6, 5, 5), tokens)
+    for axis in (figure.layout.xaxis, figure.layout.xaxis6):
+        assert list(axis.ticktext) == tokens and axis.showticklabels is not False and axis.tickangle == -60
+    assert (figure.layout.xaxis.title.text, figure.layout.xaxis6.title.text) == (None, "key")
+    of_first, of_second = figure.layout.yaxis, figure.layout.yaxis2
+    assert list(of_first.ticktext) == tokens and (of_first.showticklabels, of_first.title.text) == (True, "query")
+    assert (of_second.showticklabels, of_second.title.text) == (False, None)
+    assert figures.patterns(torch.eye(3)[None], list("abc")).layout.xaxis.tickangle == 0
+    room = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
+    first, below = figure.layout.yaxis.domain, figure.layout.yaxis5.domain
+    assert (first[0] - below[1]) * room >= 40 + 7 * len("chicken")  # the labels, and the name of the next map
+
+
+def test_maps_whose_labels_have_no_room_name_their_cells_under_the_pointer_alone():
+    for n_maps, n in ((LABELLED_MAPS + 1, 3), (2, 40)):
+        axis = figures.patterns(torch.eye(n).expand(n_maps, n, n), ["word"] * n).layout.xaxis
+        assert axis.showticklabels is False and list(axis.ticktext)[:1] == ["key 0: “word”"]
 
 
 def test_more_heads_make_a_higher_figure():
@@ -115,14 +142,14 @@ def test_a_sweep_shows_its_change_from_the_run_as_it_is(swept: xr.DataArray):
     assert f"{float(swept[1, 2]):.4f}" in cell[2]
     assert "resid_pre, denoising" in figure.layout.title.text
     ends = f"{swept.attrs['baseline']:.3g} corrupted, {swept.attrs['target']:.3g} clean"
-    assert ends in figure.layout.title.subtitle.text.replace("<br>", " ")
+    assert ends in figure.layout.title.subtitle.text.replace("<br>", "")
 
 
 def test_a_noising_sweep_says_that_the_clean_prompt_is_the_one_that_runs(model: HookedTransformer):
     result = sweep(model, [OTHER, TEXT], [TEXT, OTHER], Logit("a"), direction="noising", progress=False)
     figure = figures.sweep(result)
     ends = f"{result.attrs['baseline']:.3g} clean, {result.attrs['target']:.3g} corrupted"
-    assert ends in figure.layout.title.subtitle.text.replace("<br>", " ")
+    assert ends in figure.layout.title.subtitle.text.replace("<br>", "")
     assert figure.layout.xaxis.title.text == "position (tokens of the clean prompts)"
 
 
@@ -184,9 +211,9 @@ def test_variables_of_a_sweep_of_sites_and_path_sweeps_are_sweeps_too(model: Hoo
         figures.sweep(both)  # pyright: ignore[reportArgumentType]
     paths = path_sweep(model, OTHER, TEXT, Logit("a"), "L2H1.q", progress=False)
     assert np.isnan(trace(figures.sweep(paths)).z[2]).all()
-    assert figures.sweep(paths).layout.title.text.replace("<br>", " ").startswith("Paths to L2H1.q (direct")
+    assert figures.sweep(paths).layout.title.text.replace("<br>", "").startswith("Paths to L2H1.q (direct")
     frozen = path_sweep(model, OTHER, TEXT, Logit("a"), ["L1H0.q", "L2H1.k"], mlps="frozen", progress=False)
-    title = figures.sweep(frozen).layout.title.text.replace("<br>", " ")
+    title = figures.sweep(frozen).layout.title.text.replace("<br>", "")
     assert title == "Paths to L1H0.q L2H1.k (direct), noising"
 
 
@@ -227,7 +254,7 @@ def test_the_lens_names_the_best_token_in_each_cell_and_ranks_the_rest(model: Ho
         assert f"KL {float(result['kl'][layer, pos]):.3f}" in note
     assert HOSTILE not in texts(figure)
     best = {str(token) for token in result["top_token"].to_numpy()[..., 0].ravel()}
-    assert len({str(text) for text in np.asarray(trace(figure).text).ravel()}) == len(best)
+    assert len({str(text) for text in trace(figure, 1).text}) == len(best)
 
 
 def test_the_lens_can_be_coloured_by_divergence(model: HookedTransformer):
@@ -239,6 +266,11 @@ def test_the_lens_can_be_coloured_by_divergence(model: HookedTransformer):
 
 def test_a_lens_of_one_position_or_several_texts(model: HookedTransformer, as_installed: None):
     assert trace(figures.lens(logit_lens(model, TEXT, pos=-1, progress=False))).z.shape == (4, 1)
+    whole = logit_lens(model, TEXT, progress=False)
+    of_layer = trace(figures.lens(whole.isel(layer=1)))
+    assert np.array_equal(of_layer.z, trace(figures.lens(whole)).z[1:2])
+    with pytest.raises(ConfigError, match="an axis `top`"):
+        figures.lens(whole.isel(top=1))
     with pytest.raises(ShapeError, match=r"isel\(prompt=0\)"):
         figures.lens(logit_lens(model, [TEXT, OTHER], progress=False))
     with pytest.raises(ConfigError, match="top_k="):
@@ -259,6 +291,20 @@ def test_contributions_are_signed_bars_in_the_models_order_that_sum_to_the_logit
     assert "logit 'a' \u2212 logit 'b'" in figure.layout.title.text
     rows = cache.logit_attrs(cache.decompose_resid(), "a", "b")
     assert np.allclose(trace(figures.contributions(rows, pos=-1, prompt=0)).x, bars.x, atol=1e-5)
+
+
+def test_contributions_of_rows_name_the_answers_as_those_of_an_attribution_do(model: HookedTransformer):
+    _, cache = model.run_with_cache(TEXT)
+    for answers in (("a", "b"), ("a",), (torch.tensor([1]), np.array([2])), ([1], 2)):
+        rows = cache.logit_attrs(cache.decompose_resid(), *answers)
+        drawn = figures.contributions(rows, prompt=0, pos=-1).layout.title.text
+        found = direct_attribution(cache, *answers, pos=-1)
+        assert drawn.split(":")[0] == figures.contributions(found).layout.title.text.split(":")[0]
+        assert "(difference)" not in drawn
+    assert (
+        "a logit (difference)"
+        in figures.contributions(LogitAttribution(rows.values, rows.labels), pos=-1).layout.title.text
+    )
 
 
 def test_contributions_of_heads_show_the_largest_and_the_others_together(model: HookedTransformer):
@@ -312,7 +358,7 @@ def test_a_score_of_all_heads_is_a_map_with_its_error_under_the_pointer(model: H
     assert np.array_equal(trace(figure).z, scores["induction"].to_numpy().astype(np.float32))
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 1)
     assert trace(figure).customdata[2, 1][2].startswith("L2H1")
-    assert "prefix matching" in figure.layout.title.subtitle.text.replace("<br>", " ")
+    assert "prefix matching" in figure.layout.title.subtitle.text.replace("<br>", "")
     copying = figures.head_scores(scores, "copying")
     assert (copying.layout.coloraxis.cmin, copying.layout.coloraxis.cmid) == (-1, 0)
     assert trace(figures.head_scores(scores["copying"])).z.shape == (3, 4)
@@ -376,9 +422,7 @@ def test_rows_of_a_token_table_carry_the_tokens_they_were_chosen_for(model: Hook
     figure = figures.token_table(entries, model, "OV", rows=ids)
     assert list(figure.layout.yaxis.ticktext) == ["g", "a", "b"]
     best = int(circuit.dense()[0].argmax())
-    assert WORDS[best].strip() in np.asarray(trace(figure).text)[0, 0].replace("·", "").replace("&lt;", "<").replace(
-        "&gt;", ">"
-    )
+    assert WORDS[best].strip() in trace(figure, 1).text[0].replace("·", "").replace("&lt;", "<").replace("&gt;", ">")
     with pytest.raises(ShapeError, match="rows of shape"):
         figures.token_table(entries, model, rows=[1])
     with pytest.raises(ConfigError, match="top_entries returns"):
@@ -577,6 +621,28 @@ def test_figures_grow_with_what_is_in_them():
     for draw in (
         lambda n: figures.bars(torch.ones(n), ["a"] * n),
         lambda n: figures.table({"a": ["x"] * n}),
-        lambda n: figures.heatmap(torch.ones(n, 2), ["a"] * n, ["b", "c"]),
+        lambda n: figures.heatmap(torch.ones(n, 2), ["a"] * n, ["b", "c"], max_height=2_000),
     ):
         assert heights(draw) == sorted(set(heights(draw)))
+
+
+def test_notes_say_small_and_large_numbers_by_their_powers_of_ten_and_zeros_without_a_sign():
+    sizes = np.array([-2e-5, 0.0, 0.25, 3e12])
+    about = {"baseline": 0.0, "values": "metric", "metric": "a {name} of %{z:.4f}"}
+    over_layers = xr.DataArray(sizes, dims="layer", attrs=about, name="value")
+    figure = figures.sweep(over_layers.assign_coords(ci_low=("layer", -sizes), ci_high=("layer", sizes)))
+    notes = json.loads(zlib.decompress(base64.b64decode(light_figure(figure, "f").split('data-notes="')[1]
+                                                                .split('"')[0])))  # fmt: skip
+    said = [text.replace("\n", "; ") for text in notes["texts"]]
+    ends = ["2.00e-05 to -2.00e-05", "0.0000 to 0.0000", "-0.2500 to 0.2500", "-3.00e+12 to 3.00e+12"]
+    for i, shown in enumerate(["-2.00e-05", "0.0000", "0.2500", "3.00e+12"]):
+        named = f"{i}; a {{name}} of %{{z:.4f}} {shown}; 95 % interval {ends[i]}; change {shown}"
+        assert said[i] == named
+
+
+def test_a_number_that_a_figure_cannot_hold_is_refused_and_not_left_blank():
+    for values in (np.array([1.0, -1e300]), np.array([1e39, np.inf])):
+        for draw in (lambda given: figures.bars(given, ["a", "b"]), lambda given: figures.array(xr.DataArray(given))):
+            with pytest.raises(RangeError, match=r"values of size up to 1e\+3.*numbers up to 3.4e\+38"):
+                draw(values)
+    figures.bars(np.array([np.inf, np.nan, 3e38]), list("abc"))

@@ -105,10 +105,57 @@ def test_what_is_no_id_is_a_short_error_of_ours_everywhere(model: HookedTransfor
 def test_lists_of_unequal_length_and_batches_where_one_sequence_is_needed_are_errors(model: HookedTransformer):
     with pytest.raises(ShapeError, match="2 lists of different lengths"):
         model([[1, 2], [3]])
-    with pytest.raises(TokenError, match=r"shape \(2, 3\); take one of them at a time"):
-        model.to_string(torch.zeros(2, 3, dtype=torch.long))
-    with pytest.raises(TokenError, match="one of them at a time"):
-        model.to_str_tokens([[1], [2]])
+    for batch in ([[1], [2]], torch.zeros(2, 1, dtype=torch.long)):
+        with pytest.raises(TokenError, match=r"shape \(2, 1\); take one of them at a time"):
+            model.get_token_position("b", batch)
+
+
+BATCHES: list[Any] = [
+    [[1, 2], [3, 0]],
+    ((1, 2), range(3, -1, -3)),
+    np.array([[1, 2], [3, 0]], dtype=np.int16),
+    torch.tensor([[1, 2], [3, 0]], dtype=torch.int32),
+    [torch.tensor([1, 2]), np.array([3, 0])],
+]
+
+
+def test_a_batch_of_ids_in_every_form_comes_back_as_a_list_of_texts(model: HookedTransformer):
+    for codec in (model, Vocabulary(WORDS)):
+        for batch in BATCHES:
+            assert codec.to_string(batch) == ["bc", "da"]
+            assert codec.to_str_tokens(batch) == [["b", "c"], ["d", "a"]]
+        ragged = [[1, 2], torch.tensor([3]), np.array([], dtype=np.int64)]
+        assert codec.to_string(ragged) == ["bc", "d", ""]
+        assert codec.to_str_tokens(ragged) == [["b", "c"], ["d"], []]
+    assert Vocabulary(WORDS).decode(BATCHES[0]) == ["bc", "da"]
+    with pytest.raises(TokenError, match="token 11 is no token"):
+        model.to_string([[1, 2], [11]])
+
+
+def test_each_of_several_texts_has_its_tokens_without_padding():
+    codec = Tokenizer(byte_level().backend, bos="<end>", prepend_bos=True)
+    for texts in (["ab", "a"], ("ab", "a")):
+        assert codec.to_str_tokens(texts) == [["<end>", "a", "b"], ["<end>", "a"]]
+        assert codec.to_str_tokens(texts, prepend_bos=False) == [["a", "b"], ["a"]]
+    padded = codec.to_tokens(["ab", "a"], padding_side="right")
+    assert codec.to_str_tokens(padded) == [["<end>", "a", "b"], ["<end>", "a", "a"]]  # without a pad it is token 0
+    assert codec.to_str_tokens(["ab"]) == [["<end>", "a", "b"]] and codec.to_str_tokens([]) == []
+
+
+def test_each_of_several_texts_of_one_token_has_an_id(model: HookedTransformer):
+    for codec in (model, Vocabulary(WORDS)):
+        assert codec.to_single_token(["c", "a"]) == codec.to_single_token(("c", "a")) == [2, 0]
+        with pytest.raises(TokenError, match="'ab' is 2 tokens"):
+            codec.to_single_token(["c", "ab"])
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_ids_of_three_axes_and_sequences_among_ids_are_errors(model: HookedTransformer):
+    wrong: list[Any] = [torch.zeros(2, 3, 4, dtype=torch.long), [[1, 2], 3], [[[1]], [[1, 2]]]]
+    for given in wrong:
+        for take in (model.to_string, model.to_str_tokens, Vocabulary(WORDS).to_string):
+            with pytest.raises(InterpError):
+                take(given)
 
 
 def test_text_comes_back_from_ids_of_every_form(model: HookedTransformer):

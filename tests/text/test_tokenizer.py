@@ -97,11 +97,6 @@ def test_a_negative_id_is_an_error_that_names_its_place(plain: Tokenizer):
             method(torch.tensor([0, -1]))
 
 
-def test_two_sequences_are_not_one_text(plain: Tokenizer):
-    with pytest.raises(TokenError, match="one sequence"):
-        plain.to_string(torch.zeros(2, 3, dtype=torch.long))
-
-
 def sentencepiece() -> Tokenizer:
     """A tokenizer built as Llama 2's: spaces as blocks, unknown characters as bytes."""
     words = ["<unk>", BOS, EOS, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a", "ab", "▁ab"]

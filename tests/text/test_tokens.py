@@ -187,10 +187,9 @@ def test_a_text_that_is_no_token_where_one_is_needed_is_an_error(text: str):
         Vocabulary(WORDS).to_single_token(text)
 
 
-@pytest.mark.parametrize("ids", [torch.tensor([[1, 2], [3, 4]]), torch.tensor([1.7, 2.0])], ids=["batch", "floats"])
-def test_ids_that_are_not_one_sequence_of_integers_have_no_words(ids: torch.Tensor, as_installed: None):
-    with pytest.raises((TokenError, ShapeError)):
-        Vocabulary(WORDS).to_str_tokens(ids)
+def test_ids_that_are_no_integers_have_no_words(as_installed: None):
+    with pytest.raises(TokenError, match="token ids are integers"):
+        Vocabulary(WORDS).to_str_tokens(torch.tensor([1.7, 2.0]))
 
 
 # ---------------------------------------------------------------------------------------------- text into a model

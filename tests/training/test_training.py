@@ -7,12 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from grid import SMALL, Run, build, config, random_tensor, random_tokens
+from grid import SMALL, Run, build, config, random_tensor, random_tokens, run_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from interp import CheckpointError, ConfigError, HookedTransformer, RangeError, ShapeError, TokenError
+from interp import (
+    CheckpointError,
+    ConfigError,
+    HookedEncoderDecoder,
+    HookedTransformer,
+    RangeError,
+    ShapeError,
+    TokenError,
+)
+from interp.metrics import MaskedTokenLoss
 from interp.training.targets import source_of
 from interp.training.toy_data import Batch, iid_tokens, variable_offset_repeats
 from interp.training.trainer import Training, phase_change, train
@@ -36,7 +45,7 @@ def quick(model: HookedTransformer, steps: int = 3, **options: Any) -> Training:
 
 def test_gradients_flow_through_every_parameter(run: Run):
     model = run.fresh_model()
-    model(run.tokens, "loss").backward()
+    run.objective(model(run.tokens)).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         # A key bias adds the same to all scores of a query unless keys are rotated, normed or capped.
@@ -44,12 +53,25 @@ def test_gradients_flow_through_every_parameter(run: Run):
 
 
 def test_a_trained_model_saved_and_loaded_gives_the_same_bits(run: Run, tmp_path: Path):
-    data = [Batch(run.tokens, torch.zeros_like(run.tokens, dtype=torch.bool))]
+    labels = None if run.cfg.predicts_next_token else run.tokens.flip(1)
+    data = [Batch(run.tokens, torch.zeros_like(run.tokens, dtype=torch.bool), labels=labels)]
     trained = train(run.fresh_model(), lambda _: data[0], 2, lr=1e-2, progress=False).model
     trained.save_pretrained(tmp_path)
     loaded = HookedTransformer.from_pretrained(tmp_path)
     assert loaded.weights_hash() == trained.weights_hash() != run.model.weights_hash()
     assert torch.equal(loaded(run.tokens), trained(run.tokens))
+
+
+def test_a_batch_of_hidden_tokens_trains_a_masked_token_model():
+    run = run_of("bert_like")
+    hidden = torch.zeros(3, 7, dtype=torch.bool)
+    hidden[:, [1, 4]] = True
+    read = run.tokens.masked_fill(hidden, 0)
+    batch = Batch(read, labels=run.tokens, loss_mask=hidden)
+    done = train(run.fresh_model(), lambda _: batch, 20, lr=1e-2, warmup=0, progress=False)
+    first = MaskedTokenLoss(run.tokens.masked_fill(~hidden, -100))(run.model(read)).mean()
+    assert float(done.losses[0]) == pytest.approx(float(first.detach()), abs=1e-5)
+    assert done.losses[-1] < 0.5 * done.losses[0]
 
 
 def test_the_loss_falls_to_what_the_data_leaves_open():
@@ -420,3 +442,65 @@ def test_one_label_a_sequence_is_refused_for_a_sequence_that_ends_with_padding()
     expected = torch.nn.functional.cross_entropy(logits, labels).item()
     run = train(model, Batch(tokens, labels=labels, attention_mask=left), 1, progress=False)
     assert run.losses[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+# ---------------------------------------------------------------------- an encoder and a decoder
+
+
+def pair(**changes: Any) -> HookedEncoderDecoder:
+    stack = TOY | {"attn_only": False, "d_mlp": 16, "seed": 0} | changes
+    return HookedEncoderDecoder({"encoder": stack, "decoder": stack})
+
+
+def copies(generator: torch.Generator, n: int = 32) -> Batch:
+    """The target is the source, after the start token 0."""
+    source = torch.randint(1, 5, (n, 3), generator=generator)
+    return Batch(torch.cat([torch.zeros(n, 1, dtype=torch.long), source], dim=1), source=source)
+
+
+def test_an_encoder_and_a_decoder_learn_what_the_source_says():
+    done = train(pair(), copies, 200, lr=1e-2, warmup=20, progress=False)
+    assert done.losses[0] > 1.5 and float(done.losses[-20:].mean()) < 0.6
+    targets = copies(torch.Generator().manual_seed(1)).tokens
+    found = done.model.generate(targets[:, 1:], 3, progress=False).tokens
+    assert (found == targets).float().mean() > 0.7
+
+
+def test_the_loss_in_training_is_that_of_the_run_and_padding_of_source_and_target_counts_for_nothing():
+    batch, model = copies(torch.Generator().manual_seed(3), 4), pair()
+    mask = torch.tensor([[True, True, True], [False, True, True], [True, True, False], [False, True, False]])
+    targets = torch.tensor([[True] * 4, [True, True, True, False], [False, True, True, True], [True] * 4])
+    whole = Batch(batch.tokens, source=batch.source, source_mask=mask, attention_mask=targets)
+    want = float(model(batch.tokens[:, 1:], batch.tokens, "loss", source_mask=mask, target_mask=targets).detach())
+    for n, data in ((None, lambda _: whole), (4, whole)):
+        done = train(model, data, 1, batch_size=n, progress=False)
+        assert float(done.losses[0]) == pytest.approx(want, abs=1e-6)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_a_source_is_checked_as_a_run_checks_it():
+    batch, model = copies(torch.Generator().manual_seed(3), 4), pair()
+    source: Any = batch.source
+    losses = [train(model, lambda _, s=s: Batch(batch.tokens, source=s), 1, progress=False).losses
+              for s in (source, source.tolist())]  # fmt: skip
+    assert torch.equal(*losses)
+    masked = Batch(batch.tokens, source=source, source_mask=source[:, 1:])
+    with pytest.raises(ShapeError, match=r"^source: attention_mask has shape"):
+        train(model, lambda _: masked, 1, progress=False)
+    masked = Batch(batch.tokens, source_mask=source > 0)
+    with pytest.raises(ConfigError, match="source_mask: this model has one stack"):
+        train(HookedTransformer(config(SMALL, seed=1)), lambda _: masked, 1, progress=False)
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_sources_belong_to_pairs_and_pairs_need_sources():
+    batch = copies(torch.Generator().manual_seed(0))
+    source = batch.tokens[:, 1:]
+    with pytest.raises(ConfigError, match="one stack"):
+        train(toy(), lambda _: batch, 1, progress=False)
+    with pytest.raises(ConfigError, match="source=sources"):
+        train(pair(), lambda _: Batch(batch.tokens), 1, progress=False)
+    with pytest.raises(ShapeError, match="31 sources for 32 targets"):
+        train(pair(), lambda _: Batch(batch.tokens, source=source[:31]), 1, progress=False)
+    with pytest.raises(TokenError, match="token 77"):
+        train(pair(), lambda _: Batch(batch.tokens, source=torch.full_like(source, 77)), 1, progress=False)

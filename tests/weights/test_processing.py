@@ -63,6 +63,13 @@ EXTRA: dict[str, dict[str, Any]] = {
         "sinusoidal_ln": {"positional_embedding_type": "sinusoidal"},
         "heads_wider_than_the_stream": {"d_model": 8, "d_head": 12},
         "post_rms_tied": {"normalization_type": "RMS", "norm_position": "post", "tie_word_embeddings": True},
+        "types_and_masked_token_head": {
+            "positional_embedding_type": "sinusoidal_halves",
+            "n_token_types": 2,
+            "masked_token_head": True,
+            "attention_dir": "bidirectional",
+            "tie_word_embeddings": True,
+        },
         "no_blocks": NO_BLOCKS,
         "no_blocks_rms": NO_BLOCKS | {"normalization_type": "RMS"},
     }.items()
@@ -79,6 +86,8 @@ def any_run(name: str) -> Run:
 
 
 def reads_layer_norm(cfg: TransformerConfig) -> bool:
+    if cfg.embed_norm or not cfg.first_ln1:
+        return False
     return cfg.normalization_type == "LN" and cfg.norm_position == "pre"
 
 
@@ -199,7 +208,7 @@ def test_the_decompositions_of_a_model_processed_in_all_possible_ways_sum(name: 
     logits, cache = model.run_with_cache(run.tokens)
     parts = cache.get_full_resid_decomposition()
     assert_close(parts.values.sum(dim=0), cache.accumulated_resid().values[-1])
-    if run.cfg.output_logits_soft_cap is None:
+    if run.cfg.output_logits_soft_cap is None and not run.cfg.masked_token_head:
         attribution = cache.logit_attrs(parts, run.tokens)
         assert_close(attribution.values.sum(dim=0), logits.gather(-1, run.tokens[..., None])[..., 0])
 
@@ -208,7 +217,7 @@ def test_the_decompositions_of_a_model_processed_in_all_possible_ways_sum(name: 
 def test_what_cannot_be_kept_is_an_error_that_says_why(process: Process, name: str):
     reasons: dict[Process, str] = {
         fold_layer_norm: "normalises the stream itself|adds positions to the normalised stream",
-        center_writing_weights: "needs 'LN' and 'pre'",
+        center_writing_weights: "needs 'LN' and 'pre'|embed_norm = True|first_ln1 = False",
         center_unembed: "output_logits_soft_cap = 3.0",
         refactor_factored_attn_matrices: "rotary|use_qk_norm|n_key_value_heads",
     }
@@ -312,15 +321,19 @@ def read_norms(model: HookedTransformer) -> list[Norm]:
     norms = [
         norm for block in model.blocks for norm in ([block.ln1] if model.cfg.attn_only else [block.ln1, block.ln2])
     ]
-    return [*norms, model.ln_final]
+    of_head = [model.mlm_head.ln] if model.cfg.masked_token_head else []
+    of_neurons = [block.mlp.ln for block in model.blocks] if model.cfg.norms_neurons else []
+    return [*norms[0 if model.cfg.first_ln1 else 1 :], model.ln_final, *of_head, *of_neurons]
 
 
 def reading_weights(model: HookedTransformer) -> list[Tensor]:
     """Of every block and the unembedding, [..., d_model, out]."""
-    attns = [W for block in model.blocks for W in (block.attn.W_Q, block.attn.W_K, block.attn.W_V)]
+    through_norms = model.blocks if model.cfg.first_ln1 else model.blocks[1:]
+    attns = [W for block in through_norms for W in (block.attn.W_Q, block.attn.W_K, block.attn.W_V)]
+    heads = [model.mlm_head.W_in] if model.cfg.masked_token_head else []
     mlps = [] if model.cfg.attn_only else [block.mlp for block in model.blocks]
     gates = [mlp.W_gate for mlp in mlps if mlp.gated]
-    return [*attns, *(mlp.W_in for mlp in mlps), *gates, model.W_U]
+    return [*attns, *(mlp.W_in for mlp in mlps), *gates, *heads, model.W_U]
 
 
 def has_norms(cfg: TransformerConfig) -> bool:
@@ -338,7 +351,8 @@ def test_folded_norms_have_gain_one_and_bias_zero(name: str):
 @torch.no_grad()
 def test_hook_normalized_becomes_the_stream_before_the_gain(name: str):
     run = any_run(name)
-    points = ["ln_final.hook_normalized", *(f"blocks.{i}.ln1.hook_normalized" for i in range(run.cfg.n_layers))]
+    layers = range(0 if run.cfg.first_ln1 else 1, run.cfg.n_layers)
+    points = ["ln_final.hook_normalized", *(f"blocks.{i}.ln1.hook_normalized" for i in layers)]
     _, old = run.model.run_with_cache(run.tokens, names_filter=points)
     _, new = processed(fold_layer_norm, name).run_with_cache(run.tokens, names_filter=points)
     for point in points:
@@ -350,7 +364,9 @@ def test_hook_normalized_becomes_the_stream_before_the_gain(name: str):
 
 @names(fold_layer_norm, lambda cfg: cfg.normalization_type == "LN")
 def test_what_reads_a_layer_norm_ignores_the_mean(name: str):
-    for W in reading_weights(processed(fold_layer_norm, name)):
+    folded = processed(fold_layer_norm, name)
+    of_neurons = [block.mlp.W_out for block in folded.blocks] if folded.cfg.norms_neurons else []
+    for W in [*reading_weights(folded), *of_neurons]:
         assert_close(W.mean(dim=-2), torch.zeros_like(W.mean(dim=-2)))
 
 
@@ -383,6 +399,18 @@ def test_folding_unties_the_embeddings_and_keeps_what_is_embedded(name: str):
 def test_without_norms_folding_only_copies(name: str):
     old, new = any_run(name).model, processed(fold_layer_norm, name)
     assert new.cfg == old.cfg and new.weights_hash() == old.weights_hash()
+
+
+@torch.no_grad()
+def test_norms_of_neurons_are_folded_wherever_there_are_neurons():
+    for fields in ({"normalization_type": None}, {"parallel_attn_mlp": True}, {"attn_only": True, "d_mlp": 0}):
+        model = build(config(GRID["learned_ln"], act_fn="solu_ln", **fields), SEED)
+        folded = fold_layer_norm(model)
+        tokens = random_tokens(model.cfg, 1)
+        assert_close(folded(tokens), model(tokens))
+        for block in folded.blocks if model.cfg.norms_neurons else ():
+            assert torch.equal(block.mlp.ln.w, torch.ones(10)) and not block.mlp.ln.b.any()  # pyright: ignore
+            assert_close(block.mlp.W_out.mean(0), torch.zeros(24).double())
 
 
 # ---------------------------------------------------------------------------------------------- centring

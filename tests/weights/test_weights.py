@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from grid import SEED, SMALL, Run, assert_close, build, config, random_tensor, run_of, where
+from grid import SEED, SMALL, Run, assert_close, build, config, random_tensor, run_of, splits_logits, where
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -19,6 +19,7 @@ from interp.weights import (
     TopEntries,
     composition_scores,
     copying_scores,
+    copying_top_scores,
     fold_layer_norm,
     ov_circuit,
     qk_circuit,
@@ -63,6 +64,8 @@ def test_vocabulary_circuits_are_the_products_with_the_embeddings(run: Run):
     W_E = model.W_E * run.cfg.embed_scale
     for layer, head in ((0, 1), (-1, -1)):
         assert_close(qk_circuit(model, layer, head).dense(), (W_E @ model.QK[layer, head] @ W_E.T).dense())
+        if not splits_logits(run.cfg):
+            continue
         assert_close(ov_circuit(model, layer, head).dense(), (W_E @ model.OV[layer, head] @ model.W_U).dense())
 
 
@@ -77,26 +80,27 @@ def scale(cache: ActivationCache, name: str) -> Tensor:
     return cache.get(f"{name}.hook_scale", torch.ones_like(cache["hook_embed"][..., :1]))
 
 
-@where(folds)
+@where(lambda cfg: folds(cfg) and splits_logits(cfg))
 def test_a_folded_ov_circuit_is_the_direct_path_but_for_positive_factors(run: Run):
     model, cache = all_tokens(run)
     written = expand_stream(cache)["embed -> L2H1"]
     logits = model.ln_final.at_scale(written, scale(cache, "ln_final")) @ model.W_U
-    scales = scale(cache, "blocks.2.ln1") * scale(cache, "blocks.2.ln1_post") * scale(cache, "ln_final")
+    names = ("embed_ln", "blocks.2.ln1", "blocks.2.ln1_post", "ln_final")
+    scales = torch.stack([scale(cache, name) for name in names]).prod(dim=0)
     assert_close((logits * scales)[:, 0], ov_circuit(model, 2, 1, fold_norms=True).dense())
 
 
-@where(lambda cfg: folds(cfg) and cfg.rotary_dim is None)
+@where(lambda cfg: folds(cfg) and cfg.rotary_dim is None and not cfg.use_qk_norm)
 def test_a_folded_qk_circuit_is_the_direct_term_of_the_scores_but_for_positive_factors(run: Run):
     tokens = torch.tensor([[3, 7, 0, 10, 4]])
     _, cache = run.model.run_with_cache(tokens)
     term = torch.tensor(expand_scores(cache, 1, 2, 0).sel(query_path="embed", key_path="embed").values)[0]
-    scales = scale(cache, "blocks.1.ln1")[0]
+    scales = (scale(cache, "blocks.1.ln1") * scale(cache, "embed_ln"))[0]
     circuit = qk_circuit(run.model, 1, 2, fold_norms=True)
     assert_close(scales * term * scales.T, circuit[tokens[0]][:, tokens[0]].dense())
 
 
-@where(lambda cfg: not folds(cfg))
+@where(lambda cfg: not folds(cfg) and splits_logits(cfg))
 def test_norms_of_the_stream_itself_belong_to_no_head(run: Run):
     for call in (
         lambda: ov_circuit(run.model, 0, 0, fold_norms=True),
@@ -105,6 +109,22 @@ def test_norms_of_the_stream_itself_belong_to_no_head(run: Run):
     ):
         with pytest.raises(ConfigError, match="norm_position = 'post'"):
             call()
+
+
+def test_circuits_that_end_in_logits_are_refused_where_something_stands_between(as_installed: None):
+    calls: list[Any] = [
+        copying_scores,
+        copying_top_scores,
+        lambda model: ov_circuit(model, 0, 0),
+        lambda model: singular_directions(model, 0, 0),
+    ]
+    without = build(config(SMALL, d_vocab_out=0), SEED)
+    for call in calls:
+        with pytest.raises(ConfigError, match="masked_token_head = True the activation function of the head stands"):
+            call(run_of("bert_like").model)
+        with pytest.raises(ConfigError, match="no unembedding"):
+            call(without)
+    assert singular_directions(without, 0, 0, "QK").query_value.shape == (5, 2, 10)
 
 
 @pytest.mark.parametrize("circuit", [qk_circuit, ov_circuit, singular_directions])
@@ -158,7 +178,7 @@ def test_composition_does_not_depend_on_the_budget(max_bytes: int, score: Any, n
 )
 def test_folded_scores_are_those_of_the_folded_model(run: Run):
     folded = fold_layer_norm(run.model)
-    for score in (composition_scores, copying_scores):
+    for score in (composition_scores, copying_scores) if splits_logits(run.cfg) else (composition_scores,):
         np.testing.assert_allclose(score(run.model, fold_norms=True).values, score(folded).values, atol=1e-10)
 
 
@@ -216,6 +236,7 @@ def test_impossible_questions_about_composition_are_errors(arguments: Any, messa
 # ---------------------------------------------------------------------------------------------- copying
 
 
+@where(splits_logits)
 def test_copying_scores_are_those_of_the_dense_circuits(run: Run):
     scores = copying_scores(run.model)
     for layer, head in ((0, 0), (1, 3), (2, 1)):
@@ -242,10 +263,9 @@ def test_singular_directions_show_the_tokens_at_both_of_their_ends(circuit: Any,
 
 def test_all_singular_directions_of_all_tokens_make_the_circuit(run: Run):
     cfg = run.cfg
-    both: list[tuple[Any, tuple[str, str], Tensor]] = [
-        ("OV", ("read", "write"), ov_circuit(run.model, 2, 1).dense()),
-        ("QK", ("query", "key"), qk_circuit(run.model, 2, 1).dense()),
-    ]
+    both: list[tuple[Any, tuple[str, str], Tensor]] = [("QK", ("query", "key"), qk_circuit(run.model, 2, 1).dense())]
+    if splits_logits(cfg):
+        both.append(("OV", ("read", "write"), ov_circuit(run.model, 2, 1).dense()))
     for circuit, sides, dense in both:
         found = singular_directions(run.model, 2, 1, circuit, n_directions=cfg.d_head, top_k=cfg.d_vocab)
         along = []
@@ -371,9 +391,13 @@ def test_a_matrix_with_entries_that_are_no_numbers_is_an_error(broken: float):
 def test_no_analysis_changes_the_model_or_carries_gradients(run: Run):
     before = run.model.weights_hash()
     composition_scores(run.model)
-    copying_scores(run.model)
-    singular_directions(run.model, 0, 0, n_directions=2, top_k=2)
-    for circuit in (qk_circuit(run.model, 1, 1), ov_circuit(run.model, 1, 1)):
+    singular_directions(run.model, 0, 0, "QK", n_directions=2, top_k=2)
+    circuits = [qk_circuit(run.model, 1, 1)]
+    if splits_logits(run.cfg):
+        copying_scores(run.model)
+        singular_directions(run.model, 0, 0, n_directions=2, top_k=2)
+        circuits.append(ov_circuit(run.model, 1, 1))
+    for circuit in circuits:
         assert not top_entries(circuit, 2).values.requires_grad
         assert not (circuit.A.requires_grad or circuit.B.requires_grad)
     assert run.model.weights_hash() == before
