@@ -20,7 +20,6 @@
 # %%
 import math
 
-import plotly.io
 import torch
 import torch.nn.functional as F
 
@@ -29,7 +28,6 @@ from interp.model import Sampling
 from interp.plot import figures
 from interp.training import Batch, train
 
-plotly.io.renderers.default = "plotly_mimetype"
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)  # `train` switches gradients on for itself
 

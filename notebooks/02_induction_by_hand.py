@@ -22,15 +22,12 @@
 # $$[\ \text{current token}: V \ |\ \text{previous token}: V \ |\ \text{position}: n\ ]$$
 
 # %%
-import plotly.io
 import torch
 
 from circuits.gallery.induction import induction_model
 from circuits.lecture import READINGS, check_readings
 from interp.heads import induction_score, previous_token_score
 from interp.plot import figures
-
-plotly.io.renderers.default = "plotly_mimetype"
 
 model = induction_model("!abc", n_ctx=6)
 logits, cache = model.run_with_cache("!abacb")

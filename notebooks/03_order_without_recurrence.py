@@ -21,14 +21,11 @@
 # %%
 import math
 
-import plotly.io
 import torch
 
 from interp import HookedTransformer, TransformerConfig, Vocabulary
 from interp.heads import previous_token_score
 from interp.plot import figures
-
-plotly.io.renderers.default = "plotly_mimetype"
 
 words = Vocabulary(["the", "dog", "bit", "man", "a"])
 

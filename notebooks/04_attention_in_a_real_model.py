@@ -19,7 +19,6 @@
 
 # %%
 import numpy as np
-import plotly.io
 import torch
 
 from interp import HookedTransformer
@@ -28,7 +27,6 @@ from interp.interventions import Zero
 from interp.plot import attention, figures
 from interp.text import repeated_tokens
 
-plotly.io.renderers.default = "plotly_mimetype"
 torch.set_grad_enabled(False)
 
 model = HookedTransformer.from_pretrained("smollm2-135m-instruct")
@@ -48,7 +46,7 @@ _, cache = model.run_with_cache(TEXT)
 here = head_scores_of(cache, TEXT, scores=["induction", "previous_token", "first_token"])
 badges = {name: here[name] for name in ("induction", "previous_token", "first_token")}
 explorer = attention(cache, TEXT, scores=badges, sort_by="induction")
-assert explorer.left_out == []
+assert explorer.pooled == []
 explorer
 
 # %% [markdown]
@@ -267,8 +265,8 @@ assert least > 0.2
 figures.pattern(patterns[13, 0, 8], words, title="L13H8: 'it' attends to 'chicken', and so does the rest")
 
 # %% [markdown]
-# The sentences part at their last word. The explorer shows the first run, the second, and the difference (choose
-# *difference* above the map). Here the badge is how far the last word's attention to *road* differs.
+# The sentences part at their last word. The explorer opens on both runs side by side with their difference, in the head
+# that differs most. Here the badge is how far the last word's attention to *road* differs.
 
 # %%
 last = len(words) - 1
@@ -280,6 +278,8 @@ attention(
     scores={"wide to road": to_road.clamp(min=0)},
     patched=second,
     patched_tokens=model.to_str_tokens(pair[1]),
+    run_names=("tired", "wide"),
+    run="side by side",
 )
 
 # %% [markdown]

@@ -20,7 +20,6 @@
 
 # %%
 import numpy as np
-import plotly.io
 import torch
 
 from interp import HookedTransformer
@@ -31,7 +30,6 @@ from interp.metrics import LogitDifference
 from interp.patching import path_sweep, path_tree, sweep
 from interp.plot import figures
 
-plotly.io.renderers.default = "plotly_mimetype"
 torch.set_grad_enabled(False)
 
 model = HookedTransformer.from_pretrained("smollm2-135m-instruct")

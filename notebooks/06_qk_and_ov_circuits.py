@@ -20,7 +20,6 @@
 
 # %%
 import numpy as np
-import plotly.io
 import torch
 
 from circuits.gallery import entry
@@ -32,7 +31,6 @@ from interp.plot import figures
 from interp.text import visible
 from interp.weights import composition_scores, copying_scores, ov_circuit, qk_circuit, singular_directions, top_entries
 
-plotly.io.renderers.default = "plotly_mimetype"
 torch.set_grad_enabled(False)
 
 by_hand = entry("induction_latest").build().compile()

@@ -22,7 +22,6 @@
 # %%
 import math
 
-import plotly.io
 import torch
 
 from interp import HookedTransformer, TransformerConfig
@@ -30,7 +29,6 @@ from interp.heads import induction_score, previous_token_score
 from interp.plot import figures
 from interp.training import phase_change, train, variable_offset_repeats
 
-plotly.io.renderers.default = "plotly_mimetype"
 torch.set_num_threads(1)  # the model is small, and the same number of threads repeats a run bit for bit
 
 D_VOCAB, N_CTX = 48, 64

@@ -22,7 +22,6 @@ import itertools
 
 import numpy as np
 import pandas as pd
-import plotly.io
 import torch
 
 from circuits.gallery import entry
@@ -34,7 +33,6 @@ from interp.patching import path_sweep, sweep
 from interp.plot import figures
 from interp.weights import composition_scores, copying_scores
 
-plotly.io.renderers.default = "plotly_mimetype"
 torch.set_grad_enabled(False)
 
 TOUR = [

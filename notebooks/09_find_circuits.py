@@ -26,7 +26,6 @@
 # %%
 import numpy as np
 import pandas as pd
-import plotly.io
 import torch
 from scipy.stats import spearmanr
 
@@ -37,7 +36,6 @@ from interp.model import EdgeGraph
 from interp.patching import Settings
 from interp.plot import figures
 
-plotly.io.renderers.default = "plotly_mimetype"
 torch.set_grad_enabled(False)
 
 model = HookedTransformer.from_pretrained("smollm2-135m-instruct")

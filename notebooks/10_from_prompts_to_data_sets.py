@@ -32,7 +32,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import plotly.io
 import torch
 from torch import nn
 
@@ -43,7 +42,6 @@ from interp.interventions import Apply, Mean, Named, Zero
 from interp.patching import sweep_dataset
 from interp.plot import figures
 
-plotly.io.renderers.default = "plotly_mimetype"
 torch.manual_seed(0)
 
 gone_at_the_end = tempfile.TemporaryDirectory()

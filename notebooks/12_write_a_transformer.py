@@ -21,8 +21,6 @@ import math
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-import plotly.io
 import torch
 
 from circuits import Circuit, copy, match, shift
@@ -33,7 +31,6 @@ from interp import ConfigError
 from interp.discovery import auroc, edge_scores
 from interp.plot import figures
 
-plotly.io.renderers.default = "plotly_mimetype"
 torch.set_grad_enabled(False)
 
 
@@ -138,12 +135,13 @@ print(f"{model.cfg.n_layers} layer, {model.cfg.n_heads} heads, {model.cfg.d_mlp}
 logits = model(model.to_tokens(texts))[:, -1, :p]
 lined_up = torch.stack([row.roll(-sum(divmod(n, p)) % p) for n, row in enumerate(logits)]).roll(p // 2, 1).numpy()
 offsets = np.arange(p) - p // 2
-figure = go.Figure(go.Scatter(x=offsets, y=lined_up.mean(0), mode="lines+markers", name="mean over all sums"))
-figure.add_scatter(x=offsets, y=lined_up.max(0), mode="lines", line_dash="dot", name="largest")
-figure.add_scatter(x=offsets, y=lined_up.min(0), mode="lines", line_dash="dot", name="smallest")
-figure.update_layout(title="Logits by distance from the right answer", xaxis_title="answer - (a + b), modulo 23",
-                     yaxis_title="logit", height=360, width=720)  # fmt: skip
-figure
+lines = {"mean over all sums": lined_up.mean(0), "largest": lined_up.max(0), "smallest": lined_up.min(0)}
+figures.curves(
+    {name: (offsets, line) for name, line in lines.items()},
+    title="Logits by distance from the right answer",
+    x="answer - (a + b), modulo 23",
+    y="logit",
+)
 
 # %% [markdown]
 # ## Programs out of programs
