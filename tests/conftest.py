@@ -13,7 +13,7 @@ from typing import no_type_check
 import jaxtyping
 import pytest
 import torch
-from grid import DEVICE, GRID, SEED, Run, run_of
+from grid import DEVICE, GRID, SEED, USUAL_SEED, Run, run_of
 from hypothesis import HealthCheck, settings
 from sessions import dealt, keep, shows_shapes
 
@@ -21,7 +21,10 @@ from interp import CheckpointError, EncoderDecoderConfig, HookedTransformer, Tra
 from interp.checkpoints import fetch
 
 patient = [HealthCheck.too_slow, HealthCheck.data_too_large]
-settings.register_profile("interp", deadline=None, max_examples=20, suppress_health_check=patient)
+usual = SEED == USUAL_SEED  # then the examples are the same in every run, too
+settings.register_profile(
+    "interp", deadline=None, max_examples=20, suppress_health_check=patient, derandomize=usual, database=None
+)
 settings.register_profile("shapes", settings.get_profile("interp"), max_examples=3)
 settings.load_profile("interp")
 torch.set_num_threads(1)
