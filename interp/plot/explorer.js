@@ -104,10 +104,11 @@ function attentionExplorer(host, meta, onSelect) {
 	const breadth = (text) => ceil(ruler.measureText(text).width);
 	const short = (token) => (token.length > 12 ? [...token].slice(0, 11).join("") + "…" : token);
 
-	function sheet(canvas, width, height) {
-		Object.assign(canvas, { width: width * ratio, height: height * ratio, style: `width:${width}px;height:${height}px` });
+	function sheet(canvas, width, height) { // as sharp as browsers let one so high be
+		const scale = min(ratio, 32767 / height);
+		Object.assign(canvas, { width: width * scale, height: height * scale, style: `width:${width}px;height:${height}px` });
 		const pen = canvas.getContext("2d");
-		pen.scale(ratio, ratio);
+		pen.scale(scale, scale);
 		pen.imageSmoothingEnabled = false;
 		pen.fillStyle = palette.ink;
 		return pen;
@@ -238,7 +239,8 @@ ${check("only", "filter")}</span>
 		const size = (head) => abs(links[head]) || 0;
 		links = linking() ? all.map((head) => line(head, state.lock[0])[state.lock[1]]) : [];
 		const kept = linking() ? (head) => size(head) >= state.least * unit() : (head) => badges(head).length;
-		order = all.filter((head) => !state.sort || !state.only || kept(head));
+		const filtered = state.only && (state.sort || (state.view && scores.length)); // else the others fade
+		order = all.filter((head) => !filtered || kept(head));
 		if (state.sort) order.sort(linking() ? (a, b) => size(b) - size(a) || a - b : (a, b) => rank(b) - rank(a) || a - b);
 	}
 	function fit() { // thumbnails to the room that there is: a layer in one row, or in several of equal length
@@ -253,7 +255,7 @@ ${check("only", "filter")}</span>
 		mix();
 		pools = all.map((head) => data.coarse(head, ceil(thumb * ratio), look()));
 		pools.forEach((p) => p && (p.top = largest(p.values)));
-		top = signed() || state.kind ? largest(pools.map((p) => p.top)) || 1 : 1;
+		top = signed() || state.kind ? largest(pools.map((p) => p?.top)) || 1 : 1;
 	}
 	const spot = (i) => (state.view ? [0, i * ROW] : [(i % per) * (thumb + 6), floor(i / per) * (thumb + 18)]);
 
@@ -434,12 +436,14 @@ ${check("only", "filter")}</span>
 		const { pair, head, headLocked, lock, drop, tail } = state, [q, k] = pair, lines = [], two = runs.length > 1, gone = dropped();
 		const side = cross && pair[hand] === null ? 1 - hand : role(), one = pair[side], held = lock === NONE ? "" : " (locked)";
 		const ends = ["first", "last"].filter((_, i) => [drop, tail][i]).join(" and "), many = ends.length > 5 ? "s" : "";
-		const say = (...text) => lines.push(el("p", {}, ...text)), quote = (side, i) => `${i} “${words(side)[i]}”`;
+		const apart = (word) => (/[\u0590-\u08ff\ufb1d-\ufefc]/.test(word) ? `\u2068${word}\u2069` : word); // from right to left
+		const say = (...text) => lines.push(el("p", {}, ...text)), quote = (side, i) => `${i} “${apart(words(side)[i])}”`;
 		const full = (side, i) => {
 			const other = +(state.run !== 1), there = words(side, other)[i];
-			return `${SIDES[side]} ${quote(side, i)}${there === words(side)[i] ? "" : ` (${runs[other]}: “${there}”)`}`;
+			return `${SIDES[side]} ${quote(side, i)}${there === words(side)[i] ? "" : ` (${runs[other]}: “${apart(there)}”)`}`;
 		};
 		say(el("b", {}, name(head)), headLocked ? " (locked) " : " ", scores.map((s) => `${s.name} ${worded(s, head)}`).join(", "));
+		const took = lost.filter((v, i) => v === v && (cross || !gone.includes(i))); // of queries that are kept
 		if (!data.whole(head) && !block) say("pooled to save space: from such a head no token can be dropped");
 		else if (!data.whole(head)) {
 			say("▦ pooled to save space: each block of tokens shows its largest entry");
@@ -464,8 +468,8 @@ ${check("only", "filter")}</span>
 			const told = best.map((i) => `${quote(1 - side, i)} ${spell(across(side, one, i))}`).join(" · ");
 			say(`${full(side, one)}${held}: ${told || "nothing"}`);
 			if (ends && !side) say(`dropped with the ${ends} token${many}: ${spell(lost[one])}`);
-		} else if (ends && (cross || stack.ends[0] < columns - 1)) {
-			const took = lost.filter((v, i) => v === v && (cross || !gone.includes(i))), mean = took.reduce((a, b) => a + b / took.length, 0);
+		} else if (took.length) {
+			const mean = took.reduce((a, b) => a + b / took.length, 0);
 			say(`dropped with token${many} ${gone.map((k) => quote(1, k)).join(" and ")}: ${spell(mean)} of a ${SIDES[0]} on average`);
 		} else say("Point at a token or a cell; a click locks, Escape unlocks.");
 		readout.replaceChildren(...lines);
@@ -559,6 +563,7 @@ ${check("only", "filter")}</span>
 	}
 
 	root.onkeydown = (e) => {
+		if (e.altKey || e.ctrlKey || e.metaKey) return; // the browser's own
 		const { head, headLocked, pair, lock } = state, on = e.target, side = sideOf(on), held = both(pair);
 		const clamp = (i, side) => max(0, min(tokens[side].length - 1, i));
 		const [down, right] = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[e.key] || [];
@@ -606,7 +611,7 @@ ${check("only", "filter")}</span>
 			const text = (side) => words(side).map((token, i) => `<text ${side ? `transform="translate(${at(i)} 85) rotate(-90)"`
 				: `x="85" y="${at(i)}" text-anchor="end"`}>${escaped(short(token))}</text>`).join("");
 			return `<svg xmlns="http://www.w3.org/2000/svg" width="${wide + 98}" height="${high + 98}" font-family="sans-serif" ` +
-				`font-size="11" fill="${ink}"><title>${name(state.head)}</title><path fill="${paper}" d="M0 0h${wide + 98}v${high + 98}H0"/>` +
+				`font-size="11" fill="${ink}"><title>${escaped(name(state.head))}</title><path fill="${paper}" d="M0 0h${wide + 98}v${high + 98}H0"/>` +
 				`<rect ${area} fill="${hatch}"/><image ${area} preserveAspectRatio="none" style="image-rendering:pixelated" ` +
 				`href="${picture ? picture.toDataURL() : "data:,"}"/>${text(0)}${text(1)}</svg>`;
 		},

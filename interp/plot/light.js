@@ -67,7 +67,7 @@
     svg.addEventListener('blur', hide);
     svg.addEventListener('keydown', (event) => {
       if (event.key === 'Escape') return hide();
-      if (!event.key.startsWith('Arrow')) return;
+      if (!event.key.startsWith('Arrow') || event.altKey || event.ctrlKey || event.metaKey) return;
       event.preventDefault();
       show(moved(event.key), true);
     });

@@ -73,6 +73,8 @@ def test_arrow_keys_read_the_cells_and_escape_hides_them(written: Path, visit: V
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowUp")
     assert tip.inner_text() == "blank"
+    page.keyboard.press("Alt+ArrowDown")  # the browser's own
+    assert tip.inner_text() == "blank"
     page.keyboard.press("Escape")
     assert tip.is_hidden()
     drawing(page, 4).locator("svg").focus()
