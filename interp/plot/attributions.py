@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,10 +127,14 @@ def contributions(
     if top_k is None and not components and len(labels) > MOST_BARS + 1:
         top_k = MOST_BARS
     top_k = None if top_k is None else check_count("top_k", top_k)
-    total = float(values.sum())
     if title is None:
+        total, whole = float(values.sum()), _whole(result, prompt, pos)
         where = place_of(result, prompt, pos)
-        title = f"Direct contributions to {logit_of(result)}: {total:.3f}\n{len(labels)} parts, which sum to it{where}"
+        title = f"Direct contributions to {logit_of(result)}: "
+        if whole is None or math.isclose(total, whole, abs_tol=1e-3 * float(np.abs(values).sum())):
+            title += f"{total:.3f}\n{len(labels)} parts, which sum to it{where}"
+        else:  # of parts that were chosen before
+            title += f"{whole:.3f}\n{len(labels)} of its parts, which sum to {total:.3f}{where}"
     if top_k is not None:
         labels, values = _largest(labels, values, top_k)
     unit = "cosine" if _is_of_cosine(result) else "logits"
@@ -188,6 +193,14 @@ def _place(sizes: Mapping[Any, int], prompt: int | None, pos: int | None) -> dic
     return place
 
 
+def _whole(result: Any, prompt: int | None, pos: int | None) -> float | None:
+    """What all parts sum to at one place, where the result says it."""
+    if isinstance(result, Rows):
+        return None
+    of = result["cosine" if _is_of_cosine(result) else "logit"]
+    return float(of.isel(_place(of.sizes, prompt, pos)).to_numpy().item())
+
+
 def _parts(result: Any, prompt: int | None, pos: int | None) -> tuple[list[str], np.ndarray, bool]:
     """Names of all parts, what each adds at one place, and whether they are whole components in the model's order."""
     if isinstance(result, Rows):
@@ -205,6 +218,8 @@ def _parts(result: Any, prompt: int | None, pos: int | None) -> tuple[list[str],
     from interp.lens import attribution_table
 
     result = result.isel(_place(result["logit"].sizes, prompt, pos))
+    if not result["attribution"].dims:
+        raise ShapeError("bars are of several parts, not of one; keep the axis component with [i], not i")
     parts = attribution_table(
         result, max(1, result["attribution"].size + (result["rest"].size if "rest" in result else 0))
     )
@@ -236,7 +251,7 @@ def place_of(result: Any, prompt: int | None, pos: int | None) -> str:
     said = [f"{name} {at}" for name, at in chosen.items() if at is not None]
     if not isinstance(result, Rows):
         said += [prompts_of(result)] if prompt is None and (count_of(result.attrs) or 1) > 1 else []
-        said += places_of(result) if pos is None else []
+        said += places_of(result)
         said += ["of an edited run"] if result.attrs.get("edited") else []
     return "".join(f"; {part}" for part in said)
 

@@ -209,7 +209,7 @@ class AttentionExplorer:
         from interp.plot.figures import heatmap
 
         values, shown = self.values(layer, head, kind, run, stack=stack), self._stack(stack)
-        title = shown.name_of(layer, head) + ("" if run == "clean" else f", {run}")
+        title = ", ".join(part for part in (shown.name_of(layer, head), self._run_in_words(run)) if part)
         figure = heatmap(values, *shown.labels(run), title=title, **_scale(shown, kind, run))
         return figure.update_yaxes(scaleanchor="x", constrain="domain").update_xaxes(constrain="domain")
 
@@ -222,8 +222,14 @@ class AttentionExplorer:
         shown = self._stack(stack)
         heads = range(shown.n_heads)
         values = np.stack([self.values(layer, head, kind, run, stack=stack) for head in heads])
-        title, names = "" if run == "clean" else run, [shown.name_of(layer, head) for head in heads]
+        title, names = self._run_in_words(run), [shown.name_of(layer, head) for head in heads]
         return heatmaps(values, names, *shown.labels(run), title=title, **_scale(shown, kind, run))
+
+    def _run_in_words(self, run: Run) -> str:
+        """What a run is called, as in the page; "" where there is but one."""
+        first, second = self._run_names
+        names = {"clean": first, "patched": second, "difference": f"{second} \u2212 {first}"}
+        return names[run] if len(self._stack(None).runs) == 2 else ""
 
     # ------------------------------------------------------------------ the page
 
@@ -420,7 +426,8 @@ def _scale(stack: AttentionStack, kind: Quantity, run: Run) -> dict[str, Any]:
     signed = kind == "contribution" or run == "difference"
     limits = (0.0, 1.0) if kind == "attention" and not signed else None
     y, x = stack.sides
-    return {"x": x, "y": y, "value": kind, "signed": signed, "limits": limits}
+    value = {"weighted": "attention \u00d7 |v W_O|", "contribution": f"contribution to {stack.answer}"}.get(kind, kind)
+    return {"x": x, "y": y, "value": value, "signed": signed, "limits": limits}
 
 
 def _write(path: str | os.PathLike[str], content: bytes) -> None:

@@ -10,7 +10,7 @@ from interp.errors import ConfigError, ShapeError, describe, did_you_mean
 from interp.indices import counted
 from interp.patching import way_of
 from interp.plot.lines import curves as line_curves
-from interp.plot.said import count_of
+from interp.plot.said import count_of, metric_of
 from interp.plot.style import literal
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _title(curves: xarray.Dataset, by: str | None, metric: str | None) -> str:
     """What the curves say of themselves."""
     about = curves.attrs
     n = count_of(about) or 1
-    run = [f"{metric or about.get('metric', '')}, {way_of(about)}"]
+    run = [f"{metric or metric_of(curves) or about.get('metric', '')}, {way_of(about)}"]
     run += [counted(n, "prompt"), *([f"ratio {about['ratio']}"] if "ratio" in about and n > 1 else [])]
     ranked = f"circuits: {about.get('ranking', 'top')} edges by {by} scores" if by else ""
     ends = (

@@ -153,4 +153,4 @@ def _short(name: str, names: Sequence[str]) -> str:
     for length in range(1, len(name)):
         if sum(other.casefold().startswith(name[:length].casefold()) for other in names) == 1:
             return name[:length].capitalize()
-    return name.capitalize()
+    return name

@@ -16,7 +16,7 @@ from interp.errors import ConfigError, ShapeError, describe, did_you_mean
 from interp.plot.bars import bars
 from interp.plot.heatmap import heatmap
 from interp.plot.lines import curves
-from interp.plot.said import capital, count_of, done_of, ends_of, measured_of, prompts_of, word
+from interp.plot.said import capital, count_of, done_of, ends_of, measured_of, metric_of, metrics_of, prompts_of, word
 from interp.plot.style import float32, in_full, printable
 from interp.text import visible
 
@@ -122,24 +122,16 @@ def sweep(
     Raises as `array`, and `ConfigError` for a metric that is not there.
     """
     check_array(result, "patching.sweep and the like return")
-    at = None
-    if "metric" in result.dims:
-        names = [str(name) for name in result["metric"].to_numpy()]
-        if metric not in names and len(names) > 1:
-            raise ConfigError(
-                f"metric = {describe(metric)}; allowed: {', '.join(names)}{did_you_mean(str(metric), names)}"
-            )
-        at = 0 if metric is None else names.index(metric)
-        result = result.isel(metric=at)
-    elif metric is not None:
-        raise ConfigError(f"metric = {describe(metric)}, but the result has no axis of metrics to choose from")
+    result, name = _of_one_metric(result, metric)
     about = result.attrs
+    names = metrics_of(about)
+    at = names.index(name) if name in names else None
     ends = [about.get(end) if at is None else _one_of(about.get(end), at) for end in ("baseline", "target")]
     base, target = (float(end) if isinstance(end, int | float) else None for end in ends)
     if (count_of(about) or 1) > 1 and "prompt" in result.coords:
         base = None  # both ends are means over all prompts, and say nothing of each
-    measured = str(about.get("metric", "")) if at is None or metric is None else metric
-    lines = [done_of(result), measured_of(result, measured)]
+    measured = metric_of(result) or str(about.get("metric", ""))
+    lines = [done_of(result), measured_of(result)]
     if about.get("values") == "fraction":
         value, also = "share of the gap", {}
     elif base is not None:
@@ -152,6 +144,19 @@ def sweep(
         value, also = str(result.name or "effect"), {}
     written = "\n".join(line for line in lines if line) if title is None else title
     return array(result, title=written, value=value, signed=True, also=also)
+
+
+def _of_one_metric(result: xarray.DataArray, metric: str | None) -> tuple[xarray.DataArray, str | None]:
+    """The result of one metric and its name, None where metrics have none. Raises `ConfigError`, see `sweep`."""
+    if "metric" not in {*result.dims, *result.coords}:
+        if metric is not None:
+            raise ConfigError(f"metric = {describe(metric)}, but the result has no axis of metrics to choose from")
+        return result, None
+    names = [str(name) for name in np.atleast_1d(result["metric"].to_numpy())]
+    if metric not in names and not (metric is None and len(names) == 1):
+        raise ConfigError(f"metric = {describe(metric)}; allowed: {', '.join(names)}{did_you_mean(str(metric), names)}")
+    at = 0 if metric is None else names.index(metric)
+    return result.isel(metric=at) if "metric" in result.dims else result, names[at]
 
 
 def head_scores(

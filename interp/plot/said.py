@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,8 @@ from interp.text import visible
 if TYPE_CHECKING:
     import xarray
 
-PLACES = ("layer", "head", "kv_head", "sender", "neuron", "pos", "query_pos", "key_pos", "source_pos")
-PLACES += ("writer_layer", "writer_head", "reader_layer", "reader_head")
-"""Axes of which a title says which place was taken, where one was."""
+SAID_ELSEWHERE = ("prompt", "metric", "label", "reason", "ci_low", "ci_high")
+"""Coordinates that are no places: a title has the first two where it speaks of them, the others are of single cells."""
 
 WORDS = {
     "pos": "position",
@@ -89,8 +89,8 @@ def capital(text: str) -> str:
 def places_of(result: xarray.DataArray | xarray.Dataset) -> list[str]:
     """The places that were taken along axes which are no longer there, such as "head 3" or "position 2"."""
     said = []
-    for name in PLACES:
-        if name in result.coords and not result[name].dims:
+    for name in map(str, result.coords):
+        if not result[name].dims and name not in SAID_ELSEWHERE and not name.endswith("token"):
             at = visible(str(result[name].item()))
             token = "token" if name == "pos" else f"{name.removesuffix('_pos')}_token"
             beside = token in result.coords and not result[token].dims
@@ -121,9 +121,25 @@ def prompts_of(result: xarray.DataArray | xarray.Dataset, n: int | None = None) 
     return several if n in (None, 1) else f"mean of {several}"
 
 
+def metric_of(result: xarray.DataArray | xarray.Dataset) -> str:
+    """The one of several metrics that was taken; "" where none was, or there is but one."""
+    taken = "metric" in result.coords and not result["metric"].dims and len(metrics_of(result.attrs)) != 1
+    return str(result["metric"].item()) if taken else ""
+
+
+def metrics_of(about: Mapping[str, Any]) -> list[str]:
+    """The names of the metrics that were measured; none where these have none, or an attribute is a user's own."""
+    try:
+        names = json.loads(about.get("metrics", "[]"))
+    except (TypeError, ValueError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
 def measured_of(result: xarray.DataArray, metric: str | None = None) -> str:
     """The metric and the prompts, in a line."""
     about = result.attrs
+    metric = metric or metric_of(result)
     said = [metric or str(about.get("metric") or about.get("definition") or about.get(str(result.name)) or "")]
     said[0] = said[0] or str(about.get("unit", ""))
     said += [f"{about['pooling']} pooling"] if about.get("pooling") else []

@@ -119,7 +119,7 @@ def _along(name: str) -> tuple[int | float, int, str]:
     """Where a component stands on the way to the logit: sources, then layers with heads before the MLP, the logit."""
     if head := re.fullmatch(r"L(\d+)H(\d+)", name):
         return (2 * int(head[1]), int(head[2]), name)
-    if written := re.fullmatch(r"(\d+)_(?:attn|mlp)_out", name):
+    if written := re.fullmatch(r"(\d+)_(?:attn|cross_attn|mlp)_out", name):
         return (2 * int(written[1]) + 1, 0, name)
     return (math.inf if name == "logit" else -1, 0, name)
 

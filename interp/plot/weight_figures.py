@@ -213,7 +213,7 @@ def singular_directions(
         top_k: how many tokens are written beside a bar.
         title: by default the circuit's name.
 
-    Raises `ConfigError` for another result, or a number below 0.
+    Raises `ConfigError` for another result, or a number below 0; `ShapeError` for one end of directions alone.
     """
     if not hasattr(result, "data_vars") or "singular_value" not in result:
         raise ConfigError(f"this draws what weights.singular_directions returns, not {type(result).__name__}")
@@ -225,6 +225,9 @@ def singular_directions(
         names = [visible(str(token)) for token in held]
         return " | ".join(names if most is None else [clip(name, LONGEST_IN_CELL) for name in names[:most]])
 
+    result = result if "direction" in result.dims else result.expand_dims("direction")
+    if "top" not in result.dims or set(np.atleast_1d(result["end"].to_numpy()).tolist()) != {"+", "-"}:
+        raise ShapeError("this shows the tokens at both ends of directions; leave `end` whole, and keep `top` with [i]")
     n = result.sizes["direction"]
     notes = [
         "\n".join(f"{side} {end}: {tokens(i, side, end, None)}" for end in ("+", "-") for side in sides)
@@ -234,5 +237,5 @@ def singular_directions(
     if title is None:
         title = f"Singular directions of {result.attrs.get('circuit', 'a head')}\n{sides[0]} → {sides[1]}, at the + end"
         title += "; norms' gains folded into the weights" if result.attrs.get("fold_norms") else ""
-    return bars(result["singular_value"].to_numpy(), [str(i) for i in range(n)], title=title, x="singular value",
-                y="direction", notes=notes, text=text)  # fmt: skip
+    return bars(result["singular_value"].to_numpy(), [str(i) for i in result["direction"].to_numpy()], title=title,
+                x="singular value", y="direction", notes=notes, text=text)  # fmt: skip

@@ -232,7 +232,7 @@ def singular_directions(
         "fold_norms": int(fold_norms),
         "model": model.weights_hash(),
     }
-    return xarray.Dataset(columns, coords={"end": ["+", "-"]}, attrs=about)
+    return xarray.Dataset(columns, coords={"direction": range(n_directions), "end": ["+", "-"]}, attrs=about)
 
 
 def _at_most(name: str, given: int | None, most: int) -> int:

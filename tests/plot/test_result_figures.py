@@ -176,8 +176,10 @@ def test_one_of_several_metrics_is_chosen_by_name(model: HookedTransformer):
         figures.sweep(result, "wrnog")
     with pytest.raises(ConfigError, match="allowed: right, wrong"):
         figures.sweep(result)
+    with pytest.raises(ConfigError, match="allowed: right"):
+        figures.sweep(result.isel(metric=0), "wrong")
     with pytest.raises(ConfigError, match="no axis of metrics"):
-        figures.sweep(result.isel(metric=0), "right")
+        figures.sweep(result.isel(metric=0, drop=True), "right")
 
 
 def test_a_sweep_over_layers_alone_is_drawn_as_bars(model: HookedTransformer):

@@ -449,6 +449,7 @@ def test_attributes_of_a_users_own_are_no_error_where_results_have_others_by_the
         {"n": "many"}, {"n": 2.5}, {"n": None}, {"n": [3]}, {"n": "2", "ratio": "of means"}, {"correct": " Mary"},
         {"receivers": "logits"}, {"granularity": "paths"}, {"samples": 100}, {"samples": 100, "method": "mine"},
         {"samples": 100, "n_edges": 3}, {"n_texts": 2}, {"n_tokens": 2}, {"site": 3, "direction": None},
+        {"metrics": "mine"}, {"metrics": 3},
     ):  # fmt: skip
         own = xr.DataArray(values, dims=("layer", "head"), name="mine", attrs=about)
         for draw in (figures.array, figures.sweep, figures.head_scores):
