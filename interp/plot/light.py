@@ -87,7 +87,7 @@ def _read(
     traces, layout = given["data"], given["layout"]
     if other := [str(one.get("type")) for one in traces if one.get("type", "scatter") not in DRAWN]:
         raise ConfigError(f"{drawn_by} draws {', '.join(DRAWN)}, not {other[0]}; {instead}")
-    settled = bool(traces) and {"width", "height", "margin"} <= set(layout)
+    settled = {"width", "height", "margin"} <= set(layout)
     if not settled or any(one.get("type") == "bar" and one.get("orientation") != "h" for one in traces):
         raise ConfigError(f"{drawn_by} draws figures as interp.plot.figures makes them, with a width, a height and "
                           f"margins; of one that plotly lays out, {instead}")  # fmt: skip
@@ -130,7 +130,7 @@ class _Picture:
         maps = [np.asarray(one["z"], np.float32) for one in traces if one["type"] == "heatmap"]
         blank = layout.get("plot_bgcolor", "#eeeeee")
         self.colors = Colors.of(layout["coloraxis"], maps, blank) if maps else None
-        sides: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        sides: dict[tuple[str, str], list[Mapping[str, Any]]] = {("x", "y"): []}  # nodes without edges are no traces
         for trace in traces:
             sides.setdefault((trace.get("xaxis") or "x", trace.get("yaxis") or "y"), []).append(trace)
         for (x, y), beside in sides.items():

@@ -12,6 +12,7 @@ import torch
 
 from interp import ConfigError, HookedTransformer, TransformerConfig
 from interp.plot import attention, figures, report
+from interp.plot.shown import in_frame
 
 HOSTILE = "</script><script>alert(1)</script>\"'&%{x}$"
 TOKENS = [HOSTILE, "b"]
@@ -151,3 +152,12 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path):
     for name in ("a", "b"):
         report.write_page(tmp_path / name, "t", "i", [report.Panel(make(), "c") for make in DRAWN.values()])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_circuit_without_edges_is_a_picture_of_its_nodes(tmp_path: Path):
+    graph = networkx.MultiDiGraph()
+    graph.add_node("L0H0", layer=0, kind="head")
+    figure = figures.circuit(graph, title="Alone")
+    report.write_svg(tmp_path / "alone.svg", figure)
+    assert "L0H0" in [node.text for node in ElementTree.parse(tmp_path / "alone.svg").iter()]
+    assert "plotly" not in in_frame(figure)
