@@ -152,6 +152,7 @@ class Check:
         ends: Ends,
     ):
         self.circuit, self.model, self.reference, self.tolerance, self.ends = circuit, model, reference, tolerance, ends
+        self.has_reference = reference is not None
         self.interpreter = Interpreter(Layout(circuit))
         self.reads = circuit  # whose texts the inputs are
         self.patterns = patterns_of(circuit, model)
@@ -217,7 +218,7 @@ class Check:
         for name, fired in in_both(symbolic, lambda one: one.fired).items():
             self.fired[name] = fired | self.fired.get(name, torch.zeros_like(fired))
         for name, pattern in in_both(symbolic, lambda one: one.patterns).items():
-            if bool((pattern[:, 1:, 0] < RESTS).any()):
+            if bool((pattern[..., 0] < RESTS).any()):
                 self.woke.add(name)
 
     def _dead(self) -> list[str]:
@@ -292,7 +293,7 @@ class Check:
             broken=tuple(self.broken),
             dead=tuple(self._dead()),
             sampled_from=sampled_from,
-            has_reference=self.reference is not None,
+            has_reference=self.has_reference,
             **self._by_itself(),
         )
 

@@ -92,6 +92,7 @@ class PairCheck(Check):
         source = circuit.source
         assert source is not None
         self.pair, self.source, self.answer, self.reads = pair, source, answer, source
+        self.has_reference = answer is not None
         of_source = patterns_of(source, pair.encoder, "encoder.")
         own = patterns_of(circuit, pair.decoder, "decoder.")
         self.patterns = {**{SOURCE + name: at for name, at in of_source.items()}, **own}

@@ -79,6 +79,21 @@ def test_without_a_reference_a_pair_answers_what_the_interpreter_writes():
     assert report.ok and report.n_positions == sum(len(text) for text in sources()), report
 
 
+def test_a_pair_that_was_held_to_a_reference_says_so():
+    given = verify_pair(copying_pair(), sources(longest=1), lambda text: list(text[1:]), progress=False)
+    assert given.has_reference and "no reference" not in repr(given) and "interpreter 7" in repr(given)
+    alone = verify_pair(copying_pair(), sources(longest=1), progress=False)
+    assert not alone.has_reference and "no reference was given" in repr(alone)
+
+
+def test_a_head_that_looks_elsewhere_from_the_start_alone_is_not_called_dead():
+    pair_of_one_word = verify_pair(copying_pair(), ["!."], lambda text: ["."], progress=False)
+    assert pair_of_one_word.ok and pair_of_one_word.dead == ()
+    ahead = Circuit("!ab", n_ctx=2, bos="!", attention_dir="bidirectional")
+    ahead.head("next", qk=match(ahead.pos, ahead.pos, shift(-1)), ov=copy(ahead.tok, ahead.out))
+    assert verify(ahead, ["!a", "!b"], progress=False).dead == ()
+
+
 def test_all_sources_of_a_length_are_the_inputs_by_default():
     report = copying_pair().verify(length=2, progress=False)
     assert report.ok and report.n_inputs == 4**2
