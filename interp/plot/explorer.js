@@ -1,8 +1,8 @@
 // The attention explorer: a map of all heads, one head large, the tokens as a strip, and the numbers behind a cell.
 //
-// One function without dependencies but explorer_data.js, for pages, notebooks and a widget. `meta` is what explorer.py
-// makes. Nothing asks the network; tokens and names only become text. When all is drawn, `host` has data-ready
-// (milliseconds since the page began) and `explorer`, to read and set what is shown.
+// One function without dependencies but explorer_data.js, for pages, notebooks and a widget. `meta` is what
+// explorer_page.py makes. Nothing asks the network; tokens and names only become text. When all is drawn, `host` has
+// data-ready (milliseconds since the page began) and `explorer`, to read and set what is shown.
 //
 // One stack of heads is shown at a time: self-attention of an encoder or a decoder, over one list of tokens, or
 // cross-attention, whose queries are tokens of the target and whose keys are tokens of the source. A side is 0 for

@@ -5,8 +5,7 @@
     explorer.to_html("page.html")    # opens offline; .to_png and .to_svg need no browser
     explorer.figure(5, 1)            # one head, plotly
 
-What the page lets one do is in explorer.js, which reads what it is given by explorer_data.js; what that is, and what it
-costs, is in packing.py.
+What the page carries is in explorer_page.py, and what that costs in packing.py; what it lets one do is in explorer.js.
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ from interp.errors import ConfigError, check_choice, describe
 from interp.files import atomic_path
 from interp.keywords import known_keywords
 from interp.model import ActivationCache, PairCache
-from interp.plot import packing, still
+from interp.plot import still
 from interp.plot.attention_given import Given, sources_of
 from interp.plot.attention_run import StackName
 from interp.plot.attention_stack import AttentionStack
+from interp.plot.explorer_page import Page
 from interp.plot.labels import Tokens
 from interp.plot.opening import (
     SHOWN_RUNS,
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
 
 PAGE_BYTES = 8_000_000
 """The byte budget of a page. 12 x 12 heads x 128 tokens take 1.3 MB at most, 30 x 9 heads x 256 tokens about 6.3 MB."""
-
-STILL = 70_000
-"""Pixels of all thumbnails together in the still picture, so that it stays small."""
 
 
 @known_keywords
@@ -167,10 +164,9 @@ class AttentionExplorer:
     """
 
     def __init__(self, stacks: dict[StackName, AttentionStack], page_bytes: int, opening: Opening):
-        self.stacks, self.pooled = stacks, []
-        self._page_bytes, self._title, self._run_names = page_bytes, opening.title, opening.run_names
-        self._opened: StackName = opening.stack
-        self._pack(opening)  # now, so that errors come from here and not from the display
+        self.stacks, self._opening = stacks, opening
+        self._page = Page(stacks, page_bytes, opening)
+        self.pooled = self._page.pooled
 
     # ------------------------------------------------------------------ values
 
@@ -192,7 +188,7 @@ class AttentionExplorer:
         return shown.values(layer, head, kind, run)
 
     def _stack(self, name: StackName | None) -> AttentionStack:
-        name = self._opened if name is None else name
+        name = self._opening.stack if name is None else name
         check_choice("stack", name, list(self.stacks))
         return self.stacks[name]
 
@@ -227,7 +223,7 @@ class AttentionExplorer:
 
     def _run_in_words(self, run: Run) -> str:
         """What a run is called, as in the page; "" where there is but one."""
-        first, second = self._run_names
+        first, second = self._opening.run_names
         names = {"clean": first, "patched": second, "difference": f"{second} \u2212 {first}"}
         return names[run] if len(self._stack(None).runs) == 2 else ""
 
@@ -239,106 +235,17 @@ class AttentionExplorer:
         shapes = [stack.runs[0].pattern.shape for stack in self.stacks.values()]
         return len(shapes) > 1 or shapes[0][1] > 2 or max(shapes[0][2:]) > 12
 
-    def _pack(self, opening: Opening) -> None:
-        """Everything that the page carries: what is shown at first, the still picture, and the data that fit."""
-        stacks = list(self.stacks.values())
-        shown = [self._shown(stack, opening) for stack in stacks]
-        levels = packing.levels_for(run for stack in stacks for run in stack.runs)
-        self._meta = self._describe(opening, shown, levels)
-        ranking = self._ranking(shown)
-        pixels = self._map(int(np.clip((STILL / len(ranking)) ** 0.5, 20, 96)))
-        self._still, self._still_width = still.png(pixels, still.color_table()), pixels.shape[1]
-        room = self._page_bytes - len(self._page().encode()) - RESERVE
-        pieces = [packing.Piece.of(stack, levels) for stack in stacks]
-        fitted, self._meta["pooled"] = packing.fit(pieces, ranking, room)
-        for stack, meta, (data, kept) in zip(stacks, self._meta["stacks"], fitted, strict=True):
-            gone = sorted(set(range(stack.size)) - set(kept))
-            self.pooled += [(stack.name, *stack.at(i)) for i in gone]
-            meta |= {"kept": kept if gone else None, "data": data}
-        if self.pooled:
-            self._meta["notes"].insert(0, self._loss())
-        self._meta["id"] = packing.identity(self._meta)
-
-    def _shown(self, stack: AttentionStack, opening: Opening) -> int:
-        """Which head of all is shown large at first."""
-        here = stack.name == opening.stack
-        if opening.head is not None and here:
-            at, head = stack.place(*opening.head)
-            return at * stack.n_heads + head
-        if not here:
-            return stack.shown(opening.kind, opening.run, -1)
-        return stack.shown(opening.kind, opening.run, opening.sort, opening.lock)
-
-    def _ranking(self, shown: list[int]) -> list[tuple[int, int]]:
-        """All (stack, head) by their places, those shown at first before the others, then the most telling."""
-        first = [*enumerate(shown)]
-        first.sort(key=lambda one: list(self.stacks)[one[0]] != self._opened)
-        worths = [stack.worth() for stack in self.stacks.values()]
-        every = [(i, head) for i, worth in enumerate(worths) for head in range(len(worth))]
-        order = np.argsort(-np.concatenate(worths), kind="stable").tolist()
-        return [*first, *(every[i] for i in order if every[i] not in first)]
-
-    def _loss(self) -> str:
-        scored = [bool(stack.scores) for stack in self.stacks.values()]
-        by = ["score lowest"] * any(scored)
-        by += ["attend least to any single token besides the first"] * (not all(scored))
-        every = sum(stack.size for stack in self.stacks.values())
-        return (
-            f"Pooled to stay within {self._page_bytes / 1e6:g} MB: {len(self.pooled)} of {every} heads (\u25a6), those "
-            f"that {' or '.join(by)}, show of each block of tokens the largest entry. page_bytes= sets the budget."
-        )
-
-    def _describe(self, opening: Opening, shown: list[int], levels: int) -> dict[str, Any]:
-        stacks = list(self.stacks.values())
-        texts = list(dict.fromkeys(text for stack in stacks for text in (stack.keys, stack.queries)))
-        notes = dict.fromkeys([*opening.notes, *(f"{note}" for stack in stacks for note in self._notes(stack))])
-        return {
-            "id": "",
-            "runs": list(opening.run_names[: len(stacks[0].runs)]),
-            "texts": [text.describe() for text in texts],
-            "stacks": [stack.describe(head, texts) for stack, head in zip(stacks, shown, strict=True)],
-            "stack": list(self.stacks).index(opening.stack),
-            "levels": levels,
-            "alphabet": packing.ALPHABET.tobytes().decode(),
-            "pooled": 0,
-            "sort": opening.sort,
-            "locked": opening.head is not None,
-            "lock": None if opening.lock == (None, None) else opening.lock,
-            "kind": get_args(Quantity).index(opening.kind),
-            "run": SHOWN_RUNS.index(opening.run),
-            "notes": list(notes),
-            "title": self._title or self._headline(),
-            "summary": self._headline(),
-            "palette": still.PALETTE,
-            "style": packing.source("explorer.css"),
-        }
-
-    def _notes(self, stack: AttentionStack) -> list[str]:
-        """What a reader should know of a stack, with its name where there are others."""
-        return [self._where(stack) + note for run in stack.runs for note in run.notes]
-
-    def _where(self, stack: AttentionStack) -> str:
-        """How a line about one of several stacks begins."""
-        return f"{stack.title.capitalize()}: " if len(self.stacks) > 1 else ""
-
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write one self-contained page, at most `page_bytes`, that opens offline."""
-        _write(path, self._page().encode())
-
-    def _page(self) -> str:
-        return packing.page(self._meta["title"], self._html())
-
-    def _html(self) -> str:
-        width = self._still_width * (1 if self._still_width > 480 else 2)
-        return packing.fragment(self._meta, self._still, width, self._lines())
+        _write(path, self._page.document().encode())
 
     def _repr_mimebundle_(
         self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
     ) -> dict[str, str]:
         bundle = {
-            "text/plain": self._text(),
-            "image/png": base64.b64encode(self._still).decode(),
-            "text/html": self._html(),
+            "text/plain": self._page.text(),
+            "image/png": base64.b64encode(self._page.picture).decode(),
+            "text/html": self._page.fragment(),
         }
         return {k: v for k, v in bundle.items() if (not include or k in include) and k not in (exclude or ())}
 
@@ -348,7 +255,7 @@ class AttentionExplorer:
             from interp.plot.widget import AttentionWidget
         except ImportError as error:
             raise ConfigError(f"the widget needs anywidget: pip install 'interp[widget]' ({error})") from error
-        return AttentionWidget(self._meta)
+        return AttentionWidget(self._page.meta)
 
     # ------------------------------------------------------------------ pictures and words
 
@@ -376,7 +283,7 @@ class AttentionExplorer:
         """Write the map of all heads with its summary as an SVG, or one head with its tokens."""
         pixels = self._pixels(layer, head, stack)
         if layer is None or head is None:
-            text = still.map_svg(pixels, self._lines())
+            text = still.map_svg(pixels, self._page.lines())
         else:
             shown = self._stack(stack)
             text = still.head_svg(pixels, *shown.labels("clean"), shown.name_of(layer, head))
@@ -390,35 +297,11 @@ class AttentionExplorer:
         if layer is None or head is None:
             if stack is not None:
                 raise ConfigError(f"stack = {describe(stack)} without a layer and a head: the map is of all stacks")
-            return self._map(48)
+            return self._page.map(48)
         return still.levels(still.pool(self.values(layer, head, stack=stack), 640), 1.0)
 
-    def _map(self, thumb: int) -> np.ndarray:
-        return still.below([stack.map(thumb) for stack in self.stacks.values()])
-
-    def _headline(self) -> str:
-        stacks = list(self.stacks.values())
-        if len(stacks) == 1:
-            text = f"{'Cross-attention' if stacks[0].cross else 'Attention'} of {stacks[0].headline()}"
-        else:
-            text = "; ".join(f"{stack.title}: {stack.headline()}" for stack in stacks).capitalize()
-        return text + (f", {' and '.join(self._run_names)}" if len(stacks[0].runs) == 2 else "")
-
-    def _lines(self) -> list[tuple[str, str]]:
-        """The summary: title, sizes, the best heads by every score with the colour of its badge, and the notes."""
-        lines = [(line, "") for line in (self._title, self._headline()) if line]
-        for stack in self.stacks.values():
-            lines += [(self._where(stack) + line, color) for line, color in stack.best()]
-        return lines + [(note, "") for note in self._meta["notes"]]
-
-    def _text(self) -> str:
-        return "\n".join(line for line, _ in self._lines())
-
     def __repr__(self) -> str:
-        return self._text()
-
-
-RESERVE = 900  # bytes for what is not known before the data are packed: the sentence on what was pooled, and the id
+        return self._page.text()
 
 
 def _scale(stack: AttentionStack, kind: Quantity, run: Run) -> dict[str, Any]:

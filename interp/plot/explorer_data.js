@@ -1,6 +1,6 @@
 // The numbers behind the attention explorer: what a page carries of one stack of heads, decoded, and a head's values.
 //
-// `meta` is what explorer.py makes, and `stack` one of its stacks; packing.py says how the data are written. Resolves to
+// `meta` is what explorer_page.py makes, and `stack` one of its stacks; packing.py says how the data are written. Resolves to
 // functions that make the values of a head. Those that take `look` = { kind, run, gone } make them of a kind (0:
 // attention, 1: times |v W_O|, 2: contribution), of a run (0, 1, or 2 and above: the second minus the first), without
 // the keys in `gone`. NaN stands where an entry is masked.

@@ -127,7 +127,7 @@ def test_a_cell_of_either_stack_of_an_encoder_with_a_decoder_shows_the_run_with_
                     shown = explorer.values(layer, head, run=run, stack=part)  # pyright: ignore[reportArgumentType]
                     assert np.abs(np.nan_to_num(shown) - want).max() < 1e-7, (site, direction, part, layer, head)
         assert explorer.stacks["cross_attn"].queries.labels[0] == [str(i) for i in base.target.ids[batch].tolist()]
-        opened = explorer._meta["stacks"][explorer._meta["stack"]]["name"]
+        opened = explorer._page.meta["stacks"][explorer._page.meta["stack"]]["name"]
         assert opened == ("encoder" if "encoder" in site else "cross_attn")
 
 
@@ -159,11 +159,11 @@ def test_a_page_of_a_cell_opens_on_both_runs_in_a_head_that_the_patch_changed():
     model = uneven(normalization_type=None)
     found = sweep(model, CORRUPTED, CLEAN, logit)
     explorer = attention_of_cell(model, CORRUPTED, CLEAN, found.sel(layer=1, pos=2))
-    layer, head = divmod(explorer._meta["stacks"][0]["head"], 4)
-    assert explorer._meta["run"] == 3
+    layer, head = divmod(explorer._page.meta["stacks"][0]["head"], 4)
+    assert explorer._page.meta["run"] == 3
     assert layer >= 1
     assert np.nansum(np.abs(explorer.values(layer, head, run="difference"))) > 0
-    assert attention_of_cell(model, CORRUPTED, CLEAN, found.sel(layer=1, pos=2), run="clean")._meta["run"] == 0
+    assert attention_of_cell(model, CORRUPTED, CLEAN, found.sel(layer=1, pos=2), run="clean")._page.meta["run"] == 0
 
 
 def test_what_is_no_cell_of_a_sweep_between_prompts_is_refused():

@@ -285,7 +285,7 @@ def test_a_page_within_its_budget_pools_heads_of_any_stack_and_says_which():
     with torch.no_grad():
         _, found = model.run_with_cache(torch.randint(9, (1, 40)), torch.randint(7, (1, 40)))
     explorer = attention(found, page_bytes=75_000, head=(1, 2))
-    assert len(explorer._page()) <= 75_000
+    assert len(explorer._page.document()) <= 75_000
     assert 0 < len(explorer.pooled) < 30
     assert ("cross_attn", 1, 2) not in explorer.pooled
     assert f"{len(explorer.pooled)} of 30 heads" in repr(explorer)
@@ -413,7 +413,7 @@ def test_bars_of_cross_heads_have_their_names():
 
 def test_the_map_has_the_heads_of_all_stacks(tmp_path: Path):
     explorer = attention(pair_run()[0])
-    whole = explorer._map(20)
+    whole = explorer._page.map(20)
     parts = [stack.map(20) for stack in explorer.stacks.values()]
     at = 0
     for part in parts:

@@ -243,7 +243,7 @@ def test_everything_that_names_tokens_shows_such_ids(model: HookedTransformer):
     swept = sweep(model, tokens, other, Logit(9), site="resid_pre", progress=False)
     assert "<8>" in "".join(map(str, swept.token.values))
     _, cache = model.run_with_cache(tokens)
-    shown = attention(cache, tokens=tokens, correct=9, incorrect="a")._meta
+    shown = attention(cache, tokens=tokens, correct=9, incorrect="a")._page.meta
     assert "<8>" in json.dumps(shown) and "<9>" in json.dumps(shown)
     assert token_strings(model.tokenizer, [0, 9, 9]) == ["a", "<9>", "<9>"]
     assert token_names(None, torch.tensor([4])) == ["4"]
