@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -40,7 +40,6 @@ def heatmaps(
 
     Raises `ShapeError` if there are not as many names and labels as maps, rows and columns, and as `heatmap`.
     """
-    import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     from interp.plot.shown import Figure
@@ -64,12 +63,7 @@ def heatmaps(
         vertical_spacing=(40 + sides.under) / plots,
     )
     under = hover_names(None, rows, y, "row"), hover_names(None, columns, x, "column")
-    # Where labels stand at the sides they are cut, and the pointer asks the cells; else it asks the axes.
-    of_cell = {"customdata": cells_of(*under, z.shape[1:])} if sides.labelled else {}
-    asked = "%{customdata[0]}<br>%{customdata[1]}" if sides.labelled else "%{y}<br>%{x}"
-    for i, (one, name) in enumerate(zip(z, names, strict=True)):
-        said = f"{asked}<br>{literal(value)} %{{z:.4f}}<extra>{literal(name)}</extra>"
-        shown = go.Heatmap(z=one, hovertemplate=said, hoverongaps=False, coloraxis="coloraxis", **of_cell)
+    for i, shown in enumerate(_traces(z, names, under, value, sides.labelled)):
         figure.add_trace(shown, row=i // across + 1, col=i % across + 1)
     _label_sides(figure, sides, under, (y, x), down)
     figure.update_xaxes(range=[-0.5, len(columns) - 0.5])
@@ -88,6 +82,19 @@ def heatmaps(
         margin={"l": left, "r": right, "t": 40 + lines_high, "b": bottom},
         plot_bgcolor=BLANK,
     )
+
+
+def _traces(
+    z: np.ndarray, names: Sequence[str], under: tuple[Sequence[str], Sequence[str]], value: str, labelled: bool
+) -> Iterator[plotly.graph_objects.Heatmap]:
+    """The maps. Where labels stand at the sides they are cut, and the pointer asks the cells; else it asks the axes."""
+    import plotly.graph_objects as go
+
+    of_cell = {"customdata": cells_of(*under, z.shape[1:])} if labelled else {}
+    asked = "%{customdata[0]}<br>%{customdata[1]}" if labelled else "%{y}<br>%{x}"
+    for one, name in zip(z, names, strict=True):
+        said = f"{asked}<br>{literal(value)} %{{z:.4f}}<extra>{literal(name)}</extra>"
+        yield go.Heatmap(z=one, hovertemplate=said, hoverongaps=False, coloraxis="coloraxis", **of_cell)
 
 
 def _label_sides(
