@@ -87,11 +87,13 @@ def verify_circuits(
     print_whole(table)
     for name, report in wrong:
         worst = report.worst
-        if worst is not None:
+        if worst is not None and worst.margin <= 0:
             said = f"predicts {worst.predicted!r} where the reference says {worst.expected!r}"
             typer.echo(f"{name}: position {worst.position} of {worst.text!r} {said}")
         for sentence in report.misgenerated[:1]:
             typer.echo(f"{name}: by itself, {sentence}")
+        if worst is not None and worst.margin > 0 and not report.misgenerated:
+            typer.echo(f"{name}: {report!r}")
     if wrong:
         raise typer.Exit(1)
 

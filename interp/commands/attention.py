@@ -89,7 +89,7 @@ def attention(
             source_tokens=source,
             correct=correct,
             incorrect=incorrect,
-            title=f"Attention of {model} on “{clip(str(read[0]), 100)}”",
+            title=f"Attention of {model} on {' → '.join(f'“{clip(said, 100)}”' for said in read if said)}",
             sort_by=next(iter(badges)) if badges else None,
         )
         page.to_html(out)

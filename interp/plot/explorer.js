@@ -284,7 +284,7 @@ ${check("only", "filter")}</span>
 			pen.font = 10 + FONT;
 			pen.fillText(fitting(pen, name(head), thumb - 9 * !whole) + (whole ? "" : " ▦"), x + thumb / 2, y + thumb + 11, thumb);
 			pen.font = `bold 10${FONT}`;
-			if (linking()) chip(pen, spell(links[head]).replace(/(\.\d\d)\d*$/, "$1"), palette.on, palette.paper, x, y, true);
+			if (linking() && pools[head]) chip(pen, spell(links[head]).replace(/(\.\d\d)\d*$/, "$1"), palette.on, palette.paper, x, y, true);
 			mine.slice(0, floor(thumb / 12)).forEach((score, j) => {
 				const text = score.short + (thumb < 40 ? "" : ` ${worded(score, head).replace("0.", ".")}`);
 				chip(pen, text, score.color, "#fff", x, y + j * 12, false);

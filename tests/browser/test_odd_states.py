@@ -10,14 +10,19 @@ from browsing import TOKENS, Explorer, N, Show, run, saved
 from interp.plot import attention
 
 WALK = """host => {
-    const { state, change } = host.explorer, said = [];
+    const { state, change } = host.explorer, said = [], drawn = new Set();
+    const { fillText } = CanvasRenderingContext2D.prototype;
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+        drawn.add(text);
+        fillText.call(this, text, ...rest);
+    };
     for (const run of [0, 1, 2, 3]) for (const kind of [0, 1, 2]) for (const drop of [false, true])
         for (const view of [0, 1]) for (const sort of [0, 3]) {
             const pair = [70 + run, 3 + kind], head = (state.head + 5) % 48;
             change({ run, kind, drop, view, sort, head, pair, lock: sort ? pair : [null, null], own: !state.own });
             said.push(host.shadowRoot.querySelector(".one").innerText);
         }
-    return said;
+    return [said, [...drawn]];
 }"""
 
 
@@ -26,9 +31,10 @@ def test_no_state_of_a_page_whose_heads_are_pooled_breaks_it(show: Show):
     base, other = (run(ids[None] % 12, **size) for ids in (torch.arange(100), torch.arange(100).flip(0)))
     explorer = attention(base, patched=other, correct=1, page_bytes=300_000)
     assert 10 < len(explorer.pooled) < 40
-    said = show(explorer).host.evaluate(WALK)
+    said, drawn = show(explorer).host.evaluate(WALK)
     assert len(said) == 96 and not [one for one in said if "NaN" in one or "undefined" in one]
     assert any("no token can be dropped" in one for one in said)
+    assert "masked" not in drawn and "pooled" in " ".join(drawn)  # what is not known of a head is not masked in it
 
 
 def test_a_saved_picture_takes_no_name_of_a_head_for_markup(show: Show):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,12 @@ def test_a_circuit_that_is_wrong_ends_with_status_1_and_the_worst_input(monkeypa
     assert done.exit_code == 1
     assert "dyck1: position " in done.output
     assert "where the reference says 'T'" in done.output
+
+
+def test_a_circuit_whose_predictions_are_right_is_not_said_to_predict_wrongly(monkeypatch: pytest.MonkeyPatch):
+    found = replace(entry("dyck1").verify(sample=5, progress=False), pattern_errors={"count": 0.25})
+    monkeypatch.setattr(Entry, "verify", lambda self, **options: found)
+    done = CliRunner().invoke(commands.app, ["verify", "dyck1"])
+    assert done.exit_code == 1
+    assert "where the reference says" not in done.output
+    assert "dyck1: Report: wrong" in done.output and "within 0.25 of the interpreter's, most in head" in done.output

@@ -39,13 +39,14 @@ def test_attention_shows_all_three_kinds(pair: str, tmp_path: Path):
     asked = ["attention", "--model", pair, "--source", CLEAN, "--out", str(out)]
     done = run(*asked, "--target", TARGET, "--correct", "r")
     assert "cross-attention: 2 layers x 4 heads over 4 target and 4 source tokens" in done.output
-    assert f"Attention of {pair} on “{CLEAN}”" in done.output
+    assert f"Attention of {pair} on “{CLEAN}” → “{TARGET}”" in done.output
     assert [stack["name"] for stack in meta_of(out)["stacks"]] == ["encoder", "decoder", "cross_attn"]
     assert meta_of(out)["kind"] == 2 and asks_nothing(out)
     model = HookedEncoderDecoder.from_pretrained(pair)
     by_hand = str(attention(model.run_with_cache(CLEAN, TARGET)[1], TARGET, source_tokens=CLEAN))
     assert done.output.splitlines()[1] == by_hand.splitlines()[1]
-    assert "over 1 target and 4 source tokens" in run(*asked).output  # the start token alone
+    alone = run(*asked).output
+    assert "over 1 target and 4 source tokens" in alone and f"on “{CLEAN}”\n" in alone  # the start token alone
 
 
 @pytest.mark.parametrize("site", [None, "cross_attn.k", "decoder.z", "cross_attn.z"])
