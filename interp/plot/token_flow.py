@@ -29,7 +29,8 @@ def token_flow(
 ) -> plotly.graph_objects.Figure:
     """Where information can move: tokens across, layers upwards, a line for each strong entry of a pattern.
 
-    A line goes from the key, as it enters the layer, to the query, as it leaves it; its width is the attention.
+    A line goes from the key, as it enters the layer, to the query, as it leaves it; its width is the attention. Below
+    the title stands from which entry on lines are drawn.
 
     Args:
         patterns: of some heads, by layer and head: `{(5, 1): cache["pattern", 5][0, 1], ...}`.
@@ -83,7 +84,8 @@ def token_flow(
     figure.update_yaxes(title_text="layer", tickmode="array", tickvals=list(range(len(names))), ticktext=names,
                         gridcolor="#eeeeee", zeroline=False, range=[-0.3, len(layers) + 0.3])  # fmt: skip
     below = LETTER * max(map(columns_of, labels)) if angle else 20
-    figure = finish(figure, title, width, 60 + 110 * len(layers))
+    written = title if "\n" in title else f"{title or 'Attention between tokens'}\nentries of {at_least:g} or more"
+    figure = finish(figure, written, width, 60 + 110 * len(layers))
     return figure.update_layout(margin_b=50 + below, height=figure.layout.height + below)
 
 

@@ -580,6 +580,8 @@ def test_token_flow_goes_from_the_attended_token_to_the_query(as_installed: None
     _, cache = model.run_with_cache("!abacb")
     patterns = {(layer, 0): cache["pattern", layer][0, 0] for layer in range(2)}
     figure = figures.token_flow(patterns, "!abacb", at_least=0.9)
+    assert figure.layout.title.subtitle.text == "entries of 0.9 or more"
+    assert figures.token_flow(patterns, "!abacb", title="a\nb").layout.title.subtitle.text == "b"
     drawn = {(one.name, one.x[0], one.x[-1]) for one in traces(figure) if one.mode == "lines"}
     assert {("L0H0", i, i + 1) for i in range(5)} <= drawn
     assert {("L1H0", 2, 3), ("L1H0", 3, 5)} <= drawn
