@@ -197,7 +197,7 @@ class AttentionStack:
         found = np.nan_to_num(self.runs[0].pattern[:, :, queries][..., keys])
         if key is None and not self.cross:
             found[..., self.runs[0].ends[0]] *= query == self.runs[0].ends[0]  # nearly every head looks there
-        if query is None:
+        if query is None and not self.cross:
             found[:, :, key] = 0  # and at itself
         return found.max(axis=(-2, -1)).ravel()
 

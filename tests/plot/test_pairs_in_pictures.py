@@ -451,3 +451,12 @@ def test_a_pattern_over_a_source_is_a_rectangle_with_nothing_masked():
         figures.pattern(cross[2], list("abcd"), list("uvwxyz"), attention_dir="bidirectional")
     with pytest.raises(RangeError, match="outside"):
         figures.pattern(cross[2] - 1, list("abcd"), list("uvwxyz"))
+
+
+def test_a_page_may_open_on_a_locked_token_of_the_source_alone():
+    found, _, _ = pair_run(padded=False)
+    for key in range(N_SOURCE):  # of which there are more than of the target
+        explorer = attention(found, lock_key=key)
+        most = [np.nanmax(explorer.values(layer, head)[:, key]) for layer in range(3) for head in range(4)]
+        assert payload(explorer)["stacks"][2]["head"] == int(np.argmax(most))
+        assert payload(explorer)["lock"] == [None, key]
