@@ -1,18 +1,17 @@
 // The attention explorer: a map of all heads, one head large, the tokens as a strip, and the numbers behind a cell.
 //
-// One function without dependencies but explorer_data.js, for pages, notebooks and a widget. `meta` is what
-// explorer_page.py makes. Nothing asks the network; tokens and names only become text. When all is drawn, `host` has
-// data-ready (milliseconds since the page began) and `explorer`, to read and set what is shown.
+// One function that draws with explorer_canvas.js what explorer_data.js reads, for pages, notebooks and a widget. `meta`
+// is what explorer_page.py makes. Nothing asks the network; tokens and names only become text. When all is drawn, `host`
+// has data-ready (milliseconds since the page began) and `explorer`, to read and set what is shown.
 //
 // One stack of heads is shown at a time: self-attention of an encoder or a decoder, over one list of tokens, or
 // cross-attention, whose queries are tokens of the target and whose keys are tokens of the source. A side is 0 for
 // queries and 1 for keys, and a pair is [query, key], each null where there is none.
 //
-// In this file: the state, the stack, colours, elements, the map of heads, one head, tokens and numbers, what changes
-// them (`change` draws anew what a change touches), a reader's hands, files, the beginning.
+// In this file: the state, the stack, elements, the map of heads, one head, tokens and numbers, what changes them
+// (`change` draws anew what a change touches), a reader's hands, files, the beginning.
 function attentionExplorer(host, meta, onSelect) {
-	const { abs, ceil, floor, max, min, round } = Math, { runs, texts, stacks } = meta;
-	const range = (length) => Array.from({ length }, (_, i) => i), NONE = [null, null];
+	const { runs, texts, stacks } = meta, NONE = [null, null];
 
 	// stack, kind (value), run (2: difference, 3: side by side): what is drawn
 	// role: the side of the tokens in the strip; drop, tail: without the first, the last token; own: colours of each head
@@ -61,6 +60,7 @@ function attentionExplorer(host, meta, onSelect) {
 	const dropped = () => [...new Set(stack.ends.filter((_, i) => [state.drop, state.tail][i]))];
 	const look = () => ({ kind: state.kind, run: state.run, gone: dropped() });
 	const signed = () => state.kind > 1 || state.run > 1;
+	const shades = () => scales[+signed()];
 	const largest = (values) => values.reduce((top, v) => max(top, abs(v) || 0), 0);
 
 	// What one query of a head gives to every key. Of a pooled head, what its block has.
@@ -72,97 +72,8 @@ function attentionExplorer(host, meta, onSelect) {
 		return Float32Array.from(range(columns), (k) => block.values[from + floor((k * block.wide) / columns)]);
 	}
 
-	// ---- colours and canvases
-
-	const system = matchMedia("(prefers-color-scheme: dark)");
-	function theme() {
-		const { body, documentElement: html } = document, code = /vscode-(?:high-contrast-)?(light|dark|high)/.exec(body.className);
-		const named = { true: "light", false: "dark" }[body.dataset.jpThemeLight] || html.getAttribute("theme");
-		return /dark|high/.test(named || (code ? code[1] : system.matches && "dark")) ? "dark" : "light";
-	}
-	let shade, palette, colours, packed, tile;
-	const stops = (signs) => palette[signs ? "signed" : "positive"];
-
-	function mix() { // 256 colours between the palette's stops
-		const corners = stops(signed()).map((hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)));
-		colours = range(256).map((i) => {
-			const x = (i / 255) * (corners.length - 1), at = min(floor(x), corners.length - 2);
-			return corners[at].map((c, j) => round(c + (x - at) * (corners[at + 1][j] - c)));
-		});
-		packed = Uint32Array.from(colours, ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r);
-	}
-	function shadeOf(v, top) { // by the root of the size, so that weak attention shows
-		const t = min(1, Math.sqrt(abs(v) / top)) * Math.sign(v);
-		return round((signed() ? (t + 1) / 2 : t) * 255);
-	}
-	const colour = (v) => colours[shadeOf(v, topOf(state.head))];
-	const light = (rgb) => rgb.reduce((sum, c, i) => sum + [0.2126, 0.7152, 0.0722][i] * (c / 255) ** 2.2, 0);
-	const inkOn = (rgb) => (light(rgb) > 0.179 ? "#000" : "#fff"); // at .179 both have the same contrast
-
-	const ratio = min(2, devicePixelRatio || 1), FONT = "px system-ui, sans-serif", ruler = el("canvas").getContext("2d");
-	ruler.font = `bold 11${FONT}`;
-	const breadth = (text) => ceil(ruler.measureText(text).width);
-	const short = (token) => (token.length > 12 ? [...token].slice(0, 11).join("") + "…" : token);
-
-	function sheet(canvas, width, height) { // as sharp as browsers let one so high be
-		const scale = min(ratio, 32767 / height);
-		Object.assign(canvas, { width: width * scale, height: height * scale, style: `width:${width}px;height:${height}px` });
-		const pen = canvas.getContext("2d");
-		pen.scale(scale, scale);
-		pen.imageSmoothingEnabled = false;
-		pen.fillStyle = palette.ink;
-		return pen;
-	}
-	function bitmap({ values, high, wide }, top) {
-		const canvas = el("canvas", { width: wide, height: high }), image = new ImageData(wide, high);
-		const pixels = new Uint32Array(image.data.buffer);
-		values.forEach((v, i) => v === v && (pixels[i] = packed[shadeOf(v, top)]));
-		canvas.getContext("2d").putImageData(image, 0, 0);
-		return canvas;
-	}
-	function draw(pen, picture, x, y, wide, high) { // on a hatched ground, which shows where entries are masked
-		pen.fillStyle = pen.createPattern(tile, "repeat");
-		pen.fillRect(x, y, wide, high);
-		if (picture) pen.drawImage(picture, x, y, wide, high);
-		pen.fillStyle = palette.ink;
-	}
-	function fitting(pen, text, room) { // cut so that it can be read, where there is room for more than its beginning
-		const least = text.split(" ")[0].length;
-		while (text.length > least && pen.measureText(text).width > room) text = `${text.slice(0, text.endsWith("…") ? -2 : -1)}…`;
-		return text.length > least + 2 ? text : text.slice(0, least);
-	}
-	function chip(pen, text, ground, ink, x, y, left) {
-		const wide = min(thumb, pen.measureText(text).width + 6), from = left ? x : x + thumb - wide;
-		pen.fillStyle = ground;
-		pen.fillRect(from, y, wide, 11);
-		pen.fillStyle = ink;
-		pen.fillText(text, from + wide / 2, y + 9, wide - 2);
-	}
-
-	// Tokens of a side beside its rows or above its columns of `size` pixels, the i-th at `at(i)`: as many as there is room
-	// for, among them the one at hand.
-	function labels(pen, side, size, at, turned, mine = null, run = state.run) {
-		const every = ceil(12 / size), room = side && !turned ? size : widest[side];
-		words(side, run).forEach((token, i) => {
-			if (i !== mine && (i % every || (mine !== null && abs(i - mine) < every))) return;
-			pen.save();
-			pen.font = (i === mine ? "bold 11" : "11") + FONT;
-			pen.textAlign = turned ? "left" : side ? "center" : "right";
-			pen.translate(...at(i));
-			if (turned) pen.rotate(-Math.PI / 2);
-			pen.fillText(short(token), 0, 0, room);
-			pen.restore();
-		});
-	}
-
 	// ---- elements
 
-	function el(tag, props = {}, ...inside) {
-		const made = Object.assign(document.createElement(tag), props);
-		made.append(...inside);
-		return made;
-	}
-	const escaped = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 	const radios = (label, name, options) => `<fieldset><legend>${label}</legend>${options.map((text, i) =>
 		`<label><input type=radio name=${name} value=${i}><span>${escaped(text)}</span></label>`).join("")}</fieldset>`;
 	const check = (name, text) => `<label class=${name}><input type=checkbox name=${name}>${text}</label> `;
@@ -211,10 +122,7 @@ ${check("only", "filter")}</span>
 		find("[name=by]").replaceChildren(option(-1, "any"), ...scores.map((s, i) => option(i, `${s.short}: ${s.name}`)));
 	}
 
-	const unsigned = (text) => text.replace(/^-(?=[0.]*$)/, ""); // a zero has no sign
-	const minus = (text) => text.replaceAll("-", "−"), rounded = (v, digits = 2) => minus(`${+v.toPrecision(digits)}`);
-	const fixed = (v) => minus(isNaN(v) ? "masked" : v && abs(v) < 1e-3 ? v.toExponential(2) : v.toFixed(4));
-	const plus = (v) => (v > 0 ? "+" : "") + fixed(v), spell = (v) => (signed() ? plus : fixed)(v);
+	const spell = (v) => (signed() ? plus : fixed)(v);
 	const drawn = () => KINDS[state.kind] + (runs.length > 1 ? `, ${RUNS[state.run]}` : ""); // for those who do not see it
 
 	// ---- the map of heads
@@ -252,7 +160,6 @@ ${check("only", "filter")}</span>
 	}
 	function measure() { // what depends on the values of all heads
 		fit();
-		mix();
 		pools = all.map((head) => data.coarse(head, ceil(thumb * ratio), look()));
 		pools.forEach((p) => p && (p.top = largest(p.values)));
 		top = signed() || state.kind ? largest(pools.map((p) => p?.top)) || 1 : 1;
@@ -271,23 +178,22 @@ ${check("only", "filter")}</span>
 	}
 
 	function drawHeads() {
-		const pen = sheet(map, per * (thumb + 6), ceil(order.length / per || 1) * (thumb + 18));
+		const pen = sheet(map, per * (thumb + 6), ceil(order.length / per || 1) * (thumb + 18), palette.ink);
 		map.ariaLabel = `Map of ${order.length} heads: ${drawn()}${HOW}`;
-		pen.font = 11 + FONT;
 		if (!order.length) pen.fillText("no such head", 0, 16);
 		pen.textAlign = "center";
 		order.forEach((head, i) => {
 			const [x, y] = spot(i).map((v) => v + 3), mine = badges(head), whole = data.whole(head);
 			pen.globalAlpha = scores.length && state.only && !state.sort && !mine.length ? 0.15 : 1;
-			draw(pen, pools[head] && bitmap(pools[head], topOf(head)), x, y, thumb, thumb);
+			draw(pen, tile, pools[head] && bitmap(pools[head], topOf(head), shades()), x, y, thumb, thumb);
 			pen.globalAlpha = 1;
 			pen.font = 10 + FONT;
 			pen.fillText(fitting(pen, name(head), thumb - 9 * !whole) + (whole ? "" : " ▦"), x + thumb / 2, y + thumb + 11, thumb);
 			pen.font = `bold 10${FONT}`;
-			if (linking() && pools[head]) chip(pen, spell(links[head]).replace(/(\.\d\d)\d*$/, "$1"), palette.on, palette.paper, x, y, true);
+			if (linking() && pools[head]) chip(pen, spell(links[head]).replace(/(\.\d\d)\d*$/, "$1"), palette.on, palette.paper, x, y, thumb, true);
 			mine.slice(0, floor(thumb / 12)).forEach((score, j) => {
 				const text = score.short + (thumb < 40 ? "" : ` ${worded(score, head).replace("0.", ".")}`);
-				chip(pen, text, score.color, "#fff", x, y + j * 12, false);
+				chip(pen, text, score.color, "#fff", x, y + j * 12, thumb);
 			});
 		});
 	}
@@ -304,16 +210,15 @@ ${check("only", "filter")}</span>
 		const across = min(28 * columns, room - left), dx = across / columns, turned = widest[1] + 4 > dx;
 		grid = { left, dx, query, wide: left + across };
 		map.ariaLabel = `Map of ${order.length} heads and their keys: ${asked}; ${drawn()}${HOW}`;
-		const heading = sheet(above, max(grid.wide, breadth(asked)), turned ? widest[1] + 24 : 32); // stays in view
+		const heading = sheet(above, max(grid.wide, breadth(asked)), turned ? widest[1] + 24 : 32, palette.ink); // stays in view
 		heading.font = `bold 11${FONT}`;
 		heading.fillText(asked, 0, 11);
 		labels(heading, 1, dx, (k) => [left + (k + 0.5) * dx + 4 * turned, (turned ? widest[1] + 24 : 32) - 5], turned);
-		const pen = sheet(map, grid.wide, max(2, order.length) * ROW), shares = new Float32Array(order.length * columns);
+		const pen = sheet(map, grid.wide, max(2, order.length) * ROW, palette.ink), shares = new Float32Array(order.length * columns);
 		order.forEach((head, i) => shares.set(line(head, query).map((v) => v / topOf(head)), i * columns));
 		const picture = data.pool(shares, order.length, order.length, ceil(across * ratio));
-		if (order.length) draw(pen, bitmap(picture, 1), left, 0, across, order.length * ROW);
+		if (order.length) draw(pen, tile, bitmap(picture, 1, shades()), left, 0, across, order.length * ROW);
 		else pen.fillText("no such head", 0, 16);
-		pen.font = 11 + FONT;
 		order.forEach((head, i) => {
 			const mark = named(head).slice(name(head).length);
 			pen.fillText(fitting(pen, name(head), left - 8 - pen.measureText(mark).width) + mark, 4, i * ROW + 11);
@@ -338,13 +243,25 @@ ${check("only", "filter")}</span>
 	// Pictures of the head in either run, on one scale and with the colours of their own kind.
 	let trio = false, scale = 1;
 	function bothRuns() {
-		const { run } = state, found = [0, 1].map((one) => ((state.run = one), data.coarse(state.head, 1024, look())));
-		scale = state.kind ? max(...found.map((one) => (one ? largest(one.values) : 0))) || 1 : 1;
-		mix();
-		const pictures = found.map((one) => one && bitmap(one, scale));
-		state.run = run;
-		mix();
-		return pictures;
+		const { kind, head } = state, found = [0, 1].map((run) => data.coarse(head, 1024, { ...look(), run }));
+		scale = kind ? max(...found.map((one) => (one ? largest(one.values) : 0))) || 1 : 1;
+		return found.map((one) => one && bitmap(one, scale, scales[+(kind > 1)]));
+	}
+
+	// Tokens of a side beside its rows or above its columns of `size` pixels, the i-th at `at(i)`: as many as there is room
+	// for, among them the one at hand.
+	function labels(pen, side, size, at, turned, mine = null, run = state.run) {
+		const every = ceil(12 / size), room = side && !turned ? size : widest[side];
+		words(side, run).forEach((token, i) => {
+			if (i !== mine && (i % every || (mine !== null && abs(i - mine) < every))) return;
+			pen.save();
+			pen.font = (i === mine ? "bold 11" : "11") + FONT;
+			pen.textAlign = turned ? "left" : side ? "center" : "right";
+			pen.translate(...at(i));
+			if (turned) pen.rotate(-Math.PI / 2);
+			pen.fillText(short(token), 0, 0, room);
+			pen.restore();
+		});
 	}
 
 	function drawHead() {
@@ -354,12 +271,11 @@ ${check("only", "filter")}</span>
 		const [most, least] = [columns, rows].map((n) => min(space / n, max(240 / n, 64))); // cells, at most thrice as long one way
 		const dx = min(most, 3 * least), dy = min(least, 3 * most), across = dx * columns, down = dy * rows, step = across + between;
 		const turned = widest[1] + 4 > dx, over = (turned ? widest[1] + 24 : 32) + 12 * !!trio; // wide columns need no turning
-		const last = left + step * (many - 1), pen = sheet(big, max(280, last + across + rest), over + down + 4);
+		const last = left + step * (many - 1), pen = sheet(big, max(280, last + across + rest), over + down + 4, palette.ink);
 		const title = name(state.head) + (data.whole(state.head) ? "" : ", pooled");
 		frame = { left, above: over, dx, dy, step, many };
 		big.ariaLabel = `Head ${title}: ${drawn()}; ${SIDES[0]} down, ${SIDES[1]} across${HOW}`;
-		[...(trio || []), picture].forEach((one, i) => draw(pen, one, left + step * i, over, across, down));
-		pen.font = 11 + FONT;
+		[...(trio || []), picture].forEach((one, i) => draw(pen, tile, one, left + step * i, over, across, down));
 		if (trio) RUNS.slice(0, 3).forEach((text, i) => pen.fillText(text, left + step * i, 26, across));
 		pen.fillStyle = palette.soft;
 		pen.fillText(`${SIDES[0]} ↓   ${SIDES[1]} →`, breadth(title) * 1.2 + 12, 12);
@@ -391,7 +307,7 @@ ${check("only", "filter")}</span>
 		values.forEach((v, i) => {
 			if (isNaN(v)) return;
 			const text = unsigned(v.toFixed(digits));
-			pen.fillStyle = inkOn(colour(v));
+			pen.fillStyle = inkOn(colour(v, most, shades()));
 			pen.fillText(minus(text), left + ((i % columns) + 0.5) * dx, over + (floor(i / columns) + 0.5) * dy + 4, dx - 2);
 		});
 		pen.textAlign = "left";
@@ -400,7 +316,7 @@ ${check("only", "filter")}</span>
 
 	function drawLegend() {
 		const bar = (label, top, signs) => el("span", {}, el("b", {}, label), el("div", { className: "scale" },
-			el("i", { style: `--scale:${stops(signs)}` }),
+			el("i", { style: `--scale:${palette[signs ? "signed" : "positive"]}` }),
 			...(signs ? [-1, -0.25, 0, 0.25, 1] : [0, 0.06, 0.25, 0.56, 1]).map((x) => el("span", {}, rounded(x * top)))));
 		const { kind, run, head } = state, what = KINDS[kind];
 		legend.replaceChildren(trio ? bar(`${what}, ${runs.join(" and ")}`, scale, kind > 1) : "",
@@ -423,7 +339,7 @@ ${check("only", "filter")}</span>
 			if (pair[side] === null) list.removeAttribute("aria-activedescendant");
 			else list.setAttribute("aria-activedescendant", `${"ts"[lists.indexOf(list)]}${pair[side]}`);
 			[...list.children].forEach((token, i) => {
-				const v = at === null || !data.whole(state.head) ? null : across(of, at, i), rgb = v !== null && !isNaN(v) && colour(v);
+				const v = at === null || !data.whole(state.head) ? null : across(of, at, i), rgb = v !== null && !isNaN(v) && colour(v, topOf(state.head), shades());
 				token.className = [i === pair[side] && "at", !cross && i === pair[1 - side] && "other", v !== null && !rgb && "masked",
 					stack.padding[side].includes(i) && "padding"].filter(Boolean).join(" ");
 				token.style = rgb ? `background:rgb(${rgb});color:${inkOn(rgb)}` : "";
@@ -495,7 +411,7 @@ ${check("only", "filter")}</span>
 		if (level) {
 			({ values, lost } = data.matrix(state.head, look()));
 			block = data.coarse(state.head, 1024, look());
-			picture = block && bitmap(block, topOf(state.head));
+			picture = block && bitmap(block, topOf(state.head), shades());
 			trio = state.run > 2 && bothRuns();
 			drawLegend();
 		}
@@ -611,14 +527,14 @@ ${check("only", "filter")}</span>
 			const text = (side) => words(side).map((token, i) => `<text ${side ? `transform="translate(${at(i)} 85) rotate(-90)"`
 				: `x="85" y="${at(i)}" text-anchor="end"`}>${escaped(short(token))}</text>`).join("");
 			return `<svg xmlns="http://www.w3.org/2000/svg" width="${wide + 98}" height="${high + 98}" font-family="sans-serif" ` +
-				`font-size="11" fill="${ink}"><title>${escaped(name(state.head))}</title><path fill="${paper}" d="M0 0h${wide + 98}v${high + 98}H0"/>` +
+				`font-size="11" fill="${ink}"><title>${escaped(`${name(state.head)}: ${drawn()}`)}</title><path fill="${paper}" d="M0 0h${wide + 98}v${high + 98}H0"/>` +
 				`<rect ${area} fill="${hatch}"/><image ${area} preserveAspectRatio="none" style="image-rendering:pixelated" ` +
 				`href="${picture ? picture.toDataURL() : "data:,"}"/>${text(0)}${text(1)}</svg>`;
 		},
 		HTML() { // this explorer alone
 			const still = host.querySelector("figure")?.outerHTML || "", data = JSON.stringify(meta).replace(/</g, "\\u003c");
 			return `<!doctype html><html lang="en"><meta charset="utf-8"><title>${escaped(meta.title)}</title><div id="a">${still}` +
-				`</div><script>${attentionData}\n${attentionExplorer}\nattentionExplorer(document.getElementById("a"),${data})<\/script></html>`;
+				`</div><script>${attentionScripts}\nattentionScripts()(document.getElementById("a"),${data})<\/script></html>`;
 		},
 	};
 	find("header").onclick = async ({ target: { textContent: kind, localName } }) => {
@@ -630,17 +546,14 @@ ${check("only", "filter")}</span>
 
 	// ---- begin
 
+	let shade, palette, scales, tile; // of the theme; scales: of amounts, and of signed values
 	function restyle() {
 		shade = theme();
 		palette = meta.palette[shade];
+		scales = [shadesOf(palette.positive, false), shadesOf(palette.signed, true)];
+		tile = hatched(palette);
 		root.style.colorScheme = shade;
 		for (const name in palette) root.style.setProperty(`--${name}`, palette[name]);
-		tile = el("canvas", { width: 6, height: 6 });
-		const dots = tile.getContext("2d");
-		dots.fillStyle = palette.masked;
-		dots.fillRect(0, 0, 6, 6);
-		dots.fillStyle = palette.hatch;
-		for (const i of range(6)) dots.fillRect(i, 5 - i, 1, 1);
 		change({ ...state, all: true }, true);
 	}
 	return Promise.all(stacks.map((stack) => attentionData(meta, stack))).then((found) => {
@@ -658,9 +571,10 @@ ${check("only", "filter")}</span>
 		system.onchange = again;
 		let width = host.clientWidth;
 		new ResizeObserver(() => host.clientWidth === width || ((width = host.clientWidth), change({ all: true }))).observe(host);
+		const number = (layer, head) => layers.indexOf(layer) * heads + head;
 		host.explorer = { state, change, selection, heads: () => heads, spot, frame: () => frame, order: () => order, grid: () => grid, line,
-			matrix: (layer, head) => data.matrix(layers.indexOf(layer) * heads + head, look()),
-			coarse: (layer, head) => data.coarse(layers.indexOf(layer) * heads + head, 1024, look()) };
+			matrix: (layer, head) => data.matrix(number(layer, head), look()),
+			coarse: (layer, head) => data.coarse(number(layer, head), 1024, look()) };
 		host.dataset.ready = round(performance.now());
 	}).catch((error) => host.append(el("p", {}, `The explorer failed: ${error}`)));
 }

@@ -1,12 +1,12 @@
 // The numbers behind the attention explorer: what a page carries of one stack of heads, decoded, and a head's values.
 //
-// `meta` is what explorer_page.py makes, and `stack` one of its stacks; packing.py says how the data are written. Resolves to
-// functions that make the values of a head. Those that take `look` = { kind, run, gone } make them of a kind (0:
-// attention, 1: times |v W_O|, 2: contribution), of a run (0, 1, or 2 and above: the second minus the first), without
-// the keys in `gone`. NaN stands where an entry is masked.
+// `meta` is what explorer_page.py makes, and `stack` one of its stacks; packing.py says how the data are written.
+// Resolves to functions that make the values of a head. Those that take `look` = { kind, run, gone } make them of a kind
+// (0: attention, 1: times |v W_O|, 2: contribution), of a run (0, 1, or 2 and above: the second minus the first),
+// without the keys in `gone`. NaN stands where an entry is masked.
 async function attentionData(meta, stack) {
-	const { abs, ceil, floor, max, min } = Math, { runs, levels } = meta, { heads, layers, kept, causal, norms, answer } = stack;
-	const range = (length) => Array.from({ length }, (_, i) => i), all = range(layers.length * heads);
+	const { runs, levels } = meta, { heads, layers, kept, causal, norms, answer } = stack;
+	const all = range(layers.length * heads);
 	const [rows, columns] = stack.texts.map((text) => meta.texts[text].tokens.length);
 	const place = new Map((kept || all).map((head, i) => [head, i])); // where the heads are that are whole
 	const rest = all.filter((head) => !place.has(head)); // of which there is a pooled map alone

@@ -121,7 +121,7 @@ class Page:
             "title": opening.title or self._headline(),
             "summary": self._headline(),
             "palette": still.PALETTE,
-            "style": packing.source("explorer.css"),
+            "style": packing.carried("explorer.css"),
         }
 
     def _headline(self) -> str:

@@ -102,13 +102,20 @@ def value_bytes(runs: Sequence[AttentionRun]) -> bytes:
 
 
 @cache
-def source(*names: str) -> str:
-    """Scripts, one after the other, or a style as a page carries them: without indentation and comments on lines."""
-    text = "".join(files("interp.plot").joinpath(name).read_text(encoding="utf-8") for name in names)
-    return re.sub(r"^\t*(?://.*\n)?|[ \t]+// .*$", "", text, flags=re.MULTILINE)
+def carried(name: str) -> str:
+    """A script or a style as a page carries it: without indentation, comments on lines and empty lines."""
+    text = files("interp.plot").joinpath(name).read_text(encoding="utf-8")
+    return re.sub(r"^\t*(?:(?://.*)?\n)?|[ \t]+// .*$", "", text, flags=re.MULTILINE)
 
 
-SCRIPTS = ("explorer_data.js", "explorer.js")
+SCRIPTS = ("explorer_canvas.js", "explorer_data.js", "explorer.js")
+"""What stands first is there for the others."""
+
+
+def script() -> str:
+    """The explorer's scripts in one function, which returns `attentionExplorer`, and which a saved page says again."""
+    inside = "".join(map(carried, SCRIPTS))
+    return f"function attentionScripts() {{\n{inside}return attentionExplorer;\n}}\n"
 
 
 def as_json(meta: Any) -> str:
@@ -133,13 +140,13 @@ def fragment(meta: dict[str, Any], still: bytes, width: int, lines: Sequence[tup
         f'<div data-attention="{meta["id"]}"><figure style="margin:0">{picture}'
         f"<figcaption>{caption}</figcaption></figure>"
         f'<script type="application/json">{as_json(meta)}</script></div>\n'
-        f"<script>(() => {{\n{source(*SCRIPTS)}{START % meta['id']}}})()</script>\n"
+        f"<script>(() => {{\n{script()}{START % meta['id']}}})()</script>\n"
     )
 
 
 START = """for (const host of document.querySelectorAll('[data-attention="%s"]:not([data-started])')) {
 	host.dataset.started = "";
-	attentionExplorer(host, JSON.parse(host.querySelector("script").textContent));
+	attentionScripts()(host, JSON.parse(host.querySelector("script").textContent));
 }
 """
 # By name, because a notebook may run the script apart from its place; all, because it may show one output twice.

@@ -16,12 +16,12 @@ class AttentionWidget(anywidget.AnyWidget):
             heads that this is in. Follow it with `widget.observe(fn, names="selection")`.
     """
 
-    _esm = f"""{packing.source(*packing.SCRIPTS)}
+    _esm = f"""{packing.script()}
 export default {{
   render({{ model, el }}) {{
     const host = document.createElement("div");
     el.append(host);
-    attentionExplorer(host, model.get("_meta"), (selection) => {{
+    attentionScripts()(host, model.get("_meta"), (selection) => {{
       model.set("selection", selection);
       model.save_changes();
     }});

@@ -40,7 +40,7 @@ def test_no_state_of_a_page_whose_heads_are_pooled_breaks_it(show: Show):
 def test_a_saved_picture_takes_no_name_of_a_head_for_markup(show: Show):
     page = show(attention(run(), TOKENS, names={"<b> & co": "L0H0"}, head=(0, 0)))
     title = next(node for node in ElementTree.fromstring(saved(page, "SVG")).iter() if node.tag.endswith("title"))
-    assert title.text == "L0H0 <b> & co"
+    assert title.text == "L0H0 <b> & co: attention"
 
 
 def test_words_from_right_to_left_keep_their_numbers_beside_them(show: Show):

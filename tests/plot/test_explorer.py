@@ -243,8 +243,8 @@ def test_144_heads_of_128_tokens_take_at_most_1_3_megabytes(sharpness: float, tm
 
 
 def test_the_script_is_at_most_40_kilobytes_and_names_no_address():
-    assert len(packing.source(*packing.SCRIPTS).encode()) <= 40_000
-    assert addresses(packing.source(*packing.SCRIPTS, "explorer.css")) == []
+    assert len(packing.script().encode()) <= 40_000
+    assert addresses(packing.script() + packing.carried("explorer.css")) == []
 
 
 def addresses(text: str) -> list[str]:
@@ -606,7 +606,7 @@ def test_the_widget_carries_the_same_script_and_data():
     pytest.importorskip("anywidget")
     explorer = attention(cache_of(small()))
     widget = explorer.widget()
-    assert packing.source(*packing.SCRIPTS) in str(widget._esm)
+    assert packing.script() in str(widget._esm)
     assert widget._meta == payload(page_of(explorer))
     assert widget.selection == {"stack": None, "layer": None, "head": None, "query": None, "key": None}
 
