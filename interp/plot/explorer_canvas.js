@@ -95,8 +95,10 @@ function fitting(pen, text, room) { // cut so that it can be read, where there i
 }
 function chip(pen, text, ground, ink, x, y, room, left) { // a text on a ground of its own, at a side of the room
 	const wide = min(room, pen.measureText(text).width + 6), from = left ? x : x + room - wide;
+	pen.save();
 	pen.fillStyle = ground;
 	pen.fillRect(from, y, wide, 11);
 	pen.fillStyle = ink;
 	pen.fillText(text, from + wide / 2, y + 9, wide - 2);
+	pen.restore();
 }

@@ -102,3 +102,18 @@ def test_where_no_query_but_the_dropped_one_saw_it_no_average_is_told(show: Show
     page.choose("drop first token")
     assert "on average" not in page.readout.inner_text()
     assert np.isnan(np.array(page.matrix(0, 0), dtype=float)[:N]).all()
+
+
+def test_every_head_has_its_name_below_it_in_the_ink_of_the_theme(page: Explorer):
+    script = """(canvas, [x, y, wide]) => {
+        const { data } = canvas.getContext("2d").getImageData(x, y, wide, 14);
+        let darkest = 255;
+        for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) darkest = Math.min(darkest, data[i]);
+        return darkest;
+    }"""
+    for sort in (0, 1, 3):  # with badges, and with what the locked cell has
+        page.change(sort=sort, by=-1, lock=[7, 2], pair=[7, 2], least=0.05)
+        for i in range(12):
+            x, y = page.host.evaluate("(host, i) => host.explorer.spot(i)", i)
+            thumb = page.host.evaluate("host => host.explorer.spot(1)[0]") - 6
+            assert page.map.evaluate(script, [x + 3, y + thumb + 4, thumb]) < 90, (sort, i)
