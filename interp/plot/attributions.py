@@ -111,7 +111,7 @@ def contributions(
         top_k: show so many parts, the largest first, and the others together in a last bar. None for the components in
             the order of the model, or for the largest 30 of a finer split.
         prompt, pos: the place, where the result has several.
-        title: by default the sum, and how many parts there are.
+        title: by default the sum, and how many parts there are; of a result that was cut to some, what these sum to.
 
     Raises:
         ConfigError: not such a result, or `top_k` below 1.

@@ -116,7 +116,7 @@ def sweep(
 
     Args:
         result: from `patching.sweep` or `path_sweep`, or a variable of what `patching.sweep_sites` returns.
-        metric: which one, where several were measured by name.
+        metric: which one, where several were measured by name; not needed of a result that was cut to one of them.
         title: by default what the result says of itself.
 
     Raises as `array`, and `ConfigError` for a metric that is not there.
