@@ -457,7 +457,7 @@ def test_pictures_are_saved_from_the_page(page: Explorer):
     svg = ElementTree.fromstring(saved(page, "SVG"))
     texts = [node.text for node in svg.iter() if node.tag.endswith("text")]
     assert texts == [*page.strip.locator("bdi").all_inner_texts()] * 2
-    assert next(node.text for node in svg.iter() if node.tag.endswith("title")) == "L0H3"
+    assert next(node.text for node in svg.iter() if node.tag.endswith("title")) == "L0H3: attention, clean"
 
 
 def test_the_saved_page_is_an_explorer_of_its_own(
