@@ -97,7 +97,7 @@ DRAWN = """([layer, head]) => {
 
 def largest_error(page: Any, explorer: AttentionExplorer, drop: bool) -> float:
     """Between the page and numpy, over all heads."""
-    page.evaluate("drop => document.querySelector('[data-ready]').explorer.change({ drop })", drop)
+    page.evaluate("drop => document.querySelector('[data-ready]').explorer.change({ drop, kind: 0 })", drop)
     run, worst = explorer.stacks["decoder"].runs[0], 0.0
     n = run.pattern.shape[-1]
     pooled = {(layer, head) for _, layer, head in explorer.pooled}
