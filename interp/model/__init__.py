@@ -38,7 +38,7 @@ from interp.model.provenance import forget_hash, signature
 from interp.model.recording import Differentiable, LogitMetric
 from interp.model.rows import LogitAttribution, Rows, Stack
 from interp.model.sampling import Sampling
-from interp.model.stream import NormAtScale, Part, Step, StreamPlace, reading_norm, steps
+from interp.model.stream import NormAtScale, Part, Step, StreamPlace, reading_norm, steps, streams_of_block
 from interp.model.transformer import HookedTransformer
 
 __all__ = [
@@ -113,5 +113,6 @@ __all__ = [
     "select",
     "signature",
     "steps",
+    "streams_of_block",
     "visible_keys",
 ]

@@ -1,5 +1,6 @@
 """The logit lens, and direct logit attribution, against loops, the forward algebra, and interventions."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from grid import (
 )
 from hypothesis import given, settings
 from torch import Tensor
+from two_stacks import build_pair, random_prompts
 
 from interp import (
     CacheError,
@@ -229,6 +231,37 @@ def test_the_lens_reads_everything_that_a_run_reads():
     found = logit_lens(model, prompts, top_k=0, answers=[3])
     assert_close(torch.tensor(found.logit[-1, ..., 0].values), model(prompts)[..., 3].detach())
     assert (torch.tensor(found.logit[0, ..., 0].values) != model(tokens)[..., 3]).any()
+
+
+@pytest.mark.parametrize("name", ["t5_like", "bart_like", "causal_encoder_attn_only"])
+def test_a_decoder_is_read_before_its_cross_attention_too(name: str):
+    pair = build_pair(name)
+    read = random_prompts(pair, SEED, "both")
+    prompts = pair.decoder.masked_tokens(read.target, memory=pair.encode(read.source))
+    _, cache = pair.decoder.run_with_cache(prompts)
+    found = logit_lens(pair.decoder, prompts, top_k=0, answers=[3], incl_mid=True, progress=False)
+    assert found.equals(logit_lens(cache, prompts, top_k=0, answers=[3], incl_mid=True, progress=False))
+    for block, part in itertools.product(range(2), ["pre", "cross", "mid"]):
+        if part == "mid" and not has_mid(pair.decoder.cfg):
+            assert f"{block}_mid" not in found.layer
+            continue
+        stream = cache[f"blocks.{block}.hook_resid_{part}"]
+        assert_close(torch.tensor(found.logit.sel(layer=f"{block}_{part}").values[..., 0]),
+                     read_out(pair.decoder, stream)[..., 3])  # fmt: skip
+
+
+def test_a_model_without_blocks_has_no_middle_and_is_read_as_without_it():
+    model = worded(n_layers=0)
+    assert logit_lens(model, "abc", incl_mid=True).equals(logit_lens(model, "abc"))
+
+
+def test_the_lens_reads_a_compiled_model_and_refuses_one_of_two_stacks(as_installed: None):
+    model = worded()
+    compiled: Any = torch.compile(model, backend="eager")
+    assert logit_lens(compiled, "abca", answers=[3]).equals(logit_lens(model, "abca", answers=[3]))
+    pair: Any = build_pair("bart_like")
+    with pytest.raises(ConfigError, match="the logit lens is defined for one stack"):
+        logit_lens(pair, ([[1, 2]], [[3, 4]]))
 
 
 def test_a_model_without_logits_has_no_lens():
