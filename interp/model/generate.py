@@ -109,7 +109,8 @@ def _steps(
         yield last
         if stopped.all():
             return
-        prompts = MaskedTokens(last[:, None], memory=prompts.memory)
+        types = None if prompts.token_types is None else prompts.token_types[:, -1:]  # a text goes on in its type
+        prompts = MaskedTokens(last[:, None], token_types=types, memory=prompts.memory)
 
 
 def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
@@ -181,7 +182,8 @@ class Generates:
         interventions name count along the whole sequence, negative ones from the end of the prompt.
 
         Args:
-            input: prompts, as text or token ids; of unequal length as left-padded ids with `attention_mask`.
+            input: prompts, as text or token ids; of unequal length as left-padded ids with `attention_mask`. What
+                `masked_tokens` makes may bring token types: new tokens have that of the prompt's last one.
             max_new_tokens: how many tokens to add at most; prompt and continuation must fit the context.
             names_filter: also return these activations of all positions run, as one cache ("*" for all).
             progress: show a progress bar on a terminal.
