@@ -24,7 +24,7 @@ from interp.keywords import known_keywords
 from interp.lens.over_prompts import OverPrompts, Pos
 from interp.model import ActivationCache, Part, Step, head_labels, select, steps
 from interp.precision import at_least_float32, without_autocast
-from interp.text import Answer, Ids, Text, answer_in_words
+from interp.text import Answer, Ids, Text, answer_in_words, token_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +85,7 @@ def direct_attribution(
     if missing := _missing(cfg, by):
         raise ConfigError(f"by = {describe(by)}: this model has no {missing}")
     over, cut = OverPrompts.of_cache(cache, prompt, pos), cache.slice(pos=pos)
-    correct, incorrect = _cut_answer(correct, over), _cut_answer(incorrect, over)
+    correct, incorrect = (_cut_answer(answer, over) for answer in (correct, incorrect))
     if by == "mlm_neuron":
         return _of_masked_token_head(cut, over, correct, incorrect)
     components = cut.logit_attrs(cut.decompose_resid(), correct, incorrect)
@@ -260,9 +260,10 @@ def _total(part: Tensor) -> Float[Tensor, "batch pos"]:
 
 def _cut_answer(answer: Any, over: OverPrompts) -> Any:
     """An answer for every position of the run, cut to the positions asked for; any other answer as it is."""
-    if isinstance(answer, Tensor) and answer.ndim == 2 and answer.shape[1] == over.n_pos:
-        return select(answer, 1, over.pos, "pos")
-    return answer
+    if answer is None:
+        return None
+    ids = token_ids(answer, over.model.to_answer, over.model.cfg.d_vocab_out)
+    return select(ids, 1, over.pos, "pos") if ids.ndim == 2 and ids.shape[1] == over.n_pos else answer
 
 
 def attribution_table(result: "xr.Dataset", top_k: int = 10) -> "pd.DataFrame":

@@ -371,6 +371,15 @@ def test_asking_for_some_positions_gives_those_of_all(run: Run):
         np.testing.assert_allclose(last.attribution, whole.attribution.isel(pos=-1), atol=1e-10)
 
 
+@pytest.mark.parametrize("spelling", [Tensor.clone, Tensor.numpy, Tensor.tolist], ids=["tensor", "array", "lists"])
+def test_an_answer_for_every_position_is_cut_however_it_is_spelt(plain: Run, spelling: Any):
+    answers = spelling(plain.tokens.roll(-1, dims=1))
+    whole = direct_attribution(plain.cache, answers, 2, by="head")
+    for pos in (-1, [1, 4]):
+        cut = direct_attribution(plain.cache, answers, 2, by="head", pos=pos)
+        np.testing.assert_allclose(cut.attribution, whole.attribution.isel(pos=pos), atol=1e-12)
+
+
 def test_biases_have_rows_with_names(plain: Run):
     heads = direct_attribution(plain.cache, 5, by="head")
     names = list(heads.component.values)
