@@ -110,11 +110,7 @@ class HookedEncoderDecoder(Watched[EncoderDecoderConfig], SavedPair):
         shared = self.encoder.embed if self.cfg.share_embeddings else None
         of_target = tokenizer if target_tokenizer is None else target_tokenizer
         self.decoder = self.decoder_type(self.cfg.decoder, of_target, device, init_weights, shared)
-        of_stacks = ((stack, *item) for stack, model in self.stacks.items() for item in model.hook_points.items())
-        self.hook_points = {f"{stack}.{name}": point for stack, name, point in of_stacks}
-        self.n_blocks = max(model.n_blocks for model in self.stacks.values())
-        for name, point in self.hook_points.items():
-            point.name = name
+        self.name_hook_points()
 
     @property
     def stacks(self) -> dict[str, HookedTransformer]:
@@ -369,6 +365,22 @@ class HookedEncoderDecoder(Watched[EncoderDecoderConfig], SavedPair):
         return dataclasses.replace(told, cache=PairCache(of_encoder, of_decoder))
 
     # ------------------------------------------------------------------ names
+
+    def name_hook_points(self, sizes: Mapping[str, int] | None = None) -> None:
+        """Find every `HookPoint` of both stacks; its name begins with the word of its stack.
+
+        To be called again after a part with points of its own was put into a stack. Raises `ConfigError` for `sizes`,
+        which each stack has of its own.
+        """
+        if sizes is not None:
+            raise ConfigError(f"sizes = {describe(sizes)}: each stack has its own; give them to its name_hook_points")
+        for model in self.stacks.values():
+            model.name_hook_points()
+        of_stacks = ((stack, *item) for stack, model in self.stacks.items() for item in model.hook_points.items())
+        self.hook_points = {f"{stack}.{name}": point for stack, name, point in of_stacks}
+        self.n_blocks = max(model.n_blocks for model in self.stacks.values())
+        for name, point in self.hook_points.items():
+            point.name = name
 
     def _running_of(self, points: Iterable[HookPoint]) -> Iterable[Running]:
         return {point.running for point in points}  # each stack has its own runs

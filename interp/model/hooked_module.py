@@ -76,9 +76,12 @@ class HookedModule(nn.Module):
     n_blocks: int
 
     def name_hook_points(self, sizes: Mapping[str, int] | None = None) -> None:
-        """Find every `HookPoint` below this module and name it; `sizes` are the axes whose size is fixed.
+        """Find every `HookPoint` below this module and name it.
 
         To be called at the end of `__init__`, and again after a part with points of its own was put in.
+
+        Args:
+            sizes: the axes whose size is fixed; None for those that were said before.
         """
         found = {
             f"{path}.{attribute}".lstrip("."): point
@@ -91,7 +94,7 @@ class HookedModule(nn.Module):
         for name, point in self.hook_points.items():
             point.name, point.key, point.running = name, name, self.running
             self.running.hooks += [hook for hook in point.hooks if hook not in self.running.hooks]
-        self.axis_sizes = dict(sizes or {})
+        self.axis_sizes = dict(vars(self).get("axis_sizes", {}) if sizes is None else sizes)
         self.n_blocks = 1 + max((layer for layer in map(layer_of, self.hook_points) if layer is not None), default=-1)
 
     def hook_map(self) -> HookMap:
