@@ -10,7 +10,6 @@ generation, for which the encoder runs once.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
 import torch
@@ -32,46 +31,12 @@ from interp.model.options import ReadOut, ReturnType, what_to_differentiate
 from interp.model.pair_cache import OWN_POSITIONS, PairCache
 from interp.model.recording import Differentiable, Recording, objective
 from interp.model.saved import SavedPair
+from interp.model.stacks import SourceAndTarget
 from interp.model.transformer import HookedTransformer
 from interp.text import AttentionMask, Ids, MaskedTokens, Memory, Text, is_text
 
 Source = Text | Ids | MaskedTokens
 """What a stack reads: a text, several of them, or token ids."""
-
-
-@dataclass(frozen=True, eq=False)
-class SourceAndTarget:
-    """Everything that a run of a pair reads, checked.
-
-    Attributes:
-        source: what the encoder reads.
-        target: what the decoder reads, from the start token on; its memory is what the encoder makes of the source.
-
-    Raises `ShapeError` for another number of targets than of sources, and for a target with a memory of its own.
-    """
-
-    source: MaskedTokens
-    target: MaskedTokens
-
-    def __post_init__(self) -> None:
-        if self.target.memory is not None:
-            raise ShapeError("the target brings a memory, and this model makes one of the source; run model.decoder on "
-                             "the target alone, or leave its memory out")  # fmt: skip
-        if len(self.target) != len(self.source):
-            raise ShapeError(f"{len(self.target)} targets for {len(self.source)} sources; allowed: one for each")
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, rows: slice) -> "SourceAndTarget":
-        """Some of the sequences, padded as they were."""
-        return SourceAndTarget(self.source[rows], self.target[rows])
-
-    @property
-    def masks(self) -> tuple[tuple[Tensor | None, None], tuple[Tensor | None, Tensor | None]]:
-        """What the caches of encoder and decoder hold: the mask of their positions, and that of what they attend to."""
-        source = self.source.attention_mask
-        return (source, None), (self.target.attention_mask, source)
 
 
 class HookedEncoderDecoder(Watched[EncoderDecoderConfig], SavedPair):

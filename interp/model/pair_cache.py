@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from interp.config import EncoderDecoderConfig
 from interp.errors import CheckpointError, ConfigError, HookNotFoundError, describe, did_you_mean
 from interp.files import load_tensors, save_tensors
 from interp.model.cache import ActivationCache, held
 from interp.model.names import STACKS, HookName, as_site, in_stack, of_stack, stack_of, stack_with
 from interp.model.provenance import joint_signature
+from interp.model.stacks import two_stacks
 
 if TYPE_CHECKING:
     from interp.model.encoder_decoder import HookedEncoderDecoder
@@ -149,7 +149,7 @@ class PairCache(Mapping[str, Tensor]):
 
         Raises as `ActivationCache.load`, and `ConfigError` for a model of one stack.
         """
-        if not isinstance(getattr(model, "cfg", None), EncoderDecoderConfig):
+        if two_stacks(model) is None:
             raise ConfigError(f"model = {describe(model)}; allowed: a HookedEncoderDecoder")
         tensors, about = load_tensors(path, KIND, str(model.decoder.W_E.device))
         if not set(STACKS) <= set(about):

@@ -24,7 +24,7 @@ from interp.model.attention import WRITE_PER_HEAD
 from interp.model.derived import NO_RUN, Kind
 from interp.model.graph import head_labels
 from interp.model.norms import Norm
-from interp.model.provenance import CHANGED
+from interp.model.provenance import CHANGED, Provenance
 from interp.model.rows import Stack
 from interp.model.stream import STREAMS, NormAtScale, Step, StreamPlace, reading_norm, steps, streams_of_block
 from interp.precision import (
@@ -47,6 +47,7 @@ class ResidualStream:
     cfg: TransformerConfig
     edited: bool
     kind: Kind
+    made_by: Provenance
     _values: dict[str, Tensor]
     is_current: Callable[[], bool]
 
@@ -328,6 +329,14 @@ class ResidualStream:
             raise CacheError(CHANGED)
         if not linear:
             self.check_is_run()
+
+    def check_made_by(self, model: "HookedTransformer", what: str = "the cache") -> None:
+        """Raise `CacheError`, which calls it `what`, unless this is a run of a given model with the weights it has."""
+        self.check_is_run()
+        if differing := self.made_by.differences(model):
+            if self.model is model:
+                raise CacheError(f"the model's weights changed after {what} was made: run it again")
+            raise CacheError(f"{what} was made by another model than the one given: {'; '.join(differing)}")
 
     def check_is_run(self) -> None:
         """Raise `CacheError`, saying why, for the difference of two runs and for gradients."""

@@ -140,7 +140,7 @@ def test_a_part_with_points_can_be_put_into_a_stack_of_a_pair():
         cache = pair.run_with_cache(prompts, names_filter="*hook_z")[1]
     assert not cache["z", 1, "decoder"][:, -1].any() and not cache["z", 2, "encoder"][:, :, 1].any()
     assert torch.equal(cache["z", 0, "encoder"], want["z", 0, "encoder"])
-    with pytest.raises(ConfigError, match="sizes = .*each stack has its own"):
+    with pytest.raises(ConfigError, match=r"sizes = .*each stack has its own"):
         pair.name_hook_points({"head": 2})
 
 
