@@ -251,7 +251,7 @@ class ResidualStream:
 
     def _of_heads(self, step: Step) -> tuple[Tensor, list[str]]:
         """What each head of a block writes, before any norm on the write path."""
-        name = f"blocks.{step.layer}.{step.part}"
+        name = step.name
         result = self._values.get(f"{name}.hook_result")
         if result is None and self.kind == "gradient":
             raise HookNotFoundError(

@@ -62,6 +62,11 @@ class Step:
     stream_norm: str | None
 
     @property
+    def name(self) -> str:
+        """The full name of the part that writes."""
+        return f"blocks.{self.layer}.{self.part}"
+
+    @property
     def label(self) -> str:
         """What the write is called among the rows of a decomposition."""
         return f"{self.layer}_{self.part}_out"
@@ -74,7 +79,7 @@ class Step:
     @property
     def bias_name(self) -> str:
         """The parameter that is written whatever the part reads."""
-        return f"blocks.{self.layer}.{self.part}." + ("b_out" if self.part == "mlp" else "b_O")
+        return f"{self.name}." + ("b_out" if self.part == "mlp" else "b_O")
 
 
 def parts(cfg: TransformerConfig) -> tuple[Part, ...]:

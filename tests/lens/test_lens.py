@@ -261,7 +261,7 @@ def test_the_lens_reads_a_compiled_model_and_refuses_one_of_two_stacks(as_instal
     assert logit_lens(compiled, "abca", answers=[3]).equals(logit_lens(model, "abca", answers=[3]))
     pair: Any = build_pair("bart_like")
     with pytest.raises(ConfigError, match="the logit lens is defined for one stack"):
-        logit_lens(pair, ([[1, 2]], [[3, 4]]))
+        logit_lens(pair, [[1, 2]])
 
 
 def test_a_model_without_logits_has_no_lens():
@@ -523,3 +523,16 @@ def test_value_norms_are_the_lengths_of_what_heads_would_write_from_one_position
         for head in range(run.cfg.n_heads):
             written = v[:, :, head * v.shape[2] // run.cfg.n_heads] @ block.attn.W_O[head]
             assert_close(found[:, head], written.norm(dim=-1).detach())
+
+
+def test_layers_of_heads_may_count_from_the_end_and_others_are_refused_by_name(plain: Run, as_installed: None):
+    cache, wrong = plain.cache, "cross_attn"
+    assert torch.equal(value_norms(cache, -1), value_norms(cache, 2))
+    for got, want in zip(key_effects(cache, -1, 3), key_effects(cache, 2, 3), strict=True):
+        assert torch.equal(got, want)
+    for asked in (lambda layer, part: value_norms(cache, layer, part),
+                  lambda layer, part: key_effects(cache, layer, 3, part=part)):  # fmt: skip
+        with pytest.raises(ConfigError, match="layer = 3; allowed: -3 to 2"):
+            asked(3, "attn")
+        with pytest.raises(ConfigError, match="part = 'cross_attn'; allowed: 'attn'"):
+            asked(0, wrong)

@@ -293,10 +293,12 @@ def test_compiled_pairs_and_stacks_are_swept_as_they_are():
     clean = random_prompts(model, 24, "source")
     corrupted = changed(model, clean)
     memory = model.encode(clean.source)
-    targets = [model.decoder.masked_tokens(one.target, memory=memory) for one in (corrupted, clean)]
+    corrupted_target, clean_target = (
+        model.decoder.masked_tokens(one.target, memory=memory) for one in (corrupted, clean)
+    )
     asked: list[tuple[Any, Any, Any, Any]] = [
         *((model, corrupted, clean, site) for site in (("z", "encoder"), ("z", "decoder"), ("k", "cross_attn"))),
-        (model.decoder, *targets, ("k", "cross_attn")),
+        (model.decoder, corrupted_target, clean_target, ("k", "cross_attn")),
     ]
     for plain, one, other, site in asked:
         compiled: Any = torch.compile(plain, backend="eager")
