@@ -101,7 +101,6 @@ class HookedEncoderDecoder(Watched[EncoderDecoderConfig], SavedPair):
 
     # ------------------------------------------------------------------ runs
 
-    @is_run
     @known_keywords
     def forward(
         self,
@@ -134,6 +133,7 @@ class HookedEncoderDecoder(Watched[EncoderDecoderConfig], SavedPair):
 
     base_forward = forward
 
+    @is_run
     def encode(self, source: Source, source_mask: AttentionMask | None = None) -> Memory:
         """What the encoder makes of a source: the memory that a run of the decoder reads."""
         prompts = self.encoder.masked_tokens(source, source_mask)
@@ -312,22 +312,25 @@ class HookedEncoderDecoder(Watched[EncoderDecoderConfig], SavedPair):
                 stack, _, key = name.partition(".")
                 wanted[stack].append(key)
         prompts = self.masked_tokens(source, target, source_mask, target_mask)
+        # Of both stacks a cache knows whether hooks edited the run: of each at least one point is looked at.
+        looked_at = {
+            stack: None if names_filter is None else names or ["hook_embed"] for stack, names in wanted.items()
+        }
+        of_encoder = None
         with torch.no_grad():
-            if wanted["encoder"]:
-                stream, of_encoder = self.encoder.base_run_with_cache(
-                    prompts.source, _itself, names_filter=wanted["encoder"]
-                )
-            else:
+            if (names := looked_at["encoder"]) is None:
                 stream = self.encoder.base_run(prompts.source, _itself)
-                of_encoder = self.encoder.cache_type({}, self.encoder, False, prompts.source.attention_mask)
+            else:
+                stream, of_encoder = self.encoder.base_run_with_cache(prompts.source, _itself, names_filter=names)
         begun = dataclasses.replace(prompts.target, memory=Memory(stream, prompts.source.attention_mask))
         told = self.decoder.generate(
-            begun, max_new_tokens, names_filter=wanted["decoder"] or None, progress=progress, **options
+            begun, max_new_tokens, names_filter=looked_at["decoder"], progress=progress, **options
         )
-        if names_filter is None:
+        if of_encoder is None or told.cache is None:
             return told
-        of_decoder = told.cache or self.decoder.cache_type({}, self.decoder, False, *prompts.masks[1])
-        return dataclasses.replace(told, cache=PairCache(of_encoder, of_decoder))
+        kept = {"encoder": of_encoder, "decoder": told.cache}
+        caches = (cache if wanted[stack] else cache.with_values({}) for stack, cache in kept.items())
+        return dataclasses.replace(told, cache=PairCache(*caches))
 
     # ------------------------------------------------------------------ names
 
@@ -383,7 +386,8 @@ class HookedEncoderDecoder(Watched[EncoderDecoderConfig], SavedPair):
 
         Raises `HookNotFoundError` where it is in none, or in both.
         """
-        return stack_of(self.stacks, site)
+        stack, within = stack_of({word: model.hook_points for word, model in self.stacks.items()}, site)
+        return self.stacks[stack], within
 
     def stack_holding(self, point: HookPoint) -> HookedTransformer:
         """The stack that has this point."""

@@ -1,4 +1,4 @@
-"""Generation: keys and values kept between runs, sampling, and the loop that predicts, samples and appends."""
+"""Generation: the loop that predicts, samples and appends, with keys and values kept between its runs."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -204,6 +204,7 @@ class Generates:
         cache = None if caches is None else join_steps(caches)
         return Generation(torch.cat([prompts.ids, new], dim=1), prompts.ids.shape[1], texts, cache)
 
+    @is_run
     @known_keywords
     def stream(
         self,

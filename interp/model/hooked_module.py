@@ -1,9 +1,10 @@
 """Modules whose hook points have names, and hooks that live for a `with` block or until they are removed."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import ParamSpec, Self, TypeVar, cast, get_args
+from typing import Any, ParamSpec, Self, TypeVar, get_args
 
 from torch import nn
 
@@ -36,9 +37,9 @@ def is_run(method: Callable[P, Returned]) -> Callable[P, Returned]:
             raise
         except BaseException:
             for module in args[:1]:
-                for point in cast(HookedModule, module).hook_points.values():
-                    for hook in point.hooks:
-                        hook.cut_short = True
+                points: dict[str, HookPoint] = vars(module).get("hook_points", {})  # none before they are named
+                for hook in itertools.chain(*(point.hooks for point in points.values())):
+                    hook.cut_short = True
             raise
 
     return run
@@ -74,6 +75,11 @@ class HookedModule(nn.Module):
     axis_sizes: dict[str, int]
     running: Running
     n_blocks: int
+
+    @is_run
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What `forward` returns."""
+        return super().__call__(*args, **kwargs)
 
     def name_hook_points(self, sizes: Mapping[str, int] | None = None) -> None:
         """Find every `HookPoint` below this module and name it.

@@ -86,6 +86,25 @@ def test_mistakes_in_a_module_of_ones_own_are_named():
         _ = probe.hook_points["inner.hook_features"].pos_axis
 
 
+def test_the_error_of_a_module_of_ones_own_that_the_block_caught_is_followed_by_no_other():
+    probe = Probe()
+    with probe.hooks([("answer", lambda value, hook: value)]), pytest.raises(RuntimeError, match="shape"):
+        probe(random_tensor(2, 3, 23))
+    with (
+        pytest.raises(HookNotFiredError, match="no forward pass"),
+        probe.hooks([("answer", lambda value, hook: value)]),
+        pytest.raises(KeyError),
+    ):
+        raise KeyError  # of no run
+
+    class Unnamed(HookedModule):
+        def forward(self, x: Tensor) -> Tensor:
+            raise KeyError("its own error")
+
+    with pytest.raises(KeyError, match="its own error"):
+        Unnamed()(random_tensor(2))
+
+
 def test_the_table_of_a_module_of_ones_own_says_what_is_known():
     table = Probe().hook_map()
     assert [(row.name, row.shape) for row in table.values()] == [
