@@ -85,6 +85,8 @@ def direct_attribution(
     if missing := _missing(cfg, by):
         raise ConfigError(f"by = {describe(by)}: this model has no {missing}")
     over, cut = OverPrompts.of_cache(cache, prompt, pos), cache.slice(pos=pos)
+    if by != "mlm_neuron":
+        cut.check_linear_read_out()
     correct, incorrect = (_cut_answer(answer, over) for answer in (correct, incorrect))
     if by == "mlm_neuron":
         return _of_masked_token_head(cut, over, correct, incorrect)
