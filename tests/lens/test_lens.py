@@ -371,7 +371,7 @@ def test_asking_for_some_positions_gives_those_of_all(run: Run):
         np.testing.assert_allclose(last.attribution, whole.attribution.isel(pos=-1), atol=1e-10)
 
 
-@pytest.mark.parametrize("spelling", [Tensor.clone, Tensor.numpy, Tensor.tolist], ids=["tensor", "array", "lists"])
+@pytest.mark.parametrize("spelling", [Tensor.clone, Tensor.numpy], ids=["tensor", "array"])
 def test_an_answer_for_every_position_is_cut_however_it_is_spelt(plain: Run, spelling: Any):
     answers = spelling(plain.tokens.roll(-1, dims=1))
     whole = direct_attribution(plain.cache, answers, 2, by="head")

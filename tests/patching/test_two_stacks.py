@@ -288,6 +288,7 @@ def test_the_memories_of_a_decoder_by_itself_must_correspond_where_their_positio
             assert sweep(decoder, run, source, METRIC, ("z", "cross_attn"), progress=False).std() > 0
 
 
+@pytest.mark.usefixtures("as_installed")
 def test_compiled_pairs_and_stacks_are_swept_as_they_are():
     model = build_pair("bart_like", seed=23)
     clean = random_prompts(model, 24, "source")
