@@ -21,6 +21,8 @@ MODULES = ("utils", "utilities", "patching", "head_detector", "evals", "train", 
 CLASSES = ("HookedTransformer", "HookedTransformerConfig", "ActivationCache", "FactoredMatrix", "HookPoint",
            "HookedRootModule", "HookedEncoder", "HookedEncoderDecoder", "SVDInterpreter",
            "HookedTransformerKeyValueCache", "train.HookedTransformerTrainConfig")  # fmt: skip
+OF_CLASSES = ("hook_points", "past_key_value_caching", "EasyTransformer", "EasyTransformerConfig")
+"""Modules of classes that the package has under the same names; a class in a module of its own name is another."""
 OLD_NAMES = {
     "EasyTransformer": "HookedTransformer",
     "EasyTransformerConfig": "HookedTransformerConfig",
@@ -75,8 +77,8 @@ def canonical(dotted: str) -> str | None:
             return ""
         if dotted.startswith(f"{package}."):
             parts = dotted.removeprefix(f"{package}.").split(".")
-            if len(parts) > 1 and (parts[0] in ("hook_points", "past_key_value_caching") or parts[0] == parts[1]):
-                parts = parts[1:]  # a class in a module of its own
+            if len(parts) > 1 and (parts[0] in OF_CLASSES or (parts[0] == parts[1] and parts[0] in CLASSES)):
+                parts = parts[1:]
             return ".".join([OLD_NAMES.get(parts[0], parts[0]), *parts[1:]])
     return None
 
@@ -95,12 +97,24 @@ def _public(star: str) -> list[str]:
     return [name for name in table() if fnmatch.fnmatch(name, star) and name.count(".") == 1 and "*" not in name]
 
 
+def _globals(body: Sequence[ast.AST]) -> set[str]:
+    """The names that a function binds for the whole program."""
+    found = (node for statement in body for node in ast.walk(statement) if isinstance(node, ast.Global))
+    return {name for node in found for name in node.names}
+
+
 @dataclass
 class Names(ast.NodeVisitor):
-    """Goes through the cells of one program in order and collects what they use."""
+    """Goes through the cells of one program in order and collects what they use.
+
+    Attributes:
+        uses: what was found.
+        scopes: what names mean, innermost last: by the end of the program, in it up to here, in functions.
+        classes: what each class of the program binds.
+    """
 
     uses: list[Use] = field(default_factory=list)
-    scopes: list[Scope] = field(default_factory=lambda: [{}])
+    scopes: list[Scope] = field(default_factory=lambda: [{}, {}])
     classes: dict[str, ClassScope] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ what is bound
@@ -109,13 +123,10 @@ class Names(ast.NodeVisitor):
         """`import transformer_lens as tl`."""
         for alias in node.names:
             meaning = canonical(alias.name)
-            if meaning is None:
-                if alias.asname is None:
-                    self.scopes[-1][alias.name.split(".")[0]] = None
-                continue
-            self._imports(meaning, node)
-            bound = alias.asname or alias.name.split(".")[0]
-            self.scopes[-1][bound] = meaning if alias.asname or "." not in alias.name else ""
+            if meaning is not None:
+                self._imports(meaning, node)
+            whole = alias.asname is not None or "." not in alias.name  # else the package is bound
+            self.scopes[-1][alias.asname or alias.name.split(".")[0]] = meaning if whole or meaning is None else ""
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         """`from transformer_lens import HookedTransformer`."""
@@ -305,6 +316,7 @@ class Names(ast.NodeVisitor):
             scope["self"] = self._class().get("self")
         self.scopes.append(scope)
         self._each(body)
+        self.scopes[1] |= {name: scope[name] for name in _globals(body) if name in scope}
         return self.scopes.pop().get("return")
 
     def _annotated(self, annotation: ast.expr) -> str | None:
@@ -381,10 +393,10 @@ class Names(ast.NodeVisitor):
     def path(self, node: ast.Attribute) -> str | None:
         """The dotted name of an attribute of what TransformerLens has, or None."""
         owner = self.meaning(node.value)
-        if owner == "":
-            return canonical(f"{PACKAGES[0]}.{node.attr}")
-        if owner is None or owner.removesuffix("()") not in (*CLASSES, *MODULES):
+        if owner is None or owner.removesuffix("()") not in ("", *CLASSES, *MODULES):
             return None
+        if not owner.endswith("()"):
+            return canonical(".".join(filter(None, (PACKAGES[0], owner, node.attr))))
         path = f"{owner.removesuffix('()')}.{node.attr}"
         return None if self._is_own(node) and known(path) is None else path  # a subclass has names of its own
 

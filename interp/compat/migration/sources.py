@@ -59,7 +59,7 @@ def _parsed(number: int | None, text: str) -> Cell:
     if number is not None and magic and magic[1] in NOT_PYTHON:
         return Cell(number, lines, ast.parse(""))
     error: Exception | None = None
-    for attempt in (text, "\n".join(map(_without_magic, lines))):  # files of cells (`# %%`) have magics too
+    for attempt in (text, _without_magic(lines)):  # files of cells (`# %%`) have magics too
         try:
             with warnings.catch_warnings(action="ignore"):  # such as those about escapes in strings
                 flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -70,10 +70,13 @@ def _parsed(number: int | None, text: str) -> Cell:
     return Cell(number, lines, None, where)
 
 
-def _without_magic(line: str) -> str:
-    """A line of a cell with `pass` or `None` where IPython would act: `%magic`, `!command`, `x = !command`, `name?`."""
-    indent = line[: len(line) - len(line.lstrip())]
-    if re.match(r"\s*(%%?\w|!|\?)|.*\w\?{1,2}\s*$", line):
-        return f"{indent}pass"
-    assigned = re.match(r"(\s*[\w, ]+=\s*)[!%]", line)
-    return f"{assigned[1]}None" if assigned else line
+def _without_magic(lines: list[str]) -> str:
+    """The text with `pass` or `None` where IPython would act: `%magic`, `!command`, `x = !command`, `name?`."""
+    plain, goes_on = list[str](), False
+    for line in lines:
+        acts = re.match(r"(\s*)(%%?\w|!(?!=)|\?|[%\w.*]+\?{1,2}\s*$)", line)
+        assigned = re.match(r"(\s*[\w, ]+=\s*)[!%]", line)
+        instead = f"{acts[1]}pass" if acts else f"{assigned[1]}None" if assigned else line
+        plain.append("" if goes_on else instead)
+        goes_on = (goes_on or instead != line) and line.endswith("\\")
+    return "\n".join(plain)

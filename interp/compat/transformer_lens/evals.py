@@ -8,18 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.compat.transformer_lens.checks import answers, ensure
+from interp.compat.transformer_lens.checks import ensure, refusals
 from interp.compat.transformer_lens.utils import lm_cross_entropy_loss
 
-__getattr__ = answers(
-    __name__,
-    {
-        "evaluate make_wiki_data_loader make_owt_data_loader make_pile_data_loader make_code_data_loader":
-            "it downloads; call evaluate_on_dataset on rows that utils.tokenize_and_concatenate makes",
-        "ioi_eval IOIDataset": "make pairs of prompts with interp.data, measure interp.metrics.LogitDifference on them",
-        "sanity_check": "model(text, return_type='loss') is below 5 on English for a language model that works",
-    },
-)  # fmt: skip
+__getattr__ = refusals(__name__)
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from torch import Tensor
 import interp
 from interp.compat.transformer_lens import loading, utils
 from interp.compat.transformer_lens.cache import ActivationCache
-from interp.compat.transformer_lens.checks import Refused, ensure
+from interp.compat.transformer_lens.checks import ensure, not_covered
 from interp.compat.transformer_lens.components import PosEmbed
 from interp.compat.transformer_lens.config import HookedTransformerConfig
 from interp.compat.transformer_lens.hook_points import HookedRootModule, HookPoint
@@ -58,8 +58,6 @@ class HookedTransformer(ReadsText, HasWeights):
     ln_final: Any
     unembed: Any
     _mask: Tensor | None = None  # of the last run
-    load_sample_training_dataset = Refused("load_sample_training_dataset", "load texts with interp.data or `datasets`")
-    sample_datapoint = Refused("sample_datapoint", "load texts with interp.data or `datasets`")
 
     def __init__(
         self,
@@ -124,6 +122,12 @@ class HookedTransformer(ReadsText, HasWeights):
                 raise ConfigError("pos_embed cannot be replaced: change W_pos, or hook hook_pos_embed")
             setattr(self.core, name, value)
         super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            raise AttributeError(not_covered("HookedTransformer", name) or str(error)) from None
 
     def setup(self) -> None:
         """Name all modules; the hook points have the core's names."""
