@@ -197,6 +197,55 @@ def test_what_a_variable_holds_is_followed(tmp_path: Path):
         assert sorted(finding.name for finding in findings(tmp_path, code)) == sorted(expected), code
 
 
+def test_an_import_of_something_else_under_the_same_name_takes_its_place(tmp_path: Path):
+    for code in ("import mine as utils\n", "import utils\n", "from mine import helpers as utils\n"):
+        assert findings(tmp_path, f"{code}utils.to_numpy(x)\n") == [], code
+
+
+def test_classes_and_functions_are_known_in_the_modules_that_hold_them(tmp_path: Path):
+    path = tmp_path / "program.py"
+    for code, name in (
+        ("import transformer_lens.hook_points as hp\nhp.HookPoint()", "HookPoint.__init__"),
+        ("import transformer_lens as tl\ntl.hook_points.HookPoint()", "HookPoint.__init__"),
+        ("import transformer_lens as tl\ntl.HookedTransformer.HookedTransformer(cfg)", "HookedTransformer.__init__"),
+        ("import transformer_lens as tl\ntl.HookedTransformer.from_pretrained(x)", "HookedTransformer.from_pretrained"),
+        ("from transformer_lens.train import train\ntrain(m, c, d)", "train.train"),
+        ("from transformer_lens import train\ntrain.train(m, c, d)", "train.train"),
+        ("from transformer_lens import FactoredMatrix as FM\nFM(a, b)", "FactoredMatrix.__init__"),
+        ("from easy_transformer.EasyTransformer import EasyTransformer\nEasyTransformer(c)",
+         "HookedTransformer.__init__"),
+    ):  # fmt: skip
+        path.write_text(f"{code}\n", "utf-8")
+        assert [(one.name, one.verdict != "unknown") for one in read_file(path).findings][1:] == [(name, True)], code
+
+
+def test_what_a_function_makes_global_is_known_to_the_program(tmp_path: Path):
+    path = tmp_path / "program.py"
+    path.write_text(
+        "from transformer_lens import HookedTransformer\nmodel = None\ndef load():\n    global model\n"
+        "    model = HookedTransformer(cfg)\nload()\nmodel.QK\n",
+        "utf-8",
+    )
+    assert [(one.name, one.line) for one in read_file(path).findings][-1] == ("HookedTransformer.QK", 7)
+
+
+def test_a_part_of_the_package_that_the_module_has_not_is_not_said_to_run(tmp_path: Path):
+    path = tmp_path / "program.py"
+    for name, runs in (
+        ("components.LayerNorm", True),
+        ("utils.to_numpy", True),
+        ("HookedTransformerKeyValueCacheEntry", True),
+        ("components.mlps.gated_mlp.GatedMLP", False),
+        ("utilities.devices", False),
+        ("factories.ActivationFunctionFactory", False),
+        ("model_bridge.TransformerBridge", False),
+    ):
+        package, _, last = f"transformer_lens.{name}".rpartition(".")
+        path.write_text(f"from {package} import {last}\n", "utf-8")
+        (found,) = read_file(path).findings
+        assert found.in_module is runs, name
+
+
 # ---------------------------------------------------------------------- what is said
 
 
@@ -342,6 +391,19 @@ def test_cells_and_lines_of_a_notebook_are_counted_as_its_reader_sees_them(tmp_p
         (2, 2, "transformer_lens"),
         (4, 3, "utils.to_numpy"),
     ]
+
+
+def test_a_cell_with_lines_of_the_shell_loses_none_of_its_own(tmp_path: Path):
+    head = "from transformer_lens import HookedTransformer\n"
+    for code, line in (
+        ("%matplotlib inline\nmodel = HookedTransformer(cfg)  # which one?\nmodel.QK", 4),
+        ("%matplotlib inline\nx = (a\n  != b)\nmodel = HookedTransformer(cfg)\nmodel.QK", 6),
+        ("!pip install \\\n  transformer_lens \\\n  torch\nmodel = HookedTransformer(cfg)\nmodel.QK", 6),
+        ("if colab:\n    %pip install \\\n        a\nmodel = HookedTransformer(cfg)\nmodel.QK", 6),
+        ("model = HookedTransformer(cfg)\nmodel.QK\nmodel.QK??", 3),
+    ):
+        found = read_file(notebook(tmp_path / "a.ipynb", head + code)).findings
+        assert ("HookedTransformer.QK", line) in [(one.name, one.line) for one in found], code
 
 
 def test_a_cell_that_is_no_python_is_said_and_the_others_are_read(tmp_path: Path):

@@ -17,19 +17,14 @@ def ensure(right: bool, message: str) -> None:
         raise LensError(message)
 
 
-def not_covered(owner: str, name: str) -> str:
-    """What to do instead of a name that `interp migrate` knows and this module has not; "" for any other name."""
-    entry = None if name.startswith("_") else known(f"{owner} {name}" if owner == "import" else f"{owner}.{name}")
-    if entry is None or entry.rules[""].in_module:
-        return ""
-    return f"{name} is not covered by interp.compat.transformer_lens: {entry.rules[''].say}"
-
-
 class Refused:
-    """What can be imported and not be used: a call raises `ConfigError`, an attribute `AttributeError`."""
+    """What can be imported and not be used: a call raises `ConfigError`, an attribute `AttributeError`.
 
-    def __init__(self, name: str, said: str):
-        self.__name__, self._said = name, said
+    Both say what to do instead.
+    """
+
+    def __init__(self, name: str, instead: str):
+        self.__name__, self._said = name, f"{name} is not covered by interp.compat.transformer_lens: {instead}"
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise it."""
@@ -39,14 +34,20 @@ class Refused:
         raise AttributeError(vars(self).get("_said", name))
 
 
+def not_covered(owner: str, name: str) -> Refused | None:
+    """What stands for a name that the table of `interp migrate` has, and says that it does not run here."""
+    entry = None if name.startswith("_") else known(f"{owner}{name}")
+    return None if entry is None or entry.rules[""].in_module else Refused(name, entry.rules[""].say)
+
+
 def refusals(module: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a module: `Refused` for its names that are not covered, and for no other."""
+    """The `__getattr__` of a module of this package: `not_covered` for its names."""
     file = module.rpartition(".")[2]
+    owner = "import " if file == "transformer_lens" else f"{file}."
 
     def refuse(name: str) -> Any:
-        said = not_covered("import" if file == "transformer_lens" else file, name)
-        if not said:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        return Refused(name, said)
+        if refused := not_covered(owner, name):
+            return refused
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
     return refuse

@@ -81,10 +81,6 @@ class HookPoint(interp.HookPoint, nn.Module):
         """What its RMS norm multiplies by."""
         return cast(Tensor, self._norm[0].w).detach()
 
-    def layer(self) -> int:
-        """The number of the block in its name."""
-        return int(self.name.split(".")[1])
-
     fwd_hooks = property(lambda self: self._of("fwd"), doc="The forward hooks, in the order in which they run.")
     bwd_hooks = property(lambda self: self._of("bwd"), doc="The backward hooks, in the order in which they run.")
 
@@ -295,13 +291,13 @@ class HookedRootModule(nn.Module):
         self._add(*hooks)
         return kept
 
-    def cache_all(self, cache: dict[str, Tensor] | None, **options: Any) -> None:
+    def cache_all(self, cache: dict[str, Tensor] | None, *args: Any, **options: Any) -> None:
         """As `add_caching_hooks` of every point."""
-        self.add_caching_hooks(cache=cache, **options)
+        self.add_caching_hooks(None, *args, cache=cache, **options)
 
-    def cache_some(self, cache: dict[str, Tensor] | None, names: Callable[[str], bool], **options: Any) -> None:
+    def cache_some(self, cache: dict[str, Tensor] | None, names: NamesFilter, *args: Any, **options: Any) -> None:
         """As `add_caching_hooks`."""
-        self.add_caching_hooks(names, cache=cache, **options)
+        self.add_caching_hooks(names, *args, cache=cache, **options)
 
     def run_with_cache(
         self, *model_args: Any, reset_hooks_end: bool = True, clear_contexts: bool = False, **options: Any

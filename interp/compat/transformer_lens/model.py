@@ -24,7 +24,7 @@ from interp.compat.transformer_lens.model_weights import HasWeights
 from interp.compat.transformer_lens.past_key_value_caching import HookedTransformerKeyValueCache
 from interp.errors import ConfigError, check_choice, did_you_mean
 from interp.model import Norm
-from interp.text import is_text
+from interp.text import TextCodec, as_tokenizer, is_text
 
 SWITCHES = {"hook_result": "use_attn_result", "hook_q_input": "use_split_qkv_input", "hook_attn_in": "use_attn_in",
             "hook_k_input": "use_split_qkv_input", "hook_v_input": "use_split_qkv_input",
@@ -75,7 +75,7 @@ class HookedTransformer(ReadsText, HasWeights):
         tokenizer = prepared(tokenizer, default_padding_side)
         if cfg.d_vocab == -1:
             ensure(tokenizer is not None, "Must provide a tokenizer if d_vocab is not provided")
-            size = len(tokenizer) if hasattr(tokenizer, "__len__") else tokenizer.d_vocab
+            size = cast(TextCodec, as_tokenizer(tokenizer)).d_vocab
             cfg = cfg.of_model(d_vocab=size, d_vocab_out=size if cfg.d_vocab_out == -1 else cfg.d_vocab_out)
         device = cfg.device if move_to_device else "cpu"
         core = interp.HookedTransformer(cfg.to_core(), None, device, init_weights=False)
@@ -126,8 +126,10 @@ class HookedTransformer(ReadsText, HasWeights):
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
-        except AttributeError as error:
-            raise AttributeError(not_covered("HookedTransformer", name) or str(error)) from None
+        except AttributeError:
+            if refused := not_covered("HookedTransformer.", name):
+                return refused
+            raise
 
     def setup(self) -> None:
         """Name all modules; the hook points have the core's names."""
@@ -277,12 +279,15 @@ class HookedTransformer(ReadsText, HasWeights):
         switch = SWITCHES.get(point.name.rsplit(".", 1)[-1])
         return not point.lazy if switch is None else getattr(self.cfg, switch)
 
-    def _set(self, switch: str, on: bool) -> None:
+    def _set(self, switch: str, *on: bool, **named: bool) -> None:
         """Whether points are switched on. Raises `LensError` where the model has none of them."""
+        (name, value), *more = [*((switch, one) for one in on), *named.items()] or [("nothing", False)]
+        if more or name != switch:
+            raise TypeError(f"set_{switch} takes {switch} alone")
         attn_only, grouped = self.cfg.attn_only, self.cfg.n_key_value_heads is not None
         ensure(switch != "use_hook_mlp_in" or not attn_only, "Can't use hook_mlp_in with attn_only model")
         ensure(switch != "use_attn_in" or not grouped, "Can't use attn_in with GroupedQueryAttention")
-        setattr(self.cfg, switch, on)
+        setattr(self.cfg, switch, value)
 
     set_use_attn_result = partialmethod(_set, "use_attn_result")
     set_use_split_qkv_input = partialmethod(_set, "use_split_qkv_input")
@@ -309,6 +314,12 @@ class HookedTransformer(ReadsText, HasWeights):
         """Take weights, and process them."""
         self.load_state_dict(state_dict, strict=False)
         self.process_weights_(**steps)
+
+    def to(self, *args: Any, print_details: bool = True, **options: Any) -> "HookedTransformer":
+        """As of every module; there are no details that would be printed."""
+        return super().to(*args, **options)
+
+    mps = partialmethod(to, "mps")
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "HookedTransformer":
         self.core._apply(fn, recurse)

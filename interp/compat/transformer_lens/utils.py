@@ -143,9 +143,11 @@ class Slice:
 
     def indices(self, max_ctx: int | None = None) -> np.ndarray:
         """The indices of an axis of `max_ctx` places, which all but an integer need. Raises `ValueError`."""
-        if max_ctx is None and self.mode != "int":
+        if self.mode == "int":
+            return np.array([self.slice])
+        if max_ctx is None:
             raise ValueError("max_ctx must be specified if slice is not an integer")
-        return np.array([self.slice]) if max_ctx is None else np.atleast_1d(np.arange(max_ctx)[self.slice])
+        return np.arange(max_ctx)[self.slice]
 
     def __repr__(self) -> str:
         return f"Slice: {self.slice} Mode: {self.mode} "
