@@ -165,6 +165,8 @@ class HookedTransformerConfig:
         """All fields."""
         return {name: value for name, value in vars(self).items() if name != "_made"}
 
+    __getstate__ = to_dict  # so that a copy is of no model, and can be changed
+
     def __repr__(self) -> str:
         return "HookedTransformerConfig:\n" + pprint.pformat(self.to_dict())
 

@@ -123,6 +123,10 @@ class HookedTransformer(ReadsText, HasWeights):
             setattr(self.core, name, value)
         super().__setattr__(name, value)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.cfg = self.cfg.of_model()
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
