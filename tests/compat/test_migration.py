@@ -42,6 +42,11 @@ PUBLIC = {
         AB BA S T U Vh collapse_l collapse_r eigenvalues get_corner make_even ndim norm pair svd unsqueeze A B
         shape __getitem__ __init__ rdim ldim mdim has_leading_dims
     """,
+    "HookedRootModule": """
+        add_caching_hooks add_hook add_perma_hook cache_all cache_some check_and_add_hook check_hooks_to_add
+        clear_contexts context_level get_caching_hooks hook_dict hook_points hooks is_caching mod_dict
+        remove_all_hook_fns reset_hooks run_with_cache run_with_hooks setup __init__
+    """,
     "HookPoint": """
         add_hook add_perma_hook clear_context layer remove_hooks name ctx fwd_hooks bwd_hooks
     """,
@@ -81,6 +86,11 @@ def verdicts(found: Iterable[Finding]) -> list[tuple[str, str]]:
 def test_every_public_name_of_their_classes_is_in_the_table():
     missing = [f"{owner}.{name}" for owner, names in PUBLIC.items() for name in names.split()]
     assert [name for name in missing if name not in table()] == []
+
+
+def test_every_field_of_their_config_is_in_the_table():
+    fields = importlib.import_module("interp.compat.transformer_lens").HookedTransformerConfig.__dataclass_fields__
+    assert [name for name in fields if f"HookedTransformerConfig.{name}" not in table()] == []
 
 
 def test_what_works_as_it_is_exists_here():
@@ -128,6 +138,7 @@ def test_the_module_has_every_name_that_it_is_said_to_run():
         "ActivationCache": model.run_with_cache(torch.tensor([[0, 1]]))[1],
         "FactoredMatrix": module.FactoredMatrix(torch.ones(2, 1), torch.ones(1, 2)),
         "HookPoint": module.hook_points.HookPoint(),
+        "HookedRootModule": model,
     }
     missing = []
     for name, entry in table().items():

@@ -184,11 +184,15 @@ class HookedRootModule(nn.Module):
     def check_hooks_to_add(self, hook_point: HookPoint, hook_point_name: str, *args: Any, **options: Any) -> None:
         """For subclasses, which may refuse a hook of `add_hook` here."""
 
+    def check_and_add_hook(self, hook_point: HookPoint, hook_point_name: str, *hook: Any, **options: Any) -> None:
+        """`HookPoint.add_hook`, if `check_hooks_to_add` does not refuse it."""
+        self.check_hooks_to_add(hook_point, hook_point_name, *hook, **options)
+        hook_point.add_hook(*hook, **options)
+
     def add_hook(self, name: str | Callable[[str], bool], hook: HookFunction, *args: Any, **options: Any) -> None:
         """`HookPoint.add_hook` at the point of this name, or at all whose name a predicate is true of."""
         for point in self._named(name):
-            self.check_hooks_to_add(point, point.name, hook, *args, **options)
-            point.add_hook(hook, *args, **options)
+            self.check_and_add_hook(point, point.name, hook, *args, **options)
 
     add_perma_hook = partialmethod(add_hook, is_permanent=True)
 
