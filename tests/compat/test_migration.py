@@ -298,6 +298,8 @@ def test_names_are_followed_through_functions_classes_branches_and_star_imports(
         "class A:\n    m: HookedTransformer\n    def f(self):\n        return self.m.QK\n": 7,
         "class A(HookedTransformer):\n    def f(self):\n        return self.QK\n": 6,
         "class A:\n    def f(self, m: None | HookedTransformer):\n        self.m: Any = m\n        self.m.QK\n": 7,
+        "def f(x):\n    a, cache = model.run_with_cache(x)\n    return a, cache\nl, c = f(t)\nc.model.QK\n": 8,
+        "def run(x):\n    return 3, model\nrun(t)[1].QK\n": 6,
         "@fixture\ndef one():\n    return model\ndef test_it(one):\n    one.QK\n": 8,
         "from transformer_lens import *\nEasyTransformer = HookedTransformer(cfg)\nEasyTransformer.QK\n": 6,
     }
@@ -319,6 +321,9 @@ def test_a_name_that_stands_for_something_else_now_is_not_followed(tmp_path: Pat
         "class A:\n    one = model\n    def f(self, one):\n        one.QK\n",
         "class A(HookedTransformer):\n    def f(self):\n        return self.layer_of_my_own\n",
         "class A:\n    def f(self):\n        self.model.QK\n",
+        "def one():\n    return 3\ndef test_it(one):\n    one.QK\n",
+        "def f(x):\n    return x, x\na = f(1)\na.QK\nb, c = f(1)\nb.QK\n",
+        "def f(x):\n    return model, x\na = f(1)\na.QK\nb, c = f(1)\nc.QK\n",
         "def f(models: list[HookedTransformer]):\n    models.append(models[0].cfg)\n",
     )
     for code in programs:

@@ -37,20 +37,18 @@ PROPERTIES = {
 }
 """What reading an attribute gives."""
 RETURNS = {
-    "HookedTransformer.from_pretrained": "HookedTransformer()",
-    "HookedTransformer.from_pretrained_no_processing": "HookedTransformer()",
     "FactoredMatrix.make_even": "FactoredMatrix()",
     "FactoredMatrix.unsqueeze": "FactoredMatrix()",
 }
 """What a call gives."""
-PAIRS: dict[str | None, tuple[str | None, ...]] = {"HookedTransformer.run_with_cache": (None, "ActivationCache()")}
+PAIRS: dict[str, tuple[str | None, ...]] = {"HookedTransformer.run_with_cache": (None, "ActivationCache()")}
 """What a call gives that returns several things."""
 ITSELF = ("to", "cuda", "cpu", "mps", "eval", "train", "half", "float", "double", "requires_grad_")
 """Methods that return what they are called on."""
 COPIES = ("deepcopy", "copy", "compile")
 """Functions of `copy` and of torch that return something like what they are given."""
-RETURNED = "->"
-"""What begins the meaning of a function of the program, before that of what it returns."""
+RETURNED, SEVERAL = "->", ", "
+"""What begins the meaning of a function of the program, before that of what it returns, and stands between several."""
 
 
 @dataclass(frozen=True)
@@ -256,8 +254,15 @@ class Names(ast.NodeVisitor):
         if isinstance(value, ast.Tuple | ast.List) and len(value.elts) == n:
             yield from map(self.meaning, value.elts)
         else:
-            known = PAIRS.get(self.meaning(value.func), ()) if isinstance(value, ast.Call) else ()
+            known = self._several(value)
             yield from known if len(known) == n else [None] * n
+
+    def _several(self, value: ast.expr) -> tuple[str | None, ...]:
+        """What each of the things means that a call gives, where that is known."""
+        function = (self.meaning(value.func) if isinstance(value, ast.Call) else None) or ""
+        if function.startswith(RETURNED):
+            return tuple(one or None for one in function.removeprefix(RETURNED).split(SEVERAL))
+        return PAIRS.get(function, ())
 
     # ------------------------------------------------------------------ functions
 
@@ -291,7 +296,10 @@ class Names(ast.NodeVisitor):
         """`return model`."""
         if node.value is not None:
             self.visit(node.value)
-            self.scopes[-1]["return"] = self.scopes[-1].get("return") or self.meaning(node.value)
+            values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+            meanings = [self.meaning(value) or "" for value in values]
+            if any(meanings) and "return" not in self.scopes[-1]:
+                self.scopes[-1]["return"] = SEVERAL.join(meanings)
 
     def _class(self) -> ClassScope:
         """The innermost class that is being defined."""
@@ -308,7 +316,9 @@ class Names(ast.NodeVisitor):
             above = self.meaning(ast.Name(argument.arg)) or ""
             if argument.annotation is not None:
                 scope[argument.arg] = self._annotated(argument.annotation)
-            elif above.startswith(RETURNED):  # named like a function: a fixture of pytest, which is what that returns
+            elif (
+                above.startswith(RETURNED) and SEVERAL not in above
+            ):  # named like a function: a fixture of pytest, which is what that returns
                 scope[argument.arg] = above.removeprefix(RETURNED)
         for extra in filter(None, (arguments.vararg, arguments.kwarg)):
             scope[extra.arg] = None
@@ -378,8 +388,8 @@ class Names(ast.NodeVisitor):
             case ast.BinOp(left=left, op=ast.MatMult(), right=right):
                 both = (self.meaning(left), self.meaning(right))
                 return "FactoredMatrix()" if "FactoredMatrix()" in both else None
-            case ast.Subscript(value=ast.Call(func=function), slice=ast.Constant(value=int(index))):
-                known = PAIRS.get(self.meaning(function), ())
+            case ast.Subscript(value=ast.Call() as call, slice=ast.Constant(value=int(index))):
+                known = self._several(call)
                 return known[index] if -len(known) <= index < len(known) else None
             case ast.Subscript(value=value):
                 owner = self.meaning(value)
@@ -406,8 +416,9 @@ class Names(ast.NodeVisitor):
             name = getattr(node.func, "attr", getattr(node.func, "id", None))
             return self.meaning(node.args[0]) if name in COPIES and node.args else None
         if function.startswith(RETURNED):
-            return function.removeprefix(RETURNED)
+            return function.removeprefix(RETURNED) if SEVERAL not in function else None
         if function in CLASSES:
             return f"{function}()"
         owner, _, name = function.rpartition(".")
-        return f"{owner}()" if owner in CLASSES and name in ITSELF else RETURNS.get(function)
+        made = name in ITSELF or name.startswith("from_pretrained")
+        return f"{owner}()" if owner in CLASSES and made else RETURNS.get(function)
