@@ -19,7 +19,7 @@ from interp.compat.transformer_lens.checks import ensure, not_covered
 from interp.compat.transformer_lens.components import PosEmbed
 from interp.compat.transformer_lens.config import HookedTransformerConfig
 from interp.compat.transformer_lens.hook_points import HookedRootModule, HookPoint
-from interp.compat.transformer_lens.model_text import ReadsText, prepared
+from interp.compat.transformer_lens.model_text import ReadsText
 from interp.compat.transformer_lens.model_weights import HasWeights
 from interp.compat.transformer_lens.past_key_value_caching import HookedTransformerKeyValueCache
 from interp.errors import ConfigError, check_choice, did_you_mean
@@ -72,7 +72,6 @@ class HookedTransformer(ReadsText, HasWeights):
         cfg = HookedTransformerConfig.unwrap(cfg)
         if tokenizer is None and cfg.tokenizer_name is not None:
             tokenizer = loading.load_tokenizer(cfg.tokenizer_name)
-        tokenizer = prepared(tokenizer, default_padding_side)
         if cfg.d_vocab == -1:
             ensure(tokenizer is not None, "Must provide a tokenizer if d_vocab is not provided")
             size = cast(TextCodec, as_tokenizer(tokenizer)).d_vocab
