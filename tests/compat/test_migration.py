@@ -467,6 +467,11 @@ def test_nothing_in_the_file_is_executed(tmp_path: Path):
     assert not witness.exists()
 
 
+def test_a_notebook_is_known_by_its_ending_in_capitals_too(tmp_path: Path):
+    path = notebook(tmp_path / "A.IPYNB", "import transformer_lens")
+    assert [finding.cell for finding in read_file(path).findings] == [2]
+
+
 def test_what_is_no_notebook_is_refused(tmp_path: Path):
     for content, said in ((b"{}", "no notebook of version 4"), (b"not json", "no notebook"), (b"\xff\xfe", "UTF-8")):
         path = tmp_path / "a.ipynb"
@@ -540,6 +545,14 @@ def test_the_lines_that_work_as_they_are_come_when_asked_for(tmp_path: Path):
     )
     assert "m.W_E" not in migrate(str(path)).output
     assert "line 3: m.W_E\n    works as it is: HookedTransformer.W_E" in migrate("--all", str(path)).output
+
+
+def test_what_does_not_run_is_said_in_whole_sentences(tmp_path: Path):
+    path = tmp_path / "a.py"
+    path.write_bytes(b"\0")
+    assert "not known: not Python, so nothing is known of it: source code string cannot" in migrate(str(path)).output
+    path.write_text("from transformer_lens import utils\nutils.get_dataset('c4')\n", "utf-8")
+    assert "all but 1 of these run and give TransformerLens' numbers" in migrate(str(path)).output
 
 
 def test_json_has_every_use_of_every_file(tmp_path: Path):

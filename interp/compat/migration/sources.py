@@ -35,14 +35,14 @@ class Cell:
 
 def read_cells(path: Path) -> list[Cell]:
     """The code of a file. Raises `CheckpointError` for a notebook that is none, and `OSError`."""
-    data = path.read_bytes()
+    data, is_notebook = path.read_bytes(), path.suffix.lower() == ".ipynb"
     try:  # a Python file may name its encoding
-        coding = "utf-8-sig" if path.suffix == ".ipynb" else tokenize.detect_encoding(io.BytesIO(data).readline)[0]
+        coding = "utf-8-sig" if is_notebook else tokenize.detect_encoding(io.BytesIO(data).readline)[0]
         text = data.decode(coding)
     except (UnicodeDecodeError, SyntaxError) as error:
         why = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else error.msg
         raise CheckpointError(f"{str(path)!r} is not text in UTF-8, or in the encoding that it names: {why}") from None
-    if path.suffix != ".ipynb":
+    if not is_notebook:
         return [_parsed(None, text)]
     try:
         notebook = json.loads(text)
@@ -66,7 +66,7 @@ def _parsed(number: int | None, text: str) -> Cell:
                 return Cell(number, lines, compile(attempt, "<cell>", "exec", flags, dont_inherit=True))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as failed:  # a ValueError for null bytes
             error = failed
-    where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
+    where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) and error.lineno else str(error)
     return Cell(number, lines, None, where)
 
 

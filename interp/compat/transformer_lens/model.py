@@ -242,11 +242,7 @@ class HookedTransformer(ReadsText, HasWeights):
             stream = self._run(tokens, mask, stop_at_layer=0)
         return stream, tokens, seen[0] if seen else None, mask
 
-    def loss_fn(
-        self, logits: Tensor, tokens: Tensor, attention_mask: Tensor | None = None, per_token: bool = False
-    ) -> Tensor:
-        """The cross-entropy of every next token in nats, or its mean."""
-        return utils.lm_cross_entropy_loss(logits, tokens.to(logits.device), attention_mask, per_token)
+    loss_fn = staticmethod(utils.lm_cross_entropy_loss)
 
     def run_with_cache(self, *model_args: Any, return_cache_object: bool = True, **options: Any) -> tuple[Any, Any]:
         """One run, and what it left as an `ActivationCache`, or as a dictionary without `return_cache_object`.

@@ -163,7 +163,8 @@ def lm_cross_entropy_loss(
     per_token: bool = False,
 ) -> Float[Tensor, ""] | Float[Tensor, "batch predicted"]:
     """Cross-entropy of every next token in nats, or its mean; see `interp.model.next_token_loss`."""
-    return next_token_loss(logits, tokens, None if attention_mask is None else attention_mask.bool(), per_token)
+    mask = None if attention_mask is None else attention_mask.bool()
+    return next_token_loss(logits, tokens.to(logits.device), mask, per_token)
 
 
 def lm_accuracy(
