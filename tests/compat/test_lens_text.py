@@ -63,6 +63,24 @@ def test_the_tokenizer_is_transformers_own_and_its_side_is_honoured():
     assert model.core.tokenizer is not None and model.core(TEXTS[0]).shape == (1, len(encoded(TEXTS[0])), 290)
 
 
+def test_what_is_changed_in_a_models_tokenizer_counts_from_then_on():
+    model = lens()
+    first, second = (encoded(text) for text in TEXTS)
+    bos, pad, n = BACKEND.token_to_id("<s>"), encoded("dog")[0], len(second) - len(first)
+    model.tokenizer.pad_token = model.tokenizer.convert_ids_to_tokens(pad)
+    assert model.to_tokens(TEXTS).tolist() == [[bos, *first, *[pad] * n], [bos, *second]]
+    left = model(TEXTS, padding_side="left")
+    assert_close(left[0, -1], model(TEXTS[0])[0, -1])
+    model.tokenizer.add_tokens(["the cat"])
+    assert model.to_tokens("the cat").tolist() == [[bos, len(model.tokenizer) - 1]]
+    model.tokenizer = hf_tokenizer(pad_token="<s>")
+    assert model.to_tokens(TEXTS, prepend_bos=False).tolist() == [[*first, *[bos] * n], second]
+    assert model.core.to_tokens(TEXTS[0]).tolist() == [first]
+    model.tokenizer = None
+    with pytest.raises(AssertionError, match="without a tokenizer"):
+        model.to_tokens(TEXTS[0])
+
+
 def test_a_vocabulary_with_gaps_has_a_row_for_every_id():
     tokenizers = pytest.importorskip("tokenizers")
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "a": 1, "b": 7}, unk_token="<s>"))

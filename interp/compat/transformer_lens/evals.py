@@ -39,7 +39,7 @@ def induction_loss(
     """
     tokens = torch.randint(100, 20000, (batch_size, subseq_len)).to(device).repeat(1, 2)
     if model.cfg.default_prepend_bos if prepend_bos is None else prepend_bos:
-        bos: Any = getattr(model.core.tokenizer, "bos_id", None) if tokenizer is None else tokenizer.bos_token_id
+        bos: Any = model.special_token("bos") if tokenizer is None else tokenizer.bos_token_id
         ensure(bos is not None, "prepend_bos=True needs a tokenizer that has a first token")
         tokens[:, 0] = bos
     losses = lm_cross_entropy_loss(model(tokens, return_type="logits"), tokens, per_token=True)

@@ -219,8 +219,8 @@ class HookedTransformer(ReadsText, HasWeights):
         tokens = (tokens[None] if tokens.ndim == 1 else tokens).to(self.core.W_E.device)
         side = side or self.padding_side
         if mask is None and self.tokenizer is not None and (side == "left" or caching):
-            codec = self.core.tokenizer
-            marks = types.SimpleNamespace(padding_side=side, pad_token_id=codec.pad_id, bos_token_id=codec.bos_id)  # pyright: ignore
+            pad, first = self.special_token("pad"), self.special_token("bos")
+            marks = types.SimpleNamespace(padding_side=side, pad_token_id=pad, bos_token_id=first)
             bos = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
             mask = utils.get_attention_mask(marks, tokens, bos)
         ensure(mask is None or mask.shape == tokens.shape, f"attention_mask and tokens {tuple(tokens.shape)} differ")
