@@ -70,7 +70,7 @@ def test_watching_every_point_changes_no_bit_and_each_sees_what_the_core_caches(
         fwd_hooks=[(name, lambda value, hook: seen.update({hook.name: value.clone()})) for name in model.hook_dict],
     )
     assert torch.equal(plain, watched)
-    _, cache = model.core.run_with_cache(tokens, names_filter=list(model.core.hook_points))
+    _, cache = model.core.run_with_cache(tokens, names_filter=list(model.hook_dict))
     for point, value in cache.items():
         norm = model.core.get_submodule(point.rpartition(".")[0])
         gain = norm.w if isinstance(norm, Norm) and norm.kind == "RMS" and point.endswith("normalized") else 1

@@ -138,6 +138,8 @@ class HookedTransformer(ReadsText, HasWeights):
         """Name all modules; the hook points have the core's names."""
         super().setup()
         self.hook_dict = cast(dict[str, HookPoint], dict(self.core.hook_points))
+        if not self.cfg.use_hook_tokens:  # then theirs has no such point, and a hook at all points sees no integers
+            del self.hook_dict["hook_tokens"]
         self.mod_dict |= self.hook_dict
 
     # ------------------------------------------------------------------ runs

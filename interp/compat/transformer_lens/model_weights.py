@@ -109,11 +109,11 @@ class HasWeights(HookedRootModule):
             return self.core.load_state_dict(from_transformer_lens(state_dict, self.core.cfg), assign=assign)
         found = {name.replace("attn._", "attn.").replace("embed.ln.", "embed_ln."): value
                  for name, value in state_dict.items()}  # fmt: skip
-        gated = [
-            name for name, value in found.items() if self.cfg.gated_mlp and name.endswith("mlp.b_in") and value.any()
-        ]
-        ensure(not gated, f"{gated} are not zero, and beside a gate they are added after the product there, and before "
-                          "it here: add b_in @ W_out to b_out instead")  # fmt: skip
+        own = self.core.state_dict()
+        beside_gates = [name for name in found if name.endswith("mlp.b_in") and self.cfg.gated_mlp]
+        wrong = [name for name in beside_gates if found[name].any() and not found[name].equal(own[name])]
+        ensure(not wrong, f"{wrong} are not zero; there they are added after the product with the gate, here before it: "
+                          "add b_in @ W_out to b_out instead")  # fmt: skip
         if "embed.W_E" in found and self.core.cfg.embed_scale != 1:
             found["embed.W_E"] = found["embed.W_E"] / self.core.cfg.embed_scale
         return self.core.load_state_dict(found, strict=False, assign=assign)
