@@ -112,7 +112,7 @@ class HasWeights(HookedRootModule):
         own = self.core.state_dict()
         beside_gates = [name for name in found if name.endswith("mlp.b_in") and self.cfg.gated_mlp]
         wrong = [name for name in beside_gates if found[name].any() and not found[name].equal(own[name])]
-        ensure(not wrong, f"{wrong} are not zero; there they are added after the product with the gate, here before it: "
+        ensure(not wrong, f"{wrong} are not zero: there they are added after the product with the gate, here before; "
                           "add b_in @ W_out to b_out instead")  # fmt: skip
         if "embed.W_E" in found and self.core.cfg.embed_scale != 1:
             found["embed.W_E"] = found["embed.W_E"] / self.core.cfg.embed_scale
