@@ -6,6 +6,7 @@ then says so (`-rs`). In CI every one runs.
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -13,6 +14,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+
+from interp.checkpoints import fetch
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parent
@@ -40,7 +43,13 @@ def fingerprint(source: Path) -> str:
 
 @pytest.mark.long
 @pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda source: source.stem)
-def test_a_notebook_runs_without_error_output_and_is_what_its_source_says(source: Path, pytestconfig: pytest.Config):
+def test_a_notebook_runs_without_error_output_and_is_what_its_source_says(
+    source: Path, pytestconfig: pytest.Config, request: pytest.FixtureRequest
+):
+    loaded = re.findall(r'from_pretrained\("(.+?)"', source.read_text(encoding="utf-8"))
+    for word, model in fetch.MODELS.items():
+        if {word, model.name} & set(loaded):
+            request.getfixturevalue(f"{word}_path")  # fetches it, where it is not there yet
     now, ran_well = fingerprint(source), f"interp/notebooks/{source.stem}"
     kept = pytestconfig.cache
     if kept is not None and kept.get(ran_well, None) == now and not os.environ.get("CI"):
