@@ -80,15 +80,21 @@ def open_checkpoint(
 def _with_tokenizers(found: Checkpoint, tokenizer: Any, target_tokenizer: Any) -> Checkpoint:
     """The checkpoint with these tokenizers, in any of their forms, in place of its own; None changes nothing.
 
-    That of an encoder adds all its special tokens to a text. A tokenizer that is given alone is the target's as well.
+    That of an encoder adds all its special tokens to a text. A tokenizer that is given alone is the target's as well,
+    without the tokens that end a text.
     """
     encodes = isinstance(found.cfg, EncoderDecoderConfig) or found.cfg.attention_dir == "bidirectional"
     if tokenizer is not None:
         found = dataclasses.replace(found, tokenizer=as_tokenizer(tokenizer, add_special_tokens=encodes))
-    target = tokenizer if target_tokenizer is None else target_tokenizer
+    target = _of_target(as_tokenizer(tokenizer)) if target_tokenizer is None else as_tokenizer(target_tokenizer)
     if isinstance(found.cfg, EncoderDecoderConfig) and target is not None:
-        found = dataclasses.replace(found, target_tokenizer=as_tokenizer(target))
+        found = dataclasses.replace(found, target_tokenizer=target)
     return found
+
+
+def _of_target(tokenizer: TextCodec | None) -> TextCodec | None:
+    """A tokenizer of sources for targets, which can be continued: without the tokens that end a text."""
+    return tokenizer.with_special_tokens(False) if isinstance(tokenizer, Tokenizer) else tokenizer
 
 
 def save_checkpoint(
@@ -236,8 +242,7 @@ def _of_folder(folder: Path, dtype: torch.dtype | None, tokenizer: TextCodec | N
         tokenizer = _tokenizer(folder, made.cfg, config) if tokenizer is None else tokenizer
     except InterpError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    target = tokenizer.with_special_tokens(False) if isinstance(tokenizer, Tokenizer) else tokenizer
-    target = target if isinstance(made.cfg, EncoderDecoderConfig) else None
+    target = _of_target(tokenizer) if isinstance(made.cfg, EncoderDecoderConfig) else None
     return Checkpoint(made.cfg, tokenizer, str(folder), made, target)
 
 

@@ -5,6 +5,12 @@ A package adds commands of its own through the entry-point group `interp.command
 """
 
 from interp.commands import common
-from interp.commands.cli import main
 
 __all__ = ["common", "main"]
+
+
+def main() -> None:
+    """Run the command line: `cli.main`, imported only now, so that `python -m interp.commands.cli` imports it once."""
+    from interp.commands import cli
+
+    cli.main()

@@ -67,8 +67,8 @@ def _print(report: Report, everything: bool) -> None:
         module = (
             "" if finding.in_module or not finding.name else " (interp.compat.transformer_lens does not run it either)"
         )
-        said = f": {finding.say}" if finding.say else ""
-        typer.echo(f"    {WORDS[finding.verdict]}: {finding.about}{said}{module}")
+        said = ": ".join(filter(None, (WORDS[finding.verdict], finding.about, finding.say)))
+        typer.echo(f"    {said}{module}")
     counts = report.counts()
     if not report.findings:
         typer.echo("  nothing of TransformerLens is used here")
@@ -76,8 +76,8 @@ def _print(report: Report, everything: bool) -> None:
     typer.echo("  " + "; ".join(f"{WORDS[verdict]}: {n}" for verdict, n in counts.items() if n))
     outside, named = len(report.outside_module), " and ".join(report.from_hub)
     once = f", once the hub's files for {named} are on this machine," if named else ""
-    runs = "all of it runs" if not outside else f"all but {outside} of these run"
+    runs, gives = ("all of it runs", "gives") if not outside else (f"all but {outside} of these run", "give")
     typer.echo(
         "  with `from interp.compat import transformer_lens` in place of its imports "
-        f"{runs}{once} and gives TransformerLens' numbers"
+        f"{runs}{once} and {gives} TransformerLens' numbers"
     )

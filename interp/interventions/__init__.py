@@ -3,8 +3,8 @@
     with model.intervene(Zero(site="z", layer=3, head=1) + Steer(vector, site="resid_pre", layer=5, pos=-1)):
         logits = model(text)
 
-Each says *where* it writes (`core.py`) and *what* (`kinds.py`, `functions.py`); `values.py` keeps the activations
-that it writes, `named.py` the functions.
+Each says *where* it writes (`core.py`) and *what* (`kinds.py`, `functions.py`). `acting.py` has the hook that carries
+it out, `values.py` keeps the activations that it writes, `named.py` the functions.
 """
 
 from interp.interventions.core import ADDRESS, Index, Intervention, Interventions, Position

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from interp.errors import ConfigError, InterpError, ShapeError
-from interp.interventions.core import Act, Intervention
+from interp.interventions.acting import Act
+from interp.interventions.core import Intervention
 from interp.interventions.named import Named
 from interp.model import HookName, HookPair, HookPoint, in_stack
 

@@ -18,13 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.config import TransformerConfig
-from interp.errors import ConfigError, ShapeError, describe, did_you_mean
-from interp.indices import check_count
+from interp.errors import ConfigError, ShapeError, check_choice, describe, did_you_mean
+from interp.indices import check_count, layer_index
 from interp.keywords import known_keywords
 from interp.lens.over_prompts import OverPrompts, Pos
 from interp.model import ActivationCache, Part, Step, head_labels, select, steps
 from interp.precision import at_least_float32, without_autocast
-from interp.text import Answer, Ids, Text, answer_in_words
+from interp.text import Answer, Ids, Text, answer_in_words, token_ids
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +85,9 @@ def direct_attribution(
     if missing := _missing(cfg, by):
         raise ConfigError(f"by = {describe(by)}: this model has no {missing}")
     over, cut = OverPrompts.of_cache(cache, prompt, pos), cache.slice(pos=pos)
-    correct, incorrect = _cut_answer(correct, over), _cut_answer(incorrect, over)
+    if by != "mlm_neuron":
+        cut.check_linear_read_out()
+    correct, incorrect = (_cut_answer(answer, over) for answer in (correct, incorrect))
     if by == "mlm_neuron":
         return _of_masked_token_head(cut, over, correct, incorrect)
     components = cut.logit_attrs(cut.decompose_resid(), correct, incorrect)
@@ -177,11 +179,6 @@ class Write:
     added: Float[Tensor, "batch pos d_model"]
     written: Float[Tensor, "batch pos d_model"]
 
-    @property
-    def name(self) -> str:
-        """The full name of the part that writes."""
-        return f"blocks.{self.step.layer}.{self.step.part}"
-
     def bias(self) -> Float[Tensor, "batch pos"]:
         """What the biases on the way add."""
         bias = self.cache.model.get_parameter(self.step.bias_name)
@@ -191,12 +188,12 @@ class Write:
     def heads(self, cache: ActivationCache) -> Float[Tensor, "head batch pos"]:
         """Of each head: `z W_O`."""
         read = self._read_by_heads()
-        return (self.cache[f"{self.name}.hook_z"].to(read) * read).sum(dim=-1).permute(2, 0, 1)
+        return (self.cache[f"{self.step.name}.hook_z"].to(read) * read).sum(dim=-1).permute(2, 0, 1)
 
     def keys(self, cache: ActivationCache) -> Float[Tensor, "head batch pos key_pos"]:
         """Of each head and position attended to: `pattern v W_O`; the values come from the whole `cache`."""
-        pattern = at_least_float32(self.cache[f"{self.name}.hook_pattern"])
-        v = at_least_float32(cache[f"{self.name}.hook_v"])
+        pattern = at_least_float32(self.cache[f"{self.step.name}.hook_pattern"])
+        v = at_least_float32(cache[f"{self.step.name}.hook_v"])
         if v.shape[1] != pattern.shape[3]:
             raise ShapeError(
                 f"the cache holds values of {v.shape[1]} of the {pattern.shape[3]} positions attended to; cache a "
@@ -211,10 +208,10 @@ class Write:
     def neurons(self, cache: ActivationCache) -> Float[Tensor, "neuron batch pos"]:
         """Of each neuron: activation times `W_out`, which meets the direction first."""
         W_out = self.cache.model.blocks[self.step.layer].mlp.W_out.to(self.written)
-        return (self.cache[f"{self.name}.hook_post"].to(self.written) * (self.written @ W_out.T)).permute(2, 0, 1)
+        return (self.cache[f"{self.step.name}.hook_post"].to(self.written) * (self.written @ W_out.T)).permute(2, 0, 1)
 
     def _read_by_heads(self) -> Float[Tensor, "batch pos head d_head"]:
-        W_O = self.cache.model.get_parameter(f"{self.name}.W_O").to(self.written)
+        W_O = self.cache.model.get_parameter(f"{self.step.name}.W_O").to(self.written)
         return einsum(self.written, W_O, "batch pos d_model, head d_head d_model -> batch pos head d_head")
 
 
@@ -260,9 +257,10 @@ def _total(part: Tensor) -> Float[Tensor, "batch pos"]:
 
 def _cut_answer(answer: Any, over: OverPrompts) -> Any:
     """An answer for every position of the run, cut to the positions asked for; any other answer as it is."""
-    if isinstance(answer, Tensor) and answer.ndim == 2 and answer.shape[1] == over.n_pos:
-        return select(answer, 1, over.pos, "pos")
-    return answer
+    if answer is None:
+        return None
+    ids = token_ids(answer, over.model.to_answer, over.model.cfg.d_vocab_out)
+    return select(ids, 1, over.pos, "pos") if ids.ndim == 2 and ids.shape[1] == over.n_pos else answer
 
 
 def attribution_table(result: "xr.Dataset", top_k: int = 10) -> "pd.DataFrame":
@@ -307,8 +305,10 @@ def value_norms(
     """`|v W_O|`: the length of what each head would write if it attended to one position alone.
 
     The length is the root of `v (W_O W_O^T) v`, so that no vector of d_model is held for a head and a position. It is
-    computed in float64. Raises `HookNotFoundError` for a cache without `hook_v`, `CacheError` where the weights changed
-    since the run.
+    computed in float64. Layers may be negative, from the end.
+
+    Raises `HookNotFoundError` for a cache without `hook_v`, `ConfigError` for a layer or a part that is not there,
+    `CacheError` where the weights changed since the run.
 
     Source: Kobayashi et al. 2020.
 
@@ -317,7 +317,7 @@ def value_norms(
     torch.Size([1, 4, 10])
     """
     cache.check_weights()
-    v, W_O = _values_and_W_O(cache, layer, part)
+    v, W_O = _values_and_W_O(cache, _part_of(cache, layer, part))
     gram = einsum(W_O, W_O, "head i d_model, head j d_model -> head i j")
     return einsum(v, gram, v, "batch pos head i, head i j, batch pos head j -> batch head pos").clamp(min=0).sqrt()
 
@@ -338,15 +338,16 @@ def key_effects(
     the products of `v W_O` with the direction of the logit, which the weights of the norms on the way have turned. The
     factors are 1 over the scales that these norms had in the run. Both are in float64.
 
-    Raises as `direct_attribution`.
+    Raises as `direct_attribution` and `value_norms`.
     """
     cache.check_weights()
     cache.check_linear_read_out()
-    v, W_O = _values_and_W_O(cache, layer, part)
+    own = _part_of(cache, layer, part)
+    v, W_O = _values_and_W_O(cache, own)
     directions, _ = cache.logit_directions(cache.model.W_E[None, :1], correct, incorrect)
     direction = directions[0, 0].to(v)
-    factors = v.new_ones(cache[f"blocks.{layer}.{part}.hook_pattern"].shape[::2])
-    for name in reversed(_norms_after(cache.cfg, layer, part)):
+    factors = v.new_ones(cache[f"{own.name}.hook_pattern"].shape[::2])
+    for name in reversed(_norms_after(cache.cfg, own)):
         norm = cache.norm(name)
         if norm.norm is not None and norm.scale is not None:
             direction = norm.norm.pull_back(direction, direction.new_ones(1))
@@ -355,16 +356,22 @@ def key_effects(
     return effects, factors
 
 
+def _part_of(cache: ActivationCache, layer: int, part: Literal["attn", "cross_attn"]) -> Step:
+    """The write of the heads of a layer. Raises `ConfigError` for a layer or a part that is not there."""
+    layer = layer_index(layer, cache.cfg.n_layers, "layer")
+    check_choice("part", part, ("attn", "cross_attn") if cache.cfg.cross_attention else ("attn",))
+    return next(step for step in steps(cache.cfg) if (step.layer, step.part) == (layer, part))
+
+
 def _values_and_W_O(
-    cache: ActivationCache, layer: int, part: Literal["attn", "cross_attn"]
+    cache: ActivationCache, step: Step
 ) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "head d_head d_model"]]:
     """Values, repeated for all heads that share them, and what the heads write them with, in float64."""
-    name = f"blocks.{layer}.{part}"
-    v, W_O = cache[f"{name}.hook_v"].double(), cache.model.get_parameter(f"{name}.W_O")
+    v, W_O = cache[f"{step.name}.hook_v"].double(), cache.model.get_parameter(f"{step.name}.W_O")
     return v.repeat_interleave(len(W_O) // v.shape[2], dim=2), W_O.to(v.device).double()
 
 
-def _norms_after(cfg: TransformerConfig, layer: int, part: Part) -> list[str | None]:
-    """The norms that a write of the heads of `layer` passes on its direct way to the logits, in order."""
-    own, *later = itertools.dropwhile(lambda step: (step.layer, step.part) != (layer, part), steps(cfg))
+def _norms_after(cfg: TransformerConfig, own: Step) -> list[str | None]:
+    """The norms that a write of these heads passes on its direct way to the logits, in order."""
+    later = itertools.islice(itertools.dropwhile(lambda step: step != own, steps(cfg)), 1, None)
     return [own.write_norm, own.stream_norm, *(step.stream_norm for step in later), "ln_final"]

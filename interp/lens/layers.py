@@ -18,7 +18,7 @@ from interp.errors import CacheError, ConfigError
 from interp.indices import check_count
 from interp.keywords import known_keywords
 from interp.lens.over_prompts import OverPrompts, Pos
-from interp.model import ActivationCache, HookedTransformer, HookName
+from interp.model import ActivationCache, HookedTransformer, HookName, check_one_stack, streams_of_block
 from interp.precision import at_least_float32
 from interp.progress import shown
 from interp.results import array_of
@@ -53,7 +53,8 @@ def logit_lens(
             Beside a cache it is what the run of the cache read, and serves to name the tokens.
         top_k: how many of the most likely tokens to name; 0 for none.
         answers: tokens to follow through the layers, each an id or a text of one token.
-        incl_mid: also read the stream between attention and MLP.
+        incl_mid: also read the stream between the parts of a block: before its MLP ("0_mid"), and before its
+            cross-attention ("0_cross").
         pos: positions to read.
         attention_mask: for ids with padding, as for calling the model.
         max_bytes: how much the logits may take at a time (at least those of one place in the stream are computed).
@@ -78,7 +79,8 @@ def logit_lens(
         CacheError: hooks edited what the final norm or the masked-token head returned, which the stream does not show.
         ShapeError: positions out of range, or a prompt that is not the cache's.
     """
-    model = model_or_cache if isinstance(model_or_cache, HookedTransformer) else model_or_cache.model
+    model = model_or_cache.model if isinstance(model_or_cache, ActivationCache) else model_or_cache
+    check_one_stack(model.cfg, "the logit lens")
     if not model.cfg.has_unembed:
         raise ConfigError("the logit lens reads the stream as logits, and this model has no unembedding")
     top_k = check_count("top_k", top_k, model.cfg.d_vocab_out, least=0)
@@ -118,14 +120,12 @@ def _run(
     """What the lens reads, of a run on the prompt."""
     if prompt is None:
         raise ConfigError("a model needs a prompt to run: logit_lens(model, text), or logit_lens(cache)")
-    if incl_mid and not model.cfg.has_resid_mid:
-        raise ConfigError("incl_mid = True, but blocks without or beside their MLP have no resid_mid")
+    streams = streams_of_block(model.cfg, incl_mid)
     prompts = model.masked_tokens(prompt, attention_mask)
     over = OverPrompts.of_prompt(model, prompt, pos, attention_mask)
-    names: list[HookName] = ["blocks.*.hook_resid_pre", ("resid_post", -1)]
+    names: list[HookName] = [*(f"blocks.*.hook_{stream}" for stream in streams), ("resid_post", -1)]
     if not model.cfg.n_layers:  # the embeddings are the stream
         names = ["hook_*embed", *(["embed_ln.*"] if model.cfg.embed_norm else [])]
-    names += ["blocks.*.hook_resid_mid"] if incl_mid else []
     # Where hooks wait past the last stream, what is there must run, so that their edits do not go unseen.
     hooked = model.read_out_is_watched()
     names += [_last_point(model)] if hooked else []

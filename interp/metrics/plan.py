@@ -4,7 +4,7 @@ import dataclasses
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.config import TransformerConfig
 from interp.errors import ConfigError, ShapeError, TokenError, describe
 from interp.indices import as_indices
-from interp.model import HookedEncoderDecoder, SourceAndTarget
+from interp.model import HookedEncoderDecoder, SourceAndTarget, two_stacks
 from interp.text import Answer, MaskedTokens, is_text, token_ids
 
 if TYPE_CHECKING:
@@ -80,14 +80,14 @@ class JudgedRun:
         What another text or ids are is then a pair (source, target) as well. It is run with what the prompts have
         beside their ids: mask, token types and memory.
         """
-        both = isinstance(model, HookedEncoderDecoder)
-        stack = model.decoder if both else model
+        both = two_stacks(model)
+        stack = cast("HookedTransformer", model) if both is None else both.decoder
         read = prompts.target if isinstance(prompts, SourceAndTarget) else prompts
 
         def logits_of(prompt: Any) -> Tensor:
-            if isinstance(model, HookedEncoderDecoder):
-                return model.base_run(_pair_read_as(model, prompt, prompts))
-            return model.base_run(_beside(read, prompt, model.read_tokens(prompt)))
+            if both is not None:
+                return both.base_run(_pair_read_as(both, prompt, prompts))
+            return stack.base_run(_beside(read, prompt, stack.read_tokens(prompt)))
 
         return cls(read, stack.to_answer, stack.cfg.d_vocab_out, logits_of, reference, stack.cfg,
                    stack.to_single_token)  # fmt: skip

@@ -13,7 +13,7 @@ from interp.model.block import Block
 from interp.model.cache import ActivationCache, select
 from interp.model.components import ACTIVATIONS, MLP, Embed, PosEmbed, TokenTypeEmbed, Unembed
 from interp.model.context import LayerContext, visible_keys
-from interp.model.encoder_decoder import HookedEncoderDecoder, SourceAndTarget
+from interp.model.encoder_decoder import HookedEncoderDecoder
 from interp.model.generate import GenerateOptions
 from interp.model.graph import Edge, EdgeGraph, Input, Reader, Writer, head_label, head_labels, mlp_label
 from interp.model.hooked import Edit
@@ -21,7 +21,6 @@ from interp.model.hooked_module import HookedModule
 from interp.model.hooks import Hook, HookDirection, HookFn, HookPair, HookPoint, RunHook, Span
 from interp.model.kv_cache import KVCache, LayerKeysValues
 from interp.model.loss import (
-    check_one_stack,
     check_predicts_next_token,
     check_predicts_tokens,
     cross_entropy,
@@ -38,7 +37,8 @@ from interp.model.provenance import forget_hash, signature
 from interp.model.recording import Differentiable, LogitMetric
 from interp.model.rows import LogitAttribution, Rows, Stack
 from interp.model.sampling import Sampling
-from interp.model.stream import NormAtScale, Part, Step, StreamPlace, reading_norm, steps
+from interp.model.stacks import SourceAndTarget, check_one_stack, two_stacks
+from interp.model.stream import NormAtScale, Part, Step, StreamPlace, reading_norm, steps, streams_of_block
 from interp.model.transformer import HookedTransformer
 
 __all__ = [
@@ -113,5 +113,7 @@ __all__ = [
     "select",
     "signature",
     "steps",
+    "streams_of_block",
+    "two_stacks",
     "visible_keys",
 ]

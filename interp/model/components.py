@@ -3,11 +3,10 @@
 Axes, everywhere in this package:
 
 - `batch`: independent sequences.
-- `pos`: positions in a sequence; `query_pos` and `key_pos` where two positions meet.
+- `pos`: positions in a sequence; `query_pos` and `key_pos` where two positions meet; `source_pos` those of a memory.
 - `d_model`: the residual stream. Vectors are rows: `y = x @ W`.
 - `head`, `d_head`: attention heads and their width; `kv_head` where several query heads share keys and values.
-- `d_mlp`: hidden neurons. `d_vocab`: tokens; `d_vocab_out`: logits, as many unless the
-  config says otherwise.
+- `d_mlp`: hidden neurons. `d_vocab`: tokens; `d_vocab_out`: logits, as many unless the config says otherwise.
 
 Weights have the field's shapes (`W_Q[head, d_model, d_head]`) and are contiguous, as torch's own tools for parameters
 expect them to be (flat vectors of parameters, pruning, LBFGS, safetensors).
@@ -24,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.config import TransformerConfig
+from interp.errors import ConfigError
 from interp.model.hooks import HookPoint
 from interp.model.norms import Norm
 from interp.precision import at_least_float32
@@ -52,10 +52,13 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 class Embed(nn.Module):
     """A row of `W_E [d_vocab, d_model]` for every token, times `embed_scale`.
 
-    A `W_E` that is shared with another embedding is that one's parameter, not one of this module.
+    A `W_E` that is shared with another embedding is that one's parameter, not one of this module. As tied parameters of
+    torch, it is cast and moved with either module.
 
     Attributes:
         shared_with: the embedding whose `W_E` this is, in a tuple, so as not to be registered twice; or nothing.
+
+    Raises `ConfigError` for a shared `W_E` of another size.
     """
 
     W_E: Float[Tensor, "d_vocab d_model"]
@@ -66,6 +69,9 @@ class Embed(nn.Module):
         self.shared_with: tuple[Embed, ...] = () if shared is None else (shared,)
         if shared is None:
             self.W_E = nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model))
+        elif tuple(shared.W_E.shape) != (cfg.d_vocab, cfg.d_model):
+            raise ConfigError(f"embed: its W_E has shape {tuple(shared.W_E.shape)}; the config says [d_vocab, d_model] "
+                              f"= {[cfg.d_vocab, cfg.d_model]}")  # fmt: skip
 
     def __getattr__(self, name: str) -> Any:
         """Parameters, as every module finds them, and the shared `W_E`."""
@@ -76,6 +82,12 @@ class Embed(nn.Module):
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """`one_hot(tokens) @ W_E * embed_scale`."""
         return self.scaled(F.embedding(tokens, self.W_E))
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        for other in self.shared_with:
+            other._apply(fn, recurse)
+        return self
 
     def scaled(self, vectors: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
         """Token vectors as they enter the stream: times `embed_scale`, rounded to the dtype of the parameters.

@@ -10,7 +10,6 @@ generation, for which the encoder runs once.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
 import torch
@@ -32,46 +31,12 @@ from interp.model.options import ReadOut, ReturnType, what_to_differentiate
 from interp.model.pair_cache import OWN_POSITIONS, PairCache
 from interp.model.recording import Differentiable, Recording, objective
 from interp.model.saved import SavedPair
+from interp.model.stacks import SourceAndTarget
 from interp.model.transformer import HookedTransformer
 from interp.text import AttentionMask, Ids, MaskedTokens, Memory, Text, is_text
 
 Source = Text | Ids | MaskedTokens
 """What a stack reads: a text, several of them, or token ids."""
-
-
-@dataclass(frozen=True, eq=False)
-class SourceAndTarget:
-    """Everything that a run of a pair reads, checked.
-
-    Attributes:
-        source: what the encoder reads.
-        target: what the decoder reads, from the start token on; its memory is what the encoder makes of the source.
-
-    Raises `ShapeError` for another number of targets than of sources, and for a target with a memory of its own.
-    """
-
-    source: MaskedTokens
-    target: MaskedTokens
-
-    def __post_init__(self) -> None:
-        if self.target.memory is not None:
-            raise ShapeError("the target brings a memory, and this model makes one of the source; run model.decoder on "
-                             "the target alone, or leave its memory out")  # fmt: skip
-        if len(self.target) != len(self.source):
-            raise ShapeError(f"{len(self.target)} targets for {len(self.source)} sources; allowed: one for each")
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, rows: slice) -> "SourceAndTarget":
-        """Some of the sequences, padded as they were."""
-        return SourceAndTarget(self.source[rows], self.target[rows])
-
-    @property
-    def masks(self) -> tuple[tuple[Tensor | None, None], tuple[Tensor | None, Tensor | None]]:
-        """What the caches of encoder and decoder hold: the mask of their positions, and that of what they attend to."""
-        source = self.source.attention_mask
-        return (source, None), (self.target.attention_mask, source)
 
 
 class HookedEncoderDecoder(Watched[EncoderDecoderConfig], SavedPair):
@@ -110,11 +75,7 @@ class HookedEncoderDecoder(Watched[EncoderDecoderConfig], SavedPair):
         shared = self.encoder.embed if self.cfg.share_embeddings else None
         of_target = tokenizer if target_tokenizer is None else target_tokenizer
         self.decoder = self.decoder_type(self.cfg.decoder, of_target, device, init_weights, shared)
-        of_stacks = ((stack, *item) for stack, model in self.stacks.items() for item in model.hook_points.items())
-        self.hook_points = {f"{stack}.{name}": point for stack, name, point in of_stacks}
-        self.n_blocks = max(model.n_blocks for model in self.stacks.values())
-        for name, point in self.hook_points.items():
-            point.name = name
+        self.name_hook_points()
 
     @property
     def stacks(self) -> dict[str, HookedTransformer]:
@@ -140,7 +101,6 @@ class HookedEncoderDecoder(Watched[EncoderDecoderConfig], SavedPair):
 
     # ------------------------------------------------------------------ runs
 
-    @is_run
     @known_keywords
     def forward(
         self,
@@ -173,6 +133,7 @@ class HookedEncoderDecoder(Watched[EncoderDecoderConfig], SavedPair):
 
     base_forward = forward
 
+    @is_run
     def encode(self, source: Source, source_mask: AttentionMask | None = None) -> Memory:
         """What the encoder makes of a source: the memory that a run of the decoder reads."""
         prompts = self.encoder.masked_tokens(source, source_mask)
@@ -351,24 +312,43 @@ class HookedEncoderDecoder(Watched[EncoderDecoderConfig], SavedPair):
                 stack, _, key = name.partition(".")
                 wanted[stack].append(key)
         prompts = self.masked_tokens(source, target, source_mask, target_mask)
+        # Of both stacks a cache knows whether hooks edited the run: of each at least one point is looked at.
+        looked_at = {
+            stack: None if names_filter is None else names or ["hook_embed"] for stack, names in wanted.items()
+        }
+        of_encoder = None
         with torch.no_grad():
-            if wanted["encoder"]:
-                stream, of_encoder = self.encoder.base_run_with_cache(
-                    prompts.source, _itself, names_filter=wanted["encoder"]
-                )
-            else:
+            if (names := looked_at["encoder"]) is None:
                 stream = self.encoder.base_run(prompts.source, _itself)
-                of_encoder = self.encoder.cache_type({}, self.encoder, False, prompts.source.attention_mask)
+            else:
+                stream, of_encoder = self.encoder.base_run_with_cache(prompts.source, _itself, names_filter=names)
         begun = dataclasses.replace(prompts.target, memory=Memory(stream, prompts.source.attention_mask))
         told = self.decoder.generate(
-            begun, max_new_tokens, names_filter=wanted["decoder"] or None, progress=progress, **options
+            begun, max_new_tokens, names_filter=looked_at["decoder"], progress=progress, **options
         )
-        if names_filter is None:
+        if of_encoder is None or told.cache is None:
             return told
-        of_decoder = told.cache or self.decoder.cache_type({}, self.decoder, False, *prompts.masks[1])
-        return dataclasses.replace(told, cache=PairCache(of_encoder, of_decoder))
+        kept = {"encoder": of_encoder, "decoder": told.cache}
+        caches = (cache if wanted[stack] else cache.with_values({}) for stack, cache in kept.items())
+        return dataclasses.replace(told, cache=PairCache(*caches))
 
     # ------------------------------------------------------------------ names
+
+    def name_hook_points(self, sizes: Mapping[str, int] | None = None) -> None:
+        """Find every `HookPoint` of both stacks; its name begins with the word of its stack.
+
+        To be called again after a part with points of its own was put into a stack. Raises `ConfigError` for `sizes`,
+        which each stack has of its own.
+        """
+        if sizes is not None:
+            raise ConfigError(f"sizes = {describe(sizes)}: each stack has its own; give them to its name_hook_points")
+        for model in self.stacks.values():
+            model.name_hook_points()
+        of_stacks = ((stack, *item) for stack, model in self.stacks.items() for item in model.hook_points.items())
+        self.hook_points = {f"{stack}.{name}": point for stack, name, point in of_stacks}
+        self.n_blocks = max(model.n_blocks for model in self.stacks.values())
+        for name, point in self.hook_points.items():
+            point.name = name
 
     def _running_of(self, points: Iterable[HookPoint]) -> Iterable[Running]:
         return {point.running for point in points}  # each stack has its own runs
@@ -406,7 +386,8 @@ class HookedEncoderDecoder(Watched[EncoderDecoderConfig], SavedPair):
 
         Raises `HookNotFoundError` where it is in none, or in both.
         """
-        return stack_of(self.stacks, site)
+        stack, within = stack_of({word: model.hook_points for word, model in self.stacks.items()}, site)
+        return self.stacks[stack], within
 
     def stack_holding(self, point: HookPoint) -> HookedTransformer:
         """The stack that has this point."""

@@ -1,4 +1,4 @@
-"""Generation: keys and values kept between runs, sampling, and the loop that predicts, samples and appends."""
+"""Generation: the loop that predicts, samples and appends, with keys and values kept between its runs."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,7 +109,8 @@ def _steps(
         yield last
         if stopped.all():
             return
-        prompts = MaskedTokens(last[:, None], memory=prompts.memory)
+        types = None if prompts.token_types is None else prompts.token_types[:, -1:]  # a text goes on in its type
+        prompts = MaskedTokens(last[:, None], token_types=types, memory=prompts.memory)
 
 
 def join_steps(caches: "list[ActivationCache]") -> "ActivationCache":
@@ -181,7 +182,8 @@ class Generates:
         interventions name count along the whole sequence, negative ones from the end of the prompt.
 
         Args:
-            input: prompts, as text or token ids; of unequal length as left-padded ids with `attention_mask`.
+            input: prompts, as text or token ids; of unequal length as left-padded ids with `attention_mask`. What
+                `masked_tokens` makes may bring token types: new tokens have that of the prompt's last one.
             max_new_tokens: how many tokens to add at most; prompt and continuation must fit the context.
             names_filter: also return these activations of all positions run, as one cache ("*" for all).
             progress: show a progress bar on a terminal.
@@ -202,6 +204,7 @@ class Generates:
         cache = None if caches is None else join_steps(caches)
         return Generation(torch.cat([prompts.ids, new], dim=1), prompts.ids.shape[1], texts, cache)
 
+    @is_run
     @known_keywords
     def stream(
         self,

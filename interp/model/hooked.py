@@ -73,6 +73,7 @@ class Watched(HookedModule, Generic[Config]):
                 stacklevel=2,
             )
 
+    @is_run
     def base_run(self, *args: Any, **options: Any) -> Any:
         """What calling the model returns, past what a subclass has made of `forward`.
 

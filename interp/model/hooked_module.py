@@ -1,9 +1,10 @@
 """Modules whose hook points have names, and hooks that live for a `with` block or until they are removed."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import ParamSpec, Self, TypeVar, cast, get_args
+from typing import Any, ParamSpec, Self, TypeVar, get_args
 
 from torch import nn
 
@@ -36,9 +37,9 @@ def is_run(method: Callable[P, Returned]) -> Callable[P, Returned]:
             raise
         except BaseException:
             for module in args[:1]:
-                for point in cast(HookedModule, module).hook_points.values():
-                    for hook in point.hooks:
-                        hook.cut_short = True
+                points: dict[str, HookPoint] = vars(module).get("hook_points", {})  # none before they are named
+                for hook in itertools.chain(*(point.hooks for point in points.values())):
+                    hook.cut_short = True
             raise
 
     return run
@@ -75,10 +76,18 @@ class HookedModule(nn.Module):
     running: Running
     n_blocks: int
 
+    @is_run
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What `forward` returns."""
+        return super().__call__(*args, **kwargs)
+
     def name_hook_points(self, sizes: Mapping[str, int] | None = None) -> None:
-        """Find every `HookPoint` below this module and name it; `sizes` are the axes whose size is fixed.
+        """Find every `HookPoint` below this module and name it.
 
         To be called at the end of `__init__`, and again after a part with points of its own was put in.
+
+        Args:
+            sizes: the axes whose size is fixed; None for those that were said before.
         """
         found = {
             f"{path}.{attribute}".lstrip("."): point
@@ -91,7 +100,7 @@ class HookedModule(nn.Module):
         for name, point in self.hook_points.items():
             point.name, point.key, point.running = name, name, self.running
             self.running.hooks += [hook for hook in point.hooks if hook not in self.running.hooks]
-        self.axis_sizes = dict(sizes or {})
+        self.axis_sizes = dict(vars(self).get("axis_sizes", {}) if sizes is None else sizes)
         self.n_blocks = 1 + max((layer for layer in map(layer_of, self.hook_points) if layer is not None), default=-1)
 
     def hook_map(self) -> HookMap:

@@ -76,7 +76,7 @@ class Span:
         """How many positions of the sequence have been run when this run ends."""
         return self.first + self.n_new
 
-    @property
+    @cached_property  # for every hook on keys of the memory asks, and on a GPU the answer takes a wait
     def source(self) -> "Span | None":
         """The positions of the memory, all of which every run carries; None for a model that reads none."""
         if self.source_mask is None:

@@ -4,18 +4,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.config import EncoderDecoderConfig, TransformerConfig
+from interp.config import TransformerConfig
 from interp.errors import ConfigError, TokenError
+from interp.model.stacks import check_one_stack
 from interp.precision import at_least_float32
-
-
-def check_one_stack(cfg: object, what: str) -> None:
-    """Raise `ConfigError` for the config of an encoder with a decoder; `what` is defined for one stack.
-
-    >>> check_one_stack(cfg, "a logit lens")  # nothing to say
-    """
-    if isinstance(cfg, EncoderDecoderConfig):
-        raise ConfigError(f"{what} is defined for one stack: give model.encoder or model.decoder")
 
 
 def check_predicts_tokens(cfg: TransformerConfig, what: str) -> None:

@@ -5,10 +5,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Protocol, SupportsIndex, TypeVar, cast, runtime_checkable
+from typing import Any, SupportsIndex, TypeVar, cast
 
 from interp.errors import ConfigError, HookNotFoundError, describe, did_you_mean
-from interp.indices import is_index, layer_index
+from interp.indices import is_index, layer_index, ranges
 
 HookName = (
     str
@@ -147,19 +147,6 @@ def of_stack(stack: str, held: Mapping[str, Value]) -> dict[str, Value]:
     return {within: value for name, value in held.items() for said, within in [in_stack(name)] if said == stack}
 
 
-@runtime_checkable
-class HasPoints(Protocol):
-    """A stack, as far as names are concerned."""
-
-    @property
-    def hook_points(self) -> Mapping[str, Any]:
-        """Its points by the names within it."""
-        ...
-
-
-OneStack = TypeVar("OneStack", bound=HasPoints)
-
-
 def as_site(site: object) -> tuple[str, ...]:
     """A site without a layer, `"z"` or `("z", "cross_attn")`, as a tuple. Raises `ConfigError` for what is none."""
     parts = (site,) if isinstance(site, str) else site
@@ -186,22 +173,22 @@ def stack_with(names: Mapping[str, Iterable[str]], asked: tuple[Any, ...]) -> st
     return found[0]
 
 
-def stack_of(stacks: Mapping[str, OneStack], site: str | tuple[str, ...]) -> tuple[OneStack, tuple[str, ...]]:
+def stack_of(names: Mapping[str, Iterable[str]], site: str | tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """The stack that a site without a layer, `("pattern", "cross_attn")`, is in, and the site within it.
 
-    Raises `HookNotFoundError` where it is in none, or in both, `ConfigError` for what is no site.
+    `names` are those of points within each stack, by its word. Raises `HookNotFoundError` where the site is in none, or
+    in both, `ConfigError` for what is no site.
     """
     short, *parts = as_site(site)
     stack, within = in_stack((short, 0, *parts))
     if stack is not None:
-        return stacks[stack], (within[0], *within[2:])
-    names = {word: model.hook_points for word, model in stacks.items()}
+        return stack, (within[0], *within[2:])
     try:
-        return stacks[stack_with(names, (short, 0, *parts))], (short, *parts)
+        return stack_with(names, (short, 0, *parts)), (short, *parts)
     except HookNotFoundError as error:
         if "both stacks" not in str(error):
             raise
-        ways = " or ".join(repr((short, *parts, word)) for word in stacks)
+        ways = " or ".join(repr((short, *parts, word)) for word in names)
         raise HookNotFoundError(f"site = {describe(site)} is in both stacks; say {ways}") from None
 
 
@@ -318,7 +305,7 @@ class HookMap(Mapping[str, HookInfo]):
             numbers = [layer for layer in layers if layer is not None]
             if len(numbers) == 1:
                 name = name.replace("*", str(numbers[0]), 1)
-            where = f"all {len(every)}" if len(numbers) == len(every) > 1 else spans(numbers)
+            where = f"all {len(every)}" if len(numbers) == len(every) > 1 else ranges(numbers)
             lines.append((name, where, shape, meaning + (" (lazy)" if lazy else "")))
         return lines
 
@@ -355,14 +342,3 @@ class HookMap(Mapping[str, HookInfo]):
 
 COLUMNS = ("name", "layers", "shape", "meaning")
 """Of the table that a `HookMap` shows."""
-
-
-def spans(numbers: Sequence[int]) -> str:
-    """Rising numbers in words: "0 to 4, 7"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and runs[-1][-1] == number - 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)

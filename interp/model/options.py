@@ -61,6 +61,9 @@ def check_run(
         if stop_at_layer is not None:
             raise ConfigError(f"return_type = {return_type!r} is made of the last stream, so it excludes "
                               "stop_at_layer")  # fmt: skip
+        if kv_cache is not None:
+            raise ConfigError(f"return_type = {return_type!r} is of the whole sequence, and a run with a kv_cache "
+                              "carries a part of it: run the sequence at once, without kv_cache")  # fmt: skip
     if return_type in ("loss", "both"):
         check_predicts_next_token(cfg, f"return_type = {return_type!r}")
     if return_type == "logits" and not cfg.has_unembed and stop_at_layer is None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from interp.config import EncoderDecoderConfig
 from interp.errors import CheckpointError, ConfigError, HookNotFoundError, describe, did_you_mean
 from interp.files import load_tensors, save_tensors
 from interp.model.cache import ActivationCache, held
-from interp.model.names import STACKS, HookName, as_site, in_stack, of_stack, stack_of, stack_with
+from interp.model.names import STACKS, HookName, in_stack, of_stack, stack_of, stack_with
 from interp.model.provenance import joint_signature
+from interp.model.stacks import two_stacks
 
 if TYPE_CHECKING:
     from interp.model.encoder_decoder import HookedEncoderDecoder
@@ -59,27 +59,23 @@ class PairCache(Mapping[str, Tensor]):
         if stack is None and not isinstance(name, tuple):
             raise HookNotFoundError(f"{describe(name)} names nothing here: full names begin with 'encoder.' or "
                                     f"'decoder.'{did_you_mean(str(name), self)}")  # fmt: skip
-        stack = self._stack_with(cast(tuple[Any, ...], name)) if stack is None else stack
+        stack = stack_with(self._names, cast(tuple[Any, ...], name)) if stack is None else stack
         cache = self.stacks[stack]
         names, points = ([f"{stack}.{one}" for one in some] for some in (cache, cache.model.hook_points))
         return self[held(name, names, points, cache.cfg.n_layers)]
 
-    def _stack_with(self, name: tuple[Any, ...]) -> str:
-        """The only stack that has what this name, which says none, stands for."""
-        names = {word: dict.fromkeys([*cache.model.hook_points, *cache]) for word, cache in self.stacks.items()}
-        return stack_with(names, name)
+    @property
+    def _names(self) -> dict[str, dict[str, None]]:
+        """All that each stack has points or activations of, such as gradients, by its word."""
+        return {word: dict.fromkeys([*cache.model.hook_points, *cache]) for word, cache in self.stacks.items()}
 
     def stack(self, site: str | tuple[str, ...]) -> Tensor:
         """One site of all layers of a stack, stacked: `stack(("pattern", "encoder"))`, `stack(("z", "cross_attn"))`.
 
         Raises as `ActivationCache.stack`, and `ConfigError` for what is no site.
         """
-        short, *parts = as_site(site)
-        asked: Any = (short, 0, *parts)
-        stack, within = in_stack(asked)
-        if stack is None:
-            stack = self._stack_with(asked)
-        return self.stacks[stack].stack((within[0], *within[2:]))
+        stack, within = stack_of(self._names, site)
+        return self.stacks[stack].stack(cast(Any, within))
 
     if not TYPE_CHECKING:
 
@@ -107,7 +103,8 @@ class PairCache(Mapping[str, Tensor]):
 
     def stack_of(self, site: str | tuple[str, ...]) -> tuple["HookedTransformer", tuple[str, ...]]:
         """As `HookedEncoderDecoder.stack_of`."""
-        return stack_of({word: cache.model for word, cache in self.stacks.items()}, site)
+        stack, within = stack_of(self._names, site)
+        return self.stacks[stack].model, within
 
     @property
     def signature(self) -> str:
@@ -149,7 +146,7 @@ class PairCache(Mapping[str, Tensor]):
 
         Raises as `ActivationCache.load`, and `ConfigError` for a model of one stack.
         """
-        if not isinstance(getattr(model, "cfg", None), EncoderDecoderConfig):
+        if two_stacks(model) is None:
             raise ConfigError(f"model = {describe(model)}; allowed: a HookedEncoderDecoder")
         tensors, about = load_tensors(path, KIND, str(model.decoder.W_E.device))
         if not set(STACKS) <= set(about):

@@ -147,10 +147,14 @@ def joint_signature(signatures: Iterable[str]) -> str:
 
 
 def settle(model: "Watched") -> None:
-    """To be called before weights may be replaced: what was made by them can be recognised afterwards."""
-    alive = model.__dict__.get("_provenance", _nobody)()
-    if alive is not None:
-        alive.settle()
+    """To be called before weights may be replaced: what was made by them can be recognised afterwards.
+
+    Of a model of two stacks, that of both: one may hold a weight of the other.
+    """
+    for one in (model, *getattr(model, "stacks", {}).values()):
+        alive = one.__dict__.get("_provenance", _nobody)()
+        if alive is not None:
+            alive.settle()
 
 
 def _nobody() -> None:

@@ -24,9 +24,9 @@ from interp.model.attention import WRITE_PER_HEAD
 from interp.model.derived import NO_RUN, Kind
 from interp.model.graph import head_labels
 from interp.model.norms import Norm
-from interp.model.provenance import CHANGED
+from interp.model.provenance import CHANGED, Provenance
 from interp.model.rows import Stack
-from interp.model.stream import NormAtScale, Step, StreamPlace, reading_norm, steps
+from interp.model.stream import STREAMS, NormAtScale, Step, StreamPlace, reading_norm, steps, streams_of_block
 from interp.precision import (
     at_least_float32,
     coarsest,
@@ -47,6 +47,7 @@ class ResidualStream:
     cfg: TransformerConfig
     edited: bool
     kind: Kind
+    made_by: Provenance
     _values: dict[str, Tensor]
     is_current: Callable[[], bool]
 
@@ -107,18 +108,9 @@ class ResidualStream:
         (nostalgebraist 2020). Errors as for `decompose_resid`.
         """
         stop = self._layer(layer)
-        between = [
-            name for name, there in (("cross", self.cfg.cross_attention), ("mid", self.cfg.has_resid_mid)) if there
-        ]
-        if incl_mid and not between:
-            raise ConfigError("incl_mid = True, but blocks without or beside their MLP have no resid_mid")
-        rows, labels = [], []
-        for block in range(stop):
-            rows.append(self._get(f"blocks.{block}.hook_resid_pre"))
-            labels.append(f"{block}_pre")
-            for name in between if incl_mid else ():
-                rows.append(self._get(f"blocks.{block}.hook_resid_{name}"))
-                labels.append(f"{block}_{name}")
+        streams = streams_of_block(self.cfg, incl_mid)
+        rows = [self._get(f"blocks.{block}.hook_{stream}") for block in range(stop) for stream in streams]
+        labels = [f"{block}_{stream.removeprefix('resid_')}" for block in range(stop) for stream in streams]
         rows.append(self._stream(StreamPlace(stop)))
         labels.append("final_post" if stop == self.cfg.n_layers else f"{stop}_pre")
         stack = torch.stack(rows)
@@ -183,8 +175,6 @@ class ResidualStream:
             edits = self._get(f"{name}.hook_normalized") - wide_sum(values, 0)
             values, labels = torch.cat([values, edits[None].to(values)]), [*labels, f"{name}_edits"]
         return Stack(values, labels)
-
-    # ------------------------------------------------------------------ logits
 
     # ------------------------------------------------------------------ the walk along the stream
 
@@ -261,7 +251,7 @@ class ResidualStream:
 
     def _of_heads(self, step: Step) -> tuple[Tensor, list[str]]:
         """What each head of a block writes, before any norm on the write path."""
-        name = f"blocks.{step.layer}.{step.part}"
+        name = step.name
         result = self._values.get(f"{name}.hook_result")
         if result is None and self.kind == "gradient":
             raise HookNotFoundError(
@@ -311,8 +301,7 @@ class ResidualStream:
 
     def _stream(self, place: StreamPlace) -> Tensor:
         if place.layer < self.cfg.n_layers:
-            point = {"attn": "resid_pre", "cross_attn": "resid_cross", "mlp": "resid_mid"}[place.part]
-            return self._get(f"blocks.{place.layer}.hook_{point}")
+            return self._get(f"blocks.{place.layer}.hook_{STREAMS[place.part]}")
         if place.layer:
             return self._get(f"blocks.{place.layer - 1}.hook_resid_post")
         if self.cfg.embed_norm:  # no blocks: the embeddings are the stream
@@ -340,6 +329,14 @@ class ResidualStream:
             raise CacheError(CHANGED)
         if not linear:
             self.check_is_run()
+
+    def check_made_by(self, model: "HookedTransformer", what: str = "the cache") -> None:
+        """Raise `CacheError`, which calls it `what`, unless this is a run of a given model with the weights it has."""
+        self.check_is_run()
+        if differing := self.made_by.differences(model):
+            if self.model is model:
+                raise CacheError(f"the model's weights changed after {what} was made: run it again")
+            raise CacheError(f"{what} was made by another model than the one given: {'; '.join(differing)}")
 
     def check_is_run(self) -> None:
         """Raise `CacheError`, saying why, for the difference of two runs and for gradients."""

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.config import TransformerConfig
+from interp.errors import ConfigError
 from interp.model.norms import Norm
 
 Part = Literal["attn", "cross_attn", "mlp"]
@@ -23,6 +24,9 @@ Part = Literal["attn", "cross_attn", "mlp"]
 
 NORMS: dict[Part, str] = {"attn": "ln1", "cross_attn": "ln_cross", "mlp": "ln2"}
 """The norm around each part."""
+
+STREAMS: dict[Part, str] = {"attn": "resid_pre", "cross_attn": "resid_cross", "mlp": "resid_mid"}
+"""The hook point that shows the stream before each part."""
 
 
 class StreamPlace(NamedTuple):
@@ -58,6 +62,11 @@ class Step:
     stream_norm: str | None
 
     @property
+    def name(self) -> str:
+        """The full name of the part that writes."""
+        return f"blocks.{self.layer}.{self.part}"
+
+    @property
     def label(self) -> str:
         """What the write is called among the rows of a decomposition."""
         return f"{self.layer}_{self.part}_out"
@@ -70,13 +79,27 @@ class Step:
     @property
     def bias_name(self) -> str:
         """The parameter that is written whatever the part reads."""
-        return f"blocks.{self.layer}.{self.part}." + ("b_out" if self.part == "mlp" else "b_O")
+        return f"{self.name}." + ("b_out" if self.part == "mlp" else "b_O")
 
 
 def parts(cfg: TransformerConfig) -> tuple[Part, ...]:
     """The parts of a block, in the order in which they write."""
     there = {"attn": True, "cross_attn": cfg.cross_attention, "mlp": not cfg.attn_only}
     return tuple(part for part in NORMS if there[part])
+
+
+def streams_of_block(cfg: TransformerConfig, incl_mid: bool) -> list[str]:
+    """The points that show the stream of a block: where it enters, and with `incl_mid` between the parts of the block.
+
+    Raises `ConfigError` for `incl_mid` where no part follows another.
+
+    >>> streams_of_block(cfg, incl_mid=True)
+    ['resid_pre', 'resid_mid']
+    """
+    found = [STREAMS[part] for part in parts(cfg) if part != "mlp" or cfg.has_resid_mid]
+    if incl_mid and len(found) == 1:
+        raise ConfigError("incl_mid = True, but blocks without or beside their MLP have no resid_mid")
+    return found if incl_mid else found[:1]
 
 
 def steps(cfg: TransformerConfig, until: StreamPlace | None = None) -> Iterator[Step]:

@@ -33,7 +33,6 @@ from interp.model.components import Embed, MaskedTokenHead, PosEmbed, RelativeBi
 from interp.model.context import LayerContext, layer_contexts
 from interp.model.generate import Generates
 from interp.model.hooked import Hooked
-from interp.model.hooked_module import is_run
 from interp.model.hooks import HookPoint, Span
 from interp.model.kv_cache import KVCache
 from interp.model.loss import next_token_loss
@@ -79,7 +78,7 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates, Saved):
         embed: an embedding of another model whose `W_E` this one uses instead of a parameter of its own.
 
     Raises:
-        ConfigError: the vocabulary has more words than `cfg.d_vocab`, or `cfg` is no config.
+        ConfigError: the vocabulary has more words than `cfg.d_vocab`, `cfg` is no config, or `embed` is of other sizes.
         TokenError: `tokenizer` is none.
     """
 
@@ -133,7 +132,6 @@ class HookedTransformer(StackedWeights, Hooked, ReadsText, Generates, Saved):
         }
         self.name_hook_points(sizes)
 
-    @is_run
     @known_keywords
     def forward(
         self,

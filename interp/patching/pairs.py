@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, HookNotFoundError, ShapeError, check_choice, describe
+from interp.errors import ConfigError, HookNotFoundError, check_choice, describe
 from interp.interventions import Intervention, Patch
 from interp.metrics import JudgedRun, MetricPlan
 from interp.model import (
@@ -20,6 +20,7 @@ from interp.model import (
     PairCache,
     SourceAndTarget,
     in_stack,
+    two_stacks,
 )
 from interp.patching.packed import BaseRun
 from interp.patching.prompts import (
@@ -27,12 +28,12 @@ from interp.patching.prompts import (
     Source,
     check_cache,
     check_corresponding,
+    check_memories,
     check_model,
     check_placeless,
     check_positions,
     last_read,
     masked_prompts,
-    two_stacks,
 )
 from interp.precision import at_least_float32
 from interp.text import AttentionMask, MaskedTokens
@@ -208,22 +209,26 @@ class PromptPair:
 
     def _check_sources(self, names: list[str]) -> None:
         """Where positions of the source are patched, those of both sources must correspond. Raises `ShapeError`."""
-        if self.both is None:
+        memory, (runs, written) = self.prompts.memory, ROLES[self.direction]
+        points = {name: self.whole.hook_points[name] for name in names}
+        in_encoder = [name for name in names if self.both is not None and name.startswith("encoder.")]
+        along = {name: point.axes.index("source_pos") for name, point in points.items() if "source_pos" in point.axes}
+        if memory is None or not (in_encoder or along):
             return
-        points = [self.both.model.hook_points[name] for name in names]
-        of_source = [point.name for point in points if "source_pos" in point.axes or point.name.startswith("encoder.")]
-        runs, written = ROLES[self.direction]
-        model, read = self.both.model.encoder, self.both.read.source
-        if of_source and isinstance(self.source, SourceAndTarget):
-            check_corresponding((model, self.source.source), (model, read), written, runs, "source of the ")
-        elif of_source and isinstance(self.source, PairCache):
-            check_positions(self.source.encoder, model, read, written)
-            for name in of_source:
-                if name in self.source and "source_pos" in (point := self.both.model.hook_points[name]).axes:
-                    n = self.source[name].shape[point.axes.index("source_pos")]
-                    if n != read.ids.shape[1]:
-                        raise ShapeError(f"the {written} cache has sources of {n} positions, the run of "
-                                         f"{read.ids.shape[1]}; positions must correspond")  # fmt: skip
+        if self.both is not None:
+            run = self.both.model.encoder, self.both.read.source
+            if isinstance(self.source, SourceAndTarget):
+                check_corresponding((run[0], self.source.source), run, written, runs, "source of the ")
+            elif isinstance(self.source, PairCache):
+                check_positions(self.source.encoder, *run, written)
+        of_cache = self.source if isinstance(self.source, ActivationCache | PairCache) else None
+        if of_cache is not None:
+            sizes = {of_cache[name].shape[axis] for name, axis in along.items() if name in of_cache}
+            decoder = of_cache.decoder if isinstance(of_cache, PairCache) else of_cache
+            check_memories(sizes, decoder.source_mask, memory, f"{written} cache", runs)
+        elif isinstance(self.source, MaskedTokens) and self.source.memory is not None:
+            other = self.source.memory
+            check_memories({other.stream.shape[1]}, other.attention_mask, memory, f"{written} prompt", runs)
 
 
 def _held(cache: ActivationCache | PairCache, name: str) -> Tensor:

@@ -14,7 +14,7 @@ from interp.budget import check_bytes, portions
 from interp.errors import ConfigError, describe, did_you_mean
 from interp.indices import chosen_indices
 from interp.interventions import Index
-from interp.model import HookName, HookPoint
+from interp.model import HookName, HookPoint, two_stacks
 from interp.patching.packed import MOST_POSITIONS, BaseRun, PackedForward, SitePatches
 from interp.patching.packed_rows import PackedRows
 from interp.patching.pairs import PairRuns
@@ -89,9 +89,9 @@ class SweepSite:
         chosen = chosen_indices("layers", layers, stack.cfg.n_layers)
         of_first = stack.resolve_hooks(cast(HookName, (short, 0, *part)))[0].removeprefix("blocks.0.")
         points = [stack.hook_points[f"blocks.{i}.{of_first}"] for i in chosen]
-        names = [point.key if stack is model else point.name for point in points]
+        names = [point.key if two_stacks(model) is None else point.name for point in points]
         axes = points[0].axes
-        if stack is not model and points[0].name.startswith("encoder."):
+        if names[0].startswith("encoder."):
             n_pos = cast(int, n_source)
         n_along = cast(int, n_source) if points[0].of_memory else n_pos
         if not {"pos", "query_pos", "source_pos"} & set(axes):

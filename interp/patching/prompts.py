@@ -3,12 +3,21 @@
 from typing import Any, cast
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
-from interp.config import EncoderDecoderConfig, TransformerConfig
+from interp.config import TransformerConfig
 from interp.errors import CacheError, ConfigError, ShapeError, describe
 from interp.interventions import ADDRESS, Intervention
-from interp.model import ActivationCache, HookedEncoderDecoder, HookedTransformer, PairCache, SourceAndTarget
-from interp.text import AttentionMask, Ids, MaskedTokens, Text, token_strings
+from interp.model import (
+    ActivationCache,
+    HookedEncoderDecoder,
+    HookedTransformer,
+    PairCache,
+    SourceAndTarget,
+    two_stacks,
+)
+from interp.text import AttentionMask, Ids, MaskedTokens, Memory, Text, token_strings
 
 Prompt = (
     Text | Ids | MaskedTokens | SourceAndTarget | tuple[Text | Ids | MaskedTokens, Text | Ids | MaskedTokens | None]
@@ -22,12 +31,6 @@ AnyStacks = HookedTransformer | HookedEncoderDecoder
 """A model of one stack, or of two."""
 
 
-def two_stacks(model: object) -> HookedEncoderDecoder | None:
-    """The model itself, if it is an encoder with a decoder."""
-    of_two = isinstance(getattr(model, "cfg", None), EncoderDecoderConfig)
-    return cast(HookedEncoderDecoder, model) if of_two else None
-
-
 def check_model(model: object) -> None:
     """Raise `ConfigError` unless it is a model of this package and of one stack, compiled or not.
 
@@ -36,7 +39,7 @@ def check_model(model: object) -> None:
     Traceback (most recent call last):
     interp.errors.ConfigError: model = Block; allowed: a HookedTransformer
     """
-    if isinstance(getattr(model, "cfg", None), EncoderDecoderConfig):
+    if two_stacks(model) is not None:
         raise ConfigError(f"model = {describe(model)}: this is defined for one stack, such as model.encoder; of an "
                           "encoder with a decoder, sweep and sweep_sites patch sites of both")  # fmt: skip
     if not isinstance(getattr(model, "cfg", None), TransformerConfig) or not hasattr(model, "hook_points"):
@@ -95,6 +98,20 @@ def check_corresponding(
                          "correspond")  # fmt: skip
 
 
+def check_memories(
+    sizes: set[int], mask: Bool[Tensor, "batch source_pos"] | None, memory: Memory, of_what: str, runs: str
+) -> None:
+    """Raise `ShapeError` unless another memory, of these sizes and this mask, is as long and padded alike."""
+    n = memory.stream.shape[1]
+    if other := sizes - {n}:
+        raise ShapeError(f"the {of_what} has a source of {min(other)} positions, the {runs} prompt one of {n}; "
+                         "positions of the source must correspond")  # fmt: skip
+    same = torch.ones_like(memory.is_token) if mask is None else mask.to(memory.stream.device)
+    if not torch.equal(same, memory.is_token):
+        raise ShapeError(f"the sources of the {of_what} and of the {runs} prompt are padded differently, so positions "
+                         "of the source do not correspond")  # fmt: skip
+
+
 def _words(model: HookedTransformer, prompts: MaskedTokens) -> str:
     """How the first prompt was cut into tokens, where that can be said."""
     words = token_strings(model.tokenizer, prompts.ids[0].tolist()) if model.tokenizer is not None else []
@@ -124,11 +141,7 @@ def check_cache(
     parts = cache.stacks.values() if isinstance(cache, PairCache) else [cache]
     models = [cast(HookedTransformer, model)] if both is None else both.stacks.values()
     for part, its in zip(parts, models, strict=True):
-        part.check_is_run()
-        if differing := part.made_by.differences(its):
-            if part.model is its:
-                raise CacheError(f"the model's weights changed after the {what} cache was made: run it again")
-            raise CacheError(f"the {what} cache was made by another model than the one given: {'; '.join(differing)}")
+        part.check_made_by(its, f"the {what} cache")
     check_positions(cache.decoder if isinstance(cache, PairCache) else cache, *last_read(model, prompts), what)
 
 

@@ -19,12 +19,12 @@ from torch import Tensor
 from interp.errors import HookNotFoundError
 from interp.interventions import Index
 from interp.keywords import known_keywords
-from interp.model import HookName, in_stack
+from interp.model import HookName, in_stack, two_stacks
 from interp.patching.measure import Measurement, Metrics, Numbers, measure_rows
 from interp.patching.options import Settings, SweepOptions
 from interp.patching.pairs import PromptPair
 from interp.patching.plan import Granularity, Site, SweepPlan, SweepSite, site_name
-from interp.patching.prompts import AnyStacks, Source, two_stacks
+from interp.patching.prompts import AnyStacks, Source
 from interp.patching.resume import ResumeFile, question_of
 from interp.progress import progress_bar
 from interp.results import Axis, as_variables, position_labels

@@ -17,6 +17,7 @@ from interp.model import (
     HookName,
     PairCache,
     SourceAndTarget,
+    two_stacks,
 )
 from interp.plot.explorer import AttentionExplorer, attention
 from interp.text import Ids, MaskedTokens, Text
@@ -148,12 +149,12 @@ def _read(
     """
     if isinstance(prompt, ActivationCache | PairCache):
         raise ConfigError(f"{name} is a cache, but this run is patched; give the prompt")
-    if not isinstance(model, HookedEncoderDecoder):
-        read = model.masked_tokens(prompt)
+    if (both := two_stacks(model)) is None:
+        read = cast(HookedTransformer, model).masked_tokens(prompt)
     elif isinstance(prompt, SourceAndTarget):
         read = prompt
     elif isinstance(prompt, tuple) and len(prompt) == 2:
-        read = model.masked_tokens(*prompt)
+        read = both.masked_tokens(*prompt)
     else:
         raise ConfigError(f"{name} = {describe(prompt)}; an encoder with a decoder reads (source, target)")
     n = len(read)

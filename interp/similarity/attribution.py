@@ -62,7 +62,7 @@ def similarity_attribution(
         ConfigError: another `by`; a pooling that is not linear ("pooler"), or none.
         ShapeError: other numbers of texts than described, or a pooled vector of length 0.
         HookNotFoundError: a cache lacks an activation that is needed.
-        CacheError: the weights changed since the run of a cache.
+        CacheError: a cache of another model, or of other weights.
     """
     check_choice("by", by, ("component", "position", "both"))
     pooling = linear_pooling(model.cfg, pooling)
@@ -98,7 +98,7 @@ def similarity_attribution(
 def _cached(model: "HookedTransformer", given: Encoded) -> tuple[ActivationCache, Tensor | None]:
     """The run that is split, and its ids where they are known."""
     if isinstance(given, ActivationCache):
-        given.check_weights()
+        given.check_made_by(model)
         return given, None
     prompts = given if isinstance(given, MaskedTokens) else model.masked_tokens(given)
     last = [last_stream(model), *([f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"] if model.cfg.n_layers else [])]

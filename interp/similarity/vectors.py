@@ -43,8 +43,8 @@ def embeddings(
         attention_mask, token_types: as for a run.
 
     Raises `ConfigError` for a model that names no pooling and none given, for "pooler" where there is none, and for a
-    `normalize` that is none of the three; what a run raises for its input; `HookNotFoundError` for a cache without the
-    last stream.
+    `normalize` that is none of the three; what a run raises for its input; `CacheError` for a cache of another model,
+    or of other weights, `HookNotFoundError` for one without the last stream.
 
     >>> vectors = embeddings(model, [clean, corrupted], pooling="mean")
     >>> vectors.shape
@@ -59,7 +59,7 @@ def embeddings(
             raise ShapeError("a cache brings its own mask and token types; give attention_mask= and token_types= with "
                              "texts or ids only")  # fmt: skip
         cache = input
-        cache.check_is_run()
+        cache.check_made_by(model)
     else:
         options = {"attention_mask": attention_mask, "token_types": token_types}
         _, cache = model.base_run_with_cache(input, None, names_filter=last, **options)

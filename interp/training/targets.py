@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,7 @@ from interp.model import (
     check_predicts_next_token,
     cross_entropy,
     predicted_places,
+    two_stacks,
 )
 from interp.text import AttentionMask, Ids, MaskedTokens, as_ids, check_marks, check_mask, check_tokens
 from interp.training.toy_data import Batch
@@ -101,7 +102,8 @@ def source_of(data: DataSource, batch_size: int | None, model: Trainable) -> Cal
 
 def reader_of(model: Trainable) -> HookedTransformer:
     """The stack whose logits are compared: the model, or the decoder of a pair."""
-    return model.decoder if isinstance(model, HookedEncoderDecoder) else model
+    both = two_stacks(model)
+    return cast(HookedTransformer, model) if both is None else both.decoder
 
 
 def targets_of(data: Any, model: Trainable) -> Targets:
@@ -158,14 +160,14 @@ def targets_of(data: Any, model: Trainable) -> Targets:
 
 def _source(batch: Batch, model: Trainable) -> MaskedTokens | None:
     """The checked sources of a batch for a pair, None for a model of one stack."""
-    if not isinstance(model, HookedEncoderDecoder):
+    if (both := two_stacks(model)) is None:
         for name in ("source", "source_mask"):
             if getattr(batch, name) is not None:
                 raise ConfigError(f"{name}: this model has one stack, which reads the tokens alone")
         return None
     if batch.source is None:
         raise ConfigError("an encoder and a decoder train on a Batch(tokens=targets, source=sources)")
-    cfg = model.cfg.encoder
+    cfg = both.cfg.encoder
     with naming("source"):
         ids = as_ids(batch.source, "a batch's source")
         ids = check_tokens(ids, cfg.d_vocab, cfg.n_ctx, ids.device)

@@ -20,7 +20,9 @@ from typing import Any, TextIO
 
 from public_stand_in import DRAWING, Idle, TookTooLongError, in_one_line, judge, prepare, time_limit
 
-SHELL = re.compile(r"^(\s*)(?:(?:\w+\s*=\s*)?(?:%%?[A-Za-z]|!).*)$")
+from interp.compat.migration.sources import NOT_PYTHON
+
+SHELL = re.compile(r"^(\s*)(?:(?:\w+\s*=\s*)?(?:%%?[A-Za-z]|!(?!=)).*)$")
 """Lines of IPython alone: `%autoreload 2`, `!pip install x`, `files = !ls`."""
 
 
@@ -35,7 +37,10 @@ def cells_of(path: Path) -> list[str]:
 
 
 def without_shell(source: str) -> str:
-    """A cell whose shell lines do nothing; `%%time` and its like leave the rest of the cell as it is."""
+    """A cell whose shell lines do nothing; `%%time` and its like leave the rest of it as it is, `%%bash` nothing."""
+    magic = re.match(r"\s*%%(\w+)", source)
+    if magic and magic[1] in NOT_PYTHON:
+        return ""
     return "\n".join(SHELL.sub(r"\1pass", line) for line in source.splitlines())
 
 

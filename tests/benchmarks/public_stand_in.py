@@ -265,7 +265,7 @@ def judge(error: BaseException) -> str | None:
     for one in seen:
         if isinstance(one, NotHereError):
             return f"needs {one}"
-        if "downloads nothing" in str(one) or (isinstance(one, FileNotFoundError) and one.filename is None):
+        if "is downloaded here" in str(one) or (isinstance(one, FileNotFoundError) and one.filename is None):
             return "needs a download"  # the module says so, or huggingface_hub does
         if isinstance(one, FileNotFoundError):
             return f"needs a file that is not here ({Path(str(one.filename)).name})"

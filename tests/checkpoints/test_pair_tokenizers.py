@@ -102,8 +102,9 @@ def test_tokenizers_come_back_from_our_own_format_and_can_be_given(pair: Pair, t
     ours.save_pretrained(tmp_path / "own")
     back = HookedEncoderDecoder.from_pretrained(tmp_path / "own")
     given = HookedEncoderDecoder.from_pretrained(hf_model=theirs, tokenizer=tokenizer)
+    again = HookedEncoderDecoder.from_pretrained(tmp_path / "own", tokenizer=ours.encoder.tokenizer)
     made = HookedEncoderDecoder(ours.cfg, tokenizer)
-    for other in (back, given, made):
+    for other in (back, given, again, made):
         for stack in ("encoder", "decoder"):
             mine, its = (model.stacks[stack].tokenizer for model in (ours, other))
             assert isinstance(mine, Tokenizer) and isinstance(its, Tokenizer)

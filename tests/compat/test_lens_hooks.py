@@ -70,7 +70,7 @@ def test_watching_every_point_changes_no_bit_and_each_sees_what_the_core_caches(
         fwd_hooks=[(name, lambda value, hook: seen.update({hook.name: value.clone()})) for name in model.hook_dict],
     )
     assert torch.equal(plain, watched)
-    _, cache = model.core.run_with_cache(tokens, names_filter=list(model.core.hook_points))
+    _, cache = model.core.run_with_cache(tokens, names_filter=list(model.hook_dict))
     for point, value in cache.items():
         norm = model.core.get_submodule(point.rpartition(".")[0])
         gain = norm.w if isinstance(norm, Norm) and norm.kind == "RMS" and point.endswith("normalized") else 1
@@ -93,6 +93,16 @@ def test_permanent_hooks_stay_until_they_are_meant():
     assert len(point.bwd_hooks) == 1
     point.remove_hooks("both")
     assert not point.bwd_hooks
+
+
+def test_caches_of_all_and_of_some_take_their_options_in_order():
+    model = lens()
+    for add, more in ((model.cache_all, ()), (model.cache_some, (lambda name: "embed" in name,))):
+        kept: dict[str, Tensor] = {}
+        add(kept, *more, True, "cpu", True)
+        model(ids(model, 1), return_type="loss").backward()
+        model.reset_hooks()
+        assert {"hook_embed", "hook_embed_grad"} <= set(kept) and kept["hook_embed"].ndim == 2
 
 
 def test_blocks_of_hooks_nest_and_end_with_their_own():
@@ -191,6 +201,19 @@ def test_rms_hooks_see_and_edit_what_the_gain_multiplies():
     with model.hooks(bwd_hooks=[(name, lambda gradient, hook: gradients.append(gradient.clone()))]):
         model(tokens, return_type="loss").backward()
     assert_close(gradients[0], model.core.run_with_cache(tokens, incl_bwd=True)[1][f"{name}_grad"] * norm.w)
+
+
+def test_a_switch_is_set_by_position_or_by_its_own_name():
+    model = lens()
+    for switch in ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in"):
+        for value in (True, False):
+            getattr(model, f"set_{switch}")(**{switch: value})
+            assert getattr(model.cfg, switch) is value
+            getattr(model, f"set_{switch}")(not value)
+            assert getattr(model.cfg, switch) is not value
+        for wrong in ({}, {"on": True}, {switch: True, "more": True}):
+            with pytest.raises(TypeError, match=f"set_{switch} takes {switch} alone"):
+                getattr(model, f"set_{switch}")(**wrong)
 
 
 def test_switches_decide_what_add_hook_takes_and_what_an_unfiltered_cache_keeps():

@@ -1,6 +1,7 @@
 """`HookedTransformer` of the TransformerLens module: runs, masks, kept keys, weights and their processing."""
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -239,6 +240,36 @@ def test_state_dicts_have_their_names_and_come_back(name: str):
         other.load_state_dict(some)
 
 
+def test_a_norm_of_embeddings_has_their_name_and_is_taken_by_it_in_part_too():
+    fields = {**SMALL, "post_embedding_ln": True, "positional_embedding_type": "rotary"}
+    model, other = (HookedTransformer({**fields, "seed": seed}) for seed in (1, 2))
+    norms: Any = (model.core.embed_ln, other.core.embed_ln)
+    norms[0].w.data.mul_(3)
+    state = model.state_dict()
+    assert torch.equal(state["embed.ln.w"], norms[0].w) and "embed_ln.w" not in state
+    for strict in (True, False):
+        other.load_state_dict(state, strict=strict)
+        assert torch.equal(other(ids(model)), model(ids(model)))
+        norms[1].w.data.zero_()
+
+
+def test_keys_have_their_underscore_where_the_config_says_how_many_heads_share_them():
+    for heads, name in ((None, "attn.W_K"), (3, "attn._W_K"), (1, "attn._W_K")):
+        model = HookedTransformer({**SMALL, "n_key_value_heads": heads})
+        assert f"blocks.0.{name}" in model.state_dict()
+        model.load_state_dict(model.state_dict())
+        model.load_state_dict(model.state_dict(), strict=False)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_bias_that_is_added_elsewhere_beside_a_gate_is_refused(strict: bool):
+    model = HookedTransformer({**SMALL, "gated_mlp": True})
+    state = model.state_dict()
+    model.load_state_dict(state, strict=strict)
+    with pytest.raises(interp.InterpError, match="dd b_in @ W_out to b_out"):
+        model.load_state_dict(state | {"blocks.0.mlp.b_in": torch.ones(model.cfg.d_mlp)}, strict=strict)
+
+
 @pytest.mark.parametrize("name", ["norms_on_both_sides", "gemma_like"])
 def test_a_state_dict_of_a_tied_or_scaled_core_says_what_theirs_says_and_comes_back(name: str):
     def drawn(added: int) -> HookedTransformer:
@@ -318,6 +349,12 @@ def test_a_models_config_is_its_own_and_only_switches_can_be_set():
         model.cfg.attn_only = True
     cfg.n_layers = 1
     assert model.cfg.n_layers == 2 and HookedTransformer(cfg).cfg.n_layers == 1
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with pytest.raises(ConfigError, match="make another model"):
+            other.cfg.attn_only = True
+    for free in (copy.copy(model.cfg), copy.deepcopy(model.cfg), pickle.loads(pickle.dumps(model.cfg))):
+        free.n_layers = 1
+        assert HookedTransformer(free).cfg.n_layers == 1 and model.cfg.n_layers == 2
     with pytest.raises(ConfigError, match="ungroup"):
         model.set_ungroup_grouped_query_attention(True)
     with pytest.raises(AssertionError, match="attn_only"):

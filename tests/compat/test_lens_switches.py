@@ -28,6 +28,17 @@ def test_a_predicate_means_the_points_that_are_switched_on() -> None:
     assert not model.hook_dict["blocks.0.hook_mlp_in"].fwd_hooks
 
 
+def test_tokens_have_a_point_only_where_the_config_says_so() -> None:
+    for there in (False, True):
+        cfg = transformer_lens.HookedTransformerConfig(**SIZES, use_hook_tokens=there)
+        model = transformer_lens.HookedTransformer(cfg)
+        assert ("hook_tokens" in model.hook_dict) is ("hook_tokens" in model.run_with_cache(TOKENS)[1]) is there
+        with pytest.raises(InterpError, match="make another model"):
+            model.cfg.use_hook_tokens = not there
+    model.add_hook("hook_tokens", lambda tokens, hook: tokens.flip(1))
+    assert torch.equal(model(TOKENS), model.core(TOKENS)) and not torch.equal(model(TOKENS.flip(1)), model(TOKENS))
+
+
 def test_a_predicate_that_is_true_of_switched_off_points_alone_is_refused_by_add_hook() -> None:
     model = transformer_lens.HookedTransformer(transformer_lens.HookedTransformerConfig(**SIZES))
     with pytest.raises(InterpError, match="use_split_qkv_input"):

@@ -63,6 +63,33 @@ def test_the_tokenizer_is_transformers_own_and_its_side_is_honoured():
     assert model.core.tokenizer is not None and model.core(TEXTS[0]).shape == (1, len(encoded(TEXTS[0])), 290)
 
 
+def test_what_is_changed_in_a_models_tokenizer_counts_from_then_on():
+    model = lens()
+    first, second = (encoded(text) for text in TEXTS)
+    bos, pad, n = BACKEND.token_to_id("<s>"), encoded("dog")[0], len(second) - len(first)
+    model.tokenizer.pad_token = model.tokenizer.convert_ids_to_tokens(pad)
+    assert model.to_tokens(TEXTS).tolist() == [[bos, *first, *[pad] * n], [bos, *second]]
+    left = model(TEXTS, padding_side="left")
+    assert_close(left[0, -1], model(TEXTS[0])[0, -1])
+    model.tokenizer.add_tokens(["the cat"])
+    assert model.to_tokens("the cat").tolist() == [[bos, len(model.tokenizer) - 1]]
+    model.tokenizer = hf_tokenizer(pad_token="<s>")
+    assert model.to_tokens(TEXTS, prepend_bos=False).tolist() == [[*first, *[bos] * n], second]
+    assert model.core.to_tokens(TEXTS[0]).tolist() == [first]
+    model.tokenizer = None
+    with pytest.raises(AssertionError, match="without a tokenizer"):
+        model.to_tokens(TEXTS[0])
+
+
+def test_a_vocabulary_with_gaps_has_a_row_for_every_id():
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "a": 1, "b": 7}, unk_token="<s>"))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="<s>")
+    fields = {"n_layers": 1, "d_model": 4, "n_ctx": 4, "d_head": 4, "act_fn": "gelu"}
+    model = HookedTransformer(fields, tokenizer)
+    assert model.cfg.d_vocab == model.cfg.d_vocab_out == 8 and model("b").shape == (1, 2, 8)
+
+
 def test_padding_on_the_left_gives_each_text_its_own_logits():
     model = lens(side="left")
     for texts in (TEXTS, model.to_tokens(TEXTS)):

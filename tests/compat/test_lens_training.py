@@ -178,7 +178,7 @@ def test_parts_are_made_from_a_config_and_compute_what_they_say():
     assert_close(mlp(x), (x @ mlp.W_in + mlp.b_in).relu() @ mlp.W_out + mlp.b_out, atol=1e-4)
     assert components.Embed(cfg)(torch.tensor([[1]])).shape == (1, 1, 8)
     assert components.Unembed(cfg)(x).shape == (2, 3, 5)
-    with pytest.raises(ConfigError, match="out of scope"):
+    with pytest.raises(ConfigError, match="no mixtures of experts"):
         components.MoE(cfg)
 
 

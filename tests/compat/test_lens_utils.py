@@ -79,6 +79,7 @@ def test_slices_of_one_axis(given: Any, mode: str, kept: Any):
     assert torch.equal(one.apply(x, dim=1), x[:, kept])
     assert torch.equal(one.apply(x, dim=-2), x[:, kept])
     assert np.array_equal(one.indices(6), np.atleast_1d(np.arange(6)[kept]))
+    assert utils.Slice(-1).indices(6).tolist() == [-1]  # an integer stays what it is
     assert utils.Slice.unwrap(one) is one
     assert utils.Slice.unwrap(given).apply(x, 1).ndim == 3
 

@@ -42,6 +42,11 @@ PUBLIC = {
         AB BA S T U Vh collapse_l collapse_r eigenvalues get_corner make_even ndim norm pair svd unsqueeze A B
         shape __getitem__ __init__ rdim ldim mdim has_leading_dims
     """,
+    "HookedRootModule": """
+        add_caching_hooks add_hook add_perma_hook cache_all cache_some check_and_add_hook check_hooks_to_add
+        clear_contexts context_level get_caching_hooks hook_dict hook_points hooks is_caching mod_dict
+        remove_all_hook_fns reset_hooks run_with_cache run_with_hooks setup __init__
+    """,
     "HookPoint": """
         add_hook add_perma_hook clear_context layer remove_hooks name ctx fwd_hooks bwd_hooks
     """,
@@ -81,6 +86,11 @@ def verdicts(found: Iterable[Finding]) -> list[tuple[str, str]]:
 def test_every_public_name_of_their_classes_is_in_the_table():
     missing = [f"{owner}.{name}" for owner, names in PUBLIC.items() for name in names.split()]
     assert [name for name in missing if name not in table()] == []
+
+
+def test_every_field_of_their_config_is_in_the_table():
+    fields = importlib.import_module("interp.compat.transformer_lens").HookedTransformerConfig.__dataclass_fields__
+    assert [name for name in fields if f"HookedTransformerConfig.{name}" not in table()] == []
 
 
 def test_what_works_as_it_is_exists_here():
@@ -128,6 +138,7 @@ def test_the_module_has_every_name_that_it_is_said_to_run():
         "ActivationCache": model.run_with_cache(torch.tensor([[0, 1]]))[1],
         "FactoredMatrix": module.FactoredMatrix(torch.ones(2, 1), torch.ones(1, 2)),
         "HookPoint": module.hook_points.HookPoint(),
+        "HookedRootModule": model,
     }
     missing = []
     for name, entry in table().items():
@@ -197,6 +208,55 @@ def test_what_a_variable_holds_is_followed(tmp_path: Path):
         assert sorted(finding.name for finding in findings(tmp_path, code)) == sorted(expected), code
 
 
+def test_an_import_of_something_else_under_the_same_name_takes_its_place(tmp_path: Path):
+    for code in ("import mine as utils\n", "import utils\n", "from mine import helpers as utils\n"):
+        assert findings(tmp_path, f"{code}utils.to_numpy(x)\n") == [], code
+
+
+def test_classes_and_functions_are_known_in_the_modules_that_hold_them(tmp_path: Path):
+    path = tmp_path / "program.py"
+    for code, name in (
+        ("import transformer_lens.hook_points as hp\nhp.HookPoint()", "HookPoint.__init__"),
+        ("import transformer_lens as tl\ntl.hook_points.HookPoint()", "HookPoint.__init__"),
+        ("import transformer_lens as tl\ntl.HookedTransformer.HookedTransformer(cfg)", "HookedTransformer.__init__"),
+        ("import transformer_lens as tl\ntl.HookedTransformer.from_pretrained(x)", "HookedTransformer.from_pretrained"),
+        ("from transformer_lens.train import train\ntrain(m, c, d)", "train.train"),
+        ("from transformer_lens import train\ntrain.train(m, c, d)", "train.train"),
+        ("from transformer_lens import FactoredMatrix as FM\nFM(a, b)", "FactoredMatrix.__init__"),
+        ("from easy_transformer.EasyTransformer import EasyTransformer\nEasyTransformer(c)",
+         "HookedTransformer.__init__"),
+    ):  # fmt: skip
+        path.write_text(f"{code}\n", "utf-8")
+        assert [(one.name, one.verdict != "unknown") for one in read_file(path).findings][1:] == [(name, True)], code
+
+
+def test_what_a_function_makes_global_is_known_to_the_program(tmp_path: Path):
+    path = tmp_path / "program.py"
+    path.write_text(
+        "from transformer_lens import HookedTransformer\nmodel = None\ndef load():\n    global model\n"
+        "    model = HookedTransformer(cfg)\nload()\nmodel.QK\n",
+        "utf-8",
+    )
+    assert [(one.name, one.line) for one in read_file(path).findings][-1] == ("HookedTransformer.QK", 7)
+
+
+def test_a_part_of_the_package_that_the_module_has_not_is_not_said_to_run(tmp_path: Path):
+    path = tmp_path / "program.py"
+    for name, runs in (
+        ("components.LayerNorm", True),
+        ("utils.to_numpy", True),
+        ("HookedTransformerKeyValueCacheEntry", True),
+        ("components.mlps.gated_mlp.GatedMLP", False),
+        ("utilities.devices", False),
+        ("factories.ActivationFunctionFactory", False),
+        ("model_bridge.TransformerBridge", False),
+    ):
+        package, _, last = f"transformer_lens.{name}".rpartition(".")
+        path.write_text(f"from {package} import {last}\n", "utf-8")
+        (found,) = read_file(path).findings
+        assert found.in_module is runs, name
+
+
 # ---------------------------------------------------------------------- what is said
 
 
@@ -238,6 +298,8 @@ def test_names_are_followed_through_functions_classes_branches_and_star_imports(
         "class A:\n    m: HookedTransformer\n    def f(self):\n        return self.m.QK\n": 7,
         "class A(HookedTransformer):\n    def f(self):\n        return self.QK\n": 6,
         "class A:\n    def f(self, m: None | HookedTransformer):\n        self.m: Any = m\n        self.m.QK\n": 7,
+        "def f(x):\n    a, cache = model.run_with_cache(x)\n    return a, cache\nl, c = f(t)\nc.model.QK\n": 8,
+        "def run(x):\n    return 3, model\nrun(t)[1].QK\n": 6,
         "@fixture\ndef one():\n    return model\ndef test_it(one):\n    one.QK\n": 8,
         "from transformer_lens import *\nEasyTransformer = HookedTransformer(cfg)\nEasyTransformer.QK\n": 6,
     }
@@ -259,6 +321,9 @@ def test_a_name_that_stands_for_something_else_now_is_not_followed(tmp_path: Pat
         "class A:\n    one = model\n    def f(self, one):\n        one.QK\n",
         "class A(HookedTransformer):\n    def f(self):\n        return self.layer_of_my_own\n",
         "class A:\n    def f(self):\n        self.model.QK\n",
+        "def one():\n    return 3\ndef test_it(one):\n    one.QK\n",
+        "def f(x):\n    return x, x\na = f(1)\na.QK\nb, c = f(1)\nb.QK\n",
+        "def f(x):\n    return model, x\na = f(1)\na.QK\nb, c = f(1)\nc.QK\n",
         "def f(models: list[HookedTransformer]):\n    models.append(models[0].cfg)\n",
     )
     for code in programs:
@@ -344,6 +409,19 @@ def test_cells_and_lines_of_a_notebook_are_counted_as_its_reader_sees_them(tmp_p
     ]
 
 
+def test_a_cell_with_lines_of_the_shell_loses_none_of_its_own(tmp_path: Path):
+    head = "from transformer_lens import HookedTransformer\n"
+    for code, line in (
+        ("%matplotlib inline\nmodel = HookedTransformer(cfg)  # which one?\nmodel.QK", 4),
+        ("%matplotlib inline\nx = (a\n  != b)\nmodel = HookedTransformer(cfg)\nmodel.QK", 6),
+        ("!pip install \\\n  transformer_lens \\\n  torch\nmodel = HookedTransformer(cfg)\nmodel.QK", 6),
+        ("if colab:\n    %pip install \\\n        a\nmodel = HookedTransformer(cfg)\nmodel.QK", 6),
+        ("model = HookedTransformer(cfg)\nmodel.QK\nmodel.QK??", 3),
+    ):
+        found = read_file(notebook(tmp_path / "a.ipynb", head + code)).findings
+        assert ("HookedTransformer.QK", line) in [(one.name, one.line) for one in found], code
+
+
 def test_a_cell_that_is_no_python_is_said_and_the_others_are_read(tmp_path: Path):
     path = notebook(tmp_path / "a.ipynb", "def broken(:\n", "import transformer_lens", "x = 'a\\qb'")
     first, second = read_file(path).findings
@@ -387,6 +465,11 @@ def test_nothing_in_the_file_is_executed(tmp_path: Path):
     )
     read_file(path)
     assert not witness.exists()
+
+
+def test_a_notebook_is_known_by_its_ending_in_capitals_too(tmp_path: Path):
+    path = notebook(tmp_path / "A.IPYNB", "import transformer_lens")
+    assert [finding.cell for finding in read_file(path).findings] == [2]
 
 
 def test_what_is_no_notebook_is_refused(tmp_path: Path):
@@ -462,6 +545,14 @@ def test_the_lines_that_work_as_they_are_come_when_asked_for(tmp_path: Path):
     )
     assert "m.W_E" not in migrate(str(path)).output
     assert "line 3: m.W_E\n    works as it is: HookedTransformer.W_E" in migrate("--all", str(path)).output
+
+
+def test_what_does_not_run_is_said_in_whole_sentences(tmp_path: Path):
+    path = tmp_path / "a.py"
+    path.write_bytes(b"\0")
+    assert "not known: not Python, so nothing is known of it: source code string cannot" in migrate(str(path)).output
+    path.write_text("from transformer_lens import utils\nutils.get_dataset('c4')\n", "utf-8")
+    assert "all but 1 of these run and give TransformerLens' numbers" in migrate(str(path)).output
 
 
 def test_json_has_every_use_of_every_file(tmp_path: Path):

@@ -49,6 +49,8 @@ def test_shell_lines_do_nothing_and_what_is_python_in_the_cell_runs(cells: Any) 
     assert outcomes(cells, "z = 'a=%d' % 1", "assert z == 'a=1' and 7 \\\n % 4 == 3", "files = !ls")[:2] == [
         ("passed", ""), ("passed", "")]  # fmt: skip
     assert outcomes(cells, "!ls\n# no more")[0][0] == "skipped"
+    assert outcomes(cells, "%%bash\nls -l | head", "x = (1\n  != 2)", "assert x") == [
+        ("skipped", "only comments or commands of the shell"), ("passed", ""), ("passed", "")]  # fmt: skip
 
 
 def test_reasons_not_to_run_are_found_behind_other_exceptions_and_other_errors_are_failures(cells: Any) -> None:

@@ -1,5 +1,6 @@
 """The logit lens, and direct logit attribution, against loops, the forward algebra, and interventions."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from grid import (
 )
 from hypothesis import given, settings
 from torch import Tensor
+from two_stacks import build_pair, random_prompts
 
 from interp import (
     CacheError,
@@ -231,6 +233,37 @@ def test_the_lens_reads_everything_that_a_run_reads():
     assert (torch.tensor(found.logit[0, ..., 0].values) != model(tokens)[..., 3]).any()
 
 
+@pytest.mark.parametrize("name", ["t5_like", "bart_like", "causal_encoder_attn_only"])
+def test_a_decoder_is_read_before_its_cross_attention_too(name: str):
+    pair = build_pair(name)
+    read = random_prompts(pair, SEED, "both")
+    prompts = pair.decoder.masked_tokens(read.target, memory=pair.encode(read.source))
+    _, cache = pair.decoder.run_with_cache(prompts)
+    found = logit_lens(pair.decoder, prompts, top_k=0, answers=[3], incl_mid=True, progress=False)
+    assert found.equals(logit_lens(cache, prompts, top_k=0, answers=[3], incl_mid=True, progress=False))
+    for block, part in itertools.product(range(2), ["pre", "cross", "mid"]):
+        if part == "mid" and not has_mid(pair.decoder.cfg):
+            assert f"{block}_mid" not in found.layer
+            continue
+        stream = cache[f"blocks.{block}.hook_resid_{part}"]
+        assert_close(torch.tensor(found.logit.sel(layer=f"{block}_{part}").values[..., 0]),
+                     read_out(pair.decoder, stream)[..., 3])  # fmt: skip
+
+
+def test_a_model_without_blocks_has_no_middle_and_is_read_as_without_it():
+    model = worded(n_layers=0)
+    assert logit_lens(model, "abc", incl_mid=True).equals(logit_lens(model, "abc"))
+
+
+def test_the_lens_reads_a_compiled_model_and_refuses_one_of_two_stacks(as_installed: None):
+    model = worded()
+    compiled: Any = torch.compile(model, backend="eager")
+    assert logit_lens(compiled, "abca", answers=[3]).equals(logit_lens(model, "abca", answers=[3]))
+    pair: Any = build_pair("bart_like")
+    with pytest.raises(ConfigError, match="the logit lens is defined for one stack"):
+        logit_lens(pair, [[1, 2]])
+
+
 def test_a_model_without_logits_has_no_lens():
     with pytest.raises(ConfigError, match="no unembedding"):
         logit_lens(build(config(SMALL, d_vocab_out=0), SEED), torch.tensor([1, 2]))
@@ -336,6 +369,15 @@ def test_asking_for_some_positions_gives_those_of_all(run: Run):
         last = direct_attribution(run.cache, run.tokens, 2, by=by, pos=-1)
         assert "pos" not in last.attribution.dims
         np.testing.assert_allclose(last.attribution, whole.attribution.isel(pos=-1), atol=1e-10)
+
+
+@pytest.mark.parametrize("spelling", [Tensor.clone, Tensor.numpy], ids=["tensor", "array"])
+def test_an_answer_for_every_position_is_cut_however_it_is_spelt(plain: Run, spelling: Any):
+    answers = spelling(plain.tokens.roll(-1, dims=1))
+    whole = direct_attribution(plain.cache, answers, 2, by="head")
+    for pos in (-1, [1, 4]):
+        cut = direct_attribution(plain.cache, answers, 2, by="head", pos=pos)
+        np.testing.assert_allclose(cut.attribution, whole.attribution.isel(pos=pos), atol=1e-12)
 
 
 def test_biases_have_rows_with_names(plain: Run):
@@ -481,3 +523,16 @@ def test_value_norms_are_the_lengths_of_what_heads_would_write_from_one_position
         for head in range(run.cfg.n_heads):
             written = v[:, :, head * v.shape[2] // run.cfg.n_heads] @ block.attn.W_O[head]
             assert_close(found[:, head], written.norm(dim=-1).detach())
+
+
+def test_layers_of_heads_may_count_from_the_end_and_others_are_refused_by_name(plain: Run, as_installed: None):
+    cache, wrong = plain.cache, "cross_attn"
+    assert torch.equal(value_norms(cache, -1), value_norms(cache, 2))
+    for got, want in zip(key_effects(cache, -1, 3), key_effects(cache, 2, 3), strict=True):
+        assert torch.equal(got, want)
+    for asked in (lambda layer, part: value_norms(cache, layer, part),
+                  lambda layer, part: key_effects(cache, layer, 3, part=part)):  # fmt: skip
+        with pytest.raises(ConfigError, match="layer = 3; allowed: -3 to 2"):
+            asked(3, "attn")
+        with pytest.raises(ConfigError, match="part = 'cross_attn'; allowed: 'attn'"):
+            asked(0, wrong)

@@ -444,6 +444,18 @@ def test_the_encoder_runs_once_and_keys_of_the_memory_are_made_once(monkeypatch:
         assert counts == {"encoder": 1, "products": model.cfg.decoder.n_layers}
 
 
+@pytest.mark.parametrize("edited", ["encoder", "decoder"])
+@pytest.mark.parametrize("kept", ["encoder", "decoder"])
+def test_the_cache_of_a_generation_says_which_stack_was_edited_and_holds_what_was_named(edited: str, kept: str):
+    model = build_pair("bart_like")
+    prompts = random_prompts(model, 15, "source")
+    with model.intervene(Zero(site=("z", edited), layer=0)):
+        cache: Any = model.generate(prompts.source, 2, names_filter=("z", 0, kept), progress=False).cache
+    assert list(cache) == [f"{kept}.blocks.0.attn.hook_z"]
+    assert (cache.encoder.edited, cache.decoder.edited) == (edited == "encoder", edited == "decoder")
+    assert torch.equal(cache.decoder.source_mask, prompts.source.is_token)
+
+
 @torch.no_grad()
 def test_a_kv_cache_goes_on_with_its_own_memory_and_refuses_another():
     model = build_pair("t5_like")
@@ -491,6 +503,19 @@ def test_stacks_may_share_one_embedding_which_is_one_parameter_in_copies_and_pic
     twin = sharing()
     twin.load_state_dict(model.state_dict())
     assert torch.equal(twin(source, target), want)
+
+
+def test_a_decoder_that_is_copied_or_processed_alone_takes_the_embedding_along_when_it_is_cast():
+    model = sharing()
+    target, memory = torch.tensor([[0, 4]]), model.encode(torch.tensor([[1, 2, 3]]))
+    want = model.decoder(target, memory=memory).double()
+    for alone in (copy.deepcopy(model.decoder), fold_value_biases(model.decoder)):
+        logits = alone.double()(target, memory=Memory(memory.stream.double()))
+        assert logits.dtype == alone.cfg.dtype == torch.float64
+        torch.testing.assert_close(logits, want, rtol=1e-4, atol=1e-4)
+    assert model.encoder.W_E.dtype == torch.float32 and model.decoder.W_E is model.encoder.W_E
+    with pytest.raises(ConfigError, match=r"embed: its W_E has shape \(9, 12\); the config says .* = \[8, 12\]"):
+        HookedTransformer(dataclasses.replace(model.cfg.decoder, d_vocab=8, d_vocab_out=8), embed=model.encoder.embed)
 
 
 @pytest.mark.parametrize("name", EAGER)
@@ -719,6 +744,8 @@ def test_what_a_cache_of_two_stacks_cannot_do_is_refused_by_name(as_installed: N
     one: Any = 1
     with pytest.raises(ConfigError, match=r"pos = 1: .* cache\.decoder\.slice\(pos=\)"):
         cache.slice(pos=one)
+    with pytest.raises(HookNotFoundError, match=r"site = 'z' is in both stacks; say \('z', 'encoder'\) or"):
+        cache.stack("z")
     cache.save(tmp_path / "cache")
     decoder: Any = model.decoder
     with pytest.raises(ConfigError, match="allowed: a HookedEncoderDecoder"):

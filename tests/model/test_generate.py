@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from grid import GRID, Run, assert_close, build, config, random_tokens, run_of, where
+from grid import GRID, SEED, Run, assert_close, build, config, random_tokens, run_of, where
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -100,6 +100,17 @@ def test_temperature_0_and_top_k_1_and_greedy_agree():
     greedy = model.generate(prompt, 6).tokens
     assert torch.equal(model.generate(prompt, 6, temperature=0.0).tokens, greedy)
     assert torch.equal(model.generate(prompt, 6, temperature=3.0, top_k=1, seed=5).tokens, greedy)
+
+
+def test_a_continuation_has_the_token_type_in_which_its_prompt_ends():
+    model = build(config(GRID["learned_ln"], n_token_types=3), SEED)
+    tokens = random_tokens(model.cfg, SEED)[:, :4]
+    types = torch.tensor([[0, 1, 1, 2], [2, 2, 1, 1], [1, 1, 0, 0]])
+    made = model.generate(model.masked_tokens(tokens, token_types=types), 3, names_filter="hook_token_type_embed")
+    whole = torch.cat([types, types[:, -1:].expand(-1, 2)], dim=1)
+    logits = model(made.tokens[:, :-1], token_types=whole)
+    assert torch.equal(logits[:, 3:].argmax(dim=-1), made.tokens[:, 4:])
+    assert made.cache is not None and torch.equal(made.cache["hook_token_type_embed"], model.token_type_embed(whole))
 
 
 def test_a_seed_repeats_a_sample_and_leaves_the_global_generator_alone():

@@ -8,8 +8,18 @@ import pytest
 import torch
 from grid import SMALL, Run, assert_close, build, config, random_tensor, run_of
 from torch import Tensor, nn
+from two_stacks import build_pair, random_prompts
 
-from interp import HookedModule, HookNotFiredError, HookNotFoundError, HookPoint, ShapeError, TokenError
+from interp import (
+    ConfigError,
+    HookedModule,
+    HookNotFiredError,
+    HookNotFoundError,
+    HookPoint,
+    ShapeError,
+    TokenError,
+)
+from interp.interventions import Zero
 from interp.model.names import HookInfo, HookMap
 
 
@@ -76,6 +86,25 @@ def test_mistakes_in_a_module_of_ones_own_are_named():
         _ = probe.hook_points["inner.hook_features"].pos_axis
 
 
+def test_the_error_of_a_module_of_ones_own_that_the_block_caught_is_followed_by_no_other():
+    probe = Probe()
+    with probe.hooks([("answer", lambda value, hook: value)]), pytest.raises(RuntimeError, match="shape"):
+        probe(random_tensor(2, 3, 23))
+    with (
+        pytest.raises(HookNotFiredError, match="no forward pass"),
+        probe.hooks([("answer", lambda value, hook: value)]),
+        pytest.raises(KeyError),
+    ):
+        raise KeyError  # of no run
+
+    class Unnamed(HookedModule):
+        def forward(self, x: Tensor) -> Tensor:
+            raise KeyError("its own error")
+
+    with pytest.raises(KeyError, match="its own error"):
+        Unnamed()(random_tensor(2))
+
+
 def test_the_table_of_a_module_of_ones_own_says_what_is_known():
     table = Probe().hook_map()
     assert [(row.name, row.shape) for row in table.values()] == [
@@ -106,6 +135,32 @@ def test_a_part_with_points_can_be_put_into_a_model(plain: Run):
     assert cache["sae.hook_features"].shape == (3, 7, 6)
     want = model(added(plain.cache["resid_pre", 1]), start_at_layer=1)
     assert torch.equal(logits, want)
+
+
+def test_points_that_are_named_again_keep_the_sizes_of_their_axes(plain: Run):
+    model = plain.fresh_model()
+    before = model.hook_map()
+    model.name_hook_points()
+    assert list(model.hook_map().items()) == list(before.items())
+    with pytest.raises(ConfigError, match="head = 4; allowed: -4 to 3"), model.intervene(Zero(site="z", head=4)):
+        pass
+
+
+def test_a_part_with_points_can_be_put_into_a_stack_of_a_pair():
+    pair = build_pair("bart_like")
+    prompts, want = random_prompts(pair, 5), build_pair("bart_like").run_with_cache(random_prompts(pair, 5))[1]
+    pair.decoder.add_module("sae", Autoencoder())
+    with pair.hooks([("*hook_z", lambda value, hook: None)]):
+        pair.name_hook_points()  # hooks stay
+        pair(prompts)
+    assert list(pair.hook_points)[-1] == "decoder.sae.hook_features"
+    assert [point.name for point in pair.hook_points.values()] == list(pair.hook_points)
+    with pair.intervene(Zero(site=("z", "decoder"), layer=1, pos=-1) + Zero(site=("z", "encoder"), layer=2, head=1)):
+        cache = pair.run_with_cache(prompts, names_filter="*hook_z")[1]
+    assert not cache["z", 1, "decoder"][:, -1].any() and not cache["z", 2, "encoder"][:, :, 1].any()
+    assert torch.equal(cache["z", 0, "encoder"], want["z", 0, "encoder"])
+    with pytest.raises(ConfigError, match=r"sizes = .*each stack has its own"):
+        pair.name_hook_points({"head": 2})
 
 
 # ---------------------------------------------------------------------------------------------- ids

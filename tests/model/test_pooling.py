@@ -10,7 +10,7 @@ import torch
 from grid import SEED, SMALL, build, random_tensor, random_tokens
 
 from interp import ConfigError, HookedTransformer, TransformerConfig
-from interp.model import pool
+from interp.model import KVCache, pool
 
 ENCODER: dict[str, Any] = SMALL | {
     "norm_position": "post",
@@ -20,6 +20,7 @@ ENCODER: dict[str, Any] = SMALL | {
     "d_vocab_out": 0,
     "dtype": torch.float64,
 }
+CAUSAL = ENCODER | {"attention_dir": "causal", "pooling": "mean"}
 MASKED = ENCODER | {"d_vocab_out": 11, "masked_token_head": True, "norm_position": "pre"}
 PADDED = {"left": [[0, 1, 1, 1, 1], [1] * 5], "right": [[1, 1, 1, 1, 0], [1] * 5]}
 
@@ -121,6 +122,10 @@ def test_what_a_model_does_not_pool_is_refused():
         (lambda: encoder()(tokens, "pooled"), r"return_type = 'pooled', but this model has pooling = None"),
         (lambda: model(tokens, "classes"), "return_type = 'classes', but this model has n_pooled_classes = 0"),
         (lambda: model(tokens, "pooled", stop_at_layer=1), "excludes stop_at_layer"),
+        (
+            lambda: encoder(CAUSAL)(tokens, "pooled", kv_cache=KVCache(SMALL["n_layers"])),
+            "of the whole sequence, and a run with a kv_cache carries a part of it",
+        ),
         (lambda: model(tokens, "poled"), "'poled'; allowed: .*'pooled'.*did you mean 'pooled'"),
         (lambda: model(tokens), "no unembedding.*'pooled' where it has a pooling"),
         (lambda: model.run_with_cache(tokens, "pooled", gradient_of=lambda x: x.sum()), "excludes gradient_of"),

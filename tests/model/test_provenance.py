@@ -11,7 +11,7 @@ import pytest
 import torch
 from grid import Run, assert_close, run_of
 
-from interp import ActivationCache, CacheError
+from interp import ActivationCache, CacheError, EncoderDecoderConfig, HookedEncoderDecoder
 from interp.interventions import Patch
 from interp.model import provenance, signature
 from interp.patching import sweep
@@ -61,6 +61,23 @@ def test_equal_weights_loaded_once_more_are_the_same_weights(plain: Run):
     assert not cache.is_current()
     model.load_state_dict(state)
     assert cache.is_current()
+
+
+def test_equal_weights_of_a_pair_that_shares_an_embedding_are_the_same_after_a_load_and_a_cast():
+    stack: dict[str, Any] = {"n_layers": 1, "d_model": 8, "n_ctx": 6, "d_vocab": 9, "n_heads": 2}
+    cfg = EncoderDecoderConfig.from_dict({"encoder": stack, "decoder": stack, "share_embeddings": True})
+    changes: list[Callable[[HookedEncoderDecoder], Any]] = [
+        lambda model: model.load_state_dict(copy.deepcopy(model.state_dict())),
+        lambda model: model.double().float(),
+    ]
+    for change in changes:
+        model = HookedEncoderDecoder(cfg)
+        _, cache = model.run_with_cache([[1, 2]], [[3, 4]])
+        change(model)
+        assert cache.encoder.is_current() and cache.decoder.is_current()
+        with torch.no_grad():
+            model.encoder.W_E.add_(1)
+        assert not cache.encoder.is_current() and not cache.decoder.is_current()
 
 
 def test_a_cast_there_and_back_is_seen_where_it_rounds(plain: Run):

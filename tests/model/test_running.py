@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from grid import SEED, Run, as_text, assert_close, everywhere, random_tensor, run_of, where
 from torch import Tensor
 
-from interp import CacheError, HookedTransformer, HookNotFiredError, HookNotFoundError, HookPoint
+from interp import CacheError, HookedTransformer, HookNotFiredError, HookNotFoundError, HookPoint, TokenError
 
 
 class Stop(Exception):
@@ -162,6 +162,21 @@ def test_a_block_without_a_backward_pass_is_an_error(plain: Run):
 def test_an_exception_that_ends_a_block_is_not_hidden_by_hooks_that_never_ran(plain: Run):
     with pytest.raises(Stop), plain.model.hooks([(("z", 0), watch)]):
         raise Stop
+
+
+RUNS: dict[str, Callable[[Run, Tensor], Any]] = {
+    "a run": lambda run, ids: run.model(ids),
+    "a cached run": lambda run, ids: run.model.run_with_cache(ids),
+    "generation": lambda run, ids: run.model.generate(ids, 2),
+    "a stream of tokens": lambda run, ids: next(run.model.stream(ids, 2)),
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_the_error_of_a_run_that_the_block_caught_is_followed_by_no_other(plain: Run, kind: str):
+    for ids, hook in ((torch.tensor([[1, 99]]), watch), (plain.tokens[:, :3], stop)):
+        with plain.model.hooks([(("z", 0), hook), (("z", 1), watch)]), pytest.raises((TokenError, Stop)):
+            RUNS[kind](plain, ids)
 
 
 UNREACHABLE: list[tuple[Any, dict[str, Any]]] = [

@@ -27,6 +27,7 @@ from interp.metrics import KLDivergence, Logit, LogitDifference, Loss
 from interp.model import EdgeGraph, SourceAndTarget
 from interp.patching import path_sweep, path_tree, sweep, sweep_dataset, sweep_sites
 from interp.patching.packed import PackedForward
+from interp.text import Memory
 from interp.weights import (
     center_unembed,
     center_writing_weights,
@@ -268,6 +269,42 @@ def test_the_decoder_by_itself_is_swept_with_a_memory_that_stays():
     for site, alone in ((("z", "decoder"), "z"), (("z", "cross_attn"), ("z", "cross_attn"))):
         got = sweep(model.decoder, one, other, METRIC, alone, progress=False)
         assert np.array_equal(got.values, sweep(model, corrupted, sources, METRIC, site, progress=False).values)
+
+
+def test_the_memories_of_a_decoder_by_itself_must_correspond_where_their_positions_are_patched():
+    model = build_pair("bart_like", seed=23)
+    prompts = random_prompts(model, 24)
+    memory, decoder = model.encode(prompts.source), model.decoder
+    run = decoder.masked_tokens(prompts.target, memory=memory)
+    for other, message in (
+        (model.encode(prompts.source.ids[:, :4]), "a source of 4 positions, the corrupted prompt one of 6"),
+        (Memory(memory.stream, random_prompts(model, 24, "source").source.attention_mask), "padded differently"),
+    ):
+        clean = decoder.masked_tokens(changed(model, prompts).target, memory=other)
+        for source in (clean, decoder.run_with_cache(clean)[1]):
+            for site in (("k", "cross_attn"), ("pattern", "cross_attn")):
+                with pytest.raises(ShapeError, match=message):
+                    sweep(decoder, run, source, METRIC, site, progress=False)
+            assert sweep(decoder, run, source, METRIC, ("z", "cross_attn"), progress=False).std() > 0
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_compiled_pairs_and_stacks_are_swept_as_they_are():
+    model = build_pair("bart_like", seed=23)
+    clean = random_prompts(model, 24, "source")
+    corrupted = changed(model, clean)
+    memory = model.encode(clean.source)
+    corrupted_target, clean_target = (
+        model.decoder.masked_tokens(one.target, memory=memory) for one in (corrupted, clean)
+    )
+    asked: list[tuple[Any, Any, Any, Any]] = [
+        *((model, corrupted, clean, site) for site in (("z", "encoder"), ("z", "decoder"), ("k", "cross_attn"))),
+        (model.decoder, corrupted_target, clean_target, ("k", "cross_attn")),
+    ]
+    for plain, one, other, site in asked:
+        compiled: Any = torch.compile(plain, backend="eager")
+        want = sweep(plain, one, other, METRIC, site, progress=False)
+        assert np.array_equal(sweep(compiled, one, other, METRIC, site, progress=False).values, want.values)
 
 
 # ---------------------------------------------------------------------------------------------- checkpoints

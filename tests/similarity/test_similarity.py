@@ -8,7 +8,7 @@ from grid import SEED, SMALL, build, config, random_tensor, random_tokens
 from torch import Tensor
 from torch.nn import functional
 
-from interp import ActivationCache, ConfigError, HookedTransformer, HookPoint, ShapeError, Vocabulary
+from interp import ActivationCache, CacheError, ConfigError, HookedTransformer, HookPoint, ShapeError, Vocabulary
 from interp.data import PromptPairs
 from interp.metrics import Logit
 from interp.patching import sweep, sweep_dataset
@@ -229,7 +229,9 @@ def test_equal_metrics_are_equal_and_have_one_key():
 def test_what_cannot_be_compared_or_split_is_refused():
     model, plain = model_of("post_norm_with_types"), model_of("decoder_rms_grouped", pooling=None)
     pooler = model_of("post_norm_with_types", pooling="pooler")
-    masked = model_of("pre_norm_with_masked_token_head")
+    masked, other = model_of("pre_norm_with_masked_token_head"), model_of("post_norm_with_types")
+    with torch.no_grad():
+        other.W_E.mul_(2)
     prompts = prompts_of(model, "none")
     ids, cache = prompts.ids, model.run_with_cache(prompts, None)[1]
     for wrong, error, message in (
@@ -238,6 +240,8 @@ def test_what_cannot_be_compared_or_split_is_refused():
         (lambda: embeddings(model, ids, pooling=as_any("avg")), ConfigError, "pooling = 'avg'"),
         (lambda: embeddings(model, ids, normalize=as_any("no")), ConfigError, "normalize = 'no'; allowed: True, False"),
         (lambda: embeddings(model, cache, token_types=ids), ShapeError, "a cache brings its own mask"),
+        (lambda: embeddings(other, cache), CacheError, "the cache was made by another model than the one given"),
+        (lambda: similarity_attribution(other, ids, cache), CacheError, "the cache was made by another model"),
         (lambda: similarity_attribution(pooler, ids, ids), ConfigError, "passes through a tanh"),
         (lambda: similarity_attribution(model, ids, ids, by=as_any("head")), ConfigError, "by = 'head'"),
         (lambda: similarity_attribution(model, ids, ids[:2]), ShapeError, "3 first texts and 2 second ones"),

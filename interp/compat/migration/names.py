@@ -21,6 +21,8 @@ MODULES = ("utils", "utilities", "patching", "head_detector", "evals", "train", 
 CLASSES = ("HookedTransformer", "HookedTransformerConfig", "ActivationCache", "FactoredMatrix", "HookPoint",
            "HookedRootModule", "HookedEncoder", "HookedEncoderDecoder", "SVDInterpreter",
            "HookedTransformerKeyValueCache", "train.HookedTransformerTrainConfig")  # fmt: skip
+OF_CLASSES = ("hook_points", "past_key_value_caching", "EasyTransformer", "EasyTransformerConfig")
+"""Modules of classes that the package has under the same names; a class in a module of its own name is another."""
 OLD_NAMES = {
     "EasyTransformer": "HookedTransformer",
     "EasyTransformerConfig": "HookedTransformerConfig",
@@ -35,20 +37,18 @@ PROPERTIES = {
 }
 """What reading an attribute gives."""
 RETURNS = {
-    "HookedTransformer.from_pretrained": "HookedTransformer()",
-    "HookedTransformer.from_pretrained_no_processing": "HookedTransformer()",
     "FactoredMatrix.make_even": "FactoredMatrix()",
     "FactoredMatrix.unsqueeze": "FactoredMatrix()",
 }
 """What a call gives."""
-PAIRS: dict[str | None, tuple[str | None, ...]] = {"HookedTransformer.run_with_cache": (None, "ActivationCache()")}
+PAIRS: dict[str, tuple[str | None, ...]] = {"HookedTransformer.run_with_cache": (None, "ActivationCache()")}
 """What a call gives that returns several things."""
 ITSELF = ("to", "cuda", "cpu", "mps", "eval", "train", "half", "float", "double", "requires_grad_")
 """Methods that return what they are called on."""
 COPIES = ("deepcopy", "copy", "compile")
 """Functions of `copy` and of torch that return something like what they are given."""
-RETURNED = "->"
-"""What begins the meaning of a function of the program, before that of what it returns."""
+RETURNED, SEVERAL = "->", ", "
+"""What begins the meaning of a function of the program, before that of what it returns, and stands between several."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def canonical(dotted: str) -> str | None:
             return ""
         if dotted.startswith(f"{package}."):
             parts = dotted.removeprefix(f"{package}.").split(".")
-            if len(parts) > 1 and (parts[0] in ("hook_points", "past_key_value_caching") or parts[0] == parts[1]):
-                parts = parts[1:]  # a class in a module of its own
+            if len(parts) > 1 and (parts[0] in OF_CLASSES or (parts[0] == parts[1] and parts[0] in CLASSES)):
+                parts = parts[1:]
             return ".".join([OLD_NAMES.get(parts[0], parts[0]), *parts[1:]])
     return None
 
@@ -95,12 +95,24 @@ def _public(star: str) -> list[str]:
     return [name for name in table() if fnmatch.fnmatch(name, star) and name.count(".") == 1 and "*" not in name]
 
 
+def _globals(body: Sequence[ast.AST]) -> set[str]:
+    """The names that a function binds for the whole program."""
+    found = (node for statement in body for node in ast.walk(statement) if isinstance(node, ast.Global))
+    return {name for node in found for name in node.names}
+
+
 @dataclass
 class Names(ast.NodeVisitor):
-    """Goes through the cells of one program in order and collects what they use."""
+    """Goes through the cells of one program in order and collects what they use.
+
+    Attributes:
+        uses: what was found.
+        scopes: what names mean, innermost last: by the end of the program, in it up to here, in functions.
+        classes: what each class of the program binds.
+    """
 
     uses: list[Use] = field(default_factory=list)
-    scopes: list[Scope] = field(default_factory=lambda: [{}])
+    scopes: list[Scope] = field(default_factory=lambda: [{}, {}])
     classes: dict[str, ClassScope] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ what is bound
@@ -109,13 +121,10 @@ class Names(ast.NodeVisitor):
         """`import transformer_lens as tl`."""
         for alias in node.names:
             meaning = canonical(alias.name)
-            if meaning is None:
-                if alias.asname is None:
-                    self.scopes[-1][alias.name.split(".")[0]] = None
-                continue
-            self._imports(meaning, node)
-            bound = alias.asname or alias.name.split(".")[0]
-            self.scopes[-1][bound] = meaning if alias.asname or "." not in alias.name else ""
+            if meaning is not None:
+                self._imports(meaning, node)
+            whole = alias.asname is not None or "." not in alias.name  # else the package is bound
+            self.scopes[-1][alias.asname or alias.name.split(".")[0]] = meaning if whole or meaning is None else ""
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         """`from transformer_lens import HookedTransformer`."""
@@ -245,8 +254,15 @@ class Names(ast.NodeVisitor):
         if isinstance(value, ast.Tuple | ast.List) and len(value.elts) == n:
             yield from map(self.meaning, value.elts)
         else:
-            known = PAIRS.get(self.meaning(value.func), ()) if isinstance(value, ast.Call) else ()
+            known = self._several(value)
             yield from known if len(known) == n else [None] * n
+
+    def _several(self, value: ast.expr) -> tuple[str | None, ...]:
+        """What each of the things means that a call gives, where that is known."""
+        function = (self.meaning(value.func) if isinstance(value, ast.Call) else None) or ""
+        if function.startswith(RETURNED):
+            return tuple(one or None for one in function.removeprefix(RETURNED).split(SEVERAL))
+        return PAIRS.get(function, ())
 
     # ------------------------------------------------------------------ functions
 
@@ -280,7 +296,10 @@ class Names(ast.NodeVisitor):
         """`return model`."""
         if node.value is not None:
             self.visit(node.value)
-            self.scopes[-1]["return"] = self.scopes[-1].get("return") or self.meaning(node.value)
+            values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+            meanings = [self.meaning(value) or "" for value in values]
+            if any(meanings) and "return" not in self.scopes[-1]:
+                self.scopes[-1]["return"] = SEVERAL.join(meanings)
 
     def _class(self) -> ClassScope:
         """The innermost class that is being defined."""
@@ -297,7 +316,9 @@ class Names(ast.NodeVisitor):
             above = self.meaning(ast.Name(argument.arg)) or ""
             if argument.annotation is not None:
                 scope[argument.arg] = self._annotated(argument.annotation)
-            elif above.startswith(RETURNED):  # named like a function: a fixture of pytest, which is what that returns
+            elif (
+                above.startswith(RETURNED) and SEVERAL not in above
+            ):  # named like a function: a fixture of pytest, which is what that returns
                 scope[argument.arg] = above.removeprefix(RETURNED)
         for extra in filter(None, (arguments.vararg, arguments.kwarg)):
             scope[extra.arg] = None
@@ -305,6 +326,7 @@ class Names(ast.NodeVisitor):
             scope["self"] = self._class().get("self")
         self.scopes.append(scope)
         self._each(body)
+        self.scopes[1] |= {name: scope[name] for name in _globals(body) if name in scope}
         return self.scopes.pop().get("return")
 
     def _annotated(self, annotation: ast.expr) -> str | None:
@@ -366,8 +388,8 @@ class Names(ast.NodeVisitor):
             case ast.BinOp(left=left, op=ast.MatMult(), right=right):
                 both = (self.meaning(left), self.meaning(right))
                 return "FactoredMatrix()" if "FactoredMatrix()" in both else None
-            case ast.Subscript(value=ast.Call(func=function), slice=ast.Constant(value=int(index))):
-                known = PAIRS.get(self.meaning(function), ())
+            case ast.Subscript(value=ast.Call() as call, slice=ast.Constant(value=int(index))):
+                known = self._several(call)
                 return known[index] if -len(known) <= index < len(known) else None
             case ast.Subscript(value=value):
                 owner = self.meaning(value)
@@ -381,10 +403,10 @@ class Names(ast.NodeVisitor):
     def path(self, node: ast.Attribute) -> str | None:
         """The dotted name of an attribute of what TransformerLens has, or None."""
         owner = self.meaning(node.value)
-        if owner == "":
-            return canonical(f"{PACKAGES[0]}.{node.attr}")
-        if owner is None or owner.removesuffix("()") not in (*CLASSES, *MODULES):
+        if owner is None or owner.removesuffix("()") not in ("", *CLASSES, *MODULES):
             return None
+        if not owner.endswith("()"):
+            return canonical(".".join(filter(None, (PACKAGES[0], owner, node.attr))))
         path = f"{owner.removesuffix('()')}.{node.attr}"
         return None if self._is_own(node) and known(path) is None else path  # a subclass has names of its own
 
@@ -394,8 +416,9 @@ class Names(ast.NodeVisitor):
             name = getattr(node.func, "attr", getattr(node.func, "id", None))
             return self.meaning(node.args[0]) if name in COPIES and node.args else None
         if function.startswith(RETURNED):
-            return function.removeprefix(RETURNED)
+            return function.removeprefix(RETURNED) if SEVERAL not in function else None
         if function in CLASSES:
             return f"{function}()"
         owner, _, name = function.rpartition(".")
-        return f"{owner}()" if owner in CLASSES and name in ITSELF else RETURNS.get(function)
+        made = name in ITSELF or name.startswith("from_pretrained")
+        return f"{owner}()" if owner in CLASSES and made else RETURNS.get(function)

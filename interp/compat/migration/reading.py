@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from interp.compat.migration.names import Names, Use
+from interp.compat.migration.names import CLASSES, MODULES, Names, Use
 from interp.compat.migration.sources import Cell, read_cells
 from interp.compat.migration.table import VERDICTS, Entry, Rule, Verdict, known
 
@@ -94,7 +94,7 @@ def read_file(path: str | os.PathLike[str]) -> Report:
     names, findings = Names(), list[Finding]()
     first = Names()  # functions may use what a later line defines, so what all names mean is collected first
     cells = [_visited(first, cell) for cell in cells]
-    names.scopes, names.classes = [dict(first.scopes[0]), {}], first.classes
+    names.scopes, names.classes = [first.scopes[1], {}], first.classes
     for cell in cells:
         if cell.tree is None:
             said = f"not Python, so nothing is known of it: {cell.error}"
@@ -113,7 +113,7 @@ def _visited(names: Names, cell: Cell) -> Cell:
         if cell.tree is not None:
             names.visit(cell.tree)
     except RecursionError:
-        del names.scopes[1:]
+        del names.scopes[2:]
         return replace(cell, tree=None, error="its expressions are nested too deeply to be read")
     return cell
 
@@ -133,7 +133,7 @@ def _findings(cell: Cell, use: Use) -> Iterator[Finding]:
 def _rules(use: Use) -> Iterator[tuple[Rule, str]]:
     """What holds for a use, each with the argument that it is about."""
     entry = known(f"import {use.meaning}".strip() if use.imported else use.meaning)
-    if entry is None and use.imported:
+    if entry is None and use.imported and (use.meaning in (*CLASSES, *MODULES) or known(use.meaning)):
         entry = Entry({}, {"": Rule("write", "from interp.compat.transformer_lens import ...")})
     if entry is None:
         owner, _, name = use.meaning.rpartition(".")

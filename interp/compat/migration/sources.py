@@ -35,14 +35,14 @@ class Cell:
 
 def read_cells(path: Path) -> list[Cell]:
     """The code of a file. Raises `CheckpointError` for a notebook that is none, and `OSError`."""
-    data = path.read_bytes()
+    data, is_notebook = path.read_bytes(), path.suffix.lower() == ".ipynb"
     try:  # a Python file may name its encoding
-        coding = "utf-8-sig" if path.suffix == ".ipynb" else tokenize.detect_encoding(io.BytesIO(data).readline)[0]
+        coding = "utf-8-sig" if is_notebook else tokenize.detect_encoding(io.BytesIO(data).readline)[0]
         text = data.decode(coding)
     except (UnicodeDecodeError, SyntaxError) as error:
         why = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else error.msg
         raise CheckpointError(f"{str(path)!r} is not text in UTF-8, or in the encoding that it names: {why}") from None
-    if path.suffix != ".ipynb":
+    if not is_notebook:
         return [_parsed(None, text)]
     try:
         notebook = json.loads(text)
@@ -59,21 +59,24 @@ def _parsed(number: int | None, text: str) -> Cell:
     if number is not None and magic and magic[1] in NOT_PYTHON:
         return Cell(number, lines, ast.parse(""))
     error: Exception | None = None
-    for attempt in (text, "\n".join(map(_without_magic, lines))):  # files of cells (`# %%`) have magics too
+    for attempt in (text, _without_magic(lines)):  # files of cells (`# %%`) have magics too
         try:
             with warnings.catch_warnings(action="ignore"):  # such as those about escapes in strings
                 flags = ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
                 return Cell(number, lines, compile(attempt, "<cell>", "exec", flags, dont_inherit=True))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as failed:  # a ValueError for null bytes
             error = failed
-    where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
+    where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) and error.lineno else str(error)
     return Cell(number, lines, None, where)
 
 
-def _without_magic(line: str) -> str:
-    """A line of a cell with `pass` or `None` where IPython would act: `%magic`, `!command`, `x = !command`, `name?`."""
-    indent = line[: len(line) - len(line.lstrip())]
-    if re.match(r"\s*(%%?\w|!|\?)|.*\w\?{1,2}\s*$", line):
-        return f"{indent}pass"
-    assigned = re.match(r"(\s*[\w, ]+=\s*)[!%]", line)
-    return f"{assigned[1]}None" if assigned else line
+def _without_magic(lines: list[str]) -> str:
+    """The text with `pass` or `None` where IPython would act: `%magic`, `!command`, `x = !command`, `name?`."""
+    plain, goes_on = list[str](), False
+    for line in lines:
+        acts = re.match(r"(\s*)(%%?\w|!(?!=)|\?|[%\w.*]+\?{1,2}\s*$)", line)
+        assigned = re.match(r"(\s*[\w, ]+=\s*)[!%]", line)
+        instead = f"{acts[1]}pass" if acts else f"{assigned[1]}None" if assigned else line
+        plain.append("" if goes_on else instead)
+        goes_on = (goes_on or instead != line) and line.endswith("\\")
+    return "\n".join(plain)

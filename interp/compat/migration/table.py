@@ -40,9 +40,8 @@ def known(name: str) -> Entry | None:
     entries = table()
     if name in entries:
         return entries[name]
-    return next(
-        (entry for pattern, entry in entries.items() if "*" in pattern and fnmatch.fnmatch(name, pattern)), None
-    )
+    patterns = [one for one in entries if "*" in one and one.count(".") == name.count(".")]  # of the same modules
+    return next((entries[pattern] for pattern in patterns if fnmatch.fnmatch(name, pattern)), None)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from interp.compat.transformer_lens.cache import ActivationCache
-from interp.compat.transformer_lens.checks import answers
+from interp.compat.transformer_lens.checks import refusals
 from interp.compat.transformer_lens.config import HookedTransformerConfig
 from interp.compat.transformer_lens.factored_matrix import FactoredMatrix
 from interp.compat.transformer_lens.hook_points import HookedRootModule, HookPoint
@@ -24,6 +24,8 @@ from interp.compat.transformer_lens.past_key_value_caching import (
 from interp.compat.transformer_lens.svd_interpreter import SVDInterpreter
 
 EasyTransformer, EasyTransformerConfig = HookedTransformer, HookedTransformerConfig
+EasyTransformerKeyValueCache = HookedTransformerKeyValueCache
+EasyTransformerKeyValueCacheEntry = HookedTransformerKeyValueCacheEntry
 
 FILES = {
     "ActivationCache": "cache",
@@ -32,24 +34,19 @@ FILES = {
     "HookedTransformerConfig": "config",
     "SVDInterpreter": "svd_interpreter",
     "loading_from_pretrained": "loading",
-    **{name: name for name in ("components", "evals", "head_detector", "hook_points", "past_key_value_caching",
-                               "patching", "train", "utils")},
+    **{name: name for name in ("components", "evals", "head_detector", "hook_points", "loading",
+                               "past_key_value_caching", "patching", "train", "utils")},
 }  # fmt: skip
 """TransformerLens's modules, and the files here that stand for them."""
 
-_answer = answers(
-    __name__,
-    {
-        "HookedEncoder": "encoders are interp.HookedTransformer, with attention_dir='bidirectional'",
-        "HookedEncoderDecoder": "interp.HookedEncoderDecoder has pairs of an encoder and a decoder",
-        "BertNextSentencePrediction": "interp.HookedTransformer, with return_type='classes'",
-    },
-)
+_refuse = refusals(__name__)
 
 __all__ = [
     "ActivationCache",
     "EasyTransformer",
     "EasyTransformerConfig",
+    "EasyTransformerKeyValueCache",
+    "EasyTransformerKeyValueCacheEntry",
     "FactoredMatrix",
     "HookPoint",
     "HookedRootModule",
@@ -64,8 +61,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Their modules by their names, imported when they are asked for, and what is refused."""
-    file = "loading" if name == "loading" else FILES.get(name)
-    return _answer(name) if file is None else importlib.import_module(f"{__name__}.{file}")
+    return importlib.import_module(f"{__name__}.{FILES[name]}") if name in FILES else _refuse(name)
 
 
 def stand_in() -> None:

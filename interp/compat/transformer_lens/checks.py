@@ -1,8 +1,9 @@
-"""What is raised where TransformerLens asserts or downloads, and what stands for its names that are not covered."""
+"""What is raised where TransformerLens asserts, and what stands for its names that are not covered."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn
 
+from interp.compat.migration.table import known
 from interp.errors import ConfigError, ShapeError
 
 
@@ -33,13 +34,20 @@ class Refused:
         raise AttributeError(vars(self).get("_said", name))
 
 
-def answers(module: str, instead: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a module: `Refused` for names of TransformerLens that are keys, several in a key."""
-    said = {name: what for names, what in instead.items() for name in names.split()}
+def not_covered(owner: str, name: str) -> Refused | None:
+    """What stands for a name that the table of `interp migrate` has, and says that it does not run here."""
+    entry = None if name.startswith("_") else known(f"{owner}{name}")
+    return None if entry is None or entry.rules[""].in_module else Refused(name, entry.rules[""].say)
 
-    def answer(name: str) -> Any:
-        if name not in said:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        return Refused(name, said[name])
 
-    return answer
+def refusals(module: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a module of this package: `not_covered` for its names."""
+    file = module.rpartition(".")[2]
+    owner = "import " if file == "transformer_lens" else f"{file}."
+
+    def refuse(name: str) -> Any:
+        if refused := not_covered(owner, name):
+            return refused
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    return refuse

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 import interp.model as core
-from interp.compat.transformer_lens.checks import answers, ensure
+from interp.compat.transformer_lens.checks import ensure, refusals
 from interp.compat.transformer_lens.config import HookedTransformerConfig
 from interp.config import TransformerConfig
 
@@ -99,11 +99,4 @@ class PosEmbed(core.PosEmbed):
         return super().forward(positions) * mask[:, past_kv_pos_offset:end, None]
 
 
-__getattr__ = answers(
-    __name__,
-    {
-        "BertBlock BertEmbed BertMLMHead BertNSPHead BertPooler TokenTypeEmbed T5Block T5Attention":
-            "the parts of interp's encoders are in interp.model; see HookedTransformer and HookedEncoderDecoder",
-        "MoE": "mixtures of experts are out of scope",
-    },
-)  # fmt: skip
+__getattr__ = refusals(__name__)

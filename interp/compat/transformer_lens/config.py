@@ -18,7 +18,7 @@ from interp.keywords import known_keywords
 FOLDED = {"LN": "LNPre", "RMS": "RMSPre"}
 """What a normalization is called whose gain and bias are folded into the weights that read it."""
 
-LIVE = {"use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in", "use_hook_tokens", "dtype",
+LIVE = {"use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in", "dtype",
         "default_prepend_bos", "tokenizer_prepends_bos", "tokenizer_name", "model_name", "device", "seed",
         "initializer_range", "init_mode", "n_params", "original_architecture", "trust_remote_code"}  # fmt: skip
 """The fields that may be assigned once a model is made with them: its arithmetic does not depend on them."""
@@ -37,9 +37,9 @@ NTK = {"NTK_by_parts_factor": "factor", "NTK_by_parts_low_freq_factor": "low_fre
 class HookedTransformerConfig:
     """An architecture in TransformerLens's words; what each field means is said there and in `TransformerConfig`.
 
-    The fields `use_attn_result`, `use_split_qkv_input`, `use_hook_mlp_in`, `use_attn_in` and `use_hook_tokens` cost
-    nothing: their points are always there, and computed when something asks for them. The flags only decide what
-    `add_hook` accepts and what a cached run keeps that names no points.
+    The fields `use_attn_result`, `use_split_qkv_input`, `use_hook_mlp_in` and `use_attn_in` cost nothing: their points
+    are always there, and computed when something asks for them. The flags only decide what `add_hook` accepts and what
+    a cached run keeps that names no points.
 
     Raises `ConfigError` for a field that is none, and `LensError` for a missing `act_fn` or window. What the core
     cannot compute raises when a model is made.
@@ -164,6 +164,8 @@ class HookedTransformerConfig:
     def to_dict(self) -> dict[str, Any]:
         """All fields."""
         return {name: value for name, value in vars(self).items() if name != "_made"}
+
+    __getstate__ = to_dict  # so that a copy is of no model, and can be changed
 
     def __repr__(self) -> str:
         return "HookedTransformerConfig:\n" + pprint.pformat(self.to_dict())

@@ -8,18 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.compat.transformer_lens.checks import answers, ensure
+from interp.compat.transformer_lens.checks import ensure, refusals
 from interp.compat.transformer_lens.utils import lm_cross_entropy_loss
 
-__getattr__ = answers(
-    __name__,
-    {
-        "evaluate make_wiki_data_loader make_owt_data_loader make_pile_data_loader make_code_data_loader":
-            "it downloads; call evaluate_on_dataset on rows that utils.tokenize_and_concatenate makes",
-        "ioi_eval IOIDataset": "make pairs of prompts with interp.data, measure interp.metrics.LogitDifference on them",
-        "sanity_check": "model(text, return_type='loss') is below 5 on English for a language model that works",
-    },
-)  # fmt: skip
+__getattr__ = refusals(__name__)
 
 
 @torch.inference_mode()
@@ -47,7 +39,7 @@ def induction_loss(
     """
     tokens = torch.randint(100, 20000, (batch_size, subseq_len)).to(device).repeat(1, 2)
     if model.cfg.default_prepend_bos if prepend_bos is None else prepend_bos:
-        bos: Any = getattr(model.core.tokenizer, "bos_id", None) if tokenizer is None else tokenizer.bos_token_id
+        bos: Any = model.special_token("bos") if tokenizer is None else tokenizer.bos_token_id
         ensure(bos is not None, "prepend_bos=True needs a tokenizer that has a first token")
         tokens[:, 0] = bos
     losses = lm_cross_entropy_loss(model(tokens, return_type="logits"), tokens, per_token=True)

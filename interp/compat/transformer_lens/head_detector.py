@@ -17,6 +17,11 @@ HEAD_NAMES: list[str] = list(get_args(HeadName))
 ErrorMeasure = Literal["abs", "mul"]
 LayerHeadTuple = tuple[int, int]
 LayerToHead = dict[int, list[int]]
+INVALID_HEAD_NAME_ERR = f"detection_pattern must be a Tensor or one of head names: {HEAD_NAMES}; got %s"
+DET_PAT_NOT_SQUARE_ERR = (
+    "The detection pattern must be a lower triangular matrix of shape (sequence_length, sequence_length); "
+    "sequence_length=%d; got detection patern of shape %s"
+)
 SEQ_LEN_ERR = "The sequence must be non-empty and must fit within the model's context window."
 
 
@@ -61,8 +66,7 @@ def detect_head(
     options = {"exclude_bos": exclude_bos, "exclude_current_token": exclude_current_token,
                "error_measure": error_measure}  # fmt: skip
     if isinstance(detection_pattern, str):
-        message = f"detection_pattern must be a Tensor or one of head names: {HEAD_NAMES}; got {detection_pattern}"
-        ensure(detection_pattern in HEAD_NAMES, message)
+        ensure(detection_pattern in HEAD_NAMES, INVALID_HEAD_NAME_ERR % detection_pattern)
         if isinstance(seq, list):
             ensure(cache is None, "a cache is of one text, and seq is a list")
             return torch.stack([detect_head(model, one, detection_pattern, heads, **options) for one in seq]).mean(0)
@@ -72,11 +76,7 @@ def detect_head(
     expected = _PATTERNS[detection_pattern](tokens) if isinstance(detection_pattern, str) else detection_pattern
     if error_measure == "mul" and not ((expected == 0) | (expected == 1)).all():
         warnings.warn("a detection pattern with values other than 0 or 1 beside error_measure 'mul'", stacklevel=2)
-    ensure(
-        is_lower_triangular(expected) and n == len(expected),
-        "The detection pattern must be a lower triangular matrix of shape (sequence_length, sequence_length); "
-        f"sequence_length={n}; got detection pattern of shape {expected.shape}",
-    )
+    ensure(is_lower_triangular(expected) and n == len(expected), DET_PAT_NOT_SQUARE_ERR % (n, expected.shape))
     cache = model.run_with_cache(tokens, remove_batch_dim=True)[1] if cache is None else cache
     heads = {layer: list(range(cfg.n_heads)) for layer in range(cfg.n_layers)} if heads is None else heads
     pairs = heads if isinstance(heads, list) else [(layer, head) for layer, some in heads.items() for head in some]

@@ -81,10 +81,6 @@ class HookPoint(interp.HookPoint, nn.Module):
         """What its RMS norm multiplies by."""
         return cast(Tensor, self._norm[0].w).detach()
 
-    def layer(self) -> int:
-        """The number of the block in its name."""
-        return int(self.name.split(".")[1])
-
     fwd_hooks = property(lambda self: self._of("fwd"), doc="The forward hooks, in the order in which they run.")
     bwd_hooks = property(lambda self: self._of("bwd"), doc="The backward hooks, in the order in which they run.")
 
@@ -188,11 +184,15 @@ class HookedRootModule(nn.Module):
     def check_hooks_to_add(self, hook_point: HookPoint, hook_point_name: str, *args: Any, **options: Any) -> None:
         """For subclasses, which may refuse a hook of `add_hook` here."""
 
+    def check_and_add_hook(self, hook_point: HookPoint, hook_point_name: str, *hook: Any, **options: Any) -> None:
+        """`HookPoint.add_hook`, if `check_hooks_to_add` does not refuse it."""
+        self.check_hooks_to_add(hook_point, hook_point_name, *hook, **options)
+        hook_point.add_hook(*hook, **options)
+
     def add_hook(self, name: str | Callable[[str], bool], hook: HookFunction, *args: Any, **options: Any) -> None:
         """`HookPoint.add_hook` at the point of this name, or at all whose name a predicate is true of."""
         for point in self._named(name):
-            self.check_hooks_to_add(point, point.name, hook, *args, **options)
-            point.add_hook(hook, *args, **options)
+            self.check_and_add_hook(point, point.name, hook, *args, **options)
 
     add_perma_hook = partialmethod(add_hook, is_permanent=True)
 
@@ -295,13 +295,13 @@ class HookedRootModule(nn.Module):
         self._add(*hooks)
         return kept
 
-    def cache_all(self, cache: dict[str, Tensor] | None, **options: Any) -> None:
+    def cache_all(self, cache: dict[str, Tensor] | None, *args: Any, **options: Any) -> None:
         """As `add_caching_hooks` of every point."""
-        self.add_caching_hooks(cache=cache, **options)
+        self.add_caching_hooks(None, *args, cache=cache, **options)
 
-    def cache_some(self, cache: dict[str, Tensor] | None, names: Callable[[str], bool], **options: Any) -> None:
+    def cache_some(self, cache: dict[str, Tensor] | None, names: NamesFilter, *args: Any, **options: Any) -> None:
         """As `add_caching_hooks`."""
-        self.add_caching_hooks(names, cache=cache, **options)
+        self.add_caching_hooks(names, *args, cache=cache, **options)
 
     def run_with_cache(
         self, *model_args: Any, reset_hooks_end: bool = True, clear_contexts: bool = False, **options: Any

@@ -10,7 +10,7 @@ import torch
 import interp
 from interp import weights
 from interp.checkpoints import local_path
-from interp.compat.transformer_lens.checks import answers
+from interp.compat.transformer_lens.checks import refusals
 from interp.compat.transformer_lens.config import FOLDED, HookedTransformerConfig
 from interp.errors import ConfigError, check_choice
 
@@ -22,10 +22,7 @@ NEUTRAL = {"n_devices": 1, "checkpoint_index": None, "first_n_layers": None, "lo
            "load_in_8bit": False, "trust_remote_code": False}  # fmt: skip
 """Options of `from_pretrained` that are not covered, and the values with which they ask for nothing."""
 
-_INSTEAD = "this module downloads nothing; the hub lists the branches that from_pretrained takes as revision="
-__getattr__ = answers(
-    __name__, {"get_checkpoint_labels get_pretrained_model_config get_pretrained_state_dict": _INSTEAD}
-)
+__getattr__ = refusals(__name__)
 
 
 def get_official_model_name(model_name: str) -> str:

@@ -15,16 +15,16 @@ from torch import Tensor
 import interp
 from interp.compat.transformer_lens import loading, utils
 from interp.compat.transformer_lens.cache import ActivationCache
-from interp.compat.transformer_lens.checks import Refused, ensure
+from interp.compat.transformer_lens.checks import ensure, not_covered
 from interp.compat.transformer_lens.components import PosEmbed
 from interp.compat.transformer_lens.config import HookedTransformerConfig
 from interp.compat.transformer_lens.hook_points import HookedRootModule, HookPoint
-from interp.compat.transformer_lens.model_text import ReadsText, prepared
+from interp.compat.transformer_lens.model_text import ReadsText
 from interp.compat.transformer_lens.model_weights import HasWeights
 from interp.compat.transformer_lens.past_key_value_caching import HookedTransformerKeyValueCache
 from interp.errors import ConfigError, check_choice, did_you_mean
 from interp.model import Norm
-from interp.text import is_text
+from interp.text import TextCodec, as_tokenizer, is_text
 
 SWITCHES = {"hook_result": "use_attn_result", "hook_q_input": "use_split_qkv_input", "hook_attn_in": "use_attn_in",
             "hook_k_input": "use_split_qkv_input", "hook_v_input": "use_split_qkv_input",
@@ -58,8 +58,6 @@ class HookedTransformer(ReadsText, HasWeights):
     ln_final: Any
     unembed: Any
     _mask: Tensor | None = None  # of the last run
-    load_sample_training_dataset = Refused("load_sample_training_dataset", "load texts with interp.data or `datasets`")
-    sample_datapoint = Refused("sample_datapoint", "load texts with interp.data or `datasets`")
 
     def __init__(
         self,
@@ -74,10 +72,9 @@ class HookedTransformer(ReadsText, HasWeights):
         cfg = HookedTransformerConfig.unwrap(cfg)
         if tokenizer is None and cfg.tokenizer_name is not None:
             tokenizer = loading.load_tokenizer(cfg.tokenizer_name)
-        tokenizer = prepared(tokenizer, default_padding_side)
         if cfg.d_vocab == -1:
             ensure(tokenizer is not None, "Must provide a tokenizer if d_vocab is not provided")
-            size = len(tokenizer) if hasattr(tokenizer, "__len__") else tokenizer.d_vocab
+            size = cast(TextCodec, as_tokenizer(tokenizer)).d_vocab
             cfg = cfg.of_model(d_vocab=size, d_vocab_out=size if cfg.d_vocab_out == -1 else cfg.d_vocab_out)
         device = cfg.device if move_to_device else "cpu"
         core = interp.HookedTransformer(cfg.to_core(), None, device, init_weights=False)
@@ -125,10 +122,24 @@ class HookedTransformer(ReadsText, HasWeights):
             setattr(self.core, name, value)
         super().__setattr__(name, value)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.cfg = self.cfg.of_model()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if refused := not_covered("HookedTransformer.", name):
+                return refused
+            raise
+
     def setup(self) -> None:
         """Name all modules; the hook points have the core's names."""
         super().setup()
         self.hook_dict = cast(dict[str, HookPoint], dict(self.core.hook_points))
+        if not self.cfg.use_hook_tokens:  # then theirs has no such point, and a hook at all points sees no integers
+            del self.hook_dict["hook_tokens"]
         self.mod_dict |= self.hook_dict
 
     # ------------------------------------------------------------------ runs
@@ -210,8 +221,8 @@ class HookedTransformer(ReadsText, HasWeights):
         tokens = (tokens[None] if tokens.ndim == 1 else tokens).to(self.core.W_E.device)
         side = side or self.padding_side
         if mask is None and self.tokenizer is not None and (side == "left" or caching):
-            codec = self.core.tokenizer
-            marks = types.SimpleNamespace(padding_side=side, pad_token_id=codec.pad_id, bos_token_id=codec.bos_id)  # pyright: ignore
+            pad, first = self.special_token("pad"), self.special_token("bos")
+            marks = types.SimpleNamespace(padding_side=side, pad_token_id=pad, bos_token_id=first)
             bos = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
             mask = utils.get_attention_mask(marks, tokens, bos)
         ensure(mask is None or mask.shape == tokens.shape, f"attention_mask and tokens {tuple(tokens.shape)} differ")
@@ -233,11 +244,7 @@ class HookedTransformer(ReadsText, HasWeights):
             stream = self._run(tokens, mask, stop_at_layer=0)
         return stream, tokens, seen[0] if seen else None, mask
 
-    def loss_fn(
-        self, logits: Tensor, tokens: Tensor, attention_mask: Tensor | None = None, per_token: bool = False
-    ) -> Tensor:
-        """The cross-entropy of every next token in nats, or its mean."""
-        return utils.lm_cross_entropy_loss(logits, tokens.to(logits.device), attention_mask, per_token)
+    loss_fn = staticmethod(utils.lm_cross_entropy_loss)
 
     def run_with_cache(self, *model_args: Any, return_cache_object: bool = True, **options: Any) -> tuple[Any, Any]:
         """One run, and what it left as an `ActivationCache`, or as a dictionary without `return_cache_object`.
@@ -273,12 +280,15 @@ class HookedTransformer(ReadsText, HasWeights):
         switch = SWITCHES.get(point.name.rsplit(".", 1)[-1])
         return not point.lazy if switch is None else getattr(self.cfg, switch)
 
-    def _set(self, switch: str, on: bool) -> None:
+    def _set(self, switch: str, *on: bool, **named: bool) -> None:
         """Whether points are switched on. Raises `LensError` where the model has none of them."""
+        (name, value), *more = [*((switch, one) for one in on), *named.items()] or [("nothing", False)]
+        if more or name != switch:
+            raise TypeError(f"set_{switch} takes {switch} alone")
         attn_only, grouped = self.cfg.attn_only, self.cfg.n_key_value_heads is not None
         ensure(switch != "use_hook_mlp_in" or not attn_only, "Can't use hook_mlp_in with attn_only model")
         ensure(switch != "use_attn_in" or not grouped, "Can't use attn_in with GroupedQueryAttention")
-        setattr(self.cfg, switch, on)
+        setattr(self.cfg, switch, value)
 
     set_use_attn_result = partialmethod(_set, "use_attn_result")
     set_use_split_qkv_input = partialmethod(_set, "use_split_qkv_input")
@@ -305,6 +315,12 @@ class HookedTransformer(ReadsText, HasWeights):
         """Take weights, and process them."""
         self.load_state_dict(state_dict, strict=False)
         self.process_weights_(**steps)
+
+    def to(self, *args: Any, print_details: bool = True, **options: Any) -> "HookedTransformer":
+        """As of every module; there are no details that would be printed."""
+        return super().to(*args, **options)
+
+    mps = partialmethod(to, "mps")
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "HookedTransformer":
         self.core._apply(fn, recurse)

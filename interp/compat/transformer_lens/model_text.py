@@ -20,9 +20,23 @@ class ReadsText(HookedRootModule):
 
     core: interp.HookedTransformer
     cfg: Any
-    tokenizer: Any
     _prompts: Any
+    _tokenizer: Any
     W_U: Any
+
+    @property
+    def tokenizer(self) -> Any:
+        """What turns text into ids and back: as it is when it is used, so that tokens can be added to one that is held.
+
+        Another can be assigned; unlike `set_tokenizer` this gives it no tokens that it has not.
+        """
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, given: Any) -> None:
+        self._tokenizer, self.core.tokenizer = given, given
+        codec = self.core.tokenizer
+        self.cfg.tokenizer_prepends_bos = None if codec is None else codec.prepends_bos
 
     @property
     def padding_side(self) -> str:
@@ -32,9 +46,6 @@ class ReadsText(HookedRootModule):
     def set_tokenizer(self, tokenizer: Any, default_padding_side: str = "right") -> None:
         """Take a tokenizer: a fast one of transformers, or one of interp. Raises `TokenError` for anything else."""
         self.tokenizer, self._padding_side = prepared(tokenizer, default_padding_side), default_padding_side
-        self.core.tokenizer = self.tokenizer
-        codec = self.core.tokenizer
-        self.cfg.tokenizer_prepends_bos = None if codec is None else codec.prepends_bos
 
     def to_tokens(
         self,
@@ -45,22 +56,25 @@ class ReadsText(HookedRootModule):
         truncate: bool = True,
     ) -> Int[Tensor, "batch pos"]:
         """Ids of one text or several, padded, and cut to the context with `truncate`."""
-        codec = self.core.tokenizer
-        ensure(codec is not None, "Cannot use to_tokens without a tokenizer")
-        assert codec is not None
-        bos = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos
-        ensure(not bos or codec.bos_id is not None, "this tokenizer has no first token: say prepend_bos=False")
+        ensure(self.tokenizer is not None, "Cannot use to_tokens without a tokenizer")
+        bos, first = self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos, self.special_token("bos")
+        ensure(not bos or first is not None, "this tokenizer has no first token: say prepend_bos=False")
         texts = [input] if isinstance(input, str) else list(input)
-        first = [codec.bos_id] if bos else []
-        rows = [torch.tensor([*first, *codec.encode(text)][: self.cfg.n_ctx if truncate else None]) for text in texts]
-        side = padding_side or self.padding_side
-        tokens = nn.utils.rnn.pad_sequence([row.long() for row in rows], True, codec.pad_id or 0, padding_side=side)
+        plain: Any = {"add_special_tokens": False} if _of_transformers(self.tokenizer) else {}
+        ids = [[*([first] if bos else []), *self.tokenizer.encode(text, **plain)] for text in texts]
+        rows = [torch.tensor(row[: self.cfg.n_ctx if truncate else None]).long() for row in ids]
+        side, padding = padding_side or self.padding_side, self.special_token("pad") or 0
+        tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding, padding_side=side)
         return tokens.to(self.core.W_E.device) if move_to_device else tokens
+
+    def special_token(self, name: str) -> int | None:
+        """The id of the tokenizer's "bos" or "pad" token, or None."""
+        return getattr(self.tokenizer, f"{name}_token_id" if _of_transformers(self.tokenizer) else f"{name}_id", None)
 
     def _decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
         tokenizer = self.tokenizer
         ensure(tokenizer is not None, "Cannot turn tokens into text without a tokenizer")
-        if hasattr(tokenizer, "convert_ids_to_tokens"):
+        if _of_transformers(tokenizer):
             plain = {"clean_up_tokenization_spaces": False}
             return tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, **plain)
         special = (tokenizer.bos_id, tokenizer.pad_id) if skip_special_tokens else ()
@@ -168,10 +182,14 @@ class ReadsText(HookedRootModule):
         return stops, stops[0] if own is None or isinstance(eos_token_id, int) else own
 
 
+def _of_transformers(tokenizer: Any) -> bool:
+    return hasattr(tokenizer, "convert_ids_to_tokens")
+
+
 def prepared(tokenizer: Any, padding_side: str) -> Any:
     """A copy of a tokenizer of transformers that has first, last and padding tokens; others as they are."""
     check_choice("default_padding_side", padding_side, ("left", "right"))
-    if tokenizer is None or not hasattr(tokenizer, "convert_ids_to_tokens"):
+    if not _of_transformers(tokenizer):
         return tokenizer
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.padding_side = padding_side

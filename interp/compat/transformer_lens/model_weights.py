@@ -89,9 +89,9 @@ class HasWeights(HookedRootModule):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The weights by the names that TransformerLens gives them, which scales token vectors, and ties none."""
-        gone, cfg = self._left_out(), self.core.cfg
+        gone, cfg, underscore = self._left_out(), self.core.cfg, "_" * (self.cfg.n_key_value_heads is not None)
         found = {
-            re.sub(r"attn\.(?=[Wb]_[KV])", "attn._", name) if cfg.n_key_value_heads < cfg.n_heads else name: value
+            re.sub(r"attn\.(?=[Wb]_[KV])", f"attn.{underscore}", name.replace("embed_ln.", "embed.ln.")): value
             for name, value in super().state_dict(*args, **kwargs).items()
             if name not in gone
         }
@@ -107,7 +107,13 @@ class HasWeights(HookedRootModule):
         """
         if strict:
             return self.core.load_state_dict(from_transformer_lens(state_dict, self.core.cfg), assign=assign)
-        found = {name.replace("attn._", "attn."): value for name, value in state_dict.items()}
+        found = {name.replace("attn._", "attn.").replace("embed.ln.", "embed_ln."): value
+                 for name, value in state_dict.items()}  # fmt: skip
+        own = self.core.state_dict()
+        beside_gates = [name for name in found if name.endswith("mlp.b_in") and self.cfg.gated_mlp]
+        wrong = [name for name in beside_gates if found[name].any() and not found[name].equal(own[name])]
+        ensure(not wrong, f"{wrong} are not zero: there they are added after the product with the gate, here before; "
+                          "add b_in @ W_out to b_out instead")  # fmt: skip
         if "embed.W_E" in found and self.core.cfg.embed_scale != 1:
             found["embed.W_E"] = found["embed.W_E"] / self.core.cfg.embed_scale
         return self.core.load_state_dict(found, strict=False, assign=assign)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.compat.transformer_lens.checks import answers, ensure
+from interp.compat.transformer_lens.checks import ensure, refusals
 from interp.compat.transformer_lens.factored_matrix import FactoredMatrix
 from interp.model import ACTIVATIONS, next_token_loss
 from interp.precision import at_least_float32
@@ -17,24 +17,7 @@ from interp.precision import at_least_float32
 USE_DEFAULT_VALUE = None
 """For an argument: whatever the model's config says."""
 
-_OFFLINE = "this module downloads nothing; "
-__getattr__ = answers(
-    __name__,
-    {
-        "get_dataset": f"{_OFFLINE}load the texts with `datasets`, or read files with interp.data",
-        "download_file_from_hf": f"{_OFFLINE}call huggingface_hub.hf_hub_download, and torch.load or json.load",
-        "clear_huggingface_cache": "delete the folder by hand, or with `huggingface-cli`",
-        "get_tokenizer_with_bos get_input_with_manually_prepended_bos": "call model.to_tokens(..., prepend_bos=True)",
-        "get_tokens_with_bos_removed": "call model.to_tokens(..., prepend_bos=False)",
-        "get_offset_position_ids": "(mask.cumsum(1) - 1).clamp(min=0)[:, offset:]",
-        "keep_single_column": "dataset.select_columns([name])",
-        "sample_logits": "interp.model.Sampling(temperature, top_k, top_p, seed) chooses tokens",
-        "LocallyOverridenDefaults": "give prepend_bos= and padding_side= to the call",
-        "print_gpu_mem": "torch.cuda.memory_allocated() has the number",
-        "calc_fan_in_and_fan_out init_xavier_uniform_ init_xavier_normal_ init_kaiming_uniform_ init_kaiming_normal_":
-            "torch.nn.init has initial weights; those of a model are drawn as GPT-2's",
-    },
-)  # fmt: skip
+__getattr__ = refusals(__name__)
 
 # ---------------------------------------------------------------------- names of activations
 
@@ -160,9 +143,11 @@ class Slice:
 
     def indices(self, max_ctx: int | None = None) -> np.ndarray:
         """The indices of an axis of `max_ctx` places, which all but an integer need. Raises `ValueError`."""
-        if max_ctx is None and self.mode != "int":
+        if self.mode == "int":
+            return np.array([self.slice])
+        if max_ctx is None:
             raise ValueError("max_ctx must be specified if slice is not an integer")
-        return np.array([self.slice]) if max_ctx is None else np.atleast_1d(np.arange(max_ctx)[self.slice])
+        return np.arange(max_ctx)[self.slice]
 
     def __repr__(self) -> str:
         return f"Slice: {self.slice} Mode: {self.mode} "
@@ -178,7 +163,8 @@ def lm_cross_entropy_loss(
     per_token: bool = False,
 ) -> Float[Tensor, ""] | Float[Tensor, "batch predicted"]:
     """Cross-entropy of every next token in nats, or its mean; see `interp.model.next_token_loss`."""
-    return next_token_loss(logits, tokens, None if attention_mask is None else attention_mask.bool(), per_token)
+    mask = None if attention_mask is None else attention_mask.bool()
+    return next_token_loss(logits, tokens.to(logits.device), mask, per_token)
 
 
 def lm_accuracy(
