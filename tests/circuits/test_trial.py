@@ -25,12 +25,12 @@ def test_large_scores_in_float32_are_a_warning_where_a_trial_finds_nothing_wrong
 
 def test_scores_that_float32_resolves_and_still_gets_wrong_are_an_error_that_names_the_head():
     message = (
-        r"head 'previous': in torch.float32 its pattern is off by 0?\.\d+ at position \d+ .*predicts '[!ab]' instead "
+        r"head 'previous': in torch.float32 its pattern is off by [\d.]+ at position \d+ .*predicts '[!ab]' instead "
         "of '[!ab]' .*; use dtype=torch.float64, a position code with smaller scores, or a lower sharp="
     )
-    with pytest.raises(ConfigError, match=message):
-        previous_token(200).compile(positions="quadratic")
-    assert previous_token(200).compile(positions="quadratic", dtype=torch.float64)
+    with pytest.raises(ConfigError, match=message):  # at 200 words some processors are off, and still predict rightly
+        previous_token(400).compile(positions="quadratic")
+    assert previous_token(400).compile(positions="quadratic", dtype=torch.float64)
 
 
 @pytest.mark.filterwarnings("ignore:head .*weights of its pattern are exact to")
