@@ -562,3 +562,28 @@ def test_json_has_every_use_of_every_file(tmp_path: Path):
     assert [report["path"] for report in reports] == list(map(str, paths)) and done.exit_code == 1
     assert reports[1]["findings"][1]["source"] == "t.utils.solu(1)"
     assert list(reports[0]["counts"]) == list(VERDICTS) and sum(reports[0]["counts"].values()) == 2
+
+
+def test_names_of_single_releases_say_what_stands_for_them(tmp_path: Path):
+    program = tmp_path / "releases.py"
+    program.write_text(
+        "from transformer_lens import HookedSAE, HookedSAETransformer, TransformerLensKeyValueCache, supported_models\n"
+        "from transformer_lens.HookedSAEConfig import HookedSAEConfig\n"
+        "from transformer_lens.model_bridge import TransformerBridge\n"
+        "from transformer_lens.config import HookedTransformerConfig\n"
+        "logits = HookedSAETransformer.from_pretrained('gpt2').run_with_saes('a', saes=[])\n"
+        "bridge = TransformerBridge.boot_transformers('gpt2')\n"
+        "cfg = HookedTransformerConfig(n_layers=1, d_model=8, n_ctx=4, d_head=4, act_fn='gelu')\n",
+        encoding="utf-8",
+    )
+    said = {(finding.line, finding.name): finding for finding in read_file(program).findings}
+    assert "unknown" not in {finding.verdict for finding in said.values()}
+    for place in ((1, "HookedSAE"), (1, "HookedSAETransformer"), (2, "HookedSAEConfig")):
+        assert "SparseDictionary" in said[place].say and not said[place].in_module
+    assert "KVCache" in said[1, "TransformerLensKeyValueCache"].say and said[1, "supported_models"].verdict == "missing"
+    assert "splice" in said[5, "HookedSAETransformer.run_with_saes"].say
+    assert (
+        "hf_model" in said[3, "TransformerBridge"].say
+        and "hf_model" in said[6, "TransformerBridge.boot_transformers"].say
+    )
+    assert said[4, "HookedTransformerConfig"].in_module

@@ -20,8 +20,16 @@ MODULES = ("utils", "utilities", "patching", "head_detector", "evals", "train", 
            "HookedTransformer", "HookedTransformerConfig", "HookedEncoder", "HookedEncoderDecoder")  # fmt: skip
 CLASSES = ("HookedTransformer", "HookedTransformerConfig", "ActivationCache", "FactoredMatrix", "HookPoint",
            "HookedRootModule", "HookedEncoder", "HookedEncoderDecoder", "SVDInterpreter",
-           "HookedTransformerKeyValueCache", "train.HookedTransformerTrainConfig")  # fmt: skip
-OF_CLASSES = ("hook_points", "past_key_value_caching", "EasyTransformer", "EasyTransformerConfig")
+           "HookedTransformerKeyValueCache", "train.HookedTransformerTrainConfig", "HookedSAETransformer", "HookedSAE",
+           "HookedSAEConfig", "TransformerBridge")  # fmt: skip
+OF_CLASSES = (
+    "hook_points",
+    "past_key_value_caching",
+    "EasyTransformer",
+    "EasyTransformerConfig",
+    "config",
+    "model_bridge",
+)
 """Modules of classes that the package has under the same names; a class in a module of its own name is another."""
 OLD_NAMES = {
     "EasyTransformer": "HookedTransformer",

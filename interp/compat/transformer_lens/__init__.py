@@ -34,7 +34,7 @@ FILES = {
     "HookedTransformerConfig": "config",
     "SVDInterpreter": "svd_interpreter",
     "loading_from_pretrained": "loading",
-    **{name: name for name in ("components", "evals", "head_detector", "hook_points", "loading",
+    **{name: name for name in ("components", "config", "evals", "head_detector", "hook_points", "loading",
                                "past_key_value_caching", "patching", "train", "utils")},
 }  # fmt: skip
 """TransformerLens's modules, and the files here that stand for them."""
