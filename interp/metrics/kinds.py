@@ -179,6 +179,8 @@ class LogitDifference(Metric):
         correct, incorrect: the answers: each an id, the text of a single token, or one of these for each prompt.
         pos: the positions whose logits are read (the mean over them), or the text of a token that stands there; by
             default the last one.
+
+    Planning it raises `TokenError` for a prompt whose two answers are the same token.
     """
 
     answers: ClassVar[tuple[str, ...]] = ("correct", "incorrect")
@@ -194,6 +196,10 @@ class LogitDifference(Metric):
         """Needs two columns."""
         name = f"logit difference {_whose(self.correct, self.incorrect)}{_at(self.pos)}"
         tokens = torch.stack([run.ids(self.correct), run.ids(self.incorrect)], dim=1)
+        if (same := tokens[:, 0] == tokens[:, 1]).any():
+            prompt = int(same.nonzero()[0])
+            raise TokenError(f"{name}: both answers of prompt {prompt} are the token with id {int(tokens[prompt, 0])}, "
+                             "so that their difference is 0 whatever the model does")  # fmt: skip
         return MetricPlan(name, run.positions(self.pos), tokens, _mean_difference)
 
 

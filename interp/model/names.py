@@ -189,6 +189,8 @@ def stack_of(names: Mapping[str, Iterable[str]], site: str | tuple[str, ...]) ->
         if "both stacks" not in str(error):
             raise
         ways = " or ".join(repr((short, *parts, word)) for word in names)
+        if not parts and any(name.endswith(f".cross_attn.hook_{short}") for name in names["decoder"]):
+            ways += f", or {(short, 'cross_attn')} for cross-attention"
         raise HookNotFoundError(f"site = {describe(site)} is in both stacks; say {ways}") from None
 
 

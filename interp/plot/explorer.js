@@ -153,7 +153,7 @@ ${check("only", "filter")}</span>
 	}
 	function fit() { // thumbnails to the room that there is: a layer in one row, or in several of equal length
 		const width = host.clientWidth || 980;
-		room = max(120, width > 760 ? width * 0.54 : width - 26);
+		room = max(120, width > 760 ? width * 0.52 : width - 52);
 		const least = ceil(heads / floor(room / 36)), rows = range(least).map((i) => least + i).find((n) => heads % n === 0);
 		per = ceil(heads / (rows || least));
 		thumb = max(30, min(96, floor(room / per) - 6));

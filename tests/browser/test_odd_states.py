@@ -1,11 +1,15 @@
 """States of the explorer that few readers reach, and texts and sizes that few models have."""
 
+import shutil
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from browsing import TOKENS, Explorer, N, Show, run, saved
+from conftest import ARGUMENTS
 
 from interp.plot import attention
 
@@ -35,6 +39,19 @@ def test_no_state_of_a_page_whose_heads_are_pooled_breaks_it(show: Show):
     assert len(said) == 96 and not [one for one in said if "NaN" in one or "undefined" in one]
     assert any("no token can be dropped" in one for one in said)
     assert "masked" not in drawn and "pooled" in " ".join(drawn)  # what is not known of a head is not masked in it
+
+
+@pytest.mark.parametrize("width", [700, 1000, 1280, 1400, 1920])
+def test_no_head_is_cut_off_where_scrollbars_take_room(chromium: Any, tmp_path: Path, width: int):
+    attention(run(torch.arange(8)[None], n_layers=30, n_heads=9, d_model=18)).to_html(tmp_path / "page.html")
+    with_scrollbars = chromium.browser_type.launch(
+        executable_path=shutil.which("chromium"), args=ARGUMENTS, ignore_default_args=["--hide-scrollbars"]
+    )
+    page = with_scrollbars.new_page(viewport={"width": width, "height": 900})
+    page.goto((tmp_path / "page.html").as_uri())
+    room = Explorer(page).host.locator(".map").evaluate("map => [map.scrollWidth, map.clientWidth, map.offsetWidth]")
+    with_scrollbars.close()
+    assert room[0] == room[1] < room[2]  # nothing to scroll sideways, beside a bar that takes room
 
 
 def test_a_saved_picture_takes_no_name_of_a_head_for_markup(show: Show):

@@ -8,7 +8,7 @@ from grid import GRID, SMALL, Run, build, config, random_tensor, run_of, where
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp import ConfigError, HookedTransformer, ShapeError, TokenError, Vocabulary
+from interp import ConfigError, HookedTransformer, ShapeError, TokenError, TransformerConfig, Vocabulary
 from interp.interventions import Zero
 from interp.metrics import JudgedRun, Loss, MaskedTokenLoss
 from interp.metrics.kinds import (
@@ -48,6 +48,17 @@ def test_answers_can_be_one_for_all_or_one_a_prompt():
 def test_a_logit_difference_is_the_log_of_the_ratio_of_probabilities():
     difference = LogProbability(1)(LOGITS) - LogProbability(4)(LOGITS)
     assert torch.allclose(LogitDifference(1, 4)(LOGITS), difference)
+
+
+@pytest.mark.parametrize(("correct", "incorrect"), [(3, 3), ([1, 4, 2], [2, 4, 1]), ([0, 4, 2], 4)])
+def test_a_difference_of_an_answer_from_itself_is_an_error_that_names_the_prompt(correct: Any, incorrect: Any):
+    prompt, token = (0, 3) if correct == 3 else (1, 4)
+    said = f"both answers of prompt {prompt} are the token with id {token}"
+    with pytest.raises(TokenError, match=said):
+        LogitDifference(correct, incorrect)(LOGITS)
+    model, tokens = HookedTransformer(TransformerConfig(**SMALL)), torch.tensor([[1, 2]] * 3)
+    with pytest.raises(TokenError, match=said):
+        sweep(model, tokens, tokens + 1, LogitDifference(correct, incorrect), site="z", progress=False)
 
 
 def test_probabilities_are_those_of_the_softmax():

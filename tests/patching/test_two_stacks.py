@@ -374,8 +374,13 @@ def test_what_is_no_pair_of_prompts_is_refused():
         tried(corrupted.source.ids, clean.source.ids)
     with pytest.raises(ConfigError, match="attention_mask: source and target have one each"):
         tried(corrupted, clean, attention_mask=clean.target.is_token)
-    with pytest.raises(HookNotFoundError, match=r"is in both stacks; say \('z', 'encoder'\) or \('z', 'decoder'\)"):
+    three = (
+        r"is in both stacks; say \('z', 'encoder'\) or \('z', 'decoder'\), or \('z', 'cross_attn'\) for cross-attention"
+    )
+    with pytest.raises(HookNotFoundError, match=three):
         tried(corrupted, clean, site="z")
+    with pytest.raises(HookNotFoundError, match=r"say \('resid_pre', 'encoder'\) or \('resid_pre', 'decoder'\)$"):
+        tried(corrupted, clean, site="resid_pre")
     with pytest.raises(ConfigError, match="allowed: -2 to 1"):
         tried(corrupted, clean, layers=[2])
     with pytest.raises(ConfigError, match="allowed: -6 to 5"):
