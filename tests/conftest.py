@@ -2,7 +2,7 @@
 
 The whole suite runs on worker processes, one a core; tests that are named on the command line run in one process, which
 starts sooner (`-n 2` to have it otherwise). A run with jaxtyping's import hook (`--jaxtyping-packages`) checks shapes:
-it takes few architectures of the grid, few examples, and no test of a browser or the real model.
+it takes few architectures of the grid, few examples, few cases of a test, and no test of a browser or the real model.
 """
 
 import os
@@ -15,7 +15,7 @@ import pytest
 import torch
 from grid import DEVICE, GRID, SEED, USUAL_SEED, Run, run_of
 from hypothesis import HealthCheck, settings
-from sessions import dealt, keep, shows_shapes
+from sessions import dealt, keep, shows_shapes, some_cases
 
 from interp import CheckpointError, EncoderDecoderConfig, HookedTransformer, TransformerConfig
 from interp.checkpoints import fetch
@@ -62,6 +62,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(f"ids that differ between worker processes: {by_address}; use ids=as_text, of grid.py")
     if shapes_are_checked(config):
         keep(config, items, shows_shapes)
+        some = some_cases(items, most=8)  # as many as there are architectures; more would show no other shape
+        keep(config, items, lambda item: item in some)
     if DEVICE.type != "cpu":
         keep(config, items, lambda item: item.get_closest_marker("device") is not None)
     worker = getattr(config, "workerinput", None)  # of xdist, in its worker processes

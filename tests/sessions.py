@@ -22,6 +22,14 @@ def shows_shapes(item: pytest.Item) -> bool:
     return architectures <= set(SHAPE_CHECKED) and not apart
 
 
+def some_cases(items: list[pytest.Item], most: int) -> set[pytest.Item]:
+    """Of the cases of every test at most so many, spread evenly over them."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return {of_one[i * len(of_one) // most] for of_one in cases.values() for i in range(most)}
+
+
 def dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
     """The tests marked `long` dealt out to the heads of what each worker starts with, so that none is left to the end.
 

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from grid import as_text, random_tensor
-from sessions import dealt
+from sessions import dealt, some_cases
 
 
 def items(n: int, long: set[int]) -> list[Any]:
@@ -27,6 +28,21 @@ def test_every_worker_starts_with_its_share_of_the_long_tests(n: int, workers: i
         assert flags == sorted(flags, reverse=True)
         if n >= 2 * workers + len(long):
             assert sum(flags) in (len(long) // workers, -(-len(long) // workers))
+
+
+@dataclass(eq=False)
+class Case:
+    nodeid: str
+
+
+@pytest.mark.parametrize("most", [1, 3, 14])
+def test_of_a_test_with_many_cases_some_are_taken_from_the_first_on_evenly(most: int):
+    many = [Case(f"a.py::many[{i}]") for i in range(40)]
+    others = [Case("a.py::alone"), *(Case(f"b.py::few[{i}]") for i in range(most))]
+    found = some_cases(cast(Any, [*many, *others]), most)
+    assert found.issuperset(cast(Any, others)) and len(found) == len(others) + most
+    numbers = [i for i, case in enumerate(many) if case in found]
+    assert numbers[0] == 0 and 40 - numbers[-1] <= 40 // most + 1
 
 
 def test_an_id_is_text_that_every_process_writes_alike():
